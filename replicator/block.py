@@ -1,0 +1,179 @@
+"""Blocks: one committed transaction each, chained by hash.
+
+Guarantee: a block's hash commits to its header, through the header to its body, and through ``previous`` to every
+block before it. Two parties that hold the same hash hold the same history.
+
+Encoding (format 1), canonical because only these bytes are hashed:
+
+    header = msgpack array, integers in their shortest form, of
+             [1, strand, sequence, epoch, transaction id, origin, committed_at, previous,
+              flags, statements, body_bytes, body_hash]
+    body   = the transaction's statements, one after another (see ``statement.py``)
+    body_hash = SHA-256(body)            hash = SHA-256(header)
+
+The two steps let a header prove the chain without its body, and let a body of any size be hashed as it streams by.
+``previous`` of sequence 1 is 32 zero bytes. Test vectors: ``tests/vectors/blocks.json``.
+
+A *large* block's body is not held in one piece: it travels and is stored as *parts*, cut between statements, and
+its ``body`` here is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import msgpack
+
+from replicator.errors import Corrupt
+from replicator.position import HASH_BYTES, MAX_SEQUENCE, STRAND_PATTERN, Position
+
+FORMAT = 1
+HAS_DEFINITIONS = 1  # flag: the body defines tables; readers keep those statements at hand
+HEADER_LIMIT_BYTES = 4096
+BODY_LIMIT_BYTES = 1 << 20  # a body beyond this is cut into parts
+TEXT_LIMIT = 255  # characters in a transaction id or an origin
+
+
+class Header(NamedTuple):
+    """What a block says of itself.
+
+    ``txid`` names the transaction in the source's own words, ``origin`` the place in the source's log after which
+    reading goes on (PostgreSQL: the commit's end LSN). ``committed_at`` is microseconds since 1970 by the source's
+    clock; clocks jump, so it orders nothing. ``statements`` counts the statements in the body.
+    """
+
+    format: int
+    strand: str
+    sequence: int
+    epoch: int
+    txid: str
+    origin: str
+    committed_at: int
+    previous: bytes
+    flags: int
+    statements: int
+    body_bytes: int
+    body_hash: bytes
+
+
+class Draft(NamedTuple):
+    """A committed transaction before it has its place in the chain. ``body`` is None if it was staged in parts."""
+
+    txid: str
+    origin: str
+    committed_at: int
+    flags: int
+    statements: int
+    body: bytes | None
+
+
+class Part(NamedTuple):
+    """A piece of the transaction that is now arriving, cut between statements; its Draft follows."""
+
+    statements: int
+    data: bytes
+
+
+class Block(NamedTuple):
+    """A sealed block: ``encoded`` is its header as hashed, ``body`` None if it is large."""
+
+    header: Header
+    encoded: bytes
+    hash: bytes
+    body: bytes | None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.header.strand, self.header.epoch, self.header.sequence, self.hash)
+
+
+def seal(draft: Draft, previous: Position, epoch: int, body_bytes: int, body_hash: bytes) -> Block:
+    """Give a draft its place behind ``previous``."""
+    header = Header(
+        FORMAT,
+        previous.strand,
+        previous.sequence + 1,
+        epoch,
+        draft.txid,
+        draft.origin,
+        draft.committed_at,
+        previous.hash,
+        draft.flags,
+        draft.statements,
+        body_bytes,
+        body_hash,
+    )
+    encoded = msgpack.packb(header)
+    return Block(header, encoded, hashlib.sha256(encoded).digest(), draft.body)
+
+
+def seal_small(draft: Draft, previous: Position, epoch: int) -> Block:
+    """``seal`` for a draft that carries its whole body."""
+    assert draft.body is not None
+    return seal(draft, previous, epoch, len(draft.body), hashlib.sha256(draft.body).digest())
+
+
+def open_block(encoded: bytes, body: bytes | None) -> Block:
+    """Read a header and prove the body against it; raises Corrupt.
+
+    ``body`` is None for a large block, whose parts are proven as they are staged. The link to the block before is
+    the caller's to check, with ``check_link``.
+    """
+    header = decode_header(encoded)
+    if body is not None and (
+        header.body_bytes != len(body) or header.body_hash != hashlib.sha256(body).digest()
+    ):
+        raise Corrupt("body_mismatch", "the body is not the one that the header names", place=_place(header))
+    return Block(header, encoded, hashlib.sha256(encoded).digest(), body)
+
+
+def decode_header(encoded: bytes) -> Header:
+    """Read a header's fields, refusing whatever is not one; raises Corrupt."""
+    try:
+        if len(encoded) > HEADER_LIMIT_BYTES:
+            raise ValueError(f"{len(encoded)} bytes, at most {HEADER_LIMIT_BYTES} are taken")
+        header = Header._make(msgpack.unpackb(encoded))
+        _check_fields(header)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise Corrupt("bad_header", f"a block header cannot be read: {error}") from error
+    return header
+
+
+def check_link(previous: Position, block: Block) -> None:
+    """Raise Corrupt unless ``block`` is the one right behind ``previous``."""
+    header = block.header
+    if header.sequence != previous.sequence + 1 or header.strand != previous.strand:
+        raise Corrupt(
+            "broken_sequence", f"sequence {previous.sequence + 1} was expected", place=_place(header)
+        )
+    if header.previous != previous.hash:
+        raise Corrupt("broken_link", "the hash of the block before is another one", place=_place(header))
+    if header.epoch < previous.epoch:
+        raise Corrupt("old_epoch", f"epoch {header.epoch} after epoch {previous.epoch}", place=_place(header))
+
+
+_FIELD_TYPES = (int, str, int, int, str, str, int, bytes, int, int, int, bytes)
+
+
+def _check_fields(header: Header) -> None:
+    for name, kind, value in zip(Header._fields, _FIELD_TYPES, header, strict=True):
+        if type(value) is not kind:
+            raise ValueError(f"{name} is a {type(value).__name__}")
+    if header.format != FORMAT:
+        raise ValueError(f"format {header.format} is not known here; this program reads format {FORMAT}")
+    if not 1 <= header.sequence <= MAX_SEQUENCE or not 0 <= header.epoch <= MAX_SEQUENCE:
+        raise ValueError("sequence or epoch out of range")
+    if len(header.previous) != HASH_BYTES or len(header.body_hash) != HASH_BYTES:
+        raise ValueError("a hash has 32 bytes")
+    if len(header.txid) > TEXT_LIMIT or len(header.origin) > TEXT_LIMIT:
+        raise ValueError(f"transaction id and origin have at most {TEXT_LIMIT} characters")
+    if (
+        not STRAND_PATTERN.fullmatch(header.strand)
+        or min(header.statements, header.body_bytes, header.flags) < 0
+    ):
+        raise ValueError("strand, counts or flags out of range")
+
+
+def _place(header: Header) -> str:
+    return f"strand {header.strand}, sequence {header.sequence}"

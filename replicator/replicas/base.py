@@ -1,0 +1,152 @@
+"""What a replica is: the adapter that keeps a region's copy of the ledger in an ordinary database.
+
+Guarantee asked of every replica: ``apply`` and the position of ``commit`` are one transaction of the database. A replica
+that is killed at any instant reopens at a position with exactly the rows of that position. Every replica passes
+``tests/contracts``.
+
+A replica writes into its user's database. Tables are created from definitions (the definition's name and columns,
+keyed on the user's key, indexed by the user's id); a table of that name that was there before and differs is refused,
+never altered. The sidecar's own tables are three, named ``position``, ``definition`` and ``sequence``: in a schema
+``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite).
+
+A table without a key gets two columns more, ``_sequence`` and ``_ordinal``: the place of the row's insert.
+
+All methods block: a replica lives in one worker thread at a time. They raise Unavailable (connection lost, lock
+or disk: the loop reopens and goes on from the stored position) or Halted (what no retry cures).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from replicator.definition import Definition
+from replicator.position import Position
+
+
+class Define(NamedTuple):
+    """From here on ``relation`` means ``definition``. The table is created, or follows as far as it safely can."""
+
+    relation: int
+    definition: Definition
+
+
+class Change(NamedTuple):
+    """The net effect of some blocks on a keyed table. No key appears in more than one of the lists, except that a key in
+    ``deletes`` may come back in another list. To be done in this order.
+
+    ``deletes`` are key images that go. ``moves`` are (key image before, row with unchanged columns): the row changes its
+    key and keeps its unchanged values. ``patches`` are rows with unchanged columns whose key stays. ``inserts`` are rows
+    that were not there as far as the source knows, ``updates`` rows that were: a replica that finds it otherwise, because
+    somebody else wrote to it, still ends with this row, and counts it in ``drifted_rows``.
+    """
+
+    definition: Definition
+    deletes: Sequence[bytes]
+    moves: Sequence[tuple[bytes, bytes]]
+    patches: Sequence[bytes]
+    inserts: Sequence[bytes]
+    updates: Sequence[bytes]
+
+
+class Append(NamedTuple):
+    """Rows for a table without a key; ``places`` are their (sequence, ordinal)."""
+
+    definition: Definition
+    rows: Sequence[bytes]
+    places: Sequence[tuple[int, int]]
+
+
+class Truncate(NamedTuple):
+    """All rows of the table go."""
+
+    definition: Definition
+
+
+class SetSequence(NamedTuple):
+    """The sequence has handed out ``value``; a promoted replica goes on after it."""
+
+    namespace: str
+    name: str
+    value: int
+    increment: int
+
+
+Step = Define | Change | Append | Truncate | SetSequence
+
+
+class Applied(NamedTuple):
+    """How far a replica is in a strand. ``blocks`` counts the blocks ever applied, ``committed_at`` (µs) is the last one's."""
+
+    position: Position
+    committed_at: int
+    blocks: int
+
+
+class Replica(Protocol):
+    """The writing side."""
+
+    drifted_rows: int
+
+    def open(self) -> None:
+        """Connect, and create the sidecar's own tables. May be called again after an error; closes what was open."""
+
+    def close(self) -> None:
+        """Let go of the database. Never raises."""
+
+    def applied(self, strand: str) -> Applied | None:
+        """Where the replica stands; None if this strand was never applied."""
+
+    def definitions(self, strand: str) -> dict[int, Definition]:
+        """The definitions that were applied so far, by relation."""
+
+    def begin(self) -> None:
+        """Start a transaction."""
+
+    def apply(self, strand: str, steps: Sequence[Step]) -> None:
+        """Do the steps in order, within the transaction."""
+
+    def commit(self, applied: Applied) -> None:
+        """Store the position, then commit. After Unavailable the outcome is what ``applied`` says once reopened."""
+
+    def rollback(self) -> None:
+        """Undo everything since ``begin``."""
+
+
+class Document(NamedTuple):
+    """A row for people: ``key`` and ``row`` as JSON values by column name; ``row`` has every column."""
+
+    definition: Definition
+    key: dict[str, Any]
+    row: dict[str, Any]
+
+
+class Reader(Protocol):
+    """The reading side: one connection, one snapshot at a time; blocking. ``close`` it after use.
+
+    Keys come from outside as text, one per key column in key order. Raises Rejected (unknown table, key that is not
+    of its type) or Unavailable.
+    """
+
+    def applied(self, strand: str) -> Applied | None:
+        """The position of what this reader sees."""
+
+    def tables(self) -> list[Definition]:
+        """The tables, in the order of their names."""
+
+    def document(self, table: str, key: Sequence[str]) -> Document | None:
+        """One row by its key. ``table`` is the definition's label."""
+
+    def of_user(self, table: str, user: str, limit: int, after: Sequence[str] | None) -> list[Document]:
+        """A user's rows in a table, in key order, behind the key ``after``. Served by the index on the user's id."""
+
+    def rows(self, table: str) -> Iterator[list[str | None]]:
+        """Every row as canonical text by column (see ``values.py``), in no order, without ``_sequence`` and ``_ordinal``.
+        Memory is bounded."""
+
+    def snapshot(self) -> None:
+        """Fix what this reader sees to one moment, until ``close``: position and rows then belong together."""
+
+    def close(self) -> None:
+        """Let go of the connection. Never raises."""

@@ -1,0 +1,120 @@
+"""Statements: the changes in a block's body.
+
+A body is statements one after another, each a msgpack array that begins with its operation:
+
+    [1 INSERT,   relation, row]
+    [2 UPDATE,   relation, row, key before or nil]     nil: the key stays
+    [3 PATCH,    relation, row, key before or nil]     as UPDATE, but some columns of the row are *unchanged*
+    [4 DELETE,   relation, key]
+    [5 TRUNCATE, relation]
+    [6 DEFINE,   relation, definition]
+    [7 SEQUENCE, namespace, name, value, increment]    the sequence has handed out ``value``
+    [8 MESSAGE,  prefix, content]                      a note in the log; changes no table
+
+``row`` and ``key`` are images (``row.py``), ``definition`` is packed (``definition.py``). A statement's place among all
+statements of its block, from 0, is its *ordinal*. Guarantee: what is not one of these is refused, never skipped.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from replicator.definition import Definition, pack_definition
+from replicator.errors import Corrupt
+
+STATEMENT_LIMIT_BYTES = 1 << 30  # PostgreSQL's own limit of a field
+
+
+class Op(enum.IntEnum):
+    """What a statement does."""
+
+    INSERT = 1
+    UPDATE = 2
+    PATCH = 3
+    DELETE = 4
+    TRUNCATE = 5
+    DEFINE = 6
+    SEQUENCE = 7
+    MESSAGE = 8
+
+
+# Plain ints for the hot path: comparing an IntEnum member costs a lookup per row.
+INSERT, UPDATE, PATCH, DELETE, TRUNCATE, DEFINE, SEQUENCE, MESSAGE = (int(op) for op in Op)
+
+_pack = msgpack.Packer().pack
+
+
+def pack_insert(relation: int, row: bytes) -> bytes:
+    """A row that was not there before."""
+    return _pack((INSERT, relation, row))
+
+
+def pack_update(relation: int, row: bytes, key_before: bytes | None = None) -> bytes:
+    """A row's new image; ``key_before`` where its key changed."""
+    return _pack((UPDATE, relation, row, key_before))
+
+
+def pack_patch(relation: int, row: bytes, key_before: bytes | None = None) -> bytes:
+    """A row's new image in which some columns are unchanged."""
+    return _pack((PATCH, relation, row, key_before))
+
+
+def pack_delete(relation: int, key: bytes) -> bytes:
+    """The row of this key goes."""
+    return _pack((DELETE, relation, key))
+
+
+def pack_truncate(relation: int) -> bytes:
+    """All rows of the table go."""
+    return _pack((TRUNCATE, relation))
+
+
+def pack_define(relation: int, definition: Definition) -> bytes:
+    """Rows that name ``relation`` from here on are read by ``definition``."""
+    return _pack((DEFINE, relation, pack_definition(definition)))
+
+
+def pack_sequence(namespace: str, name: str, value: int, increment: int) -> bytes:
+    """A sequence's last value that was handed out."""
+    return _pack((SEQUENCE, namespace, name, value, increment))
+
+
+def pack_message(prefix: str, content: bytes) -> bytes:
+    """A message that the source's user wrote into its log."""
+    return _pack((MESSAGE, prefix, content))
+
+
+_SHAPES: dict[int, tuple[type | tuple[type, ...], ...]] = {
+    INSERT: (int, bytes),
+    UPDATE: (int, bytes, (bytes, type(None))),
+    PATCH: (int, bytes, (bytes, type(None))),
+    DELETE: (int, bytes),
+    TRUNCATE: (int,),
+    DEFINE: (int, bytes),
+    SEQUENCE: (str, str, int, int),
+    MESSAGE: (str, bytes),
+}
+
+
+def unpack_statements(body: bytes) -> Iterator[list[Any]]:
+    """The statements of a body, each as a list that begins with its operation. Raises Corrupt at what is not one."""
+    unpacker = msgpack.Unpacker(max_buffer_size=STATEMENT_LIMIT_BYTES)
+    unpacker.feed(body)
+    end = len(body)
+    try:
+        for statement in unpacker:
+            shape = _SHAPES[statement[0]]
+            if len(statement) != len(shape) + 1:
+                raise ValueError(f"{len(statement)} elements")
+            for kind, value in zip(shape, statement[1:], strict=True):
+                if not isinstance(value, kind):
+                    raise TypeError(f"a {type(value).__name__}")
+            yield statement
+        if unpacker.tell() != end:
+            raise ValueError("the body ends within a statement")
+    except (ValueError, TypeError, KeyError, IndexError, msgpack.UnpackException) as error:
+        raise Corrupt("bad_statement", f"a statement cannot be read: {error!r}") from error
