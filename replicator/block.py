@@ -121,9 +121,7 @@ def open_block(encoded: bytes, body: bytes | None) -> Block:
     the caller's to check, with ``check_link``.
     """
     header = decode_header(encoded)
-    if body is not None and (
-        header.body_bytes != len(body) or header.body_hash != hashlib.sha256(body).digest()
-    ):
+    if body is not None and (header.body_bytes != len(body) or header.body_hash != hashlib.sha256(body).digest()):
         raise Corrupt("body_mismatch", "the body is not the one that the header names", place=_place(header))
     return Block(header, encoded, hashlib.sha256(encoded).digest(), body)
 
@@ -144,9 +142,7 @@ def check_link(previous: Position, block: Block) -> None:
     """Raise Corrupt unless ``block`` is the one right behind ``previous``."""
     header = block.header
     if header.sequence != previous.sequence + 1 or header.strand != previous.strand:
-        raise Corrupt(
-            "broken_sequence", f"sequence {previous.sequence + 1} was expected", place=_place(header)
-        )
+        raise Corrupt("broken_sequence", f"sequence {previous.sequence + 1} was expected", place=_place(header))
     if header.previous != previous.hash:
         raise Corrupt("broken_link", "the hash of the block before is another one", place=_place(header))
     if header.epoch < previous.epoch:
@@ -168,10 +164,7 @@ def _check_fields(header: Header) -> None:
         raise ValueError("a hash has 32 bytes")
     if len(header.txid) > TEXT_LIMIT or len(header.origin) > TEXT_LIMIT:
         raise ValueError(f"transaction id and origin have at most {TEXT_LIMIT} characters")
-    if (
-        not STRAND_PATTERN.fullmatch(header.strand)
-        or min(header.statements, header.body_bytes, header.flags) < 0
-    ):
+    if not STRAND_PATTERN.fullmatch(header.strand) or min(header.statements, header.body_bytes, header.flags) < 0:
         raise ValueError("strand, counts or flags out of range")
 
 

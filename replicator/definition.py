@@ -154,6 +154,4 @@ def _check(definition: Definition) -> None:
         raise ValueError("too many columns, or two of one name")
     unknown = {*definition.key, *([definition.user] if definition.user else [])} - set(names)
     if unknown or len(set(definition.key)) != len(definition.key):
-        raise ValueError(
-            f"key or user name columns that the table does not have, or twice: {sorted(unknown)}"
-        )
+        raise ValueError(f"key or user name columns that the table does not have, or twice: {sorted(unknown)}")

@@ -53,9 +53,7 @@ def parse_position(text: str) -> Position:
     strand, epoch, sequence, digest = parts
     if not STRAND_PATTERN.fullmatch(strand):
         raise ValueError("the strand's name has 1 to 64 letters, digits, '_', '.' or '-'")
-    if not all(
-        re.fullmatch(r"[0-9]{1,19}", number) and int(number) <= MAX_SEQUENCE for number in (epoch, sequence)
-    ):
+    if not all(re.fullmatch(r"[0-9]{1,19}", number) and int(number) <= MAX_SEQUENCE for number in (epoch, sequence)):
         raise ValueError("epoch and sequence are whole numbers from 0 to 2^63-1")
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise ValueError("the hash has 64 lower-case hex digits")
@@ -65,9 +63,7 @@ def parse_position(text: str) -> Position:
 def compare(mine: Position, other: Position) -> Order:
     """How ``mine`` stands to ``other``. Divergence is seen only at equal sequences."""
     if mine.strand != other.strand:
-        raise ValueError(
-            f"positions of different strands do not compare: {mine.strand!r} and {other.strand!r}"
-        )
+        raise ValueError(f"positions of different strands do not compare: {mine.strand!r} and {other.strand!r}")
     if mine.sequence != other.sequence:
         return Order.BEHIND if mine.sequence < other.sequence else Order.AHEAD
     return Order.EQUAL if mine.hash == other.hash else Order.DIVERGED

@@ -1,8 +1,8 @@
 """What a replica is: the adapter that keeps a region's copy of the ledger in an ordinary database.
 
-Guarantee asked of every replica: ``apply`` and the position of ``commit`` are one transaction of the database. A replica
-that is killed at any instant reopens at a position with exactly the rows of that position. Every replica passes
-``tests/contracts``.
+Guarantee asked of every replica: ``apply`` and the position of ``commit`` are one transaction of the database. A
+replica that is killed at any instant reopens at a position with exactly the rows of that position. Every replica
+passes ``tests/contracts``.
 
 A replica writes into its user's database. Tables are created from definitions (the definition's name and columns,
 keyed on the user's key, indexed by the user's id); a table of that name that was there before and differs is refused,
@@ -17,7 +17,6 @@ or disk: the loop reopens and goes on from the stored position) or Halted (what 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -33,13 +32,13 @@ class Define(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The net effect of some blocks on a keyed table. No key appears in more than one of the lists, except that a key in
-    ``deletes`` may come back in another list. To be done in this order.
+    """The net effect of some blocks on a keyed table. No key appears in more than one of the lists, except that a key
+    in ``deletes`` may come back in another list. To be done in this order.
 
-    ``deletes`` are key images that go. ``moves`` are (key image before, row with unchanged columns): the row changes its
-    key and keeps its unchanged values. ``patches`` are rows with unchanged columns whose key stays. ``inserts`` are rows
-    that were not there as far as the source knows, ``updates`` rows that were: a replica that finds it otherwise, because
-    somebody else wrote to it, still ends with this row, and counts it in ``drifted_rows``.
+    ``deletes`` are key images that go. ``moves`` are (key image before, row with unchanged columns): the row changes
+    its key and keeps its unchanged values. ``patches`` are rows with unchanged columns whose key stays. ``inserts`` are
+    rows that were not there as far as the source knows, ``updates`` rows that were: a replica that finds it otherwise,
+    because somebody else wrote to it, still ends with this row, and counts it in ``drifted_rows``.
     """
 
     definition: Definition
@@ -77,7 +76,8 @@ Step = Define | Change | Append | Truncate | SetSequence
 
 
 class Applied(NamedTuple):
-    """How far a replica is in a strand. ``blocks`` counts the blocks ever applied, ``committed_at`` (µs) is the last one's."""
+    """How far a replica is in a strand. ``blocks`` counts the blocks ever applied; ``committed_at`` (µs) is the last
+    one's."""
 
     position: Position
     committed_at: int
@@ -142,8 +142,8 @@ class Reader(Protocol):
         """A user's rows in a table, in key order, behind the key ``after``. Served by the index on the user's id."""
 
     def rows(self, table: str) -> Iterator[list[str | None]]:
-        """Every row as canonical text by column (see ``values.py``), in no order, without ``_sequence`` and ``_ordinal``.
-        Memory is bounded."""
+        """Every row as canonical text by column (see ``values.py``), in no order, without ``_sequence`` and
+        ``_ordinal``. Memory is bounded."""
 
     def snapshot(self) -> None:
         """Fix what this reader sees to one moment, until ``close``: position and rows then belong together."""

@@ -1,12 +1,12 @@
 """What a source is: the adapter that turns a ledger's change feed into drafts of blocks.
 
 How to write one. ``run`` is called with what the journal already holds and a sink. It sends Parts and Drafts in commit
-order and never returns by itself: it raises Unavailable for what can get better (it is then run again, from the journal's
-new end) and Halted for what cannot. A Draft's ``origin`` is where reading goes on after a restart; the source must not
-tell its ledger to forget anything before ``acknowledge(origin)`` has said that the block is durable. A transaction
-that is too large for one body goes as Parts followed by a Draft without a body. Table definitions are numbered by
-the source: the highest relation in ``state.relations`` + 1 is the next, and a definition is sent in or before the first
-block that uses it, in a draft with the flag HAS_DEFINITIONS. Every source passes ``tests/contracts``.
+order and never returns by itself: it raises Unavailable for what can get better (it is then run again, from the
+journal's new end) and Halted for what cannot. A Draft's ``origin`` is where reading goes on after a restart; the source
+must not tell its ledger to forget anything before ``acknowledge(origin)`` has said that the block is durable. A
+transaction that is too large for one body goes as Parts followed by a Draft without a body. Table definitions are
+numbered by the source: the highest relation in ``state.relations`` + 1 is the next, and a definition is sent in or
+before the first block that uses it, in a draft with the flag HAS_DEFINITIONS. Every source passes ``tests/contracts``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,28 @@
+"""Servers that tests share: one PostgreSQL a session; a test takes a database of its own in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.servers import Postgres
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A running server with ``wal_level = logical``."""
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "server")
+    server.create()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def new_database(postgres: Postgres) -> Callable[[], str]:
+    """Makes an empty database and gives its dsn, as often as asked."""
+    return lambda: postgres.create_database(f"test_{next(_numbers)}")
