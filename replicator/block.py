@@ -153,9 +153,12 @@ _FIELD_TYPES = (int, str, int, int, str, str, int, bytes, int, int, int, bytes)
 
 
 def _check_fields(header: Header) -> None:
-    for name, kind, value in zip(Header._fields, _FIELD_TYPES, header, strict=True):
-        if type(value) is not kind:
-            raise ValueError(f"{name} is a {type(value).__name__}")
+    kinds = tuple(map(type, header))
+    if kinds != _FIELD_TYPES:
+        wrong = [
+            name for name, kind, asked in zip(Header._fields, kinds, _FIELD_TYPES, strict=True) if kind is not asked
+        ]
+        raise ValueError(f"{', '.join(wrong)} of another type than the format says")
     if header.format != FORMAT:
         raise ValueError(f"format {header.format} is not known here; this program reads format {FORMAT}")
     if not 1 <= header.sequence <= MAX_SEQUENCE or not 0 <= header.epoch <= MAX_SEQUENCE:

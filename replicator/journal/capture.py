@@ -1,0 +1,92 @@
+"""Capture: a source's drafts become durable blocks.
+
+Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order. What arrives while a group
+commit is under way joins the next one, so the fsyncs follow the load and nobody waits for a timer. Memory is bounded by
+``QUEUE_BATCHES`` batches: a slow disk makes ``send`` wait, and through it the source's ledger.
+
+The sink lives for one run of the source. A run that ends, however it ends, first stores what was handed over whole; what
+was arriving in parts is dropped and sent again by the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from replicator.block import Block, Draft, Part
+from replicator.journal.store import Journal
+from replicator.journal.tail import Tail
+from replicator.sources.base import Source, SourceState
+
+QUEUE_BATCHES = 4
+GROUP_ITEMS = 20_000
+
+Item = Part | Draft
+
+
+class Capture:
+    """Runs a source into a strand of the journal. ``on_stored`` hears of each group commit's blocks."""
+
+    def __init__(
+        self, source: Source, journal: Journal, tail: Tail, epoch: int, on_stored: Callable[[Sequence[Block]], None]
+    ) -> None:
+        self._source = source
+        self._journal = journal
+        self._tail = tail
+        self._strand = tail.head.strand
+        self._epoch = epoch
+        self._on_stored = on_stored
+
+    async def run_once(self) -> None:
+        """One run of the source, from the journal's end. Raises what the source or the journal raises."""
+        state = await trio.to_thread.run_sync(self._begin)
+        send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._store_all, receive)
+            async with send:
+                await self._source.run(state, _Sink(send, self._journal))
+
+    def _begin(self) -> SourceState:
+        self._journal.discard_arriving(self._strand)
+        head = self._journal.head(self._strand)
+        last = self._journal.block(self._strand, head.sequence) if head.sequence else None
+        return SourceState(
+            origin=last.header.origin if last else None,
+            relations=self._journal.definitions(self._strand),
+            notes=self._journal.notes(),
+        )
+
+    async def _store_all(self, receive: trio.MemoryReceiveChannel[list[Item]]) -> None:
+        async with receive:
+            async for items in receive:
+                _take_waiting(receive, items)
+                with trio.CancelScope(shield=True):  # a commit under way is seen through: its outcome must be known
+                    blocks = await trio.to_thread.run_sync(self._journal.append, self._strand, items, self._epoch)
+                if blocks:
+                    self._tail.moved(blocks[-1].position)
+                    self._source.acknowledge(blocks[-1].header.origin)
+                    self._on_stored(blocks)
+
+
+def _take_waiting(receive: trio.MemoryReceiveChannel[list[Item]], items: list[Item]) -> None:
+    """Add what waits already, so that one fsync serves it all."""
+    while len(items) < GROUP_ITEMS:
+        try:
+            items.extend(receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
+class _Sink:
+    """The source's way into the queue."""
+
+    def __init__(self, channel: trio.MemorySendChannel[list[Item]], journal: Journal) -> None:
+        self._channel = channel
+        self._journal = journal
+
+    async def send(self, items: Sequence[Item]) -> None:
+        await self._channel.send(list(items))
+
+    async def note(self, key: str, value: str) -> None:
+        await trio.to_thread.run_sync(self._journal.set_note, key, value)

@@ -1,0 +1,30 @@
+"""The journal's end as something that trio tasks wait for.
+
+Guarantee: a task that waits for more than sequence N wakes once N + 1 is durable, and never misses the move: the end is
+looked at and the wait begun without a checkpoint between. Whoever writes the journal says ``moved``.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from replicator.position import Position
+
+
+class Tail:
+    """The end of one strand's chain."""
+
+    def __init__(self, head: Position) -> None:
+        self.head = head
+        self._moved = trio.Event()
+
+    def moved(self, head: Position) -> None:
+        """The journal's head is now ``head``, durably."""
+        self.head = head
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def beyond(self, sequence: int) -> None:
+        """Return once the head is beyond ``sequence``."""
+        while self.head.sequence <= sequence:
+            await self._moved.wait()

@@ -1,0 +1,68 @@
+"""The replay loop: waits for the journal, applies, tells how far the replica is; can be held for a comparison.
+
+Guarantee: a step that has begun is seen through, also when the sidecar stops, so that its outcome is known. A hold stops
+replay exactly at a sequence and ends by itself: nobody who dies can stop replication.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from replicator.journal.tail import Tail
+from replicator.replay.apply import Replayer
+from replicator.replicas.base import Applied
+
+
+class Hold:
+    """Keeps replay from passing a sequence until a deadline (trio's clock)."""
+
+    def __init__(self) -> None:
+        self._until: int | None = None
+        self._deadline = -math.inf
+        self._changed = trio.Event()
+
+    @property
+    def until(self) -> int | None:
+        """The sequence not to pass, None if there is no hold."""
+        return self._until if trio.current_time() < self._deadline else None
+
+    def set(self, until: int, seconds: float) -> None:
+        """Hold at ``until`` for so many seconds; replaces the hold before."""
+        self._change(until, trio.current_time() + seconds)
+
+    def release(self) -> None:
+        """Let replay go on."""
+        self._change(None, -math.inf)
+
+    def _change(self, until: int | None, deadline: float) -> None:
+        self._until, self._deadline = until, deadline
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def passes(self, sequence: int) -> None:
+        """Return once replay may pass ``sequence``."""
+        while self.until is not None and self.until <= sequence:
+            with trio.move_on_at(self._deadline):
+                await self._changed.wait()
+
+
+class Replay:
+    """Brings the replica after the journal, for ever."""
+
+    def __init__(self, replayer: Replayer, tail: Tail, hold: Hold, on_applied: Callable[[Applied], None]) -> None:
+        self._replayer = replayer
+        self._tail = tail
+        self._hold = hold
+        self._on_applied = on_applied
+
+    async def run_once(self) -> None:
+        """Open the replica and follow the journal until something is raised: Unavailable or Halted."""
+        applied = await trio.to_thread.run_sync(self._replayer.open)
+        while True:
+            self._on_applied(applied)
+            await self._tail.beyond(applied.position.sequence)
+            await self._hold.passes(applied.position.sequence)
+            applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)

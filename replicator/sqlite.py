@@ -1,0 +1,67 @@
+"""Opening SQLite files, and saying in our terms what went wrong with them.
+
+Guarantee: a full disk, a failing disk or a lock is Unavailable (it can get better), a damaged file is Halted (it
+cannot); nothing of ``sqlite3`` escapes from code under ``translated``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from replicator.errors import Halted, Unavailable
+
+BUSY_SECONDS = 10
+
+
+def connect(path: Path, *, synchronous: str, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit and WAL mode. ``synchronous``: FULL survives power loss, NORMAL survives kill -9."""
+    with translated(path):
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing: commits at the end, rolls back whatever is raised."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Raise what ``sqlite3`` raises within as Unavailable or Halted, naming the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translate(error, path) from error
+
+
+def _translate(error: sqlite3.Error, path: Path) -> Unavailable | Halted:
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    place = str(path)
+    if code == sqlite3.SQLITE_FULL:
+        return Unavailable(
+            "disk_full", "no room is left to write", place=place, cure="free disk space; it goes on by itself"
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable("locked", "another program holds the file's lock", place=place, cure="end the other program")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return Unavailable(
+            "cannot_write", f"the file cannot be used: {error}", place=place, cure="check disk and rights"
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Halted("file_damaged", f"the file is damaged: {error}", place=place, cure="set it aside and resync")
+    return Halted("sqlite_error", f"SQLite refuses: {error}", place=place, cure="see the message")

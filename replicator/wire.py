@@ -1,0 +1,163 @@
+"""Frames: how blocks travel, and how the journal's pages hold them.
+
+A stream of frames is msgpack arrays one after another, each beginning with its kind:
+
+    [1 BLOCK,      header, body]                               a block; its body nil if it is large
+    [2 PART,       sequence, number, statements, data]         a piece of the large block ``sequence``, from number 0;
+                                                               all of them precede the block's frame
+    [3 HEARTBEAT,  strand, epoch, sequence, hash, now, heard]  the end of the sender's journal, the sender's clock (µs),
+                                                               and when it last heard from its ledger (µs, or nil)
+    [4 DEFINITION, relation, definition]                       a definition from before the stream's first block
+    [5 END,        reason]                                     the stream ends here as asked
+
+Guarantee: a reader takes no byte on trust: kinds, types and sizes are checked here, contents by hash in ``block.py``.
+Test vectors: ``tests/vectors/frames.json``. Non-goal: authentication; that is the transport's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgpack
+
+from replicator.block import BODY_LIMIT_BYTES, HEADER_LIMIT_BYTES, Block, Part, open_block
+from replicator.errors import Corrupt
+from replicator.position import Position
+
+BLOCK, PART, HEARTBEAT, DEFINITION, END = range(1, 6)
+# A part may hold one statement that is by itself larger than a body may be: a field has at most 1 GB.
+FRAME_LIMIT_BYTES = (1 << 30) + (1 << 20)
+_ELEMENTS_LIMIT = 7
+CONTENT_TYPE = "application/vnd.ledger-feed+msgpack"
+
+
+class Heartbeat(NamedTuple):
+    """The sender's end of the chain, its clock, and its ledger's last sign of life (µs since 1970)."""
+
+    position: Position
+    now: int
+    heard: int | None
+
+
+class StagedPart(NamedTuple):
+    """A piece of the large block ``sequence``."""
+
+    sequence: int
+    number: int
+    part: Part
+
+
+class DefinitionFrame(NamedTuple):
+    """A definition that the stream's blocks may name without carrying it."""
+
+    relation: int
+    data: bytes
+
+
+class End(NamedTuple):
+    """The sender has sent all that was asked for."""
+
+    reason: str
+
+
+Frame = Block | StagedPart | Heartbeat | DefinitionFrame | End
+
+_pack = msgpack.Packer().pack
+
+
+def pack_block(block: Block) -> bytes:
+    """A block's frame."""
+    return _pack((BLOCK, block.encoded, block.body))
+
+
+def pack_part(sequence: int, number: int, part: Part) -> bytes:
+    """A part's frame."""
+    return _pack((PART, sequence, number, part.statements, part.data))
+
+
+def pack_heartbeat(heartbeat: Heartbeat) -> bytes:
+    """A heartbeat's frame."""
+    position = heartbeat.position
+    return _pack(
+        (HEARTBEAT, position.strand, position.epoch, position.sequence, position.hash, heartbeat.now, heartbeat.heard)
+    )
+
+
+def pack_definition_frame(relation: int, data: bytes) -> bytes:
+    """A definition's frame."""
+    return _pack((DEFINITION, relation, data))
+
+
+def pack_end(reason: str) -> bytes:
+    """The last frame of a stream that was asked to end."""
+    return _pack((END, reason))
+
+
+class FrameReader:
+    """Frames out of bytes that arrive in pieces of any size. Holds at most one unfinished frame.
+
+    Sans-I/O: ``feed`` bytes, then iterate over the frames that are whole by now. Raises Corrupt at the first byte that
+    cannot be a frame; nothing after it can be trusted.
+    """
+
+    def __init__(self, limit_bytes: int = FRAME_LIMIT_BYTES) -> None:
+        # Lengths are checked before room is made for them: an array header is five bytes that can ask for gigabytes.
+        self._unpacker = msgpack.Unpacker(
+            max_buffer_size=limit_bytes, max_array_len=_ELEMENTS_LIMIT, max_map_len=0, max_ext_len=0
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they came."""
+        try:
+            self._unpacker.feed(data)
+        except msgpack.BufferFull as error:
+            raise Corrupt("frame_too_large", "a frame passes the size limit", place="feed") from error
+
+    @property
+    def taken_bytes(self) -> int:
+        """How many of the bytes fed so far were read as whole frames."""
+        return self._unpacker.tell()
+
+    def __iter__(self) -> Iterator[Frame]:
+        try:
+            for raw in self._unpacker:
+                yield _read_frame(raw)
+        except Corrupt:
+            raise
+        except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+            raise Corrupt("bad_frame", f"what arrived is not a frame: {error!r}", place="feed") from error
+
+
+def _read_frame(raw: list[object]) -> Frame:
+    match raw:
+        case [1, bytes() as header, (bytes() | None) as body]:
+            if len(header) > HEADER_LIMIT_BYTES or (body is not None and len(body) > 2 * BODY_LIMIT_BYTES):
+                raise ValueError("a header or body beyond its limit")
+            return open_block(header, body)
+        case [2, int() as sequence, int() as number, int() as statements, bytes() as data]:
+            if min(sequence, number, statements) < 0:
+                raise ValueError("a negative number")
+            return StagedPart(sequence, number, Part(statements, data))
+        case [3, str() as strand, int() as epoch, int() as sequence, bytes() as digest, int() as now, heard]:
+            if len(digest) != 32 or not (heard is None or isinstance(heard, int)):
+                raise ValueError("a heartbeat's hash or time")
+            return Heartbeat(Position(strand, epoch, sequence, digest), now, heard)
+        case [4, int() as relation, bytes() as data]:
+            return DefinitionFrame(relation, data)
+        case [5, str() as reason]:
+            return End(reason)
+        case _:
+            raise ValueError(f"an unknown shape: {raw!r:.80}")
+
+
+def unpack_page(data: bytes) -> Iterator[Block]:
+    """The blocks of a journal page, proven against their hashes. Raises Corrupt."""
+    reader = FrameReader()
+    reader.feed(data)
+    for frame in reader:
+        if not isinstance(frame, Block):
+            raise Corrupt("bad_page", "a journal page holds something other than blocks")
+        yield frame
+    if reader.taken_bytes != len(data):
+        raise Corrupt("bad_page", "a journal page ends within a block")
