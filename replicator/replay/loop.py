@@ -57,6 +57,7 @@ class Replay:
         self._tail = tail
         self._hold = hold
         self._on_applied = on_applied
+        self._stepping = trio.Lock()
 
     async def run_once(self) -> None:
         """Open the replica and follow the journal until something is raised: Unavailable or Halted."""
@@ -65,4 +66,11 @@ class Replay:
             self._on_applied(applied)
             await self._tail.beyond(applied.position.sequence)
             await self._hold.passes(applied.position.sequence)
-            applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
+            async with self._stepping:
+                applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
+
+    async def pause(self, seconds: float) -> Applied:
+        """Hold replay where it is, for so many seconds; gives where that is."""
+        self._hold.set(0, seconds)
+        async with self._stepping:  # a step that began before the hold is seen through
+            return self._replayer.applied
