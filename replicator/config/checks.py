@@ -1,0 +1,119 @@
+"""What must hold between the keys of a configuration. Pure, but for asking whether a named file is there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from replicator.config.locate import Path as KeyPath
+from replicator.config.models import Config, EmbeddedSource, Follow, Http, PostgresSource, SqliteReplica
+from replicator.config.units import Secret
+
+RESERVED_FIELDS = {"document", "version"}
+
+
+class Problem(NamedTuple):
+    """What is wrong at a key, and what cures it."""
+
+    path: KeyPath
+    message: str
+    cure: str
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """Everything that does not fit together."""
+    yield from _role(config)
+    yield from _http(config.http)
+    if config.follow is not None:
+        yield from _follow(config.follow)
+    if isinstance(config.source, EmbeddedSource):
+        yield from _embedded(config.source)
+    if isinstance(config.source, PostgresSource):
+        yield from _postgres(config.source)
+    yield from _own_files(config)
+
+
+def _role(config: Config) -> Iterator[Problem]:
+    role = ("region", "role")
+    if config.region.role == "primary":
+        if config.source is None:
+            yield Problem(role, "a primary has a [source]", "add one, or set role to replica")
+        if config.follow is not None:
+            yield Problem(("follow",), "a primary follows nobody", "remove [follow], or set role to replica")
+        if config.replica is not None:
+            yield Problem(("replica",), "a primary's ledger is its [source]", "remove [replica]")
+        return
+    if config.follow is None:
+        yield Problem(role, "a replica needs a [follow] section", "add it, with the primary's address")
+    if config.replica is None:
+        yield Problem(role, "a replica needs a [replica] section", 'add it, with kind = "sqlite" or "postgres"')
+    if config.source is not None:
+        yield Problem(("source",), "a replica has no [source]", "remove it, or set role to primary")
+
+
+def _http(http: Http) -> Iterator[Problem]:
+    if (http.certificate is None) != (http.key is None):
+        one, other = ("certificate", "key") if http.key is None else ("key", "certificate")
+        yield Problem(("http", one), f"{one} is set and {other} is not", f"set {other}, or remove {one}")
+    yield from _file_is_there(("http", "certificate"), http.certificate)
+    yield from _file_is_there(("http", "key"), http.key)
+    yield from _token_fits(("http", "token"), http.token)
+    if not http.public_status and http.token is None:
+        yield Problem(("http", "public_status"), "nobody could see the status without a token", "set [http] token")
+
+
+def _follow(follow: Follow) -> Iterator[Problem]:
+    yield from _file_is_there(("follow", "ca"), follow.ca)
+    yield from _token_fits(("follow", "token"), follow.token)
+    if follow.ca is not None and follow.primary.startswith("http:"):
+        yield Problem(("follow", "ca"), "ca is for an https address", "use https in primary, or remove ca")
+    if follow.reconnect_min_seconds > follow.reconnect_max_seconds:
+        yield Problem(("follow", "reconnect_min"), "reconnect_min is above reconnect_max", "set it lower")
+
+
+def _embedded(source: EmbeddedSource) -> Iterator[Problem]:
+    names: set[str] = set()
+    for number, table in enumerate(source.tables):
+        place = ("source", "tables", number)
+        if table.name in names:
+            yield Problem((*place, "name"), f"the table {table.name!r} is declared twice", "remove one of them")
+        names.add(table.name)
+        if len(set(table.key)) != len(table.key):
+            yield Problem((*place, "key"), "a field is named twice in the key", "name each field once")
+        if len(table.key_type) not in (1, len(table.key)):
+            cure = "give one type for all fields of the key, or one for each"
+            yield Problem((*place, "key_type"), "key_type and key differ in number", cure)
+        if reserved := RESERVED_FIELDS & {*table.key, table.user}:
+            message = f"{min(map(str, reserved))!r} is a column of every table of the embedded ledger"
+            yield Problem((*place, "key"), message, "use another field as key or user")
+
+
+def _postgres(source: PostgresSource) -> Iterator[Problem]:
+    if source.tables is None:
+        return
+    for name in source.user_columns:
+        if name not in source.tables:
+            near = difflib.get_close_matches(name, source.tables, 1)
+            cure = f"did you mean {near[0]!r}?" if near else "add it to tables, or remove it here"
+            yield Problem(("source", "user_columns", name), f"the table {name!r} is not among tables", cure)
+
+
+def _own_files(config: Config) -> Iterator[Problem]:
+    own = {config.region.journal_path, config.region.spool_path}
+    cure = "choose a file of its own"
+    if isinstance(config.replica, SqliteReplica) and config.replica.path in own:
+        yield Problem(("replica", "path"), "this file is the sidecar's own", cure)
+    if config.state_path in own:
+        yield Problem(("source", "state"), "this file is the sidecar's own", cure)
+
+
+def _file_is_there(path: KeyPath, file: Path | None) -> Iterator[Problem]:
+    if file is not None and not file.is_file():
+        yield Problem(path, f"there is no file {file}", "create it, or correct the path")
+
+
+def _token_fits(path: KeyPath, token: Secret | None) -> Iterator[Problem]:
+    if token is not None and not all("!" <= character <= "~" for character in token.reveal()):
+        yield Problem(path, "a token is printable ASCII without spaces", "make another token")

@@ -1,0 +1,203 @@
+"""The sections of a configuration and how they belong together. ``config/reference.toml`` explains each key.
+
+Durations are seconds and sizes bytes in here; a field's alias is its key in the file.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psycopg
+from psycopg import conninfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from replicator.config.units import Address, Duration, FilePath, Listen, Secret, Size
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
+Count = Annotated[int, Field(gt=0, lt=2**53, strict=True)]
+
+
+class Section(BaseModel):
+    """A section: frozen, and without keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+
+class Region(Section):
+    name: Name
+    role: Literal["primary", "replica"]
+    data_dir: FilePath
+    strand: Name = "main"
+    epoch: Count = 1
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the region's journal is."""
+        return self.data_dir / "journal.sqlite3"
+
+    @property
+    def spool_path(self) -> Path:
+        """Where a replica region keeps what has arrived and is not settled."""
+        return self.data_dir / "spool.sqlite3"
+
+
+class Http(Section):
+    listen: Listen = Address("127.0.0.1", 7400)
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+    token: Secret | None = None
+    public_status: bool = True
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+class Table(Section):
+    """A table that the embedded ledger declares. ``key`` and ``key_type`` name one field or several."""
+
+    name: Identifier
+    key: Annotated[tuple[Identifier, ...], BeforeValidator(_one_or_more), Field(min_length=1, max_length=32)]
+    key_type: Annotated[tuple[Literal["string", "integer"], ...], BeforeValidator(_one_or_more)] = ("string",)
+    user: Identifier | None = None
+
+    @property
+    def key_types(self) -> tuple[Literal["string", "integer"], ...]:
+        """The type of each field of the key."""
+        return self.key_type * len(self.key) if len(self.key_type) == 1 else self.key_type
+
+
+class Limits(Section):
+    """What a client may send to the embedded ledger."""
+
+    document_bytes: Size = Field(default=1_000_000, alias="document")
+    request_bytes: Size = Field(default=64_000_000, alias="request")
+    statements: Count = 1_000_000
+
+
+class EmbeddedSource(Section):
+    kind: Literal["embedded"]
+    state: FilePath | None = None
+    idempotency_retention_seconds: Duration = Field(default=7 * 86_400.0, alias="idempotency_retention")
+    tables: tuple[Table, ...] = ()
+    limits: Limits = Limits()
+
+
+def _check_dsn(value: Secret) -> Secret:
+    try:
+        conninfo.conninfo_to_dict(value.reveal())
+    except psycopg.ProgrammingError:  # its message may quote the password
+        raise ValueError("this is no connection string that libpq understands") from None
+    return value
+
+
+Dsn = Annotated[Secret, AfterValidator(_check_dsn)]
+
+
+class Connection(Section):
+    """How to reach a PostgreSQL database."""
+
+    dsn: Dsn
+    password: Secret | None = None
+
+    def conninfo(self) -> str:
+        """The connection string with its password; not for messages or logs."""
+        if self.password is None:
+            return self.dsn.reveal()
+        return conninfo.make_conninfo(self.dsn.reveal(), password=self.password.reveal())
+
+
+class PostgresSource(Connection):
+    kind: Literal["postgres"]
+    slot: SlotName = "replicator"
+    publication: Identifier = "replicator"
+    tables: Annotated[tuple[Identifier, ...], Field(min_length=1)] | None = None
+    user_column: Identifier = "user_id"
+    user_columns: dict[Identifier, Identifier] = {}
+    heartbeat_seconds: Duration = Field(default=1.0, alias="heartbeat")
+    sequences_seconds: Duration = Field(default=5.0, alias="sequences")
+
+
+class SqliteReplica(Section):
+    kind: Literal["sqlite"]
+    path: FilePath
+
+
+class PostgresReplica(Connection):
+    kind: Literal["postgres"]
+
+
+Source = Annotated[EmbeddedSource | PostgresSource, Field(discriminator="kind")]
+Replica = Annotated[SqliteReplica | PostgresReplica, Field(discriminator="kind")]
+
+
+def _check_url(value: str) -> str:
+    parts = urllib.parse.urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError('the primary\'s address is a URL, such as "https://host:7400"')
+    if parts.username or parts.password:
+        raise ValueError("credentials do not belong into the URL; set [follow] token")
+    assert parts.port is None or parts.port >= 0  # .port raises ValueError for what is no port
+    return value.rstrip("/")
+
+
+class Feed(Section):
+    heartbeat_seconds: Duration = Field(default=1.0, alias="heartbeat")
+
+
+class Follow(Section):
+    primary: Annotated[str, AfterValidator(_check_url)]
+    token: Secret | None = None
+    ca: FilePath | None = None
+    reconnect_min_seconds: Duration = Field(default=0.2, alias="reconnect_min")
+    reconnect_max_seconds: Duration = Field(default=15.0, alias="reconnect_max")
+    idle_timeout_seconds: Duration = Field(default=10.0, alias="idle_timeout")
+
+
+class Settle(Section):
+    window_seconds: Duration = Field(default=2.0, alias="window")
+    gap_expires_seconds: Duration = Field(default=300.0, alias="gap_expires")
+    max_entries: Count = 1_000_000
+    max_bytes: Size = 4_000_000_000
+
+
+class Replay(Section):
+    batch_blocks: Count = 5_000
+    batch_bytes: Size = 8_000_000
+    history: bool = True
+
+
+class Stop(Section):
+    deadline_seconds: Duration = Field(default=10.0, alias="deadline")
+
+
+class Config(Section):
+    """One region. ``path`` is the file that it was read from."""
+
+    region: Region
+    http: Http = Http()
+    source: Source | None = None
+    feed: Feed = Feed()
+    follow: Follow | None = None
+    settle: Settle = Settle()
+    replica: Replica | None = None
+    replay: Replay = Replay()
+    stop: Stop = Stop()
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the region's sidecar."""
+        host = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "::1"}.get(self.http.listen.host, self.http.listen.host)
+        scheme = "http" if self.http.certificate is None else "https"
+        return f"{scheme}://{Address(host, self.http.listen.port)}"
+
+    @property
+    def state_path(self) -> Path | None:
+        """Where an embedded ledger keeps its state; None for another source."""
+        if not isinstance(self.source, EmbeddedSource):
+            return None
+        return self.source.state or self.region.data_dir / "ledger.sqlite3"
