@@ -1,0 +1,160 @@
+"""What a definition means in SQLite: names, SQL text, and how row images become parameters. Pure.
+
+Parameters are numbered by the column's place in the row (``?1`` is the first column), in every statement, so that one
+decoded row fits all of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+
+from replicator.definition import Definition
+from replicator.errors import Corrupt
+from replicator.row import UNCHANGED, Unchanged, unpack_row
+from replicator.values import INTEGER_KINDS, Stored, kind_of, sqlite_type, storage_of
+
+PLACE_COLUMNS = ("_sequence", "_ordinal")
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Rows:
+    """A definition's SQL and decoders, made once."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.table = quoted(definition.label)
+        self.names = [column.name for column in definition.columns]
+        self.storages = [storage_of(column) for column in definition.columns]
+        self.key_storages = [self.storages[place] for place in definition.key_places]
+        self.where_key = " AND ".join(f"{quoted(name)} = ?{place + 1}" for name, place in self._key())
+        self.insert = self._insert()
+        self.insert_missing = f"{self.insert} ON CONFLICT DO NOTHING"
+        self.upsert = f"{self.insert} ON CONFLICT DO UPDATE SET {self._excluded()}" if self._values() else ""
+        self.update = self.update_of(range(len(self.names)))
+        self.delete = f"DELETE FROM {self.table} WHERE " + " AND ".join(
+            f"{quoted(name)} = ?{number}" for number, name in enumerate(definition.key, 1)
+        )
+
+    def _key(self) -> Iterable[tuple[str, int]]:
+        return zip(self.definition.key, self.definition.key_places, strict=True)
+
+    def _values(self) -> list[str]:
+        return [name for name in self.names if name not in self.definition.key]
+
+    def _excluded(self) -> str:
+        return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in self._values())
+
+    def _insert(self) -> str:
+        names = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
+        marks = ", ".join(f"?{number}" for number in range(1, len(names) + 1))
+        return f"INSERT INTO {self.table} ({', '.join(map(quoted, names))}) VALUES ({marks})"
+
+    def update_of(self, places: Iterable[int], with_key: bool = False) -> str:
+        """An update of the columns at these places, found by the key in the row; empty if there is nothing to set.
+        ``with_key`` sets the key's columns too; the key before then follows the row's parameters."""
+        key_places = self.definition.key_places
+        changed = [place for place in places if with_key or place not in key_places]
+        if not changed or not key_places:
+            return ""
+        sets = ", ".join(f"{quoted(self.names[place])} = ?{place + 1}" for place in changed)
+        where = self.where_key
+        if with_key:
+            first = len(self.names) + 1
+            where = " AND ".join(
+                f"{quoted(name)} = ?{number}" for number, name in enumerate(self.definition.key, first)
+            )
+        return f"UPDATE {self.table} SET {sets} WHERE {where}"
+
+    def rows(self, images: Sequence[bytes]) -> list[list[Stored]]:
+        """Complete row images as parameters. Raises Corrupt."""
+        return self._decode(images, self.storages)
+
+    def keys(self, images: Sequence[bytes]) -> list[list[Stored]]:
+        """Key images as parameters. Raises Corrupt."""
+        return self._decode(images, self.key_storages)
+
+    def _decode(self, images: Sequence[bytes], storages: list[Callable[[bytes], Stored]]) -> list[list[Stored]]:
+        count = len(storages)
+        out: list[list[Stored]] = []
+        cells: Sequence[object] = ()
+        try:
+            for image in images:
+                cells = unpack_row(image)
+                if len(cells) != count:
+                    raise ValueError(f"{len(cells)} columns, {count} were expected")
+                # An unchanged column has no place here: its decoder fails on it.
+                out.append([None if cell is None else read(cell) for read, cell in zip(storages, cells)])  # type: ignore[arg-type]  # noqa: B905
+        except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            raise self._bad_row(error) from error
+        return out
+
+    def patch(self, image: bytes) -> tuple[tuple[int, ...], list[Stored]]:
+        """The places that a patch changes, and the row with None where it does not. Raises Corrupt."""
+        try:
+            cells = unpack_row(image)
+            places = tuple(place for place, cell in enumerate(cells) if cell is not UNCHANGED)
+            row = [
+                None if cell is None or isinstance(cell, Unchanged) else read(cell)
+                for read, cell in zip(self.storages, cells, strict=True)
+            ]
+        except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            raise self._bad_row(error) from error
+        return places, row
+
+    def _bad_row(self, error: Exception) -> Corrupt:
+        return Corrupt(
+            "bad_row",
+            f"a row image cannot be read by the table's definition: {error}",
+            place=f"table {self.definition.label}",
+            cure="verify the journal; report it if the journal is whole",
+        )
+
+
+def create_table(definition: Definition) -> str:
+    """The table. A single whole-number key is SQLite's own row number; any other key is the table's tree."""
+    columns = [f"{quoted(column.name)} {sqlite_type(column.type)}" for column in definition.columns]
+    if not definition.key:
+        columns += [f"{name} INTEGER" for name in PLACE_COLUMNS]
+    columns.append(f"PRIMARY KEY ({', '.join(map(quoted, definition.key or PLACE_COLUMNS))})")
+    suffix = "" if _row_number_key(definition) else " WITHOUT ROWID"
+    return f"CREATE TABLE {quoted(definition.label)} ({', '.join(columns)}){suffix}"
+
+
+def _row_number_key(definition: Definition) -> bool:
+    types = {column.name: column.type for column in definition.columns}
+    return len(definition.key) == 1 and kind_of(types[definition.key[0]]) in INTEGER_KINDS
+
+
+def user_index(definition: Definition) -> str | None:
+    """The name of the index on the user's id, None if there is none to make. SQLite appends the key by itself, so
+    that a user's rows come from it in key order."""
+    if definition.user is None or definition.key[:1] == (definition.user,):
+        return None
+    return f"{definition.label}_by_{definition.user}"
+
+
+def shape(definition: Definition) -> list[tuple[str, str, int]]:
+    """The table's columns as ``PRAGMA table_info`` tells them: name, declared type, place in the key from 1."""
+    columns = [(column.name, sqlite_type(column.type)) for column in definition.columns]
+    if not definition.key:
+        columns += [(name, "INTEGER") for name in PLACE_COLUMNS]
+    key = definition.key or PLACE_COLUMNS
+    return [(name, kind, key.index(name) + 1 if name in key else 0) for name, kind in columns]
+
+
+def literal(value: Stored) -> str:
+    """A value as SQL text."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bytes):
+        return f"X'{value.hex()}'"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if value in (float("inf"), float("-inf")):
+        return "9e999" if value > 0 else "-9e999"
+    return repr(value)

@@ -1,0 +1,155 @@
+"""Tables on SQLite: created, adopted if they are empty and alike, made to follow their definition.
+
+A table that another program made and that differs, or has rows, is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from replicator.definition import Definition, pack_definition, unpack_definition
+from replicator.errors import Halted
+from replicator.evolution import changes
+from replicator.replicas.sqlite.rows import PLACE_COLUMNS, create_table, literal, quoted, shape, user_index
+from replicator.values import sqlite_type, storage_from_text
+
+OWN_PREFIX = "_replicator_"
+_OWN_TABLES = (
+    """CREATE TABLE IF NOT EXISTS _replicator_position (
+        strand TEXT PRIMARY KEY, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL, hash BLOB NOT NULL,
+        committed_at INTEGER NOT NULL, blocks INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS _replicator_definition (
+        number INTEGER PRIMARY KEY, strand TEXT NOT NULL, relation INTEGER NOT NULL, namespace TEXT NOT NULL,
+        name TEXT NOT NULL, definition BLOB NOT NULL, UNIQUE (strand, relation))""",
+    """CREATE TABLE IF NOT EXISTS _replicator_sequence (
+        namespace TEXT, name TEXT, value INTEGER NOT NULL, increment INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name))""",
+)
+
+
+def create_own_tables(connection: sqlite3.Connection) -> None:
+    """The sidecar's three tables, unless they are there."""
+    for statement in _OWN_TABLES:
+        connection.execute(statement)
+
+
+def current_definitions(connection: sqlite3.Connection) -> dict[str, Definition]:
+    """The definition in force of every table, by its label."""
+    found = connection.execute("SELECT definition FROM _replicator_definition ORDER BY number").fetchall()
+    definitions = [unpack_definition(data) for (data,) in found]
+    return {definition.label: definition for definition in definitions}
+
+
+def define(connection: sqlite3.Connection, strand: str, relation: int, definition: Definition) -> None:
+    """Create the table or bring it after its definition, and write the definition down."""
+    check_names(definition)
+    before = current_definitions(connection).get(definition.label)
+    problem = difference(connection, definition, before)
+    if problem:
+        raise table_differs(definition, problem)
+    if before is not None:
+        _follow(connection, before, definition)
+    elif _existing_name(connection, definition) is None:
+        connection.execute(create_table(definition))
+    _index_user(connection, before, definition)
+    connection.execute(
+        "INSERT OR REPLACE INTO _replicator_definition VALUES (NULL, ?, ?, ?, ?, ?)",
+        (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
+    )
+
+
+def difference(connection: sqlite3.Connection, definition: Definition, before: Definition | None) -> str:
+    """Why the table cannot be taken as it is; empty if it can. ``before`` is its definition if it is ours."""
+    if before is not None and before.name != definition.name:
+        return f"the name is taken by {'.'.join(before.name)}"
+    name = _existing_name(connection, definition)
+    if name is None:
+        return "" if before is None else "somebody else dropped it"
+    if name != definition.label:
+        return f"SQLite does not tell it from {name}, which differs in capitals only"
+    found = connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", [definition.label]).fetchall()
+    problem = _differing_columns(shape(before or definition), found)
+    if not problem and before is None and connection.execute(f"SELECT 1 FROM {quoted(definition.label)}").fetchone():
+        return "it has rows that somebody else wrote"
+    return problem
+
+
+def _differing_columns(wanted: list[tuple[str, str, int]], found: list[tuple[str, str, int]]) -> str:
+    expected = {name: (kind, key) for name, kind, key in wanted}
+    actual = {name: (kind, key) for name, kind, key in found}
+    problems = [f"column {name} is missing" for name in expected if name not in actual]
+    problems += [f"column {name} is not the ledger's" for name in actual if name not in expected]
+    for name in expected.keys() & actual.keys():
+        (kind, key), (actual_kind, actual_key) = expected[name], actual[name]
+        if kind != actual_kind:
+            problems.append(f"column {name} is {actual_kind or 'untyped'}, not {kind}")
+        if key != actual_key:
+            problems.append(f"column {name} is {_key_place(actual_key)}, not {_key_place(key)}")
+    return "; ".join(sorted(problems))
+
+
+def _key_place(place: int) -> str:
+    return f"number {place} of the key" if place else "outside the key"
+
+
+def table_differs(definition: Definition, problem: str) -> Halted:
+    """A table of the replica is not what its definition says."""
+    return Halted(
+        "replica_table_differs",
+        f"the table is there and cannot be taken: {problem}",
+        place=f"replica table {definition.label}",
+        cure="rename or drop the table, or point the replica at another database; then run again",
+    )
+
+
+def check_names(definition: Definition) -> None:
+    """Raise Halted if SQLite cannot keep the table under its own names."""
+    names = [column.name for column in definition.columns]
+    folded = [name.lower() for name in names]
+    problem = ""
+    if definition.label.lower().startswith((OWN_PREFIX, "sqlite_")):
+        problem = f"names that begin with {OWN_PREFIX} or sqlite_ are taken"
+    elif len(set(folded)) != len(folded):
+        problem = "SQLite does not tell columns apart whose names differ in capitals only"
+    elif not definition.key and set(PLACE_COLUMNS) & set(folded):
+        problem = f"{' and '.join(PLACE_COLUMNS)} are taken in a table without a key"
+    if problem:
+        place = f"replica table {definition.label}"
+        raise Halted("replica_name_taken", problem, place=place, cure="rename it at the source, or leave the table out")
+
+
+def _existing_name(connection: sqlite3.Connection, definition: Definition) -> str | None:
+    """What SQLite takes the table's name for, in the capitals that it was created with."""
+    found = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE", [definition.label]
+    ).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _follow(connection: sqlite3.Connection, old: Definition, new: Definition) -> None:
+    """Rename, drop and add columns. A changed type keeps its storage, or ``changes`` has raised."""
+    changed = changes(old, new)
+    table = quoted(new.label)
+    index = user_index(old)
+    if index is not None and changed.user_changed:
+        connection.execute(f"DROP INDEX IF EXISTS {quoted(index)}")
+    for name in changed.dropped:
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
+    for before, after in changed.renamed:
+        connection.execute(f"ALTER TABLE {table} RENAME COLUMN {quoted(before)} TO {quoted(after)}")
+    for column in changed.added:
+        missing = "" if column.missing is None else f" DEFAULT {literal(storage_from_text(column, column.missing))}"
+        kind = sqlite_type(column.type)
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column.name)} {kind}{missing}")
+
+
+def _index_user(connection: sqlite3.Connection, before: Definition | None, definition: Definition) -> None:
+    old = user_index(before) if before else None
+    new = user_index(definition)
+    if old is not None and old != new:
+        connection.execute(f"DROP INDEX IF EXISTS {quoted(old)}")
+    if new is not None:
+        assert definition.user is not None
+        connection.execute(
+            f"CREATE INDEX IF NOT EXISTS {quoted(new)} ON {quoted(definition.label)} ({quoted(definition.user)})"
+        )
