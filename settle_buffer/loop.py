@@ -1,0 +1,276 @@
+"""The trio loop around the core: persist → offer → drain → re-arm.
+
+Guarantees: ``put`` returns when its entries are durable in the spool; nothing is released that is not durable; a
+release is deleted from the spool only after ``acknowledge``. After a crash whatever was released and not acknowledged
+is released again, in the same order. ``put`` waits while a bound is reached, except for entries that close a hole.
+A put that is cancelled has happened as a whole or not at all.
+
+The idea: the core is only touched between two awaits, the spool only under one lock and in a worker thread. One task
+drains releases to the consumer, one fires timers. The clock given to the core is trio's, set to the wall once.
+
+    settler = Settler(SettleConfig(), "spool.db", notify=print)
+    settler.start("main", sequence=0, digest=b"")
+    await nursery.start(settler.run)
+    nursery.start_soon(consume)                      # async for release in settler.releases: ... acknowledge
+    await settler.put(entries)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import trio
+
+from settle_buffer.buffer import SettleBuffer
+from settle_buffer.config import SettleConfig
+from settle_buffer.entry import Entry, weight
+from settle_buffer.errors import Misuse
+from settle_buffer.events import Correction, Event, GapFilled, GapWaived, Load, Release, SpoolSetAside
+from settle_buffer.spool import Spool
+from settle_buffer.status import Status
+
+LOAD_BYTES = 8 << 20  # read back from the spool in one piece
+FLUSH_SECONDS = 1.0  # trims are written after this, if no append has taken them along
+CHANNEL_RELEASES = 16
+
+Delivery = Release | Correction
+
+
+class Settler:
+    """A durable settle buffer on trio; see the module's text."""
+
+    def __init__(
+        self,
+        config: SettleConfig,
+        path: str | os.PathLike[str],
+        *,
+        notify: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.buffer = SettleBuffer(config)
+        self._path = path
+        self._notify = notify or (lambda event: None)
+        self._send, self.releases = trio.open_memory_channel[Delivery](CHANNEL_RELEASES)
+        self._spool: Spool | None = None
+        self._closed = False
+        self._positions: dict[str, int] = {}
+        self._acknowledged: dict[str, int] = {}
+        self._trims: dict[str, int] = {}
+        self._unacknowledged: dict[str, deque[tuple[int, int]]] = {}
+        self._unacknowledged_bytes = 0
+        self._outbox: deque[Delivery | Load] = deque()
+        self._outbox_entries = 0
+        self._lock = trio.Lock()
+        self._ready = trio.Event()
+        self._changed = trio.Event()  # set and replaced whenever waiting puts should look again
+        self._work = trio.Event()  # something to drain
+        self._tick = trio.Event()  # the next timer may be another one
+        self._epoch_us = 0
+
+    def start(self, strand: str, sequence: int, digest: bytes, at: int = 0) -> None:
+        """The consumer durably holds this strand up to ``sequence``. Before ``run`` for strands that have history."""
+        self.buffer.start(strand, sequence, digest, at)
+        self._positions[strand] = sequence
+        self._acknowledged[strand] = sequence
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Recover, then drain and keep time, for ever. Raises what the spool raises. Started once recovery is read."""
+        self._epoch_us = int(time.time() * 1e6) - int(trio.current_time() * 1e6)
+        try:
+            self._spool = spool = await trio.to_thread.run_sync(Spool, self._path)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._drain)
+                await self._recover(spool)
+                self._ready.set()
+                task_status.started()
+                nursery.start_soon(self._keep_time)
+        finally:
+            await self._close()
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        """Take entries; they are durable when this returns. Raises Misuse, SpoolUnavailable or SpoolDamaged."""
+        await self._ready.wait()
+        if not entries:
+            return
+        while self._full(entries):
+            await self._changed.wait()
+        async with self._lock:
+            spool = self._open_spool()
+            self.buffer.check(entries)
+            late = self.buffer.late_among(entries)
+            self._pass_trims(spool)
+            await trio.to_thread.run_sync(spool.append, entries, late)
+            self._dispatch(self.buffer.offer(entries, self.now()))
+
+    async def acknowledge(self, strand: str, sequence: int) -> None:
+        """The consumer durably holds the strand up to ``sequence``: its space may be used again."""
+        released = self.buffer.strand(strand).released
+        if sequence > released:
+            raise Misuse("not_released", f"{sequence} is not released, {released} is", place=f"strand {strand}")
+        if sequence > self._acknowledged[strand]:
+            self._acknowledged[strand] = self._trims[strand] = sequence
+            waiting = self._unacknowledged.get(strand)
+            while waiting and waiting[0][0] <= sequence:
+                self._unacknowledged_bytes -= waiting.popleft()[1]
+            self._wake()
+
+    async def waive(self, strand: str, first: int, last: int, who: str, why: str) -> None:
+        """Close what is missing of ``first`` to ``last`` on an operator's word; durable before it takes effect."""
+        await self._ready.wait()
+        async with self._lock:
+            spool = self._open_spool()
+            certificates = self.buffer.waivers(strand, first, last, who, why, self.now())
+            await trio.to_thread.run_sync(spool.certify, certificates)
+            self._dispatch(self.buffer.waive(strand, first, last, who, why, self.now()), kept=True)
+
+    async def resume(self, strand: str) -> None:
+        """A person has decided: the stopped strand goes on."""
+        await self._ready.wait()
+        async with self._lock:
+            self._dispatch(self.buffer.resume(strand, self.now()))
+
+    async def late(self) -> list[tuple[int, Entry]]:
+        """Late entries that nobody has settled, each with its number."""
+        await self._ready.wait()
+        async with self._lock:
+            return await trio.to_thread.run_sync(self._open_spool().late)
+
+    async def settle_late(self, number: int) -> None:
+        """The late entry with this number has been dealt with, and may be forgotten."""
+        await self._ready.wait()
+        async with self._lock:
+            await trio.to_thread.run_sync(self._open_spool().settle_late, number)
+
+    def now(self) -> int:
+        """The core's clock, microseconds."""
+        return self._epoch_us + int(trio.current_time() * 1e6)
+
+    def status(self) -> Status:
+        """What it holds, waits for and why."""
+        return self.buffer.status(self.now() if self._spool else 0)
+
+    async def _close(self) -> None:
+        """Let go of everything; whoever waits is told by Misuse."""
+        self._closed = True
+        self._ready.set()
+        self._wake()
+        self._send.close()
+        with trio.CancelScope(shield=True):
+            async with self._lock:
+                if self._spool is not None:
+                    self._pass_trims(self._spool)
+                    await trio.to_thread.run_sync(self._spool.close)
+
+    async def _recover(self, spool: Spool) -> None:
+        """Offer what an earlier life left, as slowly as the consumer takes it."""
+        if spool.damaged is not None:
+            self._notify(SpoolSetAside(str(spool.damaged)))
+        for certificate in await trio.to_thread.run_sync(spool.certificates):
+            if certificate.how == "waived" and certificate.strand in self._positions:
+                self.buffer.restore_waiver(certificate.strand, certificate.first, certificate.last)
+        for _, entry in await trio.to_thread.run_sync(spool.late):
+            self._dispatch(self.buffer.restore_late(entry))
+        rows = spool.recover(dict(self._positions))
+        while True:
+            async with self._lock:
+                entries = await trio.to_thread.run_sync(_next, rows)
+                if entries is None:
+                    return
+                self._dispatch(self.buffer.offer(entries, self.now()))
+            while self._outbox_entries > self.config.resident_entries:
+                await self._changed.wait()
+
+    async def _drain(self) -> None:
+        """Hand releases to the consumer, in order; read spilled entries when their turn comes."""
+        while True:
+            while self._outbox:
+                item = self._outbox[0]
+                if isinstance(item, Load):
+                    await self._load(item)
+                else:
+                    await self._send.send(item)
+                    if isinstance(item, Release):
+                        self._outbox_entries -= len(item.entries)
+                self._outbox.popleft()
+                self._wake()
+            self._work = trio.Event()
+            await self._work.wait()
+
+    async def _load(self, load: Load) -> None:
+        async with self._lock:
+            spool = self._open_spool()
+            entries, last = await trio.to_thread.run_sync(spool.read, load.strand, load.first, load.last, LOAD_BYTES)
+            self._dispatch(self.buffer.loaded(load.strand, load.first, last, entries, self.now()))
+
+    async def _keep_time(self) -> None:
+        """Fire the core's timers, and write trims and certificates that nothing else has taken along."""
+        while True:
+            self._tick = trio.Event()
+            due = self.buffer.next_timer()
+            seconds = math.inf if due is None else max(0.0, (due - self.now()) / 1e6)
+            with trio.move_on_after(min(seconds, FLUSH_SECONDS if self._trims else math.inf)):
+                await self._tick.wait()
+                continue
+            async with self._lock:
+                self._dispatch(self.buffer.handle_timer(self.now()))
+                if self._trims:
+                    spool = self._open_spool()
+                    self._pass_trims(spool)
+                    await trio.to_thread.run_sync(spool.flush)
+
+    def _dispatch(self, events: list[Event], *, kept: bool = False) -> None:
+        """Sort what the core said: to the consumer, to the certificates, to whoever listens."""
+        for event in events:
+            if isinstance(event, Release):
+                self._count(event)
+                self._outbox.append(event)
+            elif isinstance(event, Load | Correction):
+                self._outbox.append(event)
+            else:
+                if isinstance(event, GapFilled) and event.certificate is not None:
+                    self._open_spool().note(event.certificate)
+                assert kept or not isinstance(event, GapWaived)
+                self._notify(event)
+        if self._outbox:
+            self._work.set()
+        self._tick.set()
+        self._wake()
+
+    def _count(self, release: Release) -> None:
+        """What is on its way to the consumer, by strand and in all."""
+        entries = release.entries
+        self._outbox_entries += len(entries)
+        size = weight(entries)
+        self._unacknowledged.setdefault(entries[-1].strand, deque()).append((entries[-1].sequence, size))
+        self._unacknowledged_bytes += size
+
+    def _full(self, entries: Sequence[Entry]) -> bool:
+        """Whether a put has to wait: for the consumer, or for holes to be closed."""
+        config = self.config
+        if self._closed:
+            return False
+        if self._unacknowledged_bytes > config.unacknowledged_bytes or self._outbox_entries > config.resident_entries:
+            return True
+        return bool(self.buffer.pressure) and not self.buffer.helps(entries)
+
+    def _pass_trims(self, spool: Spool) -> None:
+        for strand, sequence in self._trims.items():
+            spool.trim(strand, sequence)
+        self._trims.clear()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _open_spool(self) -> Spool:
+        if self._closed or self._spool is None:
+            raise Misuse("not_running", "the settler is not running", cure="start run first")
+        return self._spool
+
+
+def _next(rows: Iterator[list[Entry]]) -> list[Entry] | None:
+    return next(rows, None)

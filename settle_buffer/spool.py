@@ -1,0 +1,314 @@
+"""The durable side of the buffer: a SQLite file of its own.
+
+Guarantees: what ``append`` was given is on disk when it returns and survives kill -9 and power loss (write-ahead log,
+``synchronous=FULL``: one fsync a call). Every stored row carries a checksum, proven before its entries are handed out.
+Nothing above a trimmed position is ever deleted; trimmed space is used again, the file does not grow with time.
+
+The idea: a batch is packed into few rows, each a stretch of nearby sequences of one strand (``packing``), so that a
+range can be read back without knowing in which order its entries came. A trim is remembered and written with the next
+append. The file is locked for one process. Not thread-safe: one call at a time, from any thread. Non-goal: order.
+
+Every method raises SpoolUnavailable (disk full, locked, no permission) or SpoolDamaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+
+from settle_buffer.entry import Entry, sequence_of, strand_of
+from settle_buffer.errors import SpoolDamaged, SpoolUnavailable
+from settle_buffer.events import Certificate
+from settle_buffer.packing import pack, unpack
+
+FORMAT = 1
+JUMP_LIMIT = 256  # a larger jump in sequence begins another row
+SPAN_LIMIT = 16_384  # last minus first sequence of a row
+ROW_LIMIT_BYTES = 1 << 20
+_PAGE_BYTES = 16_384
+_WAL_LIMIT_BYTES = 64 << 20
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS spool(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, strand TEXT NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+    entries INTEGER NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS spool_by_sequence ON spool(strand, high, low);
+CREATE TABLE IF NOT EXISTS aside(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, strand TEXT NOT NULL, sequence INTEGER NOT NULL,
+    checksum INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE(strand, sequence, data));
+CREATE TABLE IF NOT EXISTS certificates(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(Certificate._fields)});
+PRAGMA user_version = {FORMAT};
+"""
+
+
+class Spool:
+    """An open spool file; a damaged one is set aside first, and ``damaged`` names it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.damaged: Path | None = None
+        self._trims: dict[str, int] = {}
+        self._noted: list[Certificate] = []
+        try:
+            self._connection = _open(self.path)
+            self._prove()
+        except SpoolDamaged:
+            self._set_aside()
+            self._connection = _open(self.path)
+
+    def close(self) -> None:
+        """Write what is to be trimmed, and close."""
+        with _translated(self.path):
+            with self._connection:
+                self._write_noted()
+            self._connection.close()
+
+    def append(self, entries: Sequence[Entry], late: Sequence[Entry] = ()) -> None:
+        """Make entries durable. Those of ``late`` (some of ``entries``) are kept until ``settle_late`` names them."""
+        rows = [_row(stretch) for stretch in _stretches(_without(entries, late) if late else entries)]
+        with _translated(self.path), self._connection:
+            self._connection.executemany(
+                "INSERT INTO spool(strand, low, high, entries, checksum, data) VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
+            for entry in late:
+                self._insert_aside("late", entry)
+            self._write_noted()
+        self._forget_noted()
+
+    def note(self, certificate: Certificate) -> None:
+        """Keep a certificate with the next write: one whose loss costs nothing but the record."""
+        self._noted.append(certificate)
+
+    def trim(self, strand: str, sequence: int) -> None:
+        """The consumer holds the strand up to ``sequence``: the space is free with the next write."""
+        if sequence > self._trims.get(strand, 0):
+            self._trims[strand] = sequence
+
+    def flush(self) -> None:
+        """Write now what waits for the next append."""
+        with _translated(self.path), self._connection:
+            self._write_noted()
+        self._forget_noted()
+
+    def recover(self, positions: dict[str, int]) -> Iterator[list[Entry]]:
+        """All entries above the consumer's positions, a row at a time, in the order in which they were appended."""
+        last = 0
+        while True:
+            with _translated(self.path):
+                row = self._connection.execute(
+                    "SELECT id, strand, low, high, checksum, data FROM spool WHERE id > ? ORDER BY id LIMIT 1", (last,)
+                ).fetchone()
+            if row is None:
+                return
+            last = row[0]
+            position = positions.get(row[1], 0)
+            if row[3] > position:
+                entries = self._proven(*row)
+                yield entries if row[2] > position else [entry for entry in entries if entry.sequence > position]
+
+    def read(self, strand: str, first: int, last: int, limit_bytes: int) -> tuple[list[Entry], int]:
+        """Every copy of ``first`` to ``last`` in order, and the sequence up to which they were read: as far as about
+        ``limit_bytes`` go, but at least one row."""
+        with _translated(self.path):
+            rows = self._connection.execute(
+                "SELECT id, low, length(data) FROM spool WHERE strand = ? AND high BETWEEN ? AND ? AND low <= ?",
+                (strand, first, last + SPAN_LIMIT, last),
+            ).fetchall()
+            rows.sort(key=itemgetter(1))
+            total = 0
+            for index, (_, low, size) in enumerate(rows):
+                total += size
+                if total > limit_bytes and low > first:
+                    last = low - 1
+                    del rows[index:]
+                    break
+            found: list[Entry] = []
+            for identity in sorted(row[0] for row in rows):
+                row = self._connection.execute(
+                    "SELECT id, strand, low, high, checksum, data FROM spool WHERE id = ?", (identity,)
+                ).fetchone()
+                found += [entry for entry in self._proven(*row) if first <= entry.sequence <= last]
+        found.sort(key=sequence_of)
+        return found, last
+
+    def certify(self, certificates: Sequence[Certificate]) -> None:
+        """Keep how gaps were closed; durable on return."""
+        with _translated(self.path), self._connection:
+            self._insert_certificates(certificates)
+
+    def certificates(self) -> list[Certificate]:
+        """How gaps were closed, oldest first."""
+        with _translated(self.path):
+            rows = self._connection.execute(
+                f"SELECT {', '.join(Certificate._fields)} FROM certificates ORDER BY id"
+            ).fetchall()
+        return [Certificate._make(row) for row in rows]
+
+    def late(self) -> list[tuple[int, Entry]]:
+        """Late entries that nobody has settled, each with its number."""
+        with _translated(self.path):
+            rows = self._connection.execute(
+                "SELECT id, strand, sequence, checksum, data FROM aside WHERE kind = 'late' ORDER BY id"
+            ).fetchall()
+        return [(row[0], self._proven(row[0], row[1], row[2], row[2], row[3], row[4])[0]) for row in rows]
+
+    def settle_late(self, number: int) -> None:
+        """The late entry of this number has been dealt with; durable on return."""
+        with _translated(self.path), self._connection:
+            self._connection.execute("DELETE FROM aside WHERE id = ?", (number,))
+
+    def size_bytes(self) -> int:
+        """What the live pages take on disk, the write-ahead log apart."""
+        with _translated(self.path):
+            pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
+            free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return int(pages - free) * _PAGE_BYTES
+
+    def _insert_aside(self, kind: str, entry: Entry) -> None:
+        data = pack([entry])
+        self._connection.execute(
+            "INSERT OR IGNORE INTO aside(kind, strand, sequence, checksum, data) VALUES (?, ?, ?, ?, ?)",
+            (kind, entry.strand, entry.sequence, _checksum(entry.strand, entry.sequence, entry.sequence, data), data),
+        )
+
+    def _insert_certificates(self, certificates: Sequence[Certificate]) -> None:
+        places = ", ".join("?" * len(Certificate._fields))
+        self._connection.executemany(
+            f"INSERT INTO certificates({', '.join(Certificate._fields)}) VALUES ({places})", certificates
+        )
+
+    def _write_noted(self) -> None:
+        """What waited for a write: trims and noted certificates."""
+        for strand, sequence in self._trims.items():
+            self._connection.execute("DELETE FROM spool WHERE strand = ? AND high <= ?", (strand, sequence))
+        if self._noted:
+            self._insert_certificates(self._noted)
+
+    def _forget_noted(self) -> None:
+        """It is written."""
+        self._trims.clear()
+        self._noted.clear()
+
+    def _proven(self, identity: int, strand: str, low: int, high: int, checksum: int, data: bytes) -> list[Entry]:
+        """A row's entries, if the row is what was written."""
+        try:
+            if _checksum(strand, low, high, data) != checksum:
+                raise ValueError("the checksum is another one")
+            return unpack(strand, data)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _damaged(self.path, f"row {identity} cannot be read: {error}") from error
+
+    def _prove(self) -> None:
+        """Read everything once; raises SpoolDamaged."""
+        for _ in self.recover({}):
+            pass
+        self.late()
+        self.certificates()
+
+    def _set_aside(self) -> None:
+        """Rename a damaged file, and what belongs to it, so that it can be looked at."""
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self._connection.close()
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+            number += 1
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+        self.damaged = aside
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    with _translated(path):
+        connection = sqlite3.connect(path, check_same_thread=False, timeout=1.0)
+        try:
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+            form = connection.execute("PRAGMA user_version").fetchone()[0]
+            if form not in (0, FORMAT):
+                raise SpoolUnavailable(
+                    "newer_spool",
+                    f"the spool has format {form}, this program reads {FORMAT}",
+                    place=str(path),
+                    cure="run the program that wrote it until it is drained",
+                )
+            connection.executescript(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as this library's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGE:
+            raise _damaged(path, str(error)) from error
+        raise SpoolUnavailable(
+            "spool_unavailable", f"the spool cannot be used: {error}", place=str(path), cure="free the disk or the file"
+        ) from error
+
+
+def _damaged(path: Path, message: str) -> SpoolDamaged:
+    return SpoolDamaged(
+        "spool_damaged",
+        message,
+        place=str(path),
+        cure="open it again: the file is set aside and the feed is read again",
+    )
+
+
+def _checksum(strand: str, low: int, high: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{strand}:{low}:{high}".encode()))
+
+
+def _row(stretch: Sequence[Entry]) -> tuple[str, int, int, int, int, bytes]:
+    data = pack(stretch)
+    strand, low, high = stretch[0].strand, stretch[0].sequence, stretch[-1].sequence
+    return strand, low, high, len(stretch), _checksum(strand, low, high, data), data
+
+
+def _without(entries: Sequence[Entry], late: Sequence[Entry]) -> list[Entry]:
+    identities = set(map(id, late))
+    return [entry for entry in entries if id(entry) not in identities]
+
+
+def _stretches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Stretches of nearby sequences of one strand, in order."""
+    groups: dict[str, list[Entry]] = {}
+    names = list(map(strand_of, entries))
+    if names and names.count(names[0]) == len(names):
+        groups[names[0]] = list(entries)
+    else:
+        for entry in entries:
+            groups.setdefault(entry.strand, []).append(entry)
+    for group in groups.values():
+        group.sort(key=sequence_of)
+        start = size = 0
+        low = before = group[0].sequence
+        for index, entry in enumerate(group):
+            sequence, length = entry[1], len(entry[5])
+            size += length
+            if (
+                sequence - before > JUMP_LIMIT
+                or sequence - low > SPAN_LIMIT
+                or (size > ROW_LIMIT_BYTES and index > start)
+            ):
+                yield group[start:index]
+                start, low, size = index, sequence, length
+            before = sequence
+        yield group[start:]

@@ -1,0 +1,338 @@
+"""One strand in sequence order.
+
+Guarantee: entries leave in sequence, each once, none behind a missing one; a second content for one sequence, or an
+entry that names another predecessor, stops the strand and releases neither.
+
+The idea: entries move as runs of consecutive sequences. Everything up to ``released`` is out; from there to ``top``
+each sequence is held in memory, spilled (it is in the spool, only its number is kept here), waived, or in an open gap.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from settle_buffer.config import SettleConfig
+from settle_buffer.entry import Entry, digest_of, link_of
+from settle_buffer.errors import Misuse
+from settle_buffer.events import (
+    Certificate,
+    Conflict,
+    Correction,
+    Duplicate,
+    Event,
+    GapFilled,
+    GapOpened,
+    GapWaived,
+    Late,
+    Load,
+    Release,
+    Stopped,
+)
+from settle_buffer.gaps import Gap, GapList
+from settle_buffer.memory import Released, Room
+from settle_buffer.ranges import Range, RangeSet
+
+
+class Strand:
+    """The sequence state of one strand; ``opened`` collects new gaps until the owner has armed their timers."""
+
+    def __init__(self, name: str, config: SettleConfig, room: Room, sequence: int, digest: bytes, at: int) -> None:
+        self.name = name
+        self.released = sequence
+        self.digest = digest  # of the entry at ``released``; empty where it is not known
+        self.at = at
+        self.top = sequence
+        self.gaps = GapList()
+        self.opened: list[Gap] = []
+        self.waived = RangeSet()
+        self.stopped = ""
+        self.duplicates = self.late = self.conflicts = 0
+        self._config = config
+        self._room = room
+        self._held: dict[int, Entry] = {}
+        self._spilled = RangeSet()
+        self._loading: Range | None = None
+        self._memory = Released(config.remembered)
+
+    def take(self, entries: list[Entry], sequences: list[int], now: int, events: list[Event]) -> None:
+        """Entries of this strand, in any order."""
+        first = sequences[0]
+        if sequences[-1] - first + 1 == len(sequences) and sequences == list(range(first, first + len(sequences))):
+            self._take_run(entries, first, now, events)
+        else:
+            edges = [0, *(i for i, (a, b) in enumerate(pairwise(sequences), 1) if b != a + 1), len(sequences)]
+            for start, end in pairwise(edges):
+                self._take_run(entries[start:end], sequences[start], now, events)
+        if self.top > self.released:
+            self._advance(events)
+
+    def is_waived(self, sequence: int) -> bool:
+        """Whether an entry with this sequence would be late: somebody has waived it."""
+        return bool(self.waived) and sequence in self.waived
+
+    def misses(self, sequence: int) -> bool:
+        """Whether this sequence is missing in an open gap."""
+        return bool(self.gaps) and bool(self.gaps.missing_within(sequence, sequence))
+
+    def loaded(self, first: int, last: int, entries: list[Entry], now: int, events: list[Event]) -> None:
+        """The spool's answer to ``Load``: every copy it has of ``first`` to ``last``."""
+        if self._loading is None or self._loading[0] != first or not first <= last <= self._loading[1]:
+            raise Misuse("not_asked", f"sequences {first} to {last} were not to be loaded", place=self._place())
+        self._loading = None
+        copies: dict[int, Entry] = {}
+        for entry in entries:
+            kept = copies.setdefault(entry.sequence, entry)
+            if kept.digest != entry.digest and first <= entry.sequence <= last:
+                self._conflict("digest", kept.digest, kept, entry, events)
+        if not self.stopped:
+            self._unspill(first, last, copies, now, events)
+            self._advance(events)
+
+    def waivers(self, first: int, last: int, who: str, why: str, now: int) -> list[Certificate]:
+        """The certificates that a waiver of ``first`` to ``last`` would give: one for each missing range of it."""
+        return [
+            Certificate(self.name, *piece, gap.opened_at, now, gap.requests, "waived", "operator", who, why)
+            for gap in self.gaps
+            for piece in gap.missing.within(first, last)
+        ]
+
+    def waive(self, certificates: list[Certificate], events: list[Event]) -> None:
+        """Close what these waivers name."""
+        for certificate in certificates:
+            self.gaps.take(certificate.first, certificate.last)
+            self.waived.add(certificate.first, certificate.last)
+            events.append(GapWaived(certificate))
+        self._advance(events)
+
+    def stop(self, reason: str, events: list[Event]) -> None:
+        """Release nothing more."""
+        if not self.stopped:
+            self.stopped = reason
+            events.append(Stopped(self.name, reason))
+
+    def resume(self, events: list[Event]) -> None:
+        """Go on after a stop."""
+        self.stopped = ""
+        self._advance(events)
+
+    def discard(self, first: int, last: int, now: int, events: list[Event]) -> None:
+        """Forget what waits of ``first`` to ``last``: it becomes a gap, to be fetched again."""
+        if first <= self.released or last > self.top:
+            raise Misuse("not_waiting", f"sequences {first} to {last} do not wait here", place=self._place())
+        gone = [self._held.pop(sequence) for sequence in list(self._held) if first <= sequence <= last]
+        self._room.leave(gone)
+        self._drop_spilled(first, last)
+        self._loading = None
+        for hole_first, hole_last in self.waived.missing(first, last):
+            self._open(hole_first, hole_last, now, events)
+
+    def _take_run(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
+        """A run of consecutive sequences: behind, inside or beyond what is known, or across these borders."""
+        if self.waived and self.waived.within(first, first + len(run) - 1):
+            self._take_around_waived(run, first, now, events)
+            return
+        if first == self.top + 1 and self.top == self.released and not self.stopped:
+            self.top += len(run)
+            self._release_or_hold(run, first, events)
+            return
+        for border, step in ((self.released, self._behind), (self.top, self._inside)):
+            count = min(border - first + 1, len(run))
+            if count > 0:
+                step(run[:count], first, now, events)
+                run = run[count:]
+                first += count
+        if run:
+            self._beyond(run, first, now, events)
+
+    def _take_around_waived(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
+        """Waived sequences that come after all are late; the rest is taken as usual."""
+        last = first + len(run) - 1
+        for piece_first, piece_last in self.waived.missing(first, last):
+            self._take_run(run[piece_first - first : piece_last - first + 1], piece_first, now, events)
+        for piece_first, piece_last in self.waived.within(first, last):
+            for entry in run[piece_first - first : piece_last - first + 1]:
+                self.call_late(entry, events)
+
+    def call_late(self, entry: Entry, events: list[Event]) -> None:
+        """What the policy says about a late entry."""
+        self.late += 1
+        events.append(Late(entry, self._config.late, 0))
+        if self._config.late == "halt":
+            self.stop("late", events)
+        elif self._config.late == "correct":
+            keys = self._config.keys_of(entry) if self._config.keys_of else None
+            events.append(Correction(entry, keys, entry.sequence, max(entry.sequence, self.released)))
+
+    def _behind(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
+        """Released already: duplicates, or conflicts where the digest is remembered and differs."""
+        same = unproven = 0
+        for entry in run:
+            digest = self.digest if entry.sequence == self.released else self._memory.get(entry.sequence)
+            if not digest:
+                unproven += 1
+            elif digest == entry.digest:
+                same += 1
+            else:
+                self._conflict("digest", digest, None, entry, events)
+        self._count_duplicates(same + unproven, unproven, events)
+
+    def _inside(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
+        """Between released and top: what was missing is new, the rest is here already."""
+        last = first + len(run) - 1
+        pieces, closed = self.gaps.take(first, last)
+        new = 0
+        for piece_first, piece_last in pieces:
+            new += piece_last - piece_first + 1
+            self._release_or_hold(run[piece_first - first : piece_last - first + 1], piece_first, events)
+        for gap in closed:
+            events.append(self._filled(gap, run[-1], now))
+        if new < len(run):
+            missing = RangeSet(*pieces)
+            self._known([entry for entry in run if entry.sequence not in missing], events)
+
+    def _known(self, again: list[Entry], events: list[Event]) -> None:
+        """Entries that wait here already. Spilled ones are compared when they are loaded: the spool keeps both."""
+        same = unproven = 0
+        for entry in again:
+            mine = self._held.get(entry.sequence)
+            if mine is None:
+                unproven += 1
+            elif mine.digest == entry.digest:
+                same += 1
+            else:
+                self._conflict("digest", mine.digest, mine, entry, events)
+        self._count_duplicates(same + unproven, unproven, events)
+
+    def _beyond(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
+        """Above everything known: what lies between is missing from now on."""
+        if first > self.top + 1:
+            for hole_first, hole_last in self.waived.missing(self.top + 1, first - 1):
+                self._open(hole_first, hole_last, now, events)
+        self.top = first + len(run) - 1
+        self._release_or_hold(run, first, events)
+
+    def _open(self, first: int, last: int, now: int, events: list[Event]) -> None:
+        self.opened.append(self.gaps.open(first, last, now))
+        events.append(GapOpened(self.name, first, last))
+
+    def _filled(self, gap: Gap, by: Entry, now: int) -> GapFilled:
+        certificate = None
+        if gap.requests:
+            known_by = "links" if by.link else "entries"
+            certificate = Certificate(
+                self.name, gap.first, gap.last, gap.opened_at, now, gap.requests, "filled", known_by, "", ""
+            )
+        return GapFilled(self.name, gap.first, gap.last, certificate)
+
+    def _release_or_hold(self, run: list[Entry], first: int, events: list[Event]) -> None:
+        """A new run: out at once if it is the next, else it waits, in memory while there is room."""
+        if first == self.released + 1 and not self.stopped:
+            self._release(run, events)
+        elif self._room.admit(run):
+            self._held.update(zip(range(first, first + len(run)), run, strict=True))
+        else:
+            self._spilled.add(first, first + len(run) - 1)
+
+    def _advance(self, events: list[Event]) -> None:
+        """Release all that is due; ask for what is due and spilled."""
+        while not self.stopped:
+            following = self.released + 1
+            jump = self.waived.range_at(following) if self.waived else None
+            if jump is not None:
+                self.released, self.digest = jump[1], b""
+                self.top = max(self.top, self.released)
+                continue
+            last = self._due_last(following)
+            if last < following:
+                return
+            if following not in self._held:
+                self._ask(following, last, events)
+                return
+            run = [self._held.pop(sequence) for sequence in range(following, last + 1)]
+            self._room.leave(run)
+            self._release(run, events)
+
+    def _due_last(self, following: int) -> int:
+        """The end of the run of one kind, held or spilled, that begins at ``following``."""
+        last = self.top
+        missing = self.gaps.first_missing()
+        if missing is not None:
+            last = min(last, missing - 1)
+        if self.waived:
+            waived = self.waived.first_from(following)
+            last = last if waived is None else min(last, waived - 1)
+        if self._spilled:
+            spilled = self._spilled.range_at(following)
+            if spilled is not None:
+                return min(last, spilled[1])
+            next_spilled = self._spilled.first_from(following)
+            last = last if next_spilled is None else min(last, next_spilled - 1)
+        return last
+
+    def _ask(self, first: int, last: int, events: list[Event]) -> None:
+        if self._loading is None:
+            last = min(last, first + self._config.load_entries - 1)
+            self._loading = (first, last)
+            events.append(Load(self.name, first, last))
+
+    def _unspill(self, first: int, last: int, copies: dict[int, Entry], now: int, events: list[Event]) -> None:
+        """Loaded entries are due. One that the spool has lost becomes a gap, to be fetched again."""
+        self._drop_spilled(first, last)
+        run = [copies[sequence] for sequence in range(first, last + 1) if sequence in copies]
+        if len(run) == last - first + 1:
+            self._release(run, events)
+            return
+        there = RangeSet(*((entry.sequence, entry.sequence) for entry in run))
+        for hole_first, hole_last in there.missing(first, last):
+            self._open(hole_first, hole_last, now, events)
+        self._keep(run)
+
+    def _drop_spilled(self, first: int, last: int) -> None:
+        """These no longer wait on disk."""
+        self._room.unspill(sum(b - a + 1 for a, b in self._spilled.take(first, last)))
+
+    def _release(self, run: list[Entry], events: list[Event]) -> None:
+        """Out with a run that is next, as far as its links prove it; a broken link stops the strand before it."""
+        digests = list(map(digest_of, run))
+        broken = _first_broken(self.digest, digests, list(map(link_of, run)))
+        rest: list[Entry] = []
+        if broken is not None:
+            run, digests, rest = run[:broken], digests[:broken], run[broken:]
+        if run:
+            self._memory.add(self.released + 1, digests)
+            self.released += len(run)
+            self.digest = digests[-1]
+            self.at = run[-1].at
+            events.append(Release(self.name, run))
+        if rest:
+            self._keep(rest)
+            self._conflict("link", self.digest, run[-1] if run else None, rest[0], events)
+
+    def _keep(self, run: list[Entry]) -> None:
+        self._room.keep(run)
+        self._held.update((entry.sequence, entry) for entry in run)
+
+    def _conflict(self, kind: str, digest: bytes, mine: Entry | None, other: Entry, events: list[Event]) -> None:
+        self.conflicts += 1
+        events.append(Conflict(self.name, other.sequence, kind, digest, mine, other))
+        self.stop("conflict", events)
+
+    def _count_duplicates(self, count: int, unproven: int, events: list[Event]) -> None:
+        if not count:
+            return
+        self.duplicates += count
+        events.append(Duplicate(self.name, count, unproven))
+
+    def _place(self) -> str:
+        return f"strand {self.name}"
+
+
+def _first_broken(before: bytes, digests: list[bytes], links: list[bytes]) -> int | None:
+    """The index of the first entry whose link names another predecessor; an empty link or digest proves nothing."""
+    if links[0] == before and links[1:] == digests[:-1]:
+        return None
+    for index, link in enumerate(links):
+        if link and before and link != before:
+            return index
+        before = digests[index]
+    return None
