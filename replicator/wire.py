@@ -5,8 +5,9 @@ A stream of frames is msgpack arrays one after another, each beginning with its 
     [1 BLOCK,      header, body]                               a block; its body nil if it is large
     [2 PART,       sequence, number, statements, data]         a piece of the large block ``sequence``, from number 0;
                                                                all of them precede the block's frame
-    [3 HEARTBEAT,  strand, epoch, sequence, hash, now, heard]  the end of the sender's journal, the sender's clock (µs),
-                                                               and when it last heard from its ledger (µs, or nil)
+    [3 HEARTBEAT,  strand, epoch, sequence, hash,              the end of the sender's journal and when it was
+                   committed_at, now, heard]                   committed, the sender's clock, and when the sender last
+                                                               heard from its ledger (µs since 1970; nil: never)
     [4 DEFINITION, relation, definition]                       a definition from before the stream's first block
     [5 END,        reason]                                     the stream ends here as asked
 
@@ -28,14 +29,16 @@ from replicator.position import Position
 BLOCK, PART, HEARTBEAT, DEFINITION, END = range(1, 6)
 # A part may hold one statement that is by itself larger than a body may be: a field has at most 1 GB.
 FRAME_LIMIT_BYTES = (1 << 30) + (1 << 20)
-_ELEMENTS_LIMIT = 7
+_ELEMENTS_LIMIT = 8
 CONTENT_TYPE = "application/vnd.ledger-feed+msgpack"
 
 
 class Heartbeat(NamedTuple):
-    """The sender's end of the chain, its clock, and its ledger's last sign of life (µs since 1970)."""
+    """The sender's end of the chain and its commit's time, the sender's clock, and its ledger's last sign of life; times
+    in µs since 1970."""
 
     position: Position
+    committed_at: int
     now: int
     heard: int | None
 
@@ -78,10 +81,7 @@ def pack_part(sequence: int, number: int, part: Part) -> bytes:
 
 def pack_heartbeat(heartbeat: Heartbeat) -> bytes:
     """A heartbeat's frame."""
-    position = heartbeat.position
-    return _pack(
-        (HEARTBEAT, position.strand, position.epoch, position.sequence, position.hash, heartbeat.now, heartbeat.heard)
-    )
+    return _pack((HEARTBEAT, *heartbeat.position, heartbeat.committed_at, heartbeat.now, heartbeat.heard))
 
 
 def pack_definition_frame(relation: int, data: bytes) -> bytes:
@@ -139,10 +139,19 @@ def _read_frame(raw: list[object]) -> Frame:
             if min(sequence, number, statements) < 0:
                 raise ValueError("a negative number")
             return StagedPart(sequence, number, Part(statements, data))
-        case [3, str() as strand, int() as epoch, int() as sequence, bytes() as digest, int() as now, heard]:
+        case [
+            3,
+            str() as strand,
+            int() as epoch,
+            int() as sequence,
+            bytes() as digest,
+            int() as at,
+            int() as now,
+            heard,
+        ]:
             if len(digest) != 32 or not (heard is None or isinstance(heard, int)):
                 raise ValueError("a heartbeat's hash or time")
-            return Heartbeat(Position(strand, epoch, sequence, digest), now, heard)
+            return Heartbeat(Position(strand, epoch, sequence, digest), at, now, heard)
         case [4, int() as relation, bytes() as data]:
             return DefinitionFrame(relation, data)
         case [5, str() as reason]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class FeedClient:
             async with self._http.stream("GET", f"/feed/v1/{strand}", params=query) as response:
                 if response.status_code != 200:
                     raise self._refusal(response.status_code, await _bounded(response))
-                yield Frames(response)
+                yield Frames(response, self._translated)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -133,16 +133,23 @@ class FeedClient:
 class Frames:
     """The frames of one stream, in batches as they arrive."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(
+        self, response: httpx.Response, translated: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> None:
         self._response = response
+        self._translated = translated
         self._reader = FrameReader()
 
     async def batches(self) -> AsyncIterator[list[Frame]]:
-        """Each piece of the body that arrives, as the frames that it completed. Ends when the server closes."""
-        async for data in self._response.aiter_raw():
-            self._reader.feed(data)
-            if batch := list(self._reader):
-                yield batch
+        """Each piece of the body that arrives, as the frames that it completed. Ends when the server closes.
+
+        Raises Unavailable (the connection broke or fell silent) or Corrupt.
+        """
+        with self._translated():
+            async for data in self._response.aiter_raw():
+                self._reader.feed(data)
+                if batch := list(self._reader):
+                    yield batch
 
 
 async def _bounded(response: httpx.Response) -> bytes:

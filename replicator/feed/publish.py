@@ -177,7 +177,8 @@ class Publisher:
         yield b"".join(pack_block(b) for b in unpack_page(page.data) if after < b.header.sequence <= last)
 
     def _heartbeat(self, strand: str) -> bytes:
-        return pack_heartbeat(Heartbeat(self._tails[strand].head, time.time_ns() // 1000, self._heard()))
+        tail = self._tails[strand]
+        return pack_heartbeat(Heartbeat(tail.head, tail.committed_at, time.time_ns() // 1000, self._heard()))
 
 
 class _Start(NamedTuple):

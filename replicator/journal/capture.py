@@ -1,11 +1,11 @@
 """Capture: a source's drafts become durable blocks.
 
-Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order. What arrives while a group
-commit is under way joins the next one, so the fsyncs follow the load and nobody waits for a timer. Memory is bounded by
-``QUEUE_BATCHES`` batches: a slow disk makes ``send`` wait, and through it the source's ledger.
+Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order. What arrives while a
+group commit is under way joins the next one, so the fsyncs follow the load and nobody waits for a timer. Memory is
+bounded by ``QUEUE_BATCHES`` batches: a slow disk makes ``send`` wait, and through it the source's ledger.
 
-The sink lives for one run of the source. A run that ends, however it ends, first stores what was handed over whole; what
-was arriving in parts is dropped and sent again by the next run.
+The sink lives for one run of the source. A commit under way is seen through when a run ends; what still waited, or was
+arriving in parts, is dropped, and the next run gets it again: it begins at the journal's end.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Capture:
                 with trio.CancelScope(shield=True):  # a commit under way is seen through: its outcome must be known
                     blocks = await trio.to_thread.run_sync(self._journal.append, self._strand, items, self._epoch)
                 if blocks:
-                    self._tail.moved(blocks[-1].position)
+                    self._tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
                     self._source.acknowledge(blocks[-1].header.origin)
                     self._on_stored(blocks)
 

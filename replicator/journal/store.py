@@ -153,11 +153,19 @@ class Journal:
         return previous
 
     def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None:
-        """Store parts (sequence, number, part) of a large block that has yet to be accepted. Durable on return."""
+        """Store parts (sequence, number, part) of a large block that has yet to be accepted. Durable on return.
+
+        Parts of blocks that are here already are left alone: those are proven.
+        """
+        head = self.head(strand).sequence
         with self._transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?)",
-                [(strand, sequence, number, part.statements, part.data) for sequence, number, part in parts],
+                [
+                    (strand, sequence, number, part.statements, part.data)
+                    for sequence, number, part in parts
+                    if sequence > head
+                ],
             )
 
     def discard_arriving(self, strand: str) -> None:

@@ -14,13 +14,15 @@ from replicator.position import Position
 class Tail:
     """The end of one strand's chain."""
 
-    def __init__(self, head: Position) -> None:
+    def __init__(self, head: Position, committed_at: int = 0) -> None:
         self.head = head
+        self.committed_at = committed_at  # of the head, µs since 1970
         self._moved = trio.Event()
 
-    def moved(self, head: Position) -> None:
-        """The journal's head is now ``head``, durably."""
+    def moved(self, head: Position, committed_at: int) -> None:
+        """The journal's head is now ``head``, durably; it was committed at ``committed_at``."""
         self.head = head
+        self.committed_at = committed_at
         self._moved.set()
         self._moved = trio.Event()
 

@@ -1,7 +1,7 @@
 """Applying the journal to the replica, one batch at a time.
 
-Guarantee: a batch is whole blocks, applied in one transaction of the replica together with the position, and only behind
-the position that the replica itself has stored. So a replay that is killed, or whose commit's outcome is unknown, opens
+Guarantee: a batch is whole blocks, applied in one transaction of the replica together with the position, and only
+behind the position that the replica itself has stored. So a replay that is killed, or whose commit's outcome is unknown, opens
 the replica again, reads where it stands, and goes on: no block is lost, doubled or reordered.
 
 A large block is a batch of its own, applied part by part within its transaction; memory holds a part, not the block.
@@ -32,11 +32,12 @@ class Blocks(Protocol):
 class Replayer:
     """Brings one replica forward in one strand. After an error, ``open`` again."""
 
-    def __init__(self, journal: Blocks, replica: Replica, strand: str, batch_bytes: int) -> None:
+    def __init__(self, journal: Blocks, replica: Replica, strand: str, batch_bytes: int, batch_blocks: int) -> None:
         self._journal = journal
         self._replica = replica
         self._strand = strand
         self._batch_bytes = batch_bytes
+        self._batch_blocks = batch_blocks
         self._planner = Planner({})
         self.applied = Applied(genesis(strand), 0, 0)
 
@@ -66,7 +67,7 @@ class Replayer:
     def step(self, until: int | None = None) -> Applied:
         """Apply the next batch, not beyond the sequence ``until``; gives where the replica stands then."""
         after = self.applied.position.sequence
-        blocks = self._journal.blocks(self._strand, after, self._batch_bytes)
+        blocks = self._journal.blocks(self._strand, after, self._batch_bytes)[: self._batch_blocks]
         if until is not None:
             blocks = [block for block in blocks if block.header.sequence <= until]
         if not blocks:

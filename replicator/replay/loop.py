@@ -1,7 +1,7 @@
 """The replay loop: waits for the journal, applies, tells how far the replica is; can be held for a comparison.
 
-Guarantee: a step that has begun is seen through, also when the sidecar stops, so that its outcome is known. A hold stops
-replay exactly at a sequence and ends by itself: nobody who dies can stop replication.
+Guarantee: a step that has begun is seen through, also when the sidecar stops, so that its outcome is known. A hold
+stops replay exactly at a sequence and ends by itself: nobody who dies can stop replication.
 """
 
 from __future__ import annotations

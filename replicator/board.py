@@ -1,0 +1,74 @@
+"""Where the stages report: their callbacks, written into ``Progress``.
+
+Guarantee: whoever advances is no longer waiting; what is shown is what was reported, with this process' clocks.
+"""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from replicator.block import Header
+from replicator.errors import ReplicatorError, Unavailable
+from replicator.marks import Now, StageName
+from replicator.progress import Progress
+from replicator.replicas.base import Applied
+from replicator.wire import Heartbeat
+
+
+def now() -> Now:
+    """This moment on both clocks."""
+    return Now(trio.current_time(), time.time_ns() // 1000)
+
+
+class StageTrouble:
+    """A stage's troubles, shown on the board."""
+
+    def __init__(self, progress: Progress, stage: StageName) -> None:
+        self._progress = progress
+        self._stage = stage
+
+    def wait(self, cause: Unavailable) -> None:
+        self._progress.wait(self._stage, cause, now())
+
+    def halt(self, cause: ReplicatorError) -> None:
+        self._progress.halt(self._stage, cause, now())
+
+
+class Board:
+    """One strand's reports. Stages that do not run here have no trouble to report."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.source = StageTrouble(progress, "source")
+        self.feed = StageTrouble(progress, "feed")
+        self.settle = StageTrouble(progress, "settle")
+        self.apply = StageTrouble(progress, "apply")
+        self._received = progress.sequence("received")
+
+    def captured(self, last: Header) -> None:
+        """The source's blocks up to this one are in the journal."""
+        self.progress.resume("source")
+        self.progress.advance("settled", last.sequence, last.committed_at, now())
+
+    def heard(self, heartbeat: Heartbeat) -> None:
+        """The other region says how far it is."""
+        self.progress.resume("feed")
+        self.progress.hear_head(heartbeat.position.sequence, heartbeat.committed_at, now())
+
+    def received(self, last: Header) -> None:
+        """Blocks up to this one, or some before it, are durable in the spool."""
+        self.progress.resume("feed")
+        if last.sequence > self.progress.sequence("received"):
+            self.progress.advance("received", last.sequence, last.committed_at, now())
+
+    def settled(self, last: Header) -> None:
+        """Blocks up to this one are in the journal."""
+        self.progress.resume("settle")
+        self.progress.advance("settled", last.sequence, last.committed_at, now())
+
+    def applied(self, applied: Applied) -> None:
+        """The replica stands here."""
+        self.progress.resume("apply")
+        self.progress.advance("applied", applied.position.sequence, applied.committed_at, now())

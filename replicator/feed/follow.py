@@ -1,0 +1,292 @@
+"""Following another region: feed → settle buffer → this region's journal.
+
+Guarantee: a block is *received* only when it is durable in the spool, leaves the spool only when it is durable in the
+journal, and reaches the journal only in order and linked. A connection that breaks, repeats, reorders or leaves out
+changes nothing of that: what is missing is asked for again, what came twice is dropped, what contradicts halts.
+
+    connection ─▶ proven frames ─▶ spool (durable: received) ─▶ order, gaps ─▶ journal (durable: settled) ─▶ trim
+                  a large block's parts go to the journal's staging before their block is spooled
+
+A feed that answers *diverged* is searched for the first sequence at which the chains part, and the strand halts there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from replicator.block import Block, Header, Part
+from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.feed.client import FeedClient, Frames, Upstream
+from replicator.journal.tail import Tail
+from replicator.position import Position
+from replicator.supervise import Backoff, Trouble, supervise
+from replicator.wire import DefinitionFrame, End, Frame, Heartbeat, StagedPart, pack_block, unpack_page
+from settle_buffer.config import SettleConfig
+from settle_buffer.entry import Entry
+from settle_buffer.errors import SettleError, SpoolUnavailable
+from settle_buffer.events import Conflict, Event, GapRequest, Late, Release, Stopped
+from settle_buffer.loop import Settler
+from settle_buffer.status import Status
+
+log = logging.getLogger("replicator")
+
+READ_AHEAD_BATCHES = 4
+GAP_REQUESTS = 64  # waiting to be asked for; beyond that the settle buffer asks again by itself
+
+
+class Store(Protocol):
+    """Where settled blocks go: the region's journal."""
+
+    def head(self, strand: str) -> Position: ...
+    def position_at(self, strand: str, sequence: int) -> Position | None: ...
+    def base(self, strand: str) -> Position: ...
+    def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None: ...
+    def accept(self, strand: str, blocks: Sequence[Block]) -> Position: ...
+
+
+class Listener(Protocol):
+    """Who hears how the following goes. Called from the trio thread, quickly."""
+
+    feed: Trouble
+    settle: Trouble
+
+    def heard(self, heartbeat: Heartbeat) -> None: ...
+    def received(self, last: Header) -> None: ...
+    def settled(self, last: Header) -> None: ...
+
+
+class Follower:
+    """Follows one strand of one upstream."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        config: SettleConfig,
+        spool: Path,
+        store: Store,
+        tail: Tail,
+        listener: Listener,
+        backoff: Callable[[], Backoff] = lambda: Backoff(0.2, 15.0, random.Random()),
+    ) -> None:
+        self._upstream = upstream
+        self._config = config
+        self._spool = spool
+        self._store = store
+        self._tail = tail
+        self._strand = tail.head.strand
+        self._listener = listener
+        self._backoff = backoff
+        self._settler = self._new_settler()
+        self._conflict = ""
+
+    def status(self) -> Status:
+        """What the settle buffer holds, waits for and why."""
+        return self._settler.status()
+
+    async def waive(self, first: int, last: int, who: str, why: str) -> None:
+        """Close a gap on an operator's word. Raises Rejected if nothing of it is missing."""
+        try:
+            await self._settler.waive(self._strand, first, last, who, why)
+        except SettleError as error:
+            raise Rejected(error.reason, error.message, place=f"strand {self._strand}", cure=error.cure) from error
+
+    async def run_once(self) -> None:
+        """Follow until something is raised that the settle buffer or the journal cannot go on with."""
+        self._settler = settler = self._new_settler()
+        head = self._tail.head
+        settler.start(self._strand, head.sequence, head.hash)
+        self._gaps, gaps = trio.open_memory_channel[GapRequest](GAP_REQUESTS)
+        try:
+            async with FeedClient(self._upstream) as client, trio.open_nursery() as nursery:
+                nursery.start_soon(self._store_released, settler)
+                await nursery.start(settler.run)
+                nursery.start_soon(self._fill_gaps, client, gaps)
+                await supervise("feed", lambda: self._connect_once(client), self._listener.feed, self._backoff())
+        except* SettleError as group:
+            raise _translated(group, self._spool) from group
+
+    def _new_settler(self) -> Settler:
+        return Settler(self._config, self._spool, notify=self._on_event)
+
+    # -- feed → spool
+
+    async def _connect_once(self, client: FeedClient) -> None:
+        released = self._settler.buffer.strand(self._strand).released
+        await self._tail.beyond(released - 1)  # what recovery released is in the journal: its hash is known
+        try:
+            async with client.stream(self._strand, self._tail.head) as frames:
+                await self._take_all(frames)
+        except Rejected as refusal:
+            raise await self._explained(client, refusal) from refusal
+        raise Unavailable(
+            "feed_closed", "the other region closed the stream", place=self._upstream.url, cure="it is opened again"
+        )
+
+    async def _take_all(self, frames: Frames) -> None:
+        """Read ahead while the spool writes, so that one fsync serves all that came meanwhile."""
+        send, receive = trio.open_memory_channel[list[Frame]](READ_AHEAD_BATCHES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_read_into, frames.batches(), send)
+            async with receive:
+                async for batch in receive:
+                    _take_waiting(receive, batch)
+                    await self._take(batch)
+
+    async def _take(self, batch: Iterable[Frame]) -> None:
+        entries: list[Entry] = []
+        parts: list[tuple[int, int, Part]] = []
+        last: Header | None = None
+        heartbeat: Heartbeat | None = None
+        for frame in batch:
+            match frame:
+                case Block(header):
+                    entries.append(self._entry(frame))
+                    last = header
+                case StagedPart():
+                    parts.append(frame)
+                case Heartbeat():
+                    heartbeat = frame
+                case DefinitionFrame() | End():
+                    pass  # sent only to who starts from a time, or asked for an end
+        if parts:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._store.stage, self._strand, parts)
+        if entries:
+            await self._settler.put(entries)
+        if last is not None:
+            self._listener.received(last)
+        if heartbeat is not None and heartbeat.position.strand == self._strand:
+            self._listener.heard(heartbeat)
+
+    def _entry(self, block: Block) -> Entry:
+        header = block.header
+        if header.strand != self._strand:
+            message = f"a block of strand {header.strand!r} came in the stream of {self._strand!r}"
+            raise Corrupt("other_strand", message, place=self._upstream.url, cure="check [region] strand on both sides")
+        body = pack_block(block)
+        return Entry(self._strand, header.sequence, header.committed_at, block.hash, header.previous, body)
+
+    async def _fill_gaps(self, client: FeedClient, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:
+        """Ask for what is missing. What fails is asked for again: the gap stays open and says so."""
+        async for gap in gaps:
+            try:
+                async with client.range(self._strand, gap.first, gap.last) as frames:
+                    await self._take_all(frames)
+            except* (Unavailable, Rejected) as group:
+                log.warning("gap %d to %d is not filled yet: %s", gap.first, gap.last, group.exceptions[0])
+
+    # -- spool → journal
+
+    async def _store_released(self, settler: Settler) -> None:
+        async for release in settler.releases:
+            assert isinstance(release, Release)
+            entries = list(release.entries)
+            _take_released(settler, entries)
+            blocks = [block for entry in entries for block in unpack_page(entry.body)]
+            with trio.CancelScope(shield=True):
+                head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks)
+            self._tail.moved(head, blocks[-1].header.committed_at)
+            self._listener.settled(blocks[-1].header)
+            await settler.acknowledge(self._strand, head.sequence)
+
+    # -- what the settle buffer says
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case GapRequest():
+                try:
+                    self._gaps.send_nowait(event)
+                except trio.WouldBlock:
+                    log.info("gap %d to %d waits: many are asked for already", event.first, event.last)
+            case Conflict():
+                self._conflict = (
+                    f"two contents claim sequence {event.sequence} (by {event.kind}): {event.digest.hex()[:16]}… is "
+                    f"here, {event.other.digest.hex()[:16]}… came"
+                )
+            case Late():
+                self._conflict = f"sequence {event.entry.sequence} came after its gap had been waived"
+            case Stopped(strand, reason):
+                message = self._conflict or f"the settle buffer stopped the strand: {reason}"
+                cure = "find out which region is right before anything else"
+                self._listener.settle.halt(Halted(reason, message, place=f"strand {strand}", cure=cure))
+            case _:
+                log.debug("settle buffer: %s", event)
+
+    # -- refusals
+
+    async def _explained(self, client: FeedClient, refusal: Rejected) -> ReplicatorError:
+        """What the other region's refusal means here: all of them need a person."""
+        mine = self._tail.head
+        place = f"{self._upstream.url}, strand {self._strand}"
+        match refusal.reason:
+            case "diverged":
+                fork = await self._first_difference(client, mine.sequence)
+                message = (
+                    f"diverged at sequence {fork}: this region and the primary hold different blocks from there on"
+                )
+                cure = "find out which history is right before anything else; then resync the other region"
+                return Halted("diverged", message, place=place, cure=cure)
+            case "ahead":
+                message = f"this region is at sequence {mine.sequence}; {refusal.message}"
+                cure = "the primary was set back, or it is another one: find out before anything else"
+                return Halted("ahead_of_primary", message, place=place, cure=cure)
+            case "pruned":
+                message = f"this region needs the block behind sequence {mine.sequence}; {refusal.message}"
+                return Halted("pruned", message, place=place, cure="bootstrap this region from another one")
+            case reason:
+                return Halted(reason, refusal.message, place=place, cure="check [follow] and the primary's version")
+
+    async def _first_difference(self, client: FeedClient, differs: int) -> int:
+        """The first sequence at which the chains hold different hashes: a binary search over positions."""
+        same = self._store.base(self._strand).sequence
+        while differs - same > 1:
+            middle = (same + differs) // 2
+            mine = await trio.to_thread.run_sync(self._store.position_at, self._strand, middle)
+            theirs = await client.position(self._strand, middle)
+            if mine is not None and theirs is not None and mine.hash == theirs.hash:
+                same = middle
+            else:
+                differs = middle
+        return differs
+
+
+async def _read_into(batches: AsyncIterator[list[Frame]], send: trio.MemorySendChannel[list[Frame]]) -> None:
+    async with send:
+        async for batch in batches:
+            await send.send(batch)
+
+
+def _take_waiting(receive: trio.MemoryReceiveChannel[list[Frame]], batch: list[Frame]) -> None:
+    while True:
+        try:
+            batch.extend(receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
+def _take_released(settler: Settler, entries: list[Entry]) -> None:
+    """Add what was released meanwhile, so that one group commit serves it all."""
+    while len(entries) < MERGED_ENTRIES:
+        try:
+            release = settler.releases.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+        entries.extend(release.entries if isinstance(release, Release) else ())
+
+
+MERGED_ENTRIES = 10_000
+
+
+def _translated(group: BaseExceptionGroup[SettleError], spool: Path) -> ReplicatorError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, SettleError)
+    kind = Unavailable if isinstance(error, SpoolUnavailable) else Halted
+    return kind(error.reason, error.message, place=error.place or str(spool), cure=error.cure)

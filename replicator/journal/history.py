@@ -1,0 +1,241 @@
+"""The history of each key: which statements of which blocks touched it, found by index.
+
+Guarantee: every change of a key up to the index' own position is found, newest first, whatever the source and the
+replica; the rows themselves are read from the journal, so nothing is stored twice and nothing can disagree. The index is
+derived: when its file is lost or damaged, it is set aside and built again from the journal.
+
+It follows the journal behind replay and keeps its position in the transaction of its rows. A change of a row's key
+counts for both keys; a truncate counts for every key of the table. Keys are compared by canonical text, so it does not
+matter in which form a source sent them. All calls block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from replicator.block import Block, Part
+from replicator.definition import Definition, unpack_definition
+from replicator.errors import Corrupt, Halted
+from replicator.journal.store import Journal
+from replicator.row import key_image, pack_row, unpack_row
+from replicator.sqlite import connect, transaction, translated
+from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_statements
+from replicator.values import text_of
+
+STEP_BYTES = 1 << 20
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS known (id INTEGER PRIMARY KEY, strand TEXT NOT NULL, label TEXT NOT NULL,
+       UNIQUE (strand, label))""",
+    """CREATE TABLE IF NOT EXISTS change (known INTEGER NOT NULL, key BLOB NOT NULL, sequence INTEGER NOT NULL,
+       ordinal INTEGER NOT NULL, PRIMARY KEY (known, key, sequence, ordinal)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS truncation (known INTEGER NOT NULL, sequence INTEGER NOT NULL,
+       ordinal INTEGER NOT NULL, PRIMARY KEY (known, sequence, ordinal)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS indexed (strand TEXT PRIMARY KEY, sequence INTEGER NOT NULL)",
+)
+
+
+class HistoryEntry(NamedTuple):
+    """One change of one key. ``row`` is the row image after it, None if the row went; with PATCH some of its columns are
+    unchanged. ``op`` is INSERT, UPDATE, PATCH, DELETE or TRUNCATE, seen from the key: a row that moved away is a DELETE
+    here and an UPDATE there."""
+
+    sequence: int
+    ordinal: int
+    epoch: int
+    txid: str
+    committed_at: int
+    op: Op
+    definition: Definition
+    row: bytes | None
+
+
+class HistoryIndex:
+    """The index of one journal. One writer (``step``); ``entries`` may be called from any thread."""
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self.path = path
+        self._journal = journal
+        self._db: sqlite3.Connection | None = None
+        self._keys: dict[tuple[str, int], _Keys] = {}
+        self._known: dict[tuple[str, str], int] = {}
+
+    def open(self) -> None:
+        """Open the file, or begin a new one beside what was damaged."""
+        self.close()
+        try:
+            self._create()
+        except Halted:
+            self.path.rename(self.path.with_name(self.path.name + ".damaged"))
+            self._create()
+
+    def _create(self) -> None:
+        self._db = connect(self.path, synchronous="NORMAL")
+        with translated(self.path):
+            for statement in SCHEMA:
+                self._db.execute(statement)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        self._keys.clear()
+        self._known.clear()
+
+    def indexed(self, strand: str) -> int:
+        """The sequence up to which every change is found."""
+        with self._reading() as db:
+            row = db.execute("SELECT sequence FROM indexed WHERE strand = ?", (strand,)).fetchone()
+        return row[0] if row else self._journal.base(strand).sequence
+
+    # -- building
+
+    def step(self, strand: str, until: int) -> int:
+        """Index the next blocks, not beyond ``until``; gives ``indexed`` then."""
+        after = self.indexed(strand)
+        blocks = [b for b in self._journal.blocks(strand, after, STEP_BYTES) if b.header.sequence <= until]
+        if not blocks:
+            return after
+        assert self._db is not None, "the index is not open"
+        with translated(self.path), transaction(self._db):
+            for block in blocks:
+                self._index(strand, block)
+            last = blocks[-1].header.sequence
+            self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (strand, last))
+        return last
+
+    def _index(self, strand: str, block: Block) -> None:
+        sequence, ordinal = block.header.sequence, 0
+        for body in self._bodies(strand, block):
+            changes: list[tuple[int, bytes, int, int]] = []
+            for statement in unpack_statements(body):
+                self._add(strand, statement, sequence, ordinal, changes)
+                ordinal += 1
+            assert self._db is not None
+            self._db.executemany("INSERT OR IGNORE INTO change VALUES (?, ?, ?, ?)", changes)
+
+    def _add(
+        self, strand: str, statement: list[Any], sequence: int, ordinal: int, changes: list[tuple[int, bytes, int, int]]
+    ) -> None:
+        op = statement[0]
+        if op == DEFINE:
+            self._keys[strand, statement[1]] = self._keys_of(strand, unpack_definition(statement[2]))
+        if op >= SEQUENCE or op == DEFINE:
+            return
+        keys = self._keys_for(strand, statement[1])
+        if op == TRUNCATE:
+            assert self._db is not None
+            self._db.execute("INSERT OR IGNORE INTO truncation VALUES (?, ?, ?)", (keys.known, sequence, ordinal))
+            return
+        if not keys.definition.key:
+            return  # a row without a key has no history: it is only ever inserted
+        image = statement[2]
+        changes.append((keys.known, keys.of_key(image) if op == DELETE else keys.of_row(image), sequence, ordinal))
+        if op in (UPDATE, PATCH) and statement[3] is not None:
+            changes.append((keys.known, keys.of_key(statement[3]), sequence, ordinal))
+
+    def _bodies(self, strand: str, block: Block) -> Iterator[bytes]:
+        if block.body is not None:
+            yield block.body
+        else:
+            for part in self._journal.parts(strand, block.header.sequence):
+                yield part.data
+
+    def _keys_for(self, strand: str, relation: int) -> _Keys:
+        keys = self._keys.get((strand, relation))
+        if keys is None:
+            definition = self._journal.definitions(strand).get(relation)
+            if definition is None:
+                raise Corrupt("unknown_relation", f"relation {relation} was never defined", place=f"strand {strand}")
+            keys = self._keys[strand, relation] = self._keys_of(strand, definition)
+        return keys
+
+    def _keys_of(self, strand: str, definition: Definition) -> _Keys:
+        name = (strand, definition.label)
+        if name not in self._known:
+            assert self._db is not None
+            self._db.execute("INSERT OR IGNORE INTO known (strand, label) VALUES (?, ?)", name)
+            (self._known[name],) = self._db.execute(
+                "SELECT id FROM known WHERE strand = ? AND label = ?", name
+            ).fetchone()
+        return _Keys(self._known[name], definition)
+
+    # -- reading
+
+    def entries(
+        self, strand: str, table: str, key: Sequence[str], before: tuple[int, int] | None, limit: int
+    ) -> list[HistoryEntry]:
+        """The changes of a key (canonical text of each key column) before (sequence, ordinal), newest first."""
+        packed = pack_row([text.encode() for text in key])
+        bound = before or (2**63 - 1, 0)
+        with self._reading() as db:
+            row = db.execute("SELECT id FROM known WHERE strand = ? AND label = ?", (strand, table)).fetchone()
+            if row is None:
+                return []
+            places = db.execute(
+                """SELECT sequence, ordinal FROM change
+                   WHERE known = ?1 AND key = ?2 AND (sequence, ordinal) < (?3, ?4)
+                   UNION ALL SELECT sequence, ordinal FROM truncation WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4)
+                   ORDER BY 1 DESC, 2 DESC LIMIT ?5""",
+                (row[0], packed, *bound, limit),
+            ).fetchall()
+        definitions = self._journal.definitions(strand)
+        return [self._entry(strand, sequence, ordinal, packed, definitions) for sequence, ordinal in places]
+
+    def _entry(
+        self, strand: str, sequence: int, ordinal: int, key: bytes, definitions: dict[int, Definition]
+    ) -> HistoryEntry:
+        block = self._journal.block(strand, sequence)
+        if block is None:
+            raise Corrupt("not_in_journal", "the index names a block that is not there", place=f"sequence {sequence}")
+        statement = self._statement(strand, block, ordinal)
+        op, definition = Op(statement[0]), definitions[statement[1]]
+        row = statement[2] if op in (Op.INSERT, Op.UPDATE, Op.PATCH) else None
+        if row is not None and _Keys(0, definition).of_row(row) != key:
+            op, row = Op.DELETE, None  # the row left this key
+        header = block.header
+        return HistoryEntry(sequence, ordinal, header.epoch, header.txid, header.committed_at, op, definition, row)
+
+    def _statement(self, strand: str, block: Block, ordinal: int) -> list[Any]:
+        passed = 0
+        pieces = [Part(block.header.statements, block.body)] if block.body is not None else None
+        for part in pieces or self._journal.parts(strand, block.header.sequence):
+            if ordinal < passed + part.statements:
+                for number, statement in enumerate(unpack_statements(part.data), passed):
+                    if number == ordinal:
+                        return statement
+            passed += part.statements
+        raise Corrupt("not_in_journal", f"no statement {ordinal}", place=f"sequence {block.header.sequence}")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own: readers neither wait for the writer nor see half a step."""
+        with translated(self.path), contextlib.closing(connect(self.path, synchronous="NORMAL")) as db:
+            yield db
+
+
+class _Keys:
+    """Reads a relation's images as the canonical text of the key, packed."""
+
+    def __init__(self, known: int, definition: Definition) -> None:
+        self.known = known
+        self.definition = definition
+        columns = [definition.columns[place] for place in definition.key_places]
+        self._texts: list[Callable[[bytes], str]] = [text_of(column) for column in columns]
+        self._is_text = all(column.format == "text" for column in columns)
+
+    def of_row(self, image: bytes) -> bytes:
+        """The key of a row image."""
+        return self.of_key(key_image(image, self.definition.key_places))
+
+    def of_key(self, image: bytes) -> bytes:
+        """The key of a key image."""
+        if self._is_text:
+            return image
+        cells = zip(unpack_row(image), self._texts, strict=True)
+        return pack_row([read(cell).encode() if isinstance(cell, bytes) else None for cell, read in cells])
