@@ -76,6 +76,7 @@ class Progress:
 
     def advance(self, mark: MarkName, sequence: int, committed_at: int, now: Now) -> None:
         """The mark reached ``sequence``; so have the marks before it, for what is applied was settled and received.
+        A mark whose stage does not run here goes with the one before it: a primary's readers read the ledger itself.
 
         Raises Halted ``mark_backwards``, and counts it, if the mark is beyond that already.
         """
@@ -92,7 +93,7 @@ class Progress:
             return
         self._note_equality(now.monotonic)
         new = _mark(sequence, committed_at, now)
-        for name in MARKS[: MARKS.index(mark) + 1]:
+        for name in self._reached(mark):
             held = self._marks.get(name)
             if held is None or held.sequence < sequence:
                 self._marks[name] = new
@@ -235,6 +236,13 @@ class Progress:
         return 0.0 if self._is_own_head else max(0.0, now.monotonic - head.moved_at)
 
     # -- keeping the books --------------------------------------------------------------------------------------
+
+    def _reached(self, mark: MarkName) -> tuple[MarkName, ...]:
+        """The marks that are where ``mark`` is: those before it, and those behind it whose stage does not run here."""
+        end = MARKS.index(mark) + 1
+        while end < len(MARKS) - 1 and not _STAGES_OF_MARK[MARKS[end]] & self._stages.keys():
+            end += 1
+        return MARKS[:end]
 
     def _raise_head(self, new: Mark) -> None:
         """A block beyond the last known head proves that the head is at least there, not that nothing follows: the time

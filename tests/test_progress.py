@@ -260,6 +260,15 @@ def test_blocks_of_a_backlog_do_not_hide_a_late_heartbeat() -> None:
     assert stage(progress, "source", at(31)).condition is Condition.WORKING
 
 
+def test_a_mark_whose_stage_does_not_run_here_goes_with_the_one_before_it() -> None:
+    progress = Progress("main", ["source"], at(0))
+    progress.advance("received", 3, committed(1), at(1))
+    assert [progress.sequence(mark) for mark in MARKS] == [3, 3, 3, 0]
+    embedded = Progress("main", ["apply"], at(0))
+    embedded.advance("received", 3, committed(1), at(1))
+    assert [embedded.sequence(mark) for mark in MARKS] == [3, 3, 0, 0]
+
+
 def test_an_embedded_ledger_is_its_own_head() -> None:
     progress = Progress("main", ["apply"], at(0))
     assert progress.view(at(99)).end_to_end == Lag(0, 0.0)
