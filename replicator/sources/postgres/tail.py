@@ -1,0 +1,258 @@
+"""The tail: reads the stream, sends drafts, keeps the server informed.
+
+Guarantee: drafts go to the sink in commit order, each once; the server is told to forget only what was acknowledged
+as durable, or, while nothing is in flight, what holds nothing for us and was noted as passed. Unsent work is bounded.
+
+Four tasks. The reader collects what is at hand without waiting, and sends it as one batch. The status writer speaks
+to the server in time even while the reader waits for the sink. The heartbeat and the sequence poll use the ordinary
+connection.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import trio
+
+from replicator.block import Draft
+from replicator.errors import Halted
+from replicator.sources.base import Sink, SourceReport
+from replicator.sources.postgres.catalog import TableFacts
+from replicator.sources.postgres.connection import Connection, Worker, first_error
+from replicator.sources.postgres.definitions import parse_relation
+from replicator.sources.postgres.lsn import lsn_text
+from replicator.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
+from replicator.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler
+from replicator.sources.postgres.relations import NeedsText, Relations
+from replicator.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences, wanted_sequences
+from replicator.sources.postgres.slot import Slot, read_slot
+from replicator.sources.postgres.stream import KEEPALIVE, XLOG_DATA, Stream, read_keepalive
+
+IDLE_NOTE = "postgres.idle"
+SEQUENCES_TXID = "sequences"
+BATCH_DRAFTS = 2000
+BATCH_BYTES = 1 << 20
+STATUS_SECONDS = 10
+STATUS_PAUSE_SECONDS = 0.1
+ASK_AFTER_SECONDS = 20
+
+
+class Progress:
+    """How far the journal is; shared by the source, whose ``acknowledge`` moves it, and its tails."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.idle = 0
+        self.wake = trio.Event()
+
+    @property
+    def durable(self) -> int:
+        """What the server may forget."""
+        return max(self.acknowledged, self.idle)
+
+
+class Context(NamedTuple):
+    """What a tail works with."""
+
+    options: PostgresOptions
+    stream: Stream
+    sql: Worker
+    relations: Relations
+    tables: list[TableFacts]
+    sink: Sink
+    report: SourceReport
+    progress: Progress
+
+
+class Tail:
+    """One stream, from its start to the error that ends it. ``sent`` is the origin of the last draft handed over."""
+
+    def __init__(self, context: Context, start: int, origin: int, *, binary: bool) -> None:
+        self._context = context
+        self._binary = binary
+        self._assembler = Assembler(binary, start)
+        self._next_message = context.stream.reader()
+        self._sending = trio.Lock()
+        self._heartbeats = 0
+        self._note_at = 0.0
+        self._asked = False
+        self._dry = False
+        self._heard = trio.current_time()
+        self._sequences: dict[tuple[str, str], SequenceValue] = {}
+        self.sent = origin
+
+    async def run(self) -> None:
+        """Never returns. Raises Unavailable, Halted, or NeedsText with everything before it sent."""
+        options = self._context.options
+        tasks: list[Callable[[], Awaitable[None]]] = [self._read, self._tell]
+        if options.heartbeat_seconds:
+            tasks.append(self._beat)
+        if options.sequence_seconds:
+            tasks.append(self._poll_sequences)
+        await together(tasks)
+
+    # -- the reader
+
+    async def _read(self) -> None:
+        while True:
+            relation = self._take_at_hand()
+            if relation is not None:
+                await self._define(relation)
+                continue
+            await self._flush()
+            if self._dry:
+                await self._pass_idle()
+                await self._context.stream.wait()
+                self._heard = trio.current_time()
+
+    def _take_at_hand(self) -> bytes | None:
+        """Take what has arrived, up to a batch; gives a Relation message, which only the catalogs can explain."""
+        assembler, next_message, items = self._assembler, self._next_message, self._assembler.items
+        self._dry = False
+        try:
+            while len(items) < BATCH_DRAFTS and assembler.item_bytes < BATCH_BYTES:
+                data = next_message()
+                if data is None:
+                    self._dry = True
+                    break
+                if data[0] == XLOG_DATA:
+                    if data[XLOG_HEADER_BYTES] == RELATION:
+                        return data
+                    assembler.take(data)
+                elif data[0] == KEEPALIVE:
+                    self._keepalive(data)
+                else:
+                    raise ValueError(f"a stream message of kind {data[0]}")
+        except (ValueError, IndexError, KeyError, struct.error) as error:
+            raise _bad_message(error) from error
+        return None
+
+    def _keepalive(self, data: bytes) -> None:
+        end, ask = read_keepalive(data)
+        if not self._assembler.in_transaction:
+            self._assembler.complete = max(self._assembler.complete, end)
+        if ask:
+            self._asked = True
+            self._context.progress.wake.set()
+
+    async def _define(self, message: bytes) -> None:
+        try:
+            relation = parse_relation(message, XLOG_HEADER_BYTES + 1)
+        except (ValueError, IndexError, struct.error) as error:
+            raise _bad_message(error) from error
+        assembler = self._assembler
+        context = self._context
+        try:
+            resolved = await context.relations.resolve(relation, assembler.commit_lsn, context.sql, binary=self._binary)
+        except NeedsText:
+            await self._flush()
+            raise
+        assembler.define(relation.oid, resolved.table, new=resolved.new)
+
+    @property
+    def parted(self) -> bool:
+        """Whether parts of a transaction were cut off whose draft has yet to come."""
+        return self._assembler.large
+
+    async def _flush(self) -> None:
+        """Send what was collected."""
+        assembler, report = self._assembler, self._context.report
+        async with self._sending:
+            if assembler.items:
+                await self._context.sink.send(assembler.take_items())
+                self.sent = max(self.sent, assembler.sent)
+                report.heard_at = trio.current_time()
+            else:
+                await trio.lowlevel.checkpoint()
+        if assembler.heartbeats != self._heartbeats:
+            self._heartbeats = assembler.heartbeats
+            report.heard_at = trio.current_time()
+        report.seen = lsn_text(assembler.complete)
+        report.duplicates += assembler.duplicates
+        assembler.duplicates = 0
+
+    async def _pass_idle(self) -> None:
+        """While nothing is in flight, let the server forget the log that holds nothing for us.
+
+        It is noted first: a slot that is ahead of both the journal and the note is one that somebody else moved.
+        """
+        progress, complete = self._context.progress, self._assembler.complete
+        if self._assembler.in_transaction or progress.acknowledged < self.sent or complete <= progress.durable:
+            return
+        if self._asked or trio.current_time() >= self._note_at:
+            self._asked = False
+            self._note_at = trio.current_time() + max(1.0, self._context.options.heartbeat_seconds)
+            await self._context.sink.note(IDLE_NOTE, lsn_text(complete))
+            progress.idle = complete
+            progress.wake.set()
+
+    # -- the others
+
+    async def _tell(self) -> None:
+        """Write status: soon after something became durable or was asked for, and every 10 s."""
+        progress = self._context.progress
+        while True:
+            progress.wake = trio.Event()
+            ask = trio.current_time() - self._heard > ASK_AFTER_SECONDS
+            await self._context.stream.write_status(progress.durable, ask=ask)
+            await trio.sleep(STATUS_PAUSE_SECONDS)
+            with trio.move_on_after(STATUS_SECONDS):
+                await progress.wake.wait()
+
+    async def _beat(self) -> None:
+        """Send a message through the server's log; its return proves the whole path."""
+        report = self._context.report
+        while True:
+            slot = await self._context.sql.call(_emit_heartbeat, self._context.options.slot)
+            if slot is not None:
+                report.retained_bytes, report.safe_bytes = slot.retained_bytes, slot.safe_bytes
+            await trio.sleep(self._context.options.heartbeat_seconds)
+
+    async def _poll_sequences(self) -> None:
+        """Send the sequences that moved, as a block of their own, never in the midst of a large transaction."""
+        wanted = wanted_sequences(self._context.tables)
+        while True:
+            await trio.sleep(self._context.options.sequence_seconds)
+            values = await self._context.sql.call(read_sequences, *wanted)
+            moved = [value for value in values if self._sequences.get(value[:2]) != value]
+            if not moved:
+                continue
+            async with self._sending:
+                if self.parted:
+                    continue
+                body = b"".join(pack_sequences(moved))
+                now = time.time_ns() // 1000
+                draft = Draft(SEQUENCES_TXID, lsn_text(self.sent), now, 0, len(moved), body)
+                await self._context.sink.send([draft])
+            self._sequences.update({(value.namespace, value.name): value for value in moved})
+
+
+async def together(tasks: list[Callable[[], Awaitable[None]]]) -> None:
+    """Run the tasks; raise the gravest single error of the first ones that fail."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(task)
+    except BaseExceptionGroup as group:
+        cancelled, rest = group.split(trio.Cancelled)
+        if cancelled is not None or rest is None:
+            raise
+        halted, others = rest.split(Halted)
+        raise first_error(halted or others or rest) from None
+
+
+def _emit_heartbeat(connection: Connection, slot: str) -> Slot | None:
+    connection.execute("SELECT pg_logical_emit_message(false, %s, %s::text)", (HEARTBEAT_PREFIX, slot))
+    return read_slot(connection, slot)
+
+
+def _bad_message(error: Exception) -> Halted:
+    return Halted(
+        "bad_message",
+        f"the replication stream cannot be read: {error!r}",
+        place="replication stream",
+        cure="report this with the server's version; nothing was skipped",
+    )
