@@ -1,0 +1,121 @@
+"""One moment of a region, as values: what metrics, status, health and the page are made of.
+
+Guarantee: a snapshot never changes and holds no secret. None means *not known* and is shown or left out as such, never
+as zero. ``service.py`` builds it from what the stages report; everything else in ``observe`` is a function of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from replicator.marks import StrandView
+from replicator.position import Position
+
+Role = Literal["primary", "replica"]
+ROLES: tuple[Role, ...] = ("primary", "replica")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceView:
+    """The primary's ledger as its source sees it; see ``sources/base.py`` for the fields it reports."""
+
+    kind: str
+    phase: str
+    seen: str | None = None
+    copied_rows: int = 0
+    copy_rows_estimate: int | None = None
+    retained_bytes: int | None = None
+    safe_bytes: int | None = None
+    duplicates: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GapView:
+    """Missing sequences, ``first`` to ``last``; ``state`` is open, requested or expired."""
+
+    first: int
+    last: int
+    state: str
+    age_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SettleView:
+    """What waits to settle in a strand, and what was seen on the way."""
+
+    entries: int = 0
+    bytes: int = 0
+    gaps: tuple[GapView, ...] = ()
+    late: int = 0
+    duplicates: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FollowerView:
+    """A region that reads this one's feed: the name it gives itself, and the last sequence sent to it."""
+
+    region: str
+    strand: str
+    sent_sequence: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """The region's copy; ``place`` says where it is, without credentials."""
+
+    kind: str
+    place: str
+    drifted_rows: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """Something that changed what this region is: a start, a change of role. ``at_us`` is wall time."""
+
+    at_us: int
+    kind: str
+    role: Role
+    epoch: int
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StrandState:
+    """A strand: how far it is, and what is known of its safety. ``position`` is the journal's end."""
+
+    progress: StrandView
+    epoch: int
+    position: Position | None = None
+    applied_blocks: int | None = None
+    settle: SettleView | None = None
+    quarantined_statements: int | None = None
+    digest_sequence: int | None = None
+    divergent_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    lease_remaining_seconds: float | None = None
+    at_risk_blocks: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The region. ``primary_url`` is whom it follows; ``at_us`` the wall time of this moment."""
+
+    region: str
+    role: Role
+    version: str
+    at_us: int
+    uptime_seconds: float
+    strands: tuple[StrandState, ...] = ()
+    source: SourceView | None = None
+    replica: ReplicaView | None = None
+    followers: tuple[FollowerView, ...] = ()
+    primary_url: str | None = None
+    history: tuple[Event, ...] = ()
+
+
+class StatusSource(Protocol):
+    """Whoever can say how the region is. Quick and without I/O: it is asked on every scrape."""
+
+    def snapshot(self) -> Snapshot:
+        """The region, now."""

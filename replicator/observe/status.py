@@ -1,0 +1,236 @@
+"""What a snapshot means: is the region ready, what holds it up, and the status as JSON. Pure.
+
+Guarantee: not ready always comes with one reason that names place and cure; a lag is always attributed to a stage.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, NamedTuple
+
+from replicator.errors import ReplicatorError, Unavailable
+from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
+from replicator.observe.snapshot import Event, Snapshot, StrandState
+
+READY_LAG_SECONDS = 30.0
+_SEVERITY = (Condition.HALTED, Condition.WAITING, Condition.STUCK)
+
+
+class LagLimit(NamedTuple):
+    """How far behind is still ready; None is no limit in that measure."""
+
+    seconds: float | None = READY_LAG_SECONDS
+    blocks: int | None = None
+
+
+READY_LAG = LagLimit()
+
+
+def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_LAG) -> ReplicatorError | None:
+    """Why the region is not ready, or None if it is. The first strand that is not ready tells.
+
+    Ready is: no stage is halted, and what is ``mode`` (applied or settled) lags by no more than ``limit``. A stage that
+    waits does not end readiness by itself: the lag that grows from it does.
+    """
+    if not snapshot.strands:
+        return Unavailable("starting", "the region is starting", place=f"region {snapshot.region}", cure="wait")
+    for state in snapshot.strands:
+        if (reason := _blocked_strand(snapshot, state.progress, mode, limit)) is not None:
+            return reason
+    return None
+
+
+def _blocked_strand(snapshot: Snapshot, view: StrandView, mode: Mode, limit: LagLimit) -> ReplicatorError | None:
+    stages = [stage for stage in view.stages if mode == "applied" or stage.name != "apply"]
+    for stage in stages:
+        if stage.condition is Condition.HALTED:
+            return stage.trouble
+    lag = view.applied_lag if mode == "applied" else view.settled_lag
+    if not _is_beyond(lag, limit):
+        return None
+    waiting = next((stage for stage in stages if stage.condition is Condition.WAITING), None)
+    if waiting is not None:
+        return waiting.trouble
+    if _is_copying(snapshot):
+        cause, cure = lag_cause(snapshot, view), "wait until the copy is complete"
+        return Unavailable("copying", cause, place=f"strand {view.strand}", cure=cure)
+    return Unavailable(
+        "not_heard" if lag.blocks is None else "behind",
+        f"{_lag_text(lag)}; {lag_cause(snapshot, view)}",
+        place=f"strand {view.strand}",
+        cure="wait until it has caught up; if it does not get closer, look at the stage that is named",
+    )
+
+
+def _is_beyond(lag: Lag, limit: LagLimit) -> bool:
+    if lag.blocks is None:
+        return True
+    if limit.seconds is not None and (lag.seconds is None or lag.seconds > limit.seconds):
+        return True
+    return limit.blocks is not None and lag.blocks > limit.blocks
+
+
+def troubled_stage(view: StrandView) -> StageView | None:
+    """The stage that needs attention most: halted before waiting before stuck; the first in the flow of those."""
+    for condition in _SEVERITY:
+        for stage in view.stages:
+            if stage.condition is condition:
+                return stage
+    return None
+
+
+def lag_cause(snapshot: Snapshot, view: StrandView) -> str:
+    """What holds the strand up, in one line for people."""
+    stage = troubled_stage(view)
+    if stage is not None and stage.trouble is not None:
+        verb = "halted" if stage.condition is Condition.HALTED else "waits"
+        return f"{stage.name} {verb}: {stage.trouble.message}"
+    if _is_copying(snapshot):
+        return f"the first copy is under way: {_copied(snapshot)}"
+    if stage is not None:
+        return _stuck_text(stage)
+    behind = max(view.stages, key=lambda stage: stage.lag.blocks or 0, default=None)
+    if behind is not None and behind.lag.blocks:
+        return f"{behind.name} is catching up, {behind.lag.blocks:,} blocks to go"
+    if view.end_to_end.blocks is None:
+        return "the primary has not been heard yet"
+    return "nothing: every stage is at the head"
+
+
+def _is_copying(snapshot: Snapshot) -> bool:
+    return snapshot.source is not None and snapshot.source.phase == "copying"
+
+
+def _stuck_text(stage: StageView) -> str:
+    if stage.lag.blocks:
+        age = seconds_text(stage.progress_age_seconds)
+        return f"{stage.name} is stuck: {stage.lag.blocks:,} blocks wait, no progress for {age}"
+    silence = stage.heartbeat_age_seconds
+    return f"{stage.name} is stuck: no heartbeat" + ("" if silence is None else f" for {seconds_text(silence)}")
+
+
+def _copied(snapshot: Snapshot) -> str:
+    assert snapshot.source is not None
+    rows, estimate = snapshot.source.copied_rows, snapshot.source.copy_rows_estimate
+    return f"{rows:,} rows" if not estimate else f"{rows:,} of about {estimate:,} rows"
+
+
+def _lag_text(lag: Lag) -> str:
+    if lag.blocks is None:
+        return "how far behind is not known"
+    if lag.seconds is None:
+        return f"{lag.blocks:,} blocks behind, for a time that is not known"
+    return f"{lag.blocks:,} blocks and {seconds_text(lag.seconds)} behind"
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration for people: ``0.0 s``, ``40 ms``, ``3.2 s``, ``5 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for size, name, smaller, smaller_name in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // smaller} {smaller_name}"
+    raise AssertionError("60 seconds and more are minutes")
+
+
+def time_text(at_us: int) -> str:
+    """RFC 3339 in UTC. Times that no calendar has read as 1970 or the year 9999."""
+    bounded = min(max(at_us, 0), 253_402_300_799_999_999)
+    moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=bounded)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def status_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The whole status, as ``/v1/status`` and ``replicator status --json`` give it."""
+    reason = blocked(snapshot)
+    return {
+        "region": snapshot.region,
+        "role": snapshot.role,
+        "version": snapshot.version,
+        "at": time_text(snapshot.at_us),
+        "uptime_seconds": round(snapshot.uptime_seconds, 3),
+        "ready": reason is None,
+        "blocked": None if reason is None else reason.as_json(),
+        "primary": snapshot.primary_url,
+        "source": None if snapshot.source is None else _fields(snapshot.source),
+        "replica": None if snapshot.replica is None else _fields(snapshot.replica),
+        "followers": [_fields(follower) for follower in snapshot.followers],
+        "strands": [_strand_json(snapshot, state) for state in snapshot.strands],
+    }
+
+
+def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
+    view = state.progress
+    return {
+        "strand": view.strand,
+        "epoch": state.epoch,
+        "position": None if state.position is None else str(state.position),
+        "head": None if view.head is None else {"sequence": view.head.sequence, "age_seconds": view.head_age_seconds},
+        "marks": {name: None if (mark := view.marks[name]) is None else mark.sequence for name in MARKS},
+        "lag": {**_lag_json(view.end_to_end), "cause": lag_cause(snapshot, view)},
+        "settled_lag": _lag_json(view.settled_lag),
+        "stages": [_stage_json(stage) for stage in view.stages],
+        "settle": None if state.settle is None else _settle_json(state),
+        "applied_blocks": state.applied_blocks,
+        "quarantined_statements": state.quarantined_statements,
+        "digest_sequence": state.digest_sequence,
+        "divergent_keys": dict(state.divergent_keys),
+        "regressions": view.regressions,
+        "resets": list(view.resets),
+    }
+
+
+def _stage_json(stage: StageView) -> dict[str, Any]:
+    trouble = None
+    if stage.trouble is not None:
+        trouble = {**stage.trouble.as_json(), "since_seconds": stage.trouble_age_seconds}
+    return {
+        "stage": stage.name,
+        "condition": stage.condition.value,
+        "lag": _lag_json(stage.lag),
+        "progress_age_seconds": stage.progress_age_seconds,
+        "heartbeat_age_seconds": stage.heartbeat_age_seconds,
+        "trouble": trouble,
+    }
+
+
+def _settle_json(state: StrandState) -> dict[str, Any]:
+    assert state.settle is not None
+    fields = _fields(state.settle)
+    fields["gaps"] = [_fields(gap) for gap in state.settle.gaps]
+    return fields
+
+
+def _lag_json(lag: Lag) -> dict[str, Any]:
+    return {"blocks": lag.blocks, "seconds": None if lag.seconds is None else round(lag.seconds, 3)}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A flat dataclass as a dict."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def history_json(history: tuple[Event, ...]) -> list[dict[str, Any]]:
+    """The transitions that are known, oldest first."""
+    return [{**_fields(event), "at": time_text(event.at_us)} for event in history]
+
+
+def cluster_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The regions that are known here: itself, whom it follows, and who follows it."""
+    lag = _lag_json(snapshot.strands[0].progress.end_to_end) if snapshot.strands else None
+    members: list[dict[str, Any]] = [
+        {"name": snapshot.region, "role": snapshot.role, "ready": blocked(snapshot) is None, "lag": lag}
+    ]
+    if snapshot.primary_url is not None:
+        members.append({"name": None, "role": "primary", "url": snapshot.primary_url})
+    for follower in snapshot.followers:
+        sent = {"strand": follower.strand, "sent_sequence": follower.sent_sequence}
+        members.append({"name": follower.region, "role": "replica", **sent})
+    return {"region": snapshot.region, "members": members}

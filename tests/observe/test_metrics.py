@@ -1,0 +1,170 @@
+"""The catalogue is a contract: names, kinds and labels. What is not known is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from replicator.observe.metrics import CATALOGUE, PREFIX, Metrics
+from replicator.observe.snapshot import Snapshot
+from tests.observe import samples
+
+EXPECTED = {
+    "replicator_applied_blocks_total": ("counter", "region strand"),
+    "replicator_applied_sequence": ("gauge", "region strand"),
+    "replicator_at_risk_blocks": ("gauge", "region strand"),
+    "replicator_copied_rows": ("gauge", "region"),
+    "replicator_copy_rows_estimate": ("gauge", "region"),
+    "replicator_digest_sequence": ("gauge", "region strand"),
+    "replicator_divergent_keys": ("gauge", "region strand table"),
+    "replicator_drifted_rows_total": ("counter", "region"),
+    "replicator_duplicates_total": ("counter", "region strand stage"),
+    "replicator_epoch": ("gauge", "region strand"),
+    "replicator_feed_followers": ("gauge", "region"),
+    "replicator_feed_sent_sequence": ("gauge", "region strand follower"),
+    "replicator_head_sequence": ("gauge", "region strand"),
+    "replicator_heartbeat_age_seconds": ("gauge", "region strand stage"),
+    "replicator_info": ("gauge", "region version"),
+    "replicator_lag_blocks": ("gauge", "region strand stage"),
+    "replicator_lag_seconds": ("gauge", "region strand stage"),
+    "replicator_last_progress_timestamp_seconds": ("gauge", "region strand stage"),
+    "replicator_lease_remaining_seconds": ("gauge", "region strand"),
+    "replicator_mark_regressions_total": ("counter", "region strand"),
+    "replicator_quarantined_statements": ("gauge", "region strand"),
+    "replicator_ready": ("gauge", "region mode"),
+    "replicator_received_sequence": ("gauge", "region strand"),
+    "replicator_role": ("gauge", "region role"),
+    "replicator_settle_bytes": ("gauge", "region strand"),
+    "replicator_settle_entries": ("gauge", "region strand"),
+    "replicator_settle_late_total": ("counter", "region strand"),
+    "replicator_settle_oldest_gap_seconds": ("gauge", "region strand"),
+    "replicator_settle_open_gaps": ("gauge", "region strand"),
+    "replicator_settled_sequence": ("gauge", "region strand"),
+    "replicator_slot_retained_bytes": ("gauge", "region"),
+    "replicator_slot_safe_bytes": ("gauge", "region"),
+    "replicator_stage_condition": ("gauge", "region strand stage condition"),
+    "replicator_stage_trouble_seconds": ("gauge", "region strand stage reason"),
+    "replicator_uptime_seconds": ("gauge", "region"),
+    "replicator_verified_sequence": ("gauge", "region strand"),
+}
+
+
+class Fixed:
+    """A status source that always says the same."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.asked = 0
+        self._snapshot = snapshot
+
+    def snapshot(self) -> Snapshot:
+        self.asked += 1
+        return self._snapshot
+
+
+def scrape(snapshot: Snapshot) -> dict[str, float]:
+    """The samples of a scrape, by ``name{label="value",…}`` with the region left out."""
+    registry = CollectorRegistry()
+    Metrics(registry, Fixed(snapshot))
+    found = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()) if name != "region")
+            assert not sample.name.startswith(PREFIX) or sample.labels["region"] == snapshot.region
+            found[f"{sample.name.removeprefix(PREFIX)}{{{labels}}}"] = sample.value
+    return found
+
+
+def everything() -> Snapshot:
+    """A snapshot in which every figure is known."""
+    snapshot = samples.cut_off()
+    (strand,) = snapshot.strands
+    strand = dataclasses.replace(
+        strand,
+        quarantined_statements=1,
+        digest_sequence=90,
+        divergent_keys={"wallets": 2},
+        lease_remaining_seconds=3.5,
+        at_risk_blocks=4,
+    )
+    source = dataclasses.replace(samples.copying(), role="replica").source
+    assert source is not None
+    return dataclasses.replace(
+        snapshot,
+        strands=(strand,),
+        source=dataclasses.replace(source, retained_bytes=10, safe_bytes=20),
+        followers=samples.primary().followers,
+    )
+
+
+def test_the_catalogue_is_what_was_promised() -> None:
+    catalogue = {f"{PREFIX}{f.name}": (f.kind, " ".join(("region", *f.labels))) for f in CATALOGUE}
+    assert catalogue == EXPECTED
+    assert len(CATALOGUE) == len(EXPECTED)
+
+
+def test_a_scrape_of_everything_has_every_metric_with_its_labels() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry, Fixed(everything()))
+    scraped = {
+        sample.name: (family.type, set(sample.labels))
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+        if sample.name in EXPECTED
+    }
+    assert scraped == {name: (kind, set(labels.split())) for name, (kind, labels) in EXPECTED.items()}
+
+
+def test_the_figures_of_a_region_that_is_cut_off() -> None:
+    found = scrape(samples.cut_off())
+    assert found["lag_blocks{stage=end_to_end,strand=main}"] == 60
+    assert found["lag_blocks{stage=apply,strand=main}"] == 50
+    assert found["lag_seconds{stage=feed,strand=main}"] == pytest.approx(120.1)
+    assert found["heartbeat_age_seconds{stage=feed,strand=main}"] == pytest.approx(120.1)
+    assert found["stage_condition{condition=waiting,stage=feed,strand=main}"] == 1
+    assert found["stage_condition{condition=idle,stage=feed,strand=main}"] == 0
+    assert found["stage_trouble_seconds{reason=primary_unreachable,stage=feed,strand=main}"] == 115
+    assert found["settle_open_gaps{strand=main}"] == 2
+    assert found["settle_oldest_gap_seconds{strand=main}"] == 340
+    assert found["settle_late_total{strand=main}"] == 1
+    assert found["applied_blocks_total{strand=main}"] == 104_140
+    assert found["verified_sequence{strand=main}"] == 100
+    assert found["ready{mode=applied}"] == 0
+    assert found["role{role=replica}"] == 1
+    assert found["role{role=primary}"] == 0
+    moved_at = samples.committed(99.98) / 1e6
+    assert found["last_progress_timestamp_seconds{stage=apply,strand=main}"] == pytest.approx(moved_at, abs=0.001)
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    names = {name.split("{")[0] for name in scrape(samples.copying())}
+    assert not names & {"head_sequence", "received_sequence", "applied_blocks_total", "settle_entries", "lag_seconds"}
+    assert not names & {"divergent_keys", "lease_remaining_seconds", "at_risk_blocks", "slot_safe_bytes"}
+    assert "copied_rows" in names
+
+
+def test_a_scrape_is_one_moment() -> None:
+    source = Fixed(samples.healthy())
+    registry = CollectorRegistry()
+    Metrics(registry, source)
+    assert source.asked == 0
+    generate_latest(registry)
+    assert source.asked == 1
+
+
+def test_two_catalogues_on_one_registry_are_refused() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry, Fixed(samples.healthy()))
+    with pytest.raises(ValueError, match="Duplicated"):
+        Metrics(registry, Fixed(samples.healthy()))
+
+
+def test_lateness_is_a_histogram() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, Fixed(samples.healthy()))
+    metrics.settle_lateness.labels("tokyo", "main").observe(0.3)
+    buckets = {"region": "tokyo", "strand": "main", "le": "0.5"}
+    assert registry.get_sample_value("replicator_settle_lateness_seconds_bucket", buckets) == 1
+    assert registry.get_sample_value("replicator_settle_lateness_seconds_bucket", {**buckets, "le": "0.25"}) == 0
