@@ -25,22 +25,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from replicator.errors import ConfigError, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.observe.http import ROLE_PATHS, STATUS_PATHS
 
-# Balancers and Prometheus ask these without a token; they say how the region is, not what it holds.
-PUBLIC_PATHS = frozenset(
-    {
-        "/",
-        "/metrics",
-        "/health",
-        "/liveness",
-        "/readiness",
-        "/primary",
-        "/replica",
-        "/cluster",
-        "/history",
-        "/v1/status",
-    }
-)
 GRACEFUL_SECONDS = 1.0
 
 
@@ -60,13 +46,15 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def application(routes: Sequence[BaseRoute], token: str | None) -> ASGIApp:
-    """The ASGI application of these routes."""
+def application(routes: Sequence[BaseRoute], token: str | None, *, public_status: bool = True) -> ASGIApp:
+    """The ASGI application of these routes. With a token, only the role URLs that balancers ask are open to everybody,
+    and with ``public_status`` what shows how the region is."""
     app = Starlette(
         routes=routes,
         exception_handlers={ReplicatorError: _error, HTTPException: _http_error, Exception: _internal},
     )
-    return _TokenGuard(app, token) if token else app
+    public = ROLE_PATHS | (STATUS_PATHS if public_status else frozenset())
+    return _TokenGuard(app, token, public) if token else app
 
 
 async def serve(
@@ -107,12 +95,13 @@ def _check_address(listen: Listen) -> None:
 class _TokenGuard:
     """Asks for the bearer token on every path that is not public."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, public: frozenset[str]) -> None:
         self._app = app
+        self._public = public
         self._expected = f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS or self._is_allowed(scope):
+        if scope["type"] != "http" or scope["path"] in self._public or self._is_allowed(scope):
             await self._app(scope, receive, send)
             return
         refusal = Rejected(

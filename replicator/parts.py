@@ -1,0 +1,123 @@
+"""Concrete parts for a configuration: the only file that knows which source, replica and reader a word means.
+
+Guarantee: building a part opens nothing; what can fail fails when the part is started, where its stage is supervised.
+To add a source or a replica: write it against ``sources/base.py`` or ``replicas/base.py``, name it in ``config.models``
+and here, and let ``tests/contracts`` run on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from psycopg import conninfo
+
+from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.definition import Definition
+from replicator.feed.client import Upstream
+from replicator.http import Listen
+from replicator.ledger.commit import Options
+from replicator.ledger.request import Limits
+from replicator.ledger.tables import TableDeclaration
+from replicator.observe.snapshot import ReplicaView
+from replicator.replicas import postgres as postgres_replica
+from replicator.replicas import sqlite as sqlite_replica
+from replicator.replicas.base import Reader, Replica
+from replicator.sources import postgres as postgres_source
+from settle_buffer.config import SettleConfig
+
+MICROSECONDS = 1_000_000
+
+
+def listen(config: Config) -> Listen:
+    """Where the HTTP server listens."""
+    http = config.http
+    return Listen(
+        http.listen.host, http.listen.port, http.certificate, http.key, http.token.reveal() if http.token else None
+    )
+
+
+def upstream(config: Config) -> Upstream:
+    """Whom a replica region follows."""
+    follow = config.follow
+    assert follow is not None, "a replica region follows one"
+    token = follow.token.reveal() if follow.token else None
+    return Upstream(follow.primary, config.region.name, token, follow.ca, follow.idle_timeout_seconds)
+
+
+def settle_config(config: Config) -> SettleConfig:
+    """How entries settle."""
+    settle = config.settle
+    return SettleConfig(
+        window_us=round(settle.window_seconds * MICROSECONDS),
+        expire_after_us=round(settle.gap_expires_seconds * MICROSECONDS),
+        entries_limit=settle.max_entries,
+        bytes_limit=settle.max_bytes,
+    )
+
+
+def postgres_options(source: PostgresSource) -> postgres_source.PostgresOptions:
+    """A PostgreSQL source's options."""
+    return postgres_source.PostgresOptions(
+        dsn=source.conninfo(),
+        slot=source.slot,
+        publication=source.publication,
+        tables=source.tables,
+        user_column=source.user_column,
+        user_columns=source.user_columns,
+        heartbeat_seconds=source.heartbeat_seconds,
+        sequence_seconds=source.sequences_seconds,
+    )
+
+
+def ledger_options(config: Config, source: EmbeddedSource) -> Options:
+    """The embedded ledger's files and limits."""
+    assert config.state_path is not None
+    limits = Limits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
+    requests = config.region.data_dir / "requests.sqlite3"
+    return Options(config.state_path, requests, limits, source.idempotency_retention_seconds)
+
+
+def declarations(source: EmbeddedSource) -> tuple[TableDeclaration, ...]:
+    """The tables that the configuration declares."""
+    return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
+
+
+def replica(config: Config) -> Replica:
+    """The writing side of the region's copy."""
+    match config.replica:
+        case SqliteReplica(path=path):
+            return sqlite_replica.SqliteReplica(path)
+        case PostgresReplica() as postgres:
+            return postgres_replica.PostgresReplica(postgres.conninfo())
+        case None:
+            raise AssertionError("a replica region has a replica")
+
+
+def reader(config: Config, definitions: Callable[[], dict[int, Definition]]) -> Callable[[], Reader]:
+    """Opens the reading side of the region's ledger: its replica, or the primary's own database."""
+    if config.region.role == "replica":
+        match config.replica:
+            case SqliteReplica(path=path):
+                return lambda: sqlite_replica.SqliteReader(path)
+            case PostgresReplica() as postgres:
+                return lambda: postgres_replica.PostgresReader(postgres.conninfo())
+    match config.source:
+        case PostgresSource() as source:
+            return lambda: postgres_replica.PostgresReader(source.conninfo(), definitions())
+        case _:
+            state = config.state_path
+            assert state is not None
+            return lambda: sqlite_replica.SqliteReader(state)
+
+
+def replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:
+    """The replica for the status, without credentials."""
+    match config.replica:
+        case SqliteReplica(path=path):
+            return ReplicaView("sqlite", str(path), drifted_rows)
+        case PostgresReplica() as postgres:
+            fields = conninfo.conninfo_to_dict(postgres.dsn.reveal())
+            place = f"{fields.get('host', 'local')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
+            return ReplicaView("postgres", place, drifted_rows)
+        case None:
+            return None

@@ -1,0 +1,251 @@
+"""READ FIRST: one region's sidecar, from start to stop.
+
+    primary, PostgreSQL   source ─▶ Capture ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
+    primary, embedded     HTTP ─▶ Ledger ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
+    replica               feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica; Publisher, too
+    beside it, everywhere: history index · reads and verification over HTTP · metrics and status
+
+The stages share nothing but the journal and its ``Tail``: each runs by itself, is supervised by itself, and starts from
+what is durable. That is why a sidecar that is killed at any instruction loses, doubles and reorders nothing.
+
+Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): first no new
+requests, then the stages, each seeing its step through, then the files; after the deadline the process ends hard, which
+is safe. Concrete parts are picked in ``parts.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+import trio
+from prometheus_client import CollectorRegistry
+from starlette.routing import BaseRoute
+
+from replicator import parts
+from replicator.block import Block
+from replicator.board import Board, StageTrouble, now
+from replicator.config import Config, EmbeddedSource, PostgresSource
+from replicator.errors import ConfigError
+from replicator.feed.follow import Follower
+from replicator.feed.publish import Publisher
+from replicator.http import application, serve
+from replicator.journal.capture import Capture
+from replicator.journal.history import HistoryIndex
+from replicator.journal.store import Journal
+from replicator.journal.tail import Tail
+from replicator.ledger.ledger import Ledger
+from replicator.marks import StageName
+from replicator.observe.http import routes as observe_routes
+from replicator.observe.metrics import Metrics
+from replicator.progress import Progress
+from replicator.replay.apply import Replayer
+from replicator.replay.loop import Hold, Replay
+from replicator.replicas.base import Applied
+from replicator.sources.postgres import PostgresSource as Postgres
+from replicator.supervise import Backoff, supervise
+from replicator.view import View
+
+log = logging.getLogger("replicator")
+
+HISTORY_PAUSE_SECONDS = 0.2  # the index gives way to replay
+
+
+async def run(config: Config, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run a region until it is told to stop. Raises ConfigError, Unavailable or Halted if it cannot start."""
+    config.region.data_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
+        await Sidecar(config, journal).run(task_status)
+
+
+class Sidecar:
+    """The parts of a running region, joined."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self.config = config
+        self.journal = journal
+        strand = config.region.strand
+        last = journal.block(strand, journal.head(strand).sequence)
+        self.tail = Tail(journal.head(strand), last.header.committed_at if last else 0)
+        self.applied = Tail(journal.base(strand))
+        self.board = Board(Progress(strand, _stages(config), now()))
+        self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
+        self.view = View(config, journal, self.tail, self.board)
+        self.publisher = Publisher(journal, {strand: self.tail}, config.feed.heartbeat_seconds, self.view.source_heard)
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, self.view)
+        self.view.publisher = self.publisher
+        self._stopping = trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[str]) -> None:
+        """Start everything, wait for the signal to stop, stop in order."""
+        await trio.to_thread.run_sync(self.history.open)
+        if self.tail.head.sequence:
+            self.board.progress.advance("settled", self.tail.head.sequence, self.tail.committed_at, now())
+        stages, routes = self._role()
+        routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *routes]
+        listen = parts.listen(self.config)
+        app = application(routes, listen.token, public_status=self.config.http.public_status)
+        async with trio.open_nursery() as serving:
+            (address,) = await serving.start(serve, app, listen, self._stopping.wait)
+            async with trio.open_nursery() as running:
+                for stage in [*stages, self._index_history]:
+                    running.start_soon(stage)
+                log.info("region %s, %s, listens at %s", self.config.region.name, self.config.region.role, address)
+                task_status.started(address)
+                await self._stop_signal()
+                self._stopping.set()
+                running.cancel_scope.cancel()
+        log.info("region %s stopped at %s", self.config.region.name, self.tail.head)
+
+    def _role(self) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+        """The stages and routes of the role that this region has."""
+        if self.config.region.role == "replica":
+            return self._replica()
+        match self.config.source:
+            case PostgresSource() as source:
+                return self._postgres_primary(source)
+            case EmbeddedSource() as source:
+                return self._embedded_primary(source)
+            case None:
+                raise AssertionError("a primary has a source")
+
+    # -- roles
+
+    def _postgres_primary(
+        self, settings: PostgresSource
+    ) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+        source = Postgres(parts.postgres_options(settings))
+        self.view.source = source
+        capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
+        return [lambda: self._supervised("source", capture.run_once, self.board.source)], []
+
+    def _embedded_primary(
+        self, settings: EmbeddedSource
+    ) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+        region = self.config.region
+        options = parts.ledger_options(self.config, settings)
+        ledger = Ledger(self.journal, region.strand, region.epoch, options, self._committed)
+        declarations = parts.declarations(settings)
+        return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], []
+
+    def _replica(self) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+        config = self.config
+        replica = parts.replica(config)
+        self.view.replica = replica
+        follower = Follower(
+            parts.upstream(config),
+            parts.settle_config(config),
+            config.region.spool_path,
+            self.journal,
+            self.tail,
+            self.board,
+            self._backoff,
+        )
+        self.view.follower = follower
+        batch = config.replay
+        replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
+        hold = Hold()
+        replay = Replay(replayer, self.tail, hold, self._applied)
+        return [
+            lambda: self._supervised("settle", follower.run_once, self.board.settle),
+            lambda: self._supervised("apply", replay.run_once, self.board.apply),
+        ], []
+
+    def _backoff(self) -> Backoff:
+        follow = self.config.follow
+        least, most = (follow.reconnect_min_seconds, follow.reconnect_max_seconds) if follow else (0.2, 15.0)
+        return Backoff(least, most, random.Random())
+
+    async def _supervised(self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble) -> None:
+        await supervise(name, run_once, trouble, self._backoff())
+
+    # -- what the stages report
+
+    def _captured(self, blocks: Sequence[Block]) -> None:
+        self.board.captured(blocks[-1].header)
+
+    def _committed(self, applied: Applied) -> None:
+        """The embedded ledger's state stands here, and so does its journal."""
+        if applied.position.sequence > self.tail.head.sequence:
+            self.tail.moved(applied.position, applied.committed_at)
+        self._applied(applied)
+
+    def _applied(self, applied: Applied) -> None:
+        self.applied.moved(applied.position, applied.committed_at)
+        self.view.applied_blocks = applied.blocks
+        self.board.applied(applied)
+
+    # -- beside the flow
+
+    async def _index_history(self) -> None:
+        """Bring the history index after what readers can see, when there is time for it."""
+        if not self.config.replay.history:
+            return
+        strand = self.config.region.strand
+        visible = self.tail if self.view.replica is None else self.applied
+        indexed = await trio.to_thread.run_sync(self.history.indexed, strand)
+        while True:
+            await visible.beyond(indexed)
+            indexed = await trio.to_thread.run_sync(self.history.step, strand, visible.head.sequence)
+            if visible.head.sequence < self.tail.head.sequence:
+                await trio.sleep(HISTORY_PAUSE_SECONDS)
+
+    async def _stop_signal(self) -> None:
+        """Return when the process is told to stop. From then on the deadline runs."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                deadline = self.config.stop.deadline_seconds
+                log.info("%s: stopping within %.0f s", signal.Signals(number).name, deadline)
+                _end_after(deadline)
+                return
+
+
+def _stages(config: Config) -> list[StageName]:
+    if config.region.role == "replica":
+        return ["feed", "settle", "apply"]
+    return ["source"] if isinstance(config.source, PostgresSource) else ["apply"]
+
+
+def _end_after(seconds: float) -> None:
+    """End the process hard if it has not stopped by then; what is durable does not depend on an orderly end."""
+
+    def end() -> None:
+        log.error("not stopped within %.0f s: ending now", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep a second sidecar out of the data directory. The lock goes with the process, however it ends."""
+    with (directory / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                "data_dir_in_use",
+                "another sidecar runs on this data directory",
+                place=f"[region] data_dir = {directory}",
+                cure="stop the other one, or give this region a directory of its own",
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _opened(journal: Journal) -> Iterator[Journal]:
+    journal.open()
+    try:
+        yield journal
+    finally:
+        journal.close()

@@ -1,0 +1,124 @@
+"""The region at one moment, for status and metrics: what the running parts report, put together.
+
+Guarantee: quick, and without I/O; it is asked on every scrape.
+"""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from replicator import __version__, parts
+from replicator.board import Board, now
+from replicator.config import Config
+from replicator.feed.follow import Follower
+from replicator.feed.publish import Publisher
+from replicator.journal.store import Journal
+from replicator.journal.tail import Tail
+from replicator.observe.snapshot import (
+    Event,
+    FollowerView,
+    GapView,
+    SettleView,
+    Snapshot,
+    SourceView,
+    StrandState,
+)
+from replicator.replicas.base import Replica
+from replicator.sources.base import Source
+
+
+class View:
+    """Puts snapshots together. Parts that this region's role does not have stay None."""
+
+    def __init__(self, config: Config, journal: Journal, tail: Tail, board: Board) -> None:
+        self._config = config
+        self._journal = journal
+        self._tail = tail
+        self._board = board
+        self._started = trio.current_time()
+        self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self.source: Source | None = None
+        self.replica: Replica | None = None
+        self.follower: Follower | None = None
+        self.publisher: Publisher | None = None
+        self.applied_blocks: int | None = None
+
+    def source_heard(self) -> int | None:
+        """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
+        wall = time.time_ns() // 1000
+        if self.source is None:
+            return wall if self._config.region.role == "primary" else None
+        heard_at = self.source.report.heard_at
+        return None if heard_at is None else wall - round((trio.current_time() - heard_at) * 1e6)
+
+    def snapshot(self) -> Snapshot:
+        """The region, now."""
+        region, follow = self._config.region, self._config.follow
+        if self.source is not None and self.source.report.heard_at is not None:
+            self._board.progress.hear("source", self.source.report.heard_at)
+        return Snapshot(
+            region=region.name,
+            role=region.role,
+            version=__version__,
+            at_us=time.time_ns() // 1000,
+            uptime_seconds=trio.current_time() - self._started,
+            strands=(self._strand(),),
+            source=self._source(),
+            replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
+            followers=self._followers(),
+            primary_url=follow.primary if follow else None,
+            history=self._history,
+        )
+
+    def _strand(self) -> StrandState:
+        return StrandState(
+            progress=self._board.progress.view(now()),
+            epoch=self._tail.head.epoch or self._config.region.epoch,
+            position=self._tail.head,
+            applied_blocks=self.applied_blocks,
+            settle=self._settle(),
+        )
+
+    def _source(self) -> SourceView | None:
+        if self.source is None:
+            kind = self._config.source.kind if self._config.source and self._config.region.role == "primary" else None
+            return None if kind is None else SourceView(kind, "serving")
+        report = self.source.report
+        return SourceView(
+            kind="postgres",
+            phase=report.phase,
+            seen=report.seen,
+            copied_rows=report.copied_rows,
+            copy_rows_estimate=report.copy_rows_estimate,
+            retained_bytes=report.retained_bytes,
+            safe_bytes=report.safe_bytes,
+            duplicates=report.duplicates,
+        )
+
+    def _settle(self) -> SettleView | None:
+        if self.follower is None:
+            return None
+        status = self.follower.status()
+        return SettleView(
+            entries=status.held_entries,
+            bytes=status.held_bytes,
+            gaps=tuple(
+                GapView(
+                    gap.first,
+                    gap.last,
+                    "expired" if gap.expired else "requested" if gap.requests else "open",
+                    gap.age_us / 1e6,
+                )
+                for gap in status.gaps
+            ),
+            late=sum(strand.late for strand in status.strands),
+            duplicates=sum(strand.duplicates for strand in status.strands),
+        )
+
+    def _followers(self) -> tuple[FollowerView, ...]:
+        if self.publisher is None:
+            return ()
+        strand = self._config.region.strand
+        return tuple(FollowerView(f.region, strand, f.sent) for f in self.publisher.followers.values())
