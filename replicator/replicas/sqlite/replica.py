@@ -139,15 +139,19 @@ class SqliteReplica:
         new_key = [row[place] for place in rows.definition.key_places]
         if new_key != before:
             self._drifted_now += self._open.execute(rows.delete, new_key).rowcount
-        if self._open.execute(rows.update_of(places, with_key=True), [*row, *before]).rowcount != 1:
+        parameters = [*(row[place] for place in places), *before]
+        if self._open.execute(rows.update_of(places), parameters).rowcount != 1:
             raise _row_missing(rows.definition, before)
 
     def _patch(self, rows: Rows, images: Sequence[bytes]) -> None:
         for image in images:
             places, row = rows.patch(image)
-            statement = rows.update_of(places)
-            if statement and self._open.execute(statement, row).rowcount != 1:
-                raise _row_missing(rows.definition, [row[place] for place in rows.definition.key_places])
+            key_places = rows.definition.key_places
+            changed = [place for place in places if place not in key_places]
+            key = [row[place] for place in key_places]
+            parameters = [*(row[place] for place in changed), *key]
+            if changed and self._open.execute(rows.update_of(changed), parameters).rowcount != 1:
+                raise _row_missing(rows.definition, key)
 
     def _insert(self, definition: Definition, rows: list[list[Stored]]) -> None:
         """Insert; if some row is there already, do it again in the way that counts them and ends with ours."""

@@ -1,13 +1,13 @@
 """What a definition means in SQLite: names, SQL text, and how row images become parameters. Pure.
 
-Parameters are numbered by the column's place in the row (``?1`` is the first column), in every statement, so that one
-decoded row fits all of them.
+Parameters of whole rows are numbered by the column's place (``?1`` is the first column), so that one decoded row fits
+every statement.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from replicator.definition import Definition
 from replicator.errors import Corrupt
@@ -31,17 +31,13 @@ class Rows:
         self.names = [column.name for column in definition.columns]
         self.storages = [storage_of(column) for column in definition.columns]
         self.key_storages = [self.storages[place] for place in definition.key_places]
-        self.where_key = " AND ".join(f"{quoted(name)} = ?{place + 1}" for name, place in self._key())
         self.insert = self._insert()
         self.insert_missing = f"{self.insert} ON CONFLICT DO NOTHING"
         self.upsert = f"{self.insert} ON CONFLICT DO UPDATE SET {self._excluded()}" if self._values() else ""
-        self.update = self.update_of(range(len(self.names)))
+        self.update = self._update()
         self.delete = f"DELETE FROM {self.table} WHERE " + " AND ".join(
             f"{quoted(name)} = ?{number}" for number, name in enumerate(definition.key, 1)
         )
-
-    def _key(self) -> Iterable[tuple[str, int]]:
-        return zip(self.definition.key, self.definition.key_places, strict=True)
 
     def _values(self) -> list[str]:
         return [name for name in self.names if name not in self.definition.key]
@@ -54,20 +50,19 @@ class Rows:
         marks = ", ".join(f"?{number}" for number in range(1, len(names) + 1))
         return f"INSERT INTO {self.table} ({', '.join(map(quoted, names))}) VALUES ({marks})"
 
-    def update_of(self, places: Iterable[int], with_key: bool = False) -> str:
-        """An update of the columns at these places, found by the key in the row; empty if there is nothing to set.
-        ``with_key`` sets the key's columns too; the key before then follows the row's parameters."""
-        key_places = self.definition.key_places
-        changed = [place for place in places if with_key or place not in key_places]
-        if not changed or not key_places:
+    def _update(self) -> str:
+        """An update of a whole row; empty if there is nothing beside the key."""
+        sets = [f"{quoted(name)} = ?{place + 1}" for place, name in enumerate(self.names) if name in self._values()]
+        if not sets or not self.definition.key:
             return ""
-        sets = ", ".join(f"{quoted(self.names[place])} = ?{place + 1}" for place in changed)
-        where = self.where_key
-        if with_key:
-            first = len(self.names) + 1
-            where = " AND ".join(
-                f"{quoted(name)} = ?{number}" for number, name in enumerate(self.definition.key, first)
-            )
+        pairs = zip(self.definition.key, self.definition.key_places, strict=True)
+        where = " AND ".join(f"{quoted(name)} = ?{place + 1}" for name, place in pairs)
+        return f"UPDATE {self.table} SET {', '.join(sets)} WHERE {where}"
+
+    def update_of(self, places: Sequence[int]) -> str:
+        """An update of the columns at these places. Parameters are their values, then the key of the row."""
+        sets = ", ".join(f"{quoted(self.names[place])} = ?" for place in places)
+        where = " AND ".join(f"{quoted(name)} = ?" for name in self.definition.key)
         return f"UPDATE {self.table} SET {sets} WHERE {where}"
 
     def rows(self, images: Sequence[bytes]) -> list[list[Stored]]:

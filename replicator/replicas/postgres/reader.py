@@ -1,0 +1,187 @@
+"""The reading side on PostgreSQL: on a replica, or with given definitions on any database, such as a primary.
+
+Values are taken as the text that the server prints, so they are canonical whatever a driver would make of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import psycopg
+
+from replicator.definition import Definition
+from replicator.errors import Rejected, Unavailable
+from replicator.replicas.base import Applied, Document
+from replicator.replicas.keys import checked_key, checked_text, unknown_table
+from replicator.replicas.postgres import few, schema, session
+from replicator.replicas.postgres.few import Text
+from replicator.replicas.postgres.replica import read_applied
+from replicator.replicas.postgres.rows import PLACE_COLUMNS
+from replicator.replicas.postgres.session import quoted
+from replicator.values import json_of
+
+FETCH_ROWS = 2000
+_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "30s", "lock_timeout": "5s"}
+
+
+class PostgresReader:
+    """See ``base.Reader``. With ``definitions`` it reads those tables of a database that is no replica: then
+    ``applied`` is None."""
+
+    def __init__(self, dsn: str, definitions: Mapping[int, Definition] | None = None) -> None:
+        self._place = session.place_of(dsn)
+        self._given = None if definitions is None else {table.name: table for table in definitions.values()}
+        self._fixed = False
+        self._number = -1
+        self._definitions: dict[str, Definition] = {}
+        self._connection = session.connect(dsn, _SETTINGS)
+        few.prepare(self._connection)
+
+    def close(self) -> None:
+        with contextlib.suppress(psycopg.Error):
+            self._connection.close()
+
+    def snapshot(self) -> None:
+        with session.translated(self._place):
+            if not self._in_transaction():
+                self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                self._connection.execute("SELECT 1")  # the first statement fixes what is seen
+                self._fixed = True
+
+    def applied(self, strand: str) -> Applied | None:
+        with self._one_moment():
+            return read_applied(self._connection, strand) if self._is_replica() else None
+
+    def tables(self) -> list[Definition]:
+        with self._one_moment():
+            return sorted(self._current().values(), key=lambda definition: definition.label)
+
+    def document(self, table: str, key: Sequence[str]) -> Document | None:
+        with self._one_moment():
+            definition = self._definition(table)
+            where = " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(definition.key, 1))
+            found = self._documents(definition, where, _key(definition, key), 1)
+        return found[0] if found else None
+
+    def of_user(self, table: str, user: str, limit: int, after: Sequence[str] | None) -> list[Document]:
+        with self._one_moment():
+            definition = self._definition(table)
+            if definition.user is None:
+                return []
+            (column,) = (column for column in definition.columns if column.name == definition.user)
+            where = f"{quoted(definition.user)} = $1"
+            parameters = [Text(checked_text(column, user).encode())]
+            if after is not None:
+                parameters += _key(definition, after)
+                marks = ", ".join(f"${number}" for number in range(2, len(parameters) + 1))
+                where += f" AND ({_listed(definition.key)}) > ({marks})"
+            return self._documents(definition, where, parameters, limit)
+
+    def rows(self, table: str) -> Iterator[list[str | None]]:
+        with self._one_moment():
+            definition = self._definition(table)
+            names = _listed([column.name for column in definition.columns])
+            self._execute(
+                f"DECLARE replicator_rows NO SCROLL CURSOR FOR SELECT {names} FROM {quoted(*definition.name)}"
+            )
+            fetch = f"FETCH {FETCH_ROWS} FROM replicator_rows"
+            while rows := _texts(self._execute(fetch)):
+                yield from rows
+            self._execute("CLOSE replicator_rows")
+
+    def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
+        names = [column.name for column in definition.columns]
+        order = _listed(definition.key or self._places())
+        cursor = psycopg.RawCursor(self._connection)
+        statement = (
+            f"SELECT {_listed(names)} FROM {quoted(*definition.name)} WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
+        )
+        try:
+            # A key that is refused must not end the snapshot.
+            with self._connection.transaction() if self._fixed else contextlib.nullcontext():
+                cursor.execute(statement.encode(), parameters)
+        except psycopg.DataError as error:
+            place = f"table {definition.label}"
+            cure = "write the key as the database prints it"
+            raise Rejected("bad_key", f"the key is not of its type: {error}", place=place, cure=cure) from error
+        return [_document(definition, row) for row in _texts(cursor)]
+
+    def _places(self) -> Sequence[str]:
+        return PLACE_COLUMNS if self._given is None else ("ctid",)
+
+    def _definition(self, table: str) -> Definition:
+        definition = self._current().get(table)
+        if definition is None:
+            raise unknown_table(table)
+        return definition
+
+    def _current(self) -> dict[str, Definition]:
+        """The definitions as this reader sees them now; read anew only if one was written."""
+        if self._given is not None:
+            return {definition.label: definition for definition in self._given.values()}
+        if not self._is_replica():
+            return {}
+        answer = self._connection.execute("SELECT coalesce(max(number), 0) FROM replicator.definition").fetchone()
+        if answer is not None and answer[0] != self._number:
+            found = schema.current_definitions(self._connection)
+            self._definitions = {definition.label: definition for definition in found.values()}
+            self._number = int(answer[0])
+        return self._definitions
+
+    def _is_replica(self) -> bool:
+        if self._given is not None:
+            return False
+        return self._connection.execute("SELECT to_regclass('replicator.definition')").fetchone() != (None,)
+
+    def _in_transaction(self) -> bool:
+        return self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+
+    @contextlib.contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """Everything read within belongs to one commit, with or without ``snapshot``."""
+        if self._connection.closed:
+            raise Unavailable(
+                "replica_unreachable", "the connection is closed", place=self._place, cure="open it again"
+            )
+        with session.translated(self._place):
+            if self._in_transaction():
+                yield
+                return
+            self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                yield
+            finally:
+                if not self._connection.closed:
+                    self._connection.execute("ROLLBACK")
+
+    def _execute(self, statement: str) -> psycopg.Cursor:
+        return self._connection.execute(statement.encode())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(quoted, names))
+
+
+def _key(definition: Definition, key: Sequence[str]) -> list[Text]:
+    return [Text(text.encode()) for _, text in checked_key(definition, key)]
+
+
+def _texts(cursor: psycopg.Cursor | psycopg.RawCursor) -> list[list[str | None]]:
+    """The answer's rows as the server printed them."""
+    result = cursor.pgresult
+    assert result is not None
+    columns = range(result.nfields)
+    value = result.get_value
+    return [
+        [None if (data := value(row, column)) is None else str(data, "utf-8") for column in columns]
+        for row in range(result.ntuples)
+    ]
+
+
+def _document(definition: Definition, row: Sequence[str | None]) -> Document:
+    values = {
+        column.name: None if text is None else json_of(column)(text)
+        for column, text in zip(definition.columns, row, strict=True)
+    }
+    return Document(definition, {name: values[name] for name in definition.key}, values)

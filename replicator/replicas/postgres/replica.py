@@ -1,0 +1,194 @@
+"""The writing side on PostgreSQL: one session, one transaction at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import psycopg
+
+from replicator.definition import Definition, unpack_definition
+from replicator.errors import Unavailable
+from replicator.position import Position
+from replicator.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
+from replicator.replicas.postgres import bulk, few, schema, sequences, session
+from replicator.replicas.postgres.bulk import BulkRows, with_places
+from replicator.replicas.postgres.few import FewRows, is_few
+from replicator.replicas.postgres.rows import Rows
+
+_SETTINGS = {
+    **bulk.SETTINGS,
+    "synchronous_commit": "off",
+    "lock_timeout": "5s",
+    "statement_timeout": "15min",
+    "idle_in_transaction_session_timeout": "15min",
+}
+# An arbitrary number that every sidecar locks in the database it writes to.
+_LOCK = 7_235_421_398_517
+_DELETE_LIMIT_BYTES = 256 << 20
+
+
+class _Table:
+    """A definition's SQL and the two ways of writing by it."""
+
+    def __init__(self, connection: psycopg.Connection, definition: Definition, number: int) -> None:
+        self.definition = definition
+        self.rows = Rows(definition, schema.column_types(connection, definition), number)
+        self.few = FewRows(connection, self.rows)
+        self.bulk = BulkRows(connection, self.rows)
+
+
+class PostgresReplica:
+    """See ``base.Replica``. ``drifted_rows`` counts since the replica was made, committed transactions only."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._place = session.place_of(dsn)
+        self._connection: psycopg.Connection | None = None
+        self._tables: dict[int, _Table] = {}
+        self._made = 0
+        self._drifted_now = 0
+        self.drifted_rows = 0
+
+    @property
+    def _open(self) -> psycopg.Connection:
+        assert self._connection is not None, "open() comes first"
+        return self._connection
+
+    def open(self) -> None:
+        self.close()
+        connection = session.connect(self._dsn, _SETTINGS)
+        try:
+            with session.translated(self._place):
+                few.prepare(connection)
+                self._lock(connection)
+                schema.create_own_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _lock(self, connection: psycopg.Connection) -> None:
+        answer = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone()
+        if answer != (True,):
+            raise Unavailable(
+                "replica_in_use",
+                "another session writes to this replica: a second sidecar, or this one's former session, still ending",
+                place=self._place,
+                cure="stop the other sidecar; a former session ends by itself",
+            )
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._tables.clear()
+        self._drifted_now = 0
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    def applied(self, strand: str) -> Applied | None:
+        with session.translated(self._place):
+            return read_applied(self._open, strand)
+
+    def definitions(self, strand: str) -> dict[int, Definition]:
+        with session.translated(self._place):
+            sql = "SELECT relation, definition FROM replicator.definition WHERE strand = %s"
+            return {relation: unpack_definition(data) for relation, data in self._open.execute(sql, [strand])}
+
+    def begin(self) -> None:
+        self._drifted_now = 0
+        with session.translated(self._place):
+            self._open.execute("BEGIN")
+        for table in self._tables.values():
+            table.bulk.transaction_begins()
+
+    def rollback(self) -> None:
+        self._drifted_now = 0
+        self._tables.clear()  # staging tables and definitions of the transaction are gone
+        with session.translated(self._place):
+            self._open.execute("ROLLBACK")
+
+    def commit(self, applied: Applied) -> None:
+        strand, epoch, sequence, digest = applied.position
+        with session.translated(self._place):
+            with self._open.pipeline():
+                self._open.execute(
+                    "INSERT INTO replicator.position VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (strand) DO UPDATE SET"
+                    " epoch = excluded.epoch, sequence = excluded.sequence, hash = excluded.hash,"
+                    " committed_at = excluded.committed_at, blocks = excluded.blocks",
+                    (strand, epoch, sequence, digest, applied.committed_at, applied.blocks),
+                )
+                committed = self._open.execute("COMMIT")
+            assert committed.statusmessage == "COMMIT", "a transaction that failed was committed"
+        self.drifted_rows += self._drifted_now
+        self._drifted_now = 0
+
+    def apply(self, strand: str, steps: Sequence[Step]) -> None:
+        with session.translated(self._place):
+            for step in steps:
+                match step:
+                    case Change():
+                        self._change(step)
+                    case Append():
+                        self._append(step)
+                    case Define(relation, definition):
+                        self._tables.clear()
+                        schema.define(self._open, strand, relation, definition)
+                    case Truncate(definition):
+                        self._truncate(definition)
+                    case SetSequence():
+                        sequences.advance(self._open, step)
+
+    def _table(self, definition: Definition) -> _Table:
+        table = self._tables.get(id(definition))
+        if table is None or table.definition is not definition:
+            self._made += 1
+            table = self._tables[id(definition)] = _Table(self._open, definition, self._made)
+        return table
+
+    def _change(self, change: Change) -> None:
+        table = self._table(change.definition)
+        if change.deletes:
+            way = table.few if is_few(change.deletes) else table.bulk
+            self._drifted_now += way.delete(change.deletes)
+        for key, image in change.moves:
+            self._drifted_now += table.few.move(key, image)
+        if change.patches:
+            table.few.patch(change.patches)
+        if change.inserts:
+            self._drifted_now += self._insert(table, change.inserts)
+        if change.updates:
+            self._drifted_now += self._update(table, change.updates)
+
+    def _insert(self, table: _Table, images: Sequence[bytes]) -> int:
+        if is_few(images):
+            return table.few.upsert(images).count(False)
+        return table.bulk.insert(images)
+
+    def _update(self, table: _Table, images: Sequence[bytes]) -> int:
+        if is_few(images):
+            return table.few.upsert(images).count(True)
+        return table.bulk.merge(images)
+
+    def _append(self, step: Append) -> None:
+        table = self._table(step.definition)
+        if is_few(step.rows):
+            self._drifted_now += table.few.upsert(step.rows, step.places).count(False)
+        else:
+            self._drifted_now += table.bulk.insert(with_places(step.rows, step.places))
+
+    def _truncate(self, definition: Definition) -> None:
+        """By DELETE, which readers with an older snapshot do not see; by TRUNCATE, which they do, where a DELETE would
+        take minutes."""
+        name = session.quoted(*definition.name)
+        answer = self._open.execute("SELECT pg_table_size(%s::regclass)", [name]).fetchone()
+        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES
+        self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
+
+
+def read_applied(connection: psycopg.Connection, strand: str) -> Applied | None:
+    """The stored position of a strand."""
+    found = connection.execute(
+        "SELECT epoch, sequence, hash, committed_at, blocks FROM replicator.position WHERE strand = %s", [strand]
+    ).fetchone()
+    return None if found is None else Applied(Position(strand, *found[:3]), found[3], found[4])

@@ -1,0 +1,111 @@
+"""What a definition means in PostgreSQL: names, SQL text, staging tables. Pure.
+
+A column whose rows come in binary is staged in its own type; one whose rows come as text is staged as ``text`` and cast
+to its type, which runs the type's input function: what the source printed is read as the source would read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from replicator.definition import Definition
+from replicator.replicas.postgres.session import quoted
+
+PLACE_COLUMNS = ("_sequence", "_ordinal")
+
+
+class Rows:
+    """A definition's SQL, made once a session. ``types`` are the SQL types that the replica's columns have;
+    ``number`` names the staging tables."""
+
+    def __init__(self, definition: Definition, types: Sequence[str], number: int) -> None:
+        self.definition = definition
+        self.table = quoted(*definition.name)
+        self.names = [column.name for column in definition.columns]
+        self.types = list(types)
+        self.binary = all(column.format == "binary" for column in definition.columns)
+        self.formats = [column.format == "binary" for column in definition.columns]
+        self.key_formats = [self.formats[place] for place in definition.key_places]
+        self.stage = f"pg_temp.stage_{number}"
+        self.key_stage = f"pg_temp.stage_{number}_keys"
+
+    # -- rows by the thousand
+
+    def create_stage(self) -> str:
+        """The staging table of whole rows; its rows go with the transaction. Keyless tables stage their places too."""
+        columns = [f"{quoted(name)} {self._staged_type(place)}" for place, name in enumerate(self.names)]
+        if not self.definition.key:
+            columns += [f"{name} bigint" for name in PLACE_COLUMNS]
+        return f"CREATE TEMP TABLE {self.stage} ({', '.join(columns)}) ON COMMIT DELETE ROWS"
+
+    def create_key_stage(self) -> str:
+        """The staging table of keys."""
+        columns = [f"{quoted(self.names[place])} {self._staged_type(place)}" for place in self.definition.key_places]
+        return f"CREATE TEMP TABLE {self.key_stage} ({', '.join(columns)}) ON COMMIT DELETE ROWS"
+
+    def copy_in(self, table: str) -> str:
+        """COPY of row images, behind their places in a keyless table."""
+        columns = [*(() if self.definition.key else PLACE_COLUMNS), *self.names]
+        return f"COPY {table} ({_listed(columns)}) FROM STDIN (FORMAT binary)"
+
+    def copy_keys(self) -> str:
+        """COPY of key images."""
+        return f"COPY {self.key_stage} ({_listed(self.definition.key)}) FROM STDIN (FORMAT binary)"
+
+    def merge(self) -> str:
+        """Take the staged rows; tells how many were not there before."""
+        columns = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
+        staged = [self._staged(place) for place in range(len(self.names))]
+        staged += [] if self.definition.key else list(PLACE_COLUMNS)
+        return (
+            f"WITH merged AS (INSERT INTO {self.table} ({_listed(columns)}) SELECT {', '.join(staged)}"
+            f" FROM {self.stage} AS s {self._on_conflict()} RETURNING xmax = 0 AS fresh)"
+            " SELECT count(*) FILTER (WHERE fresh) FROM merged"
+        )
+
+    def delete_staged(self) -> str:
+        """Delete the rows of the staged keys."""
+        pairs = (f"t.{quoted(self.names[place])} = {self._staged(place)}" for place in self.definition.key_places)
+        return f"DELETE FROM {self.table} AS t USING {self.key_stage} AS s WHERE {' AND '.join(pairs)}"
+
+    def _staged_type(self, place: int) -> str:
+        return self.types[place] if self.formats[place] else "text"
+
+    def _staged(self, place: int) -> str:
+        name = f"s.{quoted(self.names[place])}"
+        return name if self.formats[place] else f"{name}::{self.types[place]}"
+
+    def _on_conflict(self) -> str:
+        values = [name for name in self.names if name not in self.definition.key]
+        target = _listed(self.definition.key or PLACE_COLUMNS)
+        if not values:
+            return f"ON CONFLICT ({target}) DO NOTHING"
+        sets = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in values)
+        return f"ON CONFLICT ({target}) DO UPDATE SET {sets}"
+
+    # -- a few rows; a parameter's type is its column's, so text goes through the type's input function
+
+    def upsert(self) -> str:
+        """One row; tells whether it was not there before (no answer: it was there and stays as it is)."""
+        columns = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
+        marks = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+        return (
+            f"INSERT INTO {self.table} ({_listed(columns)}) VALUES ({marks}) {self._on_conflict()}"
+            " RETURNING xmax = 0 AS fresh"
+        )
+
+    def delete(self) -> str:
+        """The row of one key."""
+        return f"DELETE FROM {self.table} WHERE {self._where_key(1)}"
+
+    def update(self, places: Sequence[int]) -> str:
+        """The columns at these places, of the row of one key; the key's parameters come last."""
+        sets = ", ".join(f"{quoted(self.names[place])} = ${number}" for number, place in enumerate(places, 1))
+        return f"UPDATE {self.table} SET {sets} WHERE {self._where_key(len(places) + 1)}"
+
+    def _where_key(self, first: int) -> str:
+        return " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(self.definition.key, first))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(quoted, names))

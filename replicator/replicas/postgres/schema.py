@@ -1,0 +1,245 @@
+"""Tables on PostgreSQL: created, adopted if they are empty and alike, made to follow their definition.
+
+A table that another program made and that differs, or has rows, is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import psycopg
+
+from replicator.definition import Column, Definition, pack_definition, unpack_definition
+from replicator.errors import Halted
+from replicator.evolution import changes
+from replicator.replicas.postgres import sequences
+from replicator.replicas.postgres.rows import PLACE_COLUMNS
+from replicator.replicas.postgres.session import quoted
+
+NAME_LIMIT_BYTES = 63
+_OWN_TABLES = (
+    "CREATE SCHEMA IF NOT EXISTS replicator",
+    """CREATE TABLE IF NOT EXISTS replicator.position (
+        strand text PRIMARY KEY, epoch bigint NOT NULL, sequence bigint NOT NULL, hash bytea NOT NULL,
+        committed_at bigint NOT NULL, blocks bigint NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS replicator.definition (
+        number bigserial, strand text, relation bigint, namespace text NOT NULL, name text NOT NULL,
+        definition bytea NOT NULL, PRIMARY KEY (strand, relation))""",
+    """CREATE TABLE IF NOT EXISTS replicator.sequence (
+        namespace text, name text, value bigint NOT NULL, increment bigint NOT NULL, PRIMARY KEY (namespace, name))""",
+)
+
+
+def create_own_tables(connection: psycopg.Connection) -> None:
+    """The sidecar's three tables, unless they are there."""
+    if connection.execute("SELECT to_regclass('replicator.sequence')").fetchone() == (None,):
+        with connection.transaction():
+            for statement in _OWN_TABLES:
+                connection.execute(statement)
+
+
+def current_definitions(connection: psycopg.Connection) -> dict[tuple[str, str], Definition]:
+    """The definition in force of every table, by its name."""
+    found = connection.execute("SELECT definition FROM replicator.definition ORDER BY number").fetchall()
+    definitions = [unpack_definition(data) for (data,) in found]
+    return {definition.name: definition for definition in definitions}
+
+
+def define(connection: psycopg.Connection, strand: str, relation: int, definition: Definition) -> None:
+    """Create the table or bring it after its definition, and write the definition down."""
+    check_names(definition)
+    before = current_definitions(connection).get(definition.name)
+    problem = difference(connection, definition, before)
+    if problem:
+        raise table_differs(definition, problem)
+    if before is not None:
+        _follow(connection, before, definition)
+    elif not _exists(connection, definition):
+        _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
+        _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
+    sequences.attach(connection, definition)
+    _index_user(connection, before, definition)
+    connection.execute(
+        "INSERT INTO replicator.definition (strand, relation, namespace, name, definition) VALUES (%s, %s, %s, %s, %s)"
+        " ON CONFLICT (strand, relation) DO UPDATE SET number = excluded.number, namespace = excluded.namespace,"
+        " name = excluded.name, definition = excluded.definition",
+        (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
+    )
+
+
+def table_body(connection: psycopg.Connection, definition: Definition) -> str:
+    """The columns and the key, as CREATE TABLE takes them."""
+    columns = [f"{quoted(column.name)} {replica_type(connection, column)}" for column in definition.columns]
+    if not definition.key:
+        columns += [f"{name} bigint" for name in PLACE_COLUMNS]
+    key = ", ".join(map(quoted, definition.key or PLACE_COLUMNS))
+    return f"({', '.join(columns)}, PRIMARY KEY ({key}))"
+
+
+# Names and modifiers as format_type prints them, and nothing that could end the statement.
+_TYPE = re.compile(
+    r"""((?:(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)\.)?(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*(?:\ [a-z]+)*))"""
+    r"""(\(-?[0-9]+(?:,-?[0-9]+)?\))?((?:\ [a-z]+)*(?:\[\])*)""",
+    re.VERBOSE,
+)
+# A base type, enum, range or multirange; of an array, its elements'. Composites and domains of one name can differ.
+_TYPE_QUERY = """
+    SELECT coalesce(element.typtype, type.typtype) IN ('b', 'e', 'r', 'm')
+    FROM pg_type AS type LEFT JOIN pg_type AS element ON element.oid = type.typelem AND type.typcategory = 'A'
+    WHERE type.oid = to_regtype(%s)
+"""
+
+
+def replica_type(connection: psycopg.Connection, column: Column) -> str:
+    """The SQL type that the column has here: its own if this server has it, else text."""
+    match = _TYPE.fullmatch(column.type)
+    if match is None:
+        return "text"
+    name, modifier, rest = match[1], match[2] or "", match[3]
+    try:
+        with connection.transaction():
+            known = connection.execute(_TYPE_QUERY, [name + rest]).fetchone()
+    except psycopg.errors.SyntaxError:  # before PostgreSQL 16, to_regtype raises on what is no type at all
+        known = None
+    return f"{name}{modifier}{rest}" if known == (True,) else "text"
+
+
+def column_types(connection: psycopg.Connection, definition: Definition) -> list[str]:
+    """The SQL types that the table's columns have on this server, in the definition's order. Raises Halted."""
+    found = connection.execute(
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped",
+        [quoted(*definition.name)],
+    ).fetchall()
+    types = {str(name): str(kind) for name, kind in found}
+    missing = [column.name for column in definition.columns if column.name not in types]
+    if missing:
+        raise table_differs(definition, f"columns are missing: {', '.join(missing)}")
+    return [types[column.name] for column in definition.columns]
+
+
+def difference(connection: psycopg.Connection, definition: Definition, before: Definition | None) -> str:
+    """Why the table cannot be taken as it is; empty if it can. ``before`` is its definition if it is ours."""
+    if not _exists(connection, definition):
+        return "" if before is None else "somebody else dropped it"
+    name = quoted(*definition.name)
+    with connection.transaction(force_rollback=True):
+        probe = f"CREATE TEMP TABLE replicator_probe {table_body(connection, before or definition)}"
+        _execute(connection, probe)
+        wanted, found = _shape(connection, "pg_temp.replicator_probe"), _shape(connection, name)
+    problem = _differing_columns(wanted, found)
+    if not problem and before is None and _execute(connection, f"SELECT 1 FROM {name} LIMIT 1").fetchone():
+        return "it has rows that somebody else wrote"
+    return problem
+
+
+_Shape = dict[str, tuple[str, int]]
+
+
+def _shape(connection: psycopg.Connection, table: str) -> _Shape:
+    """Each column's type and its place in the key, from 1; 0 outside."""
+    found = connection.execute(
+        """
+        SELECT a.attname, format_type(a.atttypid, a.atttypmod),
+               coalesce(array_position(i.indkey::int2[], a.attnum) + 1, 0)
+        FROM pg_attribute AS a LEFT JOIN pg_index AS i ON i.indrelid = a.attrelid AND i.indisprimary
+        WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
+        """,
+        [table],
+    ).fetchall()
+    return {str(name): (str(kind), int(key)) for name, kind, key in found}
+
+
+def _differing_columns(wanted: _Shape, found: _Shape) -> str:
+    problems = [f"column {name} is missing" for name in wanted if name not in found]
+    problems += [f"column {name} is not the ledger's" for name in found if name not in wanted]
+    for name in wanted.keys() & found.keys():
+        (kind, key), (actual_kind, actual_key) = wanted[name], found[name]
+        if kind != actual_kind:
+            problems.append(f"column {name} is {actual_kind}, not {kind}")
+        if key != actual_key:
+            problems.append(f"column {name} is {_key_place(actual_key)}, not {_key_place(key)}")
+    return "; ".join(sorted(problems))
+
+
+def _key_place(place: int) -> str:
+    return f"number {place} of the primary key" if place else "outside the primary key"
+
+
+def table_differs(definition: Definition, problem: str) -> Halted:
+    """A table of the replica is not what its definition says."""
+    return Halted(
+        "replica_table_differs",
+        f"the table is there and cannot be taken: {problem}",
+        place=f"replica table {definition.label}",
+        cure="rename or drop the table, or point the replica at another database; then run again",
+    )
+
+
+def check_names(definition: Definition) -> None:
+    """Raise Halted if PostgreSQL cannot keep the table under its own names."""
+    names = [column.name for column in definition.columns]
+    problem = ""
+    if any(len(name.encode()) > NAME_LIMIT_BYTES for name in (*definition.name, *names)):
+        problem = f"PostgreSQL's names have at most {NAME_LIMIT_BYTES} bytes"
+    elif definition.namespace in ("replicator", "information_schema") or definition.namespace.startswith("pg_"):
+        problem = f"the schema {definition.namespace} is taken"
+    elif not definition.key and set(PLACE_COLUMNS) & set(names):
+        problem = f"{' and '.join(PLACE_COLUMNS)} are taken in a table without a key"
+    if problem:
+        place = f"replica table {definition.label}"
+        raise Halted("replica_name_taken", problem, place=place, cure="rename it at the source, or leave the table out")
+
+
+def _exists(connection: psycopg.Connection, definition: Definition) -> bool:
+    return connection.execute("SELECT to_regclass(%s)", [quoted(*definition.name)]).fetchone() != (None,)
+
+
+def _follow(connection: psycopg.Connection, old: Definition, new: Definition) -> None:
+    """Drop, rename, widen and add columns, in this order."""
+    changed = changes(old, new)
+    table = f"ALTER TABLE {quoted(*new.name)}"
+    for name in changed.dropped:
+        _execute(connection, f"{table} DROP COLUMN {quoted(name)}")
+    for before, after in changed.renamed:
+        _execute(connection, f"{table} RENAME COLUMN {quoted(before)} TO {quoted(after)}")
+    for column in changed.retyped:
+        kind = replica_type(connection, column)
+        _execute(connection, f"{table} ALTER COLUMN {quoted(column.name)} TYPE {kind}")
+    for column in changed.added:
+        missing = "" if column.missing is None else f" DEFAULT {_literal(column.missing)}"
+        kind = replica_type(connection, column)
+        _execute(connection, f"{table} ADD COLUMN {quoted(column.name)} {kind}{missing}")
+
+
+def _index_user(connection: psycopg.Connection, before: Definition | None, definition: Definition) -> None:
+    """An index on the user's id and then the key, so that a user's rows come from it in key order."""
+    old, new = user_index(before) if before else None, user_index(definition)
+    if old is not None and old != new:
+        _execute(connection, f"DROP INDEX IF EXISTS {quoted(definition.namespace, old)}")
+    if new is not None and definition.user is not None:
+        columns = dict.fromkeys((definition.user, *(definition.key or PLACE_COLUMNS)))
+        _execute(
+            connection,
+            f"CREATE INDEX IF NOT EXISTS {quoted(new)} ON {quoted(*definition.name)}"
+            f" ({', '.join(map(quoted, columns))})",
+        )
+
+
+def user_index(definition: Definition) -> str | None:
+    """The name of the index on the user's id; None if the key serves."""
+    if definition.user is None or definition.key[:1] == (definition.user,):
+        return None
+    name = f"{definition.table}_by_{definition.user}"
+    if len(name.encode()) <= NAME_LIMIT_BYTES:
+        return name
+    return "replicator_by_user_" + hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _execute(connection: psycopg.Connection, statement: str) -> psycopg.Cursor:
+    return connection.execute(statement.encode())

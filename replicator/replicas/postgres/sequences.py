@@ -1,0 +1,65 @@
+"""Sequences on PostgreSQL: made, tied to their columns, moved forward; never back.
+
+Moving a sequence is not undone by a rollback. That is harmless: it then stands where the next try brings it anyway.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from replicator.definition import Definition
+from replicator.replicas.base import SetSequence
+from replicator.replicas.postgres.session import quoted
+
+_LOW, _HIGH = -(2**63), 2**63 - 1
+
+
+def attach(connection: psycopg.Connection, definition: Definition) -> None:
+    """Columns that a sequence feeds get it as their default."""
+    for column in definition.columns:
+        if column.sequence is not None:
+            name = _make(connection, *column.sequence)
+            default = f"nextval({_literal(name)}::regclass)"
+            _execute(
+                connection,
+                f"ALTER TABLE {quoted(*definition.name)} ALTER COLUMN {quoted(column.name)} SET DEFAULT {default}",
+            )
+
+
+def advance(connection: psycopg.Connection, step: SetSequence) -> None:
+    """The next number comes after ``step.value``."""
+    name = _make(connection, step.namespace, step.name)
+    now = connection.execute(
+        "SELECT seqincrement, seqmin, seqmax FROM pg_sequence WHERE seqrelid = %s::regclass", [name]
+    ).fetchone()
+    assert now is not None
+    increment, low, high = now
+    if increment != step.increment or not low <= step.value <= high:
+        _execute(connection, f"ALTER SEQUENCE {name} INCREMENT {step.increment} MINVALUE {_LOW} MAXVALUE {_HIGH}")
+    ahead = ">" if step.increment > 0 else "<"
+    last = _execute(connection, f"SELECT last_value, is_called FROM {name}").fetchone()
+    assert last is not None
+    if not last[1] or (step.value > last[0] if ahead == ">" else step.value < last[0]):
+        connection.execute("SELECT setval(%s::regclass, %s, true)", [name, step.value])
+    connection.execute(
+        "INSERT INTO replicator.sequence AS s VALUES (%s, %s, %s, %s) ON CONFLICT (namespace, name) DO UPDATE"
+        f" SET value = excluded.value, increment = excluded.increment WHERE excluded.value {ahead} s.value".encode(),
+        tuple(step),
+    )
+
+
+def _make(connection: psycopg.Connection, namespace: str, name: str) -> str:
+    """The sequence's name as SQL takes it; it is there on return."""
+    full = quoted(namespace, name)
+    if connection.execute("SELECT to_regclass(%s)", [full]).fetchone() == (None,):
+        _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(namespace)}")
+        _execute(connection, f"CREATE SEQUENCE IF NOT EXISTS {full}")
+    return full
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _execute(connection: psycopg.Connection, statement: str) -> psycopg.Cursor:
+    return connection.execute(statement.encode())
