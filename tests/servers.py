@@ -6,6 +6,7 @@ PostgreSQL refuses to run as root; then it runs as ``nobody``, from a copy of th
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -58,11 +59,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _reachable(directory: Path) -> Path:
+    """The directory, or as root one that another user can reach: every run of pytest closes its own directories anew."""
+    if os.geteuid() != 0:
+        return directory
+    home = Path(tempfile.mkdtemp(prefix="replicator-test-server-"))
+    home.chmod(0o711)
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home / directory.name
+
+
 class Postgres:
     """One server with a data directory of its own; ``settings`` are lines of its postgresql.conf."""
 
     def __init__(self, directory: Path, settings: dict[str, str] | None = None, port: int | None = None) -> None:
-        self.directory = directory
+        self.directory = _reachable(directory)
         self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._settings = {
@@ -97,10 +108,6 @@ class Postgres:
         self.directory.mkdir(parents=True)
         if os.geteuid() == 0:
             shutil.chown(self.directory, "nobody", "nogroup")
-            for parent in self.directory.parents:  # pytest's directories are closed to others
-                if parent == Path(tempfile.gettempdir()) or parent == Path("/"):
-                    break
-                parent.chmod(parent.stat().st_mode | 0o011)
         subprocess.run(
             [
                 postgres_bin() / "initdb",
