@@ -1,0 +1,187 @@
+"""The ledger over HTTP. Reads work in every region, writes where the ledger is.
+
+    POST /v1/transactions                                a transaction (``request.py``); answers its position
+    PUT  /v1/tables/{table}                              declares a table: {"key": …, "key_type": …, "user": …}
+    GET  /v1/tables                                      the tables
+    GET  /v1/tables/{table}                              one of them
+    GET  /v1/tables/{table}/documents/{key…}[?as_of=]    a document, now or as of a sequence or RFC 3339 time
+    GET  /v1/tables/{table}/history/{key…}               its changes, newest first        [?limit=&cursor=]
+    GET  /v1/tables/{table}/users/{user}                 a user's documents in a table    [?limit=&cursor=]
+    GET  /v1/users/{user}                                a user's documents in all tables [?limit=]
+
+A key of several fields is as many segments, in key order. Every read takes ``?after=<position>&timeout=2s`` and waits
+until this region has applied the position. Every answer carries, as field ``position`` and header ``Position``, what it
+is at least as new as. Errors are JSON: reason, message, place, cure.
+
+Raises replicator's errors: the application around the routes turns them into answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from replicator.errors import Rejected
+from replicator.ledger import asking
+from replicator.ledger.exact_json import read, write
+from replicator.ledger.ledger import Ledger
+from replicator.ledger.reads import Found, Reads, describe, show_time
+from replicator.ledger.tables import KeyType, TableDeclaration
+from replicator.position import Position
+
+DECLARATION_LIMIT_BYTES = 64 * 1024
+_AFTER = ("after", "timeout")
+_PAGE = ("limit", "cursor")
+
+
+def routes(ledger: Ledger | None, reads: Reads, primary: Callable[[], str | None] = lambda: None) -> list[Route]:
+    """The routes; ``ledger`` is None on a replica, where ``primary`` gives the primary's address if it is known."""
+    writes = _Writes(ledger, primary)
+    asked = _Asked(reads)
+    return [
+        Route(f"{asking.PREFIX}/transactions", writes.transact, methods=["POST"]),
+        Route(f"{asking.PREFIX}/tables", asked.tables, methods=["GET"]),
+        Route(f"{asking.PREFIX}/tables/{{rest:path}}", writes.declare, methods=["PUT"]),
+        Route(f"{asking.PREFIX}/tables/{{rest:path}}", asked.in_table, methods=["GET"]),
+        Route(f"{asking.PREFIX}/users/{{rest:path}}", asked.of_user, methods=["GET"]),
+    ]
+
+
+class _Writes:
+    """What changes the ledger."""
+
+    def __init__(self, ledger: Ledger | None, primary: Callable[[], str | None]) -> None:
+        self._ledger = ledger
+        self._primary = primary
+        self._bodies = asking.Bodies()
+
+    def _here(self) -> Ledger:
+        if self._ledger is None:
+            primary = self._primary()
+            cure = f"send it to {primary}" if primary else "send it to the primary region"
+            raise Rejected("not_primary", "this region is a replica and takes no writes", status=409, cure=cure)
+        return self._ledger
+
+    async def transact(self, request: Request) -> Response:
+        """POST /v1/transactions."""
+        ledger = self._here()
+        asking.parameters(request, ())
+        answer = await ledger.submit(await self._bodies.read(request, ledger.limits.request_bytes))
+        content: dict[str, Any] = {
+            "sequence": answer.position.sequence,
+            "committed_at": show_time(answer.committed_at),
+            "versions": answer.versions,
+        }
+        if answer.id:
+            content["id"] = answer.id
+        # The body of a repeated request's answer is the first one's to the letter; the header tells them apart.
+        headers = {"Idempotency-Replayed": "true"} if answer.repeated else {}
+        return _answer(answer.position, content, headers=headers)
+
+    async def declare(self, request: Request) -> Response:
+        """PUT /v1/tables/{table}."""
+        ledger = self._here()
+        asking.parameters(request, ())
+        _, *names = asking.segments(request)
+        if len(names) != 1:
+            raise _no_route()
+        declared = await ledger.declare(
+            _declaration(names[0], await self._bodies.read(request, DECLARATION_LIMIT_BYTES))
+        )
+        return _answer(declared.position, describe(declared.definition), status=201 if declared.created else 200)
+
+
+class _Asked:
+    """What only reads."""
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+
+    async def tables(self, request: Request) -> Response:
+        """GET /v1/tables."""
+        given = asking.parameters(request, _AFTER)
+        return _found(await self._reads.tables(asking.after_of(given)))
+
+    async def in_table(self, request: Request) -> Response:
+        """GET /v1/tables/{table} and what lies below it."""
+        match asking.segments(request):
+            case ["tables", table]:
+                given = asking.parameters(request, _AFTER)
+                return _found(await self._reads.table(table, asking.after_of(given)))
+            case ["tables", table, "documents", *key] if key:
+                return await self._document(request, table, key)
+            case ["tables", table, "history", *key] if key:
+                given = asking.parameters(request, (*_PAGE, *_AFTER))
+                page = asking.limit_of(given), asking.change_cursor_of(given)
+                return _found(await self._reads.history(table, key, *page, asking.after_of(given)))
+            case ["tables", table, "users", user]:
+                given = asking.parameters(request, (*_PAGE, *_AFTER))
+                page_behind = asking.limit_of(given), asking.key_cursor_of(given)
+                found = await self._reads.of_user(table, user, *page_behind, asking.after_of(given))
+                return _found(found)
+        raise _no_route()
+
+    async def _document(self, request: Request, table: str, key: list[str]) -> Response:
+        given = asking.parameters(request, ("as_of", *_AFTER))
+        after = asking.after_of(given)
+        if "as_of" in given:
+            return _found(await self._reads.as_of(table, key, asking.moment_of(given["as_of"]), after))
+        return _found(await self._reads.document(table, key, after))
+
+    async def of_user(self, request: Request) -> Response:
+        """GET /v1/users/{user}."""
+        match asking.segments(request):
+            case ["users", user]:
+                given = asking.parameters(request, ("limit", *_AFTER))
+                found = await self._reads.of_user_everywhere(user, asking.limit_of(given), asking.after_of(given))
+                return _found(found)
+        raise _no_route()
+
+
+def _declaration(name: str, body: bytes) -> TableDeclaration:
+    fields = read(body)
+    if not isinstance(fields, dict) or not set(fields) <= {"key", "key_type", "user"}:
+        message = "a table is declared by an object with key, key_type and user"
+        raise Rejected("bad_table", message, status=422, place="body")
+    key = _names(fields.get("key"), "key")
+    types = _names(fields.get("key_type", "string"), "key_type")
+    user = fields.get("user")
+    if not (user is None or isinstance(user, str)):
+        raise Rejected("bad_table", "user is the name of a field", status=422, place="user")
+    if any(kind not in ("string", "integer") for kind in types):
+        raise Rejected("bad_table", "key_type is string or integer", status=422, place="key_type")
+    if len(types) == 1:
+        types *= len(key)
+    kinds: tuple[KeyType, ...] = tuple("integer" if kind == "integer" else "string" for kind in types)
+    return TableDeclaration(name, tuple(key), kinds, user)
+
+
+def _names(value: Any, place: str) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise Rejected("bad_table", f"{place} is a text or a list of texts", status=422, place=place)
+    return names
+
+
+def _found(found: Found) -> Response:
+    content = found.content
+    for page in (content, *content.get("tables", ())):
+        if isinstance(page.get("next"), list):
+            page["next"] = asking.key_cursor(page["next"])
+    return _answer(found.position, content)
+
+
+def _answer(
+    position: Position, content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    # A source's own JSON may hold lone surrogates: as escapes, which they were there.
+    body = write({**content, "position": str(position)}).encode(errors="backslashreplace")
+    return Response(body, status, {"Position": str(position), **(headers or {})}, "application/json")
+
+
+def _no_route() -> Rejected:
+    return Rejected("not_found", "there is nothing at this path", status=404, cure="see /v1/tables")

@@ -1,0 +1,214 @@
+"""The one writer: a group of requests becomes blocks, in one durable append.
+
+Guarantee, for each group: every request is judged against the state and what the group's requests before it did; those
+that are refused affect nobody else; the accepted ones are appended to the journal in one call, which is the commit.
+Then the state follows the journal by the same code as every replica, and so do the requests' index. A crash between
+the two is healed at the next start, or before the next group: nothing is judged by a state that lags.
+
+If the state cannot follow (a full disk, say) the requests were committed all the same, and are answered so.
+All calls block, one at a time. Non-goals: waiting and grouping (``ledger``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from replicator.block import HAS_DEFINITIONS, Draft
+from replicator.definition import Definition
+from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.journal.store import Journal
+from replicator.ledger.index import RequestIndex
+from replicator.ledger.judge import Answer, Changes, Judge, Planned
+from replicator.ledger.request import Limits, read_request
+from replicator.ledger.state import State
+from replicator.ledger.tables import Table, TableDeclaration, check_declaration, definition_of
+from replicator.position import Position
+from replicator.replay.apply import Replayer
+from replicator.replicas.base import Applied
+from replicator.replicas.sqlite.replica import SqliteReplica
+from replicator.statement import pack_define
+
+REPLAY_BYTES = 4 << 20
+REPLAY_BLOCKS = 2000
+FORGET_SECONDS = 60
+
+log = logging.getLogger("replicator.ledger")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """Where the ledger keeps its files, and what it allows. ``clock`` gives microseconds since 1970."""
+
+    state: Path
+    requests: Path
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    retention_seconds: float = 7 * 86_400.0
+    clock: Callable[[], int] = lambda: time.time_ns() // 1000
+
+
+class Declared(NamedTuple):
+    """A table that is there; ``created`` if it was not there before."""
+
+    position: Position
+    definition: Definition
+    created: bool
+
+
+class Committer:
+    """The writer of one strand. ``open`` first, and again after an error was raised."""
+
+    def __init__(self, journal: Journal, strand: str, epoch: int, options: Options) -> None:
+        self.epoch = epoch
+        self.tables: dict[str, Table] = {}
+        self.replica = SqliteReplica(options.state)
+        self._journal = journal
+        self._strand = strand
+        self._options = options
+        self._replayer = Replayer(journal, self.replica, strand, REPLAY_BYTES, REPLAY_BLOCKS)
+        self._state = State(options.state)
+        self._index = RequestIndex(options.requests, strand)
+        self._judge = Judge(journal, strand, self._state, self._index, options.limits)
+        self._is_open = False
+        self._forgot_at = 0
+
+    @property
+    def applied(self) -> Applied:
+        """Where the state stands."""
+        return self._replayer.applied
+
+    def open(self) -> Applied:
+        """Open the files and bring the state after the journal. Raises Unavailable or Halted."""
+        self.close()
+        self._journal.discard_arriving(self._strand)
+        self._replayer.open()
+        self._state.open()
+        self._index.open()
+        self._is_open = True
+        self._follow()
+        self.tables = self._read_tables()
+        return self.applied
+
+    def close(self) -> None:
+        """Let go of the files. Never raises."""
+        self._is_open = False
+        self._state.close()
+        self._index.close()
+        self.replica.close()
+
+    def execute(self, bodies: Sequence[bytes]) -> list[Answer | ReplicatorError]:
+        """Judge and commit requests, each by itself all or nothing; an answer or a refusal for each, in order.
+
+        Raises Unavailable or Halted if nothing was committed.
+        """
+        self._catch_up()
+        outcomes: list[Answer | ReplicatorError | Planned | int] = []
+        by_id: dict[str, int] = {}  # the group's own requests by idempotency key: their place in outcomes
+        changes: Changes | None = {} if len(bodies) > 1 else None
+        for place, body in enumerate(bodies):
+            try:
+                request = read_request(body, self.tables, self._options.limits)
+                repetition = self._judge.repetition(request, by_id, outcomes)
+                if repetition is not None:
+                    outcomes.append(repetition)
+                    continue
+                outcomes.append(self._judge.plan(request, changes, self._options.clock()))
+                by_id[request.id] = place
+            except Rejected as error:
+                outcomes.append(error)
+        answers = self._commit([outcome for outcome in outcomes if isinstance(outcome, Planned)])
+        return list(_answered(outcomes, answers))
+
+    def declare(self, declaration: TableDeclaration) -> Declared:
+        """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
+        check_declaration(declaration)
+        self._catch_up()
+        definition = definition_of(declaration)
+        for table in self.tables.values():
+            if table.definition == definition:
+                return Declared(self._journal.head(self._strand), definition, False)
+            if table.name.lower() == definition.label.lower():
+                raise Rejected(
+                    "table_differs",
+                    f"there is a table {table.name!r} with another key, user field or spelling",
+                    status=409,
+                    place=f"table {table.name}",
+                    cure="a table keeps its key and user field: declare another table and move the documents",
+                )
+        relation = max(self._journal.definitions(self._strand), default=0) + 1
+        body = pack_define(relation, definition)
+        draft = Draft(self._next_name(), "", self._options.clock(), HAS_DEFINITIONS, 1, body)
+        (block,) = self._journal.append(self._strand, [draft], self.epoch)
+        self._catch_up()
+        self.tables = self._read_tables()
+        return Declared(block.position, definition, True)
+
+    # -- the group
+
+    def _commit(self, planned: Sequence[Planned]) -> list[Answer]:
+        if not planned:
+            return []
+        items = []
+        for number, plan in enumerate(planned):
+            *parts, draft = plan.items
+            assert isinstance(draft, Draft)
+            items += [*parts, draft._replace(txid=draft.txid or self._next_name(number))]
+        blocks = self._journal.append(self._strand, items, self.epoch)
+        try:
+            self._follow()
+        except (Unavailable, Halted) as error:
+            self._is_open = False
+            log.warning("committed, but the state does not follow yet: %s", error)
+        return [
+            Answer(block.position, block.header.committed_at, plan.request.id, plan.versions)
+            for block, plan in zip(blocks, planned, strict=True)
+        ]
+
+    def _next_name(self, number: int = 0) -> str:
+        """A transaction's name where its client gave none."""
+        return f"tx-{self._journal.head(self._strand).sequence + 1 + number}"
+
+    def _catch_up(self) -> None:
+        if not self._is_open:
+            self.open()
+        self._follow()
+        now = self._options.clock()
+        if abs(now - self._forgot_at) > FORGET_SECONDS * 1_000_000:
+            self._forgot_at = now
+            self._index.forget(now - round(self._options.retention_seconds * 1_000_000))
+
+    def _follow(self) -> None:
+        """Bring state and index to the journal's end."""
+        head = self._journal.head(self._strand)
+        try:
+            while self._replayer.applied.position.sequence < head.sequence:
+                self._replayer.step()
+            self._index.follow(self._journal)
+        except BaseException:
+            self._is_open = False  # what is half done is opened anew
+            raise
+
+    def _read_tables(self) -> dict[str, Table]:
+        definitions = self._journal.definitions(self._strand).items()
+        tables = [Table(relation, definition) for relation, definition in sorted(definitions) if definition.documents]
+        return {table.name: table for table in tables}
+
+
+def _answered(
+    outcomes: Sequence[Answer | ReplicatorError | Planned | int], answers: Sequence[Answer]
+) -> Iterator[Answer | ReplicatorError]:
+    """The outcomes with what was planned as answered: a number is the place of the request that this one repeats."""
+    rest = iter(answers)
+    settled: list[Answer | ReplicatorError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, int):
+            first = settled[outcome]
+            assert isinstance(first, Answer)
+            settled.append(first._replace(repeated=True))
+        else:
+            settled.append(next(rest) if isinstance(outcome, Planned) else outcome)
+    return iter(settled)

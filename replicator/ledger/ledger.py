@@ -1,0 +1,182 @@
+"""The embedded ledger for trio: requests that wait together are committed together.
+
+Guarantee: a request is answered only after its commit is durable; while one group is being written the next one
+gathers, so the rate does not hang on the disk's latency; the queue is bounded in number and in bytes, and who does not
+fit is told to come back. A request whose client goes away is carried out or not, never in part: its idempotency key
+tells.
+
+One task, ``run``, owns the writer; everything it does to files happens in one worker thread at a time and is never
+abandoned half-way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.journal.store import Journal
+from replicator.ledger.commit import Committer, Declared, Options
+from replicator.ledger.judge import Answer
+from replicator.ledger.request import Limits
+from replicator.ledger.tables import TableDeclaration
+from replicator.replicas.base import Applied
+
+GROUP_REQUESTS = 500
+GROUP_BYTES = 1 << 20  # a larger request is a group of its own
+QUEUE_REQUESTS = 5000
+QUEUE_BYTES = 256_000_000
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Ticket:
+    """One who waits: what for, and what came of it."""
+
+    what: bytes | TableDeclaration
+    done: trio.Event = dataclasses.field(default_factory=trio.Event)
+    outcome: Answer | Declared | ReplicatorError | None = None
+
+    @property
+    def bytes(self) -> int:
+        return len(self.what) if isinstance(self.what, bytes) else 0
+
+    def settle(self, outcome: Answer | Declared | ReplicatorError) -> None:
+        self.outcome = outcome
+        self.done.set()
+
+
+class Ledger:
+    """The ledger of one strand in one epoch. ``on_applied`` is told, in trio's thread, where the state stands."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        strand: str,
+        epoch: int,
+        options: Options,
+        on_applied: Callable[[Applied], None] = lambda applied: None,
+    ) -> None:
+        self.limits: Limits = options.limits
+        self._committer = Committer(journal, strand, epoch, options)
+        self._on_applied = on_applied
+        self._queue: deque[_Ticket] = deque()
+        self._queue_bytes = 0
+        self._arrived = trio.Event()
+        self._runs = False
+
+    async def run(
+        self,
+        tables: tuple[TableDeclaration, ...] = (),
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Open, declare the configured tables, then serve for ever. Raises Unavailable, Halted, or Rejected for a
+        table that is there already and differs."""
+        try:
+            self._on_applied(await trio.to_thread.run_sync(self._committer.open))
+            for declaration in tables:
+                await trio.to_thread.run_sync(self._committer.declare, declaration)
+            self._on_applied(self._committer.applied)
+            self._runs = True
+            task_status.started()
+            while True:
+                await self._serve_group()
+        finally:
+            self._runs = False
+            for ticket in self._queue:
+                ticket.settle(_stopped())
+            self._queue.clear()
+            self._queue_bytes = 0
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._committer.close)
+
+    async def submit(self, body: bytes) -> Answer:
+        """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted."""
+        outcome = await self._wait_for(_Ticket(body))
+        assert isinstance(outcome, Answer)
+        return outcome
+
+    async def declare(self, declaration: TableDeclaration) -> Declared:
+        """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
+        outcome = await self._wait_for(_Ticket(declaration))
+        assert isinstance(outcome, Declared)
+        return outcome
+
+    async def _wait_for(self, ticket: _Ticket) -> Answer | Declared:
+        if not self._runs:
+            raise _stopped()
+        if len(self._queue) >= QUEUE_REQUESTS or self._queue_bytes + ticket.bytes > QUEUE_BYTES:
+            raise Rejected(
+                "busy",
+                "more requests wait than the ledger has room for",
+                status=503,
+                retry_after=1,
+                cure="send again a little later; the same idempotency key makes that safe",
+            )
+        self._queue.append(ticket)
+        self._queue_bytes += ticket.bytes
+        self._arrived.set()
+        await ticket.done.wait()
+        assert ticket.outcome is not None
+        if isinstance(ticket.outcome, ReplicatorError):
+            raise ticket.outcome
+        return ticket.outcome
+
+    async def _serve_group(self) -> None:
+        await self._arrived.wait()
+        group = self._take_group()
+        try:
+            await trio.to_thread.run_sync(self._carry_out, group)
+        except ReplicatorError as error:
+            for ticket in group:
+                if ticket.outcome is None:
+                    ticket.outcome = error
+            if isinstance(error, Halted):
+                raise
+        except BaseException:
+            for ticket in group:
+                ticket.outcome = ticket.outcome or _stopped()
+            raise
+        finally:
+            for ticket in group:
+                ticket.done.set()
+        self._on_applied(self._committer.applied)
+
+    def _take_group(self) -> list[_Ticket]:
+        """The requests that are committed together: some small ones, or one that is large or declares a table."""
+        group: list[_Ticket] = []
+        size = 0
+        while self._queue and len(group) < GROUP_REQUESTS:
+            ticket = self._queue[0]
+            alone = isinstance(ticket.what, TableDeclaration) or ticket.bytes > GROUP_BYTES
+            if group and (alone or size + ticket.bytes > GROUP_BYTES):
+                break
+            group.append(self._queue.popleft())
+            size += ticket.bytes
+            if alone:
+                break
+        self._queue_bytes -= size
+        if not self._queue:
+            self._arrived = trio.Event()
+        return group
+
+    def _carry_out(self, group: list[_Ticket]) -> None:
+        """In the worker thread."""
+        first = group[0].what
+        if isinstance(first, TableDeclaration):
+            try:
+                group[0].outcome = self._committer.declare(first)
+            except Rejected as error:
+                group[0].outcome = error
+            return
+        bodies = [ticket.what for ticket in group if isinstance(ticket.what, bytes)]
+        for ticket, outcome in zip(group, self._committer.execute(bodies), strict=True):
+            ticket.outcome = outcome
+
+
+def _stopped() -> Unavailable:
+    return Unavailable(
+        "ledger_stopped", "the ledger does not take requests now", cure="see the status; send again when it runs"
+    )

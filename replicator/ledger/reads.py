@@ -1,0 +1,346 @@
+"""Reads, the same in every region, whatever the source and the replica.
+
+Guarantee: each answer names a position, and is at least as new as that position. Whoever read or wrote at a position
+anywhere gets an answer at least as new as it here (``after``), or is told that it is not there yet, or that its history
+is not this region's. What is asked of one table is read in one moment; a user's rows of all tables are too, so no half
+of a block is ever shown. The past comes from the journal's index and is refused while the index is behind.
+
+Readers are few and pooled; reading happens in worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import trio
+
+from replicator.definition import Definition
+from replicator.errors import Rejected
+from replicator.ledger.past import History, Past, Version
+from replicator.position import Position, genesis
+from replicator.replicas.base import Document, Reader
+from replicator.replicas.keys import checked_key, unknown_table
+
+READERS = 8
+PAGE_LIMIT = 1000
+INDEX_POLL_SECONDS = 0.02
+T = TypeVar("T")
+Content = dict[str, Any]
+
+
+class Chain(Protocol):
+    """What is asked of the region's journal."""
+
+    def position_at(self, strand: str, sequence: int) -> Position | None: ...
+    def sequence_before(self, strand: str, time: int) -> int: ...
+
+
+class After(NamedTuple):
+    """What the answer has to be as new as, and how long that may take."""
+
+    position: Position
+    timeout_seconds: float
+
+
+class Found(NamedTuple):
+    """An answer and the position that it is at least as new as."""
+
+    position: Position
+    content: Content
+
+
+class Reads:
+    """The reads of one strand in one region.
+
+    ``wait_applied(position, timeout_seconds)`` gives whether the region has applied the position's sequence in time;
+    ``history`` is None where the region keeps no index of the past.
+    """
+
+    def __init__(
+        self,
+        strand: str,
+        new_reader: Callable[[], Reader],
+        chain: Chain,
+        history: History | None,
+        wait_applied: Callable[[Position, float], Awaitable[bool]],
+    ) -> None:
+        self._strand = strand
+        self._new_reader = new_reader
+        self._chain = chain
+        self._history = history
+        self._wait_applied = wait_applied
+        self._idle: list[Reader] = []
+        self._limiter = trio.CapacityLimiter(READERS)
+
+    def close(self) -> None:
+        """Let go of the pooled readers."""
+        while self._idle:
+            self._idle.pop().close()
+
+    # -- what can be asked
+
+    async def tables(self, after: After | None) -> Found:
+        """The tables."""
+        return await self._read(after, lambda reader: {"tables": [describe(table) for table in reader.tables()]})
+
+    async def table(self, table: str, after: After | None) -> Found:
+        """One table."""
+        return await self._read(after, lambda reader: describe(_definition(reader, table)))
+
+    async def document(self, table: str, key: Sequence[str], after: After | None) -> Found:
+        """A document or row by its key."""
+
+        def read(reader: Reader) -> Content:
+            document = reader.document(table, key)
+            if document is None:
+                raise no_document(table, key)
+            return show_document(document)
+
+        return await self._read(after, read)
+
+    async def as_of(
+        self, table: str, key: Sequence[str], moment: int | datetime.datetime, after: After | None
+    ) -> Found:
+        """A document as of a sequence or a time: after every block up to it."""
+
+        def read(past: Past, indexed: Position) -> Found:
+            sequence = self._sequence_of(moment)
+            if sequence > indexed.sequence:
+                raise _not_indexed(sequence, indexed, is_exact=isinstance(moment, int))
+            version = past.as_of(sequence)
+            if version is None or version.row is None:
+                raise no_document(table, key)
+            position = self._chain.position_at(self._strand, sequence) or indexed
+            return Found(position, {"table": table, **show_version(version)})
+
+        return await self._read_past(table, key, after, read)
+
+    async def history(
+        self, table: str, key: Sequence[str], limit: int, before: tuple[int, int] | None, after: After | None
+    ) -> Found:
+        """The changes of a key, newest first; ``next`` is the cursor of the next page."""
+
+        def read(past: Past, indexed: Position) -> Found:
+            versions = past.versions(before, limit)
+            content: Content = {"table": table, "changes": [show_version(version) for version in versions]}
+            last = versions[-1].entry if len(versions) == limit else None
+            content["next"] = f"{last.sequence}.{last.ordinal}" if last else None
+            return Found(indexed, content)
+
+        return await self._read_past(table, key, after, read)
+
+    async def of_user(
+        self, table: str, user: str, limit: int, behind: Sequence[str] | None, after: After | None
+    ) -> Found:
+        """A user's documents in a table, in key order; ``next`` is the key of the last, if there may be more."""
+
+        def read(reader: Reader) -> Content:
+            definition = _definition(reader, table)
+            if definition.user is None:
+                raise Rejected("no_user", "the table names no user field", status=404, place=f"table {table}")
+            return _page_of_user(reader, definition, user, limit, behind)
+
+        return await self._read(after, read)
+
+    async def of_user_everywhere(self, user: str, limit: int, after: After | None) -> Found:
+        """A user's documents in all tables, in one moment; at most ``limit`` a table."""
+
+        def read(reader: Reader) -> Content:
+            tables = [definition for definition in reader.tables() if definition.user is not None]
+            return {"user": user, "tables": [_page_of_user(reader, each, user, limit, None) for each in tables]}
+
+        return await self._read(after, read, snapshot=True)
+
+    # -- how it is read
+
+    async def _read(self, after: After | None, read: Callable[[Reader], Content], snapshot: bool = False) -> Found:
+        await self._reach(after)
+
+        def in_thread() -> Found:
+            with self._snapshot() if snapshot else self._pooled() as reader:
+                applied = reader.applied(self._strand)  # first: what is read after it is as new or newer
+                return Found(applied.position if applied else genesis(self._strand), read(reader))
+
+        return await trio.to_thread.run_sync(in_thread, limiter=self._limiter)
+
+    async def _read_past(
+        self, table: str, key: Sequence[str], after: After | None, read: Callable[[Past, Position], Found]
+    ) -> Found:
+        history = self._history
+        if history is None:
+            message = "this region keeps no index of the past"
+            raise Rejected("no_history", message, status=404, cure="turn history on in [replay], or ask another region")
+        await self._reach(after)
+        await self._reach_index(history, after)
+
+        def in_thread() -> Found:
+            with self._pooled() as reader:
+                canonical = [text for _, text in checked_key(_definition(reader, table), key)]
+            sequence = history.indexed(self._strand)
+            indexed = self._chain.position_at(self._strand, sequence) or genesis(self._strand)
+            return read(Past(history, self._strand, table, canonical), indexed)
+
+        return await trio.to_thread.run_sync(in_thread, limiter=self._limiter)
+
+    async def _reach(self, after: After | None) -> None:
+        """Wait until the region has what the caller has seen. Raises Rejected: not in time, or of another history."""
+        if after is None:
+            return
+        position = after.position
+        if position.strand != self._strand:
+            message = f"the position is of strand {position.strand!r}, this is {self._strand!r}"
+            raise Rejected("other_strand", message, status=400, place="after")
+        if not await self._wait_applied(position, after.timeout_seconds):
+            raise _not_yet(position, after.timeout_seconds)
+        here = await trio.to_thread.run_sync(self._chain.position_at, self._strand, position.sequence)
+        if here is not None and here != position:
+            raise Rejected(
+                "diverged",
+                f"this region's history has another block at sequence {position.sequence}",
+                status=409,
+                place="after",
+                cure="the position was read where history went another way, before a failover say: read anew",
+            )
+
+    async def _reach_index(self, history: History, after: After | None) -> None:
+        """The index follows right behind replay and gives no signal: it is asked now and then."""
+        if after is None:
+            return
+        with trio.move_on_after(after.timeout_seconds):
+            while True:
+                if await trio.to_thread.run_sync(history.indexed, self._strand) >= after.position.sequence:
+                    return
+                await trio.sleep(INDEX_POLL_SECONDS)
+        raise _not_yet(after.position, after.timeout_seconds)
+
+    def _sequence_of(self, moment: int | datetime.datetime) -> int:
+        if isinstance(moment, int):
+            return moment
+        elapsed = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        return self._chain.sequence_before(self._strand, elapsed // datetime.timedelta(microseconds=1) + 1)
+
+    @contextlib.contextmanager
+    def _pooled(self) -> Iterator[Reader]:
+        reader = self._idle.pop() if self._idle else self._new_reader()
+        try:
+            yield reader
+        except Rejected:
+            self._idle.append(reader)
+            raise
+        except BaseException:
+            reader.close()
+            raise
+        self._idle.append(reader)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[Reader]:
+        with contextlib.closing(self._new_reader()) as reader:
+            reader.snapshot()
+            yield reader
+
+
+def describe(definition: Definition) -> Content:
+    """A table for people."""
+    columns = [{"name": column.name, "type": column.type} for column in definition.columns]
+    return {
+        "table": definition.label,
+        "key": list(definition.key),
+        "user": definition.user,
+        "documents": definition.documents,
+        "columns": columns,
+    }
+
+
+def show_document(document: Document) -> Content:
+    """A row for people: a document with its version, or the row's columns."""
+    return {"table": document.definition.label, "key": document.key, **_show_row(document.definition, document.row)}
+
+
+def show_version(version: Version) -> Content:
+    """A change for people."""
+    entry = version.entry
+    content: Content = {
+        "sequence": entry.sequence,
+        "ordinal": entry.ordinal,
+        "epoch": entry.epoch,
+        "transaction": entry.txid,
+        "committed_at": show_time(entry.committed_at),
+        "op": entry.op.name.lower(),
+    }
+    if version.row is None:
+        return content
+    content.update(_show_row(entry.definition, version.row))
+    if version.unknown:
+        content["unknown"] = version.unknown
+    return content
+
+
+def _show_row(definition: Definition, row: dict[str, Any]) -> Content:
+    if definition.documents:
+        return {"version": row["version"], "document": row["document"]}
+    return {"row": row}
+
+
+def show_time(microseconds: int) -> str:
+    """RFC 3339 in UTC, to the microsecond."""
+    try:
+        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
+    except OverflowError:  # a clock that is far off; a read does not fail over it
+        return f"{microseconds} µs since 1970"
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
+def no_document(table: str, key: Sequence[str]) -> Rejected:
+    """There is nothing under this key."""
+    place = f"table {table}, key {', '.join(key)}"[:300]
+    return Rejected("no_document", "there is no document of this key", status=404, place=place)
+
+
+def _definition(reader: Reader, table: str) -> Definition:
+    for definition in reader.tables():
+        if definition.label == table:
+            return definition
+    raise unknown_table(table)
+
+
+def _page_of_user(
+    reader: Reader, definition: Definition, user: str, limit: int, behind: Sequence[str] | None
+) -> Content:
+    documents = reader.of_user(definition.label, user, limit, behind)
+    content: Content = {"table": definition.label, "documents": [show_document(document) for document in documents]}
+    has_more = len(documents) == limit
+    # Without a key there is nothing to go on behind.
+    content["next"] = _key_texts(documents[-1]) if has_more and definition.key else None
+    if has_more and not definition.key:
+        content["more"] = True
+    return content
+
+
+def _key_texts(document: Document) -> list[str]:
+    values = document.key.values()
+    return [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+
+
+def _not_indexed(sequence: int, indexed: Position, *, is_exact: bool) -> Rejected:
+    return Rejected(
+        "not_there_yet",
+        f"sequence {sequence} is not in this region's index yet, which is at {indexed.sequence}",
+        status=409 if is_exact else 503,
+        retry_after=1,
+        place="as_of",
+        cure="ask with after=<position>, or a little later",
+    )
+
+
+def _not_yet(position: Position, seconds: float) -> Rejected:
+    return Rejected(
+        "not_applied_yet",
+        f"this region has not applied sequence {position.sequence} within {seconds:g} s",
+        status=503,
+        retry_after=1,
+        place="after",
+        cure="send again, allow a longer timeout, or look at the region's lag",
+    )

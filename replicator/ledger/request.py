@@ -1,0 +1,278 @@
+"""Transactions as their clients send them, read into statements.
+
+    {"id": "topup-2026-01-31-17",                                       idempotency key, optional, up to 200 characters
+     "statements": [
+       {"table": "wallets", "op": "insert", "document": {"wallet_id": "w1", "user_id": "u1", "balance": 0}},
+       {"table": "wallets", "op": "put",    "document": {…}},           insert or replace
+       {"table": "wallets", "op": "update", "key": "w1", "set": {"name": "x"}, "unset": ["note"], "add": {"n": 1}},
+       {"table": "wallets", "op": "add",    "key": "w1", "add": {"balance": -500}, "require": [["balance", ">=", 0]]},
+       {"table": "wallets", "op": "delete", "key": "w1", "expect": {"version": 3}}]}
+
+``expect`` and ``require`` go with every op. Guarantee: what is not exactly this is refused with the place of the fault:
+unknown fields, wrong types, a row that occurs twice, anything beyond a limit. Nothing here looks at the ledger's state.
+
+Statements are read one at a time, so the memory of a large request is that of what its statements come to. ``digest``
+is of the content, whatever the order of fields and the white space: a retry that was written anew is still a retry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from replicator.errors import Rejected
+from replicator.ledger.evaluate import OPERATORS, Condition, Statement, write_document
+from replicator.ledger.exact_json import as_text, not_json, read_at, skip_space
+from replicator.ledger.tables import Key, Table, text_bytes
+
+ID_LIMIT = 200
+DEPTH_LIMIT = 64
+CONDITIONS_LIMIT = 100
+
+_COMMON = frozenset({"table", "op", "expect", "require"})
+_FIELDS = {
+    "insert": _COMMON | {"document"},
+    "put": _COMMON | {"document"},
+    "update": _COMMON | {"key", "set", "unset", "add"},
+    "add": _COMMON | {"key", "add"},
+    "delete": _COMMON | {"key"},
+}
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), default=lambda number: ["decimal", str(number)]
+).encode
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may send. ``transaction_bytes`` bounds what a transaction comes to when it is written."""
+
+    document_bytes: int = 1_000_000
+    request_bytes: int = 64_000_000
+    statements: int = 1_000_000
+    transaction_bytes: int = 256_000_000
+
+
+class Request(NamedTuple):
+    """A transaction that was asked for. ``digest`` is empty without an id."""
+
+    id: str
+    digest: bytes
+    statements: list[Statement]
+
+
+def read_request(body: bytes, tables: Mapping[str, Table], limits: Limits) -> Request:
+    """Read a transaction. Raises Rejected."""
+    try:
+        return _read_request(as_text(body), tables, limits)
+    except RecursionError as error:
+        raise Rejected("too_deep", "the JSON is nested too deeply") from error
+
+
+def _read_request(text: str, tables: Mapping[str, Table], limits: Limits) -> Request:
+    statements: list[Statement] | None = None
+    digest = hashlib.sha256()
+    id_ = ""
+    for name, at in (fields := _Fields(text)):
+        if name == "id":
+            id_, fields.end = read_at(text, at)
+            _check_id(id_)
+        elif name == "statements":
+            reader = _Statements(tables, limits, digest)
+            statements = []
+            fields.end = _read_list(text, at, reader, statements)
+        else:
+            raise _unknown(name, {"id", "statements"}, "transaction")
+    if not statements:
+        raise Rejected("no_statements", "a transaction has at least one statement", status=422, place="statements")
+    return Request(id_, digest.digest() if id_ else b"", statements)
+
+
+class _Fields:
+    """Walks the fields of the object that ``text`` is: gives each name and where its value begins; whoever reads the
+    value says where it ended."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.end = skip_space(text, 0)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        text, seen = self._text, set[str]()
+        if text[self.end : self.end + 1] != "{":
+            raise Rejected("bad_request", "a transaction is an object", status=422, place="transaction")
+        at = skip_space(text, self.end + 1)
+        while text[at : at + 1] != "}" or seen:
+            name, at = read_at(text, at)
+            if not isinstance(name, str):
+                raise not_json("a name was expected", at)
+            if name in seen:
+                raise Rejected("duplicate_name", f"{name[:80]!r} stands twice", place="transaction")
+            seen.add(name)
+            yield name, skip_space(text, _expect(text, at, ":"))
+            at = skip_space(text, self.end)
+            if text[at : at + 1] == "}":
+                break
+            at = skip_space(text, _expect(text, at, ","))
+        if skip_space(text, at + 1) != len(text):
+            raise not_json("something follows the transaction", at + 1)
+
+
+def _read_list(text: str, at: int, reader: _Statements, statements: list[Statement]) -> int:
+    """Read the statements from the list that begins at ``at``; gives where it ends."""
+    if text[at : at + 1] != "[":
+        raise Rejected("bad_request", "statements is a list", status=422, place="statements")
+    at = skip_space(text, at + 1)
+    if text[at : at + 1] == "]":
+        return at + 1
+    while True:
+        try:
+            value, at = read_at(text, at)
+            statements.append(reader.read(len(statements), value))
+        except Rejected as error:
+            error.place = error.place or f"statements[{len(statements)}]"
+            raise
+        character = text[at : at + 1]
+        if character not in (",", "]"):
+            at = skip_space(text, at)
+            character = text[at : at + 1]
+        if character == "]":
+            return at + 1
+        at = skip_space(text, _expect(text, at, ","))
+
+
+def _expect(text: str, at: int, character: str) -> int:
+    at = skip_space(text, at)
+    if text[at : at + 1] != character:
+        raise not_json(f"{character!r} was expected", at)
+    return at + 1
+
+
+def _check_id(id_: Any) -> None:
+    if not isinstance(id_, str) or not 1 <= len(id_) <= ID_LIMIT or "\0" in id_:
+        message = f"the idempotency key is text of 1 to {ID_LIMIT} characters without NUL"
+        raise Rejected("bad_id", message, status=422, place="id")
+    text_bytes(id_)
+
+
+class _Statements:
+    """Reads the statements of one request."""
+
+    def __init__(self, tables: Mapping[str, Table], limits: Limits, digest: hashlib._Hash) -> None:
+        self._tables = tables
+        self._limits = limits
+        self._digest = digest
+        self._seen: dict[tuple[int, Key], int] = {}
+
+    def read(self, number: int, value: Any) -> Statement:
+        if number >= self._limits.statements:
+            message = f"a transaction has at most {self._limits.statements:,} statements"
+            raise Rejected("too_many_statements", message, status=413, cure="send several transactions")
+        if not isinstance(value, dict):
+            raise Rejected("bad_request", "a statement is an object", status=422)
+        self._digest.update(_canonical(value).encode())
+        op = value.get("op")
+        known = _FIELDS.get(op) if isinstance(op, str) else None
+        if known is None:
+            raise Rejected("bad_op", f"op is one of {', '.join(_FIELDS)}", status=422, place=f"statements[{number}].op")
+        for name in value.keys() - known:
+            raise _unknown(name, known, f"statements[{number}]")
+        table = self._table(value.get("table"))
+        statement = (
+            self._with_document(number, table, value) if op in ("insert", "put") else _with_key(number, table, value)
+        )
+        self._check_twice(statement)
+        return statement
+
+    def _table(self, name: Any) -> Table:
+        table = self._tables.get(name) if isinstance(name, str) else None
+        if table is None:
+            raise Rejected(
+                "unknown_table",
+                f"there is no table {str(name)[:80]!r}",
+                status=404,
+                cure="declare it with PUT /v1/tables/{table}" + _nearest(str(name), self._tables),
+            )
+        return table
+
+    def _with_document(self, number: int, table: Table, value: dict[str, Any]) -> Statement:
+        document = value.get("document")
+        if not isinstance(document, dict):
+            raise Rejected("bad_document", "document is an object", status=422)
+        key, user = table.key_of(document), table.user_of(document)
+        text = write_document(document, self._limits.document_bytes, DEPTH_LIMIT)
+        require = _conditions(value)
+        kept = document if require else None
+        return Statement(number, table, value["op"], key, text, user, kept, {}, [], {}, _expected(value), require)
+
+    def _check_twice(self, statement: Statement) -> None:
+        row = (statement.table.relation, statement.key)
+        before = self._seen.setdefault(row, statement.number)
+        if before != statement.number:
+            raise Rejected(
+                "duplicate_key",
+                f"statements[{before}] and statements[{statement.number}] change the same row",
+                status=422,
+                place=statement.place,
+                cure="make it one statement, or two transactions",
+            )
+
+
+def _with_key(number: int, table: Table, value: dict[str, Any]) -> Statement:
+    op = value["op"]
+    if "key" not in value:
+        raise Rejected("bad_key", f"{op} needs the key of the row", status=422)
+    set_, unset, add = value.get("set", {}), value.get("unset", []), value.get("add", {})
+    if not isinstance(set_, dict) or not isinstance(add, dict):
+        raise Rejected("bad_request", "set and add are objects", status=422)
+    if not isinstance(unset, list) or not all(isinstance(name, str) for name in unset):
+        raise Rejected("bad_request", "unset is a list of names", status=422)
+    if op != "delete" and not (set_ or unset or add):
+        raise Rejected("bad_request", f"{op} says nothing that would change", status=422)
+    for name, amount in add.items():
+        if type(amount) is not int and not isinstance(amount, Decimal):
+            raise Rejected("not_a_number", f"add.{name[:80]} is not a number", status=422)
+    names = [*set_, *unset, *add]
+    if len(set(names)) != len(names):
+        raise Rejected("bad_request", "a field stands in more than one of set, unset and add", status=422)
+    if in_key := set(names) & set(table.key):
+        message = f"the field {min(in_key)!r} is of the key, which does not change"
+        raise Rejected("key_change", message, status=422, cure="delete the document and insert another")
+    key = table.key_from(value["key"])
+    return Statement(number, table, op, key, b"", None, None, set_, unset, add, _expected(value), _conditions(value))
+
+
+def _expected(value: dict[str, Any]) -> int | None:
+    if "expect" not in value:
+        return None
+    expect = value["expect"]
+    version = expect.get("version") if isinstance(expect, dict) and set(expect) == {"version"} else None
+    if type(version) is not int or not 0 <= version < 2**63:
+        message = 'expect is {"version": N}, N a whole number, 0 where there must be no document'
+        raise Rejected("bad_expect", message, status=422)
+    return version
+
+
+def _conditions(value: dict[str, Any]) -> list[Condition]:
+    conditions = value.get("require", [])
+    if not isinstance(conditions, list) or len(conditions) > CONDITIONS_LIMIT:
+        raise Rejected("bad_require", f"require is a list of at most {CONDITIONS_LIMIT} conditions", status=422)
+    for condition in conditions:
+        shaped = isinstance(condition, list) and len(condition) == 3 and isinstance(condition[0], str)
+        if not shaped or not isinstance(condition[1], str) or condition[1] not in OPERATORS:
+            message = f"a condition is [field, operator, value], the operator one of {' '.join(OPERATORS)}"
+            raise Rejected("bad_require", message, status=422)
+    return [Condition(*condition) for condition in conditions]
+
+
+def _unknown(name: str, known: Collection[str], place: str) -> Rejected:
+    message = f"the field {name[:80]!r} is not known here"
+    return Rejected("unknown_field", message, status=422, place=place, cure=_nearest(name, known).lstrip("; "))
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name[:80], list(known)[:1000], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

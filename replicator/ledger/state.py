@@ -1,0 +1,59 @@
+"""Looking up what the ledger holds: many keys at once in the state's SQLite file.
+
+Guarantee: what is read is what the one writer has committed; it is used between its commits, in its thread. The state
+is an ordinary SQLite replica: a table per table, its key's columns, ``document`` and ``version``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from replicator.ledger.evaluate import Held
+from replicator.ledger.tables import Key, Table
+from replicator.sqlite import connect, translated
+
+_VARIABLES = 5000  # SQLite's own limit is 32,766
+
+
+class State:
+    """A connection for look-ups."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open it; the replica has created the file."""
+        self.close()
+        self._db = connect(self._path, synchronous="NORMAL", read_only=True)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+    def held(self, table: Table, keys: Sequence[Key]) -> dict[Key, Held]:
+        """What is held under those of the keys that have a document."""
+        assert self._db is not None, "the state is not open"
+        found: dict[Key, Held] = {}
+        columns = ", ".join(_quoted(name) for name in table.key)
+        size = max(1, _VARIABLES // len(table.key))
+        with translated(self._path):
+            for start in range(0, len(keys), size):
+                some = keys[start : start + size]
+                values = ", ".join([f"({', '.join('?' * len(table.key))})"] * len(some))
+                rows = f"FROM {_quoted(table.name)} WHERE ({columns}) IN (VALUES {values})"
+                query = f"SELECT {columns}, document, version {rows}"
+                for *key, document, version in self._db.execute(query, list(itertools.chain.from_iterable(some))):
+                    found[tuple(key)] = Held(version, document)
+        return found
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
