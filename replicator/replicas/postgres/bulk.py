@@ -8,10 +8,11 @@ index, whatever the statistics say.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import psycopg
 
+from replicator.errors import Corrupt
 from replicator.replicas.postgres.rows import Rows
 
 SETTINGS = {
@@ -67,10 +68,9 @@ class BulkRows:
         self._copy(self._rows.copy_keys(), keys)
         return len(keys) - self._execute(self._rows.delete_staged()).rowcount
 
-    def _stage(self, name: str, create: object) -> None:
+    def _stage(self, name: str, create: Callable[[], str]) -> None:
         """An empty staging table. Commit empties it; within a transaction it is emptied by hand."""
         if name not in self._made:
-            assert callable(create)
             self._execute(create())
             self._made.add(name)
         elif name in self._used:
@@ -78,11 +78,17 @@ class BulkRows:
         self._used.add(name)
 
     def _copy(self, statement: str, images: Sequence[bytes]) -> None:
-        with self._connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            copy.write(_HEADER)
-            for at in range(0, len(images), _CHUNK_ROWS):
-                copy.write(b"".join(images[at : at + _CHUNK_ROWS]))
-            copy.write(_TRAILER)
+        with self._connection.cursor() as cursor:
+            with cursor.copy(statement.encode()) as copy:
+                copy.write(_HEADER)
+                for at in range(0, len(images), _CHUNK_ROWS):
+                    copy.write(b"".join(images[at : at + _CHUNK_ROWS]))
+                copy.write(_TRAILER)
+            rows = cursor.rowcount
+        if rows != len(images):
+            place = f"table {self._rows.definition.label}"
+            cure = "verify the journal; report it if the journal is whole"
+            raise Corrupt("bad_row", f"{len(images)} row images hold {rows} rows", place=place, cure=cure)
 
     def _execute(self, statement: str) -> psycopg.Cursor:
         return self._connection.execute(statement.encode())

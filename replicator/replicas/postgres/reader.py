@@ -33,6 +33,7 @@ class PostgresReader:
         self._place = session.place_of(dsn)
         self._given = None if definitions is None else {table.name: table for table in definitions.values()}
         self._fixed = False
+        self._cursors = 0
         self._number = -1
         self._definitions: dict[str, Definition] = {}
         self._connection = session.connect(dsn, _SETTINGS)
@@ -82,13 +83,12 @@ class PostgresReader:
         with self._one_moment():
             definition = self._definition(table)
             names = _listed([column.name for column in definition.columns])
-            self._execute(
-                f"DECLARE replicator_rows NO SCROLL CURSOR FOR SELECT {names} FROM {quoted(*definition.name)}"
-            )
-            fetch = f"FETCH {FETCH_ROWS} FROM replicator_rows"
-            while rows := _texts(self._execute(fetch)):
+            self._cursors += 1
+            cursor = f"replicator_rows_{self._cursors}"
+            self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {names} FROM {quoted(*definition.name)}")
+            while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 yield from rows
-            self._execute("CLOSE replicator_rows")
+            self._execute(f"CLOSE {cursor}")
 
     def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]

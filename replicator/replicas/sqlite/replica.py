@@ -45,8 +45,7 @@ class SqliteReplica:
             try:
                 connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-                with sqlite.transaction(connection):
-                    schema.create_own_tables(connection)
+                schema.create_own_tables(connection)
             except BaseException:
                 connection.close()
                 raise

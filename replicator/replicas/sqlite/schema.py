@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from replicator import sqlite
 from replicator.definition import Definition, pack_definition, unpack_definition
 from replicator.errors import Halted
 from replicator.evolution import changes
@@ -29,8 +30,10 @@ _OWN_TABLES = (
 
 def create_own_tables(connection: sqlite3.Connection) -> None:
     """The sidecar's three tables, unless they are there."""
-    for statement in _OWN_TABLES:
-        connection.execute(statement)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_replicator_sequence'").fetchone() is None:
+        with sqlite.transaction(connection):
+            for statement in _OWN_TABLES:
+                connection.execute(statement)
 
 
 def current_definitions(connection: sqlite3.Connection) -> dict[str, Definition]:
@@ -47,11 +50,14 @@ def define(connection: sqlite3.Connection, strand: str, relation: int, definitio
     problem = difference(connection, definition, before)
     if problem:
         raise table_differs(definition, problem)
+    old_index = None if before is None else user_index(before)
+    if old_index is not None and old_index != user_index(definition):
+        connection.execute(f"DROP INDEX IF EXISTS {quoted(old_index)}")  # a column within an index cannot be dropped
     if before is not None:
         _follow(connection, before, definition)
     elif _existing_name(connection, definition) is None:
         connection.execute(create_table(definition))
-    _index_user(connection, before, definition)
+    _index_user(connection, definition)
     connection.execute(
         "INSERT OR REPLACE INTO _replicator_definition VALUES (NULL, ?, ?, ?, ?, ?)",
         (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
@@ -130,9 +136,6 @@ def _follow(connection: sqlite3.Connection, old: Definition, new: Definition) ->
     """Rename, drop and add columns. A changed type keeps its storage, or ``changes`` has raised."""
     changed = changes(old, new)
     table = quoted(new.label)
-    index = user_index(old)
-    if index is not None and changed.user_changed:
-        connection.execute(f"DROP INDEX IF EXISTS {quoted(index)}")
     for name in changed.dropped:
         connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
     for before, after in changed.renamed:
@@ -143,13 +146,8 @@ def _follow(connection: sqlite3.Connection, old: Definition, new: Definition) ->
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column.name)} {kind}{missing}")
 
 
-def _index_user(connection: sqlite3.Connection, before: Definition | None, definition: Definition) -> None:
-    old = user_index(before) if before else None
-    new = user_index(definition)
-    if old is not None and old != new:
-        connection.execute(f"DROP INDEX IF EXISTS {quoted(old)}")
-    if new is not None:
-        assert definition.user is not None
-        connection.execute(
-            f"CREATE INDEX IF NOT EXISTS {quoted(new)} ON {quoted(definition.label)} ({quoted(definition.user)})"
-        )
+def _index_user(connection: sqlite3.Connection, definition: Definition) -> None:
+    name = user_index(definition)
+    if name is not None and definition.user is not None:
+        table, column = quoted(definition.label), quoted(definition.user)
+        connection.execute(f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {table} ({column})")

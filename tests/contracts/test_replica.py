@@ -1,0 +1,584 @@
+"""What every replica keeps, run on each kind: whole transactions, exactly once, every step, every value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.definition import Column, Definition
+from replicator.errors import Corrupt, Halted, Rejected, Unavailable
+from replicator.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
+from replicator.row import UNCHANGED
+from tests.contracts.replica_kinds import (
+    STRAND,
+    Kind,
+    PostgresKind,
+    SqliteKind,
+    applied,
+    apply,
+    contents,
+    int4,
+    int8,
+    row,
+    table,
+)
+
+WALLETS = table([("id", "integer"), ("owner", "text"), ("balance", "numeric(12,2)")], ["id"], user="owner")
+MANY = 300  # beyond what a replica writes row by row
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
+    if request.param == "sqlite":
+        return SqliteKind(tmp_path / "replica.db")
+    new_database: Callable[[], str] = request.getfixturevalue("new_database")
+    return PostgresKind(new_database())
+
+
+@pytest.fixture
+def replica(kind: Kind) -> Iterator[Replica]:
+    made = kind.replica()
+    made.open()
+    yield made
+    made.close()
+
+
+def change(
+    definition: Definition = WALLETS,
+    *,
+    deletes: list[bytes] | None = None,
+    moves: list[tuple[bytes, bytes]] | None = None,
+    patches: list[bytes] | None = None,
+    inserts: list[bytes] | None = None,
+    updates: list[bytes] | None = None,
+) -> Change:
+    return Change(definition, deletes or [], moves or [], patches or [], inserts or [], updates or [])
+
+
+def wallets(count: int, owner: str = "ann", first: int = 0) -> list[bytes]:
+    return [row(str(number), owner, f"{number}.00") for number in range(first, first + count)]
+
+
+# -- transactions and positions
+
+
+def test_a_new_replica_stands_nowhere(replica: Replica) -> None:
+    assert replica.applied(STRAND) is None
+    assert replica.definitions(STRAND) == {}
+
+
+def test_position_rows_and_definitions_survive_reopening(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(7, WALLETS), change(inserts=wallets(3)))
+    replica.open()
+    assert replica.applied(STRAND) == applied(1)
+    assert replica.definitions(STRAND) == {7: WALLETS}
+    assert replica.applied("other") is None
+    assert len(contents(kind)) == 3
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+def test_a_death_between_apply_and_commit_leaves_nothing(kind: Kind, replica: Replica, count: int) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    replica.begin()
+    replica.apply(STRAND, [change(inserts=wallets(count, first=10), updates=[row("0", "bob", "9.00")])])
+    kind.crash(replica)
+    replica.open()
+    assert replica.applied(STRAND) == applied(1)
+    assert contents(kind) == [["0", "ann", "0.00"], ["1", "ann", "1.00"]]
+    apply(replica, 2, change(inserts=wallets(count, first=10)))
+    assert len(contents(kind)) == 2 + count
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+def test_rollback_undoes_rows_tables_and_definitions(kind: Kind, replica: Replica, count: int) -> None:
+    other = table([("id", "integer")], ["id"], name="other")
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(1)))
+    replica.begin()
+    replica.apply(STRAND, [Define(2, other), change(other, inserts=[row("1")]), change(updates=wallets(count))])
+    replica.rollback()
+    assert replica.definitions(STRAND) == {1: WALLETS}
+    assert contents(kind) == [["0", "ann", "0.00"]]
+    assert replica.drifted_rows == 0
+    apply(replica, 2, Define(2, other), change(other, inserts=[row("1")]), change(inserts=wallets(count, first=5)))
+    assert len(contents(kind)) == 1 + count
+
+
+def test_strands_keep_positions_and_definitions_of_their_own(replica: Replica) -> None:
+    other = table([("id", "integer")], ["id"], name="other")
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    replica.apply("second", [Define(1, other)])
+    replica.commit(applied(9)._replace(position=applied(9).position._replace(strand="second")))
+    assert replica.definitions(STRAND) == {1: WALLETS}
+    assert replica.definitions("second") == {1: other}
+    assert replica.applied(STRAND) == applied(1)
+
+
+# -- steps
+
+
+@pytest.mark.parametrize("count", [5, MANY])
+def test_insert_update_delete(kind: Kind, replica: Replica, count: int) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    apply(replica, 2, change(updates=wallets(count, owner="bob")))
+    assert contents(kind) == sorted([str(n), "bob", f"{n}.00"] for n in range(count))
+    apply(replica, 3, change(deletes=[row(str(n)) for n in range(1, count)]))
+    assert contents(kind) == [["0", "bob", "0.00"]]
+    assert replica.drifted_rows == 0
+
+
+@pytest.mark.parametrize("count", [5, MANY])
+def test_several_changes_of_a_table_in_one_transaction_happen_in_order(
+    kind: Kind, replica: Replica, count: int
+) -> None:
+    keys = [row(str(n)) for n in range(count)]
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)), change(updates=wallets(count, owner="bob")))
+    apply(
+        replica,
+        2,
+        change(updates=wallets(count, owner="cid")),
+        change(deletes=keys),
+        change(inserts=wallets(count, owner="dan")),
+        change(deletes=keys, inserts=wallets(count, owner="eve")),
+    )
+    assert {cells[1] for cells in contents(kind)} == {"eve"}
+    assert len(contents(kind)) == count
+    assert replica.drifted_rows == 0
+
+
+def test_composite_keys_in_an_order_of_their_own(kind: Kind, replica: Replica) -> None:
+    pairs = table([("note", "text"), ("b", "text"), ("a", "integer")], ["a", "b"], name="pairs")
+    rows = [row(f"n{a}{b}", b, str(a)) for a in (1, 2) for b in "xyz"]
+    apply(replica, 1, Define(1, pairs), change(pairs, inserts=rows))
+    apply(replica, 2, change(pairs, deletes=[row("1", "y")], updates=[row("new", "z", "2")]))
+    assert len(contents(kind, "pairs")) == 5
+    reader = kind.reader()
+    found = reader.document("pairs", ["2", "z"])
+    assert found is not None
+    assert (found.key, found.row["note"]) == ({"a": 2, "b": "z"}, "new")
+    assert reader.document("pairs", ["1", "y"]) is None
+    reader.close()
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+def test_a_table_that_is_all_key(kind: Kind, replica: Replica, count: int) -> None:
+    tags = table([("a", "integer"), ("b", "text")], ["a", "b"], name="tags")
+    rows = [row(str(n), "x") for n in range(count)]
+    apply(replica, 1, Define(1, tags), change(tags, inserts=rows))
+    apply(replica, 2, change(tags, updates=rows))
+    assert len(contents(kind, "tags")) == count
+    assert replica.drifted_rows == 0
+
+
+def test_patches_keep_what_is_unchanged(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(3)))
+    apply(replica, 2, change(patches=[row("0", UNCHANGED, "5.50"), row("1", None, UNCHANGED), row("2", "z", "0.01")]))
+    assert contents(kind) == [["0", "ann", "5.50"], ["1", None, "1.00"], ["2", "z", "0.01"]]
+
+
+def test_a_patch_of_a_row_that_is_gone_halts(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    with pytest.raises(Halted, match="replica_row_missing"):
+        replica.apply(STRAND, [change(patches=[row("0", UNCHANGED, "5.50")])])
+    replica.rollback()
+    replica.begin()
+    with pytest.raises(Halted, match="replica_row_missing"):
+        replica.apply(STRAND, [change(moves=[(row("0"), row("1", UNCHANGED, "5.50"))])])
+    replica.rollback()
+
+
+def test_moves_change_the_key_and_keep_what_is_unchanged(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(3)))
+    apply(
+        replica,
+        2,
+        change(
+            deletes=[row("2")],
+            moves=[(row("1"), row("2", UNCHANGED, "7.00")), (row("0"), row("1", "bob", UNCHANGED))],
+        ),
+    )
+    assert contents(kind) == [["1", "bob", "0.00"], ["2", "ann", "7.00"]]
+    assert replica.drifted_rows == 0
+
+
+def test_a_move_onto_a_stranger_ends_with_the_moved_row(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(1)))
+    kind.execute("INSERT INTO wallets VALUES (9, 'intruder', '1.00')")
+    apply(replica, 2, change(moves=[(row("0"), row("9", UNCHANGED, "7.00"))]))
+    assert contents(kind) == [["9", "ann", "7.00"]]
+    assert replica.drifted_rows == 1
+
+
+def test_truncate(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(MANY)))
+    apply(replica, 2, Truncate(WALLETS), change(inserts=wallets(1, first=8)))
+    assert contents(kind) == [["8", "ann", "8.00"]]
+
+
+@pytest.mark.parametrize("count", [2, MANY])
+@pytest.mark.parametrize("form", ["text", "binary"])
+def test_rows_without_a_key_are_kept_by_their_place(kind: Kind, replica: Replica, count: int, form: str) -> None:
+    columns = (Column("what", "text", form), Column("n", "integer", form))  # type: ignore[arg-type]
+    history = Definition("public", "history", columns, ())
+    image = row("same", b"7" if form == "text" else int4(7))
+    places = [(5, ordinal) for ordinal in range(count)]
+    apply(replica, 1, Define(1, history), Append(history, [image] * count, places))
+    assert contents(kind, "history") == [["same", "7"]] * count
+    kept = kind.execute("SELECT _sequence, _ordinal FROM history ORDER BY 1, 2")
+    assert [tuple(place) for place in kept] == places
+    assert replica.drifted_rows == 0
+    replica.begin()
+    replica.apply(STRAND, [Append(history, [image] * count, places)])  # somebody wrote these places before us
+    replica.commit(applied(2))
+    assert replica.drifted_rows == count
+    assert len(contents(kind, "history")) == count
+
+
+def test_sequences_only_move_forward(kind: Kind, replica: Replica) -> None:
+    ids = Column("id", "bigint", "text", False, 1, None, ("public", "wallets_id_seq"))
+    wallets_ = Definition("public", "wallets", (ids,), ("id",))
+    apply(replica, 1, Define(1, wallets_), SetSequence("public", "wallets_id_seq", 41, 1))
+    apply(replica, 2, SetSequence("public", "wallets_id_seq", 7, 1))
+    apply(replica, 3, SetSequence("audit", "down", -5, -5), SetSequence("audit", "down", -1, -5))
+    if kind.name == "postgres":
+        assert kind.execute("INSERT INTO wallets DEFAULT VALUES RETURNING id") == [(42,)]
+        assert kind.execute("SELECT nextval('audit.down')") == [(-10,)]
+    sequences = "replicator.sequence" if kind.name == "postgres" else "_replicator_sequence"
+    assert kind.execute(f"SELECT name, value FROM {sequences} ORDER BY name") == [("down", -5), ("wallets_id_seq", 41)]
+
+
+# -- somebody else wrote
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+@pytest.mark.parametrize("form", ["text", "binary"])
+def test_drift_is_counted_and_ends_with_the_ledgers_rows(kind: Kind, replica: Replica, count: int, form: str) -> None:
+    columns = (Column("id", "integer", form), Column("owner", "text", form))  # type: ignore[arg-type]
+    owned = Definition("public", "wallets", columns, ("id",))
+
+    def rows(first: int) -> list[bytes]:
+        return [row(str(n).encode() if form == "text" else int4(n), "ledger") for n in range(first, first + count)]
+
+    apply(replica, 1, Define(1, owned), change(owned, inserts=rows(0)))
+    kind.execute("INSERT INTO wallets VALUES (1000, 'intruder')")
+    kind.execute("DELETE FROM wallets WHERE id = 0")
+    apply(replica, 2, change(owned, updates=rows(0), inserts=rows(1000)))
+    assert replica.drifted_rows == 2
+    found = contents(kind)
+    assert len(found) == 2 * count
+    assert {cells[1] for cells in found} == {"ledger"}
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+def test_a_row_that_was_gone_before_its_delete_is_counted(kind: Kind, replica: Replica, count: int) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    kind.execute("DELETE FROM wallets WHERE id = 1")
+    apply(replica, 2, change(deletes=[row(str(n)) for n in range(count)]))
+    assert replica.drifted_rows == 1
+    assert contents(kind) == []
+
+
+def test_a_table_of_somebody_else_is_refused_and_left_alone(kind: Kind, replica: Replica) -> None:
+    kind.execute("CREATE TABLE wallets (id text PRIMARY KEY, owner text, extra integer)")
+    replica.begin()
+    with pytest.raises(Halted, match="replica_table_differs") as caught:
+        replica.apply(STRAND, [Define(1, WALLETS)])
+    replica.rollback()
+    for part in ("wallets", "balance is missing", "extra is not the ledger's", "column id is"):
+        assert part in str(caught.value)
+    assert kind.execute("SELECT * FROM wallets") == []
+
+
+def test_rows_of_somebody_else_are_refused(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    kind.execute("INSERT INTO wallets VALUES (1, 'x', '1.00')")
+    forget = "replicator.definition" if kind.name == "postgres" else "_replicator_definition"
+    kind.execute(f"DELETE FROM {forget}")
+    replica.begin()
+    with pytest.raises(Halted, match="rows that somebody else wrote"):
+        replica.apply(STRAND, [Define(1, WALLETS)])
+    replica.rollback()
+    kind.execute("DELETE FROM wallets")
+    apply(replica, 2, Define(1, WALLETS), change(inserts=wallets(1)))  # alike and empty: taken
+    assert len(contents(kind)) == 1
+
+
+def test_a_table_that_somebody_dropped_halts(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(1)))
+    kind.execute("DROP TABLE wallets")
+    replica.open()
+    replica.begin()
+    with pytest.raises(Halted):
+        replica.apply(STRAND, [change(inserts=wallets(1, first=3))])
+    replica.rollback()
+    replica.begin()
+    with pytest.raises(Halted, match="dropped"):
+        replica.apply(STRAND, [Define(2, WALLETS)])
+    replica.rollback()
+
+
+@pytest.mark.parametrize("image", [b"", b"\x00", row("1", "x"), row("1", "x", "1.00") + b"x", row("1", UNCHANGED, "1")])
+def test_a_row_image_that_is_none_halts(replica: Replica, image: bytes) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    for images in ([image], [image] * MANY):
+        replica.begin()
+        with pytest.raises(Halted):
+            replica.apply(STRAND, [change(inserts=images)])
+        replica.rollback()
+    assert replica.applied(STRAND) == applied(1)
+
+
+def test_a_value_that_is_not_of_its_type_halts(replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    with pytest.raises(Halted):
+        replica.apply(STRAND, [change(inserts=[row("one", "x", "1.00")])])
+    replica.rollback()
+
+
+# -- values
+
+
+def test_null_empty_and_long_values(kind: Kind, replica: Replica) -> None:
+    documents = table([("id", "text"), ("t", "text"), ("b", "bytea"), ("j", "json")], ["id"], name="documents")
+    long = "ü" * 500_000
+    rows = [
+        ["", "", "\\x", "{}"],
+        ["null", None, None, None],
+        ["long", long, "\\x" + "00ff" * 100_000, f'{{"a": "{long}"}}'],
+        ["odd ' \" \\ \t\n %s $1", "NULL", "\\x5c", '"\\u0000"'],
+    ]
+    images = [row(*cells) for cells in rows]
+    apply(replica, 1, Define(1, documents), change(documents, inserts=images))
+    assert contents(kind, "documents") == sorted(rows, key=lambda cells: [cell or "" for cell in cells])
+    padding = [row(f"pad{number}", None, None, None) for number in range(MANY)]
+    apply(replica, 2, change(documents, updates=images), change(documents, inserts=padding))
+    assert [cells for cells in contents(kind, "documents") if not str(cells[0]).startswith("pad")] == sorted(
+        rows, key=lambda cells: [cell or "" for cell in cells]
+    )
+
+
+def test_odd_names(kind: Kind, replica: Replica) -> None:
+    odd = table(
+        [('i"d', "integer"), ("50% of $1", "text"), ("select", "text"), ("ünï", "text")],
+        ['i"d'],
+        name="odd 'table' \"x\" %s;",
+        namespace="audit; --",
+        user="50% of $1",
+    )
+    images = [row(str(n), "u", None, "x") for n in range(MANY)]
+    apply(replica, 1, Define(1, odd), change(odd, inserts=images[:2]), change(odd, inserts=images[2:]))
+    apply(replica, 2, change(odd, updates=images), change(odd, updates=images[:3], deletes=[row("7")]))
+    assert len(contents(kind, odd.label)) == MANY - 1
+    reader = kind.reader()
+    assert [found.key for found in reader.of_user(odd.label, "u", 2, ["5"])] == [{'i"d': 6}, {'i"d': 8}]
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        table([("_sequence", "integer")], [], name="t"),
+        table([("a", "integer")], ["a"], name="sqlite_t", namespace="pg_t"),
+        table([("a", "integer")], ["a"], name="_replicator_t", namespace="replicator"),
+    ],
+)
+def test_names_that_the_replica_cannot_give_are_refused(kind: Kind, replica: Replica, bad: Definition) -> None:
+    if bad.namespace != "public" and kind.name == "sqlite":
+        bad = table([("a", "integer")], ["a"], name=bad.table)
+    replica.begin()
+    with pytest.raises(Halted, match="replica_name_taken"):
+        replica.apply(STRAND, [Define(1, bad)])
+    replica.rollback()
+
+
+# -- the schema follows
+
+
+def test_columns_are_added_dropped_and_renamed(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    followed = Definition(
+        "public",
+        "wallets",
+        (
+            Column("id", "bigint", "text", False, 1),
+            Column("holder", "text", "text", True, 2),
+            Column("level", "integer", "text", True, 4, "3"),
+            Column("note", "text", "text", True, 5),
+            Column("said", "text", "text", True, 6, "it's"),
+            Column("ok", "boolean", "text", True, 7, "t"),
+            Column("ratio", "double precision", "text", True, 8, "-0"),
+            Column("raw", "bytea", "text", True, 9, "\\x00ff"),
+        ),
+        ("id",),
+        "holder",
+    )
+    added = ["3", None, "it's", "t", "-0", "\\x00ff"]
+    apply(replica, 2, Define(2, followed), change(followed, inserts=[row(str(2**40), "bob", *[None] * 6)]))
+    assert contents(kind) == [["0", "ann", *added], ["1", "ann", *added], [str(2**40), "bob", *[None] * 6]]
+    assert replica.definitions(STRAND) == {1: WALLETS, 2: followed}
+    reader = kind.reader()
+    assert [found.key["id"] for found in reader.of_user("wallets", "ann", 10, None)] == [0, 1]
+    assert reader.tables() == [followed]
+    reader.close()
+    dropped = Definition("public", "wallets", (followed.columns[0], followed.columns[2]), ("id",))
+    apply(replica, 3, Define(3, dropped))
+    assert contents(kind) == [["0", "3"], ["1", "3"], [str(2**40), None]]
+
+
+def test_only_the_format_differs(kind: Kind, replica: Replica) -> None:
+    text = table([("id", "integer"), ("v", "bigint")], ["id"], name="t")
+    binary = Definition(
+        "public", "t", tuple(Column(c.name, c.type, "binary", c.nullable, c.number) for c in text.columns), ("id",)
+    )
+    apply(replica, 1, Define(1, text), change(text, inserts=[row("1", "-5")]))
+    for count in (1, MANY):
+        images = [row(int4(number), int8(-5)) for number in range(10, 10 + count)]
+        apply(replica, 2, Define(2, binary), change(binary, updates=[row(int4(1), int8(-6)), *images]))
+    assert contents(kind, "t")[0] == ["1", "-6"]
+    apply(replica, 4, Define(1, text), change(text, updates=[row("1", "7")]))
+    assert contents(kind, "t")[0] == ["1", "7"]
+    replica.open()
+    assert replica.definitions(STRAND) == {1: text, 2: binary}
+
+
+def test_what_cannot_follow_halts_and_changes_nothing(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(1)))
+    other_key = table([("id", "integer"), ("owner", "text"), ("balance", "numeric(12,2)")], ["owner"])
+    replica.begin()
+    with pytest.raises(Halted, match="key_changed"):
+        replica.apply(STRAND, [Define(2, other_key)])
+    replica.rollback()
+    assert contents(kind) == [["0", "ann", "0.00"]]
+
+
+# -- reading
+
+
+def test_a_users_rows_come_in_key_order_page_by_page(kind: Kind, replica: Replica) -> None:
+    points = table(
+        [("day", "integer"), ("user_id", "text"), ("n", "integer")], ["day", "n"], name="points", user="user_id"
+    )
+    rows = [row(str(day), f"u{day % 3}", str(n)) for day in range(30) for n in (2, 1)]
+    apply(replica, 1, Define(1, points), change(points, inserts=rows))
+    reader = kind.reader()
+    seen: list[tuple[int, int]] = []
+    after: list[str] | None = None
+    while page := reader.of_user("points", "u1", 7, after):
+        seen += [(found.row["day"], found.row["n"]) for found in page]
+        after = [str(value) for value in page[-1].key.values()]
+    assert seen == [(day, n) for day in range(1, 30, 3) for n in (1, 2)]
+    assert reader.of_user("points", "nobody", 7, None) == []
+    reader.close()
+
+
+def test_requests_for_what_is_not_there_are_rejected(kind: Kind, replica: Replica) -> None:
+    typed = table([("id", "uuid"), ("day", "date")], ["id", "day"], name="typed", user="id")
+    apply(
+        replica, 1, Define(1, typed), change(typed, inserts=[row("5f4dcc3b-5aa7-65d6-1d83-27deb882cf99", "2024-02-29")])
+    )
+    reader = kind.reader()
+    reader.snapshot()
+    with pytest.raises(Rejected) as unknown:
+        reader.document("nothing", ["1"])
+    assert unknown.value.status == 404
+    for key in (["x", "2024-02-29"], ["5f4dcc3b5aa765d61d8327deb882cf99", "2024-02-30"], ["1"], [], ["\x00", "\udc00"]):
+        with pytest.raises(Rejected):
+            reader.document("typed", key)
+    with pytest.raises(Rejected):
+        reader.of_user("typed", "me", 5, None)
+    found = reader.document("typed", ["5F4DCC3B-5AA7-65D6-1D83-27DEB882CF99", "2024-02-29"])
+    assert found is not None
+    assert found.row == {"id": "5f4dcc3b-5aa7-65d6-1d83-27deb882cf99", "day": "2024-02-29"}
+    reader.close()
+
+
+def test_a_snapshot_keeps_position_and_rows_together(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(3)))
+    reader = kind.reader()
+    reader.snapshot()
+    apply(replica, 2, change(inserts=wallets(1, first=9)), change(deletes=[row("0")]))
+    apply(replica, 3, Truncate(WALLETS))
+    assert reader.applied(STRAND) == applied(1)
+    assert len(list(reader.rows("wallets"))) == 3
+    assert reader.document("wallets", ["0"]) is not None
+    reader.close()
+    fresh = kind.reader()
+    assert fresh.applied(STRAND) == applied(3)
+    assert list(fresh.rows("wallets")) == []
+    fresh.close()
+
+
+def test_documents_show_json_values(kind: Kind, replica: Replica) -> None:
+    shown = table([("id", "bigint"), ("j", "jsonb"), ("ok", "boolean"), ("n", "numeric")], ["id"], name="shown")
+    apply(replica, 1, Define(1, shown), change(shown, inserts=[row("1", '{"a": [1, null]}', "t", "1.50")]))
+    reader = kind.reader()
+    found = reader.document("shown", ["1"])
+    assert found is not None
+    assert found.row == {"id": 1, "j": {"a": [1, None]}, "ok": True, "n": "1.50"}
+    reader.close()
+
+
+def test_a_reader_that_stops_midway_can_go_on(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(5000)))
+    reader = kind.reader()
+    reader.snapshot()
+    rows = reader.rows("wallets")
+    next(rows)
+    assert reader.applied(STRAND) == applied(1)
+    rows.close()  # type: ignore[attr-defined]
+    assert len(list(reader.rows("wallets"))) == 5000
+    reader.close()
+
+
+def test_a_corrupt_definition_is_named(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    where = "replicator.definition" if kind.name == "postgres" else "_replicator_definition"
+    kind.execute(
+        f"UPDATE {where} SET definition = '\\x00'"
+        if kind.name == "postgres"
+        else f"UPDATE {where} SET definition = x'00'"
+    )
+    with pytest.raises(Corrupt):
+        replica.definitions(STRAND)
+
+
+def test_a_lock_of_somebody_else_is_visible(kind: Kind, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(1)))
+    blocker = _Blocker(kind, monkeypatch)
+    replica.open()
+    with pytest.raises(Unavailable, match="locked"):
+        apply(replica, 2, change(updates=wallets(1, owner="bob")))
+    blocker.release()
+    replica.open()
+    apply(replica, 2, change(updates=wallets(1, owner="bob")))
+    assert contents(kind) == [["0", "bob", "0.00"]]
+
+
+class _Blocker:
+    """Holds a lock on the wallets; waiting for it is cut short for the test."""
+
+    def __init__(self, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+        import sqlite3
+
+        import psycopg
+
+        from replicator import sqlite
+        from replicator.replicas.postgres import replica as postgres_replica
+
+        self.connection: sqlite3.Connection | psycopg.Connection
+        if isinstance(kind, SqliteKind):
+            monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+            self.connection = sqlite3.connect(kind.path, isolation_level=None)
+            self.connection.execute("BEGIN IMMEDIATE")
+        elif isinstance(kind, PostgresKind):
+            monkeypatch.setitem(postgres_replica._SETTINGS, "lock_timeout", "50ms")
+            self.connection = psycopg.connect(kind.dsn)
+            self.connection.execute("LOCK TABLE wallets IN ACCESS EXCLUSIVE MODE")
+
+    def release(self) -> None:
+        self.connection.rollback()
+        self.connection.close()
