@@ -5,7 +5,10 @@ proven so stops and says why. An illegal call raises Misuse and changes nothing.
 touches a disk or draws a number: ``now`` (microseconds, by any clock that does not go back) is an argument.
 
 Use: ``start`` each strand at the consumer's durable position; persist a batch, then ``offer`` it; call ``handle_timer``
-when ``next_timer()`` has come; answer each ``Load`` with ``loaded``; tell ``acknowledge`` what the consumer holds.
+when ``next_timer()`` has come; answer each ``Load`` with ``loaded``.
+
+The order of the parts: a ``Strand`` each puts entries in sequence and knows the gaps; in order ``merged`` what they
+release goes through ``Merged``; in order ``time`` there are no sequences and ``Timed`` does it all.
 """
 
 from __future__ import annotations
@@ -14,14 +17,27 @@ import heapq
 import itertools
 from collections.abc import Sequence
 
+from settle_buffer.clock import FeedClock
 from settle_buffer.config import SettleConfig
-from settle_buffer.entry import MAX_SEQUENCE, PROOF_LIMIT_BYTES, Entry, digest_of, link_of, sequence_of, strand_of
+from settle_buffer.entry import (
+    MAX_SEQUENCE,
+    PROOF_LIMIT_BYTES,
+    Entry,
+    at_of,
+    digest_of,
+    link_of,
+    sequence_of,
+    strand_of,
+)
 from settle_buffer.errors import Misuse
-from settle_buffer.events import Certificate, Event, GapExpired, GapRequest, Pressure
+from settle_buffer.events import Certificate, Event, GapExpired, GapFilled, GapRequest, Pressure, Release
 from settle_buffer.gaps import Gap
 from settle_buffer.memory import Room
+from settle_buffer.merged import Merged
 from settle_buffer.status import GapStatus, Status, StrandStatus
 from settle_buffer.strand import Strand
+from settle_buffer.timed import Timed
+from settle_buffer.window import Window
 
 RELIEF = 0.9  # pressure ends when every bound is used less than this
 
@@ -33,20 +49,30 @@ class SettleBuffer:
         self.config = config
         self.room = Room(config)
         self.strands: dict[str, Strand] = {}
+        self.window = Window(config.window_us)
+        self.clock = FeedClock(config.idle_after_us + self.window.us)
+        self.merged = Merged(config, self.room, self.clock, self.window) if config.order == "merged" else None
+        self.timed = Timed(config, self.room, self.clock, self.window) if config.order == "time" else None
         self.pressure = ""
         self._now = 0
         self._timers: list[tuple[int, int, Strand, Gap]] = []
         self._numbers = itertools.count()
 
     def start(self, strand: str, sequence: int, digest: bytes, at: int = 0) -> None:
-        """The consumer durably holds this strand up to ``sequence``; an empty digest leaves the first link unproven."""
+        """The consumer durably holds this strand up to ``sequence``, whose event time is ``at``. An empty digest leaves
+        the first link unproven."""
+        place = f"strand {strand}"
         if strand in self.strands:
-            raise Misuse("started_twice", "the strand was started already", place=f"strand {strand}")
+            raise Misuse("started_twice", "the strand was started already", place=place)
         if len(self.strands) >= self.config.strands_limit:
-            raise Misuse("too_many_strands", f"at most {self.config.strands_limit} are taken", place=f"strand {strand}")
+            raise Misuse("too_many_strands", f"at most {self.config.strands_limit} are taken", place=place)
         if not 0 <= sequence <= MAX_SEQUENCE:
-            raise Misuse("bad_sequence", f"{sequence} is no sequence", place=f"strand {strand}")
-        self.strands[strand] = Strand(strand, self.config, self.room, sequence, digest, at)
+            raise Misuse("bad_sequence", f"{sequence} is no sequence", place=place)
+        started = self.strands[strand] = Strand(strand, self.config, self.room, sequence, digest, at)
+        if self.merged is not None:
+            self.merged.start(started, self._now)
+        if self.timed is not None:
+            self.timed.start(started)
 
     def restore_waiver(self, strand: str, first: int, last: int) -> None:
         """A waiver that was made durable in an earlier life; before the first offer."""
@@ -58,44 +84,69 @@ class SettleBuffer:
         self.strand(entry.strand).call_late(entry, events)
         return events
 
-    def offer(self, entries: Sequence[Entry], now: int) -> list[Event]:
-        """Take durable entries, of any strands, in any order; what follows from them."""
+    def check(self, entries: Sequence[Entry]) -> None:
+        """Raise Misuse where ``offer`` would: ask before the entries are made durable."""
+        if entries:
+            self._grouped(entries)
+
+    def offer(self, entries: Sequence[Entry], now: int, *, again: bool = False) -> list[Event]:
+        """Take durable entries, of any strands, in any order; what follows from them. ``again``: they come from the
+        spool after a restart."""
         if not entries:
             return []
         groups = self._grouped(entries)
-        now = self._clock(now)
+        now = self._advance_to(now)
         events: list[Event] = []
+        if self.config.order != "sequence" and not again:
+            self._observe(entries, now)
         for strand, group in groups:
-            strand.take(group, list(map(sequence_of, group)), now, events)
-            self._arm(strand)
+            if self.timed is not None:
+                self.timed.push(group, events, again=again)
+            else:
+                strand.take(group, list(map(sequence_of, group)), now, events)
+                self._arm(strand)
+        return self._finish(now, events)
+
+    def heartbeat(self, strand: str, at: int, now: int, sequence: int | None = None, idle: bool = False) -> list[Event]:
+        """The feed says: my clock is ``at``, and of this strand nothing at or before ``at`` is after ``sequence``
+        (None: after what I have sent before this, on a feed that keeps its order). ``idle``: do not wait for it."""
+        found = self.strand(strand)
+        if sequence is not None and not 0 <= sequence <= MAX_SEQUENCE:
+            raise Misuse("bad_sequence", f"{sequence} is no sequence", place=f"strand {strand}")
+        now = self._advance_to(now)
+        events: list[Event] = []
+        self.clock.heartbeat(at, now)
+        if sequence is not None and self.timed is None:
+            found.expect(sequence, now, events)
+            self._arm(found)
+        if self.merged is not None:
+            self.merged.heartbeat(strand, sequence, at, idle, now, events)
         return self._finish(now, events)
 
     def loaded(self, strand: str, first: int, last: int, entries: list[Entry], now: int) -> list[Event]:
         """The answer to ``Load``: every copy that the spool has of ``first`` to ``last``, the end maybe nearer than
         asked."""
         events: list[Event] = []
-        found = self.strand(strand)
-        found.loaded(first, last, entries, self._clock(now), events)
-        self._arm(found)
-        return self._finish(self._now, events)
-
-    def late_among(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those that ``offer`` would call late: to be set aside durably in the write that makes them durable."""
-        return [
-            entry
-            for entry in entries
-            if (strand := self.strands.get(entry.strand)) is not None and strand.is_waived(entry.sequence)
-        ]
+        if self.timed is not None:
+            self.timed.loaded(first, last, entries, events)
+        else:
+            found = self.strand(strand)
+            found.loaded(first, last, entries, self._advance_to(now), events)
+            self._arm(found)
+        return self._finish(self._advance_to(now), events)
 
     def next_timer(self) -> int | None:
         """When ``handle_timer`` is due, None if nothing waits for time."""
-        while self._timers and self._timers[0][3].closed:
-            heapq.heappop(self._timers)
-        return self._timers[0][0] if self._timers else None
+        dues = [self._next_gap_timer()]
+        if self.merged is not None:
+            dues.append(self.merged.next_timer(self._now))
+        if self.timed is not None:
+            dues.append(self.timed.next_timer(self._now))
+        return min((due for due in dues if due is not None), default=None)
 
     def handle_timer(self, now: int) -> list[Event]:
         """What follows from the time alone. Early calls do nothing."""
-        return self._finish(self._clock(now), [])
+        return self._finish(self._advance_to(now), [])
 
     def waivers(self, strand: str, first: int, last: int, who: str, why: str, now: int) -> list[Certificate]:
         """The certificates that ``waive`` would give: to be made durable before it is called."""
@@ -111,13 +162,13 @@ class SettleBuffer:
         certificates = self.waivers(strand, first, last, who, why, now)
         events: list[Event] = []
         self.strand(strand).waive(certificates, events)
-        return self._finish(self._clock(now), events)
+        return self._finish(self._advance_to(now), events)
 
     def discard(self, strand: str, first: int, last: int, now: int) -> list[Event]:
         """Forget what waits of ``first`` to ``last`` and ask for it anew; the cure of a conflict, before ``resume``."""
         events: list[Event] = []
         found = self.strand(strand)
-        found.discard(first, last, self._clock(now), events)
+        found.discard(first, last, self._advance_to(now), events)
         self._arm(found)
         return self._finish(self._now, events)
 
@@ -131,10 +182,12 @@ class SettleBuffer:
         """A person has decided: go on."""
         events: list[Event] = []
         self.strand(strand).resume(events)
-        return self._finish(self._clock(now), events)
+        return self._finish(self._advance_to(now), events)
 
     def helps(self, entries: Sequence[Entry]) -> bool:
         """Whether any of these closes a hole or is next: such a batch is taken under pressure too."""
+        if self.timed is not None:
+            return False
         for entry in entries:
             strand = self.strands.get(entry.strand)
             if strand is not None and (entry.sequence == strand.released + 1 or strand.misses(entry.sequence)):
@@ -147,6 +200,12 @@ class SettleBuffer:
         if strand is None:
             raise Misuse("not_started", "the strand was not started", place=f"strand {name}", cure="call start first")
         return strand
+
+    def delivered(self, strand: str) -> int:
+        """Up to where the consumer was given this strand: its sequence, in time order the event time."""
+        if self.timed is not None:
+            return self.timed.front[0]
+        return self.strand(strand).released if self.merged is None else self.merged.lanes[strand].delivered
 
     def status(self, now: int) -> Status:
         """What is held, what is waited for, and why."""
@@ -164,26 +223,28 @@ class SettleBuffer:
             resident_bytes=self.room.resident_bytes,
             oldest_age_us=max((gap.age_us for gap in gaps), default=0),
             pressure=self.pressure,
-            strands=[
-                StrandStatus(s.name, s.released, s.at, s.top, s.duplicates, s.late, s.conflicts, s.stopped)
-                for s in self.strands.values()
-            ],
+            strands=[self._strand_status(name, strand) for name, strand in self.strands.items()],
             gaps=gaps,
+            window_us=self.window.us,
+            window_reason=self.window.reason,
+            clock_offset_us=self.clock.offset_us,
+            clock_error_us=self.clock.error_us,
+            lateness=self.window.histogram.copy(),
         )
 
-    def check(self, entries: Sequence[Entry]) -> None:
-        """Raise Misuse where ``offer`` would: ask before the entries are made durable."""
-        if entries:
-            self._grouped(entries)
+    def _strand_status(self, name: str, strand: Strand) -> StrandStatus:
+        idle = self.merged is not None and self.merged.lanes[name].idle
+        counts = (strand.duplicates, strand.late, strand.conflicts)
+        return StrandStatus(name, self.delivered(name), strand.top, *counts, strand.stopped, idle)
 
     def _grouped(self, entries: Sequence[Entry]) -> list[tuple[Strand, list[Entry]]]:
         """The entries by strand, each strand's in the order they came; checked as a whole first."""
         sequences = list(map(sequence_of, entries))
-        if min(sequences) < 1 or max(sequences) > MAX_SEQUENCE:
-            raise Misuse("bad_sequence", f"a sequence is from 1 to {MAX_SEQUENCE}")
-        if max(map(len, map(digest_of, entries))) > PROOF_LIMIT_BYTES or max(map(len, map(link_of, entries))) > (
-            PROOF_LIMIT_BYTES
-        ):
+        least = 0 if self.timed is not None else 1
+        if min(sequences) < least or max(sequences) > MAX_SEQUENCE:
+            raise Misuse("bad_sequence", f"a sequence is from {least} to {MAX_SEQUENCE}")
+        longest = max(max(map(len, map(digest_of, entries))), max(map(len, map(link_of, entries))))
+        if longest > PROOF_LIMIT_BYTES:
             raise Misuse("bad_proof", f"digest and link have at most {PROOF_LIMIT_BYTES} bytes")
         names = list(map(strand_of, entries))
         if names.count(names[0]) == len(names):
@@ -193,33 +254,64 @@ class SettleBuffer:
             groups.setdefault(name, []).append(entry)
         return [(self.strand(name), group) for name, group in groups.items()]
 
-    def _clock(self, now: int) -> int:
+    def _advance_to(self, now: int) -> int:
         """A clock that goes back stands still here."""
         self._now = max(self._now, now)
         return self._now
 
+    def _observe(self, entries: Sequence[Entry], now: int) -> None:
+        """What the arrival of these says about the feed's clock, and how late they are by it."""
+        self.clock.entry(max(map(at_of, entries)), now)
+        feed_now = self.clock.feed_now(now)
+        if feed_now is not None:
+            for at in map(at_of, entries):
+                self.window.observe(max(0, feed_now - at))
+
     def _arm(self, strand: Strand) -> None:
         """Timers for the gaps that were opened just now."""
+        after_us = self.config.request_after_us
         for gap in strand.opened:
-            self._push(gap.opened_at + self._request_after_us(), strand, gap)
+            self._push(gap.opened_at + (self.window.us if after_us is None else after_us), strand, gap)
         strand.opened.clear()
-
-    def _request_after_us(self) -> int:
-        config = self.config
-        if config.request_after_us is not None:
-            return config.request_after_us
-        return config.window_us if isinstance(config.window_us, int) else config.window_us.most_us
 
     def _push(self, due: int, strand: Strand, gap: Gap) -> None:
         heapq.heappush(self._timers, (due, next(self._numbers), strand, gap))
 
+    def _next_gap_timer(self) -> int | None:
+        while self._timers and self._timers[0][3].closed:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
     def _finish(self, now: int, events: list[Event]) -> list[Event]:
-        """Timers that are due and the bounds, after every change."""
-        while (due := self.next_timer()) is not None and due <= now:
+        """Timers that are due, the order across strands and the bounds, after every change."""
+        while (due := self._next_gap_timer()) is not None and due <= now:
             _, _, strand, gap = heapq.heappop(self._timers)
             self._fire(strand, gap, now, events)
+        if self.merged is not None:
+            events = self._merge(self.merged, now, events)
+        elif self.timed is not None:
+            self.timed.advance(now, events)
+        else:
+            for event in events:
+                if isinstance(event, GapFilled) and event.certificate is None:
+                    self.window.observe(now - event.opened_at)
         self._weigh(now, events)
         return events
+
+    def _merge(self, merged: Merged, now: int, events: list[Event]) -> list[Event]:
+        """What the strands released goes through the merge; that may make room for more."""
+        out: list[Event] = []
+        while True:
+            for event in events:
+                if isinstance(event, Release):
+                    assert event.strand is not None
+                    merged.push(event.strand, event.entries, now, out)
+                else:
+                    out.append(event)
+            merged.advance(now, out)
+            events = []
+            if not merged.unthrottle(events):
+                return out
 
     def _fire(self, strand: Strand, gap: Gap, now: int, events: list[Event]) -> None:
         """Ask for a gap's entries again; say once that it has expired."""

@@ -81,6 +81,7 @@ class GapFilled(NamedTuple):
     strand: str
     first: int
     last: int
+    opened_at: int
     certificate: Certificate | None
 
 

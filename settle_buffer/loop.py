@@ -17,6 +17,7 @@ drains releases to the consumer, one fires timers. The clock given to the core i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -29,7 +30,7 @@ from settle_buffer.buffer import SettleBuffer
 from settle_buffer.config import SettleConfig
 from settle_buffer.entry import Entry, weight
 from settle_buffer.errors import Misuse
-from settle_buffer.events import Correction, Event, GapFilled, GapWaived, Load, Release, SpoolSetAside
+from settle_buffer.events import Certificate, Correction, Event, GapFilled, Late, Load, Release, SpoolSetAside
 from settle_buffer.spool import Spool
 from settle_buffer.status import Status
 
@@ -41,7 +42,11 @@ Delivery = Release | Correction
 
 
 class Settler:
-    """A durable settle buffer on trio; see the module's text."""
+    """A durable settle buffer on trio; see the module's text.
+
+    ``notify`` is told every event but releases, in the loop: it must be quick and must not raise. ``probe`` is told the
+    loop's steps, ``before`` and ``after`` each: append, offer, send, load, trim, certify, keep, recover, timer.
+    """
 
     def __init__(
         self,
@@ -49,11 +54,13 @@ class Settler:
         path: str | os.PathLike[str],
         *,
         notify: Callable[[Event], None] | None = None,
+        probe: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
         self.buffer = SettleBuffer(config)
         self._path = path
         self._notify = notify or (lambda event: None)
+        self._probe = probe or (lambda step: None)
         self._send, self.releases = trio.open_memory_channel[Delivery](CHANNEL_RELEASES)
         self._spool: Spool | None = None
         self._closed = False
@@ -74,14 +81,15 @@ class Settler:
     def start(self, strand: str, sequence: int, digest: bytes, at: int = 0) -> None:
         """The consumer durably holds this strand up to ``sequence``. Before ``run`` for strands that have history."""
         self.buffer.start(strand, sequence, digest, at)
-        self._positions[strand] = sequence
-        self._acknowledged[strand] = sequence
+        self._positions[strand] = at - 1 if self.config.order == "time" else sequence
+        self._acknowledged[strand] = at if self.config.order == "time" else sequence
+        self._trims[strand] = self._positions[strand]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover, then drain and keep time, for ever. Raises what the spool raises. Started once recovery is read."""
         self._epoch_us = int(time.time() * 1e6) - int(trio.current_time() * 1e6)
         try:
-            self._spool = spool = await trio.to_thread.run_sync(Spool, self._path)
+            self._spool = spool = await trio.to_thread.run_sync(Spool, self._path, self.config.order == "time")
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._drain)
                 await self._recover(spool)
@@ -101,18 +109,27 @@ class Settler:
         async with self._lock:
             spool = self._open_spool()
             self.buffer.check(entries)
-            late = self.buffer.late_among(entries)
             self._pass_trims(spool)
-            await trio.to_thread.run_sync(spool.append, entries, late)
-            self._dispatch(self.buffer.offer(entries, self.now()))
+            with self._step("append"):
+                await trio.to_thread.run_sync(spool.append, entries)
+            with self._step("offer"):
+                events = self.buffer.offer(entries, self.now())
+            await self._take(events)
+
+    async def heartbeat(self, strand: str, at: int, sequence: int | None = None, idle: bool = False) -> None:
+        """What the feed says of itself between entries; see ``SettleBuffer.heartbeat``."""
+        await self._ready.wait()
+        async with self._lock:
+            await self._take(self.buffer.heartbeat(strand, at, self.now(), sequence, idle))
 
     async def acknowledge(self, strand: str, sequence: int) -> None:
-        """The consumer durably holds the strand up to ``sequence``: its space may be used again."""
-        released = self.buffer.strand(strand).released
+        """The consumer durably holds the strand up to ``sequence``, in time order up to this event time."""
+        released = self.buffer.delivered(strand)
         if sequence > released:
             raise Misuse("not_released", f"{sequence} is not released, {released} is", place=f"strand {strand}")
         if sequence > self._acknowledged[strand]:
-            self._acknowledged[strand] = self._trims[strand] = sequence
+            self._acknowledged[strand] = sequence
+            self._trims[strand] = sequence - 1 if self.config.order == "time" else sequence
             waiting = self._unacknowledged.get(strand)
             while waiting and waiting[0][0] <= sequence:
                 self._unacknowledged_bytes -= waiting.popleft()[1]
@@ -124,14 +141,38 @@ class Settler:
         async with self._lock:
             spool = self._open_spool()
             certificates = self.buffer.waivers(strand, first, last, who, why, self.now())
-            await trio.to_thread.run_sync(spool.certify, certificates)
-            self._dispatch(self.buffer.waive(strand, first, last, who, why, self.now()), kept=True)
+            with self._step("certify"):
+                await trio.to_thread.run_sync(spool.certify, certificates)
+            await self._take(self.buffer.waive(strand, first, last, who, why, self.now()))
 
     async def resume(self, strand: str) -> None:
         """A person has decided: the stopped strand goes on."""
         await self._ready.wait()
         async with self._lock:
-            self._dispatch(self.buffer.resume(strand, self.now()))
+            await self._take(self.buffer.resume(strand, self.now()))
+
+    async def discard(self, strand: str, first: int, last: int) -> None:
+        """Forget what waits of ``first`` to ``last``, on disk too, and have it fetched anew; then ``resume``."""
+        await self._ready.wait()
+        async with self._lock:
+            events = self.buffer.discard(strand, first, last, self.now())
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._open_spool().discard, strand, first, last)
+            await self._take(events)
+
+    async def reject(self, entry: Entry) -> None:
+        """This entry, one side of a conflict, is the wrong one: delete it from the spool; then ``resume``."""
+        await self._ready.wait()
+        async with self._lock:
+            await trio.to_thread.run_sync(self._open_spool().remove, [entry])
+
+    async def certificates(self) -> list[Certificate]:
+        """How gaps were closed, oldest first."""
+        await self._ready.wait()
+        async with self._lock:
+            spool = self._open_spool()
+            await trio.to_thread.run_sync(spool.flush)
+            return await trio.to_thread.run_sync(spool.certificates)
 
     async def late(self) -> list[tuple[int, Entry]]:
         """Late entries that nobody has settled, each with its number."""
@@ -180,7 +221,8 @@ class Settler:
                 entries = await trio.to_thread.run_sync(_next, rows)
                 if entries is None:
                     return
-                self._dispatch(self.buffer.offer(entries, self.now()))
+                with self._step("recover"):
+                    await self._take(self.buffer.offer(entries, self.now(), again=True))
             while self._outbox_entries > self.config.resident_entries:
                 await self._changed.wait()
 
@@ -192,7 +234,8 @@ class Settler:
                 if isinstance(item, Load):
                     await self._load(item)
                 else:
-                    await self._send.send(item)
+                    with self._step("send"):
+                        await self._send.send(item)
                     if isinstance(item, Release):
                         self._outbox_entries -= len(item.entries)
                 self._outbox.popleft()
@@ -203,8 +246,11 @@ class Settler:
     async def _load(self, load: Load) -> None:
         async with self._lock:
             spool = self._open_spool()
-            entries, last = await trio.to_thread.run_sync(spool.read, load.strand, load.first, load.last, LOAD_BYTES)
-            self._dispatch(self.buffer.loaded(load.strand, load.first, last, entries, self.now()))
+            with self._step("load"):
+                entries, last = await trio.to_thread.run_sync(
+                    spool.read, load.strand, load.first, load.last, LOAD_BYTES
+                )
+            await self._take(self.buffer.loaded(load.strand, load.first, last, entries, self.now()))
 
     async def _keep_time(self) -> None:
         """Fire the core's timers, and write trims and certificates that nothing else has taken along."""
@@ -216,13 +262,24 @@ class Settler:
                 await self._tick.wait()
                 continue
             async with self._lock:
-                self._dispatch(self.buffer.handle_timer(self.now()))
+                with self._step("timer"):
+                    await self._take(self.buffer.handle_timer(self.now()))
                 if self._trims:
                     spool = self._open_spool()
                     self._pass_trims(spool)
-                    await trio.to_thread.run_sync(spool.flush)
+                    with self._step("trim"):
+                        await trio.to_thread.run_sync(spool.flush)
 
-    def _dispatch(self, events: list[Event], *, kept: bool = False) -> None:
+    async def _take(self, events: list[Event]) -> None:
+        """What the core said, after its late entries are safe from being trimmed. Under the lock."""
+        late = [event.entry for event in events if isinstance(event, Late)]
+        if late:
+            # The core has moved on: its events must not be lost to a cancellation.
+            with trio.CancelScope(shield=True), self._step("keep"):
+                await trio.to_thread.run_sync(self._open_spool().keep_late, late)
+        self._dispatch(events)
+
+    def _dispatch(self, events: list[Event]) -> None:
         """Sort what the core said: to the consumer, to the certificates, to whoever listens."""
         for event in events:
             if isinstance(event, Release):
@@ -233,7 +290,6 @@ class Settler:
             else:
                 if isinstance(event, GapFilled) and event.certificate is not None:
                     self._open_spool().note(event.certificate)
-                assert kept or not isinstance(event, GapWaived)
                 self._notify(event)
         if self._outbox:
             self._work.set()
@@ -244,9 +300,9 @@ class Settler:
         """What is on its way to the consumer, by strand and in all."""
         entries = release.entries
         self._outbox_entries += len(entries)
-        size = weight(entries)
-        self._unacknowledged.setdefault(entries[-1].strand, deque()).append((entries[-1].sequence, size))
-        self._unacknowledged_bytes += size
+        self._unacknowledged_bytes += weight(entries)
+        for strand, last, size in _ends(release, self.config.order == "time"):
+            self._unacknowledged.setdefault(strand, deque()).append((last, size))
 
     def _full(self, entries: Sequence[Entry]) -> bool:
         """Whether a put has to wait: for the consumer, or for holes to be closed."""
@@ -262,6 +318,13 @@ class Settler:
             spool.trim(strand, sequence)
         self._trims.clear()
 
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        """A named step: where a crash must do no harm."""
+        self._probe(f"before {name}")
+        yield
+        self._probe(f"after {name}")
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
@@ -270,6 +333,16 @@ class Settler:
         if self._closed or self._spool is None:
             raise Misuse("not_running", "the settler is not running", cure="start run first")
         return self._spool
+
+
+def _ends(release: Release, timed: bool) -> list[tuple[str, int, int]]:
+    """What the consumer will acknowledge of a release: each strand's last position in it, and its bytes."""
+    if release.strand is not None:
+        return [(release.strand, release.entries[-1].sequence, weight(release.entries))]
+    groups: dict[str, list[Entry]] = {}
+    for entry in release.entries:
+        groups.setdefault(entry.strand, []).append(entry)
+    return [(name, run[-1].at if timed else run[-1].sequence, weight(run)) for name, run in groups.items()]
 
 
 def _next(rows: Iterator[list[Entry]]) -> list[Entry] | None:

@@ -70,18 +70,26 @@ class Room:
 
     def admit(self, run: list[Entry]) -> bool:
         """Count a run that begins to wait; whether it may stay in memory."""
-        size = weight(run)
         config = self._config
         if (
             self.resident_entries + len(run) > config.resident_entries
-            or self.resident_bytes + size > config.resident_bytes
+            or self.resident_bytes + weight(run) > config.resident_bytes
         ):
-            self.spilled_entries += len(run)
-            self.spilled_bytes += size
+            self.spill(run)
             return False
-        self.resident_entries += len(run)
-        self.resident_bytes += size
+        self.keep(run)
         return True
+
+    @property
+    def overfull(self) -> bool:
+        """Whether more is in memory than should be."""
+        config = self._config
+        return self.resident_entries > config.resident_entries or self.resident_bytes > config.resident_bytes
+
+    def spill(self, run: list[Entry]) -> None:
+        """Count a run that waits on disk only."""
+        self.spilled_entries += len(run)
+        self.spilled_bytes += weight(run)
 
     def keep(self, run: list[Entry]) -> None:
         """Count a run that stays in memory whatever the limits say."""
@@ -95,6 +103,7 @@ class Room:
 
     def unspill(self, count: int) -> None:
         """Spilled entries wait no longer; their bytes go at the average, so the last one takes the rest."""
+        count = min(count, self.spilled_entries)
         if count:
             self.spilled_bytes -= self.spilled_bytes * count // self.spilled_entries
             self.spilled_entries -= count

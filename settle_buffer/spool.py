@@ -17,30 +17,34 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-from settle_buffer.entry import Entry, sequence_of, strand_of
-from settle_buffer.errors import SpoolDamaged, SpoolUnavailable
+from settle_buffer.entry import MAX_SEQUENCE, Entry, at_of, sequence_of, strand_of
+from settle_buffer.errors import Misuse, SpoolDamaged, SpoolUnavailable
 from settle_buffer.events import Certificate
 from settle_buffer.packing import pack, unpack
 
 FORMAT = 1
 JUMP_LIMIT = 256  # a larger jump in sequence begins another row
 SPAN_LIMIT = 16_384  # last minus first sequence of a row
+TIME_JUMP_US, TIME_SPAN_US = 1_000_000, 10_000_000  # the same for positions that are times
 ROW_LIMIT_BYTES = 1 << 20
 _PAGE_BYTES = 16_384
 _WAL_LIMIT_BYTES = 64 << 20
+_KINDS = {False: 0x53657153, True: 0x53657454}  # SQLite's application id: by sequence, by time
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
+_INSERT = "INSERT INTO spool(strand, low, high, entries, checksum, data) VALUES (?, ?, ?, ?, ?, ?)"
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS spool(
     id INTEGER PRIMARY KEY AUTOINCREMENT, strand TEXT NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
     entries INTEGER NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS spool_by_sequence ON spool(strand, high, low);
-CREATE TABLE IF NOT EXISTS aside(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, strand TEXT NOT NULL, sequence INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS late(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, strand TEXT NOT NULL, sequence INTEGER NOT NULL,
     checksum INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE(strand, sequence, data));
 CREATE TABLE IF NOT EXISTS certificates(
     id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(Certificate._fields)});
@@ -49,19 +53,22 @@ PRAGMA user_version = {FORMAT};
 
 
 class Spool:
-    """An open spool file; a damaged one is set aside first, and ``damaged`` names it."""
+    """An open spool file; a damaged one is set aside first, and ``damaged`` names it. With ``timed`` all positions are
+    event times instead of sequences."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], timed: bool = False) -> None:
         self.path = Path(path)
+        self._order = at_of if timed else sequence_of
+        self._jump, self._span = (TIME_JUMP_US, TIME_SPAN_US) if timed else (JUMP_LIMIT, SPAN_LIMIT)
         self.damaged: Path | None = None
         self._trims: dict[str, int] = {}
         self._noted: list[Certificate] = []
         try:
-            self._connection = _open(self.path)
+            self._connection = _open(self.path, timed)
             self._prove()
         except SpoolDamaged:
             self._set_aside()
-            self._connection = _open(self.path)
+            self._connection = _open(self.path, timed)
 
     def close(self) -> None:
         """Write what is to be trimmed, and close."""
@@ -70,17 +77,36 @@ class Spool:
                 self._write_noted()
             self._connection.close()
 
-    def append(self, entries: Sequence[Entry], late: Sequence[Entry] = ()) -> None:
-        """Make entries durable. Those of ``late`` (some of ``entries``) are kept until ``settle_late`` names them."""
-        rows = [_row(stretch) for stretch in _stretches(_without(entries, late) if late else entries)]
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Make entries durable."""
+        rows = [self._row(stretch) for stretch in self._stretches(entries)]
         with _translated(self.path), self._connection:
-            self._connection.executemany(
-                "INSERT INTO spool(strand, low, high, entries, checksum, data) VALUES (?, ?, ?, ?, ?, ?)", rows
-            )
-            for entry in late:
-                self._insert_aside("late", entry)
+            self._connection.executemany(_INSERT, rows)
             self._write_noted()
         self._forget_noted()
+
+    def keep_late(self, entries: Sequence[Entry]) -> None:
+        """Move stored entries to those that are kept until ``settle_late`` names them, whatever is trimmed."""
+        with _translated(self.path), self._connection:
+            for entry in entries:
+                data = pack([entry])
+                checksum = _checksum(entry.strand, entry.sequence, entry.sequence, data)
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO late(strand, sequence, checksum, data) VALUES (?, ?, ?, ?)",
+                    (entry.strand, entry.sequence, checksum, data),
+                )
+            self._remove(entries)
+
+    def remove(self, entries: Sequence[Entry]) -> None:
+        """Delete these very entries; other entries that claim their places stay."""
+        with _translated(self.path), self._connection:
+            self._remove(entries)
+
+    def discard(self, strand: str, first: int, last: int) -> None:
+        """Delete every copy of ``first`` to ``last``."""
+        with _translated(self.path), self._connection:
+            for identity, _, _ in self._overlapping(strand, first, last):
+                self._rewrite(identity, lambda entry: not first <= self._order(entry) <= last)
 
     def note(self, certificate: Certificate) -> None:
         """Keep a certificate with the next write: one whose loss costs nothing but the record."""
@@ -111,16 +137,14 @@ class Spool:
             position = positions.get(row[1], 0)
             if row[3] > position:
                 entries = self._proven(*row)
-                yield entries if row[2] > position else [entry for entry in entries if entry.sequence > position]
+                yield entries if row[2] > position else [entry for entry in entries if self._order(entry) > position]
 
     def read(self, strand: str, first: int, last: int, limit_bytes: int) -> tuple[list[Entry], int]:
-        """Every copy of ``first`` to ``last`` in order, and the sequence up to which they were read: as far as about
-        ``limit_bytes`` go, but at least one row."""
+        """Every copy of ``first`` to ``last`` in order, and the position up to which they were read: as far as about
+        ``limit_bytes`` go, but at least one row. An empty ``strand`` reads all of them."""
         with _translated(self.path):
-            rows = self._connection.execute(
-                "SELECT id, low, length(data) FROM spool WHERE strand = ? AND high BETWEEN ? AND ? AND low <= ?",
-                (strand, first, last + SPAN_LIMIT, last),
-            ).fetchall()
+            names = [strand] if strand else [row[0] for row in self._execute("SELECT DISTINCT strand FROM spool")]
+            rows = [row for name in names for row in self._overlapping(name, first, last)]
             rows.sort(key=itemgetter(1))
             total = 0
             for index, (_, low, size) in enumerate(rows):
@@ -131,11 +155,8 @@ class Spool:
                     break
             found: list[Entry] = []
             for identity in sorted(row[0] for row in rows):
-                row = self._connection.execute(
-                    "SELECT id, strand, low, high, checksum, data FROM spool WHERE id = ?", (identity,)
-                ).fetchone()
-                found += [entry for entry in self._proven(*row) if first <= entry.sequence <= last]
-        found.sort(key=sequence_of)
+                found += [entry for entry in self._row_entries(identity) if first <= self._order(entry) <= last]
+        found.sort(key=self._order)
         return found, last
 
     def certify(self, certificates: Sequence[Certificate]) -> None:
@@ -155,14 +176,14 @@ class Spool:
         """Late entries that nobody has settled, each with its number."""
         with _translated(self.path):
             rows = self._connection.execute(
-                "SELECT id, strand, sequence, checksum, data FROM aside WHERE kind = 'late' ORDER BY id"
+                "SELECT id, strand, sequence, checksum, data FROM late ORDER BY id"
             ).fetchall()
         return [(row[0], self._proven(row[0], row[1], row[2], row[2], row[3], row[4])[0]) for row in rows]
 
     def settle_late(self, number: int) -> None:
         """The late entry of this number has been dealt with; durable on return."""
         with _translated(self.path), self._connection:
-            self._connection.execute("DELETE FROM aside WHERE id = ?", (number,))
+            self._connection.execute("DELETE FROM late WHERE id = ?", (number,))
 
     def size_bytes(self) -> int:
         """What the live pages take on disk, the write-ahead log apart."""
@@ -171,12 +192,38 @@ class Spool:
             free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
         return int(pages - free) * _PAGE_BYTES
 
-    def _insert_aside(self, kind: str, entry: Entry) -> None:
-        data = pack([entry])
-        self._connection.execute(
-            "INSERT OR IGNORE INTO aside(kind, strand, sequence, checksum, data) VALUES (?, ?, ?, ?, ?)",
-            (kind, entry.strand, entry.sequence, _checksum(entry.strand, entry.sequence, entry.sequence, data), data),
+    def _execute(self, statement: str, *values: str | int) -> list[Any]:
+        return self._connection.execute(statement, values).fetchall()
+
+    def _overlapping(self, strand: str, first: int, last: int) -> list[tuple[int, int, int]]:
+        """Rows that may hold something of ``first`` to ``last``: number, lowest position, bytes."""
+        return self._execute(
+            "SELECT id, low, length(data) FROM spool WHERE strand = ? AND high BETWEEN ? AND ? AND low <= ?",
+            *(strand, first, min(last + self._span, MAX_SEQUENCE), last),
         )
+
+    def _row_entries(self, identity: int) -> list[Entry]:
+        (row,) = self._execute("SELECT id, strand, low, high, checksum, data FROM spool WHERE id = ?", identity)
+        return self._proven(*row)
+
+    def _remove(self, entries: Sequence[Entry]) -> None:
+        gone = set(entries)
+        places = {(entry.strand, self._order(entry)) for entry in gone}
+        identities = {row[0] for strand, place in places for row in self._overlapping(strand, place, place)}
+        for identity in sorted(identities):
+            self._rewrite(identity, lambda entry: entry not in gone)
+
+    def _rewrite(self, identity: int, keeps: Callable[[Entry], bool]) -> None:
+        """Leave in a row only the entries that ``keeps`` says."""
+        entries = self._row_entries(identity)
+        kept = list(filter(keeps, entries))
+        if not kept:
+            self._connection.execute("DELETE FROM spool WHERE id = ?", (identity,))
+        elif len(kept) < len(entries):
+            self._connection.execute(
+                "UPDATE spool SET (strand, low, high, entries, checksum, data) = (?, ?, ?, ?, ?, ?) WHERE id = ?",
+                (*self._row(kept), identity),
+            )
 
     def _insert_certificates(self, certificates: Sequence[Certificate]) -> None:
         places = ", ".join("?" * len(Certificate._fields))
@@ -205,6 +252,38 @@ class Spool:
         except (ValueError, TypeError, AttributeError) as error:
             raise _damaged(self.path, f"row {identity} cannot be read: {error}") from error
 
+    def _row(self, stretch: Sequence[Entry]) -> tuple[str, int, int, int, int, bytes]:
+        data = pack(stretch)
+        strand, low, high = stretch[0].strand, self._order(stretch[0]), self._order(stretch[-1])
+        return strand, low, high, len(stretch), _checksum(strand, low, high, data), data
+
+    def _stretches(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        """Stretches of nearby positions of one strand, in order."""
+        groups: dict[str, list[Entry]] = {}
+        names = list(map(strand_of, entries))
+        if names and names.count(names[0]) == len(names):
+            groups[names[0]] = list(entries)
+        else:
+            for entry in entries:
+                groups.setdefault(entry.strand, []).append(entry)
+        for group in groups.values():
+            group.sort(key=self._order)
+            start = size = 0
+            positions = list(map(self._order, group))
+            low = before = positions[0]
+            for index, position in enumerate(positions):
+                length = len(group[index][5])
+                size += length
+                if (
+                    position - before > self._jump
+                    or position - low > self._span
+                    or (size > ROW_LIMIT_BYTES and index > start)
+                ):
+                    yield group[start:index]
+                    start, low, size = index, position, length
+                before = position
+            yield group[start:]
+
     def _prove(self) -> None:
         """Read everything once; raises SpoolDamaged."""
         for _ in self.recover({}):
@@ -225,7 +304,7 @@ class Spool:
         self.damaged = aside
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, timed: bool) -> sqlite3.Connection:
     with _translated(path):
         connection = sqlite3.connect(path, check_same_thread=False, timeout=1.0)
         try:
@@ -235,6 +314,11 @@ def _open(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
             form = connection.execute("PRAGMA user_version").fetchone()[0]
+            kind = connection.execute("PRAGMA application_id").fetchone()[0]
+            if form == FORMAT and kind != _KINDS[timed]:
+                raise Misuse(
+                    "other_order", "the spool was written in another order", place=str(path), cure="drain it first"
+                )
             if form not in (0, FORMAT):
                 raise SpoolUnavailable(
                     "newer_spool",
@@ -242,7 +326,9 @@ def _open(path: Path) -> sqlite3.Connection:
                     place=str(path),
                     cure="run the program that wrote it until it is drained",
                 )
-            connection.executescript(_SCHEMA)
+            if form == 0:
+                connection.execute(f"PRAGMA application_id = {_KINDS[timed]}")
+                connection.executescript(_SCHEMA)
         except BaseException:
             connection.close()
             raise
@@ -274,41 +360,3 @@ def _damaged(path: Path, message: str) -> SpoolDamaged:
 
 def _checksum(strand: str, low: int, high: int, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(f"{strand}:{low}:{high}".encode()))
-
-
-def _row(stretch: Sequence[Entry]) -> tuple[str, int, int, int, int, bytes]:
-    data = pack(stretch)
-    strand, low, high = stretch[0].strand, stretch[0].sequence, stretch[-1].sequence
-    return strand, low, high, len(stretch), _checksum(strand, low, high, data), data
-
-
-def _without(entries: Sequence[Entry], late: Sequence[Entry]) -> list[Entry]:
-    identities = set(map(id, late))
-    return [entry for entry in entries if id(entry) not in identities]
-
-
-def _stretches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Stretches of nearby sequences of one strand, in order."""
-    groups: dict[str, list[Entry]] = {}
-    names = list(map(strand_of, entries))
-    if names and names.count(names[0]) == len(names):
-        groups[names[0]] = list(entries)
-    else:
-        for entry in entries:
-            groups.setdefault(entry.strand, []).append(entry)
-    for group in groups.values():
-        group.sort(key=sequence_of)
-        start = size = 0
-        low = before = group[0].sequence
-        for index, entry in enumerate(group):
-            sequence, length = entry[1], len(entry[5])
-            size += length
-            if (
-                sequence - before > JUMP_LIMIT
-                or sequence - low > SPAN_LIMIT
-                or (size > ROW_LIMIT_BYTES and index > start)
-            ):
-                yield group[start:index]
-                start, low, size = index, sequence, length
-            before = sequence
-        yield group[start:]

@@ -20,21 +20,23 @@ class GapStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StrandStatus:
-    """One strand: ``released`` is out, up to ``top`` entries were seen; ``stopped`` says why, empty if it runs."""
+    """One strand: ``released`` is out (in time order: an event time), up to ``top`` sequences are known of; ``stopped``
+    says why it stopped, empty if it runs; ``idle``: the others do not wait for it."""
 
     strand: str
     released: int
-    released_at: int
     top: int
     duplicates: int
     late: int
     conflicts: int
     stopped: str
+    idle: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
-    """The whole buffer. ``held`` waits in all, ``resident`` of it in memory; ``pressure`` names the bound reached."""
+    """The whole buffer. ``held`` waits in all, ``resident`` of it in memory; ``pressure`` names the bound reached.
+    ``lateness`` counts entries by how late they came, below each of ``settle_buffer.window.EDGES_US`` and above all."""
 
     held_entries: int
     held_bytes: int
@@ -44,3 +46,8 @@ class Status:
     pressure: str
     strands: list[StrandStatus]
     gaps: list[GapStatus]
+    window_us: int
+    window_reason: str
+    clock_offset_us: int | None
+    clock_error_us: int
+    lateness: list[int]

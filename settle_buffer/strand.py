@@ -46,6 +46,7 @@ class Strand:
         self.opened: list[Gap] = []
         self.waived = RangeSet()
         self.stopped = ""
+        self.paused = False  # what follows has no room for more
         self.duplicates = self.late = self.conflicts = 0
         self._config = config
         self._room = room
@@ -70,6 +71,10 @@ class Strand:
         """Whether an entry with this sequence would be late: somebody has waived it."""
         return bool(self.waived) and sequence in self.waived
 
+    @property
+    def _flows(self) -> bool:
+        return not self.stopped and not self.paused
+
     def misses(self, sequence: int) -> bool:
         """Whether this sequence is missing in an open gap."""
         return bool(self.gaps) and bool(self.gaps.missing_within(sequence, sequence))
@@ -83,7 +88,7 @@ class Strand:
         for entry in entries:
             kept = copies.setdefault(entry.sequence, entry)
             if kept.digest != entry.digest and first <= entry.sequence <= last:
-                self._conflict("digest", kept.digest, kept, entry, events)
+                self.conflict("digest", kept.digest, kept, entry, events)
         if not self.stopped:
             self._unspill(first, last, copies, now, events)
             self._advance(events)
@@ -115,6 +120,19 @@ class Strand:
         self.stopped = ""
         self._advance(events)
 
+    def unpause(self, events: list[Event]) -> None:
+        """There is room again behind this strand."""
+        self.paused = False
+        self._advance(events)
+
+    def expect(self, sequence: int, now: int, events: list[Event]) -> None:
+        """The feed says that it has sent everything up to ``sequence``: what is not here is missing."""
+        if sequence > self.top:
+            for first, last in self.waived.missing(self.top + 1, sequence):
+                self._open(first, last, now, events)
+            self.top = sequence
+            self._advance(events)
+
     def discard(self, first: int, last: int, now: int, events: list[Event]) -> None:
         """Forget what waits of ``first`` to ``last``: it becomes a gap, to be fetched again."""
         if first <= self.released or last > self.top:
@@ -131,7 +149,7 @@ class Strand:
         if self.waived and self.waived.within(first, first + len(run) - 1):
             self._take_around_waived(run, first, now, events)
             return
-        if first == self.top + 1 and self.top == self.released and not self.stopped:
+        if first == self.top + 1 and self.top == self.released and self._flows:
             self.top += len(run)
             self._release_or_hold(run, first, events)
             return
@@ -153,15 +171,17 @@ class Strand:
             for entry in run[piece_first - first : piece_last - first + 1]:
                 self.call_late(entry, events)
 
-    def call_late(self, entry: Entry, events: list[Event]) -> None:
-        """What the policy says about a late entry."""
+    def call_late(self, entry: Entry, events: list[Event], front: int | None = None) -> None:
+        """What the policy says about a late entry; ``front`` is the event time of the last one released before it,
+        None where only the sequence tells that it is late."""
         self.late += 1
-        events.append(Late(entry, self._config.late, 0))
+        events.append(Late(entry, self._config.late, 0 if front is None else front - entry.at))
         if self._config.late == "halt":
             self.stop("late", events)
         elif self._config.late == "correct":
             keys = self._config.keys_of(entry) if self._config.keys_of else None
-            events.append(Correction(entry, keys, entry.sequence, max(entry.sequence, self.released)))
+            first, last = (entry.sequence, self.released) if front is None else (entry.at, front)
+            events.append(Correction(entry, keys, first, max(first, last)))
 
     def _behind(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
         """Released already: duplicates, or conflicts where the digest is remembered and differs."""
@@ -173,8 +193,8 @@ class Strand:
             elif digest == entry.digest:
                 same += 1
             else:
-                self._conflict("digest", digest, None, entry, events)
-        self._count_duplicates(same + unproven, unproven, events)
+                self.conflict("digest", digest, None, entry, events)
+        self.count_duplicates(same + unproven, unproven, events)
 
     def _inside(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
         """Between released and top: what was missing is new, the rest is here already."""
@@ -200,8 +220,8 @@ class Strand:
             elif mine.digest == entry.digest:
                 same += 1
             else:
-                self._conflict("digest", mine.digest, mine, entry, events)
-        self._count_duplicates(same + unproven, unproven, events)
+                self.conflict("digest", mine.digest, mine, entry, events)
+        self.count_duplicates(same + unproven, unproven, events)
 
     def _beyond(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
         """Above everything known: what lies between is missing from now on."""
@@ -222,11 +242,11 @@ class Strand:
             certificate = Certificate(
                 self.name, gap.first, gap.last, gap.opened_at, now, gap.requests, "filled", known_by, "", ""
             )
-        return GapFilled(self.name, gap.first, gap.last, certificate)
+        return GapFilled(self.name, gap.first, gap.last, gap.opened_at, certificate)
 
     def _release_or_hold(self, run: list[Entry], first: int, events: list[Event]) -> None:
         """A new run: out at once if it is the next, else it waits, in memory while there is room."""
-        if first == self.released + 1 and not self.stopped:
+        if first == self.released + 1 and self._flows:
             self._release(run, events)
         elif self._room.admit(run):
             self._held.update(zip(range(first, first + len(run)), run, strict=True))
@@ -235,7 +255,7 @@ class Strand:
 
     def _advance(self, events: list[Event]) -> None:
         """Release all that is due; ask for what is due and spilled."""
-        while not self.stopped:
+        while self._flows:
             following = self.released + 1
             jump = self.waived.range_at(following) if self.waived else None
             if jump is not None:
@@ -306,18 +326,20 @@ class Strand:
             events.append(Release(self.name, run))
         if rest:
             self._keep(rest)
-            self._conflict("link", self.digest, run[-1] if run else None, rest[0], events)
+            self.conflict("link", self.digest, run[-1] if run else None, rest[0], events)
 
     def _keep(self, run: list[Entry]) -> None:
         self._room.keep(run)
         self._held.update((entry.sequence, entry) for entry in run)
 
-    def _conflict(self, kind: str, digest: bytes, mine: Entry | None, other: Entry, events: list[Event]) -> None:
+    def conflict(self, kind: str, digest: bytes, mine: Entry | None, other: Entry, events: list[Event]) -> None:
+        """Show both and stop."""
         self.conflicts += 1
         events.append(Conflict(self.name, other.sequence, kind, digest, mine, other))
         self.stop("conflict", events)
 
-    def _count_duplicates(self, count: int, unproven: int, events: list[Event]) -> None:
+    def count_duplicates(self, count: int, unproven: int, events: list[Event]) -> None:
+        """Tell of copies that were dropped."""
         if not count:
             return
         self.duplicates += count

@@ -159,7 +159,6 @@ def test_a_waiver_releases_what_is_behind_and_what_comes_after_all_is_late() -> 
     assert released(events) == entries[5:]
     (waived,) = of_kind(events, GapWaived)
     assert (waived.certificate.first, waived.certificate.last, waived.certificate.who) == (3, 5, "ann")
-    assert buffer.late_among(entries) == entries[2:5]
     events = buffer.offer([entries[3]], 2 * SECOND)
     assert of_kind(events, Late) == [Late(entries[3], "halt", 0)]
     assert of_kind(events, Stopped) == [Stopped("main", "late")]

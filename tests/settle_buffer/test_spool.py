@@ -150,8 +150,11 @@ def test_late_entries_and_certificates_are_kept_until_they_are_settled(tmp_path:
     entries = chain("main", 3)
     certificate = Certificate("main", 2, 2, 5, 9, 1, "waived", "operator", "ann", "lost")
     spool = Spool(tmp_path / "spool")
-    spool.append(entries, entries[1:2])
-    spool.append(entries[1:2], entries[1:2])
+    spool.append(entries)
+    spool.keep_late(entries[1:2])
+    spool.append(entries[1:2])
+    spool.keep_late(entries[1:2])
+    assert recovered(spool) == [entries[0], entries[2]]
     spool.certify([certificate])
     spool.trim("main", 3)
     spool.close()
