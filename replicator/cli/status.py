@@ -1,0 +1,145 @@
+"""``replicator status``: how a region is, asked of its running sidecar."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replicator.cli import FAILED, example, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_STYLES = {"working": "green", "idle": "green", "waiting": "yellow", "stuck": "red", "halted": "bold red"}
+SHOWN_GAPS = 10
+
+
+@click.command("status")
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--url", help="The sidecar's address, instead of the one in CONFIG.")
+@click.option("--ca", type=click.Path(path_type=Path), help="Certificates to trust, PEM.")
+@click.option("--json", "as_json", is_flag=True, help="The answer of /v1/status as it is.")
+@example(
+    "replicator status region.toml",
+    "replicator status --url http://127.0.0.1:7400 --json | jq .strands[0].lag",
+)
+def command(config: Path | None, url: str | None, ca: Path | None, as_json: bool) -> None:
+    """How the running sidecar of a region is, and what holds it up.
+
+    CONFIG is the region's file: address and token are taken from it. Exit code 0: ready (it lags by 30 seconds at
+    most and nothing is halted). 1: not ready, or not reachable. 2: wrong usage or configuration.
+    """
+    from replicator.cli.ask import ask, sidecar, unreadable
+
+    whom = sidecar(config, url, ca)
+    status = ask(whom, "/v1/status")
+    try:
+        ready = status["ready"] is True
+        if as_json:
+            import json
+
+            click.echo(json.dumps(status, indent=2))
+        else:
+            _show(status)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise unreadable(whom.url, error) from error
+    sys.exit(0 if ready else FAILED)
+
+
+def _show(status: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    state = "[green]ready[/]" if status["ready"] else "[bold red]not ready[/]"
+    follows = f", follows {_text(status['primary'])}" if status["primary"] else ""
+    console.print(f"[bold]{_text(status['region'])}[/]  {state}  {_text(status['role'])}{follows}")
+    if status["blocked"]:
+        _show_error(console, status["blocked"])
+    for strand in status["strands"]:
+        _show_strand(console, strand)
+    for follower in status["followers"]:
+        sent = f"{follower['sent_sequence']:,} of {_text(follower['strand'])}"
+        console.print(f"follower {_text(follower['region'])}: sent up to {sent}")
+
+
+def _show_error(console: Console, error: dict[str, Any]) -> None:
+    place = f"{_text(error['place'])}: " if error["place"] else ""
+    console.print(f"  {place}{_text(error['message'])} \\[{_text(error['reason'])}]")
+    if error["cure"]:
+        console.print(f"  [bold]cure:[/] {_text(error['cure'])}")
+
+
+def _show_strand(console: Console, strand: dict[str, Any]) -> None:
+    lag = strand["lag"]
+    console.print()
+    console.print(f"[bold]strand {_text(strand['strand'])}[/], epoch {strand['epoch']:d}: {_lag_words(lag)}")
+    console.print(f"  what holds it up: {_text(lag['cause'])}")
+    marks = ", ".join(f"{_text(name)} {_count(sequence)}" for name, sequence in strand["marks"].items())
+    head = strand["head"]
+    console.print(f"  head {_count(head and head['sequence'])}, {marks}")
+    console.print(_stages(strand["stages"]))
+    for stage in strand["stages"]:
+        if stage["trouble"]:
+            console.print(f"  {_text(stage['stage'])} {_text(stage['condition'])}:")
+            _show_error(console, stage["trouble"])
+    _show_gaps(console, strand["settle"])
+    for reset in strand["resets"]:
+        console.print(f"  set back by hand: {_text(reset)}")
+
+
+def _stages(stages: list[dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("")
+    for name in ("blocks behind", "time behind", "last progress", "heartbeat"):
+        table.add_column(name, justify="right")
+    for stage in stages:
+        style = _STYLES.get(stage["condition"], "red")
+        table.add_row(
+            _text(stage["stage"]),
+            f"[{style}]{_text(stage['condition'])}[/]",
+            _count(stage["lag"]["blocks"]),
+            _seconds(stage["lag"]["seconds"]),
+            _seconds(stage["progress_age_seconds"]),
+            _seconds(stage["heartbeat_age_seconds"]),
+        )
+    return table
+
+
+def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
+    gaps = settle["gaps"] if settle else []
+    for gap in gaps[:SHOWN_GAPS]:
+        age = _seconds(gap["age_seconds"])
+        console.print(f"  gap {gap['first']:,} to {gap['last']:,}: {_text(gap['state'])}, open for {age}")
+    if len(gaps) > SHOWN_GAPS:
+        console.print(f"  and {len(gaps) - SHOWN_GAPS:,} gaps more")
+
+
+def _lag_words(lag: dict[str, Any]) -> str:
+    if lag["blocks"] == 0 and lag["seconds"] == 0:
+        return "at the head"
+    return f"{_count(lag['blocks'])} blocks, {_seconds(lag['seconds'])} behind"
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _seconds(seconds: float | None) -> str:
+    from replicator.observe.status import seconds_text
+
+    return "?" if seconds is None else seconds_text(seconds)
+
+
+def _text(value: object) -> str:
+    """Text of the answer, safe for the terminal and for rich's markup."""
+    from rich.markup import escape
+
+    return escape(printable(str(value)))
