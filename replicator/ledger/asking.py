@@ -12,7 +12,7 @@ import binascii
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -25,6 +25,8 @@ from replicator.position import MAX_SEQUENCE, parse_position
 PREFIX = "/v1"
 BODY_SECONDS = 60
 SMALL_BODY_BYTES = 1 << 20
+DRAIN_BYTES = 64_000_000
+DRAIN_SECONDS = 5
 LARGE_BODIES = 4  # as many may be arriving at once
 TIMEOUT_DEFAULT_SECONDS = 2.0
 TIMEOUT_LIMIT_SECONDS = 30.0
@@ -148,26 +150,29 @@ class Bodies:
         if request.headers.get("content-encoding", "identity") != "identity":
             message = "a body is taken as it is, not compressed"
             raise Rejected("encoded_body", message, status=415, place="Content-Encoding")
-        declared = request.headers.get("content-length", "")
-        if _NUMBER.fullmatch(declared) and int(declared) > limit_bytes:
-            raise _too_large(limit_bytes)
-        is_large = False
-        pieces: list[bytes] = []
-        size = 0
         try:
             with trio.fail_after(BODY_SECONDS):
-                async for piece in request.stream():
-                    pieces.append(piece)
-                    size += len(piece)
-                    if size > limit_bytes:
-                        raise _too_large(limit_bytes)
-                    if size > SMALL_BODY_BYTES and not is_large:
-                        is_large = self._begin_large()
+                return await self._read(request.stream(), limit_bytes)
         except trio.TooSlowError as error:
             message = f"the body did not arrive within {BODY_SECONDS} s"
             raise Rejected("too_slow", message, status=408, place="body") from error
         except ClientDisconnect as error:
             raise Rejected("cut_off", "the body ended early", place="body") from error
+
+    async def _read(self, stream: AsyncIterator[bytes], limit_bytes: int) -> bytes:
+        is_large = False
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async for piece in stream:
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit_bytes:
+                    pieces.clear()
+                    await _drain(stream)
+                    raise _too_large(limit_bytes)
+                if size > SMALL_BODY_BYTES and not is_large:
+                    is_large = self._begin_large()
         finally:
             self._large -= is_large
         return b"".join(pieces)
@@ -178,6 +183,16 @@ class Bodies:
             raise Rejected("busy", message, status=503, retry_after=1, cure="send it again a little later")
         self._large += 1
         return True
+
+
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Throw away some of what follows: most clients read an answer only when they have sent all they had."""
+    size = 0
+    with trio.move_on_after(DRAIN_SECONDS):
+        async for piece in stream:
+            size += len(piece)
+            if size > DRAIN_BYTES:
+                return
 
 
 def _too_large(limit_bytes: int) -> Rejected:

@@ -72,12 +72,12 @@ class Ledger:
         tables: tuple[TableDeclaration, ...] = (),
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Open, declare the configured tables, then serve for ever. Raises Unavailable, Halted, or Rejected for a
-        table that is there already and differs."""
+        """Open, declare the configured tables, then serve for ever. Raises Unavailable, or Halted, for a configured
+        table that differs from what is there too."""
         try:
             self._on_applied(await trio.to_thread.run_sync(self._committer.open))
             for declaration in tables:
-                await trio.to_thread.run_sync(self._committer.declare, declaration)
+                await trio.to_thread.run_sync(self._declare_configured, declaration)
             self._on_applied(self._committer.applied)
             self._runs = True
             task_status.started()
@@ -91,6 +91,12 @@ class Ledger:
             self._queue_bytes = 0
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._committer.close)
+
+    def _declare_configured(self, declaration: TableDeclaration) -> None:
+        try:
+            self._committer.declare(declaration)
+        except Rejected as error:
+            raise Halted(error.reason, error.message, place=error.place, cure=error.cure) from error
 
     async def submit(self, body: bytes) -> Answer:
         """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted."""

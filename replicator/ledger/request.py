@@ -103,6 +103,7 @@ class _Fields:
     def __iter__(self) -> Iterator[tuple[str, int]]:
         text, seen = self._text, set[str]()
         if text[self.end : self.end + 1] != "{":
+            read_at(text, self.end)  # what is not JSON at all is refused as that
             raise Rejected("bad_request", "a transaction is an object", status=422, place="transaction")
         at = skip_space(text, self.end + 1)
         while text[at : at + 1] != "}" or seen:
