@@ -70,7 +70,7 @@ class SettleBuffer:
             raise Misuse("bad_sequence", f"{sequence} is no sequence", place=place)
         started = self.strands[strand] = Strand(strand, self.config, self.room, sequence, digest, at)
         if self.merged is not None:
-            self.merged.start(started, self._now)
+            self.merged.start(started)
         if self.timed is not None:
             self.timed.start(started)
 

@@ -32,13 +32,17 @@ class SettleConfig:
 
     ``order``: ``sequence`` (each strand by itself), ``merged`` (all strands by time, strand, sequence) or ``time``
     (no gapless sequence: whatever is older than the window, earliest first). ``window_us``: how long an entry may be
-    on its way. A gap is requested ``request_after_us`` after it opened (None: after the window), again every
-    ``request_every_us``, and called expired after ``expire_after_us``; it stays open.
+    on its way. In order ``merged`` a strand is waited for until its heartbeat has passed, or the window; with
+    ``heartbeats_only`` the window does not count. A strand silent for ``idle_after_us`` is not waited for.
+
+    A gap is requested ``request_after_us`` after it opened (None: after the window), again every
+    ``request_every_us``, and called expired after ``expire_after_us``; it stays open. ``late`` is what becomes of an
+    entry behind what was released; ``keys_of`` finds the keys of one for the policy ``correct``.
 
     ``entries_limit``, ``bytes_limit``, ``age_limit_us`` and ``gaps_limit`` bound what waits, on disk included;
-    ``resident_entries`` and ``resident_bytes`` what of it stays in memory. ``remembered`` is the number of released
-    digests kept per strand to tell a duplicate from a conflict; ``unacknowledged_bytes`` bounds what the consumer was
-    given and has not acknowledged.
+    ``resident_entries`` and ``resident_bytes`` what of it stays in memory; ``unacknowledged_bytes`` what the consumer
+    was given and has not acknowledged. ``load_entries`` are read back in one piece. ``remembered`` is the number of
+    released digests kept per strand to tell a duplicate from a conflict.
     """
 
     order: Order = "sequence"
@@ -47,6 +51,7 @@ class SettleConfig:
     request_every_us: int = 5 * SECOND
     expire_after_us: int = 300 * SECOND
     idle_after_us: int = 30 * SECOND
+    heartbeats_only: bool = False
     late: LatePolicy = "halt"
     keys_of: Callable[[Entry], frozenset[bytes]] | None = None
     entries_limit: int = 20_000_000
@@ -64,7 +69,7 @@ class SettleConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in ("request_after_us", "window_us", "remembered") else 1
-            if isinstance(value, int) and value < least:
+            if type(value) is int and value < least:
                 raise Misuse("bad_config", f"{field.name} is {value}, at least {least} is needed")
         if self.order not in ("sequence", "merged", "time") or self.late not in ("halt", "quarantine", "correct"):
             raise Misuse("bad_config", f"order {self.order!r} or late policy {self.late!r} is not known")

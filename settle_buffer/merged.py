@@ -31,7 +31,7 @@ Place = tuple[int, str, int]  # time, strand, sequence
 class Lane:
     """What one strand has brought and what it still may bring."""
 
-    def __init__(self, strand: Strand, now: int) -> None:
+    def __init__(self, strand: Strand) -> None:
         self.strand = strand
         self.places: list[Place] = []
         self.entries: list[Entry] = []
@@ -40,7 +40,7 @@ class Lane:
         self.delivered_at = strand.at
         self.resolved: int | None = None  # from heartbeats: nothing at or before this time is still to come
         self.promised: list[tuple[int, int]] = []  # heartbeats that wait for their sequence: (sequence, time)
-        self.heard_at = now
+        self.heard_at: int | None = None  # silence counts from the first time that the clock is told
         self.idle = False
 
     def hear(self, now: int, events: list[Event]) -> None:
@@ -72,9 +72,9 @@ class Merged:
         self._clock = clock
         self._window = window
 
-    def start(self, strand: Strand, now: int) -> None:
+    def start(self, strand: Strand) -> None:
         """A strand counts from here on; the consumer's places are where the front begins."""
-        self.lanes[strand.name] = Lane(strand, now)
+        self.lanes[strand.name] = Lane(strand)
         if strand.released:
             self.front = max(self.front, (strand.at, strand.name, strand.released))
 
@@ -108,6 +108,8 @@ class Merged:
         """Release everything below all bounds."""
         for lane in self.lanes.values():
             self._resolve(lane)
+            if lane.heard_at is None:
+                lane.heard_at = now
             if not lane.incomplete and not lane.places and now >= lane.heard_at + self._config.idle_after_us:
                 lane.fall_idle(events)
         bound = min(
@@ -147,9 +149,9 @@ class Merged:
         dues = [
             lane.heard_at + self._config.idle_after_us
             for lane in self.lanes.values()
-            if not lane.idle and not lane.incomplete and not lane.places
+            if lane.heard_at is not None and not lane.idle and not lane.incomplete and not lane.places
         ]
-        if window_over is not None:
+        if window_over is not None and not self._config.heartbeats_only:
             dues.append(window_over)
         return min((due for due in dues if due > now), default=None)
 
@@ -164,7 +166,7 @@ class Merged:
         if lane.resolved is not None:
             return max(bound, (lane.resolved + 1, "", 0))
         feed_now = self._clock.feed_now(now)
-        if feed_now is None or lane.incomplete or lane.promised:
+        if feed_now is None or lane.incomplete or lane.promised or self._config.heartbeats_only:
             return bound
         return max(bound, (feed_now - self._window.us, "", 0))
 
