@@ -24,7 +24,10 @@ FAILED, WRONG_USAGE = 1, 2
 
 # In the order in which people need them.
 VERBS: dict[str, str] = {
+    "run": "The sidecar of a region, until it is told to stop.",
     "status": "How the running sidecar of a region is, and what holds it up.",
+    "verify": "Compares replica regions with their primary, row for row, at one position.",
+    "journal": "Looks after a region's journal: verify walks its chain.",
     "history": "The starts and changes of role that a region knows of.",
 }
 

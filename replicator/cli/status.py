@@ -108,7 +108,7 @@ def _stages(stages: list[dict[str, Any]]) -> Table:
             _count(stage["lag"]["blocks"]),
             _seconds(stage["lag"]["seconds"]),
             _seconds(stage["progress_age_seconds"]),
-            _seconds(stage["heartbeat_age_seconds"]),
+            "" if stage["heartbeat_age_seconds"] is None else _seconds(stage["heartbeat_age_seconds"]),
         )
     return table
 

@@ -81,7 +81,7 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
         ("primary's head", _UNKNOWN if view.head is None else f"{view.head.sequence:,}"),
         *((name, _NOT_YET if (mark := view.marks[name]) is None else f"{mark.sequence:,}") for name in MARKS),
     ]
-    cause = f'<p class="small"><span class="soft">What holds it up:</span> {escape(lag_cause(snapshot, view))}</p>'
+    cause = f'<p class="small"><span class="soft">What holds it up:</span> {escape(lag_cause(snapshot, state))}</p>'
     position = ""
     if state.position is not None:
         position = f'<p class="small"><span class="soft">Journal ends at</span> <code>{state.position}</code></p>'

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
-from replicator.observe.snapshot import Event, Snapshot, StrandState
+from replicator.observe.snapshot import Event, GapView, Snapshot, StrandState
 
 READY_LAG_SECONDS = 30.0
 _SEVERITY = (Condition.HALTED, Condition.WAITING, Condition.STUCK)
@@ -35,12 +35,13 @@ def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_
     if not snapshot.strands:
         return Unavailable("starting", "the region is starting", place=f"region {snapshot.region}", cure="wait")
     for state in snapshot.strands:
-        if (reason := _blocked_strand(snapshot, state.progress, mode, limit)) is not None:
+        if (reason := _blocked_strand(snapshot, state, mode, limit)) is not None:
             return reason
     return None
 
 
-def _blocked_strand(snapshot: Snapshot, view: StrandView, mode: Mode, limit: LagLimit) -> ReplicatorError | None:
+def _blocked_strand(snapshot: Snapshot, state: StrandState, mode: Mode, limit: LagLimit) -> ReplicatorError | None:
+    view = state.progress
     stages = [stage for stage in view.stages if mode == "applied" or stage.name != "apply"]
     for stage in stages:
         if stage.condition is Condition.HALTED:
@@ -52,11 +53,11 @@ def _blocked_strand(snapshot: Snapshot, view: StrandView, mode: Mode, limit: Lag
     if waiting is not None:
         return waiting.trouble
     if _is_copying(snapshot):
-        cause, cure = lag_cause(snapshot, view), "wait until the copy is complete"
+        cause, cure = lag_cause(snapshot, state), "wait until the copy is complete"
         return Unavailable("copying", cause, place=f"strand {view.strand}", cure=cure)
     return Unavailable(
         "not_heard" if lag.blocks is None else "behind",
-        f"{_lag_text(lag)}; {lag_cause(snapshot, view)}",
+        f"{_lag_text(lag)}; {lag_cause(snapshot, state)}",
         place=f"strand {view.strand}",
         cure="wait until it has caught up; if it does not get closer, look at the stage that is named",
     )
@@ -79,14 +80,17 @@ def troubled_stage(view: StrandView) -> StageView | None:
     return None
 
 
-def lag_cause(snapshot: Snapshot, view: StrandView) -> str:
+def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
     """What holds the strand up, in one line for people."""
+    view = state.progress
     stage = troubled_stage(view)
     if stage is not None and stage.trouble is not None:
         verb = "halted" if stage.condition is Condition.HALTED else "waits"
         return f"{stage.name} {verb}: {stage.trouble.message}"
     if _is_copying(snapshot):
         return f"the first copy is under way: {_copied(snapshot)}"
+    if state.settle is not None and state.settle.gaps:
+        return _gap_text(state.settle.gaps)
     if stage is not None:
         return _stuck_text(stage)
     behind = max(view.stages, key=lambda stage: stage.lag.blocks or 0, default=None)
@@ -95,6 +99,12 @@ def lag_cause(snapshot: Snapshot, view: StrandView) -> str:
     if view.end_to_end.blocks is None:
         return "the primary has not been heard yet"
     return "nothing: every stage is at the head"
+
+
+def _gap_text(gaps: tuple[GapView, ...]) -> str:
+    first = min(gaps, key=lambda gap: gap.first)
+    missing = f"{first.first:,}" if first.first == first.last else f"{first.first:,} to {first.last:,}"
+    return f"settle waits for {missing}, which did not come: {first.state}, for {seconds_text(first.age_seconds)}"
 
 
 def _is_copying(snapshot: Snapshot) -> bool:
@@ -174,7 +184,7 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "position": None if state.position is None else str(state.position),
         "head": None if view.head is None else {"sequence": view.head.sequence, "age_seconds": view.head_age_seconds},
         "marks": {name: None if (mark := view.marks[name]) is None else mark.sequence for name in MARKS},
-        "lag": {**_lag_json(view.end_to_end), "cause": lag_cause(snapshot, view)},
+        "lag": {**_lag_json(view.end_to_end), "cause": lag_cause(snapshot, state)},
         "settled_lag": _lag_json(view.settled_lag),
         "stages": [_stage_json(stage) for stage in view.stages],
         "settle": None if state.settle is None else _settle_json(state),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,11 @@ from replicator.observe.status import history_json, status_json
 from tests.observe import samples
 from tests.servers import free_port
 
+CERTIFICATE = Path(__file__).parent / "paris.pem"  # for paris.example, self-signed, with its key; for these tests only
+
 
 @contextmanager
-def answering(status: int, body: bytes, token: str | None = None) -> Iterator[str]:
+def answering(status: int, body: bytes, token: str | None = None, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """A server that gives this answer to every GET; its URL."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
@@ -34,10 +37,12 @@ def answering(status: int, body: bytes, token: str | None = None) -> Iterator[st
             """Not into the test's output."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # seconds until it sees the shutdown
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
@@ -99,6 +104,24 @@ def test_the_address_and_the_token_come_from_the_configuration(tmp_path: Path) -
         assert refused.exit_code == 1
         assert "REPLICATOR_TOKEN" in refused.output
         assert run("status", "--url", url, environment={"REPLICATOR_TOKEN": "from-the-file"}).exit_code == 0
+
+
+def test_over_tls_the_certificate_of_the_configuration_is_trusted_and_no_other(tmp_path: Path) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(CERTIFICATE)
+    with answering(200, json.dumps(status_json(samples.healthy())).encode(), tls=tls) as url:
+        config = tmp_path / "region.toml"
+        config.write_text(
+            '[region]\nname = "tokyo"\nrole = "primary"\ndata_dir = "data"\n[source]\nkind = "embedded"\n'
+            f'[http]\nlisten = "{url.removeprefix("https://")}"\ncertificate = "{CERTIFICATE}"\nkey = "{CERTIFICATE}"\n'
+        )
+        assert run("status", str(config)).exit_code == 0
+        unknown = run("status", "--url", url)
+        assert unknown.exit_code == 1
+        assert "CERTIFICATE_VERIFY_FAILED" in unknown.output
+        other_host = run("status", "--url", url, "--ca", str(CERTIFICATE))
+        assert other_host.exit_code == 1
+        assert "mismatch" in other_host.output
 
 
 def test_a_sidecar_that_does_not_run_is_exit_1_with_the_cure() -> None:

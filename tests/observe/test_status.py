@@ -9,7 +9,7 @@ import pytest
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.marks import Mode
-from replicator.observe.snapshot import Snapshot
+from replicator.observe.snapshot import GapView, SettleView, Snapshot
 from replicator.observe.status import (
     LagLimit,
     blocked,
@@ -91,7 +91,7 @@ def test_during_the_first_copy_the_copy_is_the_reason() -> None:
     ],
 )
 def test_lag_is_put_down_to_a_stage(snapshot: Snapshot, cause: str) -> None:
-    assert lag_cause(snapshot, snapshot.strands[0].progress) == cause
+    assert lag_cause(snapshot, snapshot.strands[0]) == cause
 
 
 def test_a_stuck_stage_says_how_long_and_with_how_much() -> None:
@@ -100,9 +100,17 @@ def test_a_stuck_stage_says_how_long_and_with_how_much() -> None:
     progress.advance("settled", 9, samples.committed(1), samples.at(1))
     progress.hear_head(9, samples.committed(1), samples.at(100))
     stuck = samples.region(progress, now_seconds=101)
-    assert lag_cause(stuck, stuck.strands[0].progress) == ("apply is stuck: 6 blocks wait, no progress for 1 min 41 s")
+    assert lag_cause(stuck, stuck.strands[0]) == ("apply is stuck: 6 blocks wait, no progress for 1 min 41 s")
     silent = samples.region(progress, now_seconds=200)
-    assert lag_cause(silent, silent.strands[0].progress) == "feed is stuck: no heartbeat for 1 min 40 s"
+    assert lag_cause(silent, silent.strands[0]) == "feed is stuck: no heartbeat for 1 min 40 s"
+
+
+def test_a_gap_is_named() -> None:
+    gaps = (GapView(12, 12, "expired", 340.0), GapView(7, 9, "requested", 5.0))
+    snapshot = samples.region(samples.healthy_progress(), settle=SettleView(gaps=gaps))
+    assert (
+        lag_cause(snapshot, snapshot.strands[0]) == "settle waits for 7 to 9, which did not come: requested, for 5.0 s"
+    )
 
 
 def test_a_halt_comes_before_a_wait() -> None:
@@ -110,7 +118,7 @@ def test_a_halt_comes_before_a_wait() -> None:
     progress.wait("feed", Unavailable("primary_unreachable", "refused"), samples.at(100))
     progress.halt("apply", Halted("bad_row", "a row"), samples.at(100))
     snapshot = samples.region(progress)
-    assert lag_cause(snapshot, snapshot.strands[0].progress) == "apply halted: a row"
+    assert lag_cause(snapshot, snapshot.strands[0]) == "apply halted: a row"
 
 
 def test_the_status_is_json_and_says_what_the_snapshot_says() -> None:

@@ -1,0 +1,38 @@
+"""``replicator run``: the sidecar of a region, until it is told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from replicator.cli import example
+
+EXIT_HALTED = 1
+
+
+@click.command("run")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--verbose", "-v", is_flag=True, help="Log what is only of use when something is looked for.")
+@example("replicator run config/embedded-primary.toml")
+def command(config: Path, verbose: bool) -> None:
+    """The sidecar of the region that CONFIG describes.
+
+    Runs until SIGTERM or SIGINT, then stops in order within [stop] deadline. It may be killed at any time: it goes on
+    from what is durable. Logs go to standard error. Exit code 0: stopped as told. 1: ended hard after the deadline, or
+    could not start. 2: wrong usage or configuration.
+    """
+    import trio
+
+    from replicator.cli.logs import log_to_stderr
+    from replicator.config import load
+    from replicator.errors import ReplicatorError
+    from replicator.service import run
+    from replicator.supervise import first_cause
+
+    settings = load(config)
+    log_to_stderr(verbose=verbose)
+    try:
+        trio.run(run, settings)
+    except* ReplicatorError as group:
+        raise first_cause(group) from None

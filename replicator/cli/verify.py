@@ -1,0 +1,126 @@
+"""``replicator verify``: are two regions equal?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replicator.cli import example, printable
+
+if TYPE_CHECKING:
+    from replicator.verify.check import Verdict
+
+DIVERGENT, NOT_CHECKED = 16, 32
+
+
+@click.command("verify")
+@click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--list", "listed", default=20, show_default=True, help="Differences to list per table.")
+@click.option("--json", "as_json", is_flag=True, help="The verdicts as JSON.")
+@example("replicator verify tokyo.toml", "replicator verify tokyo.toml lima.toml --json")
+def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
+    """Compares replica regions with the primary that they follow: every row, at one position.
+
+    CONFIGS are the replica regions' files. Both sidecars of each pair must run; writes go on meanwhile, and neither
+    side is locked. Exit code 0: equal. 16: divergent; the differences are listed. 32: could not be checked. 2: wrong
+    usage or configuration.
+    """
+    import trio
+
+    from replicator.config import load
+    from replicator.errors import ReplicatorError
+    from replicator.supervise import first_cause
+    from replicator.verify.check import Divergence, verify
+
+    code = 0
+    told: list[dict[str, Any]] = []
+    for settings in [load(path) for path in configs]:
+        primary, replica = _endpoints(settings)
+        try:
+            verdict = trio.run(verify, primary, replica, listed)
+            told.append(_as_json(verdict))
+            code = max(code, 0 if verdict.is_equal else DIVERGENT)
+        except* ReplicatorError as group:
+            error = first_cause(group)
+            result = "divergent" if isinstance(error, Divergence) else "not checked"
+            told.append({"replica": replica.name, "result": result, "error": error.as_json()})
+            code = max(code, DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED)
+    _tell(told, as_json=as_json)
+    sys.exit(code)
+
+
+def _endpoints(settings: Any) -> tuple[Any, Any]:
+    from replicator.errors import ConfigError
+    from replicator.verify.check import Endpoint
+
+    follow = settings.follow
+    if follow is None:
+        raise ConfigError(
+            "not_a_replica",
+            "only a replica region can be compared with what it follows",
+            place=str(settings.region.name),
+            cure="name the configuration of a replica region",
+        )
+    token = settings.http.token.reveal() if settings.http.token else None
+    primary_token = follow.token.reveal() if follow.token else None
+    return (
+        Endpoint("primary", follow.primary, primary_token, follow.ca),
+        Endpoint(settings.region.name, settings.url, token, settings.http.certificate),
+    )
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "replica": verdict.replica,
+        "result": "equal" if verdict.is_equal else "divergent",
+        "position": str(verdict.position),
+        "sequence": verdict.position.sequence,
+        "tables": [
+            {
+                "table": table.table,
+                "equal": table.is_equal,
+                "primary_rows": table.primary_rows,
+                "replica_rows": table.replica_rows,
+                "different": table.different,
+                "problem": table.problem,
+                "differences": [difference._asdict() for difference in table.differences],
+            }
+            for table in verdict.tables
+        ],
+    }
+
+
+def _tell(told: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(told, indent=2))
+        return
+    for verdict in told:
+        for line in _lines(verdict):
+            click.echo(printable(line))
+
+
+def _lines(verdict: dict[str, Any]) -> list[str]:
+    if "error" in verdict:
+        error = verdict["error"]
+        cure = f"\n  cure: {error['cure']}" if error["cure"] else ""
+        return [f"{verdict['replica']}: {verdict['result']}: {error['place']}: {error['message']}{cure}"]
+    rows = sum(table["primary_rows"] for table in verdict["tables"])
+    lines = [
+        f"{verdict['replica']}: {verdict['result']} at sequence {verdict['sequence']}"
+        f" ({len(verdict['tables'])} tables, {rows:,} rows)"
+    ]
+    for table in verdict["tables"]:
+        if table["problem"]:
+            lines.append(f"  {table['table']}: {table['problem']}")
+        elif not table["equal"]:
+            lines.append(f"  {table['table']}: {table['different']:,} keys differ")
+            for difference in table["differences"]:
+                lines.append(f"    key {difference['key']}")
+                lines.append(f"      primary {difference['primary']}")
+                lines.append(f"      replica {difference['replica']}")
+    return lines
