@@ -27,7 +27,7 @@ from pathlib import Path
 
 import trio
 from prometheus_client import CollectorRegistry
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from replicator import parts
 from replicator.block import Block
@@ -41,19 +41,27 @@ from replicator.journal.capture import Capture
 from replicator.journal.history import HistoryIndex
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
+from replicator.ledger.api import routes as api_routes
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.reads import Reads
 from replicator.marks import StageName
 from replicator.observe.http import routes as observe_routes
 from replicator.observe.metrics import Metrics
+from replicator.position import Position
 from replicator.progress import Progress
 from replicator.replay.apply import Replayer
 from replicator.replay.loop import Hold, Replay
 from replicator.replicas.base import Applied
 from replicator.sources.postgres import PostgresSource as Postgres
+from replicator.sources.postgres.moments import PostgresMoments
 from replicator.supervise import Backoff, supervise
+from replicator.verify.moments import LedgerMoments, ReplicaMoments
+from replicator.verify.serve import routes as verify_routes
 from replicator.view import View
 
 log = logging.getLogger("replicator")
+
+Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
 HISTORY_PAUSE_SECONDS = 0.2  # the index gives way to replay
 
@@ -82,6 +90,7 @@ class Sidecar:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.view)
         self.view.publisher = self.publisher
+        self._open_reader = parts.reader(config, lambda: journal.definitions(strand))
         self._stopping = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
@@ -103,9 +112,10 @@ class Sidecar:
                 await self._stop_signal()
                 self._stopping.set()
                 running.cancel_scope.cancel()
+        self.reads.close()
         log.info("region %s stopped at %s", self.config.region.name, self.tail.head)
 
-    def _role(self) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+    def _role(self) -> Parts:
         """The stages and routes of the role that this region has."""
         if self.config.region.role == "replica":
             return self._replica()
@@ -119,24 +129,24 @@ class Sidecar:
 
     # -- roles
 
-    def _postgres_primary(
-        self, settings: PostgresSource
-    ) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+    def _postgres_primary(self, settings: PostgresSource) -> Parts:
         source = Postgres(parts.postgres_options(settings))
         self.view.source = source
         capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
-        return [lambda: self._supervised("source", capture.run_once, self.board.source)], []
+        dsn = settings.conninfo()
+        moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
+        routes = [*verify_routes(moments), *self._api(None, self.tail)]
+        return [lambda: self._supervised("source", capture.run_once, self.board.source)], routes
 
-    def _embedded_primary(
-        self, settings: EmbeddedSource
-    ) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+    def _embedded_primary(self, settings: EmbeddedSource) -> Parts:
         region = self.config.region
         options = parts.ledger_options(self.config, settings)
         ledger = Ledger(self.journal, region.strand, region.epoch, options, self._committed)
         declarations = parts.declarations(settings)
-        return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], []
+        routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
+        return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
 
-    def _replica(self) -> tuple[list[Callable[[], Awaitable[None]]], list[BaseRoute]]:
+    def _replica(self) -> Parts:
         config = self.config
         replica = parts.replica(config)
         self.view.replica = replica
@@ -157,7 +167,23 @@ class Sidecar:
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
-        ], []
+        ], [
+            *verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
+            *self._api(None, self.applied),
+        ]
+
+    def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
+        """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
+
+        async def wait_applied(position: Position, seconds: float) -> bool:
+            with trio.move_on_after(seconds):
+                await visible.beyond(position.sequence - 1)
+            return visible.head.sequence >= position.sequence
+
+        history = self.history if self.config.replay.history else None
+        self.reads = Reads(self.config.region.strand, self._open_reader, self.journal, history, wait_applied)
+        primary = self.config.follow.primary if self.config.follow else None
+        return api_routes(ledger, self.reads, lambda: primary)
 
     def _backoff(self) -> Backoff:
         follow = self.config.follow

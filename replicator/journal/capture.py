@@ -37,15 +37,28 @@ class Capture:
         self._strand = tail.head.strand
         self._epoch = epoch
         self._on_stored = on_stored
+        self._handed = 0
+        self._stored = 0
+        self._moved = trio.Event()
+
+    async def stored_so_far(self) -> None:
+        """Return once everything that the source has handed over by now is durable."""
+        handed = self._handed
+        while self._stored < handed:
+            await self._moved.wait()
 
     async def run_once(self) -> None:
         """One run of the source, from the journal's end. Raises what the source or the journal raises."""
         state = await trio.to_thread.run_sync(self._begin)
+        self._handed = self._stored = 0
         send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._store_all, receive)
             async with send:
-                await self._source.run(state, _Sink(send, self._journal))
+                await self._source.run(state, _Sink(send, self._journal, self._count))
+
+    def _count(self, items: int) -> None:
+        self._handed += items
 
     def _begin(self) -> SourceState:
         self._journal.discard_arriving(self._strand)
@@ -63,6 +76,9 @@ class Capture:
                 _take_waiting(receive, items)
                 with trio.CancelScope(shield=True):  # a commit under way is seen through: its outcome must be known
                     blocks = await trio.to_thread.run_sync(self._journal.append, self._strand, items, self._epoch)
+                self._stored += len(items)
+                self._moved.set()
+                self._moved = trio.Event()
                 if blocks:
                     self._tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
                     self._source.acknowledge(blocks[-1].header.origin)
@@ -81,11 +97,15 @@ def _take_waiting(receive: trio.MemoryReceiveChannel[list[Item]], items: list[It
 class _Sink:
     """The source's way into the queue."""
 
-    def __init__(self, channel: trio.MemorySendChannel[list[Item]], journal: Journal) -> None:
+    def __init__(
+        self, channel: trio.MemorySendChannel[list[Item]], journal: Journal, count: Callable[[int], None]
+    ) -> None:
         self._channel = channel
         self._journal = journal
+        self._count = count
 
     async def send(self, items: Sequence[Item]) -> None:
+        self._count(len(items))
         await self._channel.send(list(items))
 
     async def note(self, key: str, value: str) -> None:

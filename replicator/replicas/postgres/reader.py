@@ -50,6 +50,16 @@ class PostgresReader:
                 self._connection.execute("SELECT 1")  # the first statement fixes what is seen
                 self._fixed = True
 
+    def visible(self) -> tuple[str, str]:
+        """Within ``snapshot``: which transactions it sees, as pg_snapshot's text, and an LSN before which all of those
+        end."""
+        with session.translated(self._place):
+            found = self._connection.execute(
+                "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text"
+            ).fetchone()
+        assert found is not None
+        return found[0], found[1]
+
     def applied(self, strand: str) -> Applied | None:
         with self._one_moment():
             return read_applied(self._connection, strand) if self._is_replica() else None
