@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -23,11 +25,22 @@ def test_help_names_every_verb() -> None:
         assert does.split(",")[0][:40] in result.output
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    result = CliRunner().invoke(main, [verb, "--help"])
+def verbs() -> Iterator[list[str]]:
+    """Every verb, and every verb within one."""
+    context = click.Context(main)
+    for verb in VERBS:
+        command = main.get_command(context, verb)
+        if isinstance(command, click.Group):
+            yield from ([verb, name] for name in command.list_commands(context))
+        else:
+            yield [verb]
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
+    result = CliRunner().invoke(main, [*verb, "--help"])
     assert result.exit_code == 0
-    assert f"\n    replicator {verb}" in result.output.split("Example")[1]
+    assert f"\n    replicator {' '.join(verb)}" in result.output.split("Example")[1]
 
 
 def test_version() -> None:
