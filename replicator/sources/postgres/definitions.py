@@ -127,12 +127,12 @@ def define(
     """
     numbers = _numbers(relation, facts, known, certain)
     by_number = {a.number: a for a in facts.attributes} if facts else {}
-    before = {column.number: column for column in known.columns} if known else {}
+    before = {column.number or column.name: column for column in known.columns} if known else {}
     key = _key(relation, facts, known)
     format_: Format = "binary" if binary else "text"
     columns = []
     for column, number, type_ in zip(relation.columns, numbers, types, strict=True):
-        attribute, old = by_number.get(number), before.get(number)
+        attribute, old = by_number.get(number), before.get(number or column.name)
         described = Column(column.name, type_, format_, number=number)
         if old is not None:
             described = dataclasses.replace(
@@ -182,6 +182,8 @@ def _numbers(
     """The column numbers of the message's columns: from the catalogs by name and type, else as known, else by order."""
     current = {a.name: a.number for a in facts.attributes if not a.dropped} if facts else {}
     before = {column.name: column.number for column in known.columns} if known else {}
+    if facts is None:  # the table is gone; nobody can tell renames in it any more, and names have to do
+        return [before.get(column.name, 0) for column in relation.columns]
     numbers: list[int] = []
     for column in relation.columns:
         now, then = current.get(column.name), before.get(column.name)
@@ -194,14 +196,14 @@ def _numbers(
     return numbers
 
 
-def _fill_by_order(relation: Relation, facts: TableFacts | None, numbers: list[int]) -> None:
+def _fill_by_order(relation: Relation, facts: TableFacts, numbers: list[int]) -> None:
     """Columns come in the order of their numbers: a column without one takes the only number that fits its place."""
     for place, number in enumerate(numbers):
         if number:
             continue
         low = max((n for n in numbers[:place] if n), default=0)
         high = min((n for n in numbers[place + 1 :] if n), default=1 << 15)
-        fits = [a.number for a in facts.attributes if low < a.number < high] if facts else []
+        fits = [a.number for a in facts.attributes if low < a.number < high]
         if len(fits) != 1:
             raise _ambiguous(relation, f"column {relation.columns[place].name} is not in the catalogs any more")
         numbers[place] = fits[0]

@@ -56,6 +56,21 @@ class Table(NamedTuple):
     places: tuple[int, ...]
 
 
+class Unresolved(Exception):
+    """A change of a table came whose definition is not there yet: ``define`` it, then take the message again."""
+
+    def __init__(self, oid: int) -> None:
+        super().__init__(oid)
+        self.oid = oid
+
+
+class _Tables(dict[int, Table]):
+    """Tables by oid; asking for another one raises Unresolved."""
+
+    def __missing__(self, oid: int) -> Table:
+        raise Unresolved(oid)
+
+
 class Assembler:
     """Takes messages, collects Parts and Drafts in ``items`` until ``take_items``.
 
@@ -64,7 +79,7 @@ class Assembler:
     """
 
     def __init__(self, binary: bool, skip_to: int, part_bytes: int = PART_BYTES) -> None:
-        self.tables: dict[int, Table] = {}
+        self.tables = _Tables()
         self.items: list[Part | Draft] = []
         self.item_bytes = 0
         self.complete = skip_to
@@ -91,7 +106,7 @@ class Assembler:
         return items
 
     def take(self, data: bytes) -> None:
-        """One XLogData message, from its first byte."""
+        """One XLogData message, from its first byte. Raises Unresolved with nothing done."""
         at = XLOG_HEADER_BYTES
         kind = data[at]
         if kind == INSERTED:
@@ -115,6 +130,10 @@ class Assembler:
             self._message(data, at)
         elif kind not in (TYPE, ORIGIN):
             raise ValueError(f"a message of unknown kind {kind}")
+
+    def announce(self, oid: int) -> None:
+        """The table was announced again: what was defined may not hold any more."""
+        self.tables.pop(oid, None)
 
     def define(self, oid: int, table: Table, *, new: bool) -> None:
         """Rows of ``oid`` are read by ``table`` from here on; ``new`` makes it part of the arriving transaction."""
@@ -248,8 +267,7 @@ class Assembler:
         (count,) = _oid.unpack_from(data, at + 1)
         if len(data) != at + 6 + 4 * count:
             raise ValueError("a Truncate that does not end with its tables")
-        for (oid,) in _oid.iter_unpack(data[at + 6 :]):
-            relation = self.tables[oid].relation
+        for relation in [self.tables[oid].relation for (oid,) in _oid.iter_unpack(data[at + 6 :])]:
             if relation is not None:
                 self._statement(pack_truncate(relation))
 

@@ -69,7 +69,7 @@ def _server(connection: Connection, options: PostgresOptions) -> Iterator[Findin
         yield Finding(
             "warn",
             "max_slot_wal_keep_size is unlimited: while this sidecar is down, the server's disk can fill up",
-            "set max_slot_wal_keep_size to what the disk can spare; beyond it the slot is lost and a new copy is needed",
+            "set max_slot_wal_keep_size to what the disk can spare; a slot beyond it is lost and needs a new copy",
         )
     else:
         yield Finding("ok", f"max_slot_wal_keep_size is {limit}: a slot that falls behind further is lost")

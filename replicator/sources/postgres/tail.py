@@ -22,10 +22,10 @@ from replicator.errors import Halted
 from replicator.sources.base import Sink, SourceReport
 from replicator.sources.postgres.catalog import TableFacts
 from replicator.sources.postgres.connection import Connection, Worker, first_error
-from replicator.sources.postgres.definitions import parse_relation
+from replicator.sources.postgres.definitions import Relation, parse_relation
 from replicator.sources.postgres.lsn import lsn_text
 from replicator.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
-from replicator.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler
+from replicator.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler, Unresolved
 from replicator.sources.postgres.relations import NeedsText, Relations
 from replicator.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences, wanted_sequences
 from replicator.sources.postgres.slot import Slot, read_slot
@@ -80,6 +80,8 @@ class Tail:
         self._note_at = 0.0
         self._asked = False
         self._dry = False
+        self._held: bytes | None = None  # a message that waits for its table
+        self._announced: dict[int, Relation] = {}
         self._heard = trio.current_time()
         self._sequences: dict[tuple[str, str], SequenceValue] = {}
         self.sent = origin
@@ -98,9 +100,9 @@ class Tail:
 
     async def _read(self) -> None:
         while True:
-            relation = self._take_at_hand()
-            if relation is not None:
-                await self._define(relation)
+            oid = self._take_at_hand()
+            if oid is not None:
+                await self._define(oid)
                 continue
             await self._flush()
             if self._dry:
@@ -108,25 +110,30 @@ class Tail:
                 await self._context.stream.wait()
                 self._heard = trio.current_time()
 
-    def _take_at_hand(self) -> bytes | None:
-        """Take what has arrived, up to a batch; gives a Relation message, which only the catalogs can explain."""
+    def _take_at_hand(self) -> int | None:
+        """Take what has arrived, up to a batch; gives the oid of a table that only the catalogs can explain."""
         assembler, next_message, items = self._assembler, self._next_message, self._assembler.items
         self._dry = False
         try:
             while len(items) < BATCH_DRAFTS and assembler.item_bytes < BATCH_BYTES:
-                data = next_message()
+                data = self._held or next_message()
+                self._held = None
                 if data is None:
                     self._dry = True
                     break
                 if data[0] == XLOG_DATA:
                     if data[XLOG_HEADER_BYTES] == RELATION:
-                        return data
-                    assembler.take(data)
+                        self._announce(data)
+                    else:
+                        assembler.take(data)
                 elif data[0] == KEEPALIVE:
                     self._keepalive(data)
                 else:
                     raise ValueError(f"a stream message of kind {data[0]}")
-        except (ValueError, IndexError, KeyError, struct.error) as error:
+        except Unresolved as unresolved:
+            self._held = data
+            return unresolved.oid
+        except (ValueError, IndexError, struct.error) as error:
             raise _bad_message(error) from error
         return None
 
@@ -138,11 +145,16 @@ class Tail:
             self._asked = True
             self._context.progress.wake.set()
 
-    async def _define(self, message: bytes) -> None:
-        try:
-            relation = parse_relation(message, XLOG_HEADER_BYTES + 1)
-        except (ValueError, IndexError, struct.error) as error:
-            raise _bad_message(error) from error
+    def _announce(self, message: bytes) -> None:
+        """Keep a Relation message. Most are never used: partitions are announced beside their root."""
+        relation = parse_relation(message, XLOG_HEADER_BYTES + 1)
+        self._announced[relation.oid] = relation
+        self._assembler.announce(relation.oid)
+
+    async def _define(self, oid: int) -> None:
+        relation = self._announced.get(oid)
+        if relation is None:
+            raise _bad_message(ValueError(f"a change of table {oid}, which was not announced"))
         assembler = self._assembler
         context = self._context
         try:
