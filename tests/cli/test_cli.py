@@ -36,7 +36,7 @@ def verbs() -> Iterator[list[str]]:
             yield [verb]
 
 
-@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+@pytest.mark.parametrize("verb", list(verbs()), ids=" ".join)
 def test_every_verb_has_help_with_an_example(verb: list[str]) -> None:
     result = CliRunner().invoke(main, [*verb, "--help"])
     assert result.exit_code == 0
