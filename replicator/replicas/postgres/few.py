@@ -19,7 +19,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.replicas.postgres.rows import Rows
 from replicator.row import UNCHANGED, Cell, unpack_row
 
-FEW_ROWS = 24
+FEW_ROWS = 5
 FEW_BYTES = 256 * 1024
 
 

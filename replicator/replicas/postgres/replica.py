@@ -168,7 +168,7 @@ class PostgresReplica:
     def _update(self, table: _Table, images: Sequence[bytes]) -> int:
         if is_few(images):
             return table.few.upsert(images).count(True)
-        return table.bulk.merge(images)
+        return table.bulk.update(images)
 
     def _append(self, step: Append) -> None:
         table = self._table(step.definition)

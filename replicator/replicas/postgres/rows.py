@@ -63,10 +63,27 @@ class Rows:
             " SELECT count(*) FILTER (WHERE fresh) FROM merged"
         )
 
+    def update_staged(self) -> str:
+        """Update to the staged rows; empty if there is nothing beside the key."""
+        places = [place for place, name in enumerate(self.names) if name not in self.definition.key]
+        if not places or not self.definition.key:
+            return ""
+        sets = ", ".join(f"{quoted(self.names[place])} = {self._staged(place)}" for place in places)
+        return f"UPDATE {self.table} AS t SET {sets} FROM {self.stage} AS s WHERE {self._staged_key()}"
+
+    def insert_missing(self) -> str:
+        """Insert those of the staged rows that are not there."""
+        staged = ", ".join(self._staged(place) for place in range(len(self.names)))
+        columns = _listed(self.names)
+        return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s ON CONFLICT DO NOTHING"
+
     def delete_staged(self) -> str:
         """Delete the rows of the staged keys."""
+        return f"DELETE FROM {self.table} AS t USING {self.key_stage} AS s WHERE {self._staged_key()}"
+
+    def _staged_key(self) -> str:
         pairs = (f"t.{quoted(self.names[place])} = {self._staged(place)}" for place in self.definition.key_places)
-        return f"DELETE FROM {self.table} AS t USING {self.key_stage} AS s WHERE {' AND '.join(pairs)}"
+        return " AND ".join(pairs)
 
     def _staged_type(self, place: int) -> str:
         return self.types[place] if self.formats[place] else "text"
