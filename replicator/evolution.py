@@ -63,7 +63,7 @@ def changes(old: Definition, new: Definition) -> Changes:
         retyped=tuple(after for before, after in kept if before.type != after.type),
         loosened=tuple(after.name for before, after in kept if after.nullable and not before.nullable),
         added=added,
-        user_changed=(None if old.user is None else names.get(old.user)) != new.user,
+        user_changed=(None if old.user is None else names.get(old.user, "")) != new.user,
     )
 
 

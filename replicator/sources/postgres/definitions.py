@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from replicator.definition import Column, Definition, Format
 from replicator.errors import Halted
-from replicator.evolution import RESYNC
+from replicator.evolution import RESYNC, widens
 from replicator.sources.postgres.catalog import Attribute, TableFacts
 from replicator.sources.postgres.options import PostgresOptions, TableName
 
@@ -125,7 +125,7 @@ def define(
     numbers that the catalogs are known to have had already when the message's transaction committed.
     Raises Halted if the columns cannot be told apart.
     """
-    numbers = _numbers(relation, facts, known, certain)
+    numbers = _numbers(relation, facts, types, known, certain)
     by_number = {a.number: a for a in facts.attributes} if facts else {}
     before = {column.number or column.name: column for column in known.columns} if known else {}
     key = _key(relation, facts, known)
@@ -177,7 +177,11 @@ def check_added(known: Definition, new: Definition, facts: TableFacts | None, *,
 
 
 def _numbers(
-    relation: Relation, facts: TableFacts | None, known: Definition | None, certain: Collection[int]
+    relation: Relation,
+    facts: TableFacts | None,
+    types: Sequence[str],
+    known: Definition | None,
+    certain: Collection[int],
 ) -> list[int]:
     """The column numbers of the message's columns: from the catalogs by name and type, else as known, else by order."""
     current = {a.name: a.number for a in facts.attributes if not a.dropped} if facts else {}
@@ -190,20 +194,21 @@ def _numbers(
         if now is not None and then is not None and now != then and now not in certain:
             raise _ambiguous(relation, f"column {column.name} was dropped and added again")
         numbers.append(now or then or 0)
-    _fill_by_order(relation, facts, numbers)
+    _fill_by_order(relation, facts, types, numbers)
     if any(a >= b for a, b in itertools.pairwise(numbers)):
         raise _ambiguous(relation, "columns were renamed, dropped or added since this part of the log was written")
     return numbers
 
 
-def _fill_by_order(relation: Relation, facts: TableFacts, numbers: list[int]) -> None:
+def _fill_by_order(relation: Relation, facts: TableFacts, types: Sequence[str], numbers: list[int]) -> None:
     """Columns come in the order of their numbers: a column without one takes the only number that fits its place."""
     for place, number in enumerate(numbers):
         if number:
             continue
         low = max((n for n in numbers[:place] if n), default=0)
         high = min((n for n in numbers[place + 1 :] if n), default=1 << 15)
-        fits = [a.number for a in facts.attributes if low < a.number < high]
+        type_ = types[place]
+        fits = [a.number for a in facts.attributes if low < a.number < high and (a.dropped or widens(type_, a.type))]
         if len(fits) != 1:
             raise _ambiguous(relation, f"column {relation.columns[place].name} is not in the catalogs any more")
         numbers[place] = fits[0]

@@ -12,7 +12,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from replicator.block import HAS_DEFINITIONS, Draft, Part
-from replicator.definition import Definition, unpack_definition
+from replicator.definition import Column, Definition, unpack_definition
 from replicator.errors import ReplicatorError
 from replicator.row import UNCHANGED, key_image, pack_row, unpack_row
 from replicator.sources.base import SourceState
@@ -169,13 +169,21 @@ class Model:
         rows = self.rows.setdefault(definition.label, {})
         for row in rows.values():
             for column in definition.columns:
-                row.setdefault(column.name, None if column.missing is None else column.missing.encode())
+                row.setdefault(column.name, _missing(column))
 
     def images(self, label: str) -> list[bytes]:
         """The rows in the current definition's columns, sorted."""
         definition = [d for d in self.definitions.values() if d.label == label][-1]
         names = [column.name for column in definition.columns]
         return sorted(pack_row([row[name] for name in names]) for row in self.rows[label].values())
+
+
+def _missing(column: Column) -> bytes | None:
+    """What rows older than the column hold, in its format."""
+    if column.missing is None or column.format == "text" or column.type == "text":
+        return None if column.missing is None else column.missing.encode()
+    assert column.type == "integer"
+    return int(column.missing).to_bytes(4, "big")
 
 
 def _named(definition: Definition, cells: list[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from replicator.errors import Halted
 from replicator.evolution import changes
+from replicator.row import pack_row
 from replicator.statement import INSERT
 from tests.sources.postgres.ledger import Collector, Ledger, assert_equal, caught_up, failure, following
 
@@ -146,7 +147,7 @@ ALL_TYPES = {
     "date": "'-infinity'", "time": "'23:59:59.999999'", "timetz": "'12:00+05:30'", "timestamp": "'1066-10-14 BC'",
     "timestamptz": "'2024-02-29 12:00:00.123456+02'", "interval": "'1 year -2 days 03:04:05.6'",
     "uuid": "'00000000-0000-0000-0000-000000000001'", "json": "'{\"a\":  1}'", "jsonb": "'{\"a\":  1.00}'",
-    "xml": "'<a>b</a>'", "money": "'$1,234.56'", "bit(3)": "B'101'", "varbit": "B'1010101'", "inet": "'::1/128'",
+    "money": "'$1,234.56'", "bit(3)": "B'101'", "varbit": "B'1010101'", "inet": "'::1/128'",
     "cidr": "'10.0.0.0/8'", "macaddr": "'08:00:2b:01:02:03'", "macaddr8": "'08:00:2b:01:02:03:04:05'",
     "point": "'(1,2)'", "line": "'{1,2,3}'", "lseg": "'[(1,2),(3,4)]'", "box": "'(3,4),(1,2)'",
     "path": "'[(1,2),(3,4)]'", "polygon": "'((1,2),(3,4),(5,6))'", "circle": "'<(1,2),3>'",
@@ -193,10 +194,13 @@ async def test_a_type_without_a_portable_binary_form_turns_the_stream_to_text(le
     sink = Collector()
     async with following(ledger, sink):
         ledger.do("INSERT INTO wallets VALUES (300, 'a', 1, NULL)")
+        await caught_up(ledger, sink)
         ledger.do("CREATE TABLE tagged (id int PRIMARY KEY, tags text[])", "INSERT INTO tagged VALUES (1, '{a,b}')")
         ledger.together("UPDATE wallets SET note = 'x' WHERE id = 300", "INSERT INTO tagged VALUES (2, NULL)")
         await caught_up(ledger, sink)
     formats = [(d.table, {c.format for c in d.columns}) for d in sink.state().relations.values()]
     assert formats == [("wallets", {"binary"}), ("tagged", {"text"}), ("wallets", {"text"})]
-    assert_equal(ledger, sink, "tagged")
-    assert [len(b.statements) for b in sink.blocks[1:]] == [1, 2, 3, 1]
+    number = next(n for n, d in sink.state().relations.items() if d.table == "tagged")
+    rows = [s[2] for s in sink.statements() if s[:2] == [INSERT, number]]
+    assert rows == [pack_row([b"1", b"{a,b}"]), pack_row([b"2", None])]
+    assert [len(b.statements) for b in sink.blocks[1:]] == [1, 1, 2, 3, 1]
