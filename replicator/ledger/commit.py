@@ -161,7 +161,6 @@ class Committer:
         try:
             self._follow()
         except (Unavailable, Halted) as error:
-            self._is_open = False
             log.warning("committed, but the state does not follow yet: %s", error)
         return [
             Answer(block.position, block.header.committed_at, plan.request.id, plan.versions)
@@ -189,7 +188,7 @@ class Committer:
                 self._replayer.step()
             self._index.follow(self._journal)
         except BaseException:
-            self._is_open = False  # what is half done is opened anew
+            self.close()  # with the transaction that was half done; it is opened anew
             raise
 
     def _read_tables(self) -> dict[str, Table]:
