@@ -49,7 +49,9 @@ decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_decimal, pars
 def read_at(text: str, at: int) -> tuple[Any, int]:
     """The value that begins at ``at``, and where it ends. Raises Rejected."""
     try:
-        value: tuple[Any, int] = decoder.raw_decode(text, at)
+        value: tuple[Any, int] = decoder.scan_once(text, at)
+    except StopIteration as error:
+        raise not_json("a value was expected", error.value) from error
     except json.JSONDecodeError as error:
         raise not_json(error.msg, error.pos) from error
     except RecursionError as error:

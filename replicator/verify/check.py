@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import trio
 
-from replicator.errors import ReplicatorError, Unavailable
+from replicator.errors import Corrupt, ReplicatorError, Unavailable
 from replicator.position import Order, Position, compare, parse_position
 from replicator.verify.compare import PRIMARY, REPLICA, Contents, TableResult
 from replicator.verify.stream import ContentsReader, Piece, Rows, TableHead
@@ -147,8 +147,9 @@ async def _contents(
                 await response.aread()
             _check(response.status_code, response, endpoint)
             pieces = _pieces(response, endpoint)
-            position = await anext(pieces)
-            assert isinstance(position, Position)
+            position = await anext(pieces, None)
+            if not isinstance(position, Position):
+                raise Corrupt("bad_contents", "the contents do not begin with their position", place=endpoint.name)
             yield position, pieces
 
 

@@ -50,7 +50,7 @@ class Contents:
     """Both sides' rows, in a temporary file."""
 
     def __init__(self, directory: Path) -> None:
-        self._db = sqlite3.connect(directory / "contents.sqlite3", isolation_level=None)
+        self._db = sqlite3.connect(directory / "contents.sqlite3", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("CREATE TABLE row (side TEXT, label TEXT, key BLOB, data BLOB)")

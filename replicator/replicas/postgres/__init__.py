@@ -12,7 +12,7 @@ numbers.
 
 Where to look: ``replica`` (the transaction and its steps), ``bulk`` and ``few`` (the two ways of writing rows),
 ``rows`` (pure: a definition's SQL), ``schema`` (create, adopt, follow), ``sequences``, ``session`` (connecting,
-errors), ``reader``.
+errors), ``reader``, ``check`` (preflight).
 """
 
 from replicator.replicas.postgres.reader import PostgresReader

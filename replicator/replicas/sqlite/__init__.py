@@ -7,7 +7,8 @@ the schema goes before the table's name: ``"audit.events"``. Only the key is a c
 others. Keys are told apart, and ordered, by what is stored, as in PostgreSQL's ``C`` collation; numeric keys are text.
 
 Where to look: ``replica`` (the transaction and its steps), ``rows`` (pure: a definition's SQL and decoders), ``schema``
-(create, adopt, follow), ``reader``. Non-goal: keeping a second writer out; the caller locks the data directory.
+(create, adopt, follow), ``reader``, ``check`` (preflight). Non-goal: keeping a second writer out; the caller locks the
+data directory.
 """
 
 from replicator.replicas.sqlite.reader import SqliteReader
