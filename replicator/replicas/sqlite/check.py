@@ -1,0 +1,55 @@
+"""What a SQLite replica needs, looked at before the start. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from replicator import sqlite
+from replicator.definition import Definition
+from replicator.errors import ReplicatorError
+from replicator.preflight import Finding
+from replicator.replicas.sqlite import schema
+
+OLDEST_VERSION = (3, 35, 0)  # ON CONFLICT without a target, DROP COLUMN
+
+
+def preflight(path: Path | str, definitions: Iterable[Definition] = ()) -> list[Finding]:
+    """Writable, whole, tables that can be taken. ``definitions`` are those of the region's journal, if it has one."""
+    file = Path(path)
+    findings = []
+    if sqlite3.sqlite_version_info < OLDEST_VERSION:
+        cure = "run Python with a newer SQLite"
+        findings.append(Finding("fail", f"SQLite {sqlite3.sqlite_version} is older than 3.35", cure))
+    for wanted in (file.parent, file):
+        if wanted.exists() and not os.access(wanted, os.W_OK):
+            findings.append(Finding("fail", f"{wanted} cannot be written", "give the sidecar's user the right to"))
+    if not file.parent.is_dir():
+        findings.append(Finding("fail", f"{file.parent} is no directory", "create it, or change the replica's path"))
+    if file.exists():
+        try:
+            findings += _tables(file, definitions)
+        except ReplicatorError as error:
+            findings.append(Finding("fail", f"{error.place}: {error.message}", error.cure))
+    return findings or [Finding("ok", f"{file} can be written")]
+
+
+def _tables(file: Path, definitions: Iterable[Definition]) -> list[Finding]:
+    with sqlite.translated(file):
+        # Without a log there is nothing to share with a writer, and opening need not create one.
+        mode = "mode=ro" if Path(f"{file}-wal").exists() else "immutable=1"
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
+        try:
+            own = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_definition'"
+            known = schema.current_definitions(connection) if connection.execute(own).fetchone() else {}
+            findings = []
+            for definition in {**{coming.label: coming for coming in definitions}, **known}.values():
+                problem = schema.difference(connection, definition, known.get(definition.label))
+                if problem:
+                    error = schema.table_differs(definition, problem)
+                    findings.append(Finding("fail", f"{file}, {error.place}: {error.message}", error.cure))
+            return findings
+        finally:
+            connection.close()
