@@ -55,7 +55,7 @@ async def test_killed_in_recovery_too(tmp_path: Path) -> None:
         "import sys, trio; from pathlib import Path; from tests.settle_buffer.crash_child import *\n"
         "trio.run(live, Path(sys.argv[1]), Killer(sys.argv[2], 1))\n"
     )
-    for step in ("after send", "before recover", "after recover"):
+    for step in ("after append", "before recover", "after recover"):
         command = [sys.executable, "-c", program, str(tmp_path), step]
         run = await trio.run_process(command, cwd=Path(__file__).parents[2], check=False)
         assert run.returncode == -signal.SIGKILL
