@@ -47,7 +47,6 @@ class TableFacts(NamedTuple):
     key_deferrable: bool
     identity_key: tuple[str, ...]
     storage: str
-    estimate: int
     attributes: tuple[Attribute, ...]
 
     @property
@@ -69,11 +68,7 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relkind, c.relreplident,
        CASE c.relkind WHEN 'p'
          THEN (SELECT md5(string_agg(l.relid::oid || ':' || f.relfilenode, ',' ORDER BY l.relid::oid))
                  FROM pg_partition_tree(c.oid) l JOIN pg_class f ON f.oid = l.relid WHERE l.isleaf)
-         ELSE c.relfilenode::text END,
-       greatest(CASE c.relkind WHEN 'p'
-         THEN (SELECT sum(f.reltuples) FROM pg_partition_tree(c.oid) l JOIN pg_class f ON f.oid = l.relid
-                WHERE l.isleaf)
-         ELSE c.reltuples END, 0)::int8
+         ELSE c.relfilenode::text END
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = ANY(%s::oid[])
 """
@@ -116,7 +111,7 @@ def read_tables(connection: Connection, oids: Iterable[int]) -> list[TableFacts]
         owned = None if row[12] is None else (row[11], row[12])
         attributes.setdefault(row[0], []).append(Attribute._make([*row[1:11], owned]))
     found = {}
-    for oid, namespace, table, kind, identity, key, deferrable, identity_key, storage, estimate in connection.execute(
+    for oid, namespace, table, kind, identity, key, deferrable, identity_key, storage in connection.execute(
         _TABLES, (wanted,)
     ):
         found[oid] = TableFacts(
@@ -129,7 +124,6 @@ def read_tables(connection: Connection, oids: Iterable[int]) -> list[TableFacts]
             deferrable,
             tuple(identity_key or ()),
             storage or "",
-            estimate,
             tuple(attributes.get(oid, ())),
         )
     return [found[oid] for oid in wanted if oid in found]

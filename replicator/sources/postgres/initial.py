@@ -17,13 +17,20 @@ from replicator.block import HAS_DEFINITIONS, Draft, Part
 from replicator.sources.base import Sink, SourceReport
 from replicator.sources.postgres.catalog import TableFacts, all_oids, published_oids, read_tables
 from replicator.sources.postgres.connection import Connection, Worker, connect, place_of
-from replicator.sources.postgres.copy import CopyTable, check_unchanged, copy_parts, enter_snapshot, lock_tables
+from replicator.sources.postgres.copy import (
+    CopyTable,
+    check_unchanged,
+    copy_parts,
+    enter_snapshot,
+    estimate_rows,
+    lock_tables,
+)
 from replicator.sources.postgres.definitions import can_be_binary
 from replicator.sources.postgres.lsn import lsn_text
 from replicator.sources.postgres.options import PostgresOptions
 from replicator.sources.postgres.publication import Publication
 from replicator.sources.postgres.relations import Relations
-from replicator.sources.postgres.sequences import pack_sequences, read_sequences, wanted_sequences
+from replicator.sources.postgres.sequences import pack_sequences, read_sequences
 from replicator.sources.postgres.slot import create_slot, drop_own_slot
 
 SLOT_NOTE = "postgres.slot"
@@ -64,16 +71,16 @@ class InitialCopy:
             facts = await reader.call(_published, self._options.publication)
             await reader.call(lock_tables, facts)
             await self._sql.call(partial(_check, facts))
-            self._report.copy_rows_estimate = sum(table.estimate for table in facts)
+            self._report.copy_rows_estimate = await reader.call(estimate_rows, facts)
             binary = not text_only and can_be_binary(facts, generated=publication.generated)
             tables = [
                 CopyTable(*await self._relations.first(table, publication, binary=binary), table) for table in facts
             ]
             origin = lsn_text(point)
-            await self._send(reader, tables, facts, origin)
+            await self._send(reader, tables, origin)
         return origin
 
-    async def _send(self, reader: Worker, tables: list[CopyTable], facts: list[TableFacts], origin: str) -> None:
+    async def _send(self, reader: Worker, tables: list[CopyTable], origin: str) -> None:
         parts = copy_parts(reader.connection, tables)
         statements = -len(tables)  # the definitions are no rows
         held = await reader.call(_next, parts)
@@ -85,7 +92,7 @@ class InitialCopy:
                 break
             await self._sink.send([held])
             held = following
-        sequences = pack_sequences(await self._sql.call(read_sequences, *wanted_sequences(facts)))
+        sequences = pack_sequences(await self._sql.call(read_sequences, self._options.publication))
         last = Part(
             (held.statements if held else 0) + len(sequences), (held.data if held else b"") + b"".join(sequences)
         )

@@ -13,6 +13,7 @@ from replicator.errors import ReplicatorError
 from replicator.preflight import Finding
 from replicator.sources.postgres.catalog import TableFacts, read_tables, table_oid
 from replicator.sources.postgres.connection import Connection, connect, place_of
+from replicator.sources.postgres.faults import translated
 from replicator.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
 from replicator.sources.postgres.slot import PLUGIN, identify, read_slot
@@ -23,7 +24,7 @@ def preflight(options: PostgresOptions) -> list[Finding]:
     """Look at the server, the role and the tables; blocks. Raises nothing of the world's: that is a finding."""
     findings: list[Finding] = []
     try:
-        with connect(options) as connection:
+        with translated(place_of(options)), connect(options) as connection:
             findings.append(Finding("ok", f"{place_of(options)} is reachable"))
             connection.execute("SET default_transaction_read_only = on")
             for check in _CHECKS:
@@ -32,7 +33,7 @@ def preflight(options: PostgresOptions) -> list[Finding]:
         findings.append(_failed(error))
         return findings
     try:
-        with connect(options, replication=True) as replication:
+        with translated(place_of(options)), connect(options, replication=True) as replication:
             identify(replication)
         findings.append(Finding("ok", "the role may replicate"))
     except ReplicatorError as error:
@@ -132,25 +133,26 @@ def _role(connection: Connection, options: PostgresOptions) -> Iterator[Finding]
         yield Finding("fail", "the role may not create a publication", "GRANT CREATE ON DATABASE … TO the role")
 
 
+def _oids(connection: Connection, options: PostgresOptions) -> list[int]:
+    """The configured tables that exist, or all that a publication of all tables would have."""
+    names = options.table_names
+    if names is not None:
+        return [oid for name in names if (oid := table_oid(connection, name)) is not None]
+    rows = connection.execute(
+        "SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'"
+        " AND n.nspname NOT IN ('pg_catalog', 'information_schema', %s) ORDER BY n.nspname, c.relname",
+        (IGNORED_NAMESPACE,),
+    )
+    return [row[0] for row in rows]
+
+
 def _tables(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
     try:
         check_tables(connection, options)
     except ReplicatorError as error:
         yield _failed(error)
-    names = options.table_names
-    if names is None:
-        oids = [
-            row[0]
-            for row in connection.execute(
-                "SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-                " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'"
-                " AND n.nspname NOT IN ('pg_catalog', 'information_schema', %s) ORDER BY n.nspname, c.relname",
-                (IGNORED_NAMESPACE,),
-            )
-        ]
-    else:
-        oids = [oid for name in names if (oid := table_oid(connection, name)) is not None]
-    tables = read_tables(connection, oids)
+    tables = read_tables(connection, _oids(connection, options))
     if not tables:
         yield Finding("warn", "there is no table to follow", "create tables, or check the configuration")
     for table in tables:
@@ -161,6 +163,18 @@ def _tables(connection: Connection, options: PostgresOptions) -> Iterator[Findin
             "TRUNCATE, DROP, ATTACH and DETACH of a single partition are not in PostgreSQL's change stream",
             "use DELETE for a partition's rows, or resync after such a statement",
         )
+
+
+def _sequences(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind = 'S' AND n.nspname IN (SELECT p.nspname FROM pg_class t JOIN pg_namespace p"
+        " ON p.oid = t.relnamespace WHERE t.oid = ANY(%s::oid[]))"
+        " AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT, USAGE') END ORDER BY 1",
+        (_oids(connection, options),),
+    )
+    for (label,) in rows:
+        yield Finding("fail", f"sequence {label}: the role may not read it", f"GRANT SELECT ON SEQUENCE {label}")
 
 
 def _table(connection: Connection, table: TableFacts, options: PostgresOptions) -> Iterator[Finding]:
@@ -212,4 +226,10 @@ def _key_finding(table: TableFacts, label: str) -> Finding:
     )
 
 
-_CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] = (_server, _room, _role, _tables)
+_CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] = (
+    _server,
+    _room,
+    _role,
+    _tables,
+    _sequences,
+)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from replicator.sources.postgres.catalog import TableFacts
+from replicator.errors import Halted
 from replicator.sources.postgres.connection import Connection
-from replicator.sources.postgres.options import TableName
+from replicator.sources.postgres.options import IGNORED_NAMESPACE
 from replicator.statement import pack_sequence
 
 
@@ -24,23 +24,41 @@ class SequenceValue(NamedTuple):
     increment: int
 
 
-def read_sequences(
-    connection: Connection, namespaces: Collection[str], owned: Collection[TableName]
-) -> list[SequenceValue]:
-    """The used sequences of these schemas, and those of these names."""
-    rows = connection.execute(
-        "SELECT schemaname, sequencename, last_value, increment_by FROM pg_sequences WHERE last_value IS NOT NULL"
-        " AND (schemaname = ANY(%s) OR (schemaname, sequencename) IN (SELECT * FROM unnest(%s::text[], %s::text[])))"
-        " ORDER BY 1, 2",
-        (list(namespaces), [schema for schema, _ in owned], [name for _, name in owned]),
-    )
-    return [SequenceValue(*row) for row in rows]
+_CARRIED = """
+SELECT s.schemaname, s.sequencename, s.last_value, s.increment_by,
+       has_sequence_privilege(format('%%I.%%I', s.schemaname, s.sequencename), 'SELECT, USAGE')
+  FROM pg_sequences s
+ WHERE s.schemaname IN (SELECT schemaname FROM pg_publication_tables WHERE pubname = %s AND schemaname <> %s)
+    OR EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace m ON m.nspname = t.schemaname
+                 JOIN pg_class c ON c.relnamespace = m.oid AND c.relname = t.tablename
+                 JOIN pg_depend d ON d.refobjid = c.oid AND d.refclassid = 'pg_class'::regclass
+                  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+                 JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
+                 JOIN pg_namespace n ON n.oid = q.relnamespace
+                WHERE t.pubname = %s AND n.nspname = s.schemaname AND q.relname = s.sequencename)
+ ORDER BY 1, 2
+"""
 
 
-def wanted_sequences(tables: Collection[TableFacts]) -> tuple[set[str], set[TableName]]:
-    """The schemas whose sequences are carried, and the sequences that columns own."""
-    owned = {a.sequence for table in tables for a in table.attributes if a.sequence is not None}
-    return {table.namespace for table in tables}, owned
+def read_sequences(connection: Connection, publication: str) -> list[SequenceValue]:
+    """The used sequences of the published tables' schemas, and those that the tables' columns own.
+
+    Raises Halted if the role may not read one: its value would be missing after a promotion.
+    """
+    values = []
+    for schema, name, value, increment, readable in connection.execute(
+        _CARRIED, (publication, IGNORED_NAMESPACE, publication)
+    ):
+        if not readable:
+            raise Halted(
+                "missing_privilege",
+                "the role may not read the sequence",
+                place=f"sequence {schema}.{name}",
+                cure=f"GRANT SELECT ON SEQUENCE {schema}.{name}",
+            )
+        if value is not None:
+            values.append(SequenceValue(schema, name, value, increment))
+    return values
 
 
 def pack_sequences(values: Collection[SequenceValue]) -> list[bytes]:

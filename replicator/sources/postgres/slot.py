@@ -130,6 +130,38 @@ def _active(name: str) -> Unavailable:
     )
 
 
+def read_forks(replication: Connection, timeline: int) -> dict[int, int]:
+    """Where each older timeline was left on the way to this one. Timeline 1 has no history."""
+    if timeline == 1:
+        return {}
+    row = replication.execute(f"TIMELINE_HISTORY {timeline}".encode()).fetchone()
+    assert row is not None
+    content = row[1] if isinstance(row[1], bytes) else str(row[1]).encode()
+    return parse_forks(content.decode(errors="replace"))
+
+
+def parse_forks(history: str) -> dict[int, int]:
+    """Read a timeline history file: lines of timeline, place where it was left, reason."""
+    forks = {}
+    for line in history.splitlines():
+        fields = line.split("\t")
+        if len(fields) >= 2 and fields[0].strip().isdecimal():
+            forks[int(fields[0])] = parse_lsn(fields[1].strip())
+    return forks
+
+
+def check_timeline(forks: dict[int, int], noted: str | None, position: int) -> None:
+    """Raise Halted if the server left our timeline before our position: it never had what we hold. Pure."""
+    fork = forks.get(int(noted)) if noted and noted.isdecimal() else None
+    if fork is not None and fork < position:
+        raise Halted(
+            "timeline_forked",
+            f"the server was promoted or restored at {lsn_text(fork)}, before the journal's {lsn_text(position)}",
+            place=f"timeline {noted}",
+            cure=RESYNC,
+        )
+
+
 def check_identity(identity: Identity, notes: dict[str, str]) -> None:
     """Raise Halted if this is another server or database than the one that the journal was begun with. Pure."""
     for key, now in (("postgres.system", identity.system), ("postgres.database", identity.database)):

@@ -21,11 +21,21 @@ from replicator.sources.postgres.lsn import lsn_text, parse_lsn
 from replicator.sources.postgres.options import PostgresOptions
 from replicator.sources.postgres.publication import Publication, check_publication, ensure_publication
 from replicator.sources.postgres.relations import NeedsText, Relations
-from replicator.sources.postgres.slot import Identity, check_identity, check_resume, identify, read_slot, written_lsn
+from replicator.sources.postgres.slot import (
+    Identity,
+    check_identity,
+    check_resume,
+    check_timeline,
+    identify,
+    read_forks,
+    read_slot,
+    written_lsn,
+)
 from replicator.sources.postgres.stream import Stream
 from replicator.sources.postgres.tail import IDLE_NOTE, Context, Progress, Tail
 
 OLDEST_VERSION = 140000
+TIMELINE_NOTE = "postgres.timeline"
 
 
 class PostgresSource:
@@ -67,6 +77,7 @@ class PostgresSource:
             check_identity(identity, state.notes)
             await sink.note("postgres.system", identity.system)
             await sink.note("postgres.database", identity.database)
+            await sink.note(TIMELINE_NOTE, str(identity.timeline))
             publication = await sql.call(ensure_publication, self._options)
             copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
@@ -78,13 +89,14 @@ class PostgresSource:
         async with opened(self._options, replication=True) as replication:
             identity = await replication.call(self._identify)
             check_identity(identity, state.notes)
+            await self._check_timeline(state, sink, replication, identity, start)
             publication, tables, lsn = await sql.call(self._check, start, identity)
             relations.begin_session(tables, lsn, publication)
             binary = not self._text_only and can_be_binary(tables, generated=publication.generated)
             stream = Stream(replication.connection, replication.place)
             await stream.start(self._start_command(start, binary=binary))
             self.report.phase = "streaming"
-            context = Context(self._options, stream, sql, relations, tables, sink, self.report, self._progress)
+            context = Context(self._options, stream, sql, relations, sink, self.report, self._progress)
             tail = Tail(context, start, origin, binary=binary)
             try:
                 await tail.run()
@@ -99,6 +111,14 @@ class PostgresSource:
                         cure="it is tried again by itself",
                     ) from None
                 raise
+
+    async def _check_timeline(
+        self, state: SourceState, sink: Sink, replication: Worker, identity: Identity, start: int
+    ) -> None:
+        if state.notes.get(TIMELINE_NOTE) == str(identity.timeline):
+            return
+        check_timeline(await replication.call(read_forks, identity.timeline), state.notes.get(TIMELINE_NOTE), start)
+        await sink.note(TIMELINE_NOTE, str(identity.timeline))
 
     def _identify(self, replication: Connection) -> Identity:
         if replication.info.server_version < OLDEST_VERSION:

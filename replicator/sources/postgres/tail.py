@@ -20,14 +20,13 @@ import trio
 from replicator.block import Draft
 from replicator.errors import Halted
 from replicator.sources.base import Sink, SourceReport
-from replicator.sources.postgres.catalog import TableFacts
 from replicator.sources.postgres.connection import Connection, Worker, first_error
 from replicator.sources.postgres.definitions import Relation, parse_relation
 from replicator.sources.postgres.lsn import lsn_text
 from replicator.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler, Unresolved
 from replicator.sources.postgres.relations import NeedsText, Relations
-from replicator.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences, wanted_sequences
+from replicator.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences
 from replicator.sources.postgres.slot import Slot, read_slot
 from replicator.sources.postgres.stream import KEEPALIVE, XLOG_DATA, Stream, read_keepalive
 
@@ -61,7 +60,6 @@ class Context(NamedTuple):
     stream: Stream
     sql: Worker
     relations: Relations
-    tables: list[TableFacts]
     sink: Sink
     report: SourceReport
     progress: Progress
@@ -225,10 +223,9 @@ class Tail:
 
     async def _poll_sequences(self) -> None:
         """Send the sequences that moved, as a block of their own, never in the midst of a large transaction."""
-        wanted = wanted_sequences(self._context.tables)
         while True:
             await trio.sleep(self._context.options.sequence_seconds)
-            values = await self._context.sql.call(read_sequences, *wanted)
+            values = await self._context.sql.call(read_sequences, self._context.options.publication)
             moved = [value for value in values if self._sequences.get(value[:2]) != value]
             if not moved:
                 continue

@@ -87,11 +87,12 @@ def test_generated_columns_that_are_not_carried(ledger: Ledger) -> None:
 
 def test_a_role_that_lacks_everything(ledger: Ledger) -> None:
     role = f"none_{ledger.name}"
-    ledger.do(f"CREATE ROLE {role} LOGIN")
+    ledger.do(f"CREATE ROLE {role} LOGIN", "CREATE SEQUENCE hidden")
     findings = look(ledger, dsn=ledger.dsn.replace("user=postgres", f"user={role}"), tables=("wallets",))
     assert about(findings, "may not replicate") == ["fail"]
     assert about(findings, "may not create a publication") == ["fail"]
-    assert about(findings, "may not read") == ["fail"]
+    assert about(findings, "table public.wallets: the role may not read") == ["fail"]
+    assert about(findings, "sequence public.hidden") == ["fail"]
     assert about(findings, "only its owner") == ["fail"]
     assert about(findings, "missing_privilege") == ["fail"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,46 @@ async def test_a_copy_that_was_killed_midway_begins_again(ledger: Ledger) -> Non
     assert [block.draft.txid for block in sink.blocks[:1]] == ["copy"]
     assert sink.blocks[0].draft.body is None  # it went in parts
     assert sink.largest_send < 2 * BODY_LIMIT_BYTES
+
+
+async def test_the_copy_tells_how_far_it_is(ledger: Ledger) -> None:
+    ledger.do(
+        "INSERT INTO wallets SELECT i, 'u', 1, repeat('x', 500) FROM generate_series(1001, 9000) i", "ANALYZE wallets"
+    )
+    sink = Collector()
+    seen: list[tuple[str, int]] = []
+    source = PostgresSource(ledger.options)
+    sink.on_send = lambda: seen.append((source.report.phase, source.report.copied_rows))
+    with trio.move_on_after(PATIENCE_SECONDS) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.run, sink.state(), sink)
+            await sink.until(lambda: bool(sink.blocks))
+            nursery.cancel_scope.cancel()
+    assert not scope.cancelled_caught
+    assert {phase for phase, _ in seen} == {"copying"}
+    rows = [count for _, count in seen]
+    assert rows == sorted(set(rows))
+    assert rows[-1] == 8100
+    assert source.report.copy_rows_estimate == 8100
+
+
+async def test_a_source_that_waits_for_the_server_can_be_stopped(ledger: Ledger) -> None:
+    other = Ledger(ledger.dsn)
+    other.do("BEGIN", "INSERT INTO wallets VALUES (300, 'open', 1, NULL)")  # a new slot waits for its end
+    source = PostgresSource(ledger.options)
+    waiting = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_replication_slots s ON s.active_pid = l.pid"
+        f" WHERE NOT granted AND slot_name = '{ledger.options.slot}'"
+    )
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            sink = Collector()
+            nursery.start_soon(source.run, sink.state(), sink)
+            await until(lambda: ledger.ask(waiting) > 0)
+            nursery.cancel_scope.cancel()
+    other.do("ROLLBACK")
+    other.sql.close()
+    assert not sink.blocks
 
 
 async def test_a_large_transaction_goes_out_in_bounded_parts(ledger: Ledger) -> None:
@@ -253,6 +294,14 @@ def ask_for_password(server: Postgres, role: str) -> None:
     hba.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{hba.read_text()}")
 
 
+def recover(server: Postgres) -> None:
+    """The next start replays the log as a restored server does, and begins a timeline of its own."""
+    data = Path(server.directory / "data")
+    (data / "recovery.signal").touch()
+    with (data / "postgresql.conf").open("a") as file:
+        file.write("restore_command = 'false'\n")
+
+
 @pytest.fixture
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A server that a test may kill."""
@@ -294,4 +343,20 @@ async def test_a_server_of_its_own_misconfigured_then_killed_and_restarted(own_s
     async with following(ledger, sink):
         await caught_up(ledger, sink)
     assert_equal(ledger, sink, "wallets")
+    await free(ledger)
+    ledger.do("CHECKPOINT")
+    own_server.stop()
+    recover(own_server)
+    own_server.start()
+    ledger.sql = psycopg.connect(dsn, autocommit=True)
+    await until(lambda: ledger.ask("SELECT NOT pg_is_in_recovery()"))
+    ahead = Collector(sink.notes, [*sink.blocks[:-1], dataclasses.replace(sink.blocks[-1])])
+    ledger.do("INSERT INTO wallets SELECT i, 'b' FROM generate_series(100, 9000) i")
+    written = ledger.ask("SELECT pg_current_wal_flush_lsn()::text")
+    ahead.blocks[-1].draft = ahead.blocks[-1].draft._replace(origin=written)
+    assert (await failure(ledger, ahead)).reason == "timeline_forked"  # it holds what the server has not
+    async with following(ledger, sink):  # this one was not ahead of the fork
+        await caught_up(ledger, sink)
+    assert_equal(ledger, sink, "wallets")
+    assert sink.notes["postgres.timeline"] == "2"
     ledger.sql.close()
