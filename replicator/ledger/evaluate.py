@@ -112,7 +112,7 @@ def write_document(document: dict[str, Any], limit_bytes: int, depth_limit: int)
             status=413,
             cure="split the document, or raise the limit of documents in the configuration",
         )
-    check_depth(document, data.decode(), depth_limit)
+    check_depth(document, data, depth_limit)
     return data
 
 

@@ -49,9 +49,7 @@ decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_decimal, pars
 def read_at(text: str, at: int) -> tuple[Any, int]:
     """The value that begins at ``at``, and where it ends. Raises Rejected."""
     try:
-        value: tuple[Any, int] = decoder.scan_once(text, at)
-    except StopIteration as error:
-        raise not_json("a value was expected", error.value) from error
+        value: tuple[Any, int] = decoder.raw_decode(text, at)
     except json.JSONDecodeError as error:
         raise not_json(error.msg, error.pos) from error
     except RecursionError as error:
@@ -149,10 +147,10 @@ def depth_of(value: Any, limit: int) -> int:
     return depth
 
 
-def check_depth(value: Any, text: str, limit: int) -> None:
+def check_depth(value: Any, text: bytes, limit: int) -> None:
     """Raise Rejected if ``value``, written as ``text``, is nested deeper than ``limit``."""
     # A text with few brackets cannot be deep: nearly every document is done here.
-    if text.count("{") + text.count("[") > limit and depth_of(value, limit) > limit:
+    if text.count(b"{") + text.count(b"[") > limit and depth_of(value, limit) > limit:
         raise Rejected(
             "too_deep",
             f"the document is nested deeper than {limit} levels",

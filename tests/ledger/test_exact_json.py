@@ -85,7 +85,7 @@ def test_depth_is_counted() -> None:
     for _ in range(9):
         nested = {"a": [nested]} if isinstance(nested, dict) else [nested]
     assert depth_of(nested, 100) == 19
-    check_depth(nested, write(nested), 19)
+    check_depth(nested, write_bytes(nested), 19)
     with pytest.raises(Rejected, match="18 levels"):
-        check_depth(nested, write(nested), 18)
-    check_depth([[]] * 100, write([[]] * 100), 2)
+        check_depth(nested, write_bytes(nested), 18)
+    check_depth([[]] * 100, write_bytes([[]] * 100), 2)
