@@ -548,6 +548,7 @@ def test_a_corrupt_definition_is_named(kind: Kind, replica: Replica) -> None:
 
 def test_a_lock_of_somebody_else_is_visible(kind: Kind, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(1)))
+    replica.close()
     blocker = _Blocker(kind, monkeypatch)
     replica.open()
     with pytest.raises(Unavailable, match="locked"):
@@ -575,10 +576,20 @@ class _Blocker:
             self.connection = sqlite3.connect(kind.path, isolation_level=None)
             self.connection.execute("BEGIN IMMEDIATE")
         elif isinstance(kind, PostgresKind):
-            monkeypatch.setitem(postgres_replica._SETTINGS, "lock_timeout", "50ms")
+            monkeypatch.setitem(postgres_replica._SETTINGS, "lock_timeout", "500ms")
             self.connection = psycopg.connect(kind.dsn)
             self.connection.execute("LOCK TABLE wallets IN ACCESS EXCLUSIVE MODE")
 
     def release(self) -> None:
         self.connection.rollback()
         self.connection.close()
+
+
+def test_a_key_that_only_changes_its_form_keeps_its_row(kind: Kind, replica: Replica) -> None:
+    """1.0 and 1.00 are one key to PostgreSQL and two images."""
+    prices = table([("price", "numeric"), ("note", "text"), ("n", "integer")], ["price"], name="prices")
+    apply(replica, 1, Define(1, prices), change(prices, inserts=[row("1.0", "kept", "1"), row("2.0", "x", "1")]))
+    apply(replica, 2, change(prices, moves=[(row("1.0"), row("1.00", UNCHANGED, "2"))]))
+    apply(replica, 3, change(prices, deletes=[row("2.0")], inserts=[row("2.00", "y", "2")]))
+    assert contents(kind, "prices") == [["1.00", "kept", "2"], ["2.00", "y", "2"]]
+    assert replica.drifted_rows == 0

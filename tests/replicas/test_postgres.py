@@ -94,13 +94,15 @@ def test_a_database_that_is_not_there_halts(postgres: Postgres) -> None:
         PostgresReplica(postgres.dsn("nothing_here")).open()
 
 
-def test_a_second_sidecar_waits(new_database: Callable[[], str]) -> None:
+def test_a_second_sidecar_waits(new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(replica_module._SETTINGS, "lock_timeout", "50ms")
     dsn = new_database()
     first, second = PostgresReplica(dsn), PostgresReplica(dsn)
     first.open()
     with pytest.raises(Unavailable, match="replica_in_use"):
         second.open()
     first.close()
+    monkeypatch.setitem(replica_module._SETTINGS, "lock_timeout", "30s")
     second.open()
     second.close()
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from replicator.definition import Column
 from replicator.errors import Halted, Unavailable
 from replicator.replicas.base import Change, Define
 from replicator.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.replicas.sqlite.check import preflight
+from replicator.replicas.sqlite.decode import Decoder
+from replicator.row import pack_row
+from replicator.values import storage_of
 from tests.contracts.replica_kinds import STRAND, SqliteKind, applied, apply, contents, row, table
 
 WALLETS = table([("id", "integer"), ("user_id", "text"), ("note", "text")], ["id"], user="user_id")
@@ -158,3 +164,31 @@ def test_preflight_names_what_stands_in_the_way_and_changes_nothing(tmp_path: Pa
     assert "note is missing" in finding.what
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["replica.db"]
+
+
+def _cells(source: random.Random) -> list[bytes | None]:
+    number = source.choice([None, struct.pack(">i", source.randrange(-(2**31), 2**31))])
+    word = source.choice([None, b"", b"abcd", b"x" * source.randrange(60)])
+    return [struct.pack(">q", source.randrange(-(2**63), 2**63)), number, word, source.choice([b"\x00", b"\x01"])]
+
+
+def test_rows_of_one_length_and_other_layouts_decode_alike() -> None:
+    """A row that is as long as another may have its NULLs and lengths elsewhere."""
+    columns = [
+        Column("a", "bigint", "binary"),
+        Column("b", "integer", "binary"),
+        Column("c", "text", "binary"),
+        Column("d", "boolean", "binary"),
+    ]
+    source = random.Random(20_240_229)
+    rows = [_cells(source) for _ in range(3000)]
+    reads = [storage_of(column) for column in columns]
+    expected = [[None if cell is None else read(cell) for read, cell in zip(reads, row, strict=True)] for row in rows]
+    assert Decoder(columns).rows([pack_row(row) for row in rows]) == expected
+
+
+def test_a_row_with_the_length_of_another_but_more_columns_is_refused() -> None:
+    decoder = Decoder([Column("a", "text")])
+    two = pack_row([b"", b""])
+    with pytest.raises(ValueError, match="columns"):
+        decoder.rows([pack_row([b"abcd"]), two])

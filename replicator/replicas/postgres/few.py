@@ -1,7 +1,7 @@
-"""Writing a few rows: prepared statements with the row's own bytes as parameters, many in one round trip.
+"""Writing a few rows: prepared statements with the row's own bytes as parameters, all in one round trip.
 
-A COPY with a merge costs about a millisecond whatever it carries; below ``FEW_ROWS`` this is faster. Also the way for
-changes that COPY cannot express: rows with unchanged columns.
+A staged COPY costs about a millisecond whatever it carries; up to ``FEW_ROWS`` rows this takes half of that. Also the
+way for changes that COPY cannot express: rows with unchanged columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.replicas.postgres.rows import Rows
 from replicator.row import UNCHANGED, Cell, unpack_row
 
-FEW_ROWS = 5
+FEW_ROWS = 12
 FEW_BYTES = 256 * 1024
 
 
@@ -68,18 +68,14 @@ class FewRows:
         found = self._run((self._rows.delete(), self._key(key)) for key in keys)
         return sum(1 for cursor in found if cursor.rowcount == 0)
 
-    def upsert(self, images: Iterable[bytes], places: Iterable[tuple[int, int]] = ()) -> list[bool]:
-        """Rows that end as they are given; says of each whether it was not there before."""
+    def upsert(self, images: Sequence[bytes], places: Sequence[tuple[int, int]] = ()) -> int:
+        """Rows that end as they are given, in one statement; the count of those that were not there before."""
         rows = [self._row(image) for image in images]
-        for row, place in zip(rows, places, strict=False):
+        for row, place in zip(rows, places, strict=bool(places)):
             row.extend(Binary(struct.pack(">q", number)) for number in place)
-        sql = self._rows.upsert()
-        return [self._fresh(cursor) for cursor in self._run((sql, row) for row in rows)]
-
-    @staticmethod
-    def _fresh(cursor: psycopg.Cursor[Any]) -> bool:
-        answer = cursor.fetchone()
-        return answer is not None and bool(answer[0])
+        cursor = psycopg.RawCursor(self._connection)
+        cursor.execute(self._rows.upsert(len(rows)), [cell for row in rows for cell in row], prepare=True)
+        return sum(1 for (fresh,) in cursor if fresh)
 
     def patch(self, images: Iterable[bytes]) -> None:
         """Rows with unchanged columns. Raises Halted if a row is not there."""
@@ -103,7 +99,7 @@ class FewRows:
         after = self._parameters([cells[place] for place in self._rows.definition.key_places], self._rows.key_formats)
         statements = [(self._rows.update(places), self._at(places, cells) + before)]
         if after != before:
-            statements.insert(0, (self._rows.delete(), after))
+            statements.insert(0, (self._rows.delete_other(), after + before))
         *occupant, moved = self._run(statements)
         if moved.rowcount != 1:
             raise row_missing(self._rows.definition, before)

@@ -69,14 +69,16 @@ class PostgresReplica:
         self._connection = connection
 
     def _lock(self, connection: psycopg.Connection) -> None:
-        answer = connection.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK]).fetchone()
-        if answer != (True,):
+        """Waits as long as any lock may take: a former session of ours may need a moment to end."""
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        except psycopg.errors.LockNotAvailable as error:
             raise Unavailable(
                 "replica_in_use",
                 "another session writes to this replica: a second sidecar, or this one's former session, still ending",
                 place=self._place,
                 cure="stop the other sidecar; a former session ends by itself",
-            )
+            ) from error
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -162,18 +164,18 @@ class PostgresReplica:
 
     def _insert(self, table: _Table, images: Sequence[bytes]) -> int:
         if is_few(images):
-            return table.few.upsert(images).count(False)
+            return len(images) - table.few.upsert(images)
         return table.bulk.insert(images)
 
     def _update(self, table: _Table, images: Sequence[bytes]) -> int:
         if is_few(images):
-            return table.few.upsert(images).count(True)
+            return table.few.upsert(images)
         return table.bulk.update(images)
 
     def _append(self, step: Append) -> None:
         table = self._table(step.definition)
         if is_few(step.rows):
-            self._drifted_now += table.few.upsert(step.rows, step.places).count(False)
+            self._drifted_now += len(step.rows) - table.few.upsert(step.rows, step.places)
         else:
             self._drifted_now += table.bulk.insert(with_places(step.rows, step.places))
 

@@ -102,18 +102,25 @@ class Rows:
 
     # -- a few rows; a parameter's type is its column's, so text goes through the type's input function
 
-    def upsert(self) -> str:
-        """One row; tells whether it was not there before (no answer: it was there and stays as it is)."""
+    def upsert(self, count: int) -> str:
+        """So many rows; tells of each whether it was not there before (nothing of one that stays as it is)."""
         columns = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
-        marks = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+        width = len(columns)
+        rows = [", ".join(f"${row * width + place}" for place in range(1, width + 1)) for row in range(count)]
+        values = ", ".join(f"({marks})" for marks in rows)
         return (
-            f"INSERT INTO {self.table} ({_listed(columns)}) VALUES ({marks}) {self._on_conflict()}"
+            f"INSERT INTO {self.table} ({_listed(columns)}) VALUES {values} {self._on_conflict()}"
             " RETURNING xmax = 0 AS fresh"
         )
 
     def delete(self) -> str:
         """The row of one key."""
         return f"DELETE FROM {self.table} WHERE {self._where_key(1)}"
+
+    def delete_other(self) -> str:
+        """The row of one key, unless it is also the row of a second one: 1.0 and 1.00 are two images of one key."""
+        other = self._where_key(len(self.key_formats) + 1)
+        return f"DELETE FROM {self.table} WHERE {self._where_key(1)} AND NOT ({other})"
 
     def update(self, places: Sequence[int]) -> str:
         """The columns at these places, of the row of one key; the key's parameters come last."""

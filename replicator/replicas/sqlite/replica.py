@@ -20,7 +20,7 @@ from replicator.replicas.sqlite.rows import Rows
 from replicator.values import Stored
 
 CACHE_KIB = 32 * 1024  # SQLite's own 2 MB spill within a batch: measured, half the rate
-CHECKPOINT_PAGES = 4000
+CHECKPOINT_PAGES = 10_000  # 40 MB of log; a page that changes often is then written back once for many commits
 
 
 class SqliteReplica:

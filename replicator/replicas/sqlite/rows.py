@@ -6,13 +6,12 @@ every statement.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from replicator.definition import Definition
 from replicator.errors import Corrupt
-from replicator.row import UNCHANGED, Unchanged, unpack_row
-from replicator.values import INTEGER_KINDS, Stored, kind_of, sqlite_type, storage_of
+from replicator.replicas.sqlite.decode import DECODE_ERRORS, Decoder
+from replicator.values import INTEGER_KINDS, Stored, kind_of, sqlite_type
 
 PLACE_COLUMNS = ("_sequence", "_ordinal")
 
@@ -29,8 +28,8 @@ class Rows:
         self.definition = definition
         self.table = quoted(definition.label)
         self.names = [column.name for column in definition.columns]
-        self.storages = [storage_of(column) for column in definition.columns]
-        self.key_storages = [self.storages[place] for place in definition.key_places]
+        self._row_decoder = Decoder(definition.columns)
+        self._key_decoder = Decoder([definition.columns[place] for place in definition.key_places])
         self.insert = self._insert()
         self.insert_missing = f"{self.insert} ON CONFLICT DO NOTHING"
         self.upsert = f"{self.insert} ON CONFLICT DO UPDATE SET {self._excluded()}" if self._values() else ""
@@ -67,39 +66,24 @@ class Rows:
 
     def rows(self, images: Sequence[bytes]) -> list[list[Stored]]:
         """Complete row images as parameters. Raises Corrupt."""
-        return self._decode(images, self.storages)
+        try:
+            return self._row_decoder.rows(images)
+        except DECODE_ERRORS as error:
+            raise self._bad_row(error) from error
 
     def keys(self, images: Sequence[bytes]) -> list[list[Stored]]:
         """Key images as parameters. Raises Corrupt."""
-        return self._decode(images, self.key_storages)
-
-    def _decode(self, images: Sequence[bytes], storages: list[Callable[[bytes], Stored]]) -> list[list[Stored]]:
-        count = len(storages)
-        out: list[list[Stored]] = []
-        cells: Sequence[object] = ()
         try:
-            for image in images:
-                cells = unpack_row(image)
-                if len(cells) != count:
-                    raise ValueError(f"{len(cells)} columns, {count} were expected")
-                # An unchanged column has no place here: its decoder fails on it.
-                out.append([None if cell is None else read(cell) for read, cell in zip(storages, cells)])  # type: ignore[arg-type]  # noqa: B905
-        except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            return self._key_decoder.rows(images)
+        except DECODE_ERRORS as error:
             raise self._bad_row(error) from error
-        return out
 
-    def patch(self, image: bytes) -> tuple[tuple[int, ...], list[Stored]]:
+    def patch(self, image: bytes) -> tuple[list[int], list[Stored]]:
         """The places that a patch changes, and the row with None where it does not. Raises Corrupt."""
         try:
-            cells = unpack_row(image)
-            places = tuple(place for place, cell in enumerate(cells) if cell is not UNCHANGED)
-            row = [
-                None if cell is None or isinstance(cell, Unchanged) else read(cell)
-                for read, cell in zip(self.storages, cells, strict=True)
-            ]
-        except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            return self._row_decoder.patch(image)
+        except DECODE_ERRORS as error:
             raise self._bad_row(error) from error
-        return places, row
 
     def _bad_row(self, error: Exception) -> Corrupt:
         return Corrupt(
