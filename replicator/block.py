@@ -20,6 +20,7 @@ its ``body`` here is None.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -131,7 +132,7 @@ def decode_header(encoded: bytes) -> Header:
     try:
         if len(encoded) > HEADER_LIMIT_BYTES:
             raise ValueError(f"{len(encoded)} bytes, at most {HEADER_LIMIT_BYTES} are taken")
-        header = Header._make(msgpack.unpackb(encoded))
+        header = Header._make(_unpack(encoded))
         _check_fields(header)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise Corrupt("bad_header", f"a block header cannot be read: {error}") from error
@@ -150,25 +151,31 @@ def check_link(previous: Position, block: Block) -> None:
 
 
 _FIELD_TYPES = (int, str, int, int, str, str, int, bytes, int, int, int, bytes)
+_unpack = msgpack.unpackb
 
 
 def _check_fields(header: Header) -> None:
-    kinds = tuple(map(type, header))
-    if kinds != _FIELD_TYPES:
-        wrong = [
-            name for name, kind, asked in zip(Header._fields, kinds, _FIELD_TYPES, strict=True) if kind is not asked
-        ]
+    """Every block of every region passes here, more than once: the usual case is a few comparisons."""
+    if tuple(map(type, header)) != _FIELD_TYPES:
+        kinds = zip(Header._fields, header, _FIELD_TYPES, strict=True)
+        wrong = [name for name, value, asked in kinds if type(value) is not asked]
         raise ValueError(f"{', '.join(wrong)} of another type than the format says")
-    if header.format != FORMAT:
-        raise ValueError(f"format {header.format} is not known here; this program reads format {FORMAT}")
-    if not 1 <= header.sequence <= MAX_SEQUENCE or not 0 <= header.epoch <= MAX_SEQUENCE:
+    (format_, strand, sequence, epoch, txid, origin, _, previous, flags, statements, body_bytes, body_hash) = header
+    if format_ != FORMAT:
+        raise ValueError(f"format {format_} is not known here; this program reads format {FORMAT}")
+    if not (0 < sequence <= MAX_SEQUENCE and 0 <= epoch <= MAX_SEQUENCE):
         raise ValueError("sequence or epoch out of range")
-    if len(header.previous) != HASH_BYTES or len(header.body_hash) != HASH_BYTES:
+    if len(previous) != HASH_BYTES or len(body_hash) != HASH_BYTES:
         raise ValueError("a hash has 32 bytes")
-    if len(header.txid) > TEXT_LIMIT or len(header.origin) > TEXT_LIMIT:
+    if len(txid) > TEXT_LIMIT or len(origin) > TEXT_LIMIT:
         raise ValueError(f"transaction id and origin have at most {TEXT_LIMIT} characters")
-    if not STRAND_PATTERN.fullmatch(header.strand) or min(header.statements, header.body_bytes, header.flags) < 0:
+    if flags < 0 or statements < 0 or body_bytes < 0 or not _is_strand(strand):
         raise ValueError("strand, counts or flags out of range")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_strand(name: str) -> bool:
+    return STRAND_PATTERN.fullmatch(name) is not None
 
 
 def _place(header: Header) -> str:

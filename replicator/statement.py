@@ -18,11 +18,13 @@ statements of its block, from 0, is its *ordinal*. Guarantee: what is not one of
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgpack
 
+from replicator.block import Block
 from replicator.definition import Definition, pack_definition
 from replicator.errors import Corrupt
 
@@ -100,6 +102,20 @@ _SHAPES: dict[int, set[tuple[type, ...]]] = {
     MESSAGE: {(int, str, bytes)},
 }
 _ELEMENTS_LIMIT = 5
+
+
+def unpack_bodies(blocks: Iterable[Block]) -> Iterator[tuple[int, Iterator[list[Any]]]]:
+    """(sequence, statements) of each of these blocks, none of them large; the statements are to be read in this order.
+
+    One pass over all bodies: what it costs to begin reading is paid once, not for every transaction of one row.
+    Raises Corrupt at what is no statement, and if a block does not hold as many as its header says.
+    """
+    blocks = list(blocks)
+    statements = unpack_statements(b"".join([block.body or b"" for block in blocks]))
+    for block in blocks:
+        yield block.header.sequence, itertools.islice(statements, block.header.statements)
+    if next(statements, None) is not None:
+        raise Corrupt("bad_statement", "the blocks hold more statements than their headers say")
 
 
 def unpack_statements(body: bytes) -> Iterator[list[Any]]:

@@ -1,8 +1,8 @@
 """Running a stage for as long as it can get better.
 
 Guarantee: a stage that meets Unavailable is run again after a jittered, growing wait, and what it waits for is
-shown meanwhile; one that meets Halted stays stopped with its reason shown, while the rest of the sidecar (status, feed, reads)
-goes on. Anything else is our own fault and takes the process down: it restarts from what is durable.
+shown meanwhile; one that meets Halted stays stopped with its reason shown, while the rest of the sidecar (status,
+feed, reads) goes on. Anything else is our own fault and takes the process down: it restarts from what is durable.
 """
 
 from __future__ import annotations

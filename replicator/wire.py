@@ -34,8 +34,8 @@ CONTENT_TYPE = "application/vnd.ledger-feed+msgpack"
 
 
 class Heartbeat(NamedTuple):
-    """The sender's end of the chain and its commit's time, the sender's clock, and its ledger's last sign of life; times
-    in µs since 1970."""
+    """The sender's end of the chain and its commit's time, the sender's clock, and its ledger's last sign of life;
+    times in µs since 1970."""
 
     position: Position
     committed_at: int

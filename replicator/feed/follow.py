@@ -37,6 +37,8 @@ from settle_buffer.status import Status
 log = logging.getLogger("replicator")
 
 READ_AHEAD_BATCHES = 4
+DECODED_BLOCKS = 20_000
+MERGED_ENTRIES = 10_000
 GAP_REQUESTS = 64  # waiting to be asked for; beyond that the settle buffer asks again by itself
 
 
@@ -85,6 +87,7 @@ class Follower:
         self._listener = listener
         self._backoff = backoff
         self._settler = self._new_settler()
+        self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
         self._conflict = ""
 
     def status(self) -> Status:
@@ -101,6 +104,7 @@ class Follower:
     async def run_once(self) -> None:
         """Follow until something is raised that the settle buffer or the journal cannot go on with."""
         self._settler = settler = self._new_settler()
+        self._decoded.clear()
         head = self._tail.head
         settler.start(self._strand, head.sequence, head.hash)
         self._gaps, gaps = trio.open_memory_channel[GapRequest](GAP_REQUESTS)
@@ -171,6 +175,8 @@ class Follower:
         if header.strand != self._strand:
             message = f"a block of strand {header.strand!r} came in the stream of {self._strand!r}"
             raise Corrupt("other_strand", message, place=self._upstream.url, cure="check [region] strand on both sides")
+        if len(self._decoded) < DECODED_BLOCKS:
+            self._decoded[block.hash] = block
         body = pack_block(block)
         return Entry(self._strand, header.sequence, header.committed_at, block.hash, header.previous, body)
 
@@ -190,12 +196,20 @@ class Follower:
             assert isinstance(release, Release)
             entries = list(release.entries)
             _take_released(settler, entries)
-            blocks = [block for entry in entries for block in unpack_page(entry.body)]
+            blocks = [self._block(entry) for entry in entries]
             with trio.CancelScope(shield=True):
                 head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks)
             self._tail.moved(head, blocks[-1].header.committed_at)
             self._listener.settled(blocks[-1].header)
             await settler.acknowledge(self._strand, head.sequence)
+
+    def _block(self, entry: Entry) -> Block:
+        """The block of an entry: as it was proven on arrival, or anew if the entry came back from the spool."""
+        known = self._decoded.pop(entry.digest, None)
+        if known is not None:
+            return known
+        (block,) = unpack_page(entry.body)
+        return block
 
     # -- what the settle buffer says
 
@@ -280,9 +294,6 @@ def _take_released(settler: Settler, entries: list[Entry]) -> None:
         except (trio.WouldBlock, trio.EndOfChannel):
             return
         entries.extend(release.entries if isinstance(release, Release) else ())
-
-
-MERGED_ENTRIES = 10_000
 
 
 def _translated(group: BaseExceptionGroup[SettleError], spool: Path) -> ReplicatorError:

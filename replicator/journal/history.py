@@ -1,8 +1,8 @@
 """The history of each key: which statements of which blocks touched it, found by index.
 
 Guarantee: every change of a key up to the index' own position is found, newest first, whatever the source and the
-replica; the rows themselves are read from the journal, so nothing is stored twice and nothing can disagree. The index is
-derived: when its file is lost or damaged, it is set aside and built again from the journal.
+replica; the rows themselves are read from the journal, so nothing is stored twice and nothing can disagree. The index
+is derived: when its file is lost or damaged, it is set aside and built again from the journal.
 
 It follows the journal behind replay and keeps its position in the transaction of its rows. A change of a row's key
 counts for both keys; a truncate counts for every key of the table. Keys are compared by canonical text, so it does not
@@ -12,8 +12,9 @@ matter in which form a source sent them. All calls block.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.journal.store import Journal
 from replicator.row import key_image, pack_row, unpack_row
 from replicator.sqlite import connect, transaction, translated
-from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_statements
+from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_bodies, unpack_statements
 from replicator.values import text_of
 
 STEP_BYTES = 1 << 20
@@ -40,9 +41,9 @@ SCHEMA = (
 
 
 class HistoryEntry(NamedTuple):
-    """One change of one key. ``row`` is the row image after it, None if the row went; with PATCH some of its columns are
-    unchanged. ``op`` is INSERT, UPDATE, PATCH, DELETE or TRUNCATE, seen from the key: a row that moved away is a DELETE
-    here and an UPDATE there."""
+    """One change of one key. ``row`` is the row image after it, None if the row went; with PATCH some of its columns
+    are unchanged. ``op`` is INSERT, UPDATE, PATCH, DELETE or TRUNCATE, seen from the key: a row that moved away is a
+    DELETE here and an UPDATE there."""
 
     sequence: int
     ordinal: int
@@ -103,21 +104,32 @@ class HistoryIndex:
             return after
         assert self._db is not None, "the index is not open"
         with translated(self.path), transaction(self._db):
-            for block in blocks:
-                self._index(strand, block)
+            for _, run in itertools.groupby(blocks, key=lambda block: block.body is None):
+                self._index(strand, list(run))
             last = blocks[-1].header.sequence
             self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (strand, last))
         return last
 
-    def _index(self, strand: str, block: Block) -> None:
-        sequence, ordinal = block.header.sequence, 0
-        for body in self._bodies(strand, block):
-            changes: list[tuple[int, bytes, int, int]] = []
-            for statement in unpack_statements(body):
-                self._add(strand, statement, sequence, ordinal, changes)
-                ordinal += 1
-            assert self._db is not None
-            self._db.executemany("INSERT OR IGNORE INTO change VALUES (?, ?, ?, ?)", changes)
+    def _index(self, strand: str, blocks: list[Block]) -> None:
+        """Blocks that are all small, or all large."""
+        if blocks[0].body is not None:
+            self._index_statements(strand, unpack_bodies(blocks))
+            return
+        for block in blocks:
+            ordinal = 0
+            for part in self._journal.parts(strand, block.header.sequence):
+                self._index_statements(strand, [(block.header.sequence, unpack_statements(part.data))], ordinal)
+                ordinal += part.statements
+
+    def _index_statements(
+        self, strand: str, statements: Iterable[tuple[int, Iterator[list[Any]]]], ordinal: int = 0
+    ) -> None:
+        changes: list[tuple[int, bytes, int, int]] = []
+        for sequence, of_block in statements:
+            for number, statement in enumerate(of_block, ordinal):
+                self._add(strand, statement, sequence, number, changes)
+        assert self._db is not None
+        self._db.executemany("INSERT OR IGNORE INTO change VALUES (?, ?, ?, ?)", changes)
 
     def _add(
         self, strand: str, statement: list[Any], sequence: int, ordinal: int, changes: list[tuple[int, bytes, int, int]]
@@ -138,13 +150,6 @@ class HistoryIndex:
         changes.append((keys.known, keys.of_key(image) if op == DELETE else keys.of_row(image), sequence, ordinal))
         if op in (UPDATE, PATCH) and statement[3] is not None:
             changes.append((keys.known, keys.of_key(statement[3]), sequence, ordinal))
-
-    def _bodies(self, strand: str, block: Block) -> Iterator[bytes]:
-        if block.body is not None:
-            yield block.body
-        else:
-            for part in self._journal.parts(strand, block.header.sequence):
-                yield part.data
 
     def _keys_for(self, strand: str, relation: int) -> _Keys:
         keys = self._keys.get((strand, relation))
@@ -180,7 +185,8 @@ class HistoryIndex:
             places = db.execute(
                 """SELECT sequence, ordinal FROM change
                    WHERE known = ?1 AND key = ?2 AND (sequence, ordinal) < (?3, ?4)
-                   UNION ALL SELECT sequence, ordinal FROM truncation WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4)
+                   UNION ALL SELECT sequence, ordinal FROM truncation
+                   WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4)
                    ORDER BY 1 DESC, 2 DESC LIMIT ?5""",
                 (row[0], packed, *bound, limit),
             ).fetchall()

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +35,8 @@ from replicator.wire import pack_block, unpack_page
 
 PAGE_BYTES = 256 * 1024
 PAGE_BLOCKS = 2000
+RECENT_BYTES = 16 << 20
+RECENT_OVERHEAD_BYTES = 1000  # what CPython keeps for a block beside its bytes
 _BASE_NOTE = "base:"  # where a journal begins that does not begin at the strand's first block
 
 
@@ -54,6 +58,45 @@ class _Arriving:
         self.parts = 0
 
 
+class _Recent:
+    """The last blocks written, as they were proven: who keeps up with the journal need not read and prove them
+    again."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[Block] = deque()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, blocks: Sequence[Block]) -> None:
+        """Blocks that are durable now, right behind those added before."""
+        with self._lock:
+            self._blocks.extend(blocks)
+            self._bytes += sum(map(_size, blocks))
+            while self._bytes > RECENT_BYTES:
+                self._bytes -= _size(self._blocks.popleft())
+
+    def behind(self, after: int, limit_bytes: int) -> list[Block]:
+        """The blocks behind the sequence ``after``; none if the first of them is not here any more."""
+        with self._lock:
+            if not self._blocks:
+                return []
+            skipped = after + 1 - self._blocks[0].header.sequence
+            if not 0 <= skipped < len(self._blocks):
+                return []
+            found = []
+            for block in itertools.islice(self._blocks, skipped, None):
+                found.append(block)
+                limit_bytes -= _size(block)
+                if limit_bytes <= 0:
+                    break
+            return found
+
+
+def _size(block: Block) -> int:
+    """About the memory that a block takes."""
+    return RECENT_OVERHEAD_BYTES + len(block.encoded) + (len(block.body) if block.body else 0)
+
+
 class Journal:
     """One region's journal, for all its strands."""
 
@@ -64,6 +107,7 @@ class Journal:
         self._writer: sqlite3.Connection | None = None
         self._heads: dict[str, tuple[Position, int]] = {}  # the last block's position, and high_at
         self._arriving: dict[str, _Arriving] = {}
+        self._recent: dict[str, _Recent] = {}
 
     def open(self) -> None:
         """Open or create the file. Raises Unavailable or Halted."""
@@ -78,6 +122,8 @@ class Journal:
                 connection.close()
             self._readers.clear()
             self._writer = None
+            self._heads.clear()
+            self._recent.clear()
 
     # -- the end of the chain
 
@@ -227,6 +273,7 @@ class Journal:
 
     def _advance(self, strand: str, blocks: Sequence[Block]) -> None:
         if blocks:
+            self._recent.setdefault(strand, _Recent()).add(blocks)
             high_at = max(self._head(strand)[1], *(block.header.committed_at for block in blocks))
             self._heads[strand] = (blocks[-1].position, high_at)
 
@@ -265,6 +312,9 @@ class Journal:
 
     def blocks(self, strand: str, after: int, limit_bytes: int) -> list[Block]:
         """The blocks behind the sequence ``after``, proven against their hashes, about ``limit_bytes`` of them."""
+        recent = self._recent.get(strand)
+        if recent is not None and (found := recent.behind(after, limit_bytes)):
+            return found
         return [
             block
             for page in self.pages(strand, after, limit_bytes)

@@ -1,7 +1,7 @@
 """Walking a chain from its beginning to its end.
 
-Guarantee: *whole* means that every header, body, part and link was read and proven. What is broken is named by the first
-sequence at which it is. Reads page by page: memory does not grow, and a running sidecar is not hindered.
+Guarantee: *whole* means that every header, body, part and link was read and proven. What is broken is named by the
+first sequence at which it is. Reads page by page: memory does not grow, and a running sidecar is not hindered.
 """
 
 from __future__ import annotations

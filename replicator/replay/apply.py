@@ -1,8 +1,8 @@
 """Applying the journal to the replica, one batch at a time.
 
 Guarantee: a batch is whole blocks, applied in one transaction of the replica together with the position, and only
-behind the position that the replica itself has stored. So a replay that is killed, or whose commit's outcome is unknown, opens
-the replica again, reads where it stands, and goes on: no block is lost, doubled or reordered.
+behind the position that the replica itself has stored. So a replay that is killed, or whose commit's outcome is
+unknown, opens the replica again, reads where it stands, and goes on: no block is lost, doubled or reordered.
 
 A large block is a batch of its own, applied part by part within its transaction; memory holds a part, not the block.
 All calls block; they belong in a worker thread. Non-goal: deciding when (``loop``).
@@ -18,7 +18,7 @@ from replicator.errors import Halted
 from replicator.position import Position, genesis
 from replicator.replay.plan import Planner
 from replicator.replicas.base import Applied, Replica
-from replicator.statement import unpack_statements
+from replicator.statement import unpack_bodies, unpack_statements
 
 
 class Blocks(Protocol):
@@ -81,9 +81,8 @@ class Replayer:
         return self.applied
 
     def _apply_small(self, blocks: Sequence[Block]) -> None:
-        for block in blocks:
-            assert block.body is not None
-            self._planner.add(block.header.sequence, unpack_statements(block.body))
+        for sequence, statements in unpack_bodies(blocks):
+            self._planner.add(sequence, statements)
         self._replica.begin()
         self._replica.apply(self._strand, self._planner.take())
         self._commit(blocks[-1], len(blocks))
