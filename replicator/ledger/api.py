@@ -29,7 +29,8 @@ from replicator.errors import Rejected
 from replicator.ledger import asking
 from replicator.ledger.exact_json import read, write
 from replicator.ledger.ledger import Ledger
-from replicator.ledger.reads import Found, Reads, describe, show_time
+from replicator.ledger.reads import Found, Reads
+from replicator.ledger.shown import describe, show_time
 from replicator.ledger.tables import KeyType, TableDeclaration
 from replicator.position import Position
 

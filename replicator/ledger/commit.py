@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.block import HAS_DEFINITIONS, Draft
+from replicator.block import HAS_DEFINITIONS, Block, Draft
 from replicator.definition import Definition
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.journal.store import Journal
@@ -67,6 +67,7 @@ class Committer:
 
     def __init__(self, journal: Journal, strand: str, epoch: int, options: Options) -> None:
         self.epoch = epoch
+        self.committed: Block | None = None  # the last block that was written here
         self.tables: dict[str, Table] = {}
         self.replica = SqliteReplica(options.state)
         self._journal = journal
@@ -150,6 +151,7 @@ class Committer:
         body = pack_define(relation, definition)
         draft = Draft(self._next_name(), "", self._options.clock(), HAS_DEFINITIONS, 1, body)
         (block,) = self._journal.append(self._strand, [draft], self.epoch)
+        self.committed = block
         self._catch_up()
         self.tables = self._read_tables()
         return Declared(block.position, definition, True)
@@ -165,6 +167,7 @@ class Committer:
             assert isinstance(draft, Draft)
             items += [*parts, draft._replace(txid=draft.txid or self._next_name(number))]
         blocks = self._journal.append(self._strand, items, self.epoch)
+        self.committed = blocks[-1]
         try:
             self._follow()
         except (Unavailable, Halted) as error:

@@ -95,7 +95,7 @@ class RequestIndex:
         self._path = path
         self._strand = strand
         self._db: sqlite3.Connection | None = None
-        self._has_deleted = False
+        self.has_deleted = False
         self._after: int | None = None  # where it stands, once that was compared with the journal
 
     def open(self) -> None:
@@ -105,7 +105,7 @@ class RequestIndex:
         with translated(self._path):
             for statement in SCHEMA:
                 self._db.execute(statement)
-            self._has_deleted = self._db.execute("SELECT 1 FROM deleted LIMIT 1").fetchone() is not None
+            self.has_deleted = self._db.execute("SELECT 1 FROM deleted LIMIT 1").fetchone() is not None
 
     def close(self) -> None:
         """Close the file."""
@@ -136,7 +136,7 @@ class RequestIndex:
     def deleted(self, table: Table, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The last versions of those of the key images that were deleted."""
         found: dict[bytes, int] = {}
-        if not self._has_deleted:
+        if not self.has_deleted:
             return found
         for start in range(0, len(keys), _VARIABLES):
             some = keys[start : start + _VARIABLES]
@@ -160,7 +160,7 @@ class RequestIndex:
         with self._transaction() as db:  # of another chain: what it says is not this ledger's
             for table in ("request", "deleted", "indexed"):
                 db.execute(f"DELETE FROM {table}")
-        self._has_deleted = False
+        self.has_deleted = False
         return base
 
     def _add(self, db: sqlite3.Connection, journal: Chain, block: Block) -> None:
@@ -177,7 +177,7 @@ class RequestIndex:
             self._add_deleted(db, keys, note)
 
     def _add_deleted(self, db: sqlite3.Connection, keys: Iterable[tuple[int, bytes]], note: Note) -> None:
-        self._has_deleted = True
+        self.has_deleted = True
         rows = ((relation, key, version) for (relation, key), version in zip(keys, note.deleted, strict=True))
         try:
             db.executemany("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?)", rows)

@@ -123,7 +123,8 @@ class Judge:
         for relation, asked in unknown.items():
             table = asked[0].table
             found = self._state.held(table, [statement.key for statement in asked])
-            missing = {table.pack_key(s.key): s.key for s in asked if s.key not in found}
+            gone = asked if self._index.has_deleted else ()
+            missing = {table.pack_key(s.key): s.key for s in gone if s.key not in found}
             for image, version in self._index.deleted(table, list(missing)).items():
                 found[missing[image]] = Held(version, None)
             held.update({(relation, key): what for key, what in found.items()})

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import trio
 
+from replicator.block import Block
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.journal.store import Journal
 from replicator.ledger.commit import Committer, Declared, Options
@@ -49,7 +50,11 @@ class _Ticket:
 
 
 class Ledger:
-    """The ledger of one strand in one epoch. ``on_applied`` is told, in trio's thread, where the state stands."""
+    """The ledger of one strand in one epoch.
+
+    ``on_committed`` is told, in trio's thread, of the last block that is durable in the journal, ``on_applied`` where
+    the state stands; that is the same block unless the state cannot follow.
+    """
 
     def __init__(
         self,
@@ -58,10 +63,12 @@ class Ledger:
         epoch: int,
         options: Options,
         on_applied: Callable[[Applied], None] = lambda applied: None,
+        on_committed: Callable[[Block], None] = lambda block: None,
     ) -> None:
         self.limits: Limits = options.limits
         self._committer = Committer(journal, strand, epoch, options)
         self._on_applied = on_applied
+        self._on_committed = on_committed
         self._queue: deque[_Ticket] = deque()
         self._queue_bytes = 0
         self._arrived = trio.Event()
@@ -78,7 +85,7 @@ class Ledger:
             self._on_applied(await trio.to_thread.run_sync(self._committer.open))
             for declaration in tables:
                 await trio.to_thread.run_sync(self._declare_configured, declaration)
-            self._on_applied(self._committer.applied)
+            self._tell()
             self._runs = True
             task_status.started()
             while True:
@@ -89,6 +96,7 @@ class Ledger:
                 ticket.settle(_stopped())
             self._queue.clear()
             self._queue_bytes = 0
+            self._arrived = trio.Event()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._committer.close)
 
@@ -148,6 +156,11 @@ class Ledger:
         finally:
             for ticket in group:
                 ticket.done.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._committer.committed is not None:
+            self._on_committed(self._committer.committed)
         self._on_applied(self._committer.applied)
 
     def _take_group(self) -> list[_Ticket]:

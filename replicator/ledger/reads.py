@@ -13,22 +13,21 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import trio
 
 from replicator.definition import Definition
 from replicator.errors import Rejected
-from replicator.ledger.past import History, Past, Version
+from replicator.ledger.past import History, Past
+from replicator.ledger.shown import Content, describe, key_texts, show_document, show_version
 from replicator.position import Position, genesis
-from replicator.replicas.base import Document, Reader
+from replicator.replicas.base import Reader
 from replicator.replicas.keys import checked_key, unknown_table
 
 READERS = 8
 PAGE_LIMIT = 1000
 INDEX_POLL_SECONDS = 0.02
-T = TypeVar("T")
-Content = dict[str, Any]
 
 
 class Chain(Protocol):
@@ -242,57 +241,6 @@ class Reads:
             yield reader
 
 
-def describe(definition: Definition) -> Content:
-    """A table for people."""
-    columns = [{"name": column.name, "type": column.type} for column in definition.columns]
-    return {
-        "table": definition.label,
-        "key": list(definition.key),
-        "user": definition.user,
-        "documents": definition.documents,
-        "columns": columns,
-    }
-
-
-def show_document(document: Document) -> Content:
-    """A row for people: a document with its version, or the row's columns."""
-    return {"table": document.definition.label, "key": document.key, **_show_row(document.definition, document.row)}
-
-
-def show_version(version: Version) -> Content:
-    """A change for people."""
-    entry = version.entry
-    content: Content = {
-        "sequence": entry.sequence,
-        "ordinal": entry.ordinal,
-        "epoch": entry.epoch,
-        "transaction": entry.txid,
-        "committed_at": show_time(entry.committed_at),
-        "op": entry.op.name.lower(),
-    }
-    if version.row is None:
-        return content
-    content.update(_show_row(entry.definition, version.row))
-    if version.unknown:
-        content["unknown"] = version.unknown
-    return content
-
-
-def _show_row(definition: Definition, row: dict[str, Any]) -> Content:
-    if definition.documents:
-        return {"version": row["version"], "document": row["document"]}
-    return {"row": row}
-
-
-def show_time(microseconds: int) -> str:
-    """RFC 3339 in UTC, to the microsecond."""
-    try:
-        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
-    except OverflowError:  # a clock that is far off; a read does not fail over it
-        return f"{microseconds} µs since 1970"
-    return moment.isoformat(timespec="microseconds") + "Z"
-
-
 def no_document(table: str, key: Sequence[str]) -> Rejected:
     """There is nothing under this key."""
     place = f"table {table}, key {', '.join(key)}"[:300]
@@ -313,15 +261,10 @@ def _page_of_user(
     content: Content = {"table": definition.label, "documents": [show_document(document) for document in documents]}
     has_more = len(documents) == limit
     # Without a key there is nothing to go on behind.
-    content["next"] = _key_texts(documents[-1]) if has_more and definition.key else None
+    content["next"] = key_texts(documents[-1]) if has_more and definition.key else None
     if has_more and not definition.key:
         content["more"] = True
     return content
-
-
-def _key_texts(document: Document) -> list[str]:
-    values = document.key.values()
-    return [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
 
 
 def _not_indexed(sequence: int, indexed: Position, *, is_exact: bool) -> Rejected:

@@ -21,14 +21,15 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from replicator.errors import Rejected
 from replicator.ledger.evaluate import OPERATORS, Condition, Statement, write_document
-from replicator.ledger.exact_json import as_text, not_json, read_at, skip_space
+from replicator.ledger.exact_json import as_text, read_at
 from replicator.ledger.tables import Key, Table, text_bytes
+from replicator.ledger.walk import Fields, read_list
 
 ID_LIMIT = 200
 DEPTH_LIMIT = 64
@@ -89,75 +90,15 @@ def _read(
     """The id, the digest and the statements."""
     statements: list[Statement] = []
     id_ = ""
-    for name, at in (fields := _Fields(text)):
+    for name, at in (fields := Fields(text)):
         if name == "id":
             id_, fields.end = read_at(text, at)
             _check_id(id_)
         elif name == "statements":
-            fields.end = _read_list(text, at, _Statements(tables, limits, digest), statements)
+            fields.end = read_list(text, at, _Statements(tables, limits, digest, statements).take)
         else:
             raise _unknown(name, {"id", "statements"}, "transaction")
     return id_, digest, statements
-
-
-class _Fields:
-    """Walks the fields of the object that ``text`` is: gives each name and where its value begins; whoever reads the
-    value says where it ended."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self.end = skip_space(text, 0)
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        text, seen = self._text, set[str]()
-        if text[self.end : self.end + 1] != "{":
-            read_at(text, self.end)  # what is not JSON at all is refused as that
-            raise Rejected("bad_request", "a transaction is an object", status=422, place="transaction")
-        at = skip_space(text, self.end + 1)
-        while text[at : at + 1] != "}" or seen:
-            name, at = read_at(text, at)
-            if not isinstance(name, str):
-                raise not_json("a name was expected", at)
-            if name in seen:
-                raise Rejected("duplicate_name", f"{name[:80]!r} stands twice", place="transaction")
-            seen.add(name)
-            yield name, skip_space(text, _expect(text, at, ":"))
-            at = skip_space(text, self.end)
-            if text[at : at + 1] == "}":
-                break
-            at = skip_space(text, _expect(text, at, ","))
-        if skip_space(text, at + 1) != len(text):
-            raise not_json("something follows the transaction", at + 1)
-
-
-def _read_list(text: str, at: int, reader: _Statements, statements: list[Statement]) -> int:
-    """Read the statements from the list that begins at ``at``; gives where it ends."""
-    if text[at : at + 1] != "[":
-        raise Rejected("bad_request", "statements is a list", status=422, place="statements")
-    at = skip_space(text, at + 1)
-    if text[at : at + 1] == "]":
-        return at + 1
-    while True:
-        try:
-            value, at = read_at(text, at)
-            statements.append(reader.read(len(statements), value))
-        except Rejected as error:
-            error.place = error.place or f"statements[{len(statements)}]"
-            raise
-        character = text[at : at + 1]
-        if character not in (",", "]"):
-            at = skip_space(text, at)
-            character = text[at : at + 1]
-        if character == "]":
-            return at + 1
-        at = skip_space(text, _expect(text, at, ","))
-
-
-def _expect(text: str, at: int, character: str) -> int:
-    at = skip_space(text, at)
-    if text[at : at + 1] != character:
-        raise not_json(f"{character!r} was expected", at)
-    return at + 1
 
 
 def _check_id(id_: Any) -> None:
@@ -170,13 +111,18 @@ def _check_id(id_: Any) -> None:
 class _Statements:
     """Reads the statements of one request."""
 
-    def __init__(self, tables: Mapping[str, Table], limits: Limits, digest: hashlib._Hash | None) -> None:
+    def __init__(
+        self, tables: Mapping[str, Table], limits: Limits, digest: hashlib._Hash | None, statements: list[Statement]
+    ) -> None:
         self._tables = tables
+        self._statements = statements
         self._limits = limits
         self._digest = digest
         self._seen: dict[tuple[int, Key], int] = {}
 
-    def read(self, number: int, value: Any) -> Statement:
+    def take(self, value: Any) -> None:
+        """Read the next statement. Raises Rejected."""
+        number = len(self._statements)
         if number >= self._limits.statements:
             message = f"a transaction has at most {self._limits.statements:,} statements"
             raise Rejected("too_many_statements", message, status=413, cure="send several transactions")
@@ -195,7 +141,7 @@ class _Statements:
             self._with_document(number, table, value) if op in ("insert", "put") else _with_key(number, table, value)
         )
         self._check_twice(statement)
-        return statement
+        self._statements.append(statement)
 
     def _table(self, name: Any) -> Table:
         table = self._tables.get(name) if isinstance(name, str) else None

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from replicator.block import Block
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.ledger import ledger as module
 from replicator.ledger.ledger import Ledger
@@ -106,6 +107,20 @@ async def test_a_ledger_that_does_not_run_says_so_and_one_that_stops_settles_who
         await ledger.submit(transaction(insert(wallet_id="later")))
         assert applied[-1].position.sequence == 1 + 5 - len(heard) + 1
         serving.cancel_scope.cancel()
+
+
+async def test_what_is_durable_is_told_even_if_the_state_cannot_follow(tmp_path: Path) -> None:
+    applied: list[Applied] = []
+    committed: list[Block] = []
+    ledger = Ledger(new_journal(tmp_path), "main", 1, options(tmp_path), applied.append, committed.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: ledger.run((WALLETS,), task_status=task_status))
+        with sqlite3.connect(tmp_path / "state.sqlite3") as state:
+            state.execute("CREATE TRIGGER stop BEFORE INSERT ON wallets BEGIN SELECT RAISE(ABORT, 'broken'); END")
+        answer = await ledger.submit(transaction(insert(wallet_id="a")))
+        assert committed[-1].position == answer.position
+        assert applied[-1].position.sequence == answer.position.sequence - 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_halt_reaches_the_client_and_ends_the_run(tmp_path: Path) -> None:
