@@ -331,12 +331,14 @@ def test_a_row_image_that_is_none_halts(replica: Replica, image: bytes) -> None:
     assert replica.applied(STRAND) == applied(1)
 
 
-def test_a_value_that_is_not_of_its_type_halts(replica: Replica) -> None:
+@pytest.mark.parametrize("value", ["one", "", "9" * 30, b"\xff", "1.5"])
+def test_a_value_that_is_not_of_its_type_halts(replica: Replica, value: str | bytes) -> None:
     apply(replica, 1, Define(1, WALLETS))
-    replica.begin()
-    with pytest.raises(Halted):
-        replica.apply(STRAND, [change(inserts=[row("one", "x", "1.00")])])
-    replica.rollback()
+    for images in ([row(value, "x", "1.00")], [row(value, "x", "1.00"), *wallets(MANY)]):
+        replica.begin()
+        with pytest.raises(Halted):
+            replica.apply(STRAND, [change(inserts=images)])
+        replica.rollback()
 
 
 # -- values

@@ -89,6 +89,14 @@ def test_nobody_answers() -> None:
     replica.close()
 
 
+def test_a_dsn_that_is_none_does_not_show_its_password() -> None:
+    with pytest.raises(Halted, match="replica_dsn") as caught:
+        PostgresReplica("host=127.0.0.1 password=two words").open()
+    assert "words" not in str(caught.value)
+    (finding,) = preflight("host=127.0.0.1 password=two words")
+    assert "words" not in finding.what
+
+
 def test_a_database_that_is_not_there_halts(postgres: Postgres) -> None:
     with pytest.raises(Halted, match="replica_login"):
         PostgresReplica(postgres.dsn("nothing_here")).open()

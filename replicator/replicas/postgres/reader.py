@@ -32,6 +32,7 @@ class PostgresReader:
     def __init__(self, dsn: str, definitions: Mapping[int, Definition] | None = None) -> None:
         self._place = session.place_of(dsn)
         self._given = None if definitions is None else {table.name: table for table in definitions.values()}
+        self._has_own_tables = False
         self._fixed = False
         self._cursors = 0
         self._number = -1
@@ -142,7 +143,10 @@ class PostgresReader:
     def _is_replica(self) -> bool:
         if self._given is not None:
             return False
-        return self._connection.execute("SELECT to_regclass('replicator.definition')").fetchone() != (None,)
+        if not self._has_own_tables:
+            answer = self._connection.execute("SELECT to_regclass('replicator.definition')").fetchone()
+            self._has_own_tables = answer != (None,)
+        return self._has_own_tables
 
     def _in_transaction(self) -> bool:
         return self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE

@@ -54,6 +54,12 @@ def place_of(dsn: str) -> str:
 def connect(dsn: str, settings: dict[str, str]) -> psycopg.Connection:
     """A session in autocommit with our settings and these. Raises Unavailable or Halted."""
     place = place_of(dsn)
+    try:
+        conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:  # its message quotes the dsn, perhaps the password
+        raise Halted(
+            "replica_dsn", "the dsn cannot be read", place=place, cure="write it as host=… dbname=… or postgresql://…"
+        ) from None
     with translated(place):
         connection = psycopg.connect(dsn, autocommit=True, application_name="replicator", **_SOCKET)  # type: ignore[arg-type]  # a mix of numbers and text
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from replicator import sqlite
 from replicator.definition import Definition, unpack_definition
-from replicator.errors import Halted
+from replicator.errors import Corrupt, Halted
 from replicator.position import Position
 from replicator.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
 from replicator.replicas.sqlite import schema
@@ -95,21 +95,29 @@ class SqliteReplica:
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
         with sqlite.translated(self._path):
             for step in steps:
-                match step:
-                    case Change():
-                        self._change(step)
-                    case Append(definition):
-                        rows = self._rows_of(definition).rows(step.rows)
-                        for row, place in zip(rows, step.places, strict=True):
-                            row.extend(place)
-                        self._insert(definition, rows)
-                    case Define(relation, definition):
-                        self._rows.clear()
-                        schema.define(self._open, strand, relation, definition)
-                    case Truncate(definition):
-                        self._open.execute(f"DELETE FROM {self._rows_of(definition).table}")
-                    case SetSequence():
-                        self._set_sequence(step)
+                try:
+                    self._apply(strand, step)
+                except OverflowError as error:  # sqlite3 binds whole numbers of 64 bits
+                    place = f"replica {self._path}"
+                    cure = "verify the journal; report it if the journal is whole"
+                    raise Corrupt("bad_row", f"a number is too large: {error}", place=place, cure=cure) from error
+
+    def _apply(self, strand: str, step: Step) -> None:
+        match step:
+            case Change():
+                self._change(step)
+            case Append(definition):
+                rows = self._rows_of(definition).rows(step.rows)
+                for row, place in zip(rows, step.places, strict=True):
+                    row.extend(place)
+                self._insert(definition, rows)
+            case Define(relation, definition):
+                self._rows.clear()
+                schema.define(self._open, strand, relation, definition)
+            case Truncate(definition):
+                self._open.execute(f"DELETE FROM {self._rows_of(definition).table}")
+            case SetSequence():
+                self._set_sequence(step)
 
     def _rows_of(self, definition: Definition) -> Rows:
         rows = self._rows.get(id(definition))
