@@ -42,14 +42,17 @@ class State:
         """What is held under those of the keys that have a document."""
         assert self._db is not None, "the state is not open"
         found: dict[Key, Held] = {}
-        columns = ", ".join(_quoted(name) for name in table.key)
-        size = max(1, _VARIABLES // len(table.key))
+        names = [_quoted(name) for name in table.key]
+        size = max(1, _VARIABLES // len(names))
+        # A CROSS JOIN looks each key up by the primary key, in this order; IN would scan where there are several fields.
+        same = " AND ".join(f"held.{name} = key.column{number}" for number, name in enumerate(names, 1))
+        columns = ", ".join(f"held.{name}" for name in (*names, "document", "version"))
         with translated(self._path):
             for start in range(0, len(keys), size):
                 some = keys[start : start + size]
-                values = ", ".join([f"({', '.join('?' * len(table.key))})"] * len(some))
-                rows = f"FROM {_quoted(table.name)} WHERE ({columns}) IN (VALUES {values})"
-                query = f"SELECT {columns}, document, version {rows}"
+                values = ", ".join([f"({', '.join('?' * len(names))})"] * len(some))
+                rows = f"FROM (VALUES {values}) AS key CROSS JOIN {_quoted(table.name)} AS held ON {same}"
+                query = f"SELECT {columns} {rows}"
                 for *key, document, version in self._db.execute(query, list(itertools.chain.from_iterable(some))):
                     found[tuple(key)] = Held(version, document)
         return found

@@ -235,6 +235,15 @@ def test_moves_that_meet_are_kept_apart() -> None:
     assert [step.moves for step in steps if isinstance(step, Change)] == [[(row("a"), first)], [(row("b"), second)]]
 
 
+def test_a_move_onto_a_row_that_is_there_reaches_the_replica_as_such() -> None:
+    moved = row("b", "1", UNCHANGED)
+    steps = plan(WALLETS, pack_update(1, row("b", "0", "")), pack_patch(1, moved, row("a")))
+    assert [(step.updates, step.moves) for step in steps if isinstance(step, Change)] == [
+        ([row("b", "0", "")], []),
+        ([], [(row("a"), moved)]),
+    ]
+
+
 def test_patches_on_one_key_merge() -> None:
     steps = plan(WALLETS, pack_patch(1, row("a", "1", UNCHANGED)), pack_patch(1, row("a", "2", UNCHANGED)))
     assert only_change(steps) == {"patches": [row("a", "2", UNCHANGED)]}
