@@ -54,7 +54,7 @@ class SettleBuffer:
         self.merged = Merged(config, self.room, self.clock, self.window) if config.order == "merged" else None
         self.timed = Timed(config, self.room, self.clock, self.window) if config.order == "time" else None
         self.pressure = ""
-        self._now = 0
+        self._now = -(2**63)
         self._timers: list[tuple[int, int, Strand, Gap]] = []
         self._numbers = itertools.count()
 
@@ -81,7 +81,7 @@ class SettleBuffer:
     def restore_late(self, entry: Entry) -> list[Event]:
         """A late entry of an earlier life that nobody has settled: said again, under the policy of now."""
         events: list[Event] = []
-        self.strand(entry.strand).call_late(entry, events)
+        self.strand(entry.strand).call_late(entry, events, self._front())
         return events
 
     def check(self, entries: Sequence[Entry]) -> None:
@@ -221,7 +221,7 @@ class SettleBuffer:
             held_bytes=self.room.held_bytes,
             resident_entries=self.room.resident_entries,
             resident_bytes=self.room.resident_bytes,
-            oldest_age_us=max((gap.age_us for gap in gaps), default=0),
+            oldest_age_us=max(0, self._oldest_age_us(now)),
             pressure=self.pressure,
             strands=[self._strand_status(name, strand) for name, strand in self.strands.items()],
             gaps=gaps,
@@ -231,6 +231,21 @@ class SettleBuffer:
             clock_error_us=self.clock.error_us,
             lateness=self.window.histogram.copy(),
         )
+
+    def _front(self) -> int | None:
+        """The event time of what was released last, None in sequence order, where it says nothing."""
+        if self.timed is not None:
+            return self.timed.front[0]
+        return None if self.merged is None else self.merged.front[0]
+
+    def _oldest_age_us(self, now: int) -> int:
+        """How long the oldest gap has been open or, across strands and by time, the earliest entry has waited."""
+        ages = [now - at for strand in self.strands.values() if (at := strand.gaps.oldest_at()) is not None]
+        waiting = self.merged or self.timed
+        feed_now, head = self.clock.feed_now(now), waiting.head() if waiting else None
+        if feed_now is not None and head is not None:
+            ages.append(feed_now - head)
+        return max(ages, default=0)
 
     def _strand_status(self, name: str, strand: Strand) -> StrandStatus:
         idle = self.merged is not None and self.merged.lanes[name].idle
@@ -339,12 +354,9 @@ class SettleBuffer:
         """How much of each bound is used."""
         config, room = self.config, self.room
         gaps = sum(len(strand.gaps) for strand in self.strands.values())
-        oldest = min(
-            (at for strand in self.strands.values() if (at := strand.gaps.oldest_at()) is not None), default=now
-        )
         return [
             (room.held_entries / config.entries_limit, "entries"),
             (room.held_bytes / config.bytes_limit, "bytes"),
-            ((now - oldest) / config.age_limit_us, "age"),
+            (self._oldest_age_us(now) / config.age_limit_us, "age"),
             (gaps / config.gaps_limit, "gaps"),
         ]

@@ -69,6 +69,7 @@ class Settler:
         self._trims: dict[str, int] = {}
         self._unacknowledged: dict[str, deque[tuple[int, int]]] = {}
         self._unacknowledged_bytes = 0
+        self._spool_bytes = 0
         self._outbox: deque[Delivery | Load] = deque()
         self._outbox_entries = 0
         self._lock = trio.Lock()
@@ -111,7 +112,7 @@ class Settler:
             self.buffer.check(entries)
             self._pass_trims(spool)
             with self._step("append"):
-                await trio.to_thread.run_sync(spool.append, entries)
+                self._spool_bytes = await trio.to_thread.run_sync(_append, spool, entries)
             with self._step("offer"):
                 events = self.buffer.offer(entries, self.now())
             await self._take(events)
@@ -128,6 +129,8 @@ class Settler:
         if sequence > released:
             raise Misuse("not_released", f"{sequence} is not released, {released} is", place=f"strand {strand}")
         if sequence > self._acknowledged[strand]:
+            if not self._trims:
+                self._tick.set()  # so that they are written even if nothing else happens
             self._acknowledged[strand] = sequence
             self._trims[strand] = sequence - 1 if self.config.order == "time" else sequence
             waiting = self._unacknowledged.get(strand)
@@ -269,6 +272,8 @@ class Settler:
                     self._pass_trims(spool)
                     with self._step("trim"):
                         await trio.to_thread.run_sync(spool.flush)
+                    self._spool_bytes = await trio.to_thread.run_sync(spool.size_bytes)
+                    self._wake()
 
     async def _take(self, events: list[Event]) -> None:
         """What the core said, after its late entries are safe from being trimmed. Under the lock."""
@@ -311,7 +316,8 @@ class Settler:
             return False
         if self._unacknowledged_bytes > config.unacknowledged_bytes or self._outbox_entries > config.resident_entries:
             return True
-        return bool(self.buffer.pressure) and not self.buffer.helps(entries)
+        crowded = self.buffer.pressure or self._spool_bytes > config.bytes_limit
+        return bool(crowded) and not self.buffer.helps(entries)
 
     def _pass_trims(self, spool: Spool) -> None:
         for strand, sequence in self._trims.items():
@@ -343,6 +349,12 @@ def _ends(release: Release, timed: bool) -> list[tuple[str, int, int]]:
     for entry in release.entries:
         groups.setdefault(entry.strand, []).append(entry)
     return [(name, run[-1].at if timed else run[-1].sequence, weight(run)) for name, run in groups.items()]
+
+
+def _append(spool: Spool, entries: Sequence[Entry]) -> int:
+    """Append; what the spool takes on disk by then."""
+    spool.append(entries)
+    return spool.size_bytes()
 
 
 def _next(rows: Iterator[list[Entry]]) -> list[Entry] | None:

@@ -140,12 +140,16 @@ class Merged:
                 went_on = True
         return went_on
 
+    def head(self) -> int | None:
+        """The time of the earliest entry that waits."""
+        return min((lane.places[0][0] for lane in self.lanes.values() if lane.places), default=None)
+
     def next_timer(self, now: int) -> int | None:
         """When, after ``now``, time alone may move a bound; None while nothing waits for it."""
-        heads = [lane.places[0][0] for lane in self.lanes.values() if lane.places]
-        if not heads:
+        head = self.head()
+        if head is None:
             return None
-        window_over = self._clock.local(min(heads) + self._window.us + 1)
+        window_over = self._clock.local(head + self._window.us + 1)
         dues = [
             lane.heard_at + self._config.idle_after_us
             for lane in self.lanes.values()

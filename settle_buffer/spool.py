@@ -31,8 +31,9 @@ FORMAT = 1
 JUMP_LIMIT = 256  # a larger jump in sequence begins another row
 SPAN_LIMIT = 16_384  # last minus first sequence of a row
 TIME_JUMP_US, TIME_SPAN_US = 1_000_000, 10_000_000  # the same for positions that are times
+FILLED_LIMIT = 10_000  # certificates of filled gaps that are kept; waivers are kept for ever
 ROW_LIMIT_BYTES = 1 << 20
-_PAGE_BYTES = 16_384
+_PAGE_BYTES = 8_192
 _WAL_LIMIT_BYTES = 64 << 20
 _KINDS = {False: 0x53657153, True: 0x53657454}  # SQLite's application id: by sequence, by time
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
@@ -237,6 +238,10 @@ class Spool:
             self._connection.execute("DELETE FROM spool WHERE strand = ? AND high <= ?", (strand, sequence))
         if self._noted:
             self._insert_certificates(self._noted)
+            self._connection.execute(
+                "DELETE FROM certificates WHERE how = 'filled' AND id <= (SELECT max(id) FROM certificates) - ?",
+                (FILLED_LIMIT,),
+            )
 
     def _forget_noted(self) -> None:
         """It is written."""
@@ -286,8 +291,11 @@ class Spool:
 
     def _prove(self) -> None:
         """Read everything once; raises SpoolDamaged."""
-        for _ in self.recover({}):
-            pass
+        rows = "SELECT strand, low, high, checksum, data, id FROM spool ORDER BY id"
+        with _translated(self.path):
+            for strand, low, high, checksum, data, identity in self._connection.execute(rows):
+                if not isinstance(data, bytes) or _checksum(strand, low, high, data) != checksum:
+                    raise _damaged(self.path, f"row {identity} is not what was written")
         self.late()
         self.certificates()
 

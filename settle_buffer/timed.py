@@ -108,11 +108,15 @@ class Timed:
             self._loading = True
             events.append(Load("", self.horizon, self._far))
 
+    def head(self) -> int | None:
+        """The time of the earliest entry that waits, or one not after it."""
+        return self._heap[0][0] if self._heap else self.horizon
+
     def next_timer(self, now: int) -> int | None:
         """When, after ``now``, the earliest entry is old enough."""
         if self._loading:
             return None
-        first = self._heap[0][0] if self._heap else self.horizon
+        first = self.head()
         due = None if first is None else self._clock.local(first + self._window.us)
         return due if due is not None and due > now else None
 

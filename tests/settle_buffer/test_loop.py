@@ -191,3 +191,25 @@ def test_the_package_needs_nothing_but_the_standard_library() -> None:
         "assert not roots & {'replicator', 'msgpack', 'sqlite_utils', 'httpx'}, roots\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+async def test_copies_of_what_waits_on_disk_do_not_fill_the_disk(tmp_path: Path) -> None:
+    entries = chain("main", 500, body_bytes=2_000)
+    config = SettleConfig(resident_entries=1, bytes_limit=4_000_000)
+    settler = started(tmp_path, [], config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(settler.run)
+
+        async def put_for_ever() -> None:
+            while True:
+                await settler.put(entries[1:])
+
+        with trio.move_on_after(1):
+            await put_for_ever()
+        assert (tmp_path / "spool").stat().st_size < 10_000_000
+        nursery.start_soon(settler.put, entries[:1])
+        assert await receive(settler, 500) == entries
+        await settler.acknowledge("main", 500)
+        with trio.fail_after(10):
+            await settler.put(entries[1:])
+        nursery.cancel_scope.cancel()
