@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
 from replicator.definition import Definition
-from replicator.errors import Rejected
+from replicator.errors import Rejected, Unavailable
 from replicator.ledger.past import History, Past
 from replicator.ledger.shown import Content, describe, key_texts, show_document, show_version
 from replicator.position import Position, genesis
@@ -28,6 +28,7 @@ from replicator.replicas.keys import checked_key, unknown_table
 READERS = 8
 PAGE_LIMIT = 1000
 INDEX_POLL_SECONDS = 0.02
+T = TypeVar("T")
 
 
 class Chain(Protocol):
@@ -76,8 +77,9 @@ class Reads:
 
     def close(self) -> None:
         """Let go of the pooled readers."""
-        while self._idle:
-            self._idle.pop().close()
+        with contextlib.suppress(IndexError):  # other threads take from it and give back
+            while True:
+                self._idle.pop().close()
 
     # -- what can be asked
 
@@ -159,9 +161,11 @@ class Reads:
         await self._reach(after)
 
         def in_thread() -> Found:
-            with self._snapshot() if snapshot else self._pooled() as reader:
-                applied = reader.applied(self._strand)  # first: what is read after it is as new or newer
-                return Found(applied.position if applied else genesis(self._strand), read(reader))
+            return self._with_snapshot(found) if snapshot else self._with_reader(found)
+
+        def found(reader: Reader) -> Found:
+            applied = reader.applied(self._strand)  # first: what is read after it is as new or newer
+            return Found(applied.position if applied else genesis(self._strand), read(reader))
 
         return await trio.to_thread.run_sync(in_thread, limiter=self._limiter)
 
@@ -176,8 +180,9 @@ class Reads:
         await self._reach_index(history, after)
 
         def in_thread() -> Found:
-            with self._pooled() as reader:
-                canonical = [text for _, text in checked_key(_definition(reader, table), key)]
+            canonical = self._with_reader(
+                lambda reader: [text for _, text in checked_key(_definition(reader, table), key)]
+            )
             sequence = history.indexed(self._strand)
             indexed = self._chain.position_at(self._strand, sequence) or genesis(self._strand)
             return read(Past(history, self._strand, table, canonical), indexed)
@@ -221,11 +226,22 @@ class Reads:
         elapsed = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return self._chain.sequence_before(self._strand, elapsed // datetime.timedelta(microseconds=1) + 1)
 
-    @contextlib.contextmanager
-    def _pooled(self) -> Iterator[Reader]:
-        reader = self._idle.pop() if self._idle else self._new_reader()
+    def _with_reader(self, use: Callable[[Reader], T]) -> T:
+        """Use a pooled reader. One that lay idle may have lost its database meanwhile: then all are let go, and a new
+        one is asked."""
         try:
-            yield reader
+            reader = self._idle.pop()
+        except IndexError:
+            return self._use(self._new_reader(), use)
+        try:
+            return self._use(reader, use)
+        except Unavailable:
+            self.close()
+            return self._use(self._new_reader(), use)
+
+    def _use(self, reader: Reader, use: Callable[[Reader], T]) -> T:
+        try:
+            result = use(reader)
         except Rejected:
             self._idle.append(reader)
             raise
@@ -233,12 +249,12 @@ class Reads:
             reader.close()
             raise
         self._idle.append(reader)
+        return result
 
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[Reader]:
+    def _with_snapshot(self, use: Callable[[Reader], T]) -> T:
         with contextlib.closing(self._new_reader()) as reader:
             reader.snapshot()
-            yield reader
+            return use(reader)
 
 
 def no_document(table: str, key: Sequence[str]) -> Rejected:

@@ -44,7 +44,7 @@ class State:
         found: dict[Key, Held] = {}
         names = [_quoted(name) for name in table.key]
         size = max(1, _VARIABLES // len(names))
-        # A CROSS JOIN looks each key up by the primary key, in this order; IN would scan where there are several fields.
+        # A CROSS JOIN looks each key up by the primary key; IN would scan where the key has several fields.
         same = " AND ".join(f"held.{name} = key.column{number}" for number, name in enumerate(names, 1))
         columns = ", ".join(f"held.{name}" for name in (*names, "document", "version"))
         with translated(self._path):
