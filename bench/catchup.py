@@ -106,7 +106,8 @@ def contender(home: Path, primary: Postgres, replica: Postgres, kind: str, numbe
         home,
         f"primary-{kind}",
         "primary",
-        f'[source]\nkind = "postgres"\ndsn = "{primary.dsn("ledger")}"\nslot = "bench_{kind}"\npublication = "bench_{kind}"\n',
+        f'[source]\nkind = "postgres"\ndsn = "{primary.dsn("ledger")}"\n'
+        f'slot = "bench_{kind}"\npublication = "bench_{kind}"\n',
     )
     follow = f'[follow]\nprimary = "{source.url}"\n\n'
     if kind == "postgres":

@@ -90,6 +90,7 @@ class View:
             kind="postgres",
             phase=report.phase,
             seen=report.seen,
+            stored=report.stored,
             copied_rows=report.copied_rows,
             copy_rows_estimate=report.copy_rows_estimate,
             retained_bytes=report.retained_bytes,

@@ -24,6 +24,7 @@ class SourceView:
     kind: str
     phase: str
     seen: str | None = None
+    stored: str | None = None
     copied_rows: int = 0
     copy_rows_estimate: int | None = None
     retained_bytes: int | None = None

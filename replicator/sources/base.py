@@ -38,12 +38,13 @@ class SourceReport:
 
     ``phase``: connecting, copying, streaming. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
     sign of life of the whole path; ``seen`` the ledger's own log position up to which everything has been sent to the
-    sink. Bytes are None where the ledger does not tell them.
+    sink, ``stored`` that of the last block that is durable. Bytes are None where the ledger does not tell them.
     """
 
     phase: str = "connecting"
     heard_at: float | None = None
     seen: str | None = None
+    stored: str | None = None
     copied_rows: int = 0
     copy_rows_estimate: int | None = None
     retained_bytes: int | None = None

@@ -50,6 +50,7 @@ class PostgresSource:
 
     def acknowledge(self, origin: str) -> None:
         """Everything up to ``origin`` is durable in the journal."""
+        self.report.stored = origin
         self._progress.acknowledged = max(self._progress.acknowledged, parse_lsn(origin))
         self._progress.wake.set()
 
