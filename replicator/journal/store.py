@@ -35,6 +35,7 @@ from replicator.wire import pack_block, unpack_page
 
 PAGE_BYTES = 256 * 1024
 PAGE_BLOCKS = 2000
+READ_BYTES = 1 << 20  # of pages, before it is looked whether there are enough blocks
 RECENT_BYTES = 16 << 20
 RECENT_OVERHEAD_BYTES = 1000  # what CPython keeps for a block beside its bytes
 _BASE_NOTE = "base:"  # where a journal begins that does not begin at the strand's first block
@@ -75,7 +76,7 @@ class _Recent:
             while self._bytes > RECENT_BYTES:
                 self._bytes -= _size(self._blocks.popleft())
 
-    def behind(self, after: int, limit_bytes: int) -> list[Block]:
+    def behind(self, after: int, limit_bytes: int, limit_blocks: int) -> list[Block]:
         """The blocks behind the sequence ``after``; none if the first of them is not here any more."""
         with self._lock:
             if not self._blocks:
@@ -84,7 +85,7 @@ class _Recent:
             if not 0 <= skipped < len(self._blocks):
                 return []
             found = []
-            for block in itertools.islice(self._blocks, skipped, None):
+            for block in itertools.islice(self._blocks, skipped, min(skipped + limit_blocks, len(self._blocks))):
                 found.append(block)
                 limit_bytes -= _size(block)
                 if limit_bytes <= 0:
@@ -310,17 +311,24 @@ class Journal:
                     break
         return pages
 
-    def blocks(self, strand: str, after: int, limit_bytes: int) -> list[Block]:
-        """The blocks behind the sequence ``after``, proven against their hashes, about ``limit_bytes`` of them."""
+    def blocks(self, strand: str, after: int, limit_bytes: int, limit_blocks: int = 2**63 - 1) -> list[Block]:
+        """The blocks behind the sequence ``after``, proven against their hashes: about ``limit_bytes`` of them, at most
+        ``limit_blocks``, at least one if there is any."""
         recent = self._recent.get(strand)
-        if recent is not None and (found := recent.behind(after, limit_bytes)):
+        if recent is not None and (found := recent.behind(after, limit_bytes, limit_blocks)):
             return found
-        return [
-            block
-            for page in self.pages(strand, after, limit_bytes)
-            for block in unpack_page(page.data)
-            if block.header.sequence > after
-        ]
+        found = []
+        while limit_bytes > 0 and len(found) < limit_blocks:
+            pages = self.pages(strand, after, min(limit_bytes, READ_BYTES))
+            if not pages:
+                break
+            for page in pages:
+                found += [block for block in unpack_page(page.data) if block.header.sequence > after]
+                limit_bytes -= len(page.data)
+                after = page.last
+                if len(found) >= limit_blocks:
+                    break
+        return found[:limit_blocks]
 
     def block(self, strand: str, sequence: int) -> Block | None:
         """One block, if it is here."""

@@ -24,7 +24,7 @@ from replicator.statement import unpack_bodies, unpack_statements
 class Blocks(Protocol):
     """Where blocks are read from: the region's journal."""
 
-    def blocks(self, strand: str, after: int, limit_bytes: int) -> list[Block]: ...
+    def blocks(self, strand: str, after: int, limit_bytes: int, limit_blocks: int) -> list[Block]: ...
     def parts(self, strand: str, sequence: int) -> Iterator[Part]: ...
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
 
@@ -67,7 +67,7 @@ class Replayer:
     def step(self, until: int | None = None) -> Applied:
         """Apply the next batch, not beyond the sequence ``until``; gives where the replica stands then."""
         after = self.applied.position.sequence
-        blocks = self._journal.blocks(self._strand, after, self._batch_bytes)[: self._batch_blocks]
+        blocks = self._journal.blocks(self._strand, after, self._batch_bytes, self._batch_blocks)
         if until is not None:
             blocks = [block for block in blocks if block.header.sequence <= until]
         if not blocks:
