@@ -57,6 +57,11 @@ class Board:
         self.progress.resume("feed")
         self.progress.hear_head(heartbeat.position.sequence, heartbeat.committed_at, now())
 
+    def staged(self) -> None:
+        """Parts of a large block are durable; the block itself is still to come."""
+        self.progress.resume("feed")
+        self.progress.work("feed", now())
+
     def received(self, last: Header) -> None:
         """Blocks up to this one, or some before it, are durable in the spool."""
         self.progress.resume("feed")

@@ -44,6 +44,7 @@ class View:
         self.follower: Follower | None = None
         self.publisher: Publisher | None = None
         self.applied_blocks: int | None = None
+        self._copied_rows = 0
 
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
@@ -56,8 +57,7 @@ class View:
     def snapshot(self) -> Snapshot:
         """The region, now."""
         region, follow = self._config.region, self._config.follow
-        if self.source is not None and self.source.report.heard_at is not None:
-            self._board.progress.hear("source", self.source.report.heard_at)
+        self._listen_to_source()
         return Snapshot(
             region=region.name,
             role=region.role,
@@ -71,6 +71,17 @@ class View:
             primary_url=follow.primary if follow else None,
             history=self._history,
         )
+
+    def _listen_to_source(self) -> None:
+        """A first copy moves no mark for as long as it takes; the rows it has copied show that it gets on."""
+        if self.source is None:
+            return
+        report = self.source.report
+        if report.heard_at is not None:
+            self._board.progress.hear("source", report.heard_at)
+        if report.copied_rows > self._copied_rows:
+            self._board.progress.work("source", now())
+        self._copied_rows = report.copied_rows
 
     def _strand(self) -> StrandState:
         return StrandState(

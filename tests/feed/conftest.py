@@ -68,6 +68,7 @@ class Recorder:
         self.waits: list[Unavailable] = []
         self.halts: list[ReplicatorError] = []
         self.heartbeats = 0
+        self.stagings = 0
         self.halted = trio.Event()
         self.waited = trio.Event()
 
@@ -81,6 +82,9 @@ class Recorder:
 
     def heard(self, heartbeat: Heartbeat) -> None:
         self.heartbeats += 1
+
+    def staged(self) -> None:
+        self.stagings += 1
 
     def received(self, last: Header) -> None:
         pass

@@ -77,6 +77,7 @@ async def test_a_large_block_travels_in_parts(tmp_path: Path) -> None:
     async with primary.serving():
         await reach(region, 3)
     assert list(region.journal.parts(STRAND, 2)) == parts
+    assert region.recorder.stagings > 0
     assert region.journal.head(STRAND) == primary.journal.head(STRAND)
 
 

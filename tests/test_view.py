@@ -1,0 +1,67 @@
+"""What status shows of work that moves no mark yet: a first copy, and a large block that arrives in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from replicator import parts
+from replicator.board import Board, now
+from replicator.config import PostgresSource, parse
+from replicator.journal.store import Journal
+from replicator.journal.tail import Tail
+from replicator.marks import Condition
+from replicator.position import Position, genesis
+from replicator.progress import HEARTBEAT_LIMIT_SECONDS, Progress
+from replicator.sources.postgres import PostgresSource as Postgres
+from replicator.view import View
+from replicator.wire import Heartbeat
+
+PRIMARY = """
+[region]
+name = "paris"
+role = "primary"
+data_dir = "data"
+
+[source]
+kind = "postgres"
+dsn = "host=127.0.0.1 dbname=ledger"
+"""
+
+
+async def test_a_first_copy_is_stuck_only_when_no_row_comes(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    config = parse(PRIMARY, tmp_path / "paris.toml", {})
+    assert isinstance(config.source, PostgresSource)
+    view = View(config, Journal(tmp_path / "j"), Tail(genesis("main")), Board(Progress("main", ["source"], now())))
+    view.source = source = Postgres(parts.postgres_options(config.source))
+    source.report.phase = "copying"
+
+    def condition() -> Condition:
+        (stage,) = view.snapshot().strands[0].progress.stages
+        return stage.condition
+
+    for _ in range(5):
+        await trio.sleep(HEARTBEAT_LIMIT_SECONDS - 1)
+        source.report.copied_rows += 1000
+        assert condition() is Condition.WORKING
+    await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
+    assert condition() is Condition.STUCK
+
+
+async def test_a_large_block_is_stuck_only_when_no_part_comes(autojump_clock: trio.testing.MockClock) -> None:
+    board = Board(Progress("main", ["feed", "settle", "apply"], now()))
+    board.heard(Heartbeat(Position("main", 1, 1, bytes(32)), 0, 0, None))
+
+    def condition() -> Condition:
+        return board.progress.view(now()).stages[0].condition
+
+    for _ in range(5):
+        await trio.sleep(HEARTBEAT_LIMIT_SECONDS - 1)
+        board.staged()
+        assert condition() is Condition.WORKING
+    await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
+    assert condition() is Condition.STUCK
