@@ -228,7 +228,7 @@ class Progress:
         bounds = [self._equal_at[pair]] if pair in self._equal_at else []
         if feeder.sequence == (1 if held is None else held.sequence + 1):
             bounds.append(feeder.committed_monotonic)
-        elif held is not None:
+        elif held is not None and held.sequence:  # before the first block there is no time to go by
             bounds.append(held.committed_monotonic)
         return max(bounds, default=None)
 

@@ -114,6 +114,13 @@ def test_a_new_region_does_not_invent_the_age_of_what_it_misses() -> None:
     assert progress.view(at(0)).end_to_end == Lag(100_000, None)
 
 
+def test_a_new_region_that_has_opened_its_empty_replica_does_not_invent_it_either() -> None:
+    progress = replica()
+    progress.advance("applied", 0, 0, at(0))
+    progress.hear_head(2, committed(0), at(0))
+    assert progress.view(at(0)).end_to_end == Lag(2, None)
+
+
 def test_each_stage_shows_its_own_part_of_the_lag() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(0), at(0))
