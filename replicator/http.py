@@ -20,12 +20,12 @@ from hypercorn.config import Config as HypercornConfig
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from replicator.errors import ConfigError, Halted, Rejected, ReplicatorError, Unavailable
-from replicator.observe.http import ROLE_PATHS, STATUS_PATHS
+from replicator.observe.http import ROLE_PATHS, STATUS_PATHS, AnyTextJSON
 
 GRACEFUL_SECONDS = 1.0
 
@@ -145,6 +145,6 @@ async def _internal(request: Request, _: Exception) -> Response:
     return _answer(fault, 500)
 
 
-def _answer(error: ReplicatorError, status: int, retry_after: int | None = None) -> JSONResponse:
+def _answer(error: ReplicatorError, status: int, retry_after: int | None = None) -> Response:
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-    return JSONResponse(error.as_json(), status_code=status, headers=headers)
+    return AnyTextJSON(error.as_json(), status_code=status, headers=headers)

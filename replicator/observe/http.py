@@ -18,6 +18,7 @@ answer is made from one snapshot; nothing here does I/O or waits. Non-goal: who 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, get_args
@@ -67,6 +68,13 @@ def routes(source: StatusSource, registry: CollectorRegistry) -> list[Route]:
     ]
 
 
+class AnyTextJSON(JSONResponse):
+    """JSON of any text, also of a file's name that is not UTF-8: in ASCII, with escapes."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 def _route(path: str, answer: Callable[[Request], Response]) -> Route:
     async def endpoint(request: Request) -> Response:
         response = answer(request)
@@ -93,13 +101,13 @@ def _judged(source: StatusSource, judge: Judge) -> Callable[[Request], Response]
             "ok": reason is None,
             "blocked": None if reason is None else reason.as_json(),
         }
-        return JSONResponse(body, status_code=200 if reason is None else 503)
+        return AnyTextJSON(body, status_code=200 if reason is None else 503)
 
     return answer
 
 
 def _told(source: StatusSource, tell: Callable[[Snapshot], Any]) -> Callable[[Request], Response]:
-    return lambda request: JSONResponse(tell(source.snapshot()))
+    return lambda request: AnyTextJSON(tell(source.snapshot()))
 
 
 def _health(snapshot: Snapshot) -> ReplicatorError | None:
@@ -165,4 +173,5 @@ def _metrics(request: Request, registry: CollectorRegistry) -> Response:
 
 
 def _page(snapshot: Snapshot) -> Response:
-    return HTMLResponse(page(snapshot), headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+    html = page(snapshot).encode(errors="backslashreplace")
+    return HTMLResponse(html, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})

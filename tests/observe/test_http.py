@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from replicator.http import Listen, application, serve
 from replicator.observe.http import ROLE_PATHS, STATUS_PATHS, routes
 from replicator.observe.metrics import Metrics
-from replicator.observe.snapshot import Snapshot
+from replicator.observe.snapshot import ReplicaView, Snapshot
 from tests.observe import samples
 from tests.servers import free_port
 
@@ -149,3 +150,11 @@ async def test_a_failing_snapshot_is_an_error_and_not_a_healthy_answer() -> None
     app = application(routes(Broken(), registry), None)
     async with Client(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://x") as client:
         assert (await client.get("/health")).status_code == 500
+
+
+async def test_a_file_whose_name_is_not_utf8_does_not_break_the_status() -> None:
+    source = Switched()
+    source.current = dataclasses.replace(samples.healthy(), replica=ReplicaView("sqlite", "/data/k\udce9/r.db"))
+    async with serving(source) as client:
+        assert (await client.get("/v1/status")).json()["replica"]["place"] == "/data/k\udce9/r.db"
+        assert (await client.get("/")).status_code == 200
