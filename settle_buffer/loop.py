@@ -36,7 +36,8 @@ from settle_buffer.status import Status
 
 LOAD_BYTES = 8 << 20  # read back from the spool in one piece
 FLUSH_SECONDS = 1.0  # trims are written after this, if no append has taken them along
-CHANNEL_RELEASES = 16
+CHANNEL_RELEASES = 4
+JOIN_ENTRIES, JOIN_BYTES = 4_096, 4 << 20  # releases that wait for the consumer are joined up to this size
 
 Delivery = Release | Correction
 
@@ -70,8 +71,9 @@ class Settler:
         self._unacknowledged: dict[str, deque[tuple[int, int]]] = {}
         self._unacknowledged_bytes = 0
         self._spool_bytes = 0
-        self._outbox: deque[Delivery | Load] = deque()
+        self._outbox: deque[tuple[Delivery | Load, int]] = deque()  # with the weight in bytes
         self._outbox_entries = 0
+        self._outbox_bytes = 0
         self._lock = trio.Lock()
         self._ready = trio.Event()
         self._changed = trio.Event()  # set and replaced whenever waiting puts should look again
@@ -226,25 +228,40 @@ class Settler:
                     return
                 with self._step("recover"):
                     await self._take(self.buffer.offer(entries, self.now(), again=True))
-            while self._outbox_entries > self.config.resident_entries:
+            while self._outbox_is_full:
                 await self._changed.wait()
 
     async def _drain(self) -> None:
         """Hand releases to the consumer, in order; read spilled entries when their turn comes."""
         while True:
             while self._outbox:
-                item = self._outbox[0]
+                item, size = self._next_item()
                 if isinstance(item, Load):
                     await self._load(item)
                 else:
                     with self._step("send"):
                         await self._send.send(item)
-                    if isinstance(item, Release):
-                        self._outbox_entries -= len(item.entries)
-                self._outbox.popleft()
+                if isinstance(item, Release):
+                    self._outbox_entries -= len(item.entries)
+                    self._outbox_bytes -= size
                 self._wake()
             self._work = trio.Event()
             await self._work.wait()
+
+    def _next_item(self) -> tuple[Delivery | Load, int]:
+        """What is to be handed over next; runs that follow one another and had to wait become one."""
+        item, size = self._outbox.popleft()
+        if not isinstance(item, Release) or item.strand is None:
+            return item, size
+        entries = item.entries
+        while self._outbox and len(entries) < JOIN_ENTRIES and size < JOIN_BYTES:
+            following, more = self._outbox[0]
+            if not _follows(entries[-1], following):
+                break
+            assert isinstance(following, Release)
+            entries, size = entries + following.entries, size + more
+            self._outbox.popleft()
+        return Release(item.strand, entries), size
 
     async def _load(self, load: Load) -> None:
         async with self._lock:
@@ -288,10 +305,9 @@ class Settler:
         """Sort what the core said: to the consumer, to the certificates, to whoever listens."""
         for event in events:
             if isinstance(event, Release):
-                self._count(event)
-                self._outbox.append(event)
+                self._outbox.append((event, self._count(event)))
             elif isinstance(event, Load | Correction):
-                self._outbox.append(event)
+                self._outbox.append((event, 0))
             else:
                 if isinstance(event, GapFilled) and event.certificate is not None:
                     self._open_spool().note(event.certificate)
@@ -301,20 +317,28 @@ class Settler:
         self._tick.set()
         self._wake()
 
-    def _count(self, release: Release) -> None:
-        """What is on its way to the consumer, by strand and in all."""
-        entries = release.entries
-        self._outbox_entries += len(entries)
-        self._unacknowledged_bytes += weight(entries)
-        for strand, last, size in _ends(release, self.config.order == "time"):
-            self._unacknowledged.setdefault(strand, deque()).append((last, size))
+    def _count(self, release: Release) -> int:
+        """Count what is on its way to the consumer, by strand and in all; its weight in bytes."""
+        size = 0
+        for strand, last, weighs in _ends(release, self.config.order == "time"):
+            self._unacknowledged.setdefault(strand, deque()).append((last, weighs))
+            size += weighs
+        self._unacknowledged_bytes += size
+        self._outbox_entries += len(release.entries)
+        self._outbox_bytes += size
+        return size
+
+    @property
+    def _outbox_is_full(self) -> bool:
+        config = self.config
+        return self._outbox_entries > config.resident_entries or self._outbox_bytes > config.resident_bytes
 
     def _full(self, entries: Sequence[Entry]) -> bool:
         """Whether a put has to wait: for the consumer, or for holes to be closed."""
         config = self.config
         if self._closed:
             return False
-        if self._unacknowledged_bytes > config.unacknowledged_bytes or self._outbox_entries > config.resident_entries:
+        if self._unacknowledged_bytes > config.unacknowledged_bytes or self._outbox_is_full:
             return True
         crowded = self.buffer.pressure or self._spool_bytes > config.bytes_limit
         return bool(crowded) and not self.buffer.helps(entries)
@@ -339,6 +363,11 @@ class Settler:
         if self._closed or self._spool is None:
             raise Misuse("not_running", "the settler is not running", cure="start run first")
         return self._spool
+
+
+def _follows(last: Entry, item: Delivery | Load) -> bool:
+    """Whether an item is the run right behind an entry of its strand."""
+    return isinstance(item, Release) and item.strand == last.strand and item.entries[0].sequence == last.sequence + 1
 
 
 def _ends(release: Release, timed: bool) -> list[tuple[str, int, int]]:

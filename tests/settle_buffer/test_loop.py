@@ -213,3 +213,24 @@ async def test_copies_of_what_waits_on_disk_do_not_fill_the_disk(tmp_path: Path)
         with trio.fail_after(10):
             await settler.put(entries[1:])
         nursery.cancel_scope.cancel()
+
+
+async def test_runs_that_wait_for_the_consumer_are_joined_but_never_across_a_waiver(tmp_path: Path) -> None:
+    entries = chain("main", 100)
+    settler = started(tmp_path, [])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(settler.run)
+        for entry in entries[:49]:
+            await settler.put([entry])
+        await settler.put(entries[50:])
+        await settler.waive("main", 50, 50, "ann", "lost")
+        releases = []
+        while sum(len(release.entries) for release in releases) < 99:
+            release = await settler.releases.receive()
+            assert isinstance(release, Release)
+            assert [entry.sequence for entry in release.entries] == list(
+                range(release.entries[0].sequence, release.entries[-1].sequence + 1)
+            )
+            releases.append(release)
+        assert len(releases) < 20
+        nursery.cancel_scope.cancel()
