@@ -142,7 +142,9 @@ class Sidecar:
     def _embedded_primary(self, settings: EmbeddedSource) -> Parts:
         region = self.config.region
         options = parts.ledger_options(self.config, settings)
-        ledger = Ledger(self.journal, region.strand, region.epoch, options, self._committed)
+        ledger = Ledger(
+            self.journal, region.strand, region.epoch, options, on_applied=self._applied, on_committed=self._committed
+        )
         declarations = parts.declarations(settings)
         routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
@@ -199,11 +201,8 @@ class Sidecar:
     def _captured(self, blocks: Sequence[Block]) -> None:
         self.board.captured(blocks[-1].header)
 
-    def _committed(self, applied: Applied) -> None:
-        """The embedded ledger's state stands here, and so does its journal."""
-        if applied.position.sequence > self.tail.head.sequence:
-            self.tail.moved(applied.position, applied.committed_at)
-        self._applied(applied)
+    def _committed(self, last: Block) -> None:
+        self.tail.moved(last.position, last.header.committed_at)
 
     def _applied(self, applied: Applied) -> None:
         self.applied.moved(applied.position, applied.committed_at)
