@@ -21,23 +21,22 @@ import contextlib
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
 from settle_buffer.buffer import SettleBuffer
 from settle_buffer.config import SettleConfig
-from settle_buffer.entry import Entry, weight
+from settle_buffer.entry import Entry
 from settle_buffer.errors import Misuse
 from settle_buffer.events import Certificate, Correction, Event, GapFilled, Late, Load, Release, SpoolSetAside
+from settle_buffer.outbox import Outbox
 from settle_buffer.spool import Spool
 from settle_buffer.status import Status
 
 LOAD_BYTES = 8 << 20  # read back from the spool in one piece
 FLUSH_SECONDS = 1.0  # trims are written after this, if no append has taken them along
 CHANNEL_RELEASES = 4
-JOIN_ENTRIES, JOIN_BYTES = 4_096, 4 << 20  # releases that wait for the consumer are joined up to this size
 
 Delivery = Release | Correction
 
@@ -68,12 +67,8 @@ class Settler:
         self._positions: dict[str, int] = {}
         self._acknowledged: dict[str, int] = {}
         self._trims: dict[str, int] = {}
-        self._unacknowledged: dict[str, deque[tuple[int, int]]] = {}
-        self._unacknowledged_bytes = 0
         self._spool_bytes = 0
-        self._outbox: deque[tuple[Delivery | Load, int]] = deque()  # with the weight in bytes
-        self._outbox_entries = 0
-        self._outbox_bytes = 0
+        self._outbox = Outbox(config)
         self._lock = trio.Lock()
         self._ready = trio.Event()
         self._changed = trio.Event()  # set and replaced whenever waiting puts should look again
@@ -135,9 +130,7 @@ class Settler:
                 self._tick.set()  # so that they are written even if nothing else happens
             self._acknowledged[strand] = sequence
             self._trims[strand] = sequence - 1 if self.config.order == "time" else sequence
-            waiting = self._unacknowledged.get(strand)
-            while waiting and waiting[0][0] <= sequence:
-                self._unacknowledged_bytes -= waiting.popleft()[1]
+            self._outbox.acknowledge(strand, sequence)
             self._wake()
 
     async def waive(self, strand: str, first: int, last: int, who: str, why: str) -> None:
@@ -228,40 +221,23 @@ class Settler:
                     return
                 with self._step("recover"):
                     await self._take(self.buffer.offer(entries, self.now(), again=True))
-            while self._outbox_is_full:
+            while self._outbox.full:
                 await self._changed.wait()
 
     async def _drain(self) -> None:
         """Hand releases to the consumer, in order; read spilled entries when their turn comes."""
         while True:
             while self._outbox:
-                item, size = self._next_item()
+                item, size = self._outbox.take()
                 if isinstance(item, Load):
                     await self._load(item)
                 else:
                     with self._step("send"):
                         await self._send.send(item)
-                if isinstance(item, Release):
-                    self._outbox_entries -= len(item.entries)
-                    self._outbox_bytes -= size
+                self._outbox.handed_over(item, size)
                 self._wake()
             self._work = trio.Event()
             await self._work.wait()
-
-    def _next_item(self) -> tuple[Delivery | Load, int]:
-        """What is to be handed over next; runs that follow one another and had to wait become one."""
-        item, size = self._outbox.popleft()
-        if not isinstance(item, Release) or item.strand is None:
-            return item, size
-        entries = item.entries
-        while self._outbox and len(entries) < JOIN_ENTRIES and size < JOIN_BYTES:
-            following, more = self._outbox[0]
-            if not _follows(entries[-1], following):
-                break
-            assert isinstance(following, Release)
-            entries, size = entries + following.entries, size + more
-            self._outbox.popleft()
-        return Release(item.strand, entries), size
 
     async def _load(self, load: Load) -> None:
         async with self._lock:
@@ -304,10 +280,8 @@ class Settler:
     def _dispatch(self, events: list[Event]) -> None:
         """Sort what the core said: to the consumer, to the certificates, to whoever listens."""
         for event in events:
-            if isinstance(event, Release):
-                self._outbox.append((event, self._count(event)))
-            elif isinstance(event, Load | Correction):
-                self._outbox.append((event, 0))
+            if isinstance(event, Release | Load | Correction):
+                self._outbox.add(event)
             else:
                 if isinstance(event, GapFilled) and event.certificate is not None:
                     self._open_spool().note(event.certificate)
@@ -317,30 +291,13 @@ class Settler:
         self._tick.set()
         self._wake()
 
-    def _count(self, release: Release) -> int:
-        """Count what is on its way to the consumer, by strand and in all; its weight in bytes."""
-        size = 0
-        for strand, last, weighs in _ends(release, self.config.order == "time"):
-            self._unacknowledged.setdefault(strand, deque()).append((last, weighs))
-            size += weighs
-        self._unacknowledged_bytes += size
-        self._outbox_entries += len(release.entries)
-        self._outbox_bytes += size
-        return size
-
-    @property
-    def _outbox_is_full(self) -> bool:
-        config = self.config
-        return self._outbox_entries > config.resident_entries or self._outbox_bytes > config.resident_bytes
-
     def _full(self, entries: Sequence[Entry]) -> bool:
         """Whether a put has to wait: for the consumer, or for holes to be closed."""
-        config = self.config
         if self._closed:
             return False
-        if self._unacknowledged_bytes > config.unacknowledged_bytes or self._outbox_is_full:
+        if self._outbox.overdrawn or self._outbox.full:
             return True
-        crowded = self.buffer.pressure or self._spool_bytes > config.bytes_limit
+        crowded = self.buffer.pressure or self._spool_bytes > self.config.bytes_limit
         return bool(crowded) and not self.buffer.helps(entries)
 
     def _pass_trims(self, spool: Spool) -> None:
@@ -363,21 +320,6 @@ class Settler:
         if self._closed or self._spool is None:
             raise Misuse("not_running", "the settler is not running", cure="start run first")
         return self._spool
-
-
-def _follows(last: Entry, item: Delivery | Load) -> bool:
-    """Whether an item is the run right behind an entry of its strand."""
-    return isinstance(item, Release) and item.strand == last.strand and item.entries[0].sequence == last.sequence + 1
-
-
-def _ends(release: Release, timed: bool) -> list[tuple[str, int, int]]:
-    """What the consumer will acknowledge of a release: each strand's last position in it, and its bytes."""
-    if release.strand is not None:
-        return [(release.strand, release.entries[-1].sequence, weight(release.entries))]
-    groups: dict[str, list[Entry]] = {}
-    for entry in release.entries:
-        groups.setdefault(entry.strand, []).append(entry)
-    return [(name, run[-1].at if timed else run[-1].sequence, weight(run)) for name, run in groups.items()]
 
 
 def _append(spool: Spool, entries: Sequence[Entry]) -> int:

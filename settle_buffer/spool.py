@@ -23,34 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from settle_buffer.entry import MAX_SEQUENCE, Entry, at_of, sequence_of, strand_of
-from settle_buffer.errors import Misuse, SpoolDamaged, SpoolUnavailable
+from settle_buffer.errors import SpoolDamaged
 from settle_buffer.events import Certificate
 from settle_buffer.packing import pack, unpack
+from settle_buffer.spoolfile import PAGE_BYTES, damaged_spool, open_spool, set_aside, translated
 
-FORMAT = 1
 JUMP_LIMIT = 256  # a larger jump in sequence begins another row
 SPAN_LIMIT = 16_384  # last minus first sequence of a row
 TIME_JUMP_US, TIME_SPAN_US = 1_000_000, 10_000_000  # the same for positions that are times
 FILLED_LIMIT = 10_000  # certificates of filled gaps that are kept; waivers are kept for ever
 ROW_LIMIT_BYTES = 1 << 20
-_PAGE_BYTES = 8_192
-_WAL_LIMIT_BYTES = 64 << 20
-_KINDS = {False: 0x53657153, True: 0x53657454}  # SQLite's application id: by sequence, by time
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 _INSERT = "INSERT INTO spool(strand, low, high, entries, checksum, data) VALUES (?, ?, ?, ?, ?, ?)"
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS spool(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, strand TEXT NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
-    entries INTEGER NOT NULL, checksum INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS spool_by_sequence ON spool(strand, high, low);
-CREATE TABLE IF NOT EXISTS late(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, strand TEXT NOT NULL, sequence INTEGER NOT NULL,
-    checksum INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE(strand, sequence, data));
-CREATE TABLE IF NOT EXISTS certificates(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(Certificate._fields)});
-PRAGMA user_version = {FORMAT};
-"""
 
 
 class Spool:
@@ -65,15 +49,17 @@ class Spool:
         self._trims: dict[str, int] = {}
         self._noted: list[Certificate] = []
         try:
-            self._connection = _open(self.path, timed)
+            self._connection = open_spool(self.path, timed)
             self._prove()
         except SpoolDamaged:
-            self._set_aside()
-            self._connection = _open(self.path, timed)
+            with contextlib.suppress(AttributeError, sqlite3.Error):
+                self._connection.close()
+            self.damaged = set_aside(self.path)
+            self._connection = open_spool(self.path, timed)
 
     def close(self) -> None:
         """Write what is to be trimmed, and close."""
-        with _translated(self.path):
+        with translated(self.path):
             with self._connection:
                 self._write_noted()
             self._connection.close()
@@ -81,14 +67,14 @@ class Spool:
     def append(self, entries: Sequence[Entry]) -> None:
         """Make entries durable."""
         rows = [self._row(stretch) for stretch in self._stretches(entries)]
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             self._connection.executemany(_INSERT, rows)
             self._write_noted()
         self._forget_noted()
 
     def keep_late(self, entries: Sequence[Entry]) -> None:
         """Move stored entries to those that are kept until ``settle_late`` names them, whatever is trimmed."""
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             for entry in entries:
                 data = pack([entry])
                 checksum = _checksum(entry.strand, entry.sequence, entry.sequence, data)
@@ -100,12 +86,12 @@ class Spool:
 
     def remove(self, entries: Sequence[Entry]) -> None:
         """Delete these very entries; other entries that claim their places stay."""
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             self._remove(entries)
 
     def discard(self, strand: str, first: int, last: int) -> None:
         """Delete every copy of ``first`` to ``last``."""
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             for identity, _, _ in self._overlapping(strand, first, last):
                 self._rewrite(identity, lambda entry: not first <= self._order(entry) <= last)
 
@@ -120,7 +106,7 @@ class Spool:
 
     def flush(self) -> None:
         """Write now what waits for the next append."""
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             self._write_noted()
         self._forget_noted()
 
@@ -128,7 +114,7 @@ class Spool:
         """All entries above the consumer's positions, a row at a time, in the order in which they were appended."""
         last = 0
         while True:
-            with _translated(self.path):
+            with translated(self.path):
                 row = self._connection.execute(
                     "SELECT id, strand, low, high, checksum, data FROM spool WHERE id > ? ORDER BY id LIMIT 1", (last,)
                 ).fetchone()
@@ -143,7 +129,7 @@ class Spool:
     def read(self, strand: str, first: int, last: int, limit_bytes: int) -> tuple[list[Entry], int]:
         """Every copy of ``first`` to ``last`` in order, and the position up to which they were read: as far as about
         ``limit_bytes`` go, but at least one row. An empty ``strand`` reads all of them."""
-        with _translated(self.path):
+        with translated(self.path):
             names = [strand] if strand else [row[0] for row in self._execute("SELECT DISTINCT strand FROM spool")]
             rows = [row for name in names for row in self._overlapping(name, first, last)]
             rows.sort(key=itemgetter(1))
@@ -162,12 +148,12 @@ class Spool:
 
     def certify(self, certificates: Sequence[Certificate]) -> None:
         """Keep how gaps were closed; durable on return."""
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             self._insert_certificates(certificates)
 
     def certificates(self) -> list[Certificate]:
         """How gaps were closed, oldest first."""
-        with _translated(self.path):
+        with translated(self.path):
             rows = self._connection.execute(
                 f"SELECT {', '.join(Certificate._fields)} FROM certificates ORDER BY id"
             ).fetchall()
@@ -175,7 +161,7 @@ class Spool:
 
     def late(self) -> list[tuple[int, Entry]]:
         """Late entries that nobody has settled, each with its number."""
-        with _translated(self.path):
+        with translated(self.path):
             rows = self._connection.execute(
                 "SELECT id, strand, sequence, checksum, data FROM late ORDER BY id"
             ).fetchall()
@@ -183,15 +169,15 @@ class Spool:
 
     def settle_late(self, number: int) -> None:
         """The late entry of this number has been dealt with; durable on return."""
-        with _translated(self.path), self._connection:
+        with translated(self.path), self._connection:
             self._connection.execute("DELETE FROM late WHERE id = ?", (number,))
 
     def size_bytes(self) -> int:
         """What the live pages take on disk, the write-ahead log apart."""
-        with _translated(self.path):
+        with translated(self.path):
             pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
             free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
-        return int(pages - free) * _PAGE_BYTES
+        return int(pages - free) * PAGE_BYTES
 
     def _execute(self, statement: str, *values: str | int) -> list[Any]:
         return self._connection.execute(statement, values).fetchall()
@@ -255,7 +241,7 @@ class Spool:
                 raise ValueError("the checksum is another one")
             return unpack(strand, data)
         except (ValueError, TypeError, AttributeError) as error:
-            raise _damaged(self.path, f"row {identity} cannot be read: {error}") from error
+            raise damaged_spool(self.path, f"row {identity} cannot be read: {error}") from error
 
     def _row(self, stretch: Sequence[Entry]) -> tuple[str, int, int, int, int, bytes]:
         data = pack(stretch)
@@ -292,78 +278,12 @@ class Spool:
     def _prove(self) -> None:
         """Read everything once; raises SpoolDamaged."""
         rows = "SELECT strand, low, high, checksum, data, id FROM spool ORDER BY id"
-        with _translated(self.path):
+        with translated(self.path):
             for strand, low, high, checksum, data, identity in self._connection.execute(rows):
                 if not isinstance(data, bytes) or _checksum(strand, low, high, data) != checksum:
-                    raise _damaged(self.path, f"row {identity} is not what was written")
+                    raise damaged_spool(self.path, f"row {identity} is not what was written")
         self.late()
         self.certificates()
-
-    def _set_aside(self) -> None:
-        """Rename a damaged file, and what belongs to it, so that it can be looked at."""
-        with contextlib.suppress(AttributeError, sqlite3.Error):
-            self._connection.close()
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-            number += 1
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-        self.damaged = aside
-
-
-def _open(path: Path, timed: bool) -> sqlite3.Connection:
-    with _translated(path):
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=1.0)
-        try:
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
-            form = connection.execute("PRAGMA user_version").fetchone()[0]
-            kind = connection.execute("PRAGMA application_id").fetchone()[0]
-            if form == FORMAT and kind != _KINDS[timed]:
-                raise Misuse(
-                    "other_order", "the spool was written in another order", place=str(path), cure="drain it first"
-                )
-            if form not in (0, FORMAT):
-                raise SpoolUnavailable(
-                    "newer_spool",
-                    f"the spool has format {form}, this program reads {FORMAT}",
-                    place=str(path),
-                    cure="run the program that wrote it until it is drained",
-                )
-            if form == 0:
-                connection.execute(f"PRAGMA application_id = {_KINDS[timed]}")
-                connection.executescript(_SCHEMA)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as this library's."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _DAMAGE:
-            raise _damaged(path, str(error)) from error
-        raise SpoolUnavailable(
-            "spool_unavailable", f"the spool cannot be used: {error}", place=str(path), cure="free the disk or the file"
-        ) from error
-
-
-def _damaged(path: Path, message: str) -> SpoolDamaged:
-    return SpoolDamaged(
-        "spool_damaged",
-        message,
-        place=str(path),
-        cure="open it again: the file is set aside and the feed is read again",
-    )
 
 
 def _checksum(strand: str, low: int, high: int, data: bytes) -> int:
