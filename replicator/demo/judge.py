@@ -1,8 +1,8 @@
 """The verdict: are the regions equal, and is all the money where the books say?
 
 Guarantee: *passed* is said only of what was looked at completely: rows are compared by ``verify``, balances and
-payments read with plain SQLite from each region's file, chains walked block by block. What could not be looked at has failed.
-Traffic must have stopped.
+payments read with plain SQLite from each region's file, chains walked block by block. What could not be looked at has
+failed. Traffic must have stopped.
 """
 
 from __future__ import annotations

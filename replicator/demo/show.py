@@ -107,12 +107,10 @@ def _table(story: Story) -> Table:
     reads = f"; own writes read elsewhere in {times[len(times) // 2] * 1000:.0f} ms" if times else ""
     caption = f"{books.acknowledged:,} acknowledged, {books.refused:,} refused, {tally.repeated:,} repeated{reads}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    for name in ("region", "role"):
-        table.add_column(name, no_wrap=True)
-    for name in ("sequence", "behind", "lag", "writes/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("condition", "last verification"):
-        table.add_column(name, no_wrap=True)
+    right = {"sequence", "behind", "lag", "writes/s"}
+    for name in ("region", "role", "sequence", "behind", "lag", "writes/s", "condition", "last verified"):
+        # Cropped: the sign that rich puts in place of what does not fit is not ASCII.
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="crop")
     for state in story.states:
         table.add_row(
             state.name,

@@ -1,0 +1,148 @@
+"""The demo as people run it: it ends equal, it sees a difference, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from replicator.demo.regions import NAMES
+from replicator.demo.story import Story
+from replicator.errors import ReplicatorError
+
+ROOT = Path(__file__).parent.parent.parent
+COMMAND = [sys.executable, "-m", "replicator", "demo"]
+
+
+class Silent:
+    """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def figures(self, story: Story) -> None:
+        pass
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """ASCII only, and temporary files where the test sees them."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    return {**os.environ, **ascii_only, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+
+def test_a_short_run_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    for directory in (here, temporary):
+        directory.mkdir()
+    here.chmod(0o555)
+    result = subprocess.run(
+        [*COMMAND, "--seconds", "6", "--json"],
+        cwd=here,
+        env=environment(temporary),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=180,
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    report = json.loads(result.stdout)
+    assert report["equal"] is True
+    assert len(report["checks"]) >= 14
+    assert all(check["passed"] for check in report["checks"])
+    assert {check["region"] for check in report["checks"]} >= set(NAMES)
+    assert [kill["region"] for kill in report["kills"]] == ["tokyo", "paris"]
+    transactions, money, reads = report["transactions"], report["money"], report["reads_of_own_writes"]
+    assert transactions["acknowledged"] > 20
+    assert transactions["refused"] > 0
+    assert transactions["repeated"] > 0
+    assert money["in_wallets"] == money["topped_up"] - money["redeemed"] > 0
+    assert reads["count"] > 0 == reads["stale"]
+    assert reads["p50_ms"] <= reads["p99_ms"]
+    assert report["said"].startswith("Shown: ")
+    assert b"status page: http://127.0.0.1:" in result.stderr.splitlines()[0]
+    assert list(temporary.iterdir()) == []
+    assert running_below(temporary) == []
+
+
+async def test_a_difference_is_found_and_is_no_success(tmp_path: Path) -> None:
+    story = Story(tmp_path, 1.0, Silent())
+    with story.regions.running():
+        await story.start()
+        stopping = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(story.customers.run, stopping)
+            await trio.sleep(1)  # of traffic
+            stopping.set()
+        before = await story.verdict(1.0)
+        wallet = edit_a_balance(story.regions["tokyo"].database_path)
+        after = await story.verdict(1.0)
+    assert (before.exit_code, [check for check in before.checks if not check.passed]) == (0, [])
+    failed = {(check.region, check.what): check.told for check in after.checks if not check.passed}
+    assert set(failed) == {("tokyo", "every row"), ("tokyo", "money")}
+    assert all(wallet in told for told in failed.values())
+    assert after.exit_code == 1
+    assert after.sentence().startswith("NOT EQUAL: 2 of ")
+    assert after.as_json()["equal"] is False
+
+
+def edit_a_balance(database: Path) -> str:
+    """Give a wallet one cent more, as somebody with sqlite3 would; the wallet."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        key, text = connection.execute("SELECT wallet_id, document FROM wallets LIMIT 1").fetchone()
+        document = json.loads(text)
+        document["balance"] += 1
+        connection.execute("UPDATE wallets SET document = ? WHERE wallet_id = ?", (json.dumps(document), key))
+    return str(key)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_it_and_nothing_is_left(tmp_path: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--seconds", "60"], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"status page: ")  # all three run
+        assert len(running_below(tmp_path)) == len(NAMES)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert errors.decode().strip() == f"ended by {number.name}"
+    assert running_below(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_sidecar_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
+    story = Story(tmp_path, 1.0, Silent())
+    story.regions["tokyo"].config_path.write_text("[regoin]\n")
+    with pytest.raises(ReplicatorError, match="exit code 2") as told, story.regions.running():
+        await story.start()
+    assert "did you mean 'region'" in str(told.value)
+    assert running_below(tmp_path) == []
+
+
+def test_what_is_kept_needs_a_directory_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    result = subprocess.run([*COMMAND, "--keep", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2
+    assert f"--keep {tmp_path}: there is something in it" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def running_below(directory: Path) -> list[str]:
+    """Processes whose command line names something in the directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"{directory}/" in line and " run " in line:
+            found.append(line)
+    return found
