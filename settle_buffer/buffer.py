@@ -34,7 +34,7 @@ from settle_buffer.events import Certificate, Event, GapExpired, GapFilled, GapR
 from settle_buffer.gaps import Gap
 from settle_buffer.memory import Room
 from settle_buffer.merged import Merged
-from settle_buffer.status import GapStatus, Status, StrandStatus
+from settle_buffer.status import Status, gap_statuses, strand_status
 from settle_buffer.strand import Strand
 from settle_buffer.timed import Timed
 from settle_buffer.window import Window
@@ -209,13 +209,6 @@ class SettleBuffer:
 
     def status(self, now: int) -> Status:
         """What is held, what is waited for, and why."""
-        gaps = [
-            GapStatus(
-                name, gap.first, gap.last, gap.missing.count(), max(0, now - gap.opened_at), gap.requests, gap.expired
-            )
-            for name, strand in self.strands.items()
-            for gap in strand.gaps
-        ]
         return Status(
             held_entries=self.room.held_entries,
             held_bytes=self.room.held_bytes,
@@ -223,14 +216,19 @@ class SettleBuffer:
             resident_bytes=self.room.resident_bytes,
             oldest_age_us=max(0, self._oldest_age_us(now)),
             pressure=self.pressure,
-            strands=[self._strand_status(name, strand) for name, strand in self.strands.items()],
-            gaps=gaps,
+            strands=[
+                strand_status(strand, self.delivered(name), self._idle(name)) for name, strand in self.strands.items()
+            ],
+            gaps=[gap for strand in self.strands.values() for gap in gap_statuses(strand, now)],
             window_us=self.window.us,
             window_reason=self.window.reason,
             clock_offset_us=self.clock.offset_us,
             clock_error_us=self.clock.error_us,
             lateness=self.window.histogram.copy(),
         )
+
+    def _idle(self, name: str) -> bool:
+        return self.merged is not None and self.merged.lanes[name].idle
 
     def _front(self) -> int | None:
         """The event time of what was released last, None in sequence order, where it says nothing."""
@@ -246,11 +244,6 @@ class SettleBuffer:
         if feed_now is not None and head is not None:
             ages.append(feed_now - head)
         return max(ages, default=0)
-
-    def _strand_status(self, name: str, strand: Strand) -> StrandStatus:
-        idle = self.merged is not None and self.merged.lanes[name].idle
-        counts = (strand.duplicates, strand.late, strand.conflicts)
-        return StrandStatus(name, self.delivered(name), strand.top, *counts, strand.stopped, idle)
 
     def _grouped(self, entries: Sequence[Entry]) -> list[tuple[Strand, list[Entry]]]:
         """The entries by strand, each strand's in the order they came; checked as a whole first."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from settle_buffer.strand import Strand
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GapStatus:
@@ -51,3 +53,25 @@ class Status:
     clock_offset_us: int | None
     clock_error_us: int
     lateness: list[int]
+
+
+def gap_statuses(strand: Strand, now: int) -> list[GapStatus]:
+    """The open gaps of a strand, in order."""
+    return [
+        GapStatus(
+            strand.name,
+            gap.first,
+            gap.last,
+            gap.missing.count(),
+            max(0, now - gap.opened_at),
+            gap.requests,
+            gap.expired,
+        )
+        for gap in strand.gaps
+    ]
+
+
+def strand_status(strand: Strand, released: int, idle: bool) -> StrandStatus:
+    """A strand, as far as it was ``released`` to the consumer."""
+    counts = (strand.duplicates, strand.late, strand.conflicts)
+    return StrandStatus(strand.name, released, strand.top, *counts, strand.stopped, idle)

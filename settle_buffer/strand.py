@@ -30,7 +30,8 @@ from settle_buffer.events import (
 )
 from settle_buffer.gaps import Gap, GapList
 from settle_buffer.memory import Released, Room
-from settle_buffer.ranges import Range, RangeSet
+from settle_buffer.ranges import RangeSet
+from settle_buffer.waiting import Waiting
 
 
 class Strand:
@@ -49,10 +50,7 @@ class Strand:
         self.paused = False  # what follows has no room for more
         self.duplicates = self.late = self.conflicts = 0
         self._config = config
-        self._room = room
-        self._held: dict[int, Entry] = {}
-        self._spilled = RangeSet()
-        self._loading: Range | None = None
+        self._waiting = Waiting(room, config.load_entries)
         self._memory = Released(config.remembered)
 
     def take(self, entries: list[Entry], sequences: list[int], now: int, events: list[Event]) -> None:
@@ -81,17 +79,17 @@ class Strand:
 
     def loaded(self, first: int, last: int, entries: list[Entry], now: int, events: list[Event]) -> None:
         """The spool's answer to ``Load``: every copy it has of ``first`` to ``last``."""
-        if self._loading is None or self._loading[0] != first or not first <= last <= self._loading[1]:
+        if not self._waiting.is_asked(first, last):
             raise Misuse("not_asked", f"sequences {first} to {last} were not to be loaded", place=self._place())
-        self._loading = None
+        complete = self._waiting.answer(first, last)
         copies: dict[int, Entry] = {}
         for entry in entries:
             kept = copies.setdefault(entry.sequence, entry)
             if kept.digest != entry.digest and first <= entry.sequence <= last:
                 self.conflict("digest", kept.digest, kept, entry, events)
-        if not self.stopped:
+        if complete and not self.stopped:
             self._unspill(first, last, copies, now, events)
-            self._advance(events)
+        self._advance(events)
 
     def waivers(self, first: int, last: int, who: str, why: str, now: int) -> list[Certificate]:
         """The certificates that a waiver of ``first`` to ``last`` would give: one for each missing range of it."""
@@ -137,10 +135,7 @@ class Strand:
         """Forget what waits of ``first`` to ``last``: it becomes a gap, to be fetched again."""
         if first <= self.released or last > self.top:
             raise Misuse("not_waiting", f"sequences {first} to {last} do not wait here", place=self._place())
-        gone = [self._held.pop(sequence) for sequence in list(self._held) if first <= sequence <= last]
-        self._room.leave(gone)
-        self._drop_spilled(first, last)
-        self._loading = None
+        self._waiting.discard(first, last)
         for hole_first, hole_last in self.waived.missing(first, last):
             self._open(hole_first, hole_last, now, events)
 
@@ -214,7 +209,7 @@ class Strand:
         """Entries that wait here already. Spilled ones are compared when they are loaded: the spool keeps both."""
         same = unproven = 0
         for entry in again:
-            mine = self._held.get(entry.sequence)
+            mine = self._waiting.held(entry.sequence)
             if mine is None:
                 unproven += 1
             elif mine.digest == entry.digest:
@@ -248,10 +243,8 @@ class Strand:
         """A new run: out at once if it is the next, else it waits, in memory while there is room."""
         if first == self.released + 1 and self._flows:
             self._release(run, events)
-        elif self._room.admit(run):
-            self._held.update(zip(range(first, first + len(run)), run, strict=True))
         else:
-            self._spilled.add(first, first + len(run) - 1)
+            self._waiting.add(run, first)
 
     def _advance(self, events: list[Event]) -> None:
         """Release all that is due; ask for what is due and spilled."""
@@ -265,12 +258,12 @@ class Strand:
             last = self._due_last(following)
             if last < following:
                 return
-            if following not in self._held:
-                self._ask(following, last, events)
+            if self._waiting.held(following) is None:
+                asked = self._waiting.ask(following, last)
+                if asked is not None:
+                    events.append(Load(self.name, *asked))
                 return
-            run = [self._held.pop(sequence) for sequence in range(following, last + 1)]
-            self._room.leave(run)
-            self._release(run, events)
+            self._release(self._waiting.take(following, last), events)
 
     def _due_last(self, following: int) -> int:
         """The end of the run of one kind, held or spilled, that begins at ``following``."""
@@ -281,23 +274,11 @@ class Strand:
         if self.waived:
             waived = self.waived.first_from(following)
             last = last if waived is None else min(last, waived - 1)
-        if self._spilled:
-            spilled = self._spilled.range_at(following)
-            if spilled is not None:
-                return min(last, spilled[1])
-            next_spilled = self._spilled.first_from(following)
-            last = last if next_spilled is None else min(last, next_spilled - 1)
-        return last
-
-    def _ask(self, first: int, last: int, events: list[Event]) -> None:
-        if self._loading is None:
-            last = min(last, first + self._config.load_entries - 1)
-            self._loading = (first, last)
-            events.append(Load(self.name, first, last))
+        return self._waiting.end(following, last)
 
     def _unspill(self, first: int, last: int, copies: dict[int, Entry], now: int, events: list[Event]) -> None:
         """Loaded entries are due. One that the spool has lost becomes a gap, to be fetched again."""
-        self._drop_spilled(first, last)
+        self._waiting.unspill(first, last)
         run = [copies[sequence] for sequence in range(first, last + 1) if sequence in copies]
         if len(run) == last - first + 1:
             self._release(run, events)
@@ -305,11 +286,7 @@ class Strand:
         there = RangeSet(*((entry.sequence, entry.sequence) for entry in run))
         for hole_first, hole_last in there.missing(first, last):
             self._open(hole_first, hole_last, now, events)
-        self._keep(run)
-
-    def _drop_spilled(self, first: int, last: int) -> None:
-        """These no longer wait on disk."""
-        self._room.unspill(sum(b - a + 1 for a, b in self._spilled.take(first, last)))
+        self._waiting.keep(run)
 
     def _release(self, run: list[Entry], events: list[Event]) -> None:
         """Out with a run that is next, as far as its links prove it; a broken link stops the strand before it."""
@@ -325,12 +302,8 @@ class Strand:
             self.at = run[-1].at
             events.append(Release(self.name, run))
         if rest:
-            self._keep(rest)
+            self._waiting.keep(rest)
             self.conflict("link", self.digest, run[-1] if run else None, rest[0], events)
-
-    def _keep(self, run: list[Entry]) -> None:
-        self._room.keep(run)
-        self._held.update((entry.sequence, entry) for entry in run)
 
     def conflict(self, kind: str, digest: bytes, mine: Entry | None, other: Entry, events: list[Event]) -> None:
         """Show both and stop."""

@@ -249,3 +249,18 @@ def test_any_arrival_order_releases_the_chain_once(seed: int) -> None:
         del arriving[:size]
     for name, entries in strands.items():
         assert [entry for entry in out if entry.strand == name] == entries
+
+
+def test_what_is_discarded_while_it_is_loaded_is_fetched_again_all_the_same() -> None:
+    buffer = started(SettleConfig(resident_entries=1))
+    entries = chain("main", 6)
+    buffer.offer(entries[1:], 0)
+    (load,) = of_kind(buffer.offer(entries[:1], 0), Load)
+    buffer.discard("main", 4, 4, 0)
+    events = buffer.loaded("main", load.first, load.last, entries[1:], 0)
+    (load,) = of_kind(events, Load)
+    assert (load.first, load.last) == (2, 3)
+    assert released(buffer.loaded("main", 2, 3, entries[1:3], 0)) == entries[1:3]
+    events = buffer.offer(entries[3:4], 0)
+    (load,) = of_kind(events, Load)
+    assert released(events + buffer.loaded("main", 5, 6, entries[4:], 0)) == entries[3:]
