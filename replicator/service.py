@@ -64,7 +64,8 @@ log = logging.getLogger("replicator")
 Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
 HISTORY_PAUSE_SECONDS = 1.0  # the index gives way to a catch-up, but is never left behind altogether
-BUSY_BLOCKS = 100  # that came while one step was indexed
+HISTORY_LOOK_SECONDS = 0.05
+BUSY_BLOCKS = 250  # that came during one step and look
 
 
 async def run(config: Config, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
@@ -222,6 +223,7 @@ class Sidecar:
             await visible.beyond(indexed)
             head = self.tail.head.sequence
             indexed = await trio.to_thread.run_sync(self.history.step, strand, visible.head.sequence)
+            await trio.sleep(HISTORY_LOOK_SECONDS)
             if visible.head.sequence < self.tail.head.sequence or self.tail.head.sequence > head + BUSY_BLOCKS:
                 await trio.sleep(HISTORY_PAUSE_SECONDS)
 

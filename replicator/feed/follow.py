@@ -36,7 +36,7 @@ from settle_buffer.status import Status
 
 log = logging.getLogger("replicator")
 
-READ_AHEAD_BATCHES = 4
+READ_AHEAD_BATCHES = 32  # of up to 64 KB each, what the connection gives at once
 DECODED_BLOCKS = 20_000
 MERGED_ENTRIES = 10_000
 GAP_REQUESTS = 64  # waiting to be asked for; beyond that the settle buffer asks again by itself

@@ -22,7 +22,8 @@ from replicator.block import Block, Part
 from replicator.definition import Definition, unpack_definition
 from replicator.errors import Corrupt, Halted
 from replicator.journal.store import Journal
-from replicator.row import key_image, pack_row, unpack_row
+from replicator.keys import key_reader
+from replicator.row import pack_row, unpack_row
 from replicator.sqlite import connect, transaction, translated
 from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_bodies, unpack_statements
 from replicator.values import text_of
@@ -231,13 +232,14 @@ class _Keys:
     def __init__(self, known: int, definition: Definition) -> None:
         self.known = known
         self.definition = definition
+        self._key_of = key_reader(definition)
         columns = [definition.columns[place] for place in definition.key_places]
         self._texts: list[Callable[[bytes], str]] = [text_of(column) for column in columns]
         self._is_text = all(column.format == "text" for column in columns)
 
     def of_row(self, image: bytes) -> bytes:
         """The key of a row image."""
-        return self.of_key(key_image(image, self.definition.key_places))
+        return self.of_key(self._key_of(image))
 
     def of_key(self, image: bytes) -> bytes:
         """The key of a key image."""

@@ -20,7 +20,7 @@ replica as it is, which is where it can be seen. Rows stay opaque; only keys, an
 from __future__ import annotations
 
 from replicator.definition import Definition
-from replicator.replay.keys import key_reader
+from replicator.keys import key_reader
 from replicator.replicas.base import Change, Step
 from replicator.row import UNCHANGED, Cell, pack_row, unpack_row
 
