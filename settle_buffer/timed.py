@@ -76,7 +76,7 @@ class Timed:
                 self._waiting[place] = entry
                 heapq.heappush(self._heap, place)
                 self._room.keep([entry])
-        if self._room.overfull:
+        if self._room.overfull and not self._loading:  # an answer is to find the horizon where it was asked
             self._shrink()
 
     def loaded(self, first: int, last: int, entries: list[Entry], events: list[Event]) -> None:

@@ -37,7 +37,8 @@ async def test_time_order_survives_a_restart_in_the_middle_of_a_tie(tmp_path: Pa
     settler.start("main", 0, b"")
     async with trio.open_nursery() as nursery:
         await nursery.start(settler.run)
-        await settler.put(entries[::-1])
+        for entry in entries[::-1]:
+            await settler.put([entry])
         await settler.heartbeat("main", 10 * SECOND)
         assert await receive(settler, 5) == entries
         await settler.acknowledge("main", 20)  # the consumer holds the first of the entries of this time

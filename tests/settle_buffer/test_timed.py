@@ -95,3 +95,23 @@ def test_the_auto_window_follows_the_lateness() -> None:
     assert 100_000 <= status.window_us <= 200_000
     assert "came within" in status.window_reason
     assert sum(status.lateness) == 20_000
+
+
+def test_what_arrives_while_something_is_loaded_finds_its_place() -> None:
+    buffer = started(SettleConfig(order="time", window_us=2 * SECOND, resident_entries=4))
+    on_disk = [entry(100 + 10 * number) for number in range(20)]
+    buffer.offer(on_disk, 0)
+    events = buffer.heartbeat("main", 10 * SECOND, 0)
+    out = released(events)
+    (load,) = of_kind(events, Load)
+    between = [entry(load.first - 9 + number) for number in range(9)]
+    on_disk += between
+    assert buffer.offer(between + on_disk[18:19], 0) == [], "nothing passes what is being loaded"
+    on_disk += on_disk[18:19]
+    while loads := of_kind(events, Load):
+        (load,) = loads
+        found = [e for e in on_disk if load.first <= e.at <= load.last]
+        events = buffer.loaded("", load.first, load.last, found, 0)
+        out += released(events)
+    assert out == sorted({*on_disk}, key=lambda e: e.at)
+    assert buffer.room.held_entries == 0
