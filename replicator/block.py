@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgpack
@@ -34,6 +35,11 @@ HAS_DEFINITIONS = 1  # flag: the body defines tables; readers keep those stateme
 HEADER_LIMIT_BYTES = 4096
 BODY_LIMIT_BYTES = 1 << 20  # a body beyond this is cut into parts
 TEXT_LIMIT = 255  # characters in a transaction id or an origin
+
+# Bound once: these run several times for every transaction of every region.
+_pack = msgpack.Packer().pack
+_unpack = msgpack.unpackb
+_sha256 = hashlib.sha256
 
 
 class Header(NamedTuple):
@@ -91,7 +97,7 @@ class Block(NamedTuple):
 
 def seal(draft: Draft, previous: Position, epoch: int, body_bytes: int, body_hash: bytes) -> Block:
     """Give a draft its place behind ``previous``."""
-    header = Header(
+    fields = (
         FORMAT,
         previous.strand,
         previous.sequence + 1,
@@ -105,14 +111,25 @@ def seal(draft: Draft, previous: Position, epoch: int, body_bytes: int, body_has
         body_bytes,
         body_hash,
     )
-    encoded = msgpack.packb(header)
-    return Block(header, encoded, hashlib.sha256(encoded).digest(), draft.body)
+    encoded = _pack(fields)
+    return Block(Header._make(fields), encoded, _sha256(encoded).digest(), draft.body)
 
 
-def seal_small(draft: Draft, previous: Position, epoch: int) -> Block:
-    """``seal`` for a draft that carries its whole body."""
-    assert draft.body is not None
-    return seal(draft, previous, epoch, len(draft.body), hashlib.sha256(draft.body).digest())
+def seal_small(drafts: Iterable[Draft], previous: Position, epoch: int) -> list[Block]:
+    """``seal`` for drafts that carry their whole body, one behind the other."""
+    strand, _, sequence, digest = previous
+    blocks = []
+    for txid, origin, committed_at, flags, statements, body in drafts:
+        assert body is not None
+        sequence += 1
+        body_hash = _sha256(body).digest()
+        fields = (
+            FORMAT, strand, sequence, epoch, txid, origin, committed_at, digest, flags, statements, len(body), body_hash
+        )  # fmt: skip
+        encoded = _pack(fields)
+        digest = _sha256(encoded).digest()
+        blocks.append(Block(Header._make(fields), encoded, digest, body))
+    return blocks
 
 
 def open_block(encoded: bytes, body: bytes | None) -> Block:
@@ -122,9 +139,9 @@ def open_block(encoded: bytes, body: bytes | None) -> Block:
     the caller's to check, with ``check_link``.
     """
     header = decode_header(encoded)
-    if body is not None and (header.body_bytes != len(body) or header.body_hash != hashlib.sha256(body).digest()):
+    if body is not None and (header.body_bytes != len(body) or header.body_hash != _sha256(body).digest()):
         raise Corrupt("body_mismatch", "the body is not the one that the header names", place=_place(header))
-    return Block(header, encoded, hashlib.sha256(encoded).digest(), body)
+    return Block(header, encoded, _sha256(encoded).digest(), body)
 
 
 def decode_header(encoded: bytes) -> Header:
@@ -139,6 +156,17 @@ def decode_header(encoded: bytes) -> Header:
     return header
 
 
+def check_chain(previous: Position, blocks: Iterable[Block]) -> None:
+    """``check_link`` for blocks that stand one behind the other."""
+    strand, epoch, sequence, digest = previous
+    for block in blocks:
+        header = block.header
+        sequence += 1
+        if (header.sequence, header.previous, header.strand) != (sequence, digest, strand) or header.epoch < epoch:
+            check_link(Position(strand, epoch, sequence - 1, digest), block)  # says what is wrong
+        epoch, digest = header.epoch, block.hash
+
+
 def check_link(previous: Position, block: Block) -> None:
     """Raise Corrupt unless ``block`` is the one right behind ``previous``."""
     header = block.header
@@ -151,7 +179,6 @@ def check_link(previous: Position, block: Block) -> None:
 
 
 _FIELD_TYPES = (int, str, int, int, str, str, int, bytes, int, int, int, bytes)
-_unpack = msgpack.unpackb
 
 
 def _check_fields(header: Header) -> None:

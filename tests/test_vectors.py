@@ -66,7 +66,7 @@ def test_sealing_gives_the_chain() -> None:
         draft = Draft(
             header["txid"], header["origin"], header["committed_at"], header["flags"], header["statements"], body
         )
-        block = seal_small(draft, previous, header["epoch"])
+        (block,) = seal_small([draft], previous, header["epoch"])
         assert block.encoded.hex() == vector["encoded"]
         assert block == open_block(block.encoded, body)
         assert parse_position(vector["position"]) == block.position

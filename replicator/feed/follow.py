@@ -145,42 +145,45 @@ class Follower:
                     _take_waiting(receive, batch)
                     await self._take(batch)
 
-    async def _take(self, batch: Iterable[Frame]) -> None:
-        entries: list[Entry] = []
-        parts: list[tuple[int, int, Part]] = []
-        last: Header | None = None
-        heartbeat: Heartbeat | None = None
-        for frame in batch:
+    async def _take(self, batch: Sequence[Frame]) -> None:
+        blocks = [frame for frame in batch if type(frame) is Block]
+        if len(blocks) < len(batch):
+            await self._take_others([frame for frame in batch if type(frame) is not Block])
+        if blocks:
+            await self._settler.put(self._entries(blocks))
+            self._listener.received(blocks[-1].header)
+        heartbeats = [frame for frame in batch if type(frame) is Heartbeat]
+        if heartbeats and heartbeats[-1].position.strand == self._strand:
+            self._listener.heard(heartbeats[-1])
+
+    async def _take_others(self, frames: Iterable[Frame]) -> None:
+        """Parts are made durable before the block that they belong to is spooled."""
+        parts: list[StagedPart] = []
+        for frame in frames:
             match frame:
-                case Block(header):
-                    entries.append(self._entry(frame))
-                    last = header
                 case StagedPart():
                     parts.append(frame)
-                case Heartbeat():
-                    heartbeat = frame
-                case DefinitionFrame() | End():
-                    pass  # sent only to who starts from a time, or asked for an end
+                case Block() | Heartbeat() | DefinitionFrame() | End():
+                    pass  # definitions and ends are sent only to who starts from a time, or asked for an end
         if parts:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._store.stage, self._strand, parts)
             self._listener.staged()
-        if entries:
-            await self._settler.put(entries)
-        if last is not None:
-            self._listener.received(last)
-        if heartbeat is not None and heartbeat.position.strand == self._strand:
-            self._listener.heard(heartbeat)
 
-    def _entry(self, block: Block) -> Entry:
-        header = block.header
-        if header.strand != self._strand:
-            message = f"a block of strand {header.strand!r} came in the stream of {self._strand!r}"
-            raise Corrupt("other_strand", message, place=self._upstream.url, cure="check [region] strand on both sides")
+    def _entries(self, blocks: Sequence[Block]) -> list[Entry]:
+        strand = self._strand
+        for block in blocks:
+            if block.header.strand != strand:
+                message = f"a block of strand {block.header.strand!r} came in the stream of {strand!r}"
+                cure = "check [region] strand on both sides"
+                raise Corrupt("other_strand", message, place=self._upstream.url, cure=cure)
         if len(self._decoded) < DECODED_BLOCKS:
-            self._decoded[block.hash] = block
-        body = pack_block(block)
-        return Entry(self._strand, header.sequence, header.committed_at, block.hash, header.previous, body)
+            self._decoded.update((block.hash, block) for block in blocks)
+        return [
+            Entry(strand, header.sequence, header.committed_at, block.hash, header.previous, pack_block(block))
+            for block in blocks
+            if (header := block.header)
+        ]
 
     async def _fill_gaps(self, client: FeedClient, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:
         """Ask for what is missing. What fails is asked for again: the gap stays open and says so."""
@@ -198,20 +201,13 @@ class Follower:
             assert isinstance(release, Release)
             entries = list(release.entries)
             _take_released(settler, entries)
-            blocks = [self._block(entry) for entry in entries]
+            known = self._decoded
+            blocks = [known.pop(e.digest) if e.digest in known else _decode(e) for e in entries]
             with trio.CancelScope(shield=True):
                 head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks)
             self._tail.moved(head, blocks[-1].header.committed_at)
             self._listener.settled(blocks[-1].header)
             await settler.acknowledge(self._strand, head.sequence)
-
-    def _block(self, entry: Entry) -> Block:
-        """The block of an entry: as it was proven on arrival, or anew if the entry came back from the spool."""
-        known = self._decoded.pop(entry.digest, None)
-        if known is not None:
-            return known
-        (block,) = unpack_page(entry.body)
-        return block
 
     # -- what the settle buffer says
 
@@ -296,6 +292,12 @@ def _take_released(settler: Settler, entries: list[Entry]) -> None:
         except (trio.WouldBlock, trio.EndOfChannel):
             return
         entries.extend(release.entries if isinstance(release, Release) else ())
+
+
+def _decode(entry: Entry) -> Block:
+    """The block of an entry that came back from the spool."""
+    (block,) = unpack_page(entry.body)
+    return block
 
 
 def _translated(group: BaseExceptionGroup[SettleError], spool: Path) -> ReplicatorError:

@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 from sqlite_utils import Database
 
-from replicator.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, Block, Draft, Part, check_link, seal, seal_small
+from replicator.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, Block, Draft, Part, check_chain, seal, seal_small
 from replicator.definition import Definition, unpack_definition
 from replicator.errors import Corrupt, Halted
 from replicator.journal.schema import migrations
 from replicator.position import Position, genesis, parse_position
-from replicator.sqlite import connect, transaction, translated
+from replicator.sqlite import connect, look, transaction, translated
 from replicator.statement import DEFINE, unpack_statements
 from replicator.wire import pack_block, unpack_page
 
@@ -99,10 +99,11 @@ def _size(block: Block) -> int:
 
 
 class Journal:
-    """One region's journal, for all its strands."""
+    """One region's journal, for all its strands. ``traceless``: only to read a file that must stay as it is."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, traceless: bool = False) -> None:
         self.path = path
+        self._traceless = traceless
         self._writing = threading.Lock()
         self._readers: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
@@ -188,16 +189,14 @@ class Journal:
         Raises Corrupt if one does not link to the one before it or a large one's staged parts are not its body; then
         nothing was stored, and such parts are dropped.
         """
-        previous = self.head(strand)
+        check_chain(self.head(strand), blocks)
         for block in blocks:
-            check_link(previous, block)
             if block.body is None:
                 self._prove_parts(strand, block)
-            previous = block.position
         with self._transaction() as db:
             self._insert_pages(db, strand, blocks)
         self._advance(strand, blocks)
-        return previous
+        return self.head(strand)
 
     def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None:
         """Store parts (sequence, number, part) of a large block that has yet to be accepted. Durable on return.
@@ -223,22 +222,22 @@ class Journal:
 
     def _seal_all(self, db: sqlite3.Connection, strand: str, items: Sequence[Part | Draft], epoch: int) -> list[Block]:
         blocks: list[Block] = []
-        previous = self.head(strand)
+        small: list[Draft] = []
+        head = self.head(strand)
         for item in items:
+            if isinstance(item, Draft) and item.body is not None:
+                assert strand not in self._arriving, "a draft with a body after parts of another transaction"
+                small.append(item)
+                continue
+            blocks += seal_small(small, blocks[-1].position if blocks else head, epoch)
+            small.clear()
+            previous = blocks[-1].position if blocks else head
             if isinstance(item, Part):
                 self._store_part(db, strand, previous.sequence + 1, item)
-                continue
-            block = self._seal(strand, item, previous, epoch)
-            blocks.append(block)
-            previous = block.position
-        return blocks
-
-    def _seal(self, strand: str, draft: Draft, previous: Position, epoch: int) -> Block:
-        if draft.body is not None:
-            assert strand not in self._arriving, "a draft with a body after parts of another transaction"
-            return seal_small(draft, previous, epoch)
-        arrived = self._arriving.pop(strand, None) or _Arriving()
-        return seal(draft, previous, epoch, arrived.body_bytes, arrived.digest.digest())
+            else:
+                arrived = self._arriving.pop(strand, None) or _Arriving()
+                blocks.append(seal(item, previous, epoch, arrived.body_bytes, arrived.digest.digest()))
+        return blocks + seal_small(small, blocks[-1].position if blocks else head, epoch)
 
     def _store_part(self, db: sqlite3.Connection, strand: str, sequence: int, part: Part) -> None:
         arriving = self._arriving.setdefault(strand, _Arriving())
@@ -425,11 +424,14 @@ class Journal:
             try:
                 connection = self._readers.pop()
             except IndexError:
-                connection = connect(self.path, synchronous="FULL", read_only=True)
+                connection = self._new_reader()
             try:
                 yield connection
             finally:
                 self._readers.append(connection)
+
+    def _new_reader(self) -> sqlite3.Connection:
+        return look(self.path) if self._traceless else connect(self.path, synchronous="FULL", read_only=True)
 
     def _bodies(self, db: sqlite3.Connection, strand: str, block: Block) -> Iterator[bytes]:
         """A block's body in pieces, seen through ``db``, which may hold parts that are not committed yet."""

@@ -1,8 +1,8 @@
 """Verification from outside: read both regions completely at one position, and compare.
 
-Guarantee: *equal* is said of one position that both regions had, with the same hash, and of every row of it. Writes go on
-meanwhile: the replica is paused first, so it is behind; then the primary's moment is fixed; then the replica is let run to
-exactly that moment. What could not be compared is never called equal or different.
+Guarantee: *equal* is said of one position that both regions had, with the same hash, and of every row of it. Writes go
+on meanwhile: the replica is paused first, so it is behind; then the primary's moment is fixed; then the replica is let
+run to exactly that moment. What could not be compared is never called equal or different.
 """
 
 from __future__ import annotations

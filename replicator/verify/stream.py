@@ -5,7 +5,7 @@
     [3 ROWS,     [[value or nil, …], …]]       canonical text by column, in no order
     [4 END,      rows]                         how many rows there were in all; last
 
-msgpack arrays one after another. Guarantee: a stream that was cut off is noticed, because END and its count are missing.
+msgpack arrays one after another. Guarantee: a stream that was cut off is noticed: END and its count are missing then.
 """
 
 from __future__ import annotations
