@@ -275,6 +275,14 @@ class SettleBuffer:
             for at in map(at_of, entries):
                 self.window.observe(max(0, feed_now - at))
 
+    def _observe_holes(self, now: int, events: list[Event]) -> None:
+        """In sequence order lateness is how long a hole was open that closed by itself; all else came in time."""
+        for event in events:
+            if isinstance(event, Release):
+                self.window.observe(0, len(event.entries))
+            elif isinstance(event, GapFilled) and event.certificate is None:
+                self.window.observe(now - event.opened_at)
+
     def _arm(self, strand: Strand) -> None:
         """Timers for the gaps that were opened just now."""
         after_us = self.config.request_after_us
@@ -300,9 +308,7 @@ class SettleBuffer:
         elif self.timed is not None:
             self.timed.advance(now, events)
         else:
-            for event in events:
-                if isinstance(event, GapFilled) and event.certificate is None:
-                    self.window.observe(now - event.opened_at)
+            self._observe_holes(now, events)
         self._weigh(now, events)
         return events
 

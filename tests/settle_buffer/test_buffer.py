@@ -7,6 +7,7 @@ import random
 import pytest
 
 from settle_buffer import (
+    AutoWindow,
     Conflict,
     Duplicate,
     GapExpired,
@@ -264,3 +265,15 @@ def test_what_is_discarded_while_it_is_loaded_is_fetched_again_all_the_same() ->
     events = buffer.offer(entries[3:4], 0)
     (load,) = of_kind(events, Load)
     assert released(events + buffer.loaded("main", 5, 6, entries[4:], 0)) == entries[3:]
+
+
+def test_the_auto_window_of_a_strand_learns_how_long_its_holes_are_open() -> None:
+    buffer = started(SettleConfig(window_us=AutoWindow(miss=0.001, least_us=1_000, most_us=60 * SECOND)))
+    entries = chain("main", 20_000)
+    for number in range(0, 20_000, 20):
+        now = number * 10_000
+        buffer.offer(entries[number + 1 : number + 20], now)
+        buffer.offer(entries[number : number + 1], now + 30_000)
+    assert 30_000 <= buffer.window.us <= 60_000
+    buffer.offer(chain("main", 5, first=20_002), 300 * SECOND)
+    assert buffer.next_timer() == 300 * SECOND + buffer.window.us
