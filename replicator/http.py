@@ -64,7 +64,7 @@ async def serve(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``shutdown`` returns. Raises ConfigError if the address cannot be taken."""
-    _check_address(listen)
+    check_address(listen)
     config = HypercornConfig()
     config.bind = [listen.address]
     config.accesslog = None
@@ -76,8 +76,8 @@ async def serve(
     await hypercorn.trio.serve(app, config, shutdown_trigger=shutdown, task_status=task_status, mode="asgi")  # type: ignore[arg-type]  # Hypercorn's own ASGI types
 
 
-def _check_address(listen: Listen) -> None:
-    """Try the address first: what the server itself raises says neither the place nor the cure."""
+def check_address(listen: Listen) -> None:
+    """Raise ConfigError if the address cannot be taken: the server itself would name neither place nor cure."""
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:

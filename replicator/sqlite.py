@@ -27,6 +27,16 @@ def connect(path: Path, *, synchronous: str, read_only: bool = False) -> sqlite3
         return connection
 
 
+def look(path: Path) -> sqlite3.Connection:
+    """A connection that only reads and leaves no trace: no file is made or changed, save that shared memory (``-shm``)
+    which a killed process left is set up anew, as whoever reads next must."""
+    # Without a log there is nothing to share with a writer, and opening need not create one.
+    mode = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    with translated(path):
+        uri = f"{path.absolute().as_uri()}?{mode}"
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing: commits at the end, rolls back whatever is raised."""

@@ -8,7 +8,7 @@ import psycopg
 
 from replicator.definition import Definition
 from replicator.errors import ReplicatorError
-from replicator.preflight import Finding
+from replicator.preflight import Finding, failed
 from replicator.replicas.postgres import schema, session
 
 OLDEST_VERSION = 140000
@@ -20,7 +20,7 @@ def preflight(dsn: str, definitions: Iterable[Definition] = ()) -> list[Finding]
     try:
         connection = session.connect(dsn, {"statement_timeout": "30s", "lock_timeout": "5s"})
     except ReplicatorError as error:
-        return [Finding("fail", f"{place}: {error.message}", error.cure)]
+        return [failed(error)]
     try:
         with session.translated(place), connection:
             return [
@@ -29,7 +29,7 @@ def preflight(dsn: str, definitions: Iterable[Definition] = ()) -> list[Finding]
                 *_tables(connection, place, definitions),
             ]
     except ReplicatorError as error:
-        return [Finding("fail", f"{place}: {error.message}", error.cure)]
+        return [failed(error)]
 
 
 def _server(connection: psycopg.Connection, place: str) -> list[Finding]:

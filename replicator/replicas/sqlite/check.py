@@ -10,7 +10,7 @@ from pathlib import Path
 from replicator import sqlite
 from replicator.definition import Definition
 from replicator.errors import ReplicatorError
-from replicator.preflight import Finding
+from replicator.preflight import Finding, failed
 from replicator.replicas.sqlite import schema
 
 OLDEST_VERSION = (3, 35, 0)  # ON CONFLICT without a target, DROP COLUMN
@@ -32,15 +32,13 @@ def preflight(path: Path | str, definitions: Iterable[Definition] = ()) -> list[
         try:
             findings += _tables(file, definitions)
         except ReplicatorError as error:
-            findings.append(Finding("fail", f"{error.place}: {error.message}", error.cure))
+            findings.append(failed(error))
     return findings or [Finding("ok", f"{file} can be written")]
 
 
 def _tables(file: Path, definitions: Iterable[Definition]) -> list[Finding]:
     with sqlite.translated(file):
-        # Without a log there is nothing to share with a writer, and opening need not create one.
-        mode = "mode=ro" if Path(f"{file}-wal").exists() else "immutable=1"
-        connection = sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
+        connection = sqlite.look(file)
         try:
             own = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_definition'"
             known = schema.current_definitions(connection) if connection.execute(own).fetchone() else {}

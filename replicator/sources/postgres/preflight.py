@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from replicator.errors import ReplicatorError
-from replicator.preflight import Finding
+from replicator.preflight import Finding, failed
 from replicator.sources.postgres.catalog import TableFacts, read_tables, table_oid
 from replicator.sources.postgres.connection import Connection, connect, place_of
 from replicator.sources.postgres.faults import translated
@@ -30,20 +30,15 @@ def preflight(options: PostgresOptions) -> list[Finding]:
             for check in _CHECKS:
                 findings += check(connection, options)
     except ReplicatorError as error:
-        findings.append(_failed(error))
+        findings.append(failed(error))
         return findings
     try:
         with translated(place_of(options)), connect(options, replication=True) as replication:
             identify(replication)
         findings.append(Finding("ok", "the role may replicate"))
     except ReplicatorError as error:
-        findings.append(_failed(error))
+        findings.append(failed(error))
     return findings
-
-
-def _failed(error: ReplicatorError) -> Finding:
-    place = f"{error.place}: " if error.place else ""
-    return Finding("fail", f"{place}{error.message} [{error.reason}]", error.cure or "see the message")
 
 
 def _one(connection: Connection, query: str, *values: Any) -> Any:
@@ -120,7 +115,7 @@ def _role(connection: Connection, options: PostgresOptions) -> Iterator[Finding]
             check_publication(connection, options, starting=True)
             yield Finding("ok", f"publication {options.publication} publishes what is configured")
         except ReplicatorError as error:
-            yield _failed(error)
+            yield failed(error)
     elif superuser or (creates and options.tables is not None):
         yield Finding("ok", f"the role may create publication {options.publication}")
     elif options.tables is None:
@@ -151,7 +146,7 @@ def _tables(connection: Connection, options: PostgresOptions) -> Iterator[Findin
     try:
         check_tables(connection, options)
     except ReplicatorError as error:
-        yield _failed(error)
+        yield failed(error)
     tables = read_tables(connection, _oids(connection, options))
     if not tables:
         yield Finding("warn", "there is no table to follow", "create tables, or check the configuration")

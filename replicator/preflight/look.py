@@ -1,0 +1,84 @@
+"""All that a region will need, looked at in the order in which ``run`` needs it.
+
+Guarantee: nothing is created, changed or held: no file, no directory, no table, slot or publication. A sidecar that
+runs meanwhile is not disturbed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from replicator import parts
+from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.errors import Rejected, ReplicatorError
+from replicator.ledger.tables import check_declaration, definition_of
+from replicator.position import genesis
+from replicator.preflight import Finding, failed
+from replicator.preflight.following import check_following
+from replicator.preflight.listening import check_listening
+from replicator.preflight.machine import check_data_dir, check_versions, nearest
+from replicator.preflight.stored import Stored, read_stored
+from replicator.replicas.postgres import check as postgres_check
+from replicator.replicas.sqlite import check as sqlite_check
+from replicator.sources.postgres import preflight as postgres_source
+
+
+def look(config: Config) -> list[Finding]:
+    """Everything that ``run`` will need with this configuration. Blocks; not for within trio."""
+    findings = [*check_versions(), *check_data_dir(config), *check_listening(parts.listen(config))]
+    try:
+        stored = read_stored(config)
+        if stored.head.sequence:
+            findings.append(Finding("ok", f"{config.region.journal_path} ends at sequence {stored.head.sequence:,}"))
+    except ReplicatorError as error:
+        findings.append(failed(error))
+        stored = Stored(genesis(config.region.strand))
+    return [*findings, *_role(config, stored)]
+
+
+def _role(config: Config, stored: Stored) -> Iterator[Finding]:
+    match config.source:
+        case PostgresSource() as source:
+            yield from postgres_source(parts.postgres_options(source))
+        case EmbeddedSource() as source:
+            yield from _check_tables(source, stored)
+            assert config.state_path is not None
+            yield from _check_sqlite(config, config.state_path, stored)
+    match config.replica:
+        case PostgresReplica() as replica:
+            yield from postgres_check.preflight(replica.conninfo(), stored.definitions)
+        case SqliteReplica(path=path):
+            yield from _check_sqlite(config, path, stored)
+    if config.follow is not None:
+        yield from trio.run(check_following, parts.upstream(config), stored.head)
+
+
+def _check_sqlite(config: Config, path: Path, stored: Stored) -> Iterator[Finding]:
+    """A file in a directory that the start will make has no directory yet to be looked at."""
+    made = (config.region.data_dir, *config.region.data_dir.parents)
+    if not path.parent.exists() and path.parent in made and nearest(path).is_dir():
+        yield Finding("ok", f"{path} can be made with its directory")
+    else:
+        yield from sqlite_check.preflight(path, stored.definitions)
+
+
+def _check_tables(source: EmbeddedSource, stored: Stored) -> Iterator[Finding]:
+    """The declared tables are possible, and those that the ledger has already are as declared."""
+    there = {definition.label.lower(): definition for definition in stored.definitions}
+    for declaration in parts.declarations(source):
+        try:
+            check_declaration(declaration)
+        except Rejected as refusal:
+            yield Finding("fail", f"[[source.tables]] {declaration.name}: {refusal.message}", "declare it otherwise")
+            continue
+        found = there.get(declaration.name.lower())
+        if found is None:
+            yield Finding("ok", f"table {declaration.name} can be made")
+        elif found == definition_of(declaration):
+            yield Finding("ok", f"table {declaration.name} is as declared")
+        else:
+            what = f"[[source.tables]] {declaration.name}: it is there with another key, user field or spelling"
+            yield Finding("fail", what, "declare it as it is; for another key, declare another table")
