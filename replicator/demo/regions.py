@@ -7,6 +7,7 @@ and started again is the same region: same files, same port.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import replicator
 from replicator.errors import ReplicatorError, Unavailable
 
 PRIMARY = "paris"
@@ -92,9 +94,11 @@ class Region:
     def start(self) -> None:
         """Start the sidecar; does not wait for it."""
         self.is_killed = False
-        command = [sys.executable, "-m", "replicator", "run", str(self.config_path)]
+        command = [sys.executable, "-P", "-m", "replicator", "run", str(self.config_path)]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_this_program()
+            )
 
     def kill(self) -> None:
         """SIGKILL, in the middle of whatever it does."""
@@ -127,6 +131,12 @@ class Region:
         finally:
             self._process.kill()  # nothing happens if it has ended
             self._process.wait()
+
+
+def _this_program() -> dict[str, str]:
+    """The environment in which Python finds this very package, not one that lies where the user happens to be."""
+    paths = [str(Path(replicator.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class Regions:

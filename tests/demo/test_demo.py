@@ -19,7 +19,7 @@ from replicator.demo.story import Story
 from replicator.errors import ReplicatorError
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = [sys.executable, "-m", "replicator", "demo"]
+COMMAND = [sys.executable, "-P", "-m", "replicator", "demo"]  # as the installed program: not from where we are
 
 
 class Silent:
@@ -42,6 +42,8 @@ def test_a_short_run_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
     here, temporary = tmp_path / "here", tmp_path / "temporary"
     for directory in (here, temporary):
         directory.mkdir()
+    (here / "replicator").mkdir()
+    (here / "replicator" / "__init__.py").write_text("raise SystemExit('this is another package')")
     here.chmod(0o555)
     result = subprocess.run(
         [*COMMAND, "--seconds", "6", "--json"],
@@ -129,7 +131,9 @@ async def test_a_sidecar_that_does_not_start_is_told_with_its_log(tmp_path: Path
 
 def test_what_is_kept_needs_a_directory_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
-    result = subprocess.run([*COMMAND, "--keep", str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(
+        [*COMMAND, "--keep", str(tmp_path)], capture_output=True, text=True, env=environment(tmp_path)
+    )
     assert result.returncode == 2
     assert f"--keep {tmp_path}: there is something in it" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
