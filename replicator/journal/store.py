@@ -265,11 +265,20 @@ class Journal:
         for body in self._bodies(db, strand, block):
             for statement in unpack_statements(body):
                 if statement[0] == DEFINE:
-                    unpack_definition(statement[2])  # refused here rather than by every later reader
-                    db.execute(
-                        "INSERT OR REPLACE INTO definition VALUES (?, ?, ?, ?)",
-                        (strand, statement[1], sequence, statement[2]),
-                    )
+                    self._insert_definition(db, strand, sequence, statement[1], statement[2])
+
+    def _insert_definition(
+        self, db: sqlite3.Connection, strand: str, sequence: int, relation: int, data: bytes
+    ) -> None:
+        """Rows of any age are read by their relation's definition, so it must never change."""
+        unpack_definition(data)  # refused here rather than by every later reader
+        known = db.execute(
+            "SELECT data FROM definition WHERE strand = ? AND relation = ?", (strand, relation)
+        ).fetchone()
+        if known is not None and known[0] != data:
+            place = f"strand {strand}, sequence {sequence}"
+            raise Corrupt("defined_twice", f"relation {relation} has another definition already", place=place)
+        db.execute("INSERT OR IGNORE INTO definition VALUES (?, ?, ?, ?)", (strand, relation, sequence, data))
 
     def _advance(self, strand: str, blocks: Sequence[Block]) -> None:
         if blocks:

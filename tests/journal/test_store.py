@@ -147,6 +147,16 @@ def test_definitions_are_kept_with_the_block_that_brought_them(journal: Journal)
     assert journal.definitions(STRAND, at=2) == {1: one}
 
 
+def test_a_relation_is_not_defined_twice(journal: Journal) -> None:
+    one = Definition("public", "t", (Column("a", "int4"),), ("a",))
+    other = Definition("public", "t", (Column("a", "int8"),), ("a",))
+    journal.append(STRAND, [Draft("1", "0/1", 1, HAS_DEFINITIONS, 1, pack_define(1, one))], 1)
+    journal.append(STRAND, [Draft("2", "0/2", 2, HAS_DEFINITIONS, 1, pack_define(1, one))], 1)
+    with pytest.raises(Corrupt, match="defined_twice"):
+        journal.append(STRAND, [Draft("3", "0/3", 3, HAS_DEFINITIONS, 1, pack_define(1, other))], 1)
+    assert journal.head(STRAND).sequence == 2
+
+
 def test_a_journal_can_begin_behind_a_position_but_only_while_empty(journal: Journal) -> None:
     base = Position(STRAND, 3, 41, b"\x07" * 32)
     journal.begin_at(base, {})
