@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def _reachable(directory: Path) -> Path:
-    """The directory, or as root one that another user can reach: every run of pytest closes its own directories anew."""
+    """The directory, or as root one that another user can reach: each run of pytest closes its own directories anew."""
     if os.geteuid() != 0:
         return directory
     home = Path(tempfile.mkdtemp(prefix="replicator-test-server-"))
