@@ -56,11 +56,14 @@ def _show_what_the_terminal_cannot() -> None:
 
 
 def _tell(report: Report, keep: Path | None) -> None:
-    from replicator.cli import printable
+    import sys
 
+    from replicator.demo.show import Lines
+
+    lines = Lines(sys.stdout)
     for check in report.checks:
-        click.echo(printable(f"{'ok  ' if check.passed else 'FAIL'} {check.region}, {check.what}: {check.told}"))
+        lines.say(f"{'ok  ' if check.passed else 'FAIL'} {check.region}, {check.what}: {check.told}")
     if keep is not None:
-        click.echo(printable(f"kept: sqlite3 {keep}/tokyo/data/replica.sqlite3 'SELECT * FROM wallets LIMIT 5'"))
-        click.echo(printable(f"      replicator run {keep}/paris/config.toml, replicator run {keep}/tokyo/config.toml"))
-    click.echo(printable(report.sentence()))
+        lines.say(f"kept: sqlite3 {keep}/tokyo/data/replica.sqlite3 'SELECT * FROM wallets LIMIT 5'")
+        lines.say(f"      replicator run {keep}/paris/config.toml, replicator run {keep}/tokyo/config.toml")
+    lines.say(report.sentence())

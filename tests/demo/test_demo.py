@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from replicator.config import load
 from replicator.demo.regions import NAMES
 from replicator.demo.story import Story
 from replicator.errors import ReplicatorError
@@ -71,6 +75,40 @@ def test_a_short_run_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
     assert b"status page: http://127.0.0.1:" in result.stderr.splitlines()[0]
     assert list(temporary.iterdir()) == []
     assert running_below(temporary) == []
+
+
+def test_a_terminal_that_knows_only_ascii_and_regions_that_are_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "kept-\N{LATIN SMALL LETTER E WITH ACUTE}"
+    code, shown = on_a_terminal([*COMMAND, "--seconds", "1", "--keep", str(kept)], environment(tmp_path))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode("ascii"))
+    assert code == 0, text
+    assert "|region " in text  # the live table, in ASCII
+    assert "tokyo: SIGKILL to the replica's sidecar" in text
+    assert re.search(r"virginia \|replica .*\|equal at ", text)
+    assert text.splitlines()[-1].startswith("Shown: ")
+    assert running_below(kept) == []
+    for name in NAMES:
+        config = load(kept / name / "config.toml")
+        assert config.region.journal_path.exists()
+        with closing(sqlite3.connect(kept / name / "data" / DATABASES[name])) as connection:
+            assert connection.execute("SELECT * FROM payments").fetchone()
+
+
+DATABASES = {"paris": "ledger.sqlite3", "tokyo": "replica.sqlite3", "virginia": "replica.sqlite3"}
+
+
+def on_a_terminal(command: list[str], variables: dict[str, str]) -> tuple[int, bytes]:
+    """The exit code, and what a terminal of 80 columns got to show."""
+    ours, theirs = pty.openpty()
+    size = {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    with subprocess.Popen(command, env={**variables, **size}, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how the end of a terminal reads
+            while piece := os.read(ours, 65_536):
+                shown += piece
+    os.close(ours)
+    return process.returncode, shown
 
 
 async def test_a_difference_is_found_and_is_no_success(tmp_path: Path) -> None:
