@@ -65,17 +65,33 @@ def drafts(first: int, last: int) -> list[Any]:
     return [Draft(f"tx{n}", f"0/{n:X}", n * 10, 0, 1, pack_message("n", b"%d" % n)) for n in range(first, last + 1)]
 
 
+Start = Callable[[Sidecar], Sidecar]
+
+
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Sidecar]:
+def start() -> Iterator[Start]:
+    """Starts regions; none of them outlives its test."""
+    started: list[Sidecar] = []
+
+    def begin(region: Sidecar) -> Sidecar:
+        started.append(region)
+        region.start()
+        return region
+
+    yield begin
+    for region in started:
+        region.end()
+
+
+@pytest.fixture
+def running(tmp_path: Path, start: Start) -> Sidecar:
     """An embedded primary that has taken a write."""
-    region = primary(tmp_path)
-    region.start()
+    region = start(primary(tmp_path))
     region.reach(lambda status: status["strands"][0]["marks"]["applied"] == 1, "its table")
     document = {"id": "w1", "user_id": "u1", "balance": 1}
     body = {"statements": [{"table": "wallets", "op": "insert", "document": document}]}
     httpx.post(f"{region.url}/v1/transactions", json=body, trust_env=False).raise_for_status()
-    yield region
-    region.end()
+    return region
 
 
 # -- the machine and the region itself
@@ -155,7 +171,7 @@ def test_a_journal_that_is_none_fails(tmp_path: Path) -> None:
 # -- the replica's side
 
 
-def test_a_replica_whose_primary_answers(running: Sidecar, tmp_path: Path) -> None:
+def test_a_replica_whose_primary_answers(running: Sidecar, tmp_path: Path, start: Start) -> None:
     region = replica(tmp_path, running.url)
     found = Findings(region)
     assert found.exit_code == 0, found.of("fail")
@@ -166,7 +182,7 @@ def test_a_replica_whose_primary_answers(running: Sidecar, tmp_path: Path) -> No
         f"{region.directory}/data/replica.sqlite3 can be made",
     ):
         assert text in told
-    region.start()
+    start(region)
     region.reach(lambda status: status["strands"][0]["marks"]["applied"] == 2, "the primary's head")
     region.kill()
     found = Findings(region)
@@ -205,14 +221,10 @@ def test_another_strand_fails(running: Sidecar, tmp_path: Path) -> None:
     [('token = "sesame"', "ok"), ('token = "guess"', "fail"), ("", "fail")],
     ids=["right", "wrong", "no"],
 )
-def test_the_token_is_tried(tmp_path: Path, given: str, level: str) -> None:
-    guarded = primary(tmp_path, sections=TOKEN + EMBEDDED)
-    guarded.start()
-    try:
-        guarded.reach(lambda status: status["strands"][0]["marks"]["applied"] == 1, "its table")
-        found = Findings(replica(tmp_path, guarded.url, given))
-    finally:
-        guarded.end()
+def test_the_token_is_tried(tmp_path: Path, start: Start, given: str, level: str) -> None:
+    guarded = start(primary(tmp_path, sections=TOKEN + EMBEDDED))
+    guarded.reach(lambda status: status["strands"][0]["marks"]["applied"] == 1, "its table")
+    found = Findings(replica(tmp_path, guarded.url, given))
     if level == "ok":
         assert found.exit_code == 0, found.of("fail")
     else:
@@ -248,9 +260,9 @@ def test_clocks(theirs: int, level: str, told: str) -> None:
     assert told in finding.what
 
 
-def test_a_table_that_stands_in_the_way_fails(running: Sidecar, tmp_path: Path) -> None:
+def test_a_table_that_stands_in_the_way_fails(running: Sidecar, tmp_path: Path, start: Start) -> None:
     region = replica(tmp_path, running.url)
-    region.start()
+    start(region)
     region.reach(lambda status: status["strands"][0]["marks"]["applied"] == 2, "the primary's head")
     assert region.stop() == 0
     path = region.directory / "data" / "replica.sqlite3"
@@ -302,7 +314,7 @@ def test_a_postgres_primary_that_cannot_be_followed(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_postgres_replica(running: Sidecar, tmp_path: Path, new_database: Callable[[], str]) -> None:
+def test_a_postgres_replica(running: Sidecar, tmp_path: Path, start: Start, new_database: Callable[[], str]) -> None:
     dsn = new_database()
     region = replica(tmp_path, running.url, sections=f'[replica]\nkind = "postgres"\ndsn = "{dsn}"\n')
     before = catalogue(dsn)
@@ -310,7 +322,7 @@ def test_a_postgres_replica(running: Sidecar, tmp_path: Path, new_database: Call
     assert catalogue(dsn) == before
     assert found.exit_code == 0, found.of("fail")
     assert any("answers" in what for what in found.of("ok"))
-    region.start()
+    start(region)
     region.reach(lambda status: status["strands"][0]["marks"]["applied"] == 2, "the primary's head")
     region.kill()
     with psycopg.connect(dsn) as connection:
