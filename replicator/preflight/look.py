@@ -19,7 +19,7 @@ from replicator.position import genesis
 from replicator.preflight import Finding, failed
 from replicator.preflight.following import check_following
 from replicator.preflight.listening import check_listening
-from replicator.preflight.machine import check_data_dir, check_versions, nearest
+from replicator.preflight.machine import check_data_dir, check_versions
 from replicator.preflight.stored import Stored, read_stored
 from replicator.replicas.postgres import check as postgres_check
 from replicator.replicas.sqlite import check as sqlite_check
@@ -57,11 +57,9 @@ def _role(config: Config, stored: Stored) -> Iterator[Finding]:
 
 
 def _check_sqlite(config: Config, path: Path, stored: Stored) -> Iterator[Finding]:
-    """A file in a directory that the start will make has no directory yet to be looked at."""
+    """Where the start will make the file's directory, that one was looked at: there is nothing to add."""
     made = (config.region.data_dir, *config.region.data_dir.parents)
-    if not path.parent.exists() and path.parent in made and nearest(path).is_dir():
-        yield Finding("ok", f"{path} can be made with its directory")
-    else:
+    if path.parent.exists() or path.parent not in made:
         yield from sqlite_check.preflight(path, stored.definitions)
 
 

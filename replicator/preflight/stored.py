@@ -21,7 +21,7 @@ class Stored:
 def read_stored(config: Config) -> Stored:
     """Raises Unavailable, Halted or Corrupt if the journal is there and cannot be read."""
     strand, path = config.region.strand, config.region.journal_path
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # killed right after it had made the file
         return Stored(genesis(strand))
     journal = Journal(path, traceless=True)
     try:

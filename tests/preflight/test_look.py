@@ -161,6 +161,13 @@ def test_a_directory_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert f"{region.directory} cannot be written" in Findings(region).of("fail")[0]
 
 
+def test_a_journal_that_was_only_just_made_is_none_yet(tmp_path: Path) -> None:
+    region = primary(tmp_path)
+    (region.directory / "data").mkdir()
+    (region.directory / "data" / "journal.sqlite3").touch()
+    assert Findings(region).exit_code == 0
+
+
 def test_a_journal_that_is_none_fails(tmp_path: Path) -> None:
     region = primary(tmp_path)
     (region.directory / "data").mkdir()
@@ -179,7 +186,7 @@ def test_a_replica_whose_primary_answers(running: Sidecar, tmp_path: Path, start
     for text in (
         f"[follow] primary = {running.url} answers; this region's sequence 0 is on its chain, which is at 2",
         "clock and this one agree",
-        f"{region.directory}/data/replica.sqlite3 can be made",
+        f"{region.directory}/data can be made",
     ):
         assert text in told
     start(region)
