@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,11 +157,29 @@ def test_a_file_in_the_place_of_the_directory_fails(tmp_path: Path) -> None:
     assert f"{region.directory}/data is no directory" in found.of("fail")[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_that_cannot_be_written_fails(tmp_path: Path) -> None:
-    region = primary(tmp_path)
-    region.directory.chmod(0o555)
-    assert f"{region.directory} cannot be written" in Findings(region).of("fail")[0]
+def test_a_directory_that_cannot_be_written_fails() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's directories are closed to other users
+        Path(name).chmod(0o755)
+        region = primary(Path(name))
+        Findings(region)  # imports what it needs, which another user may not be able to read
+        region.directory.chmod(0o555)
+        with not_root():
+            found = Findings(region)
+        region.directory.chmod(0o755)
+    assert f"{region.directory} cannot be written" in found.of("fail")[0]
+
+
+@contextlib.contextmanager
+def not_root() -> Iterator[None]:
+    """Root may write everywhere: be somebody else for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_journal_that_was_only_just_made_is_none_yet(tmp_path: Path) -> None:
