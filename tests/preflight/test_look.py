@@ -175,11 +175,12 @@ def not_root() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.setresuid(nobody, nobody, 0)  # access(2) asks for the real user
     try:
         yield
     finally:
-        os.seteuid(0)
+        os.setresuid(0, 0, 0)
 
 
 def test_a_journal_that_was_only_just_made_is_none_yet(tmp_path: Path) -> None:
