@@ -16,15 +16,8 @@ from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
-from replicator.observe.snapshot import (
-    Event,
-    FollowerView,
-    GapView,
-    SettleView,
-    Snapshot,
-    SourceView,
-    StrandState,
-)
+from replicator.observe.settling import settle_view
+from replicator.observe.snapshot import Event, FollowerView, SettleView, Snapshot, SourceView, StrandState
 from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 
@@ -78,7 +71,7 @@ class View:
             return
         report = self.source.report
         if report.heard_at is not None:
-            self._board.progress.hear("source", report.heard_at)
+            self._board.lives(report.heard_at)
         if report.copied_rows > self._copied_rows:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows
@@ -112,22 +105,7 @@ class View:
     def _settle(self) -> SettleView | None:
         if self.follower is None:
             return None
-        status = self.follower.status()
-        return SettleView(
-            entries=status.held_entries,
-            bytes=status.held_bytes,
-            gaps=tuple(
-                GapView(
-                    gap.first,
-                    gap.last,
-                    "expired" if gap.expired else "requested" if gap.requests else "open",
-                    gap.age_us / 1e6,
-                )
-                for gap in status.gaps
-            ),
-            late=sum(strand.late for strand in status.strands),
-            duplicates=sum(strand.duplicates for strand in status.strands),
-        )
+        return settle_view(self.follower.status(), self.follower.gap_counts, self.follower.spool_set_aside)
 
     def _followers(self) -> tuple[FollowerView, ...]:
         if self.publisher is None:

@@ -225,6 +225,7 @@ class SettleBuffer:
             clock_offset_us=self.clock.offset_us,
             clock_error_us=self.clock.error_us,
             lateness=self.window.histogram.copy(),
+            lateness_us=self.window.lateness_us,
         )
 
     def _idle(self, name: str) -> bool:

@@ -38,7 +38,8 @@ class StrandStatus:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
     """The whole buffer. ``held`` waits in all, ``resident`` of it in memory; ``pressure`` names the bound reached.
-    ``lateness`` counts entries by how late they came, below each of ``settle_buffer.window.EDGES_US`` and above all."""
+    ``lateness`` counts entries by how late they came, up to each of ``settle_buffer.window.EDGES_US`` and above all;
+    ``lateness_us`` is the sum of it."""
 
     held_entries: int
     held_bytes: int
@@ -53,6 +54,7 @@ class Status:
     clock_offset_us: int | None
     clock_error_us: int
     lateness: list[int]
+    lateness_us: int
 
 
 def gap_statuses(strand: Strand, now: int) -> list[GapStatus]:

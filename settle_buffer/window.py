@@ -29,6 +29,7 @@ class Window:
         self._since = 0
         self._short = 0
         self.histogram = [0] * (len(EDGES_US) + 1)  # all that was ever seen, for metrics
+        self.lateness_us = 0  # the sum of it
         self.us = window.most_us if isinstance(window, AutoWindow) else window
         self.reason = "the longest allowed, until enough was seen" if self._auto else "configured"
 
@@ -36,6 +37,7 @@ class Window:
         """So many entries came this late."""
         bucket = bisect_left(EDGES_US, lateness_us)
         self.histogram[bucket] += entries
+        self.lateness_us += lateness_us * entries
         if self._auto is not None:
             self._counts[bucket] += entries
             self._since += entries

@@ -119,7 +119,12 @@ def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
         age = _seconds(gap["age_seconds"])
         console.print(f"  gap {gap['first']:,} to {gap['last']:,}: {_text(gap['state'])}, open for {age}")
     if len(gaps) > SHOWN_GAPS:
-        console.print(f"  and {len(gaps) - SHOWN_GAPS:,} gaps more")
+        console.print(f"  and {len(gaps) - SHOWN_GAPS:,} gaps more: replicator gaps")
+    if settle and settle["pressure"]:
+        console.print(f"  the settle buffer is full ({_text(settle['pressure'])}): the feed waits until there is room")
+    if settle and settle["spool_set_aside"]:
+        aside = _text(settle["spool_set_aside"])
+        console.print(f"  a damaged spool is kept as {aside}; the feed is read again")
 
 
 def _lag_words(lag: dict[str, Any]) -> str:

@@ -23,6 +23,9 @@ import trio
 from replicator.block import Block, Header, Part
 from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.feed.client import FeedClient, Frames, Upstream
+from replicator.feed.interventions import Interventions
+from replicator.feed.notices import GapCounts, behind_waiver, conflict_text, late_text, notice, stopped
+from replicator.feed.sent import Sent
 from replicator.journal.tail import Tail
 from replicator.position import Position
 from replicator.supervise import Backoff, Trouble, supervise
@@ -30,8 +33,8 @@ from replicator.wire import DefinitionFrame, End, Frame, Heartbeat, StagedPart, 
 from settle_buffer.config import SettleConfig
 from settle_buffer.entry import Entry
 from settle_buffer.errors import SettleError, SpoolUnavailable
-from settle_buffer.events import Conflict, Event, GapRequest, Late, Release, Stopped
-from settle_buffer.loop import Settler
+from settle_buffer.events import Certificate, Conflict, Correction, Event, GapRequest, Late, SpoolSetAside, Stopped
+from settle_buffer.loop import Delivery, Settler
 from settle_buffer.status import Status
 
 log = logging.getLogger("replicator")
@@ -40,6 +43,7 @@ READ_AHEAD_BATCHES = 32  # of up to 64 KB each, what the connection gives at onc
 DECODED_BLOCKS = 20_000
 MERGED_ENTRIES = 10_000
 GAP_REQUESTS = 64  # waiting to be asked for; beyond that the settle buffer asks again by itself
+CLOCK_SECONDS = 0.5  # while blocks come, heartbeats are passed on at most this often
 
 
 class Store(Protocol):
@@ -64,6 +68,7 @@ class Listener(Protocol):
     def staged(self) -> None: ...
     def received(self, last: Header) -> None: ...
     def settled(self, last: Header) -> None: ...
+    def resumed(self) -> None: ...
 
 
 class Follower:
@@ -89,18 +94,15 @@ class Follower:
         self._backoff = backoff
         self._settler = self._new_settler()
         self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
-        self._conflict = ""
+        self._contradiction = ""
+        self._clock_at = 0.0
+        self.interventions = Interventions(self._strand, lambda: self._settler, listener.resumed)
+        self.gap_counts = GapCounts()
+        self.spool_set_aside = ""  # where a damaged spool was put
 
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
         return self._settler.status()
-
-    async def waive(self, first: int, last: int, who: str, why: str) -> None:
-        """Close a gap on an operator's word. Raises Rejected if nothing of it is missing."""
-        try:
-            await self._settler.waive(self._strand, first, last, who, why)
-        except SettleError as error:
-            raise Rejected(error.reason, error.message, place=f"strand {self._strand}", cure=error.cure) from error
 
     async def run_once(self) -> None:
         """Follow until something is raised that the settle buffer or the journal cannot go on with."""
@@ -128,14 +130,14 @@ class Follower:
         await self._tail.beyond(released - 1)  # what recovery released is in the journal: its hash is known
         try:
             async with client.stream(self._strand, self._tail.head) as frames:
-                await self._take_all(frames)
+                await self._take_all(frames, Sent())
         except Rejected as refusal:
             raise await self._explained(client, refusal) from refusal
         raise Unavailable(
             "feed_closed", "the other region closed the stream", place=self._upstream.url, cure="it is opened again"
         )
 
-    async def _take_all(self, frames: Frames) -> None:
+    async def _take_all(self, frames: Frames, sent: Sent | None = None) -> None:
         """Read ahead while the spool writes, so that one fsync serves all that came meanwhile."""
         send, receive = trio.open_memory_channel[list[Frame]](READ_AHEAD_BATCHES)
         async with trio.open_nursery() as nursery:
@@ -144,6 +146,8 @@ class Follower:
                 async for batch in receive:
                     _take_waiting(receive, batch)
                     await self._take(batch)
+                    if sent is not None:
+                        await self._hear(batch, sent.up_to(batch))
 
     async def _take(self, batch: Sequence[Frame]) -> None:
         blocks = [frame for frame in batch if type(frame) is Block]
@@ -155,6 +159,15 @@ class Follower:
         heartbeats = [frame for frame in batch if type(frame) is Heartbeat]
         if heartbeats and heartbeats[-1].position.strand == self._strand:
             self._listener.heard(heartbeats[-1])
+
+    async def _hear(self, batch: Sequence[Frame], sent: int | None) -> None:
+        """Tell the settle buffer the feed's clock, and up to where everything has been sent."""
+        beat = batch[-1]
+        if type(beat) is not Heartbeat or beat.position.strand != self._strand:
+            return
+        if sent is not None or trio.current_time() >= self._clock_at:
+            self._clock_at = trio.current_time() + CLOCK_SECONDS
+            await self._settler.heartbeat(self._strand, beat.now, sequence=sent)
 
     async def _take_others(self, frames: Iterable[Frame]) -> None:
         """Parts are made durable before the block that they belong to is spooled."""
@@ -197,21 +210,41 @@ class Follower:
     # -- spool → journal
 
     async def _store_released(self, settler: Settler) -> None:
-        async for release in settler.releases:
-            assert isinstance(release, Release)
-            entries = list(release.entries)
+        async for delivery in settler.releases:
+            entries = list(_released(delivery))
             _take_released(settler, entries)
-            known = self._decoded
-            blocks = [known.pop(e.digest) if e.digest in known else _decode(e) for e in entries]
-            with trio.CancelScope(shield=True):
-                head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks)
-            self._tail.moved(head, blocks[-1].header.committed_at)
-            self._listener.settled(blocks[-1].header)
-            await settler.acknowledge(self._strand, head.sequence)
+            before = self._tail.head.sequence
+            if entries[-1].sequence == before + len(entries):
+                await self._store_entries(settler, entries)
+            else:
+                await self._store_up_to_hole(settler, entries, before)
+
+    async def _store_entries(self, settler: Settler, entries: Sequence[Entry]) -> None:
+        known = self._decoded
+        blocks = [known.pop(e.digest) if e.digest in known else _decode(e) for e in entries]
+        with trio.CancelScope(shield=True):
+            head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks)
+        self._tail.moved(head, blocks[-1].header.committed_at)
+        self._listener.settled(blocks[-1].header)
+        await settler.acknowledge(self._strand, head.sequence)
+
+    async def _store_up_to_hole(self, settler: Settler, entries: Sequence[Entry], before: int) -> None:
+        """Only a waiver makes a hole. What lies behind it cannot be linked: stay there, with the reason shown."""
+        linked = [entry for place, entry in enumerate(entries, before + 1) if entry.sequence == place]
+        if linked:
+            await self._store_entries(settler, linked)
+        missing = before + len(linked) + 1
+        halt = behind_waiver(_waiver_of(await settler.certificates(), missing))
+        log.error("settle halted: %s", halt)
+        self._listener.settle.halt(halt)
+        await trio.sleep_forever()
 
     # -- what the settle buffer says
 
     def _on_event(self, event: Event) -> None:
+        self.gap_counts.add(event)
+        level, words = notice(event)
+        log.log(level, "strand %s: %s", self._strand, words)
         match event:
             case GapRequest():
                 try:
@@ -219,18 +252,13 @@ class Follower:
                 except trio.WouldBlock:
                     log.info("gap %d to %d waits: many are asked for already", event.first, event.last)
             case Conflict():
-                self._conflict = (
-                    f"two contents claim sequence {event.sequence} (by {event.kind}): {event.digest.hex()[:16]}… is "
-                    f"here, {event.other.digest.hex()[:16]}… came"
-                )
+                self._contradiction = conflict_text(event)
             case Late():
-                self._conflict = f"sequence {event.entry.sequence} came after its gap had been waived"
-            case Stopped(strand, reason):
-                message = self._conflict or f"the settle buffer stopped the strand: {reason}"
-                cure = "find out which region is right before anything else"
-                self._listener.settle.halt(Halted(reason, message, place=f"strand {strand}", cure=cure))
-            case _:
-                log.debug("settle buffer: %s", event)
+                self._contradiction = late_text(event)
+            case Stopped():
+                self._listener.settle.halt(stopped(event, self._contradiction))
+            case SpoolSetAside(path):
+                self.spool_set_aside = path
 
     # -- refusals
 
@@ -291,7 +319,25 @@ def _take_released(settler: Settler, entries: list[Entry]) -> None:
             release = settler.releases.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):
             return
-        entries.extend(release.entries if isinstance(release, Release) else ())
+        entries.extend(_released(release))
+
+
+def _released(delivery: Delivery) -> Sequence[Entry]:
+    """The entries of a release. A correction asks for what a chain cannot do: derive again what is settled."""
+    if isinstance(delivery, Correction):
+        message = f"block {delivery.entry.sequence} came behind what was settled, and is to be corrected"
+        cure = "set [settle] late to halt or quarantine"
+        raise Halted("late", message, place=f"strand {delivery.entry.strand}", cure=cure)
+    return delivery.entries
+
+
+def _waiver_of(certificates: Iterable[Certificate], sequence: int) -> Certificate:
+    """The waiver that let the settle buffer pass over a sequence. Raises Corrupt if nobody gave one."""
+    for certificate in certificates:
+        if certificate.how == "waived" and certificate.first <= sequence <= certificate.last:
+            return certificate
+    cure = "stop the sidecar, keep its spool aside for a report, and start it: the feed is read again"
+    raise Corrupt("broken_sequence", f"the settle buffer passed over sequence {sequence}", cure=cure)
 
 
 def _decode(entry: Entry) -> Block:

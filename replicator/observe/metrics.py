@@ -1,27 +1,28 @@
 """The whole catalogue of metrics, in one table, read from one snapshot a scrape.
 
 Guarantee: what a scrape shows belongs to one moment; a figure that is not known is left out, never shown as zero; the
-names and labels are those of ``CATALOGUE``. There is no registry but the one that is passed in, and nothing is counted
-in two places: counters are kept by whoever does the work and reported in the snapshot. The one metric that events feed
-directly is the histogram ``settle_lateness_seconds``, which no snapshot could carry.
+names and labels are those of ``CATALOGUE`` and of the histogram ``settle_lateness_seconds``. There is no registry but
+the one that is passed in, and nothing is counted in two places: counters are kept by whoever does the work and reported
+in the snapshot.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from replicator.marks import Mode
 from replicator.observe import readings as read
-from replicator.observe.snapshot import ROLES, StatusSource
+from replicator.observe.snapshot import ROLES, Snapshot, StatusSource
 from replicator.observe.status import blocked
 
 PREFIX = "replicator_"
-LATENESS_BUCKETS_SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 MODES: tuple[Mode, ...] = ("settled", "applied")
 
 
@@ -121,6 +122,13 @@ CATALOGUE: tuple[Family, ...] = (
     # The settle buffer
     Family("settle_entries", "gauge", _S, "Entries that wait to settle", read.settle_field("entries")),
     Family("settle_bytes", "gauge", _S, "Bytes that wait to settle", read.settle_field("bytes")),
+    Family(
+        "settle_oldest_seconds",
+        "gauge",
+        _S,
+        "How long what waits to settle has been waiting",
+        read.settle_field("oldest_age_seconds"),
+    ),
     Family("settle_open_gaps", "gauge", _S, "Gaps that are not closed", read.settle(read.open_gaps)),
     Family(
         "settle_oldest_gap_seconds",
@@ -128,6 +136,57 @@ CATALOGUE: tuple[Family, ...] = (
         _S,
         "Age of the oldest gap that is not closed",
         read.settle(read.oldest_gap),
+    ),
+    Family(
+        "settle_gaps_opened_total",
+        "counter",
+        _S,
+        "Holes in the sequence, mere reordering included",
+        read.settle_field("gaps_opened"),
+    ),
+    Family("settle_gaps_filled_total", "counter", _S, "Gaps whose entries came", read.settle_field("gaps_filled")),
+    Family("settle_gaps_waived_total", "counter", _S, "Gaps that a person gave up", read.settle_field("gaps_waived")),
+    Family(
+        "settle_gap_requests_total",
+        "counter",
+        _S,
+        "Times that missing entries were asked for",
+        read.settle_field("gap_requests"),
+    ),
+    Family(
+        "settle_conflicts_total",
+        "counter",
+        _S,
+        "Entries that contradicted another one: the strand halts",
+        read.settle_field("conflicts"),
+    ),
+    Family(
+        "settle_window_seconds",
+        "gauge",
+        _S,
+        "How long an entry may be on its way, as configured or chosen",
+        read.settle_field("window_seconds"),
+    ),
+    Family(
+        "settle_clock_offset_seconds",
+        "gauge",
+        _S,
+        "The feed's clock less ours, by its least delayed heartbeats",
+        read.settle_field("clock_offset_seconds"),
+    ),
+    Family(
+        "settle_clock_error_seconds",
+        "gauge",
+        _S,
+        "By how much that may be wrong: what heartbeats' delays varied by",
+        read.settle_field("clock_error_seconds"),
+    ),
+    Family(
+        "settle_idle_strands",
+        "gauge",
+        (),
+        "Strands that the others do not wait for",
+        read.region(read.idle_strands),
     ),
     Family("settle_late_total", "counter", _S, "Entries that came behind what was released", read.settle_field("late")),
     Family("duplicates_total", "counter", _STAGE, "Entries that came again and were dropped", read.duplicates),
@@ -184,27 +243,17 @@ CATALOGUE: tuple[Family, ...] = (
 
 
 class Metrics(Collector):
-    """The catalogue on a registry: ``Metrics(registry, source)``.
-
-    ``settle_lateness`` is to be observed with the seconds that an entry came behind the first of those that it had to
-    wait for or that had to wait for it: ``metrics.settle_lateness.labels(region, strand).observe(seconds)``.
-    """
+    """The catalogue on a registry: ``Metrics(registry, source)``."""
 
     def __init__(self, registry: CollectorRegistry, source: StatusSource) -> None:
         self._source = source
-        self.settle_lateness = Histogram(
-            PREFIX + "settle_lateness_seconds",
-            "How late entries came that were out of order",
-            ("region", "strand"),
-            buckets=LATENESS_BUCKETS_SECONDS,
-            registry=registry,
-        )
         ProcessCollector(registry=registry)
         registry.register(self)
 
     def describe(self) -> Iterator[Metric]:
         """The names, so that two catalogues on one registry are refused. Reads no snapshot."""
-        return (_family(family, []) for family in CATALOGUE)
+        yield from (_family(family, []) for family in CATALOGUE)
+        yield _new_lateness()
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of which something is known, from one snapshot."""
@@ -215,6 +264,24 @@ class Metrics(Collector):
             ]
             if known:
                 yield _family(family, known)
+        yield from _lateness(snapshot)
+
+
+def _new_lateness() -> HistogramMetricFamily:
+    text = "How late entries came: 0 in order, else how long the hole was open that they closed unasked"
+    return HistogramMetricFamily(PREFIX + "settle_lateness_seconds", text, labels=("region", "strand"))
+
+
+def _lateness(snapshot: Snapshot) -> Iterator[Metric]:
+    metric = _new_lateness()
+    for state in snapshot.strands:
+        if state.settle is not None and state.settle.lateness:
+            counts = itertools.accumulate(count for _, count in state.settle.lateness)
+            edges = ("+Inf" if math.isinf(edge) else repr(edge) for edge, _ in state.settle.lateness)
+            labels = (snapshot.region, state.progress.strand)
+            metric.add_metric(labels, list(zip(edges, counts, strict=True)), state.settle.lateness_seconds)
+    if metric.samples:
+        yield metric
 
 
 def _family(family: Family, samples: Iterable[tuple[tuple[str, ...], float]]) -> Metric:

@@ -6,12 +6,12 @@ such; the first thing on the page is whether the region is ready and, if not, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from replicator.errors import ReplicatorError
 from replicator.marks import MARKS, Condition, Lag, StageView
-from replicator.observe.snapshot import Event, FollowerView, GapView, Snapshot, StrandState
+from replicator.observe.snapshot import Event, FollowerView, GapView, SettleView, Snapshot, StrandState
 from replicator.observe.status import blocked, lag_cause, seconds_text, time_text
 from replicator.observe.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
@@ -117,9 +117,26 @@ def _settle(state: StrandState) -> str:
     settle = state.settle
     line = (
         f'<p class="small"><span class="soft">Settle buffer:</span> {settle.entries:,} entries '
-        f"({settle.bytes:,} bytes) wait, {settle.duplicates:,} duplicates dropped, {settle.late:,} late</p>"
+        f"({settle.bytes:,} bytes) wait, {settle.duplicates:,} duplicates dropped, {settle.late:,} late, "
+        f"{settle.conflicts:,} conflicts; {settle.gaps_opened:,} gaps, {settle.gaps_filled:,} of them filled, "
+        f"{settle.gaps_waived:,} waived</p>"
     )
-    return line + _gaps(settle.gaps)
+    return line + "".join(_settle_notes(settle)) + _gaps(settle.gaps)
+
+
+def _settle_notes(settle: SettleView) -> Iterator[str]:
+    """What is worth saying only where it is so."""
+    if settle.window_seconds:
+        window = f"{seconds_text(settle.window_seconds)}: {escape(settle.window_reason)}"
+        yield f'<p class="small"><span class="soft">Window:</span> {window}</p>'
+    if settle.clock_offset_seconds is not None:
+        offset = f"{settle.clock_offset_seconds:+.3f} s, give or take {settle.clock_error_seconds or 0:.3f} s"
+        yield f'<p class="small"><span class="soft">The feed\'s clock less ours:</span> {offset}</p>'
+    if settle.pressure:
+        yield f'<p class="small wait">Full ({escape(settle.pressure)}): the feed waits until there is room</p>'
+    if settle.spool_set_aside:
+        aside = escape(settle.spool_set_aside)
+        yield f'<p class="small wait">A damaged spool is kept as <code>{aside}</code>; the feed is read again</p>'
 
 
 def _gaps(gaps: tuple[GapView, ...]) -> str:

@@ -107,6 +107,12 @@ def oldest_gap(state: StrandState) -> float:
     return max((gap.age_seconds for gap in state.settle.gaps), default=0.0)
 
 
+def idle_strands(snapshot: Snapshot) -> float | None:
+    """How many strands are idle; None where nothing settles."""
+    settles = [state.settle for state in snapshot.strands if state.settle is not None]
+    return sum(settle.idle_strands for settle in settles) if settles else None
+
+
 def source(field: str) -> Read:
     """A field of the source's view."""
     return region(lambda snapshot: None if snapshot.source is None else getattr(snapshot.source, field))

@@ -91,6 +91,8 @@ def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
         return f"the first copy is under way: {_copied(snapshot)}"
     if state.settle is not None and state.settle.gaps:
         return _gap_text(state.settle.gaps)
+    if state.settle is not None and state.settle.pressure:
+        return f"the settle buffer is full ({state.settle.pressure}): the feed waits until there is room"
     if stage is not None:
         return _stuck_text(stage)
     behind = max(view.stages, key=lambda stage: stage.lag.blocks or 0, default=None)
@@ -215,6 +217,7 @@ def _settle_json(state: StrandState) -> dict[str, Any]:
     assert state.settle is not None
     fields = _fields(state.settle)
     fields["gaps"] = [_fields(gap) for gap in state.settle.gaps]
+    del fields["lateness"], fields["lateness_seconds"]  # a histogram is for /metrics
     return fields
 
 

@@ -69,6 +69,7 @@ class Recorder:
         self.halts: list[ReplicatorError] = []
         self.heartbeats = 0
         self.stagings = 0
+        self.resumptions = 0
         self.halted = trio.Event()
         self.waited = trio.Event()
 
@@ -91,6 +92,9 @@ class Recorder:
 
     def settled(self, last: Header) -> None:
         pass
+
+    def resumed(self) -> None:
+        self.resumptions += 1
 
 
 class Region:

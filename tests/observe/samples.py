@@ -79,7 +79,7 @@ def cut_off() -> Snapshot:
         cure="start the primary's sidecar, or correct [follow] primary",
     )
     progress.wait("feed", cause, at(105))
-    gaps = (GapView(104_191, 104_193, "requested", 121.5), GapView(104_197, 104_197, "expired", 340.0))
+    gaps = (GapView(104_191, 104_193, "requested", 121.5), GapView(104_197, 104_197, "expired", 340.0, 1, 68))
     return region(progress, now_seconds=220, settle=SettleView(entries=7, bytes=2048, gaps=gaps, late=1))
 
 

@@ -8,8 +8,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from replicator.feed.notices import GapCounts
 from replicator.observe.metrics import CATALOGUE, PREFIX, Metrics
-from replicator.observe.snapshot import Snapshot
+from replicator.observe.settling import settle_view
+from replicator.observe.snapshot import SettleView, Snapshot
+from settle_buffer import Entry, SettleBuffer, SettleConfig
 from tests.observe import samples
 
 EXPECTED = {
@@ -38,10 +41,20 @@ EXPECTED = {
     "replicator_received_sequence": ("gauge", "region strand"),
     "replicator_role": ("gauge", "region role"),
     "replicator_settle_bytes": ("gauge", "region strand"),
+    "replicator_settle_clock_error_seconds": ("gauge", "region strand"),
+    "replicator_settle_clock_offset_seconds": ("gauge", "region strand"),
+    "replicator_settle_conflicts_total": ("counter", "region strand"),
     "replicator_settle_entries": ("gauge", "region strand"),
+    "replicator_settle_gap_requests_total": ("counter", "region strand"),
+    "replicator_settle_gaps_filled_total": ("counter", "region strand"),
+    "replicator_settle_gaps_opened_total": ("counter", "region strand"),
+    "replicator_settle_gaps_waived_total": ("counter", "region strand"),
+    "replicator_settle_idle_strands": ("gauge", "region"),
     "replicator_settle_late_total": ("counter", "region strand"),
     "replicator_settle_oldest_gap_seconds": ("gauge", "region strand"),
+    "replicator_settle_oldest_seconds": ("gauge", "region strand"),
     "replicator_settle_open_gaps": ("gauge", "region strand"),
+    "replicator_settle_window_seconds": ("gauge", "region strand"),
     "replicator_settled_sequence": ("gauge", "region strand"),
     "replicator_slot_retained_bytes": ("gauge", "region"),
     "replicator_slot_safe_bytes": ("gauge", "region"),
@@ -83,6 +96,7 @@ def everything() -> Snapshot:
     (strand,) = snapshot.strands
     strand = dataclasses.replace(
         strand,
+        settle=settling(),
         quarantined_statements=1,
         digest_sequence=90,
         divergent_keys={"wallets": 2},
@@ -161,10 +175,63 @@ def test_two_catalogues_on_one_registry_are_refused() -> None:
         Metrics(registry, Fixed(samples.healthy()))
 
 
+def settling() -> SettleView:
+    """A real settle buffer's status, with a hole that closed by itself, one that was asked for, and a heartbeat."""
+    buffer = SettleBuffer(SettleConfig(window_us=1_000_000))
+    buffer.start("main", 0, b"")
+    counts = GapCounts()
+    entries = [Entry("main", n, n, b"%d" % n, b"", b"body") for n in range(1, 12)]
+    steps = [
+        lambda: buffer.offer(entries[:3] + entries[4:6], 0),
+        lambda: buffer.offer(entries[3:4], 300_000),  # 300 ms late
+        lambda: buffer.offer([*entries[7:8], *entries[9:10]], 400_000),
+        lambda: buffer.handle_timer(1_500_000),
+        lambda: buffer.offer(entries[6:7], 1_600_000),
+        lambda: buffer.heartbeat("main", 3_500_000, 2_000_000),
+        lambda: buffer.heartbeat("main", 3_600_000, 2_200_000),
+    ]
+    for step in steps:
+        for event in step():
+            counts.add(event)
+    return settle_view(buffer.status(2_400_000), counts, "/srv/spool.damaged-1")
+
+
+def test_the_figures_of_a_settle_buffer() -> None:
+    found = scrape(samples.region(samples.healthy_progress(), settle=settling()))
+    expected = {
+        "entries": 1,
+        "oldest_seconds": 2.0,
+        "open_gaps": 1,
+        "oldest_gap_seconds": 2.0,
+        "gaps_opened_total": 3,
+        "gaps_filled_total": 2,
+        "gap_requests_total": 2,
+        "gaps_waived_total": 0,
+        "conflicts_total": 0,
+        "late_total": 0,
+        "window_seconds": 1.0,
+        "clock_offset_seconds": 1.5,
+        "clock_error_seconds": 0.1,
+    }
+    assert {name: found[f"settle_{name}{{strand=main}}"] for name in expected} == pytest.approx(expected)
+    assert found["settle_idle_strands{}"] == 0
+    assert found["settle_bytes{strand=main}"] > 0
+
+
 def test_lateness_is_a_histogram() -> None:
     registry = CollectorRegistry()
-    metrics = Metrics(registry, Fixed(samples.healthy()))
-    metrics.settle_lateness.labels("tokyo", "main").observe(0.3)
-    buckets = {"region": "tokyo", "strand": "main", "le": "0.5"}
-    assert registry.get_sample_value("replicator_settle_lateness_seconds_bucket", buckets) == 1
-    assert registry.get_sample_value("replicator_settle_lateness_seconds_bucket", {**buckets, "le": "0.25"}) == 0
+    Metrics(registry, Fixed(samples.region(samples.healthy_progress(), settle=settling())))
+
+    def value(name: str, **labels: str) -> float | None:
+        labels |= {"region": "tokyo", "strand": "main"}
+        return registry.get_sample_value(f"replicator_settle_lateness_seconds_{name}", labels)
+
+    assert value("bucket", le="0.001") == 8  # all that left in order
+    assert value("bucket", le="0.256") == 8
+    assert value("bucket", le="0.512") == 9  # the hole that closed by itself
+    assert value("bucket", le="+Inf") == value("count") == 9
+    assert value("sum") == pytest.approx(0.3)
+
+
+def test_a_region_without_a_settle_buffer_has_no_lateness() -> None:
+    assert not [name for name in scrape(samples.primary()) if name.startswith("settle_")]

@@ -130,7 +130,8 @@ def test_the_status_is_json_and_says_what_the_snapshot_says() -> None:
     assert strand["lag"]["blocks"] == 60
     assert strand["lag"]["cause"] == "feed waits: connection refused"
     assert strand["position"] == f"main:3:104190:{samples.HASH.hex()}"
-    assert strand["settle"]["gaps"][1] == {"first": 104_197, "last": 104_197, "state": "expired", "age_seconds": 340.0}
+    gap = {"first": 104_197, "last": 104_197, "state": "expired", "age_seconds": 340.0, "missing": 1, "requests": 68}
+    assert strand["settle"]["gaps"][1] == gap
     feed = strand["stages"][0]
     assert (feed["stage"], feed["condition"]) == ("feed", "waiting")
     assert feed["trouble"]["since_seconds"] == 115.0
