@@ -73,6 +73,10 @@ class Board:
         self.progress.resume("settle")
         self.progress.advance("settled", last.sequence, last.committed_at, now())
 
+    def resumed(self) -> None:
+        """A person let the settle buffer go on."""
+        self.progress.resume("settle")
+
     def applied(self, applied: Applied) -> None:
         """The replica stands here."""
         self.progress.resume("apply")

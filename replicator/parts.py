@@ -23,7 +23,7 @@ from replicator.replicas import postgres as postgres_replica
 from replicator.replicas import sqlite as sqlite_replica
 from replicator.replicas.base import Reader, Replica
 from replicator.sources import postgres as postgres_source
-from settle_buffer.config import SettleConfig
+from settle_buffer.config import AutoWindow, SettleConfig
 
 MICROSECONDS = 1_000_000
 
@@ -47,12 +47,29 @@ def upstream(config: Config) -> Upstream:
 def settle_config(config: Config) -> SettleConfig:
     """How entries settle."""
     settle = config.settle
+    window: int | AutoWindow
+    if settle.window_seconds == "auto":
+        window = AutoWindow(settle.window_miss, _us(settle.window_min_seconds), _us(settle.window_max_seconds))
+    else:
+        window = _us(settle.window_seconds)
     return SettleConfig(
-        window_us=round(settle.window_seconds * MICROSECONDS),
-        expire_after_us=round(settle.gap_expires_seconds * MICROSECONDS),
+        window_us=window,
+        request_every_us=_us(settle.gap_repeat_seconds),
+        expire_after_us=_us(settle.gap_expires_seconds),
+        late=settle.late,
+        remembered=settle.remembered,
         entries_limit=settle.max_entries,
         bytes_limit=settle.max_bytes,
+        gaps_limit=settle.max_gaps,
+        age_limit_us=_us(settle.max_age_seconds),
+        resident_entries=settle.memory_entries,
+        resident_bytes=settle.memory_bytes,
     )
+
+
+def _us(seconds: float) -> int:
+    """At least one microsecond: a duration is above zero."""
+    return max(1, round(seconds * MICROSECONDS))
 
 
 def postgres_options(source: PostgresSource) -> postgres_source.PostgresOptions:

@@ -12,11 +12,13 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from replicator import parts
 from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica, load, parse
 from replicator.config import models as models
 from replicator.config.load import keys_of
 from replicator.config.locate import line_of
 from replicator.errors import ConfigError
+from settle_buffer import AutoWindow
 
 EXAMPLES = Path(__file__).parent.parent / "config"
 PRIMARY = '[region]\nname = "paris"\nrole = "primary"\ndata_dir = "data"\n'
@@ -188,6 +190,32 @@ def test_paths_are_relative_to_the_file() -> None:
     config = parse(PRIMARY + EMBEDDED, "/etc/replicator/region.toml", {})
     assert config.region.journal_path == Path("/etc/replicator/data/journal.sqlite3")
     assert config.state_path == Path("/etc/replicator/data/ledger.sqlite3")
+
+
+def test_the_settle_buffer_is_configured_as_written() -> None:
+    text = REPLICA + FOLLOW + SQLITE
+    fixed = parts.settle_config(parse(text + '[settle]\nwindow = "100ms"\nlate = "quarantine"\nmemory = "1MB"\n', "x"))
+    assert (fixed.window_us, fixed.late, fixed.resident_bytes) == (100_000, "quarantine", 1_000_000)
+    assert (fixed.order, fixed.request_every_us, fixed.expire_after_us) == ("sequence", 5_000_000, 300_000_000)
+    auto = parts.settle_config(parse(text + '[settle]\nwindow = "auto"\nwindow_max = "5s"\nremembered = 7\n', "x"))
+    assert auto.window_us == AutoWindow(0.001, 50_000, 5_000_000)
+    assert auto.remembered == 7
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('late = "correct"', "'halt' or 'quarantine'"),
+        ('window = "automatic"', "duration"),
+        ("window_miss = 1.0", "less than 1"),
+        ('window_min = "2m"', "window_min is above window_max"),
+        ("remembered = 0", "greater than 0"),
+    ],
+)
+def test_what_the_settle_buffer_cannot_be_is_refused(line: str, told: str) -> None:
+    error = refused(REPLICA + FOLLOW + SQLITE + f"[settle]\n{line}\n")
+    assert f"[settle] {line.split()[0]}" in error.message
+    assert told in error.message
 
 
 def test_the_object_is_frozen() -> None:

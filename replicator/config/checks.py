@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.config.locate import Path as KeyPath
-from replicator.config.models import Config, EmbeddedSource, Follow, Http, PostgresSource, SqliteReplica
+from replicator.config.models import Config, EmbeddedSource, Follow, Http, PostgresSource, Settle, SqliteReplica
 from replicator.config.units import Secret
 
 RESERVED_FIELDS = {"document", "version"}
@@ -28,6 +28,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _http(config.http)
     if config.follow is not None:
         yield from _follow(config.follow)
+    yield from _settle(config.settle)
     if isinstance(config.source, EmbeddedSource):
         yield from _embedded(config.source)
     if isinstance(config.source, PostgresSource):
@@ -71,6 +72,11 @@ def _follow(follow: Follow) -> Iterator[Problem]:
         yield Problem(("follow", "ca"), "ca is for an https address", "use https in primary, or remove ca")
     if follow.reconnect_min_seconds > follow.reconnect_max_seconds:
         yield Problem(("follow", "reconnect_min"), "reconnect_min is above reconnect_max", "set it lower")
+
+
+def _settle(settle: Settle) -> Iterator[Problem]:
+    if settle.window_min_seconds > settle.window_max_seconds:
+        yield Problem(("settle", "window_min"), "window_min is above window_max", "set it lower")
 
 
 def _embedded(source: EmbeddedSource) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import conninfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from replicator.config.units import Address, Duration, FilePath, Listen, Secret, Size
+from replicator.config.units import Address, Duration, DurationOrAuto, FilePath, Listen, Secret, Size
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
@@ -159,10 +159,20 @@ class Follow(Section):
 
 
 class Settle(Section):
-    window_seconds: Duration = Field(default=2.0, alias="window")
+    window_seconds: DurationOrAuto = Field(default=2.0, alias="window")
+    window_miss: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    window_min_seconds: Duration = Field(default=0.05, alias="window_min")
+    window_max_seconds: Duration = Field(default=60.0, alias="window_max")
+    gap_repeat_seconds: Duration = Field(default=5.0, alias="gap_repeat")
     gap_expires_seconds: Duration = Field(default=300.0, alias="gap_expires")
+    late: Literal["halt", "quarantine"] = "halt"
+    remembered: Count = 65_536
     max_entries: Count = 1_000_000
     max_bytes: Size = 4_000_000_000
+    max_gaps: Count = 20_000
+    max_age_seconds: Duration = Field(default=86_400.0, alias="max_age")
+    memory_entries: Count = 100_000
+    memory_bytes: Size = Field(default=64_000_000, alias="memory")
 
 
 class Replay(Section):

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
@@ -119,6 +119,10 @@ def read_duration(value: object) -> object:
     raise ValueError('a duration above zero is needed, such as "500ms", "2s", "5m", "1h" or "7d"')
 
 
+def _read_duration_or_auto(value: object) -> object:
+    return value if value == "auto" else read_duration(value)
+
+
 def read_size(value: object) -> object:
     """Bytes from ``64MB``."""
     if isinstance(value, str) and (match := _NUMBER_AND_UNIT.fullmatch(value)):
@@ -148,6 +152,7 @@ def _surroundings(info: ValidationInfo) -> Surroundings:
 
 
 Duration = Annotated[float, BeforeValidator(read_duration)]
+DurationOrAuto = Annotated[float | Literal["auto"], BeforeValidator(_read_duration_or_auto)]
 Size = Annotated[int, BeforeValidator(read_size)]
 FilePath = Annotated[Path, AfterValidator(_read_path)]
 Listen = Annotated[Address, BeforeValidator(_read_address)]
