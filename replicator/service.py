@@ -63,8 +63,8 @@ log = logging.getLogger("replicator")
 
 Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
-HISTORY_PAUSE_SECONDS = 1.0  # the index gives way to a catch-up, but is never left behind altogether
 HISTORY_LOOK_SECONDS = 0.05
+HISTORY_RESTS = 19  # beside a catch-up the index takes a twentieth of the time: it gives way, and still gets on
 BUSY_BLOCKS = 250  # that came during one step and look
 
 
@@ -221,11 +221,18 @@ class Sidecar:
         indexed = await trio.to_thread.run_sync(self.history.indexed, strand)
         while True:
             await visible.beyond(indexed)
-            head = self.tail.head.sequence
+            head, began = self.tail.head.sequence, trio.current_time()
             indexed = await trio.to_thread.run_sync(self.history.step, strand, visible.head.sequence)
+            took = trio.current_time() - began
             await trio.sleep(HISTORY_LOOK_SECONDS)
-            if visible.head.sequence < self.tail.head.sequence or self.tail.head.sequence > head + BUSY_BLOCKS:
-                await trio.sleep(HISTORY_PAUSE_SECONDS)
+            if self._is_busy(visible, head):
+                await trio.sleep(took * HISTORY_RESTS)
+
+    def _is_busy(self, visible: Tail, head_before: int) -> bool:
+        """Whether somebody catches up: the journal with its source, the replica with the journal, or a follower."""
+        head = self.tail.head.sequence
+        slowest = min((follower.sent for follower in self.publisher.followers.values()), default=head)
+        return visible.head.sequence < head or head - min(head_before, slowest) > BUSY_BLOCKS
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

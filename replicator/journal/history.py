@@ -28,7 +28,7 @@ from replicator.sqlite import connect, transaction, translated
 from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_bodies, unpack_statements
 from replicator.values import text_of
 
-STEP_BYTES = 1 << 20
+STEP_BYTES = 1 << 18  # a page or so: other threads wait for the interpreter meanwhile
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS known (id INTEGER PRIMARY KEY, strand TEXT NOT NULL, label TEXT NOT NULL,
