@@ -14,6 +14,8 @@ from replicator.replicas.sqlite.decode import DECODE_ERRORS, Decoder
 from replicator.values import INTEGER_KINDS, Stored, kind_of, sqlite_type
 
 PLACE_COLUMNS = ("_sequence", "_ordinal")
+TOGETHER_ROWS = 16
+TOGETHER_PARAMETERS = 999  # SQLite's limit before 3.32; it is 32,766 since
 
 
 def quoted(name: str) -> str:
@@ -31,6 +33,8 @@ class Rows:
         self._row_decoder = Decoder(definition.columns)
         self._key_decoder = Decoder([definition.columns[place] for place in definition.key_places])
         self.insert = self._insert()
+        self.together = max(1, min(TOGETHER_ROWS, TOGETHER_PARAMETERS // self._insert_width()))
+        self.insert_together = self._insert(self.together)
         self.insert_missing = f"{self.insert} ON CONFLICT DO NOTHING"
         self.upsert = f"{self.insert} ON CONFLICT DO UPDATE SET {self._excluded()}" if self._values() else ""
         self.update = self._update()
@@ -44,10 +48,15 @@ class Rows:
     def _excluded(self) -> str:
         return ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in self._values())
 
-    def _insert(self) -> str:
+    def _insert_width(self) -> int:
+        return len(self.names) + (0 if self.definition.key else len(PLACE_COLUMNS))
+
+    def _insert(self, rows: int = 1) -> str:
         names = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
-        marks = ", ".join(f"?{number}" for number in range(1, len(names) + 1))
-        return f"INSERT INTO {self.table} ({', '.join(map(quoted, names))}) VALUES ({marks})"
+        width = self._insert_width()
+        of_rows = [", ".join(f"?{row * width + place}" for place in range(1, width + 1)) for row in range(rows)]
+        values = ", ".join(f"({marks})" for marks in of_rows)
+        return f"INSERT INTO {self.table} ({', '.join(map(quoted, names))}) VALUES {values}"
 
     def _update(self) -> str:
         """An update of a whole row; empty if there is nothing beside the key."""
