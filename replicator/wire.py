@@ -17,12 +17,13 @@ Test vectors: ``tests/vectors/frames.json``. Non-goal: authentication; that is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 
-from replicator.block import BODY_LIMIT_BYTES, Block, Part, open_block
+from replicator.block import BODY_LIMIT_BYTES, Block, Part, open_block, open_blocks
 from replicator.errors import Corrupt
 from replicator.position import Position
 
@@ -74,6 +75,11 @@ def pack_block(block: Block) -> bytes:
     return _pack((BLOCK, block.encoded, block.body))
 
 
+def pack_blocks(blocks: Iterable[Block]) -> list[bytes]:
+    """The frames of blocks."""
+    return [_pack((BLOCK, encoded, body)) for _, encoded, _, body in blocks]
+
+
 def pack_part(sequence: int, number: int, part: Part) -> bytes:
     """A part's frame."""
     return _pack((PART, sequence, number, part.statements, part.data))
@@ -121,26 +127,49 @@ class FrameReader:
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            for raw in self._unpacker:
-                yield _read_block(raw) if raw[0] == BLOCK else _read_frame(raw)
+            raws, fault = self._whole()
+            for usual, group in itertools.groupby(raws, _is_block):
+                run = list(group)
+                yield from _read_blocks(run) if usual else map(_read_frame, run)
+            if fault is not None:
+                raise fault
         except Corrupt:
             raise
         except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
             raise Corrupt("bad_frame", f"what arrived is not a frame: {error!r}", place="feed") from error
 
+    def _whole(self) -> tuple[list[Any], Exception | None]:
+        """What is whole by now, and what is wrong with the bytes behind it."""
+        raws: list[Any] = []
+        try:
+            raws.extend(self._unpacker)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            return raws, error
+        return raws, None
 
-def _read_block(raw: list[Any]) -> Block:
-    """The usual frame, without the cost of trying shapes."""
-    _, header, body = raw
-    if type(header) is not bytes or not (body is None or type(body) is bytes):
-        raise ValueError("a header or body that is not binary")
-    if body is not None and len(body) > 2 * BODY_LIMIT_BYTES:
-        raise ValueError("a body beyond its limit")
-    return open_block(header, body)
+
+def _is_block(raw: Any) -> bool:
+    return type(raw) is list and raw[:1] == [BLOCK]
+
+
+def _read_blocks(run: Sequence[list[Any]]) -> Iterable[Frame]:
+    """Blocks of the usual kind are opened all at once; if one of them is of another kind, one by one."""
+    try:
+        _, headers, bodies = zip(*run, strict=True)
+        small = set(map(type, headers + bodies)) == {bytes}
+    except ValueError:
+        small = False
+    if not small or max(map(len, bodies)) > 2 * BODY_LIMIT_BYTES:
+        return map(_read_frame, run)
+    return open_blocks(headers, bodies)
 
 
 def _read_frame(raw: list[object]) -> Frame:
     match raw:
+        case [1, bytes() as header, None]:
+            return open_block(header, None)
+        case [1, bytes() as header, bytes() as body] if len(body) <= 2 * BODY_LIMIT_BYTES:
+            return open_block(header, body)
         case [2, int() as sequence, int() as number, int() as statements, bytes() as data]:
             if min(sequence, number, statements) < 0:
                 raise ValueError("a negative number")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 
-from replicator.block import Draft, Header, check_link, open_block, seal_small
+from replicator.block import Block, Draft, Header, check_link, open_block, open_blocks, seal_small
 from replicator.errors import Corrupt
 from replicator.position import ZERO_HASH, Position, genesis, parse_position
 from replicator.row import UNCHANGED, pack_row, unpack_row
 from replicator.statement import unpack_statements
-from replicator.wire import Block, FrameReader, Heartbeat, pack_block, pack_end, pack_heartbeat, pack_part
+from replicator.wire import FrameReader, Heartbeat, pack_block, pack_end, pack_heartbeat, pack_part
 
 VECTORS = Path(__file__).parent / "vectors"
 BLOCKS = json.loads((VECTORS / "blocks.json").read_text())
@@ -115,6 +116,29 @@ def test_every_changed_byte_of_a_block_is_noticed() -> None:
     for place in range(len(body)):
         with pytest.raises(Corrupt):
             open_block(encoded, body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
+
+
+def test_blocks_opened_together_are_judged_as_one_by_one() -> None:
+    vector = BLOCKS["blocks"][1]
+    encoded, body = bytes.fromhex(vector["encoded"]), bytes.fromhex(vector["body"])
+    good = open_block(encoded, body)
+    for place in range(len(encoded)):
+        spoiled = encoded[:place] + bytes([encoded[place] ^ 0x11]) + encoded[place + 1 :]
+        headers, bodies = [encoded, spoiled, encoded], [body] * 3
+        assert _opened(open_blocks(headers, bodies)) == _opened(map(open_block, headers, bodies))
+    assert _opened(open_blocks([encoded, encoded], [body, body + b"x"])) == ([good], True)
+    assert _opened(open_blocks([encoded], [body])) == ([good], False)
+
+
+def _opened(blocks: Iterable[Block]) -> tuple[list[Block], bool]:
+    """What came out, and whether a Corrupt ended it."""
+    out = []
+    try:
+        for block in blocks:
+            out.append(block)
+    except Corrupt:
+        return out, True
+    return out, False
 
 
 def test_the_header_names_all_its_fields() -> None:

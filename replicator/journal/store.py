@@ -31,7 +31,7 @@ from replicator.journal.schema import migrations
 from replicator.position import Position, genesis, parse_position
 from replicator.sqlite import connect, look, transaction, translated
 from replicator.statement import DEFINE, unpack_statements
-from replicator.wire import pack_block, unpack_page
+from replicator.wire import pack_blocks, unpack_page
 
 PAGE_BYTES = 256 * 1024
 PAGE_BLOCKS = 2000
@@ -254,7 +254,7 @@ class Journal:
             high_at = max(high_at, *(block.header.committed_at for block in group))
             first, last = group[0].header.sequence, group[-1].header.sequence
             large = group[0].body is None
-            rows.append((strand, last, first, high_at, large, b"".join(map(pack_block, group))))
+            rows.append((strand, last, first, high_at, large, b"".join(pack_blocks(group))))
         db.executemany("INSERT INTO page VALUES (?, ?, ?, ?, ?, ?)", rows)
         for block in blocks:
             if block.header.flags & HAS_DEFINITIONS:
