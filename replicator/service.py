@@ -33,8 +33,9 @@ from replicator import parts
 from replicator.block import Block
 from replicator.board import Board, StageTrouble, now
 from replicator.config import Config, EmbeddedSource, PostgresSource
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, Halted, Unavailable
 from replicator.feed.follow import Follower
+from replicator.feed.gaps import routes as gap_routes
 from replicator.feed.publish import Publisher
 from replicator.http import application, serve
 from replicator.journal.capture import Capture
@@ -52,6 +53,7 @@ from replicator.progress import Progress
 from replicator.replay.apply import Replayer
 from replicator.replay.loop import Hold, Replay
 from replicator.replicas.base import Applied
+from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
 from replicator.supervise import Backoff, supervise
@@ -68,18 +70,28 @@ HISTORY_RESTS = 19  # beside a catch-up the index takes a twentieth of the time:
 BUSY_BLOCKS = 250  # that came during one step and look
 
 
-async def run(config: Config, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run a region until it is told to stop. Raises ConfigError, Unavailable or Halted if it cannot start."""
+async def run(
+    config: Config,
+    show_copy: Callable[[SourceReport], Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a region until it is told to stop. Raises ConfigError, Unavailable or Halted if it cannot start.
+
+    ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
+    """
     config.region.data_dir.mkdir(parents=True, exist_ok=True)
     with _locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
-        await Sidecar(config, journal).run(task_status)
+        await Sidecar(config, journal, show_copy).run(task_status)
 
 
 class Sidecar:
     """The parts of a running region, joined."""
 
-    def __init__(self, config: Config, journal: Journal) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, show_copy: Callable[[SourceReport], Awaitable[None]] | None
+    ) -> None:
         self.config = config
+        self._show_copy = show_copy
         self.journal = journal
         strand = config.region.strand
         last = journal.block(strand, journal.head(strand).sequence)
@@ -101,7 +113,8 @@ class Sidecar:
         if self.tail.head.sequence:
             self.board.progress.advance("settled", self.tail.head.sequence, self.tail.committed_at, now())
         stages, routes = self._role()
-        routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *routes]
+        gaps = gap_routes(self.view.follower)
+        routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *gaps, *routes]
         listen = parts.listen(self.config)
         app = application(routes, listen.token, public_status=self.config.http.public_status)
         async with trio.open_nursery() as serving:
@@ -138,13 +151,25 @@ class Sidecar:
         dsn = settings.conninfo()
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
         routes = [*verify_routes(moments), *self._api(None, self.tail)]
-        return [lambda: self._supervised("source", capture.run_once, self.board.source)], routes
+        stages: list[Callable[[], Awaitable[None]]] = [
+            lambda: self._supervised("source", capture.run_once, self.board.source)
+        ]
+        if self._show_copy is not None:
+            show_copy = self._show_copy
+            stages.append(lambda: show_copy(source.report))
+        return stages, routes
 
     def _embedded_primary(self, settings: EmbeddedSource) -> Parts:
         region = self.config.region
         options = parts.ledger_options(self.config, settings)
         ledger = Ledger(
-            self.journal, region.strand, region.epoch, options, on_applied=self._applied, on_committed=self._committed
+            self.journal,
+            region.strand,
+            region.epoch,
+            options,
+            on_applied=self._applied,
+            on_committed=self._committed,
+            on_waiting=self.board.apply.wait,
         )
         declarations = parts.declarations(settings)
         routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
@@ -218,11 +243,11 @@ class Sidecar:
             return
         strand = self.config.region.strand
         visible = self.tail if self.view.replica is None else self.applied
-        indexed = await trio.to_thread.run_sync(self.history.indexed, strand)
+        indexed = await self._on_history(self.history.indexed, strand)
         while True:
             await visible.beyond(indexed)
             head, began = self.tail.head.sequence, trio.current_time()
-            indexed = await trio.to_thread.run_sync(self.history.step, strand, visible.head.sequence)
+            indexed = await self._on_history(self.history.step, strand, visible.head.sequence)
             took = trio.current_time() - began
             await trio.sleep(HISTORY_LOOK_SECONDS)
             if self._is_busy(visible, head):
@@ -233,6 +258,21 @@ class Sidecar:
         head = self.tail.head.sequence
         slowest = min((follower.sent for follower in self.publisher.followers.values()), default=head)
         return visible.head.sequence < head or head - min(head_before, slowest) > BUSY_BLOCKS
+
+    async def _on_history(self, look: Callable[..., int], *args: object) -> int:
+        """What ``look`` gives; a full disk is waited for, and a damaged index is begun anew. Its readers are told that
+        it is behind."""
+        backoff = self._backoff()
+        while True:
+            try:
+                return await trio.to_thread.run_sync(look, *args)
+            except Unavailable as error:
+                log.warning("history waits: %s", error)
+                await trio.sleep(backoff.next())
+            except Halted as error:
+                aside = await trio.to_thread.run_sync(self.history.begin_anew)
+                log.error("history is indexed again, the damaged file is %s: %s", aside, error)
+                await trio.sleep(backoff.next())
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

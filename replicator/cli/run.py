@@ -33,6 +33,7 @@ def command(config: Path, verbose: bool) -> None:
     """
     import trio
 
+    from replicator.cli.copying import show_copy
     from replicator.cli.logs import log_to_stderr
     from replicator.config import load
     from replicator.errors import ReplicatorError
@@ -43,6 +44,6 @@ def command(config: Path, verbose: bool) -> None:
     log_to_stderr(verbose=verbose)
     _collect_rarely()
     try:
-        trio.run(run, settings)
+        trio.run(run, settings, show_copy)
     except* ReplicatorError as group:
         raise first_cause(group) from None
