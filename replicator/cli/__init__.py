@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "run": "The sidecar of a region, until it is told to stop.",
     "status": "How the running sidecar of a region is, and what holds it up.",
     "verify": "Compares replica regions with their primary, row for row, at one position.",
+    "gaps": "What is missing: lists and explains gaps, shows how they were closed, waives.",
     "journal": "Looks after a region's journal: verify walks its chain.",
     "history": "The starts and changes of role that a region knows of.",
 }

@@ -20,6 +20,7 @@ from replicator.errors import ConfigError, ReplicatorError, Unavailable
 
 ANSWER_LIMIT_BYTES = 16_000_000
 TIMEOUT_SECONDS = 5.0
+TELL_SECONDS = 30.0  # what changes something is durable before it is answered
 TOKEN_VARIABLE = "REPLICATOR_TOKEN"
 
 
@@ -85,13 +86,22 @@ def _own_certificate(config: Config) -> ssl.SSLContext | bool:
 
 def ask(whom: Sidecar, path: str) -> Any:
     """The JSON that the sidecar answers to GET ``path``. Raises Unavailable, or ReplicatorError for another answer."""
+    return _exchange(whom, "GET", path, None, TIMEOUT_SECONDS)
+
+
+def tell(whom: Sidecar, path: str, fields: dict[str, Any]) -> Any:
+    """The JSON that the sidecar answers to POST ``path`` with these fields; raises as ``ask`` does."""
+    return _exchange(whom, "POST", path, fields, TELL_SECONDS)
+
+
+def _exchange(whom: Sidecar, method: str, path: str, fields: dict[str, Any] | None, seconds: float) -> Any:
     place = whom.url + path
     headers = {"Authorization": f"Bearer {whom.token}"} if whom.token else {}
     tls = whom.tls if place.startswith("https:") else False  # without TLS there is nothing to verify, nor to load
     try:
         with (
-            httpx.Client(verify=tls, timeout=TIMEOUT_SECONDS, trust_env=not whom.local) as client,
-            client.stream("GET", place, headers=headers) as response,
+            httpx.Client(verify=tls, timeout=seconds, trust_env=not whom.local) as client,
+            client.stream(method, place, headers=headers, json=fields) as response,
         ):
             body = bytearray()
             for chunk in response.iter_bytes():
@@ -113,8 +123,18 @@ def _read(place: str, status: int, body: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise _no_sidecar(place, f"HTTP {status}, and the answer is not JSON") from error
     if status != 200:
-        raise _no_sidecar(place, f"HTTP {status}")
+        raise _refusal(place, status, answer)
     return answer
+
+
+def _refusal(place: str, status: int, answer: Any) -> ReplicatorError:
+    """What the sidecar says that is wrong; anything else did not come from a sidecar."""
+    fields = answer if isinstance(answer, dict) else {}
+    told = [fields.get(name) for name in ("reason", "message", "place", "cure")]
+    if not all(isinstance(text, str) for text in told) or fields["reason"] == "not_found":
+        return _no_sidecar(place, f"HTTP {status}")
+    reason, message, where, cure = map(str, told)
+    return ReplicatorError(reason, message, place=f"{place}: {where}" if where else place, cure=cure)
 
 
 def _no_sidecar(place: str, message: str) -> ReplicatorError:

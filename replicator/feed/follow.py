@@ -100,6 +100,16 @@ class Follower:
         self.gap_counts = GapCounts()
         self.spool_set_aside = ""  # where a damaged spool was put
 
+    @property
+    def strand(self) -> str:
+        """The strand that is followed."""
+        return self._strand
+
+    @property
+    def upstream_url(self) -> str:
+        """Whom it follows."""
+        return self._upstream.url
+
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
         return self._settler.status()
