@@ -10,6 +10,7 @@ from replicator.definition import Definition
 from replicator.errors import ReplicatorError
 from replicator.preflight import Finding, failed
 from replicator.replicas.postgres import schema, session
+from replicator.replicas.shape import table_differs
 
 OLDEST_VERSION = 140000
 
@@ -65,6 +66,6 @@ def _tables(connection: psycopg.Connection, place: str, definitions: Iterable[De
     for definition in {**{coming.name: coming for coming in definitions}, **known}.values():
         problem = schema.difference(connection, definition, known.get(definition.name))
         if problem:
-            error = schema.table_differs(definition, problem)
+            error = table_differs(definition, problem)
             findings.append(Finding("fail", f"{place}, {error.place}: {error.message}", error.cure))
     return findings or [Finding("ok", f"{place}: no table stands in the way")]

@@ -11,11 +11,11 @@ import re
 import psycopg
 
 from replicator.definition import Column, Definition, pack_definition, unpack_definition
-from replicator.errors import Halted
 from replicator.evolution import changes
 from replicator.replicas.postgres import sequences
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
+from replicator.replicas.shape import Shape, differing_columns, name_taken, table_differs
 
 NAME_LIMIT_BYTES = 63
 _OWN_TABLES = (
@@ -130,16 +130,13 @@ def difference(connection: psycopg.Connection, definition: Definition, before: D
         probe = f"CREATE TEMP TABLE replicator_probe {table_body(connection, before or definition)}"
         _execute(connection, probe)
         wanted, found = _shape(connection, "pg_temp.replicator_probe"), _shape(connection, name)
-    problem = _differing_columns(wanted, found)
+    problem = differing_columns(wanted, found)
     if not problem and before is None and _execute(connection, f"SELECT 1 FROM {name} LIMIT 1").fetchone():
         return "it has rows that somebody else wrote"
     return problem
 
 
-_Shape = dict[str, tuple[str, int]]
-
-
-def _shape(connection: psycopg.Connection, table: str) -> _Shape:
+def _shape(connection: psycopg.Connection, table: str) -> Shape:
     """Each column's type and its place in the key, from 1; 0 outside."""
     found = connection.execute(
         """
@@ -153,32 +150,6 @@ def _shape(connection: psycopg.Connection, table: str) -> _Shape:
     return {str(name): (str(kind), int(key)) for name, kind, key in found}
 
 
-def _differing_columns(wanted: _Shape, found: _Shape) -> str:
-    problems = [f"column {name} is missing" for name in wanted if name not in found]
-    problems += [f"column {name} is not the ledger's" for name in found if name not in wanted]
-    for name in wanted.keys() & found.keys():
-        (kind, key), (actual_kind, actual_key) = wanted[name], found[name]
-        if kind != actual_kind:
-            problems.append(f"column {name} is {actual_kind}, not {kind}")
-        if key != actual_key:
-            problems.append(f"column {name} is {_key_place(actual_key)}, not {_key_place(key)}")
-    return "; ".join(sorted(problems))
-
-
-def _key_place(place: int) -> str:
-    return f"number {place} of the primary key" if place else "outside the primary key"
-
-
-def table_differs(definition: Definition, problem: str) -> Halted:
-    """A table of the replica is not what its definition says."""
-    return Halted(
-        "replica_table_differs",
-        f"the table is there and cannot be taken: {problem}",
-        place=f"replica table {definition.label}",
-        cure="rename or drop the table, or point the replica at another database; then run again",
-    )
-
-
 def check_names(definition: Definition) -> None:
     """Raise Halted if PostgreSQL cannot keep the table under its own names."""
     names = [column.name for column in definition.columns]
@@ -190,8 +161,7 @@ def check_names(definition: Definition) -> None:
     elif not definition.key and set(PLACE_COLUMNS) & set(names):
         problem = f"{' and '.join(PLACE_COLUMNS)} are taken in a table without a key"
     if problem:
-        place = f"replica table {definition.label}"
-        raise Halted("replica_name_taken", problem, place=place, cure="rename it at the source, or leave the table out")
+        raise name_taken(definition, problem)
 
 
 def _exists(connection: psycopg.Connection, definition: Definition) -> bool:

@@ -11,6 +11,7 @@ from replicator import sqlite
 from replicator.definition import Definition
 from replicator.errors import ReplicatorError
 from replicator.preflight import Finding, failed
+from replicator.replicas.shape import table_differs
 from replicator.replicas.sqlite import schema
 
 OLDEST_VERSION = (3, 35, 0)  # ON CONFLICT without a target, DROP COLUMN
@@ -46,7 +47,7 @@ def _tables(file: Path, definitions: Iterable[Definition]) -> list[Finding]:
             for definition in {**{coming.label: coming for coming in definitions}, **known}.values():
                 problem = schema.difference(connection, definition, known.get(definition.label))
                 if problem:
-                    error = schema.table_differs(definition, problem)
+                    error = table_differs(definition, problem)
                     findings.append(Finding("fail", f"{file}, {error.place}: {error.message}", error.cure))
             return findings
         finally:

@@ -9,8 +9,8 @@ import sqlite3
 
 from replicator import sqlite
 from replicator.definition import Definition, pack_definition, unpack_definition
-from replicator.errors import Halted
 from replicator.evolution import changes
+from replicator.replicas.shape import Shape, differing_columns, name_taken, table_differs
 from replicator.replicas.sqlite.rows import PLACE_COLUMNS, create_table, literal, quoted, shape, user_index
 from replicator.values import sqlite_type, storage_from_text
 
@@ -74,38 +74,14 @@ def difference(connection: sqlite3.Connection, definition: Definition, before: D
     if name != definition.label:
         return f"SQLite does not tell it from {name}, which differs in capitals only"
     found = connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", [definition.label]).fetchall()
-    problem = _differing_columns(shape(before or definition), found)
+    problem = differing_columns(_by_name(shape(before or definition)), _by_name(found))
     if not problem and before is None and connection.execute(f"SELECT 1 FROM {quoted(definition.label)}").fetchone():
         return "it has rows that somebody else wrote"
     return problem
 
 
-def _differing_columns(wanted: list[tuple[str, str, int]], found: list[tuple[str, str, int]]) -> str:
-    expected = {name: (kind, key) for name, kind, key in wanted}
-    actual = {name: (kind, key) for name, kind, key in found}
-    problems = [f"column {name} is missing" for name in expected if name not in actual]
-    problems += [f"column {name} is not the ledger's" for name in actual if name not in expected]
-    for name in expected.keys() & actual.keys():
-        (kind, key), (actual_kind, actual_key) = expected[name], actual[name]
-        if kind != actual_kind:
-            problems.append(f"column {name} is {actual_kind or 'untyped'}, not {kind}")
-        if key != actual_key:
-            problems.append(f"column {name} is {_key_place(actual_key)}, not {_key_place(key)}")
-    return "; ".join(sorted(problems))
-
-
-def _key_place(place: int) -> str:
-    return f"number {place} of the key" if place else "outside the key"
-
-
-def table_differs(definition: Definition, problem: str) -> Halted:
-    """A table of the replica is not what its definition says."""
-    return Halted(
-        "replica_table_differs",
-        f"the table is there and cannot be taken: {problem}",
-        place=f"replica table {definition.label}",
-        cure="rename or drop the table, or point the replica at another database; then run again",
-    )
+def _by_name(columns: list[tuple[str, str, int]]) -> Shape:
+    return {name: (kind, key) for name, kind, key in columns}
 
 
 def check_names(definition: Definition) -> None:
@@ -120,8 +96,7 @@ def check_names(definition: Definition) -> None:
     elif not definition.key and set(PLACE_COLUMNS) & set(folded):
         problem = f"{' and '.join(PLACE_COLUMNS)} are taken in a table without a key"
     if problem:
-        place = f"replica table {definition.label}"
-        raise Halted("replica_name_taken", problem, place=place, cure="rename it at the source, or leave the table out")
+        raise name_taken(definition, problem)
 
 
 def _existing_name(connection: sqlite3.Connection, definition: Definition) -> str | None:
