@@ -210,11 +210,13 @@ def _check_fields(header: Header) -> None:
         kinds = zip(Header._fields, header, _FIELD_TYPES, strict=True)
         wrong = [name for name, value, asked in kinds if type(value) is not asked]
         raise ValueError(f"{', '.join(wrong)} of another type than the format says")
-    (format_, strand, sequence, epoch, txid, origin, _, previous, flags, statements, body_bytes, body_hash) = header
+    (format_, strand, sequence, epoch, txid, origin, at, previous, flags, statements, body_bytes, body_hash) = header
     if format_ != FORMAT:
         raise ValueError(f"format {format_} is not known here; this program reads format {FORMAT}")
     if not (0 < sequence <= MAX_SEQUENCE and 0 <= epoch <= MAX_SEQUENCE):
         raise ValueError("sequence or epoch out of range")
+    if not -MAX_SEQUENCE <= at <= MAX_SEQUENCE:
+        raise ValueError("a time that no 64 bits hold")
     if len(previous) != HASH_BYTES or len(body_hash) != HASH_BYTES:
         raise ValueError("a hash has 32 bytes")
     if len(txid) > TEXT_LIMIT or len(origin) > TEXT_LIMIT:

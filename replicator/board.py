@@ -49,28 +49,35 @@ class Board:
 
     def captured(self, last: Header) -> None:
         """The source's blocks up to this one are in the journal."""
-        self.progress.resume("source")
+        self.progress.go_on("source")
         self.progress.advance("settled", last.sequence, last.committed_at, now())
 
+    def lives(self, at: float) -> None:
+        """The source had a sign of life at this monotonic time: what it waited for before that is there."""
+        self.progress.hear("source", at)
+        if at > self.progress.met_trouble_at("source"):
+            self.progress.go_on("source")
+
     def heard(self, heartbeat: Heartbeat) -> None:
-        """The other region says how far it is."""
-        self.progress.resume("feed")
+        """The other region says how far it is. What came before it is in the spool."""
+        self.progress.go_on("feed")
+        self.progress.go_on("settle")
         self.progress.hear_head(heartbeat.position.sequence, heartbeat.committed_at, now())
 
     def staged(self) -> None:
         """Parts of a large block are durable; the block itself is still to come."""
-        self.progress.resume("feed")
+        self.progress.go_on("feed")
         self.progress.work("feed", now())
 
     def received(self, last: Header) -> None:
         """Blocks up to this one, or some before it, are durable in the spool."""
-        self.progress.resume("feed")
+        self.progress.go_on("feed")
         if last.sequence > self.progress.sequence("received"):
             self.progress.advance("received", last.sequence, last.committed_at, now())
 
     def settled(self, last: Header) -> None:
         """Blocks up to this one are in the journal."""
-        self.progress.resume("settle")
+        self.progress.go_on("settle")
         self.progress.advance("settled", last.sequence, last.committed_at, now())
 
     def resumed(self) -> None:
@@ -79,5 +86,5 @@ class Board:
 
     def applied(self, applied: Applied) -> None:
         """The replica stands here."""
-        self.progress.resume("apply")
+        self.progress.go_on("apply")
         self.progress.advance("applied", applied.position.sequence, applied.committed_at, now())

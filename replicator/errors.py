@@ -70,3 +70,11 @@ class Halted(ReplicatorError):
 
 class Corrupt(Halted):
     """Bytes that fail their own proof: a broken hash, link or encoding."""
+
+    def __init__(self, reason: str, message: str, *, place: str = "", cure: str = "") -> None:
+        cure = cure or "check them where they come from (replicator journal verify); nothing of them was used"
+        super().__init__(reason, message, place=place, cure=cure)
+
+    def within(self, place: str) -> Corrupt:
+        """The same error, where it had no better place to name."""
+        return Corrupt(self.reason, self.message, place=self.place or place, cure=self.cure)

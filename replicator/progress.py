@@ -43,6 +43,7 @@ class _Stage:
         self.heard_at: float | None = None
         self.trouble: ReplicatorError | None = None
         self.trouble_at = 0.0
+        self.met_at = 0.0  # when the trouble was met last; it was met first at trouble_at
 
 
 class Progress:
@@ -134,6 +135,15 @@ class Progress:
     def halt(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
         """The stage cannot go on without a person."""
         self._trouble(stage, cause, now)
+
+    def met_trouble_at(self, stage: StageName) -> float:
+        """When the stage last met a trouble, on the monotonic clock."""
+        return self._stages[stage].met_at
+
+    def go_on(self, stage: StageName) -> None:
+        """The stage does something: what it waited for is there. A halt stays."""
+        if isinstance(self._stages[stage].trouble, Unavailable):
+            self._stages[stage].trouble = None
 
     def resume(self, stage: StageName) -> None:
         """The stage runs again: it is neither waiting nor halted."""
@@ -262,7 +272,7 @@ class Progress:
         state = self._stages[stage]
         if state.trouble is None or str(state.trouble) != str(cause) or type(state.trouble) is not type(cause):
             state.trouble_at = now.monotonic
-        state.trouble = cause
+        state.trouble, state.met_at = cause, now.monotonic
 
 
 _STAGES_OF_MARK: dict[MarkName, set[StageName]] = {

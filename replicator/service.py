@@ -24,6 +24,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -65,6 +66,7 @@ log = logging.getLogger("replicator")
 
 Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
+LOOK_SECONDS = 1.0  # at the journal's file
 HISTORY_LOOK_SECONDS = 0.05
 HISTORY_RESTS = 19  # beside a catch-up the index takes a twentieth of the time: it gives way, and still gets on
 BUSY_BLOCKS = 250  # that came during one step and look
@@ -79,7 +81,6 @@ async def run(
 
     ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
     """
-    config.region.data_dir.mkdir(parents=True, exist_ok=True)
     with _locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
         await Sidecar(config, journal, show_copy).run(task_status)
 
@@ -120,8 +121,7 @@ class Sidecar:
         async with trio.open_nursery() as serving:
             (address,) = await serving.start(serve, app, listen, self._stopping.wait)
             async with trio.open_nursery() as running:
-                for stage in [*stages, self._index_history]:
-                    running.start_soon(stage)
+                running.start_soon(self._work, [*stages, self._index_history])
                 log.info("region %s, %s, listens at %s", self.config.region.name, self.config.region.role, address)
                 task_status.started(address)
                 await self._stop_signal()
@@ -129,6 +129,26 @@ class Sidecar:
                 running.cancel_scope.cancel()
         self.reads.close()
         log.info("region %s stopped at %s", self.config.region.name, self.tail.head)
+
+    async def _work(self, stages: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        """Run the stages for as long as the journal is where it was: a file without a name takes what is written to it,
+        durably as it seems, and is gone with the process."""
+        path = self.config.region.journal_path
+        begun = await trio.to_thread.run_sync(_identity, path)
+        async with trio.open_nursery() as nursery:
+            for stage in stages:
+                nursery.start_soon(stage)
+            await _changed(path, begun)
+            nursery.cancel_scope.cancel()
+        gone = Halted(
+            "data_dir_gone",
+            "the journal was deleted or replaced while the sidecar ran",
+            place=str(path),
+            cure="stop the sidecar; then put the directory back as it was, or make this region anew",
+        )
+        log.error("everything halted: %s", gone)
+        for name in _stages(self.config):
+            StageTrouble(self.board.progress, name).halt(gone)
 
     def _role(self) -> Parts:
         """The stages and routes of the role that this region has."""
@@ -260,8 +280,8 @@ class Sidecar:
         return visible.head.sequence < head or head - min(head_before, slowest) > BUSY_BLOCKS
 
     async def _on_history(self, look: Callable[..., int], *args: object) -> int:
-        """What ``look`` gives; a full disk is waited for, and a damaged index is begun anew. Its readers are told that
-        it is behind."""
+        """What ``look`` gives; a full disk is waited for, and a damaged index is begun anew. Meanwhile its readers are
+        told that it is behind."""
         backoff = self._backoff()
         while True:
             try:
@@ -270,6 +290,9 @@ class Sidecar:
                 log.warning("history waits: %s", error)
                 await trio.sleep(backoff.next())
             except Halted as error:
+                if error.place != str(self.history.path):
+                    log.error("history halted: %s", error)
+                    await trio.sleep_forever()
                 aside = await trio.to_thread.run_sync(self.history.begin_anew)
                 log.error("history is indexed again, the damaged file is %s: %s", aside, error)
                 await trio.sleep(backoff.next())
@@ -290,6 +313,21 @@ def _stages(config: Config) -> list[StageName]:
     return ["source"] if isinstance(config.source, PostgresSource) else ["apply"]
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+async def _changed(path: Path, begun: tuple[int, int] | None) -> None:
+    """Return once there is another file, or none. File systems tell of it in no portable way: look now and then."""
+    while await trio.to_thread.run_sync(_identity, path) == begun:  # noqa: ASYNC110  # nothing sets an event
+        await trio.sleep(LOOK_SECONDS)
+
+
 def _end_after(seconds: float) -> None:
     """End the process hard if it has not stopped by then; what is durable does not depend on an orderly end."""
 
@@ -305,7 +343,7 @@ def _end_after(seconds: float) -> None:
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Keep a second sidecar out of the data directory. The lock goes with the process, however it ends."""
-    with (directory / "lock").open("w") as file:
+    with _lock_file(directory) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -316,6 +354,19 @@ def _locked(directory: Path) -> Iterator[None]:
                 cure="stop the other one, or give this region a directory of its own",
             ) from None
         yield
+
+
+def _lock_file(directory: Path) -> IO[str]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return (directory / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            "data_dir_unusable",
+            f"the data directory cannot be made or written to: {error.strerror}",
+            place=f"[region] data_dir = {directory}",
+            cure="name a directory that this user may write to, on a disk that takes writes",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ cannot); nothing of ``sqlite3`` escapes from code under ``translated``.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from replicator.errors import Halted, Unavailable
+from replicator.errors import Corrupt, Halted, Unavailable
 
 BUSY_SECONDS = 10
 
@@ -50,16 +51,29 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, and the log that belongs to it, so that it can be looked at; its new name."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
+
+
 @contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path, damage_cure: str = "set it aside and resync") -> Iterator[None]:
     """Raise what ``sqlite3`` raises within as Unavailable or Halted, naming the file."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _translate(error, path) from error
+        raise _translate(error, path, damage_cure) from error
+    except OverflowError as error:  # sqlite3 binds whole numbers of 64 bits
+        raise Corrupt("number_too_large", f"a number is too large: {error}", place=str(path)) from error
 
 
-def _translate(error: sqlite3.Error, path: Path) -> Unavailable | Halted:
+def _translate(error: sqlite3.Error, path: Path, damage_cure: str) -> Unavailable | Halted:
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     place = str(path)
     if code == sqlite3.SQLITE_FULL:
@@ -73,5 +87,5 @@ def _translate(error: sqlite3.Error, path: Path) -> Unavailable | Halted:
             "cannot_write", f"the file cannot be used: {error}", place=place, cure="check disk and rights"
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Halted("file_damaged", f"the file is damaged: {error}", place=place, cure="set it aside and resync")
+        return Halted("file_damaged", f"the file is damaged: {error}", place=place, cure=damage_cure)
     return Halted("sqlite_error", f"SQLite refuses: {error}", place=place, cure="see the message")

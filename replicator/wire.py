@@ -25,7 +25,7 @@ import msgpack
 
 from replicator.block import BODY_LIMIT_BYTES, Block, Part, open_block, open_blocks
 from replicator.errors import Corrupt
-from replicator.position import Position
+from replicator.position import MAX_SEQUENCE, Position
 
 BLOCK, PART, HEARTBEAT, DEFINITION, END = range(1, 6)
 # A part may hold one statement that is by itself larger than a body may be: a field has at most 1 GB.
@@ -118,7 +118,7 @@ class FrameReader:
         try:
             self._unpacker.feed(data)
         except msgpack.BufferFull as error:
-            raise Corrupt("frame_too_large", "a frame passes the size limit", place="feed") from error
+            raise Corrupt("frame_too_large", "a frame passes the size limit") from error
 
     @property
     def taken_bytes(self) -> int:
@@ -136,7 +136,7 @@ class FrameReader:
         except Corrupt:
             raise
         except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
-            raise Corrupt("bad_frame", f"what arrived is not a frame: {error!r}", place="feed") from error
+            raise Corrupt("bad_frame", f"what arrived is not a frame: {error!r}") from error
 
     def _whole(self) -> tuple[list[Any], Exception | None]:
         """What is whole by now, and what is wrong with the bytes behind it."""
@@ -171,8 +171,8 @@ def _read_frame(raw: list[object]) -> Frame:
         case [1, bytes() as header, bytes() as body] if len(body) <= 2 * BODY_LIMIT_BYTES:
             return open_block(header, body)
         case [2, int() as sequence, int() as number, int() as statements, bytes() as data]:
-            if min(sequence, number, statements) < 0:
-                raise ValueError("a negative number")
+            if min(sequence, number, statements) < 0 or max(sequence, number, statements) > MAX_SEQUENCE:
+                raise ValueError("a number out of range")
             return StagedPart(sequence, number, Part(statements, data))
         case [
             3,

@@ -58,11 +58,9 @@ class Spool:
             self._connection = open_spool(self.path, timed)
 
     def close(self) -> None:
-        """Write what is to be trimmed, and close."""
-        with translated(self.path):
-            with self._connection:
-                self._write_noted()
-            self._connection.close()
+        """Write what is to be trimmed, and close, also if there is no room to write: the file's lock goes with it."""
+        with translated(self.path), contextlib.closing(self._connection), self._connection:
+            self._write_noted()
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Make entries durable."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.position import Position, parse_position
 from replicator.wire import Frame, FrameReader
 
-REFUSAL_LIMIT_BYTES = 64 * 1024
+ANSWER_LIMIT_BYTES = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,10 +92,11 @@ class FeedClient:
 
     async def _json(self, path: str) -> Any:
         with self._translated():
-            response = await self._http.get(path)
+            async with self._http.stream("GET", path) as response:
+                content = await _bounded(response)
         if response.status_code != 200:
-            raise self._refusal(response.status_code, response.content)
-        return response.json()
+            raise self._refusal(response.status_code, content)
+        return _read_json(content)
 
     @contextlib.asynccontextmanager
     async def _streaming(self, strand: str, query: dict[str, str | int]) -> AsyncIterator[Frames]:
@@ -102,7 +104,7 @@ class FeedClient:
             async with self._http.stream("GET", f"/feed/v1/{strand}", params=query) as response:
                 if response.status_code != 200:
                     raise self._refusal(response.status_code, await _bounded(response))
-                yield Frames(response, self._translated)
+                yield Frames(response, self._translated, self._place)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -121,7 +123,7 @@ class FeedClient:
             cure = "give [follow] the token that the other region's [http] asks for"
             return Halted("feed_unauthorised", "the other region refuses the token", place=self._place, cure=cure)
         try:
-            fields = httpx.Response(status, content=content).json()
+            fields = _read_json(content)
             reason, message = str(fields["reason"]), str(fields["message"])
         except (ValueError, KeyError, TypeError):
             reason, message = "refused", f"status {status}"
@@ -134,9 +136,10 @@ class Frames:
     """The frames of one stream, in batches as they arrive."""
 
     def __init__(
-        self, response: httpx.Response, translated: Callable[[], contextlib.AbstractContextManager[None]]
+        self, response: httpx.Response, translated: Callable[[], contextlib.AbstractContextManager[None]], place: str
     ) -> None:
         self._response = response
+        self._place = place
         self._translated = translated
         self._reader = FrameReader()
 
@@ -147,16 +150,30 @@ class Frames:
         """
         with self._translated():
             async for data in self._response.aiter_raw():
-                self._reader.feed(data)
-                if batch := list(self._reader):
+                if batch := self._read(data):
                     yield batch
+
+    def _read(self, data: bytes) -> list[Frame]:
+        try:
+            self._reader.feed(data)
+            return list(self._reader)
+        except Corrupt as error:
+            raise error.within(self._place) from error
+
+
+def _read_json(content: bytes) -> Any:
+    """Raises ValueError for what is no JSON, however deep it is."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("JSON of such depth") from error
 
 
 async def _bounded(response: httpx.Response) -> bytes:
-    """A refusal's body, as much of it as a sane server sends."""
+    """The body as it came, as much of it as a sane server sends; what is packed is not unpacked."""
     content = b""
     async for piece in response.aiter_raw():
         content += piece
-        if len(content) > REFUSAL_LIMIT_BYTES:
+        if len(content) > ANSWER_LIMIT_BYTES:
             break
     return content

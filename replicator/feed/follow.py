@@ -12,6 +12,7 @@ A feed that answers *diverged* is searched for the first sequence at which the c
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -310,8 +311,9 @@ class Follower:
 
 async def _read_into(batches: AsyncIterator[list[Frame]], send: trio.MemorySendChannel[list[Frame]]) -> None:
     async with send:
-        async for batch in batches:
-            await send.send(batch)
+        with contextlib.suppress(trio.BrokenResourceError):  # who takes them has stopped, and says why
+            async for batch in batches:
+                await send.send(batch)
 
 
 def _take_waiting(receive: trio.MemoryReceiveChannel[list[Frame]], batch: list[Frame]) -> None:

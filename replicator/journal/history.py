@@ -24,7 +24,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.journal.store import Journal
 from replicator.keys import key_reader
 from replicator.row import pack_row, unpack_row
-from replicator.sqlite import connect, transaction, translated
+from replicator.sqlite import connect, set_aside, transaction, translated
 from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_bodies, unpack_statements
 from replicator.values import text_of
 
@@ -72,8 +72,14 @@ class HistoryIndex:
         try:
             self._create()
         except Halted:
-            self.path.rename(self.path.with_name(self.path.name + ".damaged"))
-            self._create()
+            self.begin_anew()
+
+    def begin_anew(self) -> Path:
+        """Set a damaged file aside and begin an empty one; the damaged one's new name."""
+        self.close()
+        aside = set_aside(self.path)
+        self._create()
+        return aside
 
     def _create(self) -> None:
         self._db = connect(self.path, synchronous="NORMAL")
@@ -104,11 +110,16 @@ class HistoryIndex:
         if not blocks:
             return after
         assert self._db is not None, "the index is not open"
-        with translated(self.path), transaction(self._db):
-            for _, run in itertools.groupby(blocks, key=lambda block: block.body is None):
-                self._index(strand, list(run))
-            last = blocks[-1].header.sequence
-            self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (strand, last))
+        last = blocks[-1].header.sequence
+        try:
+            with translated(self.path), transaction(self._db):
+                for _, run in itertools.groupby(blocks, key=lambda block: block.body is None):
+                    self._index(strand, list(run))
+                self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (strand, last))
+        except BaseException:
+            self._keys.clear()  # they may name tables by numbers that were rolled back
+            self._known.clear()
+            raise
         return last
 
     def _index(self, strand: str, blocks: list[Block]) -> None:

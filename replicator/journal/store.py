@@ -193,8 +193,12 @@ class Journal:
         for block in blocks:
             if block.body is None:
                 self._prove_parts(strand, block)
-        with self._transaction() as db:
-            self._insert_pages(db, strand, blocks)
+        try:
+            with self._transaction() as db:
+                self._insert_pages(db, strand, blocks)
+        except Corrupt as error:
+            sequences = f"{blocks[0].header.sequence} to {blocks[-1].header.sequence}"
+            raise error.within(f"strand {strand}, among sequences {sequences}") from error
         self._advance(strand, blocks)
         return self.head(strand)
 

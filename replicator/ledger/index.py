@@ -101,8 +101,8 @@ class RequestIndex:
     def open(self) -> None:
         """Open or create the file."""
         self.close()
-        self._db = connect(self._path, synchronous="NORMAL")
-        with translated(self._path):
+        with self._translated():
+            self._db = connect(self._path, synchronous="NORMAL")
             for statement in SCHEMA:
                 self._db.execute(statement)
             self.has_deleted = self._db.execute("SELECT 1 FROM deleted LIMIT 1").fetchone() is not None
@@ -130,7 +130,8 @@ class RequestIndex:
 
     def request(self, id_: str) -> KnownRequest | None:
         """The request that was applied under an idempotency key."""
-        row = self._reading().execute("SELECT digest, sequence FROM request WHERE id = ?", (id_,)).fetchone()
+        with self._translated():
+            row = self._reading().execute("SELECT digest, sequence FROM request WHERE id = ?", (id_,)).fetchone()
         return KnownRequest(*row) if row else None
 
     def deleted(self, table: Table, keys: Sequence[bytes]) -> dict[bytes, int]:
@@ -138,10 +139,11 @@ class RequestIndex:
         found: dict[bytes, int] = {}
         if not self.has_deleted:
             return found
-        for start in range(0, len(keys), _VARIABLES):
-            some = keys[start : start + _VARIABLES]
-            query = f"SELECT key, version FROM deleted WHERE relation = ? AND key IN ({', '.join('?' * len(some))})"
-            found.update(self._reading().execute(query, (table.relation, *some)))
+        with self._translated():
+            for start in range(0, len(keys), _VARIABLES):
+                some = keys[start : start + _VARIABLES]
+                query = f"SELECT key, version FROM deleted WHERE relation = ? AND key IN ({', '.join('?' * len(some))})"
+                found.update(self._reading().execute(query, (table.relation, *some)))
         return found
 
     def forget(self, before: int) -> None:
@@ -150,7 +152,9 @@ class RequestIndex:
             db.execute("DELETE FROM request WHERE committed_at < ?", (before,))
 
     def _position(self, journal: Chain) -> int:
-        row = self._reading().execute("SELECT sequence, hash FROM indexed WHERE strand = ?", (self._strand,)).fetchone()
+        query = "SELECT sequence, hash FROM indexed WHERE strand = ?"
+        with self._translated():
+            row = self._reading().execute(query, (self._strand,)).fetchone()
         base = journal.base(self._strand).sequence
         if row is None:
             return base
@@ -190,5 +194,8 @@ class RequestIndex:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with translated(self._path), transaction(self._reading()):
+        with self._translated(), transaction(self._reading()):
             yield self._reading()
+
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        return translated(self._path, "stop the sidecar and remove it: it is built again from the journal")

@@ -53,7 +53,8 @@ class Ledger:
     """The ledger of one strand in one epoch.
 
     ``on_committed`` is told, in trio's thread, of the last block that is durable in the journal, ``on_applied`` where
-    the state stands; that is the same block unless the state cannot follow.
+    the state stands; that is the same block unless the state cannot follow. ``on_waiting`` is told why nothing can be
+    committed now.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Ledger:
         options: Options,
         on_applied: Callable[[Applied], None] = lambda applied: None,
         on_committed: Callable[[Block], None] = lambda block: None,
+        on_waiting: Callable[[Unavailable], None] = lambda cause: None,
     ) -> None:
         self.limits: Limits = options.limits
         self._committer = Committer(journal, strand, epoch, options)
         self._on_applied = on_applied
         self._on_committed = on_committed
+        self._on_waiting = on_waiting
         self._queue: deque[_Ticket] = deque()
         self._queue_bytes = 0
         self._arrived = trio.Event()
@@ -141,6 +144,7 @@ class Ledger:
     async def _serve_group(self) -> None:
         await self._arrived.wait()
         group = self._take_group()
+        waits: ReplicatorError | None = None
         try:
             await trio.to_thread.run_sync(self._carry_out, group)
         except ReplicatorError as error:
@@ -149,6 +153,7 @@ class Ledger:
                     ticket.outcome = error
             if isinstance(error, Halted):
                 raise
+            waits = error
         except BaseException:
             for ticket in group:
                 ticket.outcome = ticket.outcome or _stopped()
@@ -157,6 +162,8 @@ class Ledger:
             for ticket in group:
                 ticket.done.set()
         self._tell()
+        if isinstance(waits, Unavailable):
+            self._on_waiting(waits)
 
     def _tell(self) -> None:
         if self._committer.committed is not None:

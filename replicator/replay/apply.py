@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from replicator.block import Block, Part, check_link
-from replicator.errors import Halted
+from replicator.errors import Corrupt, Halted
 from replicator.position import Position, genesis
 from replicator.replay.plan import Planner
 from replicator.replicas.base import Applied, Replica
@@ -73,11 +73,15 @@ class Replayer:
         if not blocks:
             return self.applied
         check_link(self.applied.position, blocks[0])
-        if blocks[0].body is None:
-            self._apply_large(blocks[0])
-        else:
-            small = next((place for place, block in enumerate(blocks) if block.body is None), len(blocks))
-            self._apply_small(blocks[:small])
+        small = next((place for place, block in enumerate(blocks) if block.body is None), len(blocks))
+        try:
+            if small:
+                self._apply_small(blocks[:small])
+            else:
+                self._apply_large(blocks[0])
+        except Corrupt as error:
+            last = blocks[max(small - 1, 0)].header.sequence
+            raise error.within(f"strand {self._strand}, among sequences {after + 1} to {last}") from error
         return self.applied
 
     def _apply_small(self, blocks: Sequence[Block]) -> None:
