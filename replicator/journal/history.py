@@ -203,12 +203,23 @@ class HistoryIndex:
                 (row[0], packed, *bound, limit),
             ).fetchall()
         definitions = self._journal.definitions(strand)
-        return [self._entry(strand, sequence, ordinal, packed, definitions) for sequence, ordinal in places]
+        blocks: dict[int, Block] = {}  # changes of a key are often near each other: a page is read once
+        found = []
+        for sequence, ordinal in places:
+            if sequence not in blocks:
+                blocks = {block.header.sequence: block for block in self._journal.around(strand, sequence)}
+            found.append(self._entry(strand, blocks.get(sequence), sequence, ordinal, packed, definitions))
+        return found
 
     def _entry(
-        self, strand: str, sequence: int, ordinal: int, key: bytes, definitions: dict[int, Definition]
+        self,
+        strand: str,
+        block: Block | None,
+        sequence: int,
+        ordinal: int,
+        key: bytes,
+        definitions: dict[int, Definition],
     ) -> HistoryEntry:
-        block = self._journal.block(strand, sequence)
         if block is None:
             raise Corrupt("not_in_journal", "the index names a block that is not there", place=f"sequence {sequence}")
         statement = self._statement(strand, block, ordinal)

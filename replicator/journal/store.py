@@ -344,11 +344,11 @@ class Journal:
 
     def block(self, strand: str, sequence: int) -> Block | None:
         """One block, if it is here."""
-        for page in self.pages(strand, sequence - 1, 1):
-            for block in unpack_page(page.data):
-                if block.header.sequence == sequence:
-                    return block
-        return None
+        return next((block for block in self.around(strand, sequence) if block.header.sequence == sequence), None)
+
+    def around(self, strand: str, sequence: int) -> list[Block]:
+        """The blocks that were stored together with this one, itself among them; none if it is not here."""
+        return [block for page in self.pages(strand, sequence - 1, 1) for block in unpack_page(page.data)]
 
     def parts(self, strand: str, sequence: int) -> Iterator[Part]:
         """The pieces of a large block, in order, one at a time."""
