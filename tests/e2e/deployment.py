@@ -21,9 +21,10 @@ def lsn_number(text: str) -> int:
 
 
 class Deployment:
-    """Servers and sidecars; ``start`` starts all, ``end`` leaves nothing behind."""
+    """Servers and sidecars; ``start`` starts all, ``end`` leaves nothing behind. The replicas follow ``follow``, the
+    primary itself if that is empty; ``settle`` is a section of theirs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, follow: str = "", settle: str = "") -> None:
         self.primary_server = Postgres(directory / "primary-server")
         self.replica_server = Postgres(directory / "replica-server")
         for server in (self.primary_server, self.replica_server):
@@ -37,7 +38,7 @@ class Deployment:
             "primary",
             f'[source]\nkind = "postgres"\ndsn = "{self.primary_dsn}"\nsequences = "1s"\n',
         )
-        follow = f'[follow]\nprimary = "{self.primary.url}"\nreconnect_max = "1s"\n\n'
+        follow = f'{settle}[follow]\nprimary = "{follow or self.primary.url}"\nreconnect_max = "1s"\n\n'
         self.lima = Sidecar(
             directory, "lima", "replica", f'{follow}[replica]\nkind = "postgres"\ndsn = "{self.replica_dsn}"\n'
         )
