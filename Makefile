@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench clean
+SEEDS ?= 10000
+
+.PHONY: demo test lint types tests simulate bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/replicator demo
@@ -20,9 +22,14 @@ types: $(VENV)/.test
 tests: $(VENV)/.test
 	$(BIN)/pytest
 
+# As many seeded worlds of the settle buffer as you like; `make test` has 1,000 of them.
+simulate: $(VENV)/.test
+	$(BIN)/python -m tests.settle_buffer.simulation --seeds $(SEEDS)
+
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.catchup
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.settle
 
 # A stamp says that what pyproject.toml asks for is installed.
 $(VENV)/.run: pyproject.toml
