@@ -1,4 +1,4 @@
-"""SIGTERM: stopped within the deadline whatever hangs. SIGKILL again and again: nothing lost, nothing doubled.
+"""SIGTERM: stopped within the deadline whatever hangs. SIGKILL again and again: nothing lost, nothing doubled."""
 
 from __future__ import annotations
 
