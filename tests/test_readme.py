@@ -101,7 +101,7 @@ def test_postgresql_as_printed(directory: Path, tmp_path: Path) -> None:
     assert "virginia: equal at sequence" in output
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "simulate"])
 def test_the_make_targets_are_there(target: str) -> None:
     assert f"make {target}" in README
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
