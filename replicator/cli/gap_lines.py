@@ -1,7 +1,7 @@
 """What ``replicator gaps`` prints of the sidecar's answers, line by line.
 
-Guarantee: an answer that is not what it should be raises KeyError, TypeError, ValueError or AttributeError; nothing here
-asks or prints. Control characters are the caller's matter.
+Guarantee: an answer that is not what it should be raises KeyError, TypeError, ValueError or AttributeError. Nothing here
+asks or prints; control characters are the caller's matter.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ Answer = dict[str, Any]
 def open_lines(answer: Answer) -> Iterator[str]:
     """The open gaps, and what to do about the worst of them."""
     gaps = answer["gaps"]
-    if answer["stopped"]:
-        yield f"the strand {answer['strand']} is stopped: {answer['stopped']}; see replicator status"
+    if (halted := answer["halted"]) is not None:
+        yield f"strand {answer['strand']} is halted: {halted['message']} [{halted['reason']}]"
+        yield f"What to do about that: {halted['cure']}"
     if not gaps:
         yield f"strand {answer['strand']}: no gap is open"
         return

@@ -97,9 +97,11 @@ class Follower:
         self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
         self._contradiction = ""
         self._clock_at = 0.0
-        self.interventions = Interventions(self._strand, lambda: self._settler, listener.resumed)
+        self.interventions = Interventions(self._strand, lambda: self._settler, self._resumed)
         self.gap_counts = GapCounts()
         self.spool_set_aside = ""  # where a damaged spool was put
+        self.halted: Halted | None = None  # why nothing more is settled
+        self._given_up: Halted | None = None  # a halt that no decision takes back, save making the region anew
 
     @property
     def strand(self) -> str:
@@ -119,6 +121,7 @@ class Follower:
         """Follow until something is raised that the settle buffer or the journal cannot go on with."""
         self._settler = settler = self._new_settler()
         self._decoded.clear()
+        self.halted = self._given_up = None
         head = self._tail.head
         settler.start(self._strand, head.sequence, head.hash)
         self._gaps, gaps = trio.open_memory_channel[GapRequest](GAP_REQUESTS)
@@ -245,10 +248,24 @@ class Follower:
         if linked:
             await self._store_entries(settler, linked)
         missing = before + len(linked) + 1
-        halt = behind_waiver(_waiver_of(await settler.certificates(), missing))
-        log.error("settle halted: %s", halt)
-        self._listener.settle.halt(halt)
+        self._given_up = behind_waiver(_waiver_of(await settler.certificates(), missing))
+        self._halt(self._given_up)
         await trio.sleep_forever()
+
+    def _halt(self, halt: Halted) -> None:
+        """Settle nothing more, and show why; the rest goes on."""
+        log.error("settle halted: %s", halt)
+        self.halted = halt
+        self._listener.settle.halt(halt)
+
+    def _resumed(self) -> Halted | None:
+        """A person has let the settle buffer go on; what halts the strand yet."""
+        self.halted = self._given_up
+        if self.halted is None:
+            self._listener.resumed()
+        else:
+            self._listener.settle.halt(self.halted)
+        return self.halted
 
     # -- what the settle buffer says
 
@@ -267,7 +284,7 @@ class Follower:
             case Late():
                 self._contradiction = late_text(event)
             case Stopped():
-                self._listener.settle.halt(stopped(event, self._contradiction))
+                self._halt(stopped(event, self._contradiction))
             case SpoolSetAside(path):
                 self.spool_set_aside = path
 

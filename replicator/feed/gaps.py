@@ -1,6 +1,7 @@
 """Gaps over HTTP: what is missing, how gaps were closed, and what a person decides.
 
-    GET  /v1/gaps                  open gaps, each with its state, what that means and what to do
+    GET  /v1/gaps                  open gaps, each with its state, what that means and what to do; why the strand is
+                                   halted, if it is
     GET  /v1/gaps/closed           certificates: what closed a gap, and how that is known
     GET  /v1/gaps/late             late blocks that nobody has settled
     POST /v1/gaps/waive            {"first", "last", "who", "why", "halt_strand": true}
@@ -69,11 +70,10 @@ def _endpoint(
 
 async def _open(request: Request, follower: Follower) -> Fields:
     status = follower.status()
-    strand = next((strand for strand in status.strands if strand.strand == follower.strand), None)
     return {
         "gaps": [gap_json(gap, follower.upstream_url) for gap in status.gaps],
         "held_entries": status.held_entries,
-        "stopped": "" if strand is None else strand.stopped,
+        "halted": None if follower.halted is None else follower.halted.as_json(),
         "window_seconds": status.window_us / 1e6,
     }
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from replicator.errors import Rejected, Unavailable
+from replicator.errors import Halted, Rejected, Unavailable
 from replicator.feed.notices import span
 from settle_buffer.entry import Entry
 from settle_buffer.errors import Misuse, SettleError
@@ -26,9 +26,10 @@ PATIENCE_SECONDS = 10.0  # for a settle buffer that is reading what an earlier l
 
 
 class Interventions:
-    """A strand's settle buffer, as far as people may reach into it. ``settler`` gives the one that runs now."""
+    """A strand's settle buffer, as far as people may reach into it. ``settler`` gives the one that runs now;
+    ``resumed`` is told that it goes on, and says what halts the strand yet."""
 
-    def __init__(self, strand: str, settler: Callable[[], Settler], resumed: Callable[[], None]) -> None:
+    def __init__(self, strand: str, settler: Callable[[], Settler], resumed: Callable[[], Halted | None]) -> None:
         self._strand = strand
         self._settler = settler
         self._resumed = resumed
@@ -58,7 +59,8 @@ class Interventions:
         """Let a strand that a conflict or a late block has stopped go on."""
         with self._running():
             await self._settler().resume(self._strand)
-        self._resumed()
+        if (halted := self._resumed()) is not None:
+            raise Rejected(halted.reason, halted.message, status=409, place=self._place, cure=halted.cure)
 
     async def certificates(self) -> list[Certificate]:
         """How gaps were closed, oldest first."""

@@ -92,6 +92,9 @@ async def test_a_waiver_is_refused_and_said_why_unless_the_strand_may_halt(offic
         answer = json.loads(await office.run(*waive, "--halt-strand", "--json"))
         assert answer["waived"] == {"first": 5, "last": 6}
         await office.region.recorder.halted.wait()
+        output = await office.run(str(office.config))
+        assert "strand main is halted: gap 5 to 6 was waived by ann" in output
+        assert "What to do about that: make this region anew" in output
         output = await office.run(str(office.config), "--closed")
         assert "5 to 6  waived after" in output
         assert "by ann: lost with the disk" in output

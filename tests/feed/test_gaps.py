@@ -91,11 +91,15 @@ async def test_a_waiver_ends_a_chained_strand_before_the_gap_and_says_so(tmp_pat
         assert answer.status_code == 200
         await region.recorder.halted.wait()
         (certificate,) = (await region.get("/closed"))["certificates"]
+        assert (await region.get(""))["halted"]["reason"] == "waived"
+        refusal = await region.post("/resume")  # that does not make the blocks come back
+        assert (refusal.status_code, refusal.json()["reason"]) == (409, "waived")
         again = await region.post("/waive", first=5, last=6, who="ann", why="lost", halt_strand=True)
         assert (again.status_code, again.json()["reason"]) == (409, "nothing_missing")
     assert (certificate["how"], certificate["who"], certificate["why"]) == ("waived", "ann", "lost with the disk")
-    (halt,) = region.recorder.halts
+    halt = region.recorder.halts[-1]
     assert halt.reason == "waived"
+    assert region.recorder.resumptions == 0
     assert "gap 5 to 6 was waived by ann: lost with the disk" in halt.message
     assert region.journal.head(STRAND).sequence == 4  # what comes before the gap is settled, nothing behind it
 
@@ -159,9 +163,10 @@ async def test_a_conflict_shows_both_hashes_and_is_cured_by_discarding(tmp_path:
         assert forged.hash.hex() in halt.message
         assert true[4].hash.hex() in halt.message
         assert "replicator gaps discard" in halt.cure
-        assert (await region.get(""))["stopped"] == "conflict"
+        assert (await region.get(""))["halted"] == halt.as_json()
         assert (await region.post("/discard", first=5, last=5)).status_code == 200
         await region.tail.beyond(9)
+        assert (await region.get(""))["halted"] is None
     assert region.recorder.resumptions == 1
     assert region.journal.head(STRAND) == primary.journal.head(STRAND)
     other.close()
