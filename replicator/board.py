@@ -5,6 +5,7 @@ Guarantee: whoever advances is no longer waiting; what is shown is what was repo
 
 from __future__ import annotations
 
+import logging
 import time
 
 import trio
@@ -15,6 +16,8 @@ from replicator.marks import Now, StageName
 from replicator.progress import Progress
 from replicator.replicas.base import Applied
 from replicator.wire import Heartbeat
+
+log = logging.getLogger("replicator")
 
 
 def now() -> Now:
@@ -83,6 +86,15 @@ class Board:
     def resumed(self) -> None:
         """A person let the settle buffer go on."""
         self.progress.resume("settle")
+
+    def opened(self, applied: Applied) -> None:
+        """The replica was opened, and stands here. Its commits do not wait for its server's disk: a server that was
+        killed may have lost the last of them, which the journal has."""
+        lost = self.progress.sequence("applied") - applied.position.sequence
+        if lost > 0:
+            reason = f"the replica's database lost its last {lost} blocks and gets them again from the journal"
+            log.warning("%s", reason)
+            self.progress.reset("applied", applied.position.sequence, applied.committed_at, reason, now())
 
     def applied(self, applied: Applied) -> None:
         """The replica stands here."""

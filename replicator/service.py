@@ -212,7 +212,7 @@ class Sidecar:
         batch = config.replay
         replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
         hold = Hold()
-        replay = Replay(replayer, self.tail, hold, self._applied)
+        replay = Replay(replayer, self.tail, hold, self._applied, self.board.opened)
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),

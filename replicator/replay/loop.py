@@ -50,18 +50,31 @@ class Hold:
 
 
 class Replay:
-    """Brings the replica after the journal, for ever."""
+    """Brings the replica after the journal, for ever.
 
-    def __init__(self, replayer: Replayer, tail: Tail, hold: Hold, on_applied: Callable[[Applied], None]) -> None:
+    ``on_opened`` is told where a replica stands that was opened: that may be behind where it stood, for its server may
+    lose its last commits when it is killed.
+    """
+
+    def __init__(
+        self,
+        replayer: Replayer,
+        tail: Tail,
+        hold: Hold,
+        on_applied: Callable[[Applied], None],
+        on_opened: Callable[[Applied], None] = lambda applied: None,
+    ) -> None:
         self._replayer = replayer
         self._tail = tail
         self._hold = hold
         self._on_applied = on_applied
+        self._on_opened = on_opened
         self._stepping = trio.Lock()
 
     async def run_once(self) -> None:
         """Open the replica and follow the journal until something is raised: Unavailable or Halted."""
         applied = await trio.to_thread.run_sync(self._replayer.open)
+        self._on_opened(applied)
         while True:
             self._on_applied(applied)
             await self._tail.beyond(applied.position.sequence)
