@@ -1,6 +1,6 @@
 """What ``replicator gaps`` prints of the sidecar's answers, line by line.
 
-Guarantee: an answer that is not what it should be raises KeyError, TypeError, ValueError or AttributeError. Nothing here
+Guarantee: an answer that is not as expected raises KeyError, TypeError, ValueError or AttributeError. Nothing here
 asks or prints; control characters are the caller's matter.
 """
 
