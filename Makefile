@@ -28,6 +28,7 @@ simulate: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.catchup
+	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.settle
 
