@@ -34,7 +34,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from replicator.errors import Rejected
-from replicator.journal.store import Journal, Page
+from replicator.journal.reading import Page
+from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.position import HASH_BYTES, MAX_SEQUENCE, Position
 from replicator.wire import (

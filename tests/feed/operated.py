@@ -14,7 +14,7 @@ from replicator.block import Block
 from replicator.feed.gaps import routes
 from replicator.feed.publish import Publisher
 from replicator.http import Listen, application, serve
-from replicator.journal.store import Page
+from replicator.journal.reading import Page
 from replicator.wire import pack_block, unpack_page
 from tests.feed.conftest import Primary, Region
 from tests.servers import free_port

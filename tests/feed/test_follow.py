@@ -10,7 +10,7 @@ import trio
 
 from replicator.block import BODY_LIMIT_BYTES, Draft, Part
 from replicator.feed.publish import Publisher
-from replicator.journal.store import Page
+from replicator.journal.reading import Page
 from replicator.statement import pack_insert
 from replicator.wire import pack_block, unpack_page
 from tests.feed.conftest import STRAND, Primary, Region, drafts

@@ -1,0 +1,203 @@
+"""Reading a journal: by sequence, by start time, by page.
+
+Guarantee: blocks are proven against their hashes whenever they are read from the file; a sequence and a start time
+are found by index. Any thread may read, also while another one writes: each read has a connection of its own, and sees
+what was committed when it began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from replicator.block import Block, Part
+from replicator.definition import Definition, unpack_definition
+from replicator.journal.recent import Recent
+from replicator.position import Position, genesis, parse_position
+from replicator.sqlite import connect, look, translated
+from replicator.wire import unpack_page
+
+READ_BYTES = 1 << 20  # of pages, before it is looked whether there are enough blocks
+BASE_NOTE = "base:"  # where a journal begins that does not begin at the strand's first block
+
+
+class Page(NamedTuple):
+    """Blocks ``first`` to ``last`` as frames, ready to be sent; a large one's parts must be sent before it."""
+
+    first: int
+    last: int
+    large: bool
+    data: bytes
+
+
+class JournalReader:
+    """The reading half of a journal. ``traceless``: only to read a file that must stay as it is."""
+
+    def __init__(self, path: Path, *, traceless: bool = False) -> None:
+        self.path = path
+        self._traceless = traceless
+        self._readers: list[sqlite3.Connection] = []
+        self._heads: dict[str, tuple[Position, int]] = {}  # the last block's position, and high_at
+        self._recent: dict[str, Recent] = {}
+
+    def close(self) -> None:
+        """Close every connection."""
+        while self._readers:
+            self._readers.pop().close()
+        self._heads.clear()
+        self._recent.clear()
+
+    # -- the end of the chain
+
+    def head(self, strand: str) -> Position:
+        """The last block's position; genesis, or where the journal was begun, if there is none."""
+        return self._head(strand)[0]
+
+    def _head(self, strand: str) -> tuple[Position, int]:
+        known = self._heads.get(strand)
+        if known is None:
+            known = self._heads[strand] = self._read_head(strand)
+        return known
+
+    def _read_head(self, strand: str) -> tuple[Position, int]:
+        with self._reader() as db:
+            row = db.execute(
+                "SELECT data, high_at FROM page WHERE strand = ? ORDER BY last DESC LIMIT 1", (strand,)
+            ).fetchone()
+        if row is None:
+            return self._base(strand), 0
+        *_, last = unpack_page(row[0])
+        return last.position, row[1]
+
+    def _base(self, strand: str) -> Position:
+        text = self.notes().get(BASE_NOTE + strand)
+        return parse_position(text) if text else genesis(strand)
+
+    # -- reading
+
+    def pages(self, strand: str, after: int, limit_bytes: int) -> list[Page]:
+        """Pages with blocks behind the sequence ``after``, one at the least; the first may begin earlier."""
+        pages: list[Page] = []
+        size = 0
+        with self._reader() as db:
+            rows = db.execute(
+                "SELECT first, last, large, data FROM page WHERE strand = ? AND last > ? ORDER BY last", (strand, after)
+            )
+            for first, last, large, data in rows:
+                pages.append(Page(first, last, bool(large), data))
+                size += len(data)
+                if size >= limit_bytes:
+                    break
+        return pages
+
+    def blocks(self, strand: str, after: int, limit_bytes: int, limit_blocks: int = 2**63 - 1) -> list[Block]:
+        """The blocks behind the sequence ``after``, proven against their hashes: about ``limit_bytes`` of them, at most
+        ``limit_blocks``, at least one if there is any."""
+        recent = self._recent.get(strand)
+        if recent is not None and (found := recent.behind(after, limit_bytes, limit_blocks)):
+            return found
+        found = []
+        while limit_bytes > 0 and len(found) < limit_blocks:
+            pages = self.pages(strand, after, min(limit_bytes, READ_BYTES))
+            if not pages:
+                break
+            for page in pages:
+                found += [block for block in unpack_page(page.data) if block.header.sequence > after]
+                limit_bytes -= len(page.data)
+                after = page.last
+                if len(found) >= limit_blocks:
+                    break
+        return found[:limit_blocks]
+
+    def block(self, strand: str, sequence: int) -> Block | None:
+        """One block, if it is here."""
+        return next((block for block in self.around(strand, sequence) if block.header.sequence == sequence), None)
+
+    def around(self, strand: str, sequence: int) -> list[Block]:
+        """The blocks that were stored together with this one, itself among them; none if it is not here."""
+        return [block for page in self.pages(strand, sequence - 1, 1) for block in unpack_page(page.data)]
+
+    def parts(self, strand: str, sequence: int) -> Iterator[Part]:
+        """The pieces of a large block, in order, one at a time."""
+        number = 0
+        while True:
+            with self._reader() as db:
+                row = db.execute(
+                    "SELECT statements, data FROM part WHERE strand = ? AND sequence = ? AND number = ?",
+                    (strand, sequence, number),
+                ).fetchone()
+            if row is None:
+                return
+            yield Part(*row)
+            number += 1
+
+    def position_at(self, strand: str, sequence: int) -> Position | None:
+        """This chain's position at a sequence; None where it has none."""
+        base = self._base(strand)
+        if sequence == base.sequence:
+            return base
+        block = self.block(strand, sequence)
+        return block.position if block else None
+
+    def base(self, strand: str) -> Position:
+        """The position that this journal begins behind."""
+        return self._base(strand)
+
+    def sequence_before(self, strand: str, time: int) -> int:
+        """The sequence behind which reading must begin to get every block committed at or after ``time`` (µs).
+
+        By the index over ``high_at``: everything before the first page that reaches ``time`` was committed earlier.
+        """
+        with self._reader() as db:
+            row = db.execute(
+                "SELECT data FROM page WHERE strand = ? AND high_at >= ? ORDER BY high_at, last LIMIT 1", (strand, time)
+            ).fetchone()
+        if row is None:
+            return self.head(strand).sequence
+        for block in unpack_page(row[0]):
+            if block.header.committed_at >= time:
+                return block.header.sequence - 1
+        raise AssertionError("high_at names a page without a block of its time")
+
+    def packed_definitions(self, strand: str, at: int | None = None) -> dict[int, bytes]:
+        """The definitions that blocks up to the sequence ``at`` (all, if None) brought, by relation."""
+        with self._reader() as db:
+            rows = db.execute(
+                "SELECT relation, data FROM definition WHERE strand = ? AND sequence <= ? ORDER BY relation",
+                (strand, 2**63 - 1 if at is None else at),
+            ).fetchall()
+        return dict(rows)
+
+    def definitions(self, strand: str, at: int | None = None) -> dict[int, Definition]:
+        """``packed_definitions``, unpacked."""
+        return {relation: unpack_definition(data) for relation, data in self.packed_definitions(strand, at).items()}
+
+    def strands(self) -> list[str]:
+        """The strands that have blocks here."""
+        with self._reader() as db:
+            return [row[0] for row in db.execute("SELECT DISTINCT strand FROM page ORDER BY strand")]
+
+    # -- notes
+
+    def notes(self) -> dict[str, str]:
+        """Everything noted."""
+        with self._reader() as db:
+            return dict(db.execute("SELECT key, value FROM note").fetchall())
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        with translated(self.path):
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._new_reader()
+            try:
+                yield connection
+            finally:
+                self._readers.append(connection)
+
+    def _new_reader(self) -> sqlite3.Connection:
+        return look(self.path) if self._traceless else connect(self.path, synchronous="FULL", read_only=True)
