@@ -82,8 +82,6 @@ class Journal(JournalReader):
             )
         self._heads[base.strand] = (base, 0)
 
-    # -- writing
-
     def append(self, strand: str, items: Sequence[Part | Draft], epoch: int) -> list[Block]:
         """Seal drafts behind the head and store them; parts are stored for the draft that follows them.
 
