@@ -53,7 +53,7 @@ def read_at(text: str, at: int) -> tuple[Any, int]:
     except json.JSONDecodeError as error:
         raise not_json(error.msg, error.pos) from error
     except RecursionError as error:
-        raise Rejected("too_deep", "the JSON is nested too deeply") from error
+        raise Rejected("too_deep", "the JSON is nested too deeply", cure="send it less deeply nested") from error
     except (ValueError, ArithmeticError) as error:  # a whole number beyond Python's own limit of digits
         raise Rejected("number_range", "a number has too many digits", status=422) from error
     return value
@@ -86,7 +86,8 @@ def skip_space(text: str, at: int) -> int:
 
 def not_json(what: str, at: int) -> Rejected:
     """A refusal of malformed JSON."""
-    return Rejected("not_json", f"the body is not JSON: {what}, at character {at}")
+    message = f"the body is not JSON: {what}, at character {at}"
+    return Rejected("not_json", message, cure="send one JSON value, whole")
 
 
 def write(value: Any) -> str:

@@ -33,7 +33,7 @@ def is_full(status: dict[str, Any]) -> Callable[[str], bool]:
 def primary(tmp_path: Path) -> Iterator[Region]:
     region = Region(tmp_path, "paris", "primary", EMBEDDED)
     region.start()
-    region.reach(lambda status: status["ready"], "ready")
+    region.reach_sequence("applied", 1)
     yield region
     region.end()
 

@@ -35,7 +35,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Region, 
     try:
         paris.start()
         tokyo.start()
-        paris.reach(lambda status: status["ready"], "ready")
+        paris.reach_sequence("applied", 1)
         for number in range(BLOCKS - 1):
             assert paris.write(number, 1, filler="x" * 300).status_code == 200
         tokyo.reach_sequence("applied", BLOCKS)

@@ -131,7 +131,7 @@ class Cases:
 def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
     region = Region(tmp_path_factory.mktemp("honest"), "paris", "primary", EMBEDDED)
     region.start()
-    region.reach(lambda status: status["ready"], "ready")
+    region.reach_sequence("applied", 1)
     for number in range(BLOCKS - 1):  # the first block declares the table
         assert region.write(number, 1).status_code == 200
     yield region

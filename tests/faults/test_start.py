@@ -47,7 +47,7 @@ def test_a_port_and_a_directory_in_use(tmp_path: Path) -> None:
     first = Region(tmp_path, "paris", "primary", EMBEDDED)
     first.start()
     try:
-        first.reach(lambda status: status["ready"], "ready")
+        first.reach_sequence("applied", 1)
         done = run_verb("run", str(first.config))
         assert done.returncode == 2
         assert "data_dir_in_use" in done.stderr

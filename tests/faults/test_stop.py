@@ -28,7 +28,7 @@ STORMS = 5
 def paris(tmp_path: Path) -> Iterator[Region]:
     region = Region(tmp_path, "paris", "primary", DEADLINE + EMBEDDED)
     region.start()
-    region.reach(lambda status: status["ready"], "ready")
+    region.reach_sequence("applied", 1)
     yield region
     region.end()
 
@@ -48,7 +48,7 @@ def test_a_follower_and_a_client_that_hang_do_not_hold_a_primary_up(paris: Regio
         assert paris.stop() in (0, 1)
         assert time.monotonic() - began < 3 + LEEWAY_SECONDS
     paris.start()
-    paris.reach(lambda status: status["ready"], "ready")
+    paris.reach_sequence("applied", 1)
     assert paris.wallets() == 2000
 
 
@@ -122,7 +122,7 @@ def test_a_storm_of_restarts_loses_and_doubles_nothing(paris: Region, tmp_path: 
                 region.start()
         stop.set()
         writer.join()
-        paris.reach(lambda status: status["ready"], "ready")
+        paris.reach_sequence("applied", 1)
         last = max(acknowledged, default=-1) + 1
         assert paris.write(last + 1_000_000, 1).status_code == 200
         head = int(paris.ask("/feed/v1/main/positions/head").json()["position"].split(":")[2])

@@ -70,7 +70,8 @@ class PostgresSource:
                     await self._tail(state, sink, sql, relations, start, origin)
                 except NeedsText:
                     self._text_only = True
-                    start = origin = max(origin, self._resume_at)
+                    origin = max(origin, self._resume_at)
+                    start = max(origin, self._progress.idle)  # what the server was told to forget held nothing for us
 
     async def _copy(self, state: SourceState, sink: Sink, sql: Worker, relations: Relations) -> int:
         async with opened(self._options, replication=True) as replication:
