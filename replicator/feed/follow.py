@@ -30,7 +30,7 @@ from replicator.feed.sent import Sent
 from replicator.journal.tail import Tail
 from replicator.position import Position
 from replicator.supervise import Backoff, Trouble, supervise
-from replicator.wire import DefinitionFrame, End, Frame, Heartbeat, StagedPart, pack_block, unpack_page
+from replicator.wire import DefinitionFrame, End, Frame, Heartbeat, StagedPart, pack_blocks, unpack_page
 from settle_buffer.config import SettleConfig
 from settle_buffer.entry import Entry
 from settle_buffer.errors import SettleError, SpoolUnavailable
@@ -199,17 +199,17 @@ class Follower:
 
     def _entries(self, blocks: Sequence[Block]) -> list[Entry]:
         strand = self._strand
-        for block in blocks:
-            if block.header.strand != strand:
-                message = f"a block of strand {block.header.strand!r} came in the stream of {strand!r}"
+        headers = [block.header for block in blocks]
+        for header in headers:
+            if header.strand != strand:
+                message = f"a block of strand {header.strand!r} came in the stream of {strand!r}"
                 cure = "check [region] strand on both sides"
                 raise Corrupt("other_strand", message, place=self._upstream.url, cure=cure)
         if len(self._decoded) < DECODED_BLOCKS:
             self._decoded.update((block.hash, block) for block in blocks)
         return [
-            Entry(strand, header.sequence, header.committed_at, block.hash, header.previous, pack_block(block))
-            for block in blocks
-            if (header := block.header)
+            Entry(strand, header.sequence, header.committed_at, block.hash, header.previous, frame)
+            for header, block, frame in zip(headers, blocks, pack_blocks(blocks), strict=True)
         ]
 
     async def _fill_gaps(self, client: FeedClient, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from replicator.block import Block
 
-RECENT_BYTES = 16 << 20
+RECENT_BYTES = 48 << 20  # some 40,000 small blocks: replay that falls behind further reads and proves them again
 RECENT_OVERHEAD_BYTES = 1000  # what CPython keeps for a block beside its bytes
 
 
@@ -22,16 +22,20 @@ class Recent:
 
     def __init__(self) -> None:
         self._blocks: deque[Block] = deque()
+        self._sizes: deque[int] = deque()  # about the memory that each of them takes
         self._bytes = 0
         self._lock = threading.Lock()
 
     def add(self, blocks: Sequence[Block]) -> None:
         """Blocks that are durable now, right behind those added before."""
+        sizes = [RECENT_OVERHEAD_BYTES + len(encoded) + len(body or b"") for _, encoded, _, body in blocks]
         with self._lock:
             self._blocks.extend(blocks)
-            self._bytes += sum(map(_size, blocks))
+            self._sizes.extend(sizes)
+            self._bytes += sum(sizes)
             while self._bytes > RECENT_BYTES:
-                self._bytes -= _size(self._blocks.popleft())
+                self._blocks.popleft()
+                self._bytes -= self._sizes.popleft()
 
     def behind(self, after: int, limit_bytes: int, limit_blocks: int) -> list[Block]:
         """The blocks behind the sequence ``after``; none if the first of them is not here any more."""
@@ -42,14 +46,10 @@ class Recent:
             if not 0 <= skipped < len(self._blocks):
                 return []
             found = []
-            for block in itertools.islice(self._blocks, skipped, min(skipped + limit_blocks, len(self._blocks))):
+            sized = zip(self._blocks, self._sizes, strict=True)
+            for block, size in itertools.islice(sized, skipped, min(skipped + limit_blocks, len(self._blocks))):
                 found.append(block)
-                limit_bytes -= _size(block)
+                limit_bytes -= size
                 if limit_bytes <= 0:
                     break
             return found
-
-
-def _size(block: Block) -> int:
-    """About the memory that a block takes."""
-    return RECENT_OVERHEAD_BYTES + len(block.encoded) + (len(block.body) if block.body else 0)

@@ -91,11 +91,11 @@ class Journal(JournalReader):
         try:
             with self._transaction() as db:
                 blocks = self._seal_all(db, strand, items, epoch)
-                self._insert_pages(db, strand, blocks)
+                high_at = self._insert_pages(db, strand, blocks)
         except BaseException:
             self._arriving.pop(strand, None)
             raise
-        self._advance(strand, blocks)
+        self._advance(strand, blocks, high_at)
         return blocks
 
     def accept(self, strand: str, blocks: Sequence[Block]) -> Position:
@@ -110,11 +110,11 @@ class Journal(JournalReader):
                 self._prove_parts(strand, block)
         try:
             with self._transaction() as db:
-                self._insert_pages(db, strand, blocks)
+                high_at = self._insert_pages(db, strand, blocks)
         except Corrupt as error:
             sequences = f"{blocks[0].header.sequence} to {blocks[-1].header.sequence}"
             raise error.within(f"strand {strand}, among sequences {sequences}") from error
-        self._advance(strand, blocks)
+        self._advance(strand, blocks, high_at)
         return self.head(strand)
 
     def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None:
@@ -166,7 +166,8 @@ class Journal(JournalReader):
         arriving.body_bytes += len(part.data)
         arriving.parts += 1
 
-    def _insert_pages(self, db: sqlite3.Connection, strand: str, blocks: Sequence[Block]) -> None:
+    def _insert_pages(self, db: sqlite3.Connection, strand: str, blocks: Sequence[Block]) -> int:
+        """Store the pages; the latest time at which anything up to their end was committed."""
         high_at = self._head(strand)[1]
         rows = []
         for group in _paginate(blocks):
@@ -178,6 +179,7 @@ class Journal(JournalReader):
         for block in blocks:
             if block.header.flags & HAS_DEFINITIONS:
                 self._insert_definitions(db, strand, block)
+        return high_at
 
     def _insert_definitions(self, db: sqlite3.Connection, strand: str, block: Block) -> None:
         sequence = block.header.sequence
@@ -199,10 +201,9 @@ class Journal(JournalReader):
             raise Corrupt("defined_twice", f"relation {relation} has another definition already", place=place)
         db.execute("INSERT OR IGNORE INTO definition VALUES (?, ?, ?, ?)", (strand, relation, sequence, data))
 
-    def _advance(self, strand: str, blocks: Sequence[Block]) -> None:
+    def _advance(self, strand: str, blocks: Sequence[Block], high_at: int) -> None:
         if blocks:
             self._recent.setdefault(strand, Recent()).add(blocks)
-            high_at = max(self._head(strand)[1], *(block.header.committed_at for block in blocks))
             self._heads[strand] = (blocks[-1].position, high_at)
 
     def _prove_parts(self, strand: str, block: Block) -> None:
