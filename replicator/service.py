@@ -68,6 +68,7 @@ Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what 
 
 LOOK_SECONDS = 1.0  # at the journal's file
 HISTORY_LOOK_SECONDS = 0.05
+HISTORY_REST_LIMIT_SECONDS = 5.0  # also if a step took long because it had to wait for the disk
 HISTORY_RESTS = 19  # beside a catch-up the index takes a twentieth of the time: it gives way, and still gets on
 BUSY_BLOCKS = 250  # that came during one step and look
 
@@ -271,7 +272,7 @@ class Sidecar:
             took = trio.current_time() - began
             await trio.sleep(HISTORY_LOOK_SECONDS)
             if self._is_busy(visible, head):
-                await trio.sleep(took * HISTORY_RESTS)
+                await trio.sleep(min(took * HISTORY_RESTS, HISTORY_REST_LIMIT_SECONDS))
 
     def _is_busy(self, visible: Tail, head_before: int) -> bool:
         """Whether somebody catches up: the journal with its source, the replica with the journal, or a follower."""
