@@ -8,23 +8,20 @@
 The stages share nothing but the journal and its ``Tail``: each runs by itself, is supervised by itself, and starts from
 what is durable. That is why a sidecar that is killed at any instruction loses, doubles and reorders nothing.
 
-Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): first no new
-requests, then the stages, each seeing its step through, then the files; after the deadline the process ends hard, which
-is safe. Concrete parts are picked in ``parts.py``.
+Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): no new requests, each
+stage sees its step through, then the files are closed; after the deadline the process ends hard, which is safe.
+Concrete parts are picked in ``parts.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import random
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
-from typing import IO
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -34,13 +31,15 @@ from replicator import parts
 from replicator.block import Block
 from replicator.board import Board, StageTrouble, now
 from replicator.config import Config, EmbeddedSource, PostgresSource
-from replicator.errors import ConfigError, Halted, Unavailable
+from replicator.datadir import changed, identity, locked
+from replicator.errors import Halted
 from replicator.feed.follow import Follower
 from replicator.feed.gaps import routes as gap_routes
 from replicator.feed.publish import Publisher
 from replicator.http import application, serve
 from replicator.journal.capture import Capture
 from replicator.journal.history import HistoryIndex
+from replicator.journal.indexing import Indexing
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.ledger.api import routes as api_routes
@@ -66,12 +65,6 @@ log = logging.getLogger("replicator")
 
 Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
-LOOK_SECONDS = 1.0  # at the journal's file
-HISTORY_LOOK_SECONDS = 0.05
-HISTORY_REST_LIMIT_SECONDS = 5.0  # also if a step took long because it had to wait for the disk
-HISTORY_RESTS = 19  # beside a catch-up the index takes a twentieth of the time: it gives way, and still gets on
-BUSY_BLOCKS = 250  # that came during one step and look
-
 
 async def run(
     config: Config,
@@ -82,7 +75,7 @@ async def run(
 
     ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
     """
-    with _locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
+    with locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
         await Sidecar(config, journal, show_copy).run(task_status)
 
 
@@ -122,7 +115,7 @@ class Sidecar:
         async with trio.open_nursery() as serving:
             (address,) = await serving.start(serve, app, listen, self._stopping.wait)
             async with trio.open_nursery() as running:
-                running.start_soon(self._work, [*stages, self._index_history])
+                running.start_soon(self._work, [*stages, *self._beside_the_flow()])
                 log.info("region %s, %s, listens at %s", self.config.region.name, self.config.region.role, address)
                 task_status.started(address)
                 await self._stop_signal()
@@ -135,11 +128,11 @@ class Sidecar:
         """Run the stages for as long as the journal is where it was: a file without a name takes what is written to it,
         durably as it seems, and is gone with the process."""
         path = self.config.region.journal_path
-        begun = await trio.to_thread.run_sync(_identity, path)
+        begun = await trio.to_thread.run_sync(identity, path)
         async with trio.open_nursery() as nursery:
             for stage in stages:
                 nursery.start_soon(stage)
-            await _changed(path, begun)
+            await changed(path, begun)
             nursery.cancel_scope.cancel()
         gone = Halted(
             "data_dir_gone",
@@ -256,47 +249,11 @@ class Sidecar:
         self.view.applied_blocks = applied.blocks
         self.board.applied(applied)
 
-    # -- beside the flow
-
-    async def _index_history(self) -> None:
-        """Bring the history index after what readers can see, when there is time for it."""
+    def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
         if not self.config.replay.history:
-            return
-        strand = self.config.region.strand
+            return []
         visible = self.tail if self.view.replica is None else self.applied
-        indexed = await self._on_history(self.history.indexed, strand)
-        while True:
-            await visible.beyond(indexed)
-            head, began = self.tail.head.sequence, trio.current_time()
-            indexed = await self._on_history(self.history.step, strand, visible.head.sequence)
-            took = trio.current_time() - began
-            await trio.sleep(HISTORY_LOOK_SECONDS)
-            if self._is_busy(visible, head):
-                await trio.sleep(min(took * HISTORY_RESTS, HISTORY_REST_LIMIT_SECONDS))
-
-    def _is_busy(self, visible: Tail, head_before: int) -> bool:
-        """Whether somebody catches up: the journal with its source, the replica with the journal, or a follower."""
-        head = self.tail.head.sequence
-        slowest = min((follower.sent for follower in self.publisher.followers.values()), default=head)
-        return visible.head.sequence < head or head - min(head_before, slowest) > BUSY_BLOCKS
-
-    async def _on_history(self, look: Callable[..., int], *args: object) -> int:
-        """What ``look`` gives; a full disk is waited for, and a damaged index is begun anew. Meanwhile its readers are
-        told that it is behind."""
-        backoff = self._backoff()
-        while True:
-            try:
-                return await trio.to_thread.run_sync(look, *args)
-            except Unavailable as error:
-                log.warning("history waits: %s", error)
-                await trio.sleep(backoff.next())
-            except Halted as error:
-                if error.place != str(self.history.path):
-                    log.error("history halted: %s", error)
-                    await trio.sleep_forever()
-                aside = await trio.to_thread.run_sync(self.history.begin_anew)
-                log.error("history is indexed again, the damaged file is %s: %s", aside, error)
-                await trio.sleep(backoff.next())
+        return [Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff).run]
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""
@@ -314,21 +271,6 @@ def _stages(config: Config) -> list[StageName]:
     return ["source"] if isinstance(config.source, PostgresSource) else ["apply"]
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file this is; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-async def _changed(path: Path, begun: tuple[int, int] | None) -> None:
-    """Return once there is another file, or none. File systems tell of it in no portable way: look now and then."""
-    while await trio.to_thread.run_sync(_identity, path) == begun:  # noqa: ASYNC110  # nothing sets an event
-        await trio.sleep(LOOK_SECONDS)
-
-
 def _end_after(seconds: float) -> None:
     """End the process hard if it has not stopped by then; what is durable does not depend on an orderly end."""
 
@@ -339,35 +281,6 @@ def _end_after(seconds: float) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keep a second sidecar out of the data directory. The lock goes with the process, however it ends."""
-    with _lock_file(directory) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                "data_dir_in_use",
-                "another sidecar runs on this data directory",
-                place=f"[region] data_dir = {directory}",
-                cure="stop the other one, or give this region a directory of its own",
-            ) from None
-        yield
-
-
-def _lock_file(directory: Path) -> IO[str]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return (directory / "lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            "data_dir_unusable",
-            f"the data directory cannot be made or written to: {error.strerror}",
-            place=f"[region] data_dir = {directory}",
-            cure="name a directory that this user may write to, on a disk that takes writes",
-        ) from error
 
 
 @contextlib.contextmanager

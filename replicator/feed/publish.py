@@ -76,6 +76,10 @@ class Publisher:
         self.followers: dict[int, Follower] = {}  # by a number for each open stream
         self._streams = 0
 
+    def slowest(self) -> int:
+        """The sequence that the slowest follower is at; beyond every block if nobody follows."""
+        return min((follower.sent for follower in self.followers.values()), default=MAX_SEQUENCE)
+
     def routes(self) -> list[Route]:
         """The feed's part of the HTTP surface."""
         return [
