@@ -185,6 +185,7 @@ class Sidecar:
             on_committed=self._committed,
             on_waiting=self.board.apply.wait,
         )
+        self.view.ledger = ledger
         declarations = parts.declarations(settings)
         routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes

@@ -16,6 +16,7 @@ from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
+from replicator.ledger.ledger import Ledger
 from replicator.observe.settling import settle_view
 from replicator.observe.snapshot import Event, FollowerView, SettleView, Snapshot, SourceView, StrandState
 from replicator.replicas.base import Replica
@@ -33,6 +34,7 @@ class View:
         self._started = trio.current_time()
         self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
         self.source: Source | None = None
+        self.ledger: Ledger | None = None
         self.replica: Replica | None = None
         self.follower: Follower | None = None
         self.publisher: Publisher | None = None
@@ -88,7 +90,8 @@ class View:
     def _source(self) -> SourceView | None:
         if self.source is None:
             kind = self._config.source.kind if self._config.source and self._config.region.role == "primary" else None
-            return None if kind is None else SourceView(kind, "serving")
+            phase = "serving" if self.ledger is not None and self.ledger.runs else "starting"
+            return None if kind is None else SourceView(kind, phase)
         report = self.source.report
         return SourceView(
             kind="postgres",

@@ -77,6 +77,11 @@ class Ledger:
         self._arrived = trio.Event()
         self._runs = False
 
+    @property
+    def runs(self) -> bool:
+        """Whether requests are taken."""
+        return self._runs
+
     async def run(
         self,
         tables: tuple[TableDeclaration, ...] = (),

@@ -32,12 +32,20 @@ def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_
     Ready is: no stage is halted, and what is ``mode`` (applied or settled) lags by no more than ``limit``. A stage that
     waits does not end readiness by itself: the lag that grows from it does.
     """
-    if not snapshot.strands:
-        return Unavailable("starting", "the region is starting", place=f"region {snapshot.region}", cure="wait")
+    is_starting = snapshot.source is not None and snapshot.source.phase == "starting"
+    if not snapshot.strands or is_starting:
+        return _first_trouble(snapshot) or Unavailable(
+            "starting", "the region is starting", place=f"region {snapshot.region}", cure="wait"
+        )
     for state in snapshot.strands:
         if (reason := _blocked_strand(snapshot, state, mode, limit)) is not None:
             return reason
     return None
+
+
+def _first_trouble(snapshot: Snapshot) -> ReplicatorError | None:
+    stages = (stage for state in snapshot.strands for stage in state.progress.stages)
+    return next((stage.trouble for stage in stages if stage.trouble is not None), None)
 
 
 def _blocked_strand(snapshot: Snapshot, state: StrandState, mode: Mode, limit: LagLimit) -> ReplicatorError | None:

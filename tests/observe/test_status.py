@@ -9,7 +9,7 @@ import pytest
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.marks import Mode
-from replicator.observe.snapshot import GapView, SettleView, Snapshot
+from replicator.observe.snapshot import GapView, SettleView, Snapshot, SourceView
 from replicator.observe.status import (
     LagLimit,
     blocked,
@@ -39,6 +39,22 @@ def test_a_healthy_region_is_ready_in_both_modes() -> None:
 
 def test_a_region_without_strands_is_starting() -> None:
     assert reason(dataclasses.replace(samples.healthy(), strands=())) == "starting"
+
+
+def embedded(progress: Progress, phase: str) -> Snapshot:
+    return dataclasses.replace(samples.region(progress), role="primary", source=SourceView("embedded", phase))
+
+
+def test_an_embedded_ledger_that_takes_no_requests_yet_is_starting() -> None:
+    assert reason(embedded(samples.healthy_progress(), "starting")) == "starting"
+    assert reason(embedded(samples.healthy_progress(), "serving")) is None
+
+
+def test_what_keeps_an_embedded_ledger_from_starting_is_the_reason() -> None:
+    progress = samples.healthy_progress()
+    cause = Unavailable("disk_full", "no room is left", place="ledger", cure="free some")
+    progress.wait("apply", cause, samples.at(99))
+    assert reason(embedded(progress, "starting")) == "disk_full"
 
 
 def test_lag_beyond_the_limit_in_seconds_or_blocks_is_not_ready() -> None:
