@@ -19,8 +19,8 @@ ROLES: tuple[Role, ...] = ("primary", "replica")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceView:
-    """The primary's ledger as its source sees it; ``sources/base.py`` has the fields that it reports. The ``phase`` of an
-    embedded ledger is starting or serving."""
+    """The primary's ledger as its source sees it; ``sources/base.py`` has the fields that it reports. An embedded
+    ledger's ``phase`` is starting or serving."""
 
     kind: str
     phase: str
