@@ -64,6 +64,7 @@ def settle_config(config: Config) -> SettleConfig:
         age_limit_us=_us(settle.max_age_seconds),
         resident_entries=settle.memory_entries,
         resident_bytes=settle.memory_bytes,
+        straight=True,
     )
 
 

@@ -89,6 +89,16 @@ class SettleBuffer:
         if entries:
             self._grouped(entries)
 
+    def is_next(self, entries: Sequence[Entry]) -> bool:
+        """Whether ``offer`` would release these and nothing else: all of one strand, in sequence order, and next."""
+        groups = self._grouped(entries)
+        strand, group = groups[0]
+        return (
+            self.config.order == "sequence"
+            and len(groups) == 1
+            and strand.is_next(group, list(map(sequence_of, group)))
+        )
+
     def offer(self, entries: Sequence[Entry], now: int, *, again: bool = False) -> list[Event]:
         """Take durable entries, of any strands, in any order; what follows from them. ``again``: they come from the
         spool after a restart."""

@@ -43,6 +43,10 @@ class SettleConfig:
     ``resident_entries`` and ``resident_bytes`` what of it stays in memory; ``unacknowledged_bytes`` what the consumer
     was given and has not acknowledged. ``load_entries`` are read back in one piece. ``remembered`` is the number of
     released digests kept per strand to tell a duplicate from a conflict.
+
+    ``straight`` (order ``sequence`` only): entries that are next, behind which nothing waits, are not written to the
+    spool but go to the consumer at once, and ``put`` returns when the consumer has acknowledged them: they are durable
+    there. It needs a consumer in another task that acknowledges everything it is given.
     """
 
     order: Order = "sequence"
@@ -63,6 +67,7 @@ class SettleConfig:
     unacknowledged_bytes: int = 1 << 30
     load_entries: int = 8_192
     remembered: int = 65_536
+    straight: bool = False
     strands_limit: int = 1_024
 
     def __post_init__(self) -> None:
@@ -73,6 +78,8 @@ class SettleConfig:
                 raise Misuse("bad_config", f"{field.name} is {value}, at least {least} is needed")
         if self.order not in ("sequence", "merged", "time") or self.late not in ("halt", "quarantine", "correct"):
             raise Misuse("bad_config", f"order {self.order!r} or late policy {self.late!r} is not known")
+        if self.straight and self.order != "sequence":
+            raise Misuse("bad_config", f"straight needs the order sequence; {self.order} holds entries back by time")
         if isinstance(self.window_us, AutoWindow):
             _check_auto(self.window_us)
 

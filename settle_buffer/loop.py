@@ -3,7 +3,9 @@
 Guarantees: ``put`` returns when its entries are durable in the spool; nothing is released that is not durable; a
 release is deleted from the spool only after ``acknowledge``. After a crash whatever was released and not acknowledged
 is released again, in the same order. ``put`` waits while a bound is reached, except for entries that close a hole.
-A put that is cancelled has happened as a whole or not at all.
+A put that is cancelled has happened as a whole or not at all. With ``straight``, entries that are next go to the
+consumer without the spool; then ``put`` returns when the consumer has acknowledged them, and a crash before that loses
+what nobody was told is durable.
 
 The idea: the core is only touched between two awaits, the spool only under one lock and in a worker thread. One task
 drains releases to the consumer, one fires timers. The clock given to the core is trio's, set to the wall once.
@@ -98,7 +100,10 @@ class Settler:
             await self._close()
 
     async def put(self, entries: Sequence[Entry]) -> None:
-        """Take entries; they are durable when this returns. Raises Misuse, SpoolUnavailable or SpoolDamaged."""
+        """Take entries; they are durable when this returns, in the spool or, straight, with the consumer.
+
+        Raises Misuse, SpoolUnavailable or SpoolDamaged.
+        """
         await self._ready.wait()
         if not entries:
             return
@@ -107,12 +112,16 @@ class Settler:
         async with self._lock:
             spool = self._open_spool()
             self.buffer.check(entries)
-            self._pass_trims(spool)
-            with self._step("append"):
-                self._spool_bytes = await trio.to_thread.run_sync(_append, spool, entries)
+            straight = self._goes_straight(entries)
+            if not straight:
+                self._pass_trims(spool)
+                with self._step("append"):
+                    self._spool_bytes = await trio.to_thread.run_sync(_append, spool, entries)
             with self._step("offer"):
                 events = self.buffer.offer(entries, self.now())
             await self._take(events)
+        if straight:
+            await self._acknowledges(entries[-1])
 
     async def heartbeat(self, strand: str, at: int, sequence: int | None = None, idle: bool = False) -> None:
         """What the feed says of itself between entries; see ``SettleBuffer.heartbeat``."""
@@ -290,6 +299,22 @@ class Settler:
             self._work.set()
         self._tick.set()
         self._wake()
+
+    def _goes_straight(self, entries: Sequence[Entry]) -> bool:
+        """Whether these are next and the consumer has acknowledged everything before them: the spool would only hold
+        what it is about to hold itself. A consumer that has stopped gets nothing more this way."""
+        strand = entries[0].strand
+        caught_up = self._acknowledged.get(strand) == self.buffer.delivered(strand)
+        return self.config.straight and caught_up and self.buffer.is_next(entries)
+
+    async def _acknowledges(self, last: Entry) -> None:
+        """Return once the consumer has acknowledged the strand up to this entry."""
+        while self._acknowledged[last.strand] < last.sequence:
+            if self._closed:
+                raise Misuse(
+                    "not_running", "the settler ended before the consumer had the entries", cure="put them again"
+                )
+            await self._changed.wait()
 
     def _full(self, entries: Sequence[Entry]) -> bool:
         """Whether a put has to wait: for the consumer, or for holes to be closed."""

@@ -65,6 +65,18 @@ class Strand:
         if self.top > self.released:
             self._advance(events)
 
+    def is_next(self, entries: list[Entry], sequences: list[int]) -> bool:
+        """Whether taking these would release them all at once: nothing waits, and place and links say that they are
+        next."""
+        first, count = self.released + 1, len(entries)
+        return (
+            self._flows
+            and self.top == self.released
+            and sequences == list(range(first, first + count))
+            and not (self.waived and self.waived.within(first, first + count - 1))
+            and _first_broken(self.digest, list(map(digest_of, entries)), list(map(link_of, entries))) is None
+        )
+
     def is_waived(self, sequence: int) -> bool:
         """Whether an entry with this sequence would be late: somebody has waived it."""
         return bool(self.waived) and sequence in self.waived

@@ -32,7 +32,7 @@ from replicator.position import Position
 from replicator.supervise import Backoff, Trouble, supervise
 from replicator.wire import DefinitionFrame, End, Frame, Heartbeat, StagedPart, pack_blocks, unpack_page
 from settle_buffer.config import SettleConfig
-from settle_buffer.entry import Entry
+from settle_buffer.entry import Entry, body_of
 from settle_buffer.errors import SettleError, SpoolUnavailable
 from settle_buffer.events import Certificate, Conflict, Correction, Event, GapRequest, Late, SpoolSetAside, Stopped
 from settle_buffer.loop import Delivery, Settler
@@ -54,7 +54,7 @@ class Store(Protocol):
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
     def base(self, strand: str) -> Position: ...
     def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None: ...
-    def accept(self, strand: str, blocks: Sequence[Block]) -> Position: ...
+    def accept(self, strand: str, blocks: Sequence[Block], frames: Sequence[bytes]) -> Position: ...
 
 
 class Listener(Protocol):
@@ -236,8 +236,9 @@ class Follower:
     async def _store_entries(self, settler: Settler, entries: Sequence[Entry]) -> None:
         known = self._decoded
         blocks = [known.pop(e.digest) if e.digest in known else _decode(e) for e in entries]
+        frames = list(map(body_of, entries))
         with trio.CancelScope(shield=True):
-            head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks)
+            head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks, frames)
         self._tail.moved(head, blocks[-1].header.committed_at)
         self._listener.settled(blocks[-1].header)
         await settler.acknowledge(self._strand, head.sequence)

@@ -20,7 +20,7 @@ from replicator.journal.tail import Tail
 from replicator.sources.base import Source, SourceState
 
 QUEUE_BATCHES = 4
-GROUP_ITEMS = 20_000
+GROUP_ITEMS = 4_000  # more in one go would let the stages behind stand idle, and then work alone
 
 Item = Part | Draft
 

@@ -17,6 +17,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -91,15 +92,16 @@ class Journal(JournalReader):
         try:
             with self._transaction() as db:
                 blocks = self._seal_all(db, strand, items, epoch)
-                high_at = self._insert_pages(db, strand, blocks)
+                high_at = self._insert_pages(db, strand, blocks, pack_blocks(blocks))
         except BaseException:
             self._arriving.pop(strand, None)
             raise
         self._advance(strand, blocks, high_at)
         return blocks
 
-    def accept(self, strand: str, blocks: Sequence[Block]) -> Position:
-        """Store blocks that another region sealed. Durable on return; gives the new head.
+    def accept(self, strand: str, blocks: Sequence[Block], frames: Sequence[bytes] = ()) -> Position:
+        """Store blocks that another region sealed; ``frames`` are theirs, if the caller has packed them already.
+        Durable on return; gives the new head.
 
         Raises Corrupt if one does not link to the one before it or a large one's staged parts are not its body; then
         nothing was stored, and such parts are dropped.
@@ -110,7 +112,7 @@ class Journal(JournalReader):
                 self._prove_parts(strand, block)
         try:
             with self._transaction() as db:
-                high_at = self._insert_pages(db, strand, blocks)
+                high_at = self._insert_pages(db, strand, blocks, frames or pack_blocks(blocks))
         except Corrupt as error:
             sequences = f"{blocks[0].header.sequence} to {blocks[-1].header.sequence}"
             raise error.within(f"strand {strand}, among sequences {sequences}") from error
@@ -166,18 +168,21 @@ class Journal(JournalReader):
         arriving.body_bytes += len(part.data)
         arriving.parts += 1
 
-    def _insert_pages(self, db: sqlite3.Connection, strand: str, blocks: Sequence[Block]) -> int:
+    def _insert_pages(
+        self, db: sqlite3.Connection, strand: str, blocks: Sequence[Block], frames: Sequence[bytes]
+    ) -> int:
         """Store the pages; the latest time at which anything up to their end was committed."""
         high_at = self._head(strand)[1]
+        headers = [block[0] for block in blocks]
         rows = []
-        for group in _paginate(blocks):
-            high_at = max(high_at, *(block.header.committed_at for block in group))
-            first, last = group[0].header.sequence, group[-1].header.sequence
-            large = group[0].body is None
-            rows.append((strand, last, first, high_at, large, b"".join(pack_blocks(group))))
+        for start, end in pairwise(_page_edges(blocks, frames)):
+            high_at = max(high_at, max(header.committed_at for header in headers[start:end]))
+            first, last = headers[start].sequence, headers[end - 1].sequence
+            large = blocks[start].body is None
+            rows.append((strand, last, first, high_at, large, b"".join(frames[start:end])))
         db.executemany("INSERT INTO page VALUES (?, ?, ?, ?, ?, ?)", rows)
-        for block in blocks:
-            if block.header.flags & HAS_DEFINITIONS:
+        for block, header in zip(blocks, headers, strict=True):
+            if header.flags & HAS_DEFINITIONS:
                 self._insert_definitions(db, strand, block)
         return high_at
 
@@ -246,22 +251,16 @@ class Journal(JournalReader):
             number += 1
 
 
-def _paginate(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Blocks in groups that make a page each; a large block stands alone."""
-    group: list[Block] = []
-    size = 0
-    for block in blocks:
-        large = block.body is None
-        if group and (large or size >= PAGE_BYTES or len(group) >= PAGE_BLOCKS):
-            yield group
-            group, size = [], 0
-        if large:
-            yield [block]
-        else:
-            group.append(block)
-            size += len(block.encoded) + len(block.body or b"")
-    if group:
-        yield group
+def _page_edges(blocks: Sequence[Block], frames: Sequence[bytes]) -> list[int]:
+    """Where each page begins, and the end of the last one; a large block stands alone."""
+    edges, size, large = [0], 0, False
+    for place, (block, frame) in enumerate(zip(blocks, frames, strict=True)):
+        was_large, large = large, block[3] is None
+        if place and (large or was_large or size >= PAGE_BYTES or place - edges[-1] >= PAGE_BLOCKS):
+            edges.append(place)
+            size = 0
+        size += len(frame)
+    return [*edges, len(blocks)] if blocks else edges
 
 
 assert PAGE_BYTES <= BODY_LIMIT_BYTES
