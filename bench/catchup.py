@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.contenders import KINDS, NOTE, Contender, contender, make_ledger
+from bench.contenders import KINDS, NOTE, Contender, contender
 from bench.setting import directory, print_table, seconds_until, server
 from tests.servers import Postgres
 
@@ -49,7 +49,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     rows: list[tuple[str, float]] = []
     with directory() as home, server(home / "primary") as primary, server(home / "replica") as replica:
-        make_ledger(primary)
+        primary.create_database("ledger")
         for number, kind in enumerate(KINDS, start=1):
             with contender(home, primary, replica, kind) as made:
                 rows.append((made.name, catch_up(primary, made, number * 1_000_000_000, count)))

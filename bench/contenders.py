@@ -24,10 +24,10 @@ _HIGHEST = "SELECT coalesce(max(id), 0) FROM event"
 Seen = Callable[[], int]  # the highest id that the replica shows
 
 
-def make_ledger(primary: Postgres) -> None:
-    """The ledger with its table and a first row, with the id 1."""
-    primary.create_database("ledger")
+def _begin_anew(primary: Postgres) -> None:
+    """The table with a first row, the id 1: nobody has more to copy and to look through than who came before."""
     with primary.connect("ledger") as connection:
+        connection.execute("DROP TABLE IF EXISTS event")
         connection.execute(TABLE.encode())
         connection.execute("INSERT INTO event VALUES (1, 1, 1, 'first')")
 
@@ -123,6 +123,7 @@ Contender = Subscription | Project
 @contextlib.contextmanager
 def contender(home: Path, primary: Postgres, replica: Postgres, kind: str) -> Iterator[Contender]:
     """The contender of this kind: ``subscription``, ``postgres`` or ``sqlite``."""
+    _begin_anew(primary)
     made = Subscription(primary, replica) if kind == "subscription" else Project(home, primary, replica, kind)
     try:
         yield made

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from bench.contenders import KINDS, NOTE, Contender, contender, make_ledger
+from bench.contenders import KINDS, NOTE, Contender, contender
 from bench.setting import directory, print_table, seconds_until, server
 from tests.servers import Postgres
 
@@ -71,7 +71,7 @@ def main() -> None:
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else 1000.0
     rows = []
     with directory() as home, server(home / "primary") as primary, server(home / "replica") as replica:
-        make_ledger(primary)
+        primary.create_database("ledger")
         for number, kind in enumerate(KINDS, start=1):
             with contender(home, primary, replica, kind) as made:
                 seconds_until(lambda made=made: made.seen() >= 1)  # type: ignore[misc]  # bound on purpose
