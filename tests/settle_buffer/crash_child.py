@@ -5,6 +5,7 @@ It imports everything once and forks a child for each cell of the matrix; the ch
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -21,8 +22,9 @@ BATCHES = [(1, 50), (81, 200), (20, 40), (51, 70), (75, 75), (201, 300), (301, 4
 WAIVED = (71, 80)
 EXPECTED = [*range(1, 71), *range(81, 401)]
 CONFIG = SettleConfig(resident_entries=40, load_entries=32, window_us=1_000, late="quarantine")
+STRAIGHT = dataclasses.replace(CONFIG, straight=True)  # the first batch, the last two and no other go straight
 CELLS = [
-    (f"{side} {step}", occurrence)
+    (f"{side} {step}", occurrence, CONFIG)
     for step, occurrences in {
         "append": (1, 2, 3, 4, 5, 7),
         "offer": (1, 2, 4, 5),
@@ -33,6 +35,11 @@ CELLS = [
         "timer": (1,),
         "trim": (1,),
     }.items()
+    for side in ("before", "after")
+    for occurrence in occurrences
+] + [
+    (f"{side} {step}", occurrence, STRAIGHT)
+    for step, occurrences in {"append": (1, 4), "offer": (1, 2, 6, 7), "send": (1, 5, 6), "trim": (1,)}.items()
     for side in ("before", "after")
     for occurrence in occurrences
 ]
@@ -66,11 +73,11 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def live(directory: Path, killer: Killer | None) -> list[tuple[int, Entry]]:
+async def live(directory: Path, killer: Killer | None, config: SettleConfig = CONFIG) -> list[tuple[int, Entry]]:
     """One life: go on where the logs say that the last one ended. Entries whose put returned are never put again."""
     journal, returned = Log(directory / "journal"), Log(directory / "returned")
     position = max(journal.read(), default=0)
-    settler = Settler(CONFIG, directory / "spool", probe=killer)
+    settler = Settler(config, directory / "spool", probe=killer)
     settler.start("main", position, ENTRIES[position - 1].digest if position else b"")
 
     done = trio.Event()
@@ -113,14 +120,14 @@ async def waive_once(settler: Settler) -> None:
 
 def main(root: Path) -> None:
     """Every cell in a directory and a child of its own; prints how each child ended."""
-    for number, (step, occurrence) in enumerate(CELLS):
+    for number, (step, occurrence, config) in enumerate(CELLS):
         directory = root / str(number)
         directory.mkdir()
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                trio.run(live, directory, Killer(step, occurrence))
+                trio.run(live, directory, Killer(step, occurrence), config)
                 code = 0
             finally:
                 os._exit(code)

@@ -33,14 +33,18 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
     return root, [int(line) for line in run.stdout.split()]
 
 
-@pytest.mark.parametrize("cell", range(len(CELLS)), ids=[f"{step}, {nth}" for step, nth in CELLS])
+@pytest.mark.parametrize(
+    "cell",
+    range(len(CELLS)),
+    ids=[f"{step}, {nth}{', straight' if config.straight else ''}" for step, nth, config in CELLS],
+)
 async def test_killed_at(matrix: tuple[Path, list[int]], cell: int) -> None:
     root, codes = matrix
     assert codes[cell] == -signal.SIGKILL, "the step was reached"
     directory = root / str(cell)
     before = Log(directory / "journal").read()
     assert before == EXPECTED[: len(before)]
-    late = await crash_child.live(directory, None)
+    late = await crash_child.live(directory, None, CELLS[cell][2])
     assert Log(directory / "journal").read() == EXPECTED
     assert [entry for _, entry in late] == [ENTRIES[74]]
     spool = Spool(directory / "spool")

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from settle_buffer import Entry, Event, GapRequest, Misuse, Release, SettleConfig, SpoolSetAside
+from settle_buffer import Conflict, Entry, Event, GapRequest, Misuse, Release, SettleConfig, SpoolSetAside
 from settle_buffer.loop import Settler
 from tests.settle_buffer.makers import chain, of_kind
 
@@ -234,3 +234,76 @@ async def test_runs_that_wait_for_the_consumer_are_joined_but_never_across_a_wai
             releases.append(release)
         assert len(releases) < 20
         nursery.cancel_scope.cancel()
+
+
+async def test_straight_entries_are_durable_with_the_consumer_when_put_returns(tmp_path: Path) -> None:
+    entries = chain("main", 60)
+    steps: list[str] = []
+    settler = Settler(SettleConfig(straight=True), tmp_path / "spool", probe=steps.append)
+    settler.start("main", 0, b"")
+    returned: list[int] = []
+
+    async def put(first: int, last: int) -> None:
+        await settler.put(entries[first - 1 : last])
+        returned.append(last)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(settler.run)
+        nursery.start_soon(put, 1, 20)
+        assert await receive(settler, 20) == entries[:20]
+        await settler.acknowledge("main", 19)
+        await trio.testing.wait_all_tasks_blocked()
+        assert returned == []
+        await settler.acknowledge("main", 20)
+        await trio.testing.wait_all_tasks_blocked()
+        assert returned == [20]
+        assert "before append" not in steps
+        await put(31, 40)  # not next: through the spool, as always
+        nursery.start_soon(put, 21, 30)
+        assert await receive(settler, 20) == entries[20:40]
+        await put(41, 50)  # next, but the consumer has not acknowledged what it has
+        assert steps.count("after append") == 3
+        nursery.cancel_scope.cancel()
+    settler = started(tmp_path, [], at=20)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(settler.run)
+        assert await receive(settler, 30) == entries[20:50]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_contradicts_does_not_go_straight(tmp_path: Path) -> None:
+    entries = chain("main", 10)
+    events: list[Event] = []
+    settler = Settler(SettleConfig(straight=True), tmp_path / "spool", notify=events.append)
+    settler.start("main", 0, b"")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(settler.run)
+        await settler.put([*entries[:4], entries[4]._replace(link=b"another")])
+        assert await receive(settler, 4) == entries[:4]
+        assert [event.sequence for event in of_kind(events, Conflict)] == [5]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_straight_put_whose_consumer_never_had_it_is_told_so(tmp_path: Path) -> None:
+    settler = Settler(SettleConfig(straight=True), tmp_path / "spool")
+    settler.start("main", 0, b"")
+    told = trio.Event()
+
+    async def put() -> None:
+        with pytest.raises(Misuse, match="before the consumer"):
+            await settler.put(chain("main", 3))
+        told.set()
+
+    async with trio.open_nursery() as putting:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(settler.run)
+            putting.start_soon(put)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            await told.wait()
+
+
+def test_only_the_order_of_sequences_can_go_straight() -> None:
+    with pytest.raises(Misuse, match="straight needs the order sequence"):
+        SettleConfig(order="time", straight=True)
