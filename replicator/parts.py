@@ -15,6 +15,7 @@ from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresS
 from replicator.definition import Definition
 from replicator.feed.client import Upstream
 from replicator.http import Listen
+from replicator.journal.retention import Policy
 from replicator.ledger.commit import Options
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
@@ -22,6 +23,8 @@ from replicator.observe.snapshot import ReplicaView
 from replicator.replicas import postgres as postgres_replica
 from replicator.replicas import sqlite as sqlite_replica
 from replicator.replicas.base import Reader, Replica
+from replicator.replicas.postgres.durable import PostgresDurable
+from replicator.replicas.sqlite.durable import REQUESTS, SqliteDurable
 from replicator.sources import postgres as postgres_source
 from settle_buffer.config import AutoWindow, SettleConfig
 
@@ -126,6 +129,31 @@ def reader(config: Config, definitions: Callable[[], dict[int, Definition]]) -> 
             state = config.state_path
             assert state is not None
             return lambda: sqlite_replica.SqliteReader(state)
+
+
+def retention(config: Config) -> Policy:
+    """How much of the journal is kept."""
+    journal = config.journal
+    age = None if journal.keep_age_seconds is None else _us(journal.keep_age_seconds)
+    return Policy(age, journal.keep_bytes, journal.budget_bytes)
+
+
+def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
+    """What the region builds from its journal, and how to ask up to where that is on disk."""
+    strand = config.region.strand
+    if config.region.role == "replica":
+        match config.replica:
+            case SqliteReplica(path=path):
+                return [("its own replica", SqliteDurable(path, strand).sequence)]
+            case PostgresReplica() as postgres:
+                return [("its own replica", PostgresDurable(postgres.conninfo(), strand).sequence)]
+    if config.state_path is None:
+        return []
+    requests = SqliteDurable(config.region.data_dir / "requests.sqlite3", strand, REQUESTS)
+    return [
+        ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
+        ("its own ledger's requests", requests.sequence),
+    ]
 
 
 def replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:

@@ -36,10 +36,13 @@ from replicator.errors import Halted
 from replicator.feed.follow import Follower
 from replicator.feed.gaps import routes as gap_routes
 from replicator.feed.publish import Publisher
+from replicator.feed.regions import routes as region_routes
 from replicator.http import application, serve
 from replicator.journal.capture import Capture
 from replicator.journal.history import HistoryIndex
 from replicator.journal.indexing import Indexing
+from replicator.journal.regions import KnownRegions
+from replicator.journal.retaining import Retaining
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.ledger.api import routes as api_routes
@@ -95,7 +98,12 @@ class Sidecar:
         self.board = Board(Progress(strand, _stages(config), now()))
         self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
         self.view = View(config, journal, self.tail, self.board)
-        self.publisher = Publisher(journal, {strand: self.tail}, config.feed.heartbeat_seconds, self.view.source_heard)
+        self.regions = KnownRegions(journal, strand)
+        self.retaining = Retaining(journal, strand, parts.retention(config), self.regions)
+        self.view.regions, self.view.retaining = self.regions, self.retaining
+        self.publisher = Publisher(
+            journal, {strand: self.tail}, config.feed.heartbeat_seconds, self.view.source_heard, {strand: self.regions}
+        )
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.view)
         self.view.publisher = self.publisher
@@ -109,7 +117,8 @@ class Sidecar:
             self.board.progress.advance("settled", self.tail.head.sequence, self.tail.committed_at, now())
         stages, routes = self._role()
         gaps = gap_routes(self.view.follower)
-        routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *gaps, *routes]
+        known = region_routes(self.regions, self.view)
+        routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *gaps, *known, *routes]
         listen = parts.listen(self.config)
         app = application(routes, listen.token, public_status=self.config.http.public_status)
         async with trio.open_nursery() as serving:
@@ -251,10 +260,20 @@ class Sidecar:
         self.board.applied(applied)
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
+        self._own_needs()
         if not self.config.replay.history:
-            return []
+            return [self.retaining.run]
         visible = self.tail if self.view.replica is None else self.applied
-        return [Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff).run]
+        indexing = Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff)
+        return [indexing.run, self.retaining.run]
+
+    def _own_needs(self) -> None:
+        """Who of this region's own parts reads the journal, and may do so again after a loss of power."""
+        strand = self.config.region.strand
+        for who, sequence in parts.durable(self.config):
+            self.retaining.needs(who, sequence)
+        if self.config.replay.history:
+            self.retaining.needs("its own index of the past", lambda: self.history.indexed(strand))
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

@@ -14,11 +14,22 @@ from replicator.board import Board, now
 from replicator.config import Config
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
+from replicator.journal.regions import KnownRegion, KnownRegions
+from replicator.journal.retaining import Retaining
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.ledger.ledger import Ledger
 from replicator.observe.settling import settle_view
-from replicator.observe.snapshot import Event, FollowerView, SettleView, Snapshot, SourceView, StrandState
+from replicator.observe.snapshot import (
+    Event,
+    FollowerView,
+    JournalView,
+    RegionView,
+    SettleView,
+    Snapshot,
+    SourceView,
+    StrandState,
+)
 from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 
@@ -38,6 +49,8 @@ class View:
         self.replica: Replica | None = None
         self.follower: Follower | None = None
         self.publisher: Publisher | None = None
+        self.regions: KnownRegions | None = None
+        self.retaining: Retaining | None = None
         self.applied_blocks: int | None = None
         self._copied_rows = 0
 
@@ -85,6 +98,27 @@ class View:
             position=self._tail.head,
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
+            journal=self._kept(),
+        )
+
+    def _kept(self) -> JournalView | None:
+        """What the journal held at the last look."""
+        kept = self.retaining.kept if self.retaining is not None else None
+        if kept is None or self.regions is None:
+            return None
+        wall = time.time_ns() // 1000
+        return JournalView(
+            bytes=kept.bytes,
+            begins_behind=kept.base_sequence,
+            first_sequence=kept.first_sequence,
+            oldest_age_seconds=None if kept.oldest_at is None else (wall - kept.oldest_at) / 1e6,
+            held_by=None if kept.held_by is None else kept.held_by.who,
+            held_at=None if kept.held_by is None else kept.held_by.sequence,
+            lost=kept.lost,
+            pruned_blocks=kept.pruned_blocks,
+            forced_blocks=kept.forced_blocks,
+            trouble=kept.trouble,
+            regions=tuple(region_view(region, kept.base_sequence, wall) for region in self.regions.all()),
         )
 
     def _source(self) -> SourceView | None:
@@ -115,3 +149,9 @@ class View:
             return ()
         strand = self._config.region.strand
         return tuple(FollowerView(f.region, strand, f.sent) for f in self.publisher.followers.values())
+
+
+def region_view(region: KnownRegion, base: int, wall_us: int) -> RegionView:
+    """A known region beside a journal that begins behind ``base``."""
+    state = "forgotten" if region.forgotten is not None else "lost" if region.sequence < base else "known"
+    return RegionView(region.name, region.sequence, max(wall_us - region.reported_at, 0) / 1e6, state)

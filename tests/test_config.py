@@ -80,6 +80,8 @@ def sections() -> list[tuple[str, type[models.Section]]]:
         ("replica", SqliteReplica),
         ("replica", PostgresReplica),
         ("replay", models.Replay),
+        ("journal", models.Journal),
+        ("copy", models.Copy),
         ("stop", models.Stop),
     ]
 

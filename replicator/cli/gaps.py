@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 
 
-class _ListsByDefault(click.Group):
-    """``replicator gaps CONFIG`` is ``replicator gaps list CONFIG``."""
+class ListsByDefault(click.Group):
+    """``replicator gaps CONFIG`` is ``replicator gaps list CONFIG``; so for each group of verbs that lists."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
@@ -26,7 +26,7 @@ class _ListsByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group("gaps", cls=_ListsByDefault)
+@click.group("gaps", cls=ListsByDefault)
 def command() -> None:
     """What is missing in a region, and what to do about it. Without another word: list.
 
@@ -35,7 +35,7 @@ def command() -> None:
     """
 
 
-def _whom(function: Callable[..., Any]) -> Callable[..., Any]:
+def whom_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say whom to ask."""
     function = click.option("--json", "as_json", is_flag=True, help="The sidecar's answer as it is.")(function)
     function = click.option("--ca", type=click.Path(path_type=Path), help="Certificates to trust, PEM.")(function)
@@ -46,7 +46,7 @@ def _whom(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.argument("sequence", required=False, type=click.IntRange(min=1))
 @click.option("--closed", is_flag=True, help="The gaps that were closed: by what, and how that is known.")
-@_whom
+@whom_options
 @example(
     "replicator gaps list region.toml",
     "replicator gaps region.toml 104191",
@@ -62,7 +62,7 @@ def show(
     """
     from replicator.cli.gap_lines import closed_lines, explained_lines, open_lines
 
-    whom = _sidecar(config, url, ca)
+    whom = sidecar_of(config, url, ca)
     if closed:
         _print(whom, _get(whom, "/v1/gaps/closed"), as_json, lambda answer: closed_lines(answer, sequence))
     elif sequence is None:
@@ -78,7 +78,7 @@ def show(
 @click.option("--reason", required=True, help="Why; it is kept with the certificate, and shown.")
 @click.option("--who", help="Who takes the responsibility; without it user@machine.")
 @click.option("--halt-strand", is_flag=True, help="I know that the region stays before the gap until it is made anew.")
-@_whom
+@whom_options
 @example('replicator gaps waive region.toml 104191 104193 --reason "lost with the disk" --halt-strand')
 def waive(
     config: Path,
@@ -101,7 +101,7 @@ def waive(
     If a region has the blocks, waive nothing: let [follow] primary name that region. Blocks that come after a waiver
     are late: see replicator gaps late. Exit code 0: waived. 1: refused, or not reachable. 2: wrong usage.
     """
-    fields = {"first": first, "last": last, "who": who or _user(), "why": reason, "halt_strand": halt_strand}
+    fields = {"first": first, "last": last, "who": who or operator(), "why": reason, "halt_strand": halt_strand}
     _act(config, url, ca, as_json, "/v1/gaps/waive", fields, f"waived: {first} to {last}. The strand halts before it.")
 
 
@@ -109,7 +109,7 @@ def waive(
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("first", type=click.IntRange(min=1))
 @click.argument("last", type=click.IntRange(min=1))
-@_whom
+@whom_options
 @example("replicator gaps discard region.toml 104195 104195")
 def discard(config: Path, first: int, last: int, url: str | None, ca: Path | None, as_json: bool) -> None:
     """Cures a conflict: forgets every copy of FIRST to LAST that waits, has them fetched again, and goes on.
@@ -125,7 +125,7 @@ def discard(config: Path, first: int, last: int, url: str | None, ca: Path | Non
 
 @command.command("resume")
 @click.argument("config", type=click.Path(path_type=Path))
-@_whom
+@whom_options
 @example("replicator gaps resume region.toml")
 def resume(config: Path, url: str | None, ca: Path | None, as_json: bool) -> None:
     """Lets a strand go on that a conflict or a late block has stopped. What came last is dropped, what was here stays.
@@ -138,7 +138,7 @@ def resume(config: Path, url: str | None, ca: Path | None, as_json: bool) -> Non
 @command.command("late")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--settle", "number", type=click.IntRange(min=1), help="This one has been dealt with: forget it.")
-@_whom
+@whom_options
 @example("replicator gaps late region.toml", "replicator gaps late region.toml --settle 3")
 def late(config: Path | None, number: int | None, url: str | None, ca: Path | None, as_json: bool) -> None:
     """Lists late blocks: those whose gap had been waived. They are kept until somebody settles them.
@@ -152,11 +152,12 @@ def late(config: Path | None, number: int | None, url: str | None, ca: Path | No
         return
     from replicator.cli.gap_lines import late_lines
 
-    whom = _sidecar(config, url, ca)
+    whom = sidecar_of(config, url, ca)
     _print(whom, _get(whom, "/v1/gaps/late"), as_json, late_lines)
 
 
-def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> Sidecar:
+def sidecar_of(config: Path | None, url: str | None, ca: Path | None) -> Sidecar:
+    """Whom the command line means."""
     from replicator.cli.ask import sidecar
 
     return sidecar(config, url, ca)
@@ -176,7 +177,7 @@ def _act(
 ) -> None:
     from replicator.cli.ask import tell
 
-    answer = tell(_sidecar(config, url, ca), path, fields)
+    answer = tell(sidecar_of(config, url, ca), path, fields)
     click.echo(json.dumps(answer, indent=2) if as_json else done)
 
 
@@ -191,7 +192,8 @@ def _print(whom: Sidecar, answer: Answer, as_json: bool, lines: Callable[[Answer
         click.echo(line)
 
 
-def _user() -> str:
+def operator() -> str:
+    """Who sits here."""
     import getpass
     import socket
 

@@ -86,6 +86,8 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
         if stage["trouble"]:
             console.print(f"  {_text(stage['stage'])} {_text(stage['condition'])}:")
             _show_error(console, stage["trouble"])
+    if strand.get("journal"):
+        console.print(f"  journal: {_text(strand['journal']['summary'])}")
     _show_gaps(console, strand["settle"])
     for reset in strand["resets"]:
         console.print(f"  set back by hand: {_text(reset)}")

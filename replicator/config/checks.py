@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.config.locate import Path as KeyPath
-from replicator.config.models import Config, EmbeddedSource, Follow, Http, PostgresSource, Settle, SqliteReplica
+from replicator.config.models import (
+    Config,
+    EmbeddedSource,
+    Follow,
+    Http,
+    Journal,
+    PostgresSource,
+    Settle,
+    SqliteReplica,
+)
 from replicator.config.units import Secret
 
 RESERVED_FIELDS = {"document", "version"}
@@ -29,6 +38,7 @@ def problems(config: Config) -> Iterator[Problem]:
     if config.follow is not None:
         yield from _follow(config.follow)
     yield from _settle(config.settle)
+    yield from _journal(config.journal)
     if isinstance(config.source, EmbeddedSource):
         yield from _embedded(config.source)
     if isinstance(config.source, PostgresSource):
@@ -77,6 +87,12 @@ def _follow(follow: Follow) -> Iterator[Problem]:
 def _settle(settle: Settle) -> Iterator[Problem]:
     if settle.window_min_seconds > settle.window_max_seconds:
         yield Problem(("settle", "window_min"), "window_min is above window_max", "set it lower")
+
+
+def _journal(journal: Journal) -> Iterator[Problem]:
+    if journal.budget_bytes is not None and journal.budget_bytes < (journal.keep_bytes or 0):
+        cure = "let the budget be above what is kept anyway"
+        yield Problem(("journal", "budget_bytes"), "budget_bytes is below keep_bytes", cure)
 
 
 def _embedded(source: EmbeddedSource) -> Iterator[Problem]:

@@ -181,6 +181,16 @@ class Replay(Section):
     history: bool = True
 
 
+class Journal(Section):
+    keep_age_seconds: Duration | None = Field(default=None, alias="keep_age")
+    keep_bytes: Size | None = None
+    budget_bytes: Size | None = None
+
+
+class Copy(Section):
+    hold_seconds: Duration = Field(default=300.0, alias="hold")
+
+
 class Stop(Section):
     deadline_seconds: Duration = Field(default=10.0, alias="deadline")
 
@@ -196,6 +206,8 @@ class Config(Section):
     settle: Settle = Settle()
     replica: Replica | None = None
     replay: Replay = Replay()
+    journal: Journal = Journal()
+    copying: Copy = Field(default=Copy(), alias="copy")
     stop: Stop = Stop()
 
     @property

@@ -90,9 +90,21 @@ class FeedClient:
                 "bad_answer", f"the position in the answer cannot be read: {error}", place=self._place
             ) from error
 
-    async def _json(self, path: str) -> Any:
+    async def report(self, position: Position) -> None:
+        """Tell the upstream that this region has everything up to ``position`` durably. Raises Rejected, with the
+        reason ``not_found`` where the upstream takes no reports."""
+        path = f"/feed/v1/{position.strand}/received"
+        try:
+            await self._json(path, {"position": str(position)})
+        except Rejected as refusal:
+            if refusal.status in (404, 405) and refusal.reason != "unknown_strand":
+                raise Rejected("not_found", "no reports are taken", status=404, place=self._place) from refusal
+            raise
+
+    async def _json(self, path: str, fields: dict[str, str] | None = None) -> Any:
+        """The answer to a GET, or to a POST of these fields."""
         with self._translated():
-            async with self._http.stream("GET", path) as response:
+            async with self._http.stream("GET" if fields is None else "POST", path, json=fields) as response:
                 content = await _bounded(response)
         if response.status_code != 200:
             raise self._refusal(response.status_code, content)

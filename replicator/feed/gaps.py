@@ -88,7 +88,7 @@ async def _late(request: Request, follower: Follower) -> Fields:
 
 
 async def _waive(request: Request, follower: Follower) -> Fields:
-    fields = await _fields(request, {"first": int, "last": int, "who": str, "why": str}, {"halt_strand": bool})
+    fields = await read_fields(request, {"first": int, "last": int, "who": str, "why": str}, {"halt_strand": bool})
     first, last = _range(fields)
     halt = bool(fields.get("halt_strand", False))
     await follower.interventions.waive(first, last, fields["who"], fields["why"], halt_strand=halt)
@@ -96,21 +96,21 @@ async def _waive(request: Request, follower: Follower) -> Fields:
 
 
 async def _discard(request: Request, follower: Follower) -> Fields:
-    first, last = _range(await _fields(request, {"first": int, "last": int}))
+    first, last = _range(await read_fields(request, {"first": int, "last": int}))
     await follower.interventions.discard(first, last)
     log.warning("strand %s: %d to %d was discarded by an operator and is fetched again", follower.strand, first, last)
     return {"discarded": {"first": first, "last": last}}
 
 
 async def _resume(request: Request, follower: Follower) -> Fields:
-    await _fields(request, {})
+    await read_fields(request, {})
     await follower.interventions.resume()
     log.warning("strand %s: resumed by an operator", follower.strand)
     return {"resumed": True}
 
 
 async def _settle_late(request: Request, follower: Follower) -> Fields:
-    fields = await _fields(request, {"number": int})
+    fields = await read_fields(request, {"number": int})
     await follower.interventions.settle_late(fields["number"])
     log.warning("strand %s: late block %d was settled by an operator", follower.strand, fields["number"])
     return {"settled": fields["number"]}
@@ -168,7 +168,7 @@ def _late_json(number: int, entry: Entry) -> Fields:
     }
 
 
-async def _fields(request: Request, needed: dict[str, type], optional: dict[str, type] | None = None) -> Fields:
+async def read_fields(request: Request, needed: dict[str, type], optional: dict[str, type] | None = None) -> Fields:
     """The body's fields, each of its type, and no other. Raises Rejected."""
     place = request.url.path
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":

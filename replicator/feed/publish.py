@@ -7,6 +7,7 @@ Protocol, version 1 (frames in ``wire.py``; any ledger that serves this can be a
                                                       definitions in force there come first
         &until=SEQUENCE or &to=TIME                   optional end: an END frame, and the stream closes
     GET /feed/v1/{strand}/positions/{sequence}        this chain's position at a sequence (``head`` for its end)
+    POST /feed/v1/{strand}/received                   a follower has everything up to a position durably
 
 The answer is a stream of frames; its header ``Feed-Position`` is the position behind which it starts. A HEARTBEAT comes
 at least every ``heartbeat_seconds``, also while there is nothing else to send. ``hash`` may be left out for a backfill
@@ -24,6 +25,8 @@ then the next is read. Non-goal: deciding what a follower does about a refusal.
 from __future__ import annotations
 
 import datetime
+import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
@@ -35,9 +38,10 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.journal.reading import Page
+from replicator.journal.regions import KnownRegions
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
-from replicator.position import HASH_BYTES, MAX_SEQUENCE, Position
+from replicator.position import HASH_BYTES, MAX_SEQUENCE, Position, parse_position
 from replicator.wire import (
     CONTENT_TYPE,
     Heartbeat,
@@ -50,6 +54,9 @@ from replicator.wire import (
 )
 
 READ_BYTES = 1 << 20
+REPORT_LIMIT_BYTES = 4096
+
+log = logging.getLogger("replicator")
 
 
 class Follower(NamedTuple):
@@ -60,7 +67,8 @@ class Follower(NamedTuple):
 
 
 class Publisher:
-    """Serves one journal. ``heard`` gives when the ledger itself last showed life (µs since 1970), if known."""
+    """Serves one journal. ``heard`` gives when the ledger itself last showed life (µs since 1970), if known;
+    ``regions`` remember who follows which strand."""
 
     def __init__(
         self,
@@ -68,8 +76,10 @@ class Publisher:
         tails: dict[str, Tail],
         heartbeat_seconds: float = 1.0,
         heard: Callable[[], int | None] = lambda: None,
+        regions: dict[str, KnownRegions] | None = None,
     ) -> None:
         self._journal = journal
+        self._regions = regions or {}
         self._tails = tails
         self._heartbeat_seconds = heartbeat_seconds
         self._heard = heard
@@ -85,6 +95,7 @@ class Publisher:
         return [
             Route("/feed/v1/{strand}", self._feed, methods=["GET"]),
             Route("/feed/v1/{strand}/positions/{sequence}", self._position, methods=["GET"]),
+            Route("/feed/v1/{strand}/received", self._received, methods=["POST"]),
         ]
 
     async def _position(self, request: Request) -> Response:
@@ -96,12 +107,27 @@ class Publisher:
             raise Rejected("no_such_position", f"sequence {sequence} is not here", status=404, place=f"strand {strand}")
         return JSONResponse({"position": str(position), "base": str(self._journal.base(strand))})
 
+    async def _received(self, request: Request) -> Response:
+        strand = request.path_params["strand"]
+        self._tail(strand)
+        position = await _reported(request, strand)
+        await trio.to_thread.run_sync(self._checked, strand, position.sequence, position.hash.hex())
+        await self._remember(strand, _region(request), position.sequence)
+        return JSONResponse({"received": str(position), "base": str(self._journal.base(strand))})
+
+    async def _remember(self, strand: str, region: str, sequence: int) -> None:
+        """A region says that it has everything up to here."""
+        if strand in self._regions:
+            await trio.to_thread.run_sync(self._regions[strand].report, region, sequence, time.time_ns() // 1000)
+
     async def _feed(self, request: Request) -> Response:
         strand = request.path_params["strand"]
         self._tail(strand)
         start = await trio.to_thread.run_sync(self._start, strand, request)
+        if "hash" in request.query_params and start.until is None:  # a range that is asked for proves nothing
+            await self._remember(strand, _region(request), start.position.sequence)
         return StreamingResponse(
-            self._stream(start, request.headers.get("feed-region", "")[:64]),
+            self._stream(start, _region(request)),
             media_type=CONTENT_TYPE,
             headers={"Feed-Position": str(start.position)},
         )
@@ -117,7 +143,10 @@ class Publisher:
     def _start(self, strand: str, request: Request) -> _Start:
         query = request.query_params
         if "from" in query:
-            position = self._checked(strand, self._journal.sequence_before(strand, parse_time(query["from"])), None)
+            moment = parse_time(query["from"])
+            position = self._checked(strand, self._journal.sequence_before(strand, moment), None)
+            if not self._journal.reaches_back(strand, moment):
+                raise self._pruned(strand, f"strand {strand}, from {query['from'][:64]}")
             definitions = self._journal.packed_definitions(strand, position.sequence)
         else:
             position = self._checked(strand, _sequence(query.get("after", "0"), "after"), query.get("hash"))
@@ -135,13 +164,16 @@ class Publisher:
             raise Rejected("ahead", f"this chain ends at sequence {head.sequence}", status=409, place=place)
         position = self._journal.position_at(strand, after)
         if position is None:
-            base = self._journal.base(strand).sequence
-            raise Rejected("pruned", f"this journal begins behind sequence {base}", status=410, place=place)
+            raise self._pruned(strand, place)
         if digest is not None and digest != position.hash.hex():
             raise Rejected(
                 "diverged", f"diverged at sequence {after}: another hash stands there", status=409, place=place
             )
         return position
+
+    def _pruned(self, strand: str, place: str) -> Rejected:
+        base = self._journal.base(strand).sequence
+        return Rejected("pruned", f"this journal begins behind sequence {base}", status=410, place=place)
 
     async def _stream(self, start: _Start, region: str) -> AsyncIterator[bytes]:
         self._streams += 1
@@ -157,6 +189,8 @@ class Publisher:
                 with trio.move_on_after(self._heartbeat_seconds):
                     await self._tails[strand].beyond(after)
                 for page in await trio.to_thread.run_sync(self._journal.pages, strand, after, READ_BYTES):
+                    if page.first > after + 1:
+                        raise _PrunedMeanwhile
                     async for data in self._page(strand, page, after, start.until):
                         yield data
                     after = page.last if start.until is None else min(page.last, start.until)
@@ -165,6 +199,8 @@ class Publisher:
                 if trio.current_time() >= beat_at or after == self._tails[strand].head.sequence:
                     yield self._heartbeat(strand)
             yield pack_end("the end that was asked for")
+        except _PrunedMeanwhile:
+            log.warning("strand %s: the feed of region %r breaks off: what it needs next was pruned", strand, region)
         finally:
             self.followers.pop(stream, None)
 
@@ -175,6 +211,8 @@ class Publisher:
             while (part := await trio.to_thread.run_sync(next, parts, None)) is not None:
                 yield pack_part(page.last, number, part)
                 number += 1
+            if self._journal.base(strand).sequence >= page.last:  # some of its parts may have gone meanwhile
+                raise _PrunedMeanwhile
         if page.first > after and (until is None or page.last <= until):
             yield page.data
             return
@@ -184,6 +222,32 @@ class Publisher:
     def _heartbeat(self, strand: str) -> bytes:
         tail = self._tails[strand]
         return pack_heartbeat(Heartbeat(tail.head, tail.committed_at, time.time_ns() // 1000, self._heard()))
+
+
+def _region(request: Request) -> str:
+    """What the asker calls itself."""
+    return request.headers.get("feed-region", "")[:64]
+
+
+async def _reported(request: Request, strand: str) -> Position:
+    """The position in a report's body. Raises Rejected."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > REPORT_LIMIT_BYTES:
+            raise Rejected("too_large", "a report is a position", status=413, place="received")
+    try:
+        position = parse_position(json.loads(body)["position"])
+        if position.strand != strand:
+            raise ValueError("the position is another strand's")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = f'the body is {{"position": "strand:epoch:sequence:hash"}}: {error}'
+        raise Rejected("bad_request", message, place="received") from error
+    return position
+
+
+class _PrunedMeanwhile(Exception):
+    """What was to be sent next is gone."""
 
 
 class _Start(NamedTuple):

@@ -99,7 +99,8 @@ class HistoryIndex:
         """The sequence up to which every change is found."""
         with self._reading() as db:
             row = db.execute("SELECT sequence FROM indexed WHERE strand = ?", (strand,)).fetchone()
-        return row[0] if row else self._journal.base(strand).sequence
+        base = self._journal.base(strand).sequence
+        return max(row[0], base) if row else base
 
     # -- building
 
@@ -187,7 +188,8 @@ class HistoryIndex:
     def entries(
         self, strand: str, table: str, key: Sequence[str], before: tuple[int, int] | None, limit: int
     ) -> list[HistoryEntry]:
-        """The changes of a key (canonical text of each key column) before (sequence, ordinal), newest first."""
+        """The changes of a key (canonical text of each key column) before (sequence, ordinal), newest first; those that
+        the journal still holds."""
         packed = pack_row([text.encode() for text in key])
         bound = before or (2**63 - 1, 0)
         with self._reading() as db:
@@ -196,11 +198,11 @@ class HistoryIndex:
                 return []
             places = db.execute(
                 """SELECT sequence, ordinal FROM change
-                   WHERE known = ?1 AND key = ?2 AND (sequence, ordinal) < (?3, ?4)
+                   WHERE known = ?1 AND key = ?2 AND (sequence, ordinal) < (?3, ?4) AND sequence > ?6
                    UNION ALL SELECT sequence, ordinal FROM truncation
-                   WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4)
+                   WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4) AND sequence > ?6
                    ORDER BY 1 DESC, 2 DESC LIMIT ?5""",
-                (row[0], packed, *bound, limit),
+                (row[0], packed, *bound, limit, self._journal.base(strand).sequence),
             ).fetchall()
         definitions = self._journal.definitions(strand)
         blocks: dict[int, Block] = {}  # changes of a key are often near each other: a page is read once
@@ -208,8 +210,17 @@ class HistoryIndex:
         for sequence, ordinal in places:
             if sequence not in blocks:
                 blocks = {block.header.sequence: block for block in self._journal.around(strand, sequence)}
-            found.append(self._entry(strand, blocks.get(sequence), sequence, ordinal, packed, definitions))
+            try:
+                found.append(self._entry(strand, blocks.get(sequence), sequence, ordinal, packed, definitions))
+            except Corrupt:
+                if sequence > self._journal.base(strand).sequence:
+                    raise
+                break  # pruned while it was read, and so is everything older
         return found
+
+    def begins_behind(self, strand: str) -> int:
+        """The sequence up to which no change is found any more; 0 if all are."""
+        return self._journal.base(strand).sequence
 
     def _entry(
         self,

@@ -22,6 +22,7 @@ from replicator.wire import unpack_page
 
 READ_BYTES = 1 << 20  # of pages, before it is looked whether there are enough blocks
 BASE_NOTE = "base:"  # where a journal begins that does not begin at the strand's first block
+HIGH_NOTE = "base_high_at:"  # the latest time at which anything up to there was committed
 
 
 class Page(NamedTuple):
@@ -73,8 +74,23 @@ class JournalReader:
         return last.position, row[1]
 
     def _base(self, strand: str) -> Position:
-        text = self.notes().get(BASE_NOTE + strand)
-        return parse_position(text) if text else genesis(strand)
+        with self._reader() as db:
+            row = db.execute("SELECT value FROM note WHERE key = ?", (BASE_NOTE + strand,)).fetchone()
+        return parse_position(row[0]) if row else genesis(strand)
+
+    def base_high_at(self, strand: str) -> int | None:
+        """The latest time (µs) at which anything up to the base was committed; None for a journal from block 1 on."""
+        with self._reader() as db:
+            row = db.execute("SELECT value FROM note WHERE key = ?", (HIGH_NOTE + strand,)).fetchone()
+        return int(row[0]) if row else None
+
+    def high_at(self, strand: str, sequence: int) -> int:
+        """A time (µs) that nothing up to ``sequence`` was committed after, by the pages: never too early."""
+        with self._reader() as db:
+            row = db.execute(
+                "SELECT high_at FROM page WHERE strand = ? AND last >= ? ORDER BY last LIMIT 1", (strand, sequence)
+            ).fetchone()
+        return int(row[0]) if row and sequence > self._base(strand).sequence else self.base_high_at(strand) or 0
 
     # -- reading
 
@@ -150,6 +166,7 @@ class JournalReader:
         """The sequence behind which reading must begin to get every block committed at or after ``time`` (µs).
 
         By the index over ``high_at``: everything before the first page that reaches ``time`` was committed earlier.
+        A journal that begins later gives its beginning; ``reaches_back`` says whether that is all.
         """
         with self._reader() as db:
             row = db.execute(
@@ -161,6 +178,11 @@ class JournalReader:
             if block.header.committed_at >= time:
                 return block.header.sequence - 1
         raise AssertionError("high_at names a page without a block of its time")
+
+    def reaches_back(self, strand: str, time: int) -> bool:
+        """Whether every block that was committed at or after ``time`` (µs) is here; the beginning may be gone."""
+        high = self.base_high_at(strand)
+        return self._base(strand).sequence == 0 or (high is not None and high < time)
 
     def packed_definitions(self, strand: str, at: int | None = None) -> dict[int, bytes]:
         """The definitions that blocks up to the sequence ``at`` (all, if None) brought, by relation."""
@@ -175,6 +197,14 @@ class JournalReader:
         """``packed_definitions``, unpacked."""
         return {relation: unpack_definition(data) for relation, data in self.packed_definitions(strand, at).items()}
 
+    def definitions_in_order(self, strand: str, at: int) -> list[tuple[int, bytes]]:
+        """(relation, packed definition) up to the sequence ``at``, in the order in which they came into force."""
+        with self._reader() as db:
+            return db.execute(
+                "SELECT relation, data FROM definition WHERE strand = ? AND sequence <= ? ORDER BY sequence, rowid",
+                (strand, at),
+            ).fetchall()
+
     def strands(self) -> list[str]:
         """The strands that have blocks here."""
         with self._reader() as db:
@@ -186,6 +216,10 @@ class JournalReader:
         """Everything noted."""
         with self._reader() as db:
             return dict(db.execute("SELECT key, value FROM note").fetchall())
+
+    def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """A reader's connection, for what looks after the journal (``pruning``)."""
+        return self._reader()
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:

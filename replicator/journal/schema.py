@@ -6,6 +6,10 @@ page        contiguous blocks as frames (``wire.py``), written in one group comm
 part        the pieces of large blocks; those beyond the last page belong to a transaction still arriving
 definition  the table definitions that blocks brought, by relation
 note        facts beside the chain, in the source's or follower's own words
+follower    the regions that have followed this one, and up to where each of them has everything durably
+
+What retention removes goes page by page: the note ``base:STRAND`` moves in the same transaction. Parts of a large block
+whose page has gone (up to the base) are remains, and go a little later.
 """
 
 from __future__ import annotations
@@ -45,3 +49,16 @@ def first_form(database: Database) -> None:
     """The tables of format 1."""
     for statement in FORMAT_1:
         database.conn.execute(statement)
+
+
+@migrations()
+def followers(database: Database) -> None:
+    """The regions that have followed; ``forgotten`` is why an operator gave one up."""
+    database.conn.execute(
+        """
+        CREATE TABLE follower (
+            strand TEXT NOT NULL, region TEXT NOT NULL, sequence INTEGER NOT NULL, reported_at INTEGER NOT NULL,
+            forgotten TEXT, PRIMARY KEY (strand, region)
+        )
+        """
+    )

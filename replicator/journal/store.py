@@ -7,7 +7,7 @@ page, never kept beside it: there is nothing that could disagree.
 Blocks are stored in pages of contiguous frames exactly as the feed sends them. A large block's parts are stored
 before its page; until the page is there they belong to nobody and are dropped when the source starts again.
 
-All methods block; any thread may call. Non-goals: choosing what to keep (retention), serving (``feed``).
+All methods block; any thread may call. Non-goals: choosing what to keep (``retention``), serving (``feed``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sqlite_utils import Database
 from replicator.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, Block, Draft, Part, check_chain, seal, seal_small
 from replicator.definition import unpack_definition
 from replicator.errors import Corrupt, Halted
-from replicator.journal.reading import BASE_NOTE, JournalReader
+from replicator.journal.reading import BASE_NOTE, HIGH_NOTE, JournalReader
 from replicator.journal.recent import Recent
 from replicator.journal.schema import migrations
 from replicator.position import Position
@@ -71,12 +71,15 @@ class Journal(JournalReader):
 
     # -- writing
 
-    def begin_at(self, base: Position, definitions: dict[int, bytes]) -> None:
-        """Begin an empty journal behind ``base``, not at the first block; ``definitions`` are those in force there."""
+    def begin_at(self, base: Position, definitions: dict[int, bytes], high_at: int | None = None) -> None:
+        """Begin an empty journal behind ``base``, not at the first block; ``definitions`` are those in force there, in
+        the order in which they came. Nothing up to there was committed after ``high_at`` (µs), if that is known."""
         with self._transaction() as db:
             if self._head(base.strand)[0].sequence:
                 raise Halted("journal_not_empty", "it holds blocks and cannot begin elsewhere", place=str(self.path))
             db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (BASE_NOTE + base.strand, str(base)))
+            if high_at is not None:
+                db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (HIGH_NOTE + base.strand, str(high_at)))
             db.executemany(
                 "INSERT OR REPLACE INTO definition VALUES (?, ?, ?, ?)",
                 [(base.strand, relation, base.sequence, data) for relation, data in definitions.items()],
@@ -231,6 +234,10 @@ class Journal(JournalReader):
         """Note a fact; durable on return."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (key, value))
+
+    def changing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """A transaction of the writer, for what looks after the journal (``pruning``): short, for appends wait."""
+        return self._transaction()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -22,15 +22,18 @@ READ_BYTES = 4 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Walk:
-    """A strand's chain: how many blocks were proven, up to which position, and what is broken behind it, if so."""
+    """A strand's chain: how many blocks were proven, up to which position, and what is broken behind it, if so. It
+    begins behind the sequence ``begins_behind``: 0, or where it was pruned or begun."""
 
     blocks: int
     position: Position
     broken: ReplicatorError | None
+    begins_behind: int = 0
 
     def __str__(self) -> str:
         if self.broken is None:
-            return f"strand {self.position.strand}: whole, {self.blocks:,} blocks up to {self.position}"
+            begins = f" from behind sequence {self.begins_behind:,}" if self.begins_behind else ""
+            return f"strand {self.position.strand}: whole, {self.blocks:,} blocks{begins} up to {self.position}"
         behind = self.position.sequence
         return f"strand {self.position.strand}: broken behind sequence {behind}, at {behind + 1}: {self.broken}"
 
@@ -40,6 +43,7 @@ class Walk:
             "strand": self.position.strand,
             "whole": self.broken is None,
             "blocks": self.blocks,
+            "begins_behind": self.begins_behind,
             "position": str(self.position),
             "broken_sequence": None if self.broken is None else self.position.sequence + 1,
             "error": None if self.broken is None else self.broken.as_json(),
@@ -47,9 +51,16 @@ class Walk:
 
 
 def walk(journal: Journal, strand: str) -> Walk:
-    """Prove the chain of a strand. Raises Unavailable if the file cannot be read."""
-    position = journal.base(strand)
-    blocks = 0
+    """Prove the chain of a strand. Raises Unavailable if the file cannot be read. What a running sidecar prunes
+    meanwhile is not called broken: the walk begins again where the journal then begins."""
+    while True:
+        walked = _walk_from(journal, strand, journal.base(strand))
+        if walked.broken is None or journal.base(strand).sequence <= walked.position.sequence:
+            return walked
+
+
+def _walk_from(journal: Journal, strand: str, position: Position) -> Walk:
+    blocks, begins = 0, position.sequence
     try:
         for block in _all_blocks(journal, strand, position.sequence):
             check_link(position, block)
@@ -58,8 +69,8 @@ def walk(journal: Journal, strand: str) -> Walk:
             position = block.position
             blocks += 1
     except Corrupt as error:
-        return Walk(blocks, position, error)
-    return Walk(blocks, position, None)
+        return Walk(blocks, position, error, begins)
+    return Walk(blocks, position, None, begins)
 
 
 def _all_blocks(journal: Journal, strand: str, after: int) -> Iterator[Block]:

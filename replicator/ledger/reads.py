@@ -107,11 +107,16 @@ class Reads:
     ) -> Found:
         """A document as of a sequence or a time: after every block up to it."""
 
+        history = self._history
+
         def read(past: Past, indexed: Position) -> Found:
             sequence = self._sequence_of(moment)
             if sequence > indexed.sequence:
                 raise _not_indexed(sequence, indexed, is_exact=isinstance(moment, int))
-            version = past.as_of(sequence)
+            begins = history.begins_behind(self._strand) if history else 0
+            version = past.as_of(sequence) if sequence >= begins else None
+            if version is None and begins:
+                raise _before_journal(sequence, begins)
             if version is None or version.row is None:
                 raise no_document(table, key)
             position = self._chain.position_at(self._strand, sequence) or indexed
@@ -122,13 +127,17 @@ class Reads:
     async def history(
         self, table: str, key: Sequence[str], limit: int, before: tuple[int, int] | None, after: After | None
     ) -> Found:
-        """The changes of a key, newest first; ``next`` is the cursor of the next page."""
+        """The changes of a key, newest first; ``next`` is the cursor of the next page. Where the journal's beginning
+        has been pruned, ``begins_behind`` is the sequence up to which changes are not shown any more."""
+        index = self._history
 
         def read(past: Past, indexed: Position) -> Found:
             versions = past.versions(before, limit)
             content: Content = {"table": table, "changes": [show_version(version) for version in versions]}
             last = versions[-1].entry if len(versions) == limit else None
             content["next"] = f"{last.sequence}.{last.ordinal}" if last else None
+            if index is not None and (begins := index.begins_behind(self._strand)):
+                content["begins_behind"] = begins
             return Found(indexed, content)
 
         return await self._read_past(table, key, after, read)
@@ -291,6 +300,17 @@ def _not_indexed(sequence: int, indexed: Position, *, is_exact: bool) -> Rejecte
         retry_after=1,
         place="as_of",
         cure="ask with after=<position>, or a little later",
+    )
+
+
+def _before_journal(sequence: int, begins: int) -> Rejected:
+    return Rejected(
+        "before_journal",
+        f"what stood here after sequence {sequence} is not known: this region's journal begins behind {begins}, and"
+        " shows no change of the key from there up to that sequence",
+        status=410,
+        place="as_of",
+        cure="ask a region that keeps its journal longer ([journal] keep_age)",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from replicator.marks import Condition, Mark, MarkName, StageView
-from replicator.observe.snapshot import Snapshot, StrandState
+from replicator.observe.snapshot import JournalView, RegionView, Snapshot, StrandState
 
 Sample = tuple[tuple[str, ...], float | None]  # the labels behind "region", and the value; None: not known
 Read = Callable[[Snapshot], Iterable[Sample]]
@@ -127,3 +127,26 @@ def open_gaps(state: StrandState) -> float:
     """How many gaps are not closed."""
     assert state.settle is not None
     return len(state.settle.gaps)
+
+
+def journal(value: Callable[[JournalView], float | None]) -> Read:
+    """A figure of each strand's journal."""
+    return strand(lambda state: None if state.journal is None else value(state.journal))
+
+
+def known_regions(value: Callable[[RegionView], float | None]) -> Read:
+    """A figure of each region that is not forgotten."""
+    return lambda snapshot: [
+        ((state.progress.strand, region.region), value(region))
+        for state in snapshot.strands
+        if state.journal is not None
+        for region in state.journal.regions
+        if region.state != "forgotten"
+    ]
+
+
+def journal_holder(snapshot: Snapshot) -> Iterator[Sample]:
+    """1 for who keeps what should go."""
+    for state in snapshot.strands:
+        if state.journal is not None and state.journal.held_by is not None:
+            yield (state.progress.strand, state.journal.held_by), 1.0

@@ -95,6 +95,35 @@ class ReplicaView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RegionView:
+    """A region that has followed this one. It has everything up to ``sequence`` durably, as it said
+    ``reported_age_seconds`` ago; ``state`` is known, lost (what it needs next was pruned) or forgotten."""
+
+    region: str
+    sequence: int
+    reported_age_seconds: float
+    state: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JournalView:
+    """What the journal holds. ``held_by`` is who keeps what should go by the policy, and is at ``held_at``; ``lost``
+    are the regions that the budget was used up against; ``forced_blocks`` were pruned although one needed them."""
+
+    bytes: int
+    begins_behind: int
+    first_sequence: int | None = None
+    oldest_age_seconds: float | None = None
+    held_by: str | None = None
+    held_at: int | None = None
+    lost: tuple[str, ...] = ()
+    pruned_blocks: int = 0
+    forced_blocks: int = 0
+    trouble: str = ""
+    regions: tuple[RegionView, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Event:
     """Something that changed what this region is: a start, a change of role. ``at_us`` is wall time."""
 
@@ -119,6 +148,7 @@ class StrandState:
     divergent_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)
     lease_remaining_seconds: float | None = None
     at_risk_blocks: int | None = None
+    journal: JournalView | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

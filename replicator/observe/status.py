@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
-from replicator.observe.snapshot import Event, GapView, Snapshot, StrandState
+from replicator.observe.snapshot import Event, GapView, JournalView, Snapshot, StrandState
 
 READY_LAG_SECONDS = 30.0
 _SEVERITY = (Condition.HALTED, Condition.WAITING, Condition.STUCK)
@@ -198,6 +198,7 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "settled_lag": _lag_json(view.settled_lag),
         "stages": [_stage_json(stage) for stage in view.stages],
         "settle": None if state.settle is None else _settle_json(state),
+        "journal": None if state.journal is None else _journal_json(state.journal),
         "applied_blocks": state.applied_blocks,
         "quarantined_statements": state.quarantined_statements,
         "digest_sequence": state.digest_sequence,
@@ -227,6 +228,28 @@ def _settle_json(state: StrandState) -> dict[str, Any]:
     fields["gaps"] = [_fields(gap) for gap in state.settle.gaps]
     del fields["lateness"], fields["lateness_seconds"]  # a histogram is for /metrics
     return fields
+
+
+def _journal_json(journal: JournalView) -> dict[str, Any]:
+    fields = _fields(journal)
+    fields["lost"] = list(journal.lost)
+    fields["regions"] = [_fields(region) for region in journal.regions]
+    fields["summary"] = journal_text(journal)
+    return fields
+
+
+def journal_text(journal: JournalView) -> str:
+    """How much is kept, and what holds back what should go, in one line for people."""
+    age = journal.oldest_age_seconds
+    size = f"{journal.bytes / 1e6:,.1f} MB from sequence {journal.begins_behind + 1:,}"
+    words = [size + ("" if age is None else f", up to {seconds_text(max(age, 0.0))} old")]
+    if journal.lost:
+        words.append(f"its budget was used up: {', '.join(journal.lost)} must be made anew, or forgotten")
+    if journal.held_by is not None:
+        words.append(f"more should go; held back by {journal.held_by}, which is at sequence {journal.held_at:,}")
+    if journal.trouble:
+        words.append(f"it cannot be pruned: {journal.trouble}")
+    return "; ".join(words)
 
 
 def _lag_json(lag: Lag) -> dict[str, Any]:

@@ -27,7 +27,7 @@ ANSWER_SECONDS = 15.0
 _CURES = {
     "diverged": "find out which history is right before anything else; then resync the other region",
     "ahead": "the primary was set back, or it is another one: find out before anything else",
-    "pruned": "bootstrap this region from another one",
+    "pruned": "replicator bootstrap CONFIG --replace: a copy from a region that has everything",
     "unknown_strand": "check [region] strand on both sides",
 }
 

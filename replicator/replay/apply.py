@@ -52,7 +52,8 @@ class Replayer:
                 "replica_not_in_journal",
                 "the journal does not hold the block that the replica stands at",
                 place=f"replica at {position}",
-                cure="use the data directory that this replica was written from, or resync the replica",
+                cure="use the data directory that this replica was written from; if that is gone, or the journal was"
+                " pruned past the replica: replicator bootstrap CONFIG --replace",
             )
         if here.hash != position.hash:
             raise Halted(

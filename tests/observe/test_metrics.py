@@ -11,11 +11,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from replicator.feed.notices import GapCounts
 from replicator.observe.metrics import CATALOGUE, PREFIX, Metrics
 from replicator.observe.settling import settle_view
-from replicator.observe.snapshot import SettleView, Snapshot
+from replicator.observe.snapshot import JournalView, RegionView, SettleView, Snapshot
 from settle_buffer import Entry, SettleBuffer, SettleConfig
 from tests.observe import samples
 
 EXPECTED = {
+    "replicator_journal_bytes": ("gauge", "region strand"),
+    "replicator_journal_first_sequence": ("gauge", "region strand"),
+    "replicator_journal_oldest_seconds": ("gauge", "region strand"),
+    "replicator_journal_held": ("gauge", "region strand holder"),
+    "replicator_journal_pruned_blocks_total": ("counter", "region strand"),
+    "replicator_journal_forced_blocks_total": ("counter", "region strand"),
+    "replicator_known_region_sequence": ("gauge", "region strand follower"),
+    "replicator_known_region_age_seconds": ("gauge", "region strand follower"),
+    "replicator_known_region_lost": ("gauge", "region strand follower"),
     "replicator_applied_blocks_total": ("counter", "region strand"),
     "replicator_applied_sequence": ("gauge", "region strand"),
     "replicator_at_risk_blocks": ("gauge", "region strand"),
@@ -102,6 +111,9 @@ def everything() -> Snapshot:
         divergent_keys={"wallets": 2},
         lease_remaining_seconds=3.5,
         at_risk_blocks=4,
+        journal=JournalView(
+            5_000_000, 40, 41, 86_400.0, "lima", 90, ("tokyo",), 40, 10, "", (RegionView("lima", 90, 3.5, "known"),)
+        ),
     )
     source = dataclasses.replace(samples.copying(), role="replica").source
     assert source is not None
