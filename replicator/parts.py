@@ -22,10 +22,13 @@ from replicator.ledger.tables import TableDeclaration
 from replicator.observe.snapshot import ReplicaView
 from replicator.replicas import postgres as postgres_replica
 from replicator.replicas import sqlite as sqlite_replica
-from replicator.replicas.base import Reader, Replica
+from replicator.replicas.base import Reader, Replica, SetSequence
 from replicator.replicas.postgres.durable import PostgresDurable
 from replicator.replicas.sqlite.durable import REQUESTS, SqliteDurable
 from replicator.sources import postgres as postgres_source
+from replicator.sources.postgres.connection import connect, place_of
+from replicator.sources.postgres.faults import translated
+from replicator.sources.postgres.sequences import read_sequences
 from settle_buffer.config import AutoWindow, SettleConfig
 
 MICROSECONDS = 1_000_000
@@ -114,17 +117,20 @@ def replica(config: Config) -> Replica:
             raise AssertionError("a replica region has a replica")
 
 
-def reader(config: Config, definitions: Callable[[], dict[int, Definition]]) -> Callable[[], Reader]:
-    """Opens the reading side of the region's ledger: its replica, or the primary's own database."""
+def reader(
+    config: Config, definitions: Callable[[], dict[int, Definition]], *, locking: bool = False
+) -> Callable[[], Reader]:
+    """Opens the reading side of the region's ledger: its replica, or the primary's own database. ``locking``: a moment's
+    tables then stay as they are (PostgreSQL)."""
     if config.region.role == "replica":
         match config.replica:
             case SqliteReplica(path=path):
                 return lambda: sqlite_replica.SqliteReader(path)
             case PostgresReplica() as postgres:
-                return lambda: postgres_replica.PostgresReader(postgres.conninfo())
+                return lambda: postgres_replica.PostgresReader(postgres.conninfo(), locking=locking)
     match config.source:
         case PostgresSource() as source:
-            return lambda: postgres_replica.PostgresReader(source.conninfo(), definitions())
+            return lambda: postgres_replica.PostgresReader(source.conninfo(), definitions(), locking=locking)
         case _:
             state = config.state_path
             assert state is not None
@@ -154,6 +160,16 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
         ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
         ("its own ledger's requests", requests.sequence),
     ]
+
+
+def primary_sequences(source: PostgresSource) -> list[SetSequence]:
+    """What the sequences of a PostgreSQL primary have handed out by now. Blocks."""
+    connection = connect(postgres_options(source))
+    try:
+        with translated(place_of(postgres_options(source))):
+            return [SetSequence(*value) for value in read_sequences(connection, source.publication)]
+    finally:
+        connection.close()
 
 
 def replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:

@@ -31,6 +31,9 @@ from replicator import parts
 from replicator.block import Block
 from replicator.board import Board, StageTrouble, now
 from replicator.config import Config, EmbeddedSource, PostgresSource
+from replicator.copying.contents import CopyReader
+from replicator.copying.half import refuse_half
+from replicator.copying.serve import Copies
 from replicator.datadir import changed, identity, locked
 from replicator.errors import Halted
 from replicator.feed.follow import Follower
@@ -55,12 +58,12 @@ from replicator.position import Position
 from replicator.progress import Progress
 from replicator.replay.apply import Replayer
 from replicator.replay.loop import Hold, Replay
-from replicator.replicas.base import Applied
+from replicator.replicas.base import Applied, SetSequence
 from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
 from replicator.supervise import Backoff, supervise
-from replicator.verify.moments import LedgerMoments, ReplicaMoments
+from replicator.verify.moments import LedgerMoments, Moments, ReplicaMoments
 from replicator.verify.serve import routes as verify_routes
 from replicator.view import View
 
@@ -78,6 +81,7 @@ async def run(
 
     ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
     """
+    refuse_half(config.region.data_dir)
     with locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
         await Sidecar(config, journal, show_copy).run(task_status)
 
@@ -173,7 +177,9 @@ class Sidecar:
         capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
         dsn = settings.conninfo()
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
-        routes = [*verify_routes(moments), *self._api(None, self.tail)]
+        held = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far, locking=True)
+        self.copies = self._copies(held, lambda reader: parts.primary_sequences(settings))
+        routes = [*verify_routes(moments), *self.copies.routes(), *self._api(None, self.tail)]
         stages: list[Callable[[], Awaitable[None]]] = [
             lambda: self._supervised("source", capture.run_once, self.board.source)
         ]
@@ -196,7 +202,9 @@ class Sidecar:
         )
         self.view.ledger = ledger
         declarations = parts.declarations(settings)
-        routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
+        moments = LedgerMoments(region.strand, self._open_reader)
+        self.copies = self._copies(moments)
+        routes = [*verify_routes(moments), *self.copies.routes(), *self._api(ledger, self.applied)]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
 
     def _replica(self) -> Parts:
@@ -216,14 +224,26 @@ class Sidecar:
         batch = config.replay
         replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
         hold = Hold()
+        locking = parts.reader(config, lambda: {}, locking=True)
         replay = Replay(replayer, self.tail, hold, self._applied, self.board.opened)
+        self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
         ], [
             *verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
+            *self.copies.routes(),
             *self._api(None, self.applied),
         ]
+
+    def _copies(
+        self,
+        moments: Moments,
+        sequences: Callable[[CopyReader], list[SetSequence]] = lambda reader: reader.sequences(),
+    ) -> Copies:
+        """Copies of this region, for others that are made anew."""
+        strand, seconds = self.config.region.strand, self.config.copying.hold_seconds
+        return Copies(self.journal, strand, moments, self.regions, seconds, sequences)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
@@ -262,10 +282,10 @@ class Sidecar:
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
         self._own_needs()
         if not self.config.replay.history:
-            return [self.retaining.run]
+            return [self.retaining.run, self.copies.run]
         visible = self.tail if self.view.replica is None else self.applied
         indexing = Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff)
-        return [indexing.run, self.retaining.run]
+        return [indexing.run, self.retaining.run, self.copies.run]
 
     def _own_needs(self) -> None:
         """Who of this region's own parts reads the journal, and may do so again after a loss of power."""

@@ -51,10 +51,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, and the log that belongs to it, so that it can be looked at; its new name."""
+def set_aside(path: Path, why: str = "damaged") -> Path:
+    """Rename a file, and the log that belongs to it, so that it can be looked at; its new name."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from replicator.block import Block, Part, check_link
+from replicator.copying.half import HALF_COPY, refuse_marked
 from replicator.errors import Corrupt, Halted
 from replicator.position import Position, genesis
 from replicator.replay.plan import Planner
@@ -44,7 +45,9 @@ class Replayer:
     def open(self) -> Applied:
         """Open the replica and find where it stands. Raises Halted if that is not on this journal's chain."""
         self._replica.open()
-        self.applied = self._replica.applied(self._strand) or Applied(genesis(self._strand), 0, 0)
+        applied = self._replica.applied(self._strand)
+        refuse_marked(self._replica.applied(HALF_COPY), applied)
+        self.applied = applied or Applied(genesis(self._strand), 0, 0)
         position = self.applied.position
         here = self._journal.position_at(self._strand, position.sequence)
         if here is None:

@@ -110,6 +110,9 @@ class Replica(Protocol):
     def commit(self, applied: Applied) -> None:
         """Store the position, then commit. After Unavailable the outcome is what ``applied`` says once reopened."""
 
+    def forget(self, strand: str) -> None:
+        """Drop the stored position of a strand, within the transaction."""
+
     def rollback(self) -> None:
         """Undo everything since ``begin``."""
 

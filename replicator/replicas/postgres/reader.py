@@ -12,7 +12,7 @@ import psycopg
 
 from replicator.definition import Definition
 from replicator.errors import Rejected, Unavailable
-from replicator.replicas.base import Applied, Document
+from replicator.replicas.base import Applied, Document, SetSequence
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
 from replicator.replicas.postgres import few, schema, session
 from replicator.replicas.postgres.few import Text
@@ -27,9 +27,11 @@ _SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "30s", 
 
 class PostgresReader:
     """See ``base.Reader``. With ``definitions`` it reads those tables of a database that is no replica: then
-    ``applied`` is None."""
+    ``applied`` is None. With ``locking``, ``snapshot`` also keeps every table as it is: to older snapshots a table that
+    is rewritten or truncated looks empty, so such statements then wait until ``close``."""
 
-    def __init__(self, dsn: str, definitions: Mapping[int, Definition] | None = None) -> None:
+    def __init__(self, dsn: str, definitions: Mapping[int, Definition] | None = None, *, locking: bool = False) -> None:
+        self._locking = locking
         self._place = session.place_of(dsn)
         self._given = None if definitions is None else {table.name: table for table in definitions.values()}
         self._has_own_tables = False
@@ -47,9 +49,16 @@ class PostgresReader:
     def snapshot(self) -> None:
         with session.translated(self._place):
             if not self._in_transaction():
+                tables = [quoted(*definition.name) for definition in self.tables()] if self._locking else []
                 self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                if tables:  # before the first look, so that what is seen is what is locked
+                    self._execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                    self._execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")
                 self._connection.execute("SELECT 1")  # the first statement fixes what is seen
                 self._fixed = True
+                if self._locking and tables != [quoted(*definition.name) for definition in self.tables()]:
+                    cure = "it is tried again"
+                    raise Unavailable("tables_changed", "a table was just defined", place=self._place, cure=cure)
 
     def visible(self) -> tuple[str, str]:
         """Within ``snapshot``: which transactions it sees, as pg_snapshot's text, and an LSN before which all of those
@@ -100,6 +109,37 @@ class PostgresReader:
             while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 yield from rows
             self._execute(f"CLOSE {cursor}")
+
+    def placed_rows(self, table: str) -> Iterator[tuple[list[str | None], tuple[int, int] | None]]:
+        """As ``rows``; with (sequence, ordinal) where a replica's table has no key."""
+        with self._one_moment():
+            definition = self._definition(table)
+            has_places = not definition.key and self._given is None
+            names = [column.name for column in definition.columns] + list(PLACE_COLUMNS if has_places else ())
+            self._cursors += 1
+            cursor = f"replicator_rows_{self._cursors}"
+            selected = f"SELECT {_listed(names)} FROM {quoted(*definition.name)}"
+            self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {selected}")
+            while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
+                for row in rows:
+                    yield (row[:-2], (int(row[-2] or 0), int(row[-1] or 0))) if has_places else (row, None)
+            self._execute(f"CLOSE {cursor}")
+
+    def sequences(self) -> list[SetSequence]:
+        """The values that were carried to this replica."""
+        with self._one_moment():
+            if not self._is_replica():
+                return []
+            found = self._execute("SELECT namespace, name, value, increment FROM replicator.sequence")
+            return [SetSequence(*row) for row in found]
+
+    def about_rows(self, table: str) -> int | None:
+        """What the planner expects."""
+        with self._one_moment():
+            name = quoted(*self._definition(table).name)
+            row = self._execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {name}").fetchone()
+        assert row is not None
+        return int(row[0][0]["Plan"]["Plan Rows"])
 
     def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]

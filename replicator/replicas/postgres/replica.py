@@ -125,6 +125,10 @@ class PostgresReplica:
         self.drifted_rows += self._drifted_now
         self._drifted_now = 0
 
+    def forget(self, strand: str) -> None:
+        with session.translated(self._place):
+            self._open.execute("DELETE FROM replicator.position WHERE strand = %s", [strand])
+
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
         with session.translated(self._place):
             for step in steps:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from replicator import sqlite
 from replicator.definition import Definition
-from replicator.errors import Unavailable
-from replicator.replicas.base import Applied, Document
+from replicator.errors import Halted, Unavailable
+from replicator.replicas.base import Applied, Document, SetSequence
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
 from replicator.replicas.sqlite import schema
 from replicator.replicas.sqlite.replica import read_applied
-from replicator.replicas.sqlite.rows import quoted
+from replicator.replicas.sqlite.rows import PLACE_COLUMNS, quoted
 from replicator.values import Stored, json_of, storage_from_text, stored_text
 
 FETCH_ROWS = 1000
+COUNT_SECONDS = 2.0
 
 
 class SqliteReader:
@@ -80,6 +82,40 @@ class SqliteReader:
             while rows := cursor.fetchmany(FETCH_ROWS):
                 for row in rows:
                     yield [read(value) for read, value in zip(readers, row, strict=True)]
+
+    def placed_rows(self, table: str) -> Iterator[tuple[list[str | None], tuple[int, int] | None]]:
+        """As ``rows``; with (sequence, ordinal) where the table has no key."""
+        with self._one_moment():
+            definition = self._definition(table)
+            readers = [stored_text(column) for column in definition.columns]
+            places = "" if definition.key else f", {', '.join(PLACE_COLUMNS)}"
+            cursor = self._connection.execute(f"SELECT {_columns(definition)}{places} FROM {quoted(definition.label)}")
+            width = len(readers)
+            while rows := cursor.fetchmany(FETCH_ROWS):
+                for row in rows:
+                    cells = [read(value) for read, value in zip(readers, row, strict=False)]
+                    yield cells, (row[width], row[width + 1]) if places else None
+
+    def sequences(self) -> list[SetSequence]:
+        """The values that were carried here."""
+        with self._one_moment():
+            if not self._has_own_tables():
+                return []
+            found = self._connection.execute("SELECT namespace, name, value, increment FROM _replicator_sequence")
+            return [SetSequence(*row) for row in found]
+
+    def about_rows(self, table: str) -> int | None:
+        """The number of rows; None if counting takes longer than a moment."""
+        end = time.monotonic() + COUNT_SECONDS
+        self._connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+        try:
+            with self._one_moment():
+                counted = self._connection.execute(f"SELECT count(*) FROM {quoted(self._definition(table).label)}")
+                return int(counted.fetchone()[0])
+        except Halted:  # interrupted
+            return None
+        finally:
+            self._connection.set_progress_handler(None, 0)
 
     def _documents(
         self, definition: Definition, where: str, parameters: Sequence[Stored], limit: int

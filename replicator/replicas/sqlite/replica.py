@@ -93,6 +93,10 @@ class SqliteReplica:
         self.drifted_rows += self._drifted_now
         self._drifted_now = 0
 
+    def forget(self, strand: str) -> None:
+        with sqlite.translated(self._path):
+            self._open.execute("DELETE FROM _replicator_position WHERE strand = ?", [strand])
+
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
         with sqlite.translated(self._path):
             for step in steps:

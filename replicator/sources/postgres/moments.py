@@ -29,7 +29,8 @@ LOOK_BACK_BLOCKS = 5_000
 
 
 class PostgresMoments:
-    """See ``verify.moments.Moments``. ``stored_so_far`` returns once what the source handed over is in the journal."""
+    """See ``verify.moments.Moments``. ``stored_so_far`` returns once what the source handed over is in the journal. With
+    ``locking`` the moment's tables stay as they are while it is held."""
 
     def __init__(
         self,
@@ -38,7 +39,10 @@ class PostgresMoments:
         tail: Tail,
         report: SourceReport,
         stored_so_far: Callable[[], Awaitable[None]],
+        *,
+        locking: bool = False,
     ) -> None:
+        self._locking = locking
         self._dsn = dsn
         self._journal = journal
         self._tail = tail
@@ -83,7 +87,7 @@ class PostgresMoments:
             return None
 
     def _open(self) -> PostgresReader:
-        return PostgresReader(self._dsn, self._journal.definitions(self._strand))
+        return PostgresReader(self._dsn, self._journal.definitions(self._strand), locking=self._locking)
 
     async def _reach(self, lsn: int) -> None:
         """Wait until the journal holds everything that the log held at ``lsn``."""
@@ -113,6 +117,9 @@ class PostgresMoments:
                 if block.header.sequence <= head
             ]
             last = last_visible(snapshot, blocks)
+            base = self._journal.base(self._strand).sequence
+            if base and after <= base and (not blocks or last is None or last < blocks[0][0]):
+                return None  # what is surely visible was pruned: nothing proves that the rest of it is
             if after == 0 or not blocks or last is None or last >= blocks[0][0] or back >= head:
                 return last
             back *= 4
