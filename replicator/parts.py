@@ -120,8 +120,8 @@ def replica(config: Config) -> Replica:
 def reader(
     config: Config, definitions: Callable[[], dict[int, Definition]], *, locking: bool = False
 ) -> Callable[[], Reader]:
-    """Opens the reading side of the region's ledger: its replica, or the primary's own database. ``locking``: a moment's
-    tables then stay as they are (PostgreSQL)."""
+    """Opens the reading side of the region's ledger: its replica, or the primary's own database. ``locking``: a
+    moment's tables then stay as they are (PostgreSQL)."""
     if config.region.role == "replica":
         match config.replica:
             case SqliteReplica(path=path):

@@ -32,7 +32,7 @@ LOG_SECONDS = 10.0
     "replicator bootstrap tokyo.toml --replace",
 )
 def command(config: Path, url: str | None, planned: bool, replace: bool, rate: int | None, as_json: bool) -> None:
-    """Makes the replica region of CONFIG anew: a copy of another region at one exact position, then the feed from there.
+    """Makes the replica region of CONFIG anew: a copy of another one at one exact position, then the feed from there.
 
     For a new region whose primary has pruned its journal, and for one that was away for too long. The region's own
     sidecar must be stopped; any region that holds everything can be copied while it runs, the primary or another one.

@@ -44,13 +44,12 @@ def chunks(
     for relation, definition in tables.items():
         rows: list[bytes] = []
         places: list[Place] | None = None if definition.key else []
-        size = ordinal = 0
-        for cells, place in reader.placed_rows(definition.label):
+        size = 0
+        for ordinal, (cells, place) in enumerate(reader.placed_rows(definition.label)):
             row = pack_row([None if cell is None else cell.encode() for cell in cells])
             rows.append(row)
             if places is not None:
                 places.append((at, ordinal) if place is None else place)
-            ordinal += 1
             size += len(row)
             if len(rows) >= chunk_rows or size >= CHUNK_BYTES:
                 number, total = number + 1, total + len(rows)

@@ -1,7 +1,8 @@
 """What is in the region that is made anew: looked at without a trace, set aside, filled.
 
 Guarantee: ``look`` changes nothing. ``set_aside`` renames; a database's tables are emptied in the transaction that
-begins the copy, and only those that this ledger's replica made. Every step may be interrupted and done again. All calls block.
+begins the copy, and only those that this ledger's replica made. Every step may be interrupted and done again. All calls
+block.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ LOOK_BACK_BLOCKS = 5_000
 
 
 class PostgresMoments:
-    """See ``verify.moments.Moments``. ``stored_so_far`` returns once what the source handed over is in the journal. With
-    ``locking`` the moment's tables stay as they are while it is held."""
+    """See ``verify.moments.Moments``. ``stored_so_far`` returns once what the source handed over is in the journal.
+    With ``locking`` the moment's tables stay as they are while it is held."""
 
     def __init__(
         self,
