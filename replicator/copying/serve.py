@@ -9,8 +9,8 @@
     429 too_many_copies
 
 Guarantee: all chunks of a copy are of one moment. It ends by itself ``hold_seconds`` after the last request, or when
-its database connection breaks; nobody who dies can hold a moment for ever. What the journal has from the moment on is kept
-for the region from the beginning. Meanwhile, on PostgreSQL, statements that rewrite, empty or alter a table wait.
+its database connection breaks; nobody who dies can hold a moment for ever. What the journal has from the moment on is
+kept for the region from the beginning. Meanwhile, on PostgreSQL, statements that rewrite, empty or alter a table wait.
 """
 
 from __future__ import annotations

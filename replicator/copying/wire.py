@@ -100,7 +100,7 @@ def pack_chunk(chunk: Chunk | Last) -> bytes:
 def unpack_chunk(data: bytes, number: int) -> Chunk | Last:
     """The chunk of this number. Raises Corrupt."""
     try:
-        match msgpack.unpackb(data, max_buffer_size=ANSWER_LIMIT_BYTES):
+        match msgpack.unpackb(data):
             case [int() as found, 0, int() as rows, list() as sequences] if found == number:
                 return Last(number, rows, [_sequence(*fields) for fields in sequences])
             case [int() as found, int() as relation, list() as rows, places] if found == number:
