@@ -105,7 +105,7 @@ class Retaining:
         base = remove_pages(self._journal, self._strand, choice.until).sequence
         self._extent.bytes -= sum(page.bytes for page in oldest if page.last <= base)
         self._pruned += base - before
-        needed = min((hold.sequence for hold in choice.passed), default=base)
+        needed = min((region.sequence for region in self._regions.all() if region.forgotten is None), default=base)
         self._forced += max(base - max(needed, before), 0)
 
     def _holds(self) -> list[Hold]:
