@@ -35,7 +35,7 @@ from replicator.journal.store import Journal
 from replicator.replicas.base import SetSequence
 from replicator.verify.moments import Moment, Moments
 
-COPIES_LIMIT = 4
+COPIES_LIMIT = 16
 CHUNK_ROWS = 5_000
 KEPT_CHUNKS = 2  # one that was not committed at the other end, and one asked for ahead of it
 ATTEMPTS = 5
@@ -108,6 +108,9 @@ class Copies:
     async def _begin(self, request: Request) -> Response:
         chunk_rows = _whole(request.query_params.get("chunk_rows", str(CHUNK_ROWS)), "chunk_rows")
         region = request.headers.get("feed-region", "")[:64]
+        for name, copy in list(self._copies.items()):
+            if region and copy.region == region and not copy.reading.locked():
+                self._let_go(name)  # it begins anew: it has given that one up
         if len(self._copies) >= COPIES_LIMIT:
             message = f"{COPIES_LIMIT} copies are under way"
             raise Rejected("too_many_copies", message, status=429, retry_after=30, place="copy", cure="try again later")

@@ -15,6 +15,7 @@ from replicator.feed.client import Upstream
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.http import Listen, application, serve
+from replicator.journal.regions import KnownRegions
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.statement import pack_message
@@ -38,7 +39,9 @@ class Primary:
         self.journal.open()
         self.tail = Tail(self.journal.head(STRAND))
         self.port = free_port()
-        self.publisher = publisher_type(self.journal, {STRAND: self.tail}, heartbeat_seconds=0.05)
+        self.regions = KnownRegions(self.journal, STRAND)
+        known = {STRAND: self.regions}
+        self.publisher = publisher_type(self.journal, {STRAND: self.tail}, heartbeat_seconds=0.05, regions=known)
 
     @property
     def url(self) -> str:

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from replicator.block import Draft
+from replicator.journal.pruning import remove_pages
 from replicator.ledger.api import routes
 from replicator.position import Position, parse_position
 from tests.ledger.region import Clock, Region, api, change, insert, running, served, transaction
@@ -181,6 +182,27 @@ async def test_a_document_as_of_a_sequence_and_as_of_a_time(client: httpx.AsyncC
     await get(client, path, 404, as_of="2026-02-02T02:40:03Z")  # deleted in the same moment
     await get(client, path, 404, as_of="0")
     assert (await get(client, path, 409, as_of="999"))["reason"] == "not_there_yet"
+
+
+async def test_what_was_pruned_is_said_to_be_unknown_and_not_to_be_nothing(
+    client: httpx.AsyncClient, region: Region, clock: Clock
+) -> None:
+    await post(client, insert(wallet_id="old", n=0))
+    await post(client, insert(wallet_id="a", n=0))
+    for _ in range(6):
+        clock.now += 1_000_000
+        base = (await post(client, change("add", "a", add={"n": 1})))["sequence"]
+    later = await post(client, change("add", "a", add={"n": 1}))
+    while remove_pages(region.journal, "main", base).sequence < base:
+        pass
+    page = await get(client, "/tables/wallets/history/a")
+    assert ([each["document"]["n"] for each in page["changes"]], page["begins_behind"]) == ([7], base)
+    read = await get(client, "/tables/wallets/documents/a", as_of=str(later["sequence"]))
+    assert read["document"]["n"] == 7
+    for key, moment in (("a", str(base - 1)), ("a", str(base)), ("a", "2026-02-02T02:40:02Z"), ("old", str(base + 1))):
+        refused = await get(client, f"/tables/wallets/documents/{key}", 410, as_of=moment)
+        assert refused["reason"] == "before_journal", (key, moment)
+    assert (await get(client, "/tables/wallets/documents/old"))["document"]["n"] == 0
 
 
 async def test_reading_what_one_wrote_waits_for_it_or_says_when_to_come_back(
