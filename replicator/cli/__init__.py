@@ -32,7 +32,7 @@ VERBS: dict[str, str] = {
     "gaps": "What is missing: lists and explains gaps, shows how they were closed, waives.",
     "regions": "Who follows a region and what its journal is kept for; forgets one that is gone.",
     "bootstrap": "Makes a region anew from a consistent copy of another one.",
-    "journal": "Looks after a region's journal: verify walks its chain.",
+    "journal": "Looks after a region's journal: verify walks its chain, compact gives disk back.",
     "history": "The starts and changes of role that a region knows of.",
 }
 

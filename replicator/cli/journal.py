@@ -48,3 +48,27 @@ def verify(config: Path, strand: str | None, as_json: bool) -> None:
     for result in [] if as_json else results:
         click.echo(printable(str(result)))
     sys.exit(0 if all(result.broken is None for result in results) else FAILED)
+
+
+@command.command("compact")
+@click.argument("config", type=click.Path(path_type=Path))
+@example("replicator journal compact region.toml")
+def compact(config: Path) -> None:
+    """Gives the disk back what pruning has freed in the journal's file. The sidecar must be stopped.
+
+    It is of use after [journal] was set on a region that had kept everything: what is freed later is used again by
+    itself. Needs as much free disk as the blocks that are kept. Killed at any time, the file is what it was. Exit code
+    0: done. 1: failed. 2: wrong usage or configuration, or the sidecar runs.
+    """
+    from replicator.config import load
+    from replicator.datadir import locked
+    from replicator.errors import ConfigError
+    from replicator.journal.pruning import compact as give_back
+
+    region = load(config).region
+    if not region.journal_path.exists():
+        cure = "name the configuration of a region that has run"
+        raise ConfigError("no_journal", "there is no journal", place=str(region.journal_path), cure=cure)
+    with locked(region.data_dir):
+        before, after = give_back(region.journal_path)
+    click.echo(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")

@@ -128,6 +128,8 @@ class Document(NamedTuple):
 class Reader(Protocol):
     """The reading side: one connection, one snapshot at a time; blocking. ``close`` it after use.
 
+    To make copies of a region it has three methods more: ``CopyReader`` in ``copying/contents.py``.
+
     Keys come from outside as text, one per key column in key order. Raises Rejected (unknown table, key that is not
     of its type) or Unavailable.
     """

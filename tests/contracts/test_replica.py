@@ -78,6 +78,21 @@ def test_position_rows_and_definitions_survive_reopening(kind: Kind, replica: Re
     assert len(contents(kind)) == 3
 
 
+def test_a_position_is_forgotten_with_its_transaction_or_not_at_all(replica: Replica) -> None:
+    apply(replica, 5, Define(1, WALLETS))
+    replica.begin()
+    replica.forget(STRAND)
+    replica.rollback()
+    assert replica.applied(STRAND) == applied(5)
+    replica.begin()
+    replica.forget(STRAND)
+    other = applied(7)._replace(position=applied(7).position._replace(strand="other"))
+    replica.commit(other)
+    replica.open()
+    assert replica.applied(STRAND) is None
+    assert replica.applied("other") == other
+
+
 @pytest.mark.parametrize("count", [3, MANY])
 def test_a_death_between_apply_and_commit_leaves_nothing(kind: Kind, replica: Replica, count: int) -> None:
     apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))

@@ -251,3 +251,23 @@ def test_regions_are_bounded(journal: Journal, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(Rejected, match="2 are known"):
         regions.report("c", 1, 1)
     regions.report("a", 2, 2)
+
+
+class Shrinking(Journal):
+    """A journal that another process prunes right behind the first look at it."""
+
+    def base(self, strand: str) -> Position:
+        found = super().base(strand)
+        if found.sequence == 0:
+            other = Journal(self.path)
+            other.open()
+            remove_to(other, 20)
+            other.close()
+        return found
+
+
+def test_a_walk_beside_pruning_calls_nothing_broken(journal: Journal) -> None:
+    shrinking = Shrinking(journal.path)
+    walked = walk(shrinking, STRAND)
+    shrinking.close()
+    assert (walked.broken, walked.begins_behind, walked.blocks) == (None, 20, LAST - 20)
