@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from replicator.copying.wire import ANSWER_LIMIT_BYTES, Begun, Chunk, Last, unpack_begun, unpack_chunk
-from replicator.errors import Halted, Rejected, Unavailable
+from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.feed.client import Upstream
 
 ANSWER_SECONDS = 60.0  # a moment may have to be waited for
@@ -43,9 +43,12 @@ class CopyClient:
 
     async def plan(self) -> dict[str, Any]:
         """What a copy of now would be: ``position``, ``rows``, ``tables``."""
-        answer = json.loads(await self._ask("GET", "/v1/copy"))
-        assert isinstance(answer, dict)
-        return answer
+        try:
+            answer = json.loads(await self._ask("GET", "/v1/copy"))
+            return {"position": str(answer["position"]), "rows": answer["rows"], "tables": dict(answer["tables"])}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            cure = "check the address: is it a replicator sidecar's?"
+            raise Corrupt("bad_copy", f"the answer cannot be read: {error!r}", place=self._place, cure=cure) from error
 
     async def begin(self, chunk_rows: int) -> Begun:
         """Have a moment held."""

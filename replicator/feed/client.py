@@ -100,6 +100,8 @@ class FeedClient:
             if refusal.status in (404, 405) and refusal.reason != "unknown_strand":
                 raise Rejected("not_found", "no reports are taken", status=404, place=self._place) from refusal
             raise
+        except ValueError as error:
+            raise Corrupt("bad_answer", f"the answer cannot be read: {error}", place=self._place) from error
 
     async def _json(self, path: str, fields: dict[str, str] | None = None) -> Any:
         """The answer to a GET, or to a POST of these fields."""

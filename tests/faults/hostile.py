@@ -59,7 +59,8 @@ class HostileFeed:
                 connection.sendall(piece)
 
     def _relay(self, connection: socket.socket, request: bytes) -> None:
-        """Be the honest primary, for as long as either end stays."""
+        """Be the honest primary, for as long as either end stays; one request a connection, for paths differ there."""
+        request = request.replace(b"onnection: keep-alive", b"onnection: close", 1)
         with socket.create_connection(("127.0.0.1", self._upstream)) as upstream:
             upstream.sendall(request)
             back = threading.Thread(target=_copy, args=(connection, upstream), daemon=True)

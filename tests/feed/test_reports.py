@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import Halted, ReplicatorError
@@ -127,6 +129,32 @@ async def test_an_upstream_that_takes_no_reports_is_followed_all_the_same(
             nursery.cancel_scope.cancel()
     assert region.recorder.halts == []
     assert known(primary) == {"eu": 0}, "counted by the position that it connected with"
+
+
+class Babbling(Plain):
+    """Answers a report with what is no JSON."""
+
+    def routes(self) -> list[Route]:
+        async def babble(request: Request) -> Response:
+            return Response(b"\x93\xff" * 100)
+
+        return [*super().routes(), Route("/feed/v1/{strand}/received", babble, methods=["POST"])]
+
+
+async def test_a_strange_answer_to_a_report_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.feed.follow.REPORT_SECONDS", 0.01)
+    primary = Primary(tmp_path / "primary.db", Babbling)
+    primary.write(drafts(1, 5))
+    region = Region(tmp_path / "eu", primary)
+    with trio.fail_after(20):
+        async with primary.serving(), trio.open_nursery() as nursery:
+            nursery.start_soon(region.follower.run_once)
+            await region.tail.beyond(4)
+            await trio.sleep(0.1)  # several reports' time
+            primary.write(drafts(6, 9))
+            await region.tail.beyond(8)
+            nursery.cancel_scope.cancel()
+    assert region.recorder.halts == []
 
 
 async def test_a_start_time_before_the_journals_beginning_is_pruned(primary: Primary) -> None:
