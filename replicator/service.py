@@ -243,7 +243,7 @@ class Sidecar:
     ) -> Copies:
         """Copies of this region, for others that are made anew."""
         strand, seconds = self.config.region.strand, self.config.copying.hold_seconds
-        return Copies(self.journal, strand, moments, self.regions, seconds, sequences)
+        return Copies(self.journal, strand, moments, seconds, sequences)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
@@ -285,7 +285,7 @@ class Sidecar:
             return [self.retaining.run, self.copies.run]
         visible = self.tail if self.view.replica is None else self.applied
         indexing = Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff)
-        return [indexing.run, self.retaining.run, self.copies.run]
+        return [indexing.run, indexing.sweep, self.retaining.run, self.copies.run]
 
     def _own_needs(self) -> None:
         """Who of this region's own parts reads the journal, and may do so again after a loss of power."""

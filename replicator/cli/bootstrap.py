@@ -62,11 +62,11 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
     log_to_stderr(verbose=False)
     try:
         if planned:
-            found = trio.run(lambda: plan(settings, source, replace=replace))
+            found = trio.run(lambda: plan(settings, source, replace=replace, named=url is not None))
             click.echo(json.dumps(found, indent=2) if as_json else printable("\n".join(_plan_lines(found))))
             return
         report = Report()
-        bootstrap = Bootstrap(settings, source, replace=replace, rate=rate, report=report)
+        bootstrap = Bootstrap(settings, source, replace=replace, rate=rate, report=report, named=url is not None)
         position = trio.run(_shown, bootstrap, report)
     except* ReplicatorError as group:
         raise first_cause(group) from None

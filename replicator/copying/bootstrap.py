@@ -49,11 +49,11 @@ class Report:
     set_aside: list[str] = dataclasses.field(default_factory=list)
 
 
-async def plan(config: Config, source: Upstream, *, replace: bool) -> dict[str, Any]:
+async def plan(config: Config, source: Upstream, *, replace: bool, named: bool = False) -> dict[str, Any]:
     """What ``bootstrap`` would do. Changes nothing, here or there. Raises what it would meet at once."""
     found = await trio.to_thread.run_sync(here.look, config)
     try:
-        what = way(found, replace=replace).value
+        what = way(found, replace=replace, source=source.url if named else None).value
         refused = None
     except Halted as refusal:
         what, refused = "nothing: it is refused", refusal.as_json()
@@ -78,8 +78,19 @@ async def plan(config: Config, source: Upstream, *, replace: bool) -> dict[str, 
 class Bootstrap:
     """One call of the verb."""
 
-    def __init__(self, config: Config, source: Upstream, *, replace: bool, rate: int | None, report: Report) -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: Upstream,
+        *,
+        replace: bool,
+        rate: int | None,
+        report: Report,
+        named: bool = False,
+    ) -> None:
+        """``named``: the source was asked for by name; a copy of another region is then not gone on with."""
         self._config = config
+        self._named = source.url if named else None
         self._source = source
         self._replace = replace
         self._rate = rate
@@ -95,7 +106,7 @@ class Bootstrap:
             while done is None:
                 cause: ReplicatorError | None = None
                 found = await trio.to_thread.run_sync(here.look, self._config)
-                what = way(found, replace=self._replace)
+                what = way(found, replace=self._replace, source=self._named)
                 try:
                     if what in (Way.RESUME, Way.FINISH):
                         assert found.half is not None

@@ -33,12 +33,15 @@ class Way(enum.Enum):
     FINISH = "the rows are whole: begin the journal"
 
 
-def way(found: Found, *, replace: bool) -> Way:
-    """The way from what was found. Raises Halted ``region_has_data``."""
+def way(found: Found, *, replace: bool, source: str | None = None) -> Way:
+    """The way from what was found; ``source`` is the region to copy if one was named. Raises Halted
+    ``region_has_data``."""
     half = found.half
     if half is not None:
         if found.mark is not None and is_of(found.mark, half.begun.copy):
-            return Way.RESUME if found.replica is None else Way.FINISH
+            if found.replica is not None:
+                return Way.FINISH
+            return Way.RESUME if source in (None, half.url) else Way.ANEW  # the other one may be gone for good
         return Way.ANEW  # killed before its first transaction, which empties what was to be replaced
     if found.journal is None and found.replica is None:
         return Way.ANEW if found.mark is not None else Way.BEGIN

@@ -8,9 +8,10 @@
     404 no_such_copy    it ended, was not asked for in time, or this sidecar was started anew: begin another one
     429 too_many_copies
 
-Guarantee: all chunks of a copy are of one moment. It ends by itself ``hold_seconds`` after the last request, or when
-its database connection breaks; nobody who dies can hold a moment for ever. What the journal has from the moment on is
-kept for the region from the beginning. Meanwhile, on PostgreSQL, statements that rewrite, empty or alter a table wait.
+Guarantee: all chunks of a copy are of one moment. It ends by itself ``hold_seconds`` after the last request, when its
+region begins another one, or when its database connection breaks; nobody who dies can hold a moment for ever.
+Meanwhile, on PostgreSQL, statements that rewrite, empty or alter a table wait. Non-goal: keeping the journal for the
+region that is made anew; it tells whom it will follow that it has everything up to the moment.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -30,7 +30,6 @@ from starlette.routing import Route
 from replicator.copying.contents import CopyReader, chunks
 from replicator.copying.wire import CONTENT_TYPE, Begun, Chunk, Last, in_force, pack_begun, pack_chunk
 from replicator.errors import Rejected
-from replicator.journal.regions import KnownRegions
 from replicator.journal.store import Journal
 from replicator.replicas.base import SetSequence
 from replicator.verify.moments import Moment, Moments
@@ -64,14 +63,12 @@ class Copies:
         journal: Journal,
         strand: str,
         moments: Moments,
-        regions: KnownRegions,
         hold_seconds: float,
         sequences: Callable[[CopyReader], list[SetSequence]] = lambda reader: reader.sequences(),
     ) -> None:
         self._journal = journal
         self._strand = strand
         self._moments = moments
-        self._regions = regions
         self._hold_seconds = hold_seconds
         self._sequences = sequences
         self._copies: dict[str, _Copy] = {}
@@ -124,12 +121,6 @@ class Copies:
             lambda: self._sequences(reader),
             max(1, min(chunk_rows, CHUNK_ROWS)),
         )
-        try:
-            now_us = time.time_ns() // 1000
-            await trio.to_thread.run_sync(self._regions.report, region, begun.position.sequence, now_us)
-        except BaseException:
-            reader.close()
-            raise
         self._copies[begun.copy] = _Copy(region, moment, found)
         log.info("a copy for region %s is begun at %s", region, begun.position)
         return Response(pack_begun(begun), media_type=CONTENT_TYPE)

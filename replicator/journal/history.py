@@ -28,6 +28,9 @@ from replicator.sqlite import connect, set_aside, transaction, translated
 from replicator.statement import DEFINE, DELETE, PATCH, SEQUENCE, TRUNCATE, UPDATE, Op, unpack_bodies, unpack_statements
 from replicator.values import text_of
 
+SWEEP_ROWS = 2_000
+Place = tuple[int, bytes, int, int]  # in the index: table, key, sequence, ordinal
+BEGINNING: Place = (-1, b"", 0, 0)
 STEP_BYTES = 1 << 18  # a page or so: other threads wait for the interpreter meanwhile
 
 SCHEMA = (
@@ -221,6 +224,25 @@ class HistoryIndex:
     def begins_behind(self, strand: str) -> int:
         """The sequence up to which no change is found any more; 0 if all are."""
         return self._journal.base(strand).sequence
+
+    def sweep(self, strand: str, behind: Place, rows: int = SWEEP_ROWS) -> Place | None:
+        """Look at the next so many changes behind a place, remove those whose block was pruned, and give the place that
+        was reached; None at the end. Beside the writer, on a connection of its own."""
+        base = self._journal.base(strand).sequence
+        with self._reading() as db:
+            known = {row[0] for row in db.execute("SELECT id FROM known WHERE strand = ?", (strand,))}
+            found = db.execute(
+                "SELECT known, key, sequence, ordinal FROM change WHERE (known, key, sequence, ordinal) > (?, ?, ?, ?)"
+                " ORDER BY known, key, sequence, ordinal LIMIT ?",
+                (*behind, rows),
+            ).fetchall()
+            gone = [place for place in found if place[0] in known and place[2] <= base]
+            if gone:
+                with transaction(db):
+                    db.executemany(
+                        "DELETE FROM change WHERE known = ? AND key = ? AND sequence = ? AND ordinal = ?", gone
+                    )
+        return found[-1] if len(found) == rows else None
 
     def _entry(
         self,

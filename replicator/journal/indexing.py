@@ -13,11 +13,12 @@ from collections.abc import Callable
 import trio
 
 from replicator.errors import Halted, Unavailable
-from replicator.journal.history import HistoryIndex
+from replicator.journal.history import BEGINNING, HistoryIndex, Place
 from replicator.journal.tail import Tail
 from replicator.supervise import Backoff
 
 LOOK_SECONDS = 0.05
+SWEEP_SECONDS = 10.0
 REST_LIMIT_SECONDS = 5.0  # also if a step took long because it had to wait for the disk
 RESTS = 19  # times as long as the step before
 BUSY_BLOCKS = 250  # that came during one step and look
@@ -61,6 +62,27 @@ class Indexing:
         head = self._tail.head.sequence
         behind = head - min(head_before, self._slowest_follower())
         return self._visible.head.sequence < head or behind > BUSY_BLOCKS
+
+    async def sweep(self) -> None:
+        """Remove what names pruned blocks, for ever: a pass once a quarter of what is kept has been pruned since."""
+        strand, swept = self._tail.head.strand, 0
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            base = await self._surely(self._index.begins_behind, strand)
+            if base - swept > (self._tail.head.sequence - base) // 4:
+                await self._pass(strand)
+                swept = base
+
+    async def _pass(self, strand: str) -> None:
+        place: Place | None = BEGINNING
+        while place is not None:
+            began = trio.current_time()
+            try:
+                place = await trio.to_thread.run_sync(self._index.sweep, strand, place)
+            except (Unavailable, Halted) as error:  # the writer says what is to be done about it
+                log.debug("the history index is not swept: %s", error)
+                return
+            await trio.sleep(min((trio.current_time() - began) * RESTS, REST_LIMIT_SECONDS))
 
     async def _surely(self, look: Callable[..., int], *arguments: object) -> int:
         """What ``look`` gives, however long it takes until it can."""

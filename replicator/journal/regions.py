@@ -10,6 +10,7 @@ Any thread may call; ``report``, ``forget`` and ``save`` block. Number of region
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
@@ -48,6 +49,10 @@ class KnownRegions:
                 "SELECT region, sequence, reported_at, forgotten FROM follower WHERE strand = ?", (strand,)
             ).fetchall()
         self._regions = {row[0]: KnownRegion(*row) for row in rows}
+
+    def standing(self) -> contextlib.AbstractContextManager[object]:
+        """Nobody becomes known or falls back within: what is decided by ``all`` still holds when it is done."""
+        return self._lock
 
     def all(self) -> list[KnownRegion]:
         """Every region that was ever known, by name."""

@@ -93,9 +93,11 @@ class Retaining:
         now_us = time.time_ns() // 1000
         choice = choose(self._policy, self._extent.bytes, oldest, (), now_us)
         if choice.pages:  # something should go: only then everybody is asked
-            choice = choose(self._policy, self._extent.bytes, oldest, self._holds(), now_us)
-        if choice.pages:
-            self._prune(choice, oldest)
+            own = [Hold(who, sequence(), OWN) for who, sequence in self._own_needs.items()]
+            with self._regions.standing():
+                choice = choose(self._policy, self._extent.bytes, oldest, [*self._region_holds(), *own], now_us)
+                if choice.pages:
+                    self._prune(choice, oldest)
         is_sweeping = not choice.pages and sweep_parts(self._journal, self._strand)
         self._tell(choice.held_by)
         return bool(choice.pages) or is_sweeping
@@ -108,15 +110,14 @@ class Retaining:
         needed = min((region.sequence for region in self._regions.all() if region.forgotten is None), default=base)
         self._forced += max(base - max(needed, before), 0)
 
-    def _holds(self) -> list[Hold]:
-        """Everybody's need. A region whose next block has gone already keeps nothing."""
+    def _region_holds(self) -> list[Hold]:
+        """The known regions' needs. One whose next block has gone already keeps nothing."""
         base = self._journal.base(self._strand).sequence
-        holds = [
+        return [
             Hold(region.name, region.sequence, REGION)
             for region in self._regions.all()
             if region.forgotten is None and region.sequence >= base
         ]
-        return holds + [Hold(who, sequence(), OWN) for who, sequence in self._own_needs.items()]
 
     def _tell(self, held_by: Hold | None) -> None:
         self._extent.look()

@@ -45,6 +45,13 @@ def test_the_way(found: Found, replace: bool, expected: Way) -> None:
     assert way(found, replace=replace) is expected
 
 
+def test_another_region_that_is_named_is_copied_from_the_beginning() -> None:
+    found = Found(HALF, None, None, MARK)
+    assert way(found, replace=False, source="http://lima:7400") is Way.ANEW
+    assert way(found, replace=False, source=HALF.url) is Way.RESUME
+    assert way(Found(HALF, None, THERE, MARK), replace=False, source="http://lima:7400") is Way.FINISH
+
+
 @pytest.mark.parametrize("found", [Found(None, HERE, HERE, None), Found(None, HERE, None, None)])
 def test_data_is_never_replaced_unasked(found: Found) -> None:
     with pytest.raises(Halted) as caught:

@@ -188,6 +188,8 @@ def test_killed_half_way_it_goes_on_and_never_runs_meanwhile(
         lima.reach_calm()
         assert_equal(lima, tokyo)
     assert not (lima.data / "copy.json").exists()
+    listed = json.loads(run_verb("regions", str(tokyo.config), "--json").stdout)
+    assert listed["regions"] == [], "lima follows paris: tokyo keeps nothing for it"
 
 
 def test_a_half_copy_whose_moment_is_gone_is_begun_anew(started: Callable[..., Region]) -> None:
@@ -262,3 +264,38 @@ def test_from_a_postgres_primary(started: Callable[..., Region], new_database: C
         values = {(each.namespace, each.name): each.value for each in reader.sequences()}
         reader.close()
         assert values["public", "accounts_id_seq"] >= 3001
+
+
+def test_postgres_regions_prune_and_stay_verifiable(
+    started: Callable[..., Region], new_database: Callable[[], str]
+) -> None:
+    """Also the replica's own journal, up to what its server has on disk; after its sidecar was killed it goes on."""
+    source = new_database()
+    with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute("CREATE TABLE accounts (id bigint PRIMARY KEY, note text)")
+    paris = started("paris", "primary", postgres_source(source, slot="slot_pruned") + SMALL)
+    paris.reach_sequence("settled", 1)
+    lima = started("lima", "replica", follow(paris.url) + postgres_replica(new_database()) + SMALL)
+    lima.reach_sequence("applied", 1)
+    with psycopg.connect(source, autocommit=True) as connection:
+        for number in range(150):
+            connection.execute("INSERT INTO accounts VALUES (%s, %s)", [number, "x" * 2000])
+    for region in (paris, lima):
+        reach_journal(region, lambda kept: int(str(kept.get("begins_behind", 0))) > 50, "pruned")
+    lima.kill()
+    with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute("DELETE FROM accounts WHERE id % 3 = 0")
+    lima.start()
+    lima.reach_calm()
+    assert_equal(lima)
+    for region in (paris, lima):
+        done = run_verb("journal", "verify", str(region.config), "--json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout)[0]["begins_behind"] > 50
+    assert paris.stop() == 0
+    compacted = run_verb("journal", "compact", str(paris.config))
+    assert compacted.returncode == 0, compacted.stderr
+    assert "MB now" in compacted.stdout
+    paris.start()
+    paris.reach_calm()
+    assert run_verb("journal", "compact", str(paris.config)).returncode == 2, "not while the sidecar runs"

@@ -15,7 +15,7 @@ import pytest
 from replicator.block import HAS_DEFINITIONS, Draft, Part
 from replicator.definition import Column, Definition
 from replicator.errors import Halted, Rejected
-from replicator.journal.history import HistoryIndex
+from replicator.journal.history import BEGINNING, HistoryIndex, Place
 from replicator.journal.pruning import STEP_PAGES, STEP_PARTS, Extent, compact, remove_pages, sweep_parts
 from replicator.journal.regions import KnownRegions
 from replicator.journal.retaining import Retaining
@@ -154,9 +154,24 @@ def test_history_says_where_it_begins(journal: Journal, tmp_path: Path) -> None:
     remove_to(journal, 30)
     assert [entry.sequence for entry in index.entries(STRAND, "wallets", ["k0"], None, 100)] == [39, 36, 33]
     assert index.begins_behind(STRAND) == 30
+    assert all_places(index) == list(range(2, LAST + 1))
+    place: Place | None = BEGINNING
+    index.sweep(STRAND, BEGINNING, rows=3)
+    while place is not None:
+        place = index.sweep(STRAND, place, rows=3)
+    assert all_places(index) == list(range(31, LAST + 1)), "what names pruned blocks is removed, and nothing else"
+    assert [entry.sequence for entry in index.entries(STRAND, "wallets", ["k0"], None, 100)] == [39, 36, 33]
     index.begin_anew()
     assert index.indexed(STRAND) == 30, "a new index begins where the journal does"
     index.close()
+
+
+def all_places(index: HistoryIndex) -> list[int]:
+    """The sequences of all blocks that the index names."""
+    connection = sqlite3.connect(index.path)
+    found = {row[0] for row in connection.execute("SELECT sequence FROM change")}
+    connection.close()
+    return sorted(found)
 
 
 @pytest.mark.parametrize("kept", [False, True])
