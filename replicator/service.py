@@ -57,7 +57,9 @@ from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
 from replicator.supervise import Backoff, supervise
-from replicator.verify.moments import LedgerMoments, ReplicaMoments
+from replicator.verify.evidence import JournalWitness
+from replicator.verify.held import HeldMoments
+from replicator.verify.moments import LedgerMoments, Moments, ReplicaMoments
 from replicator.verify.serve import routes as verify_routes
 from replicator.view import View
 
@@ -164,7 +166,7 @@ class Sidecar:
         capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
         dsn = settings.conninfo()
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
-        routes = [*verify_routes(moments), *self._api(None, self.tail)]
+        routes = [*self._verify_routes(moments), *self._api(None, self.tail)]
         stages: list[Callable[[], Awaitable[None]]] = [
             lambda: self._supervised("source", capture.run_once, self.board.source)
         ]
@@ -187,7 +189,10 @@ class Sidecar:
         )
         self.view.ledger = ledger
         declarations = parts.declarations(settings)
-        routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
+        routes = [
+            *self._verify_routes(LedgerMoments(region.strand, self._open_reader)),
+            *self._api(ledger, self.applied),
+        ]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
 
     def _replica(self) -> Parts:
@@ -212,9 +217,16 @@ class Sidecar:
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
         ], [
-            *verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
+            *self._verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
             *self._api(None, self.applied),
         ]
+
+    def _verify_routes(self, moments: Moments) -> list[Route]:
+        """Comparisons from outside; the moments that are held for them end with the sidecar."""
+        history = self.history if self.config.replay.history else None
+        witness = JournalWitness(self.journal, history, self.config.region.strand)
+        self.held_moments = HeldMoments(self.config.region.name, moments, witness)
+        return verify_routes(moments, self.held_moments)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
@@ -252,9 +264,12 @@ class Sidecar:
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
         if not self.config.replay.history:
-            return []
+            return [self.held_moments.run]
         visible = self.tail if self.view.replica is None else self.applied
-        return [Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff).run]
+        return [
+            self.held_moments.run,
+            Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff).run,
+        ]
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

@@ -114,6 +114,9 @@ class Replica(Protocol):
         """Undo everything since ``begin``."""
 
 
+KeyedLine = tuple[bytes, bytes]  # a row's key line, and its line (``canonical.py``)
+
+
 class Document(NamedTuple):
     """A row for people: ``key`` and ``row`` as JSON values by column name; ``row`` has every column."""
 
@@ -144,6 +147,16 @@ class Reader(Protocol):
     def rows(self, table: str) -> Iterator[list[str | None]]:
         """Every row as canonical text by column (see ``values.py``), in no order, without ``_sequence`` and
         ``_ordinal``. Memory is bounded."""
+
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        """Every row as its canonical line, in chunks, in no order. Memory is bounded."""
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        """The lines of these keys, as far as there are such rows. Keys are canonical text."""
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        """The rows that the blocks behind ``after``, up to ``until``, have inserted into a table without a key, of a
+        replica. Their key line is their place, ``sequence ordinal``."""
 
     def snapshot(self) -> None:
         """Fix what this reader sees to one moment, until ``close``: position and rows then belong together."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.canonical import line_of
 from replicator.definition import Column, Definition
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
@@ -512,6 +513,49 @@ def test_a_snapshot_keeps_position_and_rows_together(kind: Kind, replica: Replic
     assert fresh.applied(STRAND) == applied(3)
     assert list(fresh.rows("wallets")) == []
     fresh.close()
+
+
+def test_lines_of_keyed_rows(kind: Kind, replica: Replica) -> None:
+    definition = table([("b", "text"), ("n", "integer"), ("a", "text")], ["n", "a"])
+    rows = [("x\ty", "1", "k"), (None, "2", "back\\slash"), ("", "3", "ü")]
+    apply(replica, 1, Define(1, definition), change(definition, inserts=[row(*cells) for cells in rows]))
+    expected = [(line.rpartition(b"\t")[0], line) for line in (line_of([n, a, b]) for b, n, a in rows)]
+    reader = kind.reader()
+    reader.snapshot()
+    assert sorted(line for chunk in reader.lines("wallets") for line in chunk) == expected
+    assert reader.lines_of("wallets", [["2", "back\\slash"], ["3", "nobody"]]) == [expected[1]]
+    assert reader.lines_of("wallets", [[n, a] for _, n, a in rows] * 300)[-1] in expected
+    with pytest.raises(Rejected, match="no such table"):
+        list(reader.lines("nothing"))
+    reader.close()
+
+
+def test_lines_of_rows_without_a_key(kind: Kind, replica: Replica) -> None:
+    definition = table([("b", "text"), ("a", "text")], [])
+    places = [(7, 0), (7, 1), (9, 0)]
+    rows = [row("1", "x"), row("1", "x"), row(None, "y")]
+    apply(replica, 9, Define(1, definition), Append(definition, rows, places))
+    reader = kind.reader()
+    found = sorted(line for chunk in reader.lines("wallets") for line in chunk)
+    assert found == [(b"x\t1", b"x\t1"), (b"x\t1", b"x\t1"), (b"y\t\\N", b"y\t\\N")]
+    placed = sorted(line for chunk in reader.lines_placed("wallets", 6, 8) for line in chunk)
+    assert placed == [(b"7 0", b"x\t1"), (b"7 1", b"x\t1")]
+    reader.close()
+
+
+def test_a_hand_made_value_has_a_line_of_its_own(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    kind.execute(
+        "UPDATE wallets SET owner = 'tab' || chr(9) WHERE id = 1"
+        if kind.name == "postgres"
+        else "UPDATE wallets SET owner = CAST(x'746162' || char(9) AS BLOB), balance = 3 WHERE id = 1"
+    )
+    reader = kind.reader()
+    lines = dict(line for chunk in reader.lines("wallets") for line in chunk)
+    assert lines[b"0"] == b"0\t0.00\tann"
+    assert lines[b"1"] != b"1\t1.00\tann"
+    assert lines[b"1"].count(b"\t") == 2
+    reader.close()
 
 
 def test_documents_show_json_values(kind: Kind, replica: Replica) -> None:

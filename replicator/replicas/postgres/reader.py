@@ -12,9 +12,9 @@ import psycopg
 
 from replicator.definition import Definition
 from replicator.errors import Rejected, Unavailable
-from replicator.replicas.base import Applied, Document
+from replicator.replicas.base import Applied, Document, KeyedLine
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
-from replicator.replicas.postgres import few, schema, session
+from replicator.replicas.postgres import few, lines, schema, session
 from replicator.replicas.postgres.few import Text
 from replicator.replicas.postgres.replica import read_applied
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
@@ -39,6 +39,16 @@ class PostgresReader:
         self._definitions: dict[str, Definition] = {}
         self._connection = session.connect(dsn, _SETTINGS)
         few.prepare(self._connection)
+
+    def read_by(self, definitions: Mapping[int, Definition]) -> None:
+        """From here on, read these tables, as far as the database has them. Of a database that is no replica."""
+        found = {table.name: table for _, table in sorted(definitions.items())}
+        with self._one_moment():
+            self._given = {name: table for name, table in found.items() if self._exists(table)}
+
+    def _exists(self, table: Definition) -> bool:
+        answer = self._connection.execute("SELECT to_regclass(%s) IS NOT NULL", [quoted(*table.name)]).fetchone()
+        return answer == (True,)
 
     def close(self) -> None:
         with contextlib.suppress(psycopg.Error):
@@ -100,6 +110,21 @@ class PostgresReader:
             while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 yield from rows
             self._execute(f"CLOSE {cursor}")
+
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.all_lines(self._connection, self._definition(table))
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        with self._one_moment():
+            definition = self._definition(table)
+            types = schema.column_types(self._connection, definition)
+            of_key = [types[place] for place in definition.key_places]
+            return lines.lines_of_keys(self._connection, definition, of_key, keys)
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.lines_placed(self._connection, self._definition(table), after, until)
 
     def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]

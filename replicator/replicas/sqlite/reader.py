@@ -10,9 +10,9 @@ from pathlib import Path
 from replicator import sqlite
 from replicator.definition import Definition
 from replicator.errors import Unavailable
-from replicator.replicas.base import Applied, Document
+from replicator.replicas.base import Applied, Document, KeyedLine
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
-from replicator.replicas.sqlite import schema
+from replicator.replicas.sqlite import lines, schema
 from replicator.replicas.sqlite.replica import read_applied
 from replicator.replicas.sqlite.rows import quoted
 from replicator.values import Stored, json_of, storage_from_text, stored_text
@@ -80,6 +80,18 @@ class SqliteReader:
             while rows := cursor.fetchmany(FETCH_ROWS):
                 for row in rows:
                     yield [read(value) for read, value in zip(readers, row, strict=True)]
+
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.all_lines(self._connection, self._definition(table))
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        with self._one_moment():
+            return lines.lines_of_keys(self._connection, self._definition(table), keys)
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.lines_placed(self._connection, self._definition(table), after, until)
 
     def _documents(
         self, definition: Definition, where: str, parameters: Sequence[Stored], limit: int

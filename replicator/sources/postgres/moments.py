@@ -78,12 +78,14 @@ class PostgresMoments:
             await self._reach(snapshot.lsn)
             position = await trio.to_thread.run_sync(self._position_of, snapshot)
             if position is not None:
+                definitions = await trio.to_thread.run_sync(self._journal.definitions, self._strand, position.sequence)
+                await trio.to_thread.run_sync(reader.read_by, definitions)
                 undo.pop_all()  # from here on the reader is the caller's
                 return Moment(position, reader)
             return None
 
     def _open(self) -> PostgresReader:
-        return PostgresReader(self._dsn, self._journal.definitions(self._strand))
+        return PostgresReader(self._dsn, {})
 
     async def _reach(self, lsn: int) -> None:
         """Wait until the journal holds everything that the log held at ``lsn``."""
