@@ -23,6 +23,10 @@ from replicator.replicas import postgres as postgres_replica
 from replicator.replicas import sqlite as sqlite_replica
 from replicator.replicas.base import Reader, Replica
 from replicator.sources import postgres as postgres_source
+from replicator.verify.checkpoints import Cadence
+from replicator.verify.remote import Endpoint
+from replicator.verify.scrub import ScrubPlan
+from replicator.verify.watching import WatchPlan
 from settle_buffer.config import AutoWindow, SettleConfig
 
 MICROSECONDS = 1_000_000
@@ -66,6 +70,21 @@ def settle_config(config: Config) -> SettleConfig:
         resident_bytes=settle.memory_bytes,
         straight=True,
     )
+
+
+def primary_endpoint(config: Config) -> Endpoint:
+    """The primary that a replica region is compared with."""
+    follow = config.follow
+    assert follow is not None, "a replica region follows one"
+    return Endpoint("primary", follow.primary, follow.token.reveal() if follow.token else None, follow.ca)
+
+
+def watch_plan(config: Config) -> WatchPlan:
+    """How a replica is watched."""
+    verify = config.verify
+    cadence = Cadence(verify.checkpoint_seconds, verify.checkpoint_blocks, verify.share)
+    scrub = ScrubPlan(verify.scrub_seconds, verify.scrub_rows)
+    return WatchPlan(cadence if verify.checkpoints else None, scrub if verify.scrubs else None)
 
 
 def _us(seconds: float) -> int:

@@ -61,6 +61,8 @@ from replicator.verify.evidence import JournalWitness
 from replicator.verify.held import HeldMoments
 from replicator.verify.moments import LedgerMoments, Moments, ReplicaMoments
 from replicator.verify.serve import routes as verify_routes
+from replicator.verify.side import LocalSide
+from replicator.verify.watching import Watching
 from replicator.view import View
 
 log = logging.getLogger("replicator")
@@ -212,21 +214,39 @@ class Sidecar:
         batch = config.replay
         replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
         hold = Hold()
-        replay = Replay(replayer, self.tail, hold, self._applied, self.board.opened)
+        replay = Replay(replayer, self.tail, hold, self._applied, self._opened)
+        moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
+        self.view.watching = watching = self._watching(moments)
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
-        ], [
-            *self._verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
-            *self._api(None, self.applied),
-        ]
+            watching.run,
+        ], [*self._verify_routes(moments), *self._api(None, self.applied)]
 
     def _verify_routes(self, moments: Moments) -> list[Route]:
         """Comparisons from outside; the moments that are held for them end with the sidecar."""
-        history = self.history if self.config.replay.history else None
-        witness = JournalWitness(self.journal, history, self.config.region.strand)
-        self.held_moments = HeldMoments(self.config.region.name, moments, witness)
+        self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
         return verify_routes(moments, self.held_moments)
+
+    def _witness(self) -> JournalWitness:
+        history = self.history if self.config.replay.history else None
+        return JournalWitness(self.journal, history, self.config.region.strand)
+
+    def _watching(self, moments: Moments) -> Watching:
+        """The watch over a replica: checkpoints and scrubs."""
+        witness = self._witness()
+        return Watching(
+            LocalSide(self.config.region.name, moments, witness),
+            parts.primary_endpoint(self.config),
+            self.journal,
+            self._open_reader,
+            self.tail,
+            self.applied,
+            witness,
+            parts.watch_plan(self.config),
+            self.board.verified,
+            self._backoff,
+        )
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
@@ -256,6 +276,11 @@ class Sidecar:
 
     def _committed(self, last: Block) -> None:
         self.tail.moved(last.position, last.header.committed_at)
+
+    def _opened(self, applied: Applied) -> None:
+        self.board.opened(applied)
+        if self.view.watching is not None:
+            self.view.watching.opened(applied.position.sequence)
 
     def _applied(self, applied: Applied) -> None:
         self.applied.moved(applied.position, applied.committed_at)

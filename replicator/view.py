@@ -21,6 +21,7 @@ from replicator.observe.settling import settle_view
 from replicator.observe.snapshot import Event, FollowerView, SettleView, Snapshot, SourceView, StrandState
 from replicator.replicas.base import Replica
 from replicator.sources.base import Source
+from replicator.verify.watching import Watching
 
 
 class View:
@@ -38,6 +39,7 @@ class View:
         self.replica: Replica | None = None
         self.follower: Follower | None = None
         self.publisher: Publisher | None = None
+        self.watching: Watching | None = None
         self.applied_blocks: int | None = None
         self._copied_rows = 0
 
@@ -85,6 +87,7 @@ class View:
             position=self._tail.head,
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
+            verify=self.watching.view() if self.watching is not None else None,
         )
 
     def _source(self) -> SourceView | None:

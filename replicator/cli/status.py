@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _STYLES = {"working": "green", "idle": "green", "waiting": "yellow", "stuck": "red", "halted": "bold red"}
+SHOWN_KEYS = 5
 SHOWN_GAPS = 10
 
 
@@ -87,6 +88,7 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
             console.print(f"  {_text(stage['stage'])} {_text(stage['condition'])}:")
             _show_error(console, stage["trouble"])
     _show_gaps(console, strand["settle"])
+    _show_verify(console, strand["verify"])
     for reset in strand["resets"]:
         console.print(f"  set back by hand: {_text(reset)}")
 
@@ -125,6 +127,24 @@ def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
     if settle and settle["spool_set_aside"]:
         aside = _text(settle["spool_set_aside"])
         console.print(f"  a damaged spool is kept as {aside}; the feed is read again")
+
+
+def _show_verify(console: Console, verify: dict[str, Any] | None) -> None:
+    if verify is None:
+        return
+    age = _seconds(verify["age_seconds"])
+    waiting = f", the next blocks wait since {age}" if verify["age_seconds"] else ""
+    scrub = ""
+    if verify["scrub_sequence"] is not None:
+        scrub = f"; scrubbed at {_count(verify['scrub_sequence'])}, {_seconds(verify['scrub_age_seconds'])} ago"
+    console.print(f"  proven equal up to {_count(verify['verified'])}{waiting}{scrub}")
+    for table, keys in verify["divergent_keys"].items():
+        console.print(f"  [bold red]divergent:[/] {keys:,} keys of table {_text(table)}: see replicator verify, repair")
+    for wrong in verify["wrong"][:SHOWN_KEYS]:
+        first = f", since block {_count(wrong['first_block'])}" if wrong["first_block"] else ""
+        console.print(f"    {_text(wrong['table'])}, {_text(wrong['key'])}{first}: {_text(wrong['cause'])}")
+    if verify["trouble"]:
+        console.print(f"  cannot be proven now: {_text(verify['trouble'])}")
 
 
 def _lag_words(lag: dict[str, Any]) -> str:

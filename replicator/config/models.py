@@ -181,6 +181,16 @@ class Replay(Section):
     history: bool = True
 
 
+class Verify(Section):
+    checkpoints: bool = True
+    checkpoint_seconds: Duration = Field(default=1.0, alias="checkpoint")
+    checkpoint_blocks: Count = 10_000
+    share: Annotated[float, Field(gt=0, le=1)] = 0.15
+    scrubs: bool = True
+    scrub_seconds: Duration = Field(default=3600.0, alias="scrub")
+    scrub_rows: Count = 20_000
+
+
 class Stop(Section):
     deadline_seconds: Duration = Field(default=10.0, alias="deadline")
 
@@ -196,6 +206,7 @@ class Config(Section):
     settle: Settle = Settle()
     replica: Replica | None = None
     replay: Replay = Replay()
+    verify: Verify = Verify()
     stop: Stop = Stop()
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
-from replicator.observe.snapshot import Event, GapView, Snapshot, StrandState
+from replicator.observe.snapshot import Event, GapView, Snapshot, StrandState, VerifyView
 
 READY_LAG_SECONDS = 30.0
 _SEVERITY = (Condition.HALTED, Condition.WAITING, Condition.STUCK)
@@ -200,8 +200,7 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "settle": None if state.settle is None else _settle_json(state),
         "applied_blocks": state.applied_blocks,
         "quarantined_statements": state.quarantined_statements,
-        "digest_sequence": state.digest_sequence,
-        "divergent_keys": dict(state.divergent_keys),
+        "verify": None if state.verify is None else _verify_json(state.verify),
         "regressions": view.regressions,
         "resets": list(view.resets),
     }
@@ -226,6 +225,13 @@ def _settle_json(state: StrandState) -> dict[str, Any]:
     fields = _fields(state.settle)
     fields["gaps"] = [_fields(gap) for gap in state.settle.gaps]
     del fields["lateness"], fields["lateness_seconds"]  # a histogram is for /metrics
+    return fields
+
+
+def _verify_json(view: VerifyView) -> dict[str, Any]:
+    fields = _fields(view)
+    fields["divergent_keys"] = dict(view.divergent_keys)
+    fields["wrong"] = [_fields(wrong) for wrong in view.wrong]
     return fields
 
 

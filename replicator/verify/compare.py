@@ -16,7 +16,7 @@ from replicator.canonical import texts_of
 from replicator.digest import EMPTY, Digest, differing_buckets
 from replicator.replicas.base import KeyedLine
 from replicator.verify.diagnosis import Diagnosis, diagnose
-from replicator.verify.evidence import Question
+from replicator.verify.evidence import Evidence, Question
 from replicator.verify.side import Side, TableHead
 
 BUCKETS = 4096
@@ -28,13 +28,16 @@ T = TypeVar("T")
 
 
 class Difference(NamedTuple):
-    """A key whose rows differ; None where a side has no such row. ``key`` and rows by column name."""
+    """A key whose rows differ; None where a side has no such row. ``key`` and rows by column name; ``key_line`` as in
+    ``canonical.py``."""
 
     table: str
     key: Values
     primary: Values | None
     replica: Values | None
     diagnosis: Diagnosis | None = None
+    evidence: Evidence | None = None
+    key_line: bytes = b""
 
 
 class TableResult(NamedTuple):
@@ -154,16 +157,16 @@ async def _explained(
         evidence = await replica.evidence(head.label, [Question(p.key, (p.primary, p.replica)) for p in some])
         for pair, found in zip(some, evidence, strict=True):
             lines = {primary.name: pair.primary, replica.name: pair.replica}
-            differences.append(_difference(head, pair, diagnose(lines, found, pair.key in held)))
+            differences.append(_difference(head, pair, diagnose(lines, found, pair.key in held), found))
     return differences
 
 
-def _difference(head: TableHead, pair: _Pair, diagnosis: Diagnosis) -> Difference:
+def _difference(head: TableHead, pair: _Pair, diagnosis: Diagnosis, evidence: Evidence) -> Difference:
     def named(line: bytes | None) -> Values | None:
         return None if line is None else dict(zip(head.columns, texts_of(line), strict=True))
 
     key = dict(zip(head.key, texts_of(pair.key), strict=True)) if head.key else {}
-    return Difference(head.label, key, named(pair.primary), named(pair.replica), diagnosis)
+    return Difference(head.label, key, named(pair.primary), named(pair.replica), diagnosis, evidence, pair.key)
 
 
 def _groups(

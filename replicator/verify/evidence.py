@@ -8,15 +8,15 @@ where there are no more than two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
 
 from replicator.canonical import line_of, texts_of
-from replicator.definition import Definition
+from replicator.definition import Column, Definition
 from replicator.journal.history import HistoryEntry
-from replicator.row import UNCHANGED, unpack_row
+from replicator.row import UNCHANGED, Cell, unpack_row
 from replicator.values import text_of
 
 VERSIONS_LIMIT = 500  # of a key that are looked at
@@ -155,24 +155,35 @@ def states_of(entries: Sequence[HistoryEntry], definition: Definition) -> list[S
 def _texts_after(
     entry: HistoryEntry, definition: Definition, before: dict[str, str | None] | None
 ) -> dict[str, str | None] | None:
-    """The row's texts by the columns of ``definition``; columns that are not known are left out."""
-    if entry.row is None:
-        return None
-    old = entry.definition
-    cells = dict(zip((column.name for column in old.columns), unpack_row(entry.row), strict=True))
+    """The row's texts after a change; columns that are not known are left out."""
+    return None if entry.row is None else texts_under(unpack_row(entry.row), entry.definition, definition, before)
+
+
+def texts_under(
+    row: Sequence[Cell], old: Definition, now: Definition, before: Mapping[str, str | None] | None
+) -> dict[str, str | None]:
+    """A row of the definition ``old``, as texts by the columns of ``now``.
+
+    Unchanged columns are taken from ``before``; those that are not in it are left out. Columns are the same if they
+    have the same number, or, without numbers, the same name; one that the row does not have reads as it is *missing*.
+    """
+    cells = dict(zip((column.name for column in old.columns), row, strict=True))
     texts: dict[str, str | None] = {}
-    for column in definition.columns:
-        same = next((c for c in old.columns if c.number and c.number == column.number), None)
-        if same is None and not column.number:
-            same = next((c for c in old.columns if c.name == column.name), None)
+    for column in now.columns:
+        same = _same_column(column, old)
         if same is None:
             texts[column.name] = column.missing
-        elif (cell := cells[same.name]) is UNCHANGED:
-            if before is not None and column.name in before:
-                texts[column.name] = before[column.name]
-        else:
+        elif (cell := cells[same.name]) is not UNCHANGED:
             texts[column.name] = None if cell is None else text_of(same)(cell)
+        elif before is not None and column.name in before:
+            texts[column.name] = before[column.name]
     return texts
+
+
+def _same_column(column: Column, old: Definition) -> Column | None:
+    if column.number:
+        return next((other for other in old.columns if other.number == column.number), None)
+    return next((other for other in old.columns if other.name == column.name), None)
 
 
 def _ref(entry: HistoryEntry) -> BlockRef:

@@ -63,7 +63,8 @@ class RemoteSide:
         await self._json("DELETE", "/v1/verify/hold")
 
     async def fix(self, at: int | None) -> None:
-        """Fix the moment that everything is asked of."""
+        """Fix the moment that everything is asked of; ends the one before."""
+        await self.end()
         answer = await self._json("POST", "/v1/verify/moments", **({} if at is None else {"at": at}))
         try:
             self._moment = f"/v1/verify/moments/{answer['moment']}"
@@ -75,9 +76,10 @@ class RemoteSide:
 
     async def end(self) -> None:
         """Let the moment go; whatever comes of it, it ends by itself soon."""
-        if self._moment:
+        moment, self._moment = self._moment, ""
+        if moment:
             with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(Unavailable):
-                await self._json("DELETE", self._moment)
+                await self._json("DELETE", moment)
 
     async def digests(self, label: str, buckets: int) -> dict[int, Digest]:
         query = {"table": label, "buckets": buckets, **({} if self._rate is None else {"rate": self._rate})}
