@@ -6,7 +6,7 @@ So a statement that was skipped, done twice or in the wrong order is found at th
 whose change is missing is named. Replay does not wait for it; it takes at most ``share`` of the time, so in a catch-up
 checkpoints lie further apart. Not seen here: what somebody changes in a key that no block touches; that is the scrub's.
 
-Memory: a window with more than ``WINDOW_STATEMENTS`` is not looked at by itself; the scrub answers for it.
+Memory: a window with more than ``WINDOW_STATEMENTS`` statements is not looked at by itself; the scrub answers for it.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Checkpoints:
         cadence: Cadence,
         findings: Findings,
         on_checked: Callable[[float], Awaitable[None]],
+        window_statements: int = WINDOW_STATEMENTS,
     ) -> None:
         self._name = name
         self._journal = journal
@@ -97,6 +98,7 @@ class Checkpoints:
         self._cadence = cadence
         self._findings = findings
         self._on_checked = on_checked
+        self._window_statements = window_statements
 
     async def run(self) -> None:
         """Check whenever it is time. Raises what the replica or the journal raises."""
@@ -144,7 +146,7 @@ class Checkpoints:
             blocks = [b for b in self._journal.blocks(self._strand, after, READ_BYTES) if b.header.sequence <= until]
             if not blocks:
                 break
-            if window.statements + sum(block.header.statements for block in blocks) > WINDOW_STATEMENTS:
+            if window.statements + sum(block.header.statements for block in blocks) > self._window_statements:
                 return None
             small = [block for block in blocks if block.body is not None]
             if len(small) == len(blocks):
