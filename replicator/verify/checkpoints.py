@@ -55,6 +55,11 @@ class Cadence:
     share: float
 
 
+def rest_seconds(took_seconds: float, share: float) -> float:
+    """How long to rest behind a checkpoint, so that it takes no more than its share of the time."""
+    return min(took_seconds * (1 / share - 1), REST_LIMIT_SECONDS)
+
+
 class Met(NamedTuple):
     """A key whose line is not the one that must stand there."""
 
@@ -110,7 +115,7 @@ class Checkpoints:
             began = trio.current_time()
             await self.check()
             took = trio.current_time() - began
-            await trio.sleep(min(took * (1 / cadence.share - 1), REST_LIMIT_SECONDS))
+            await trio.sleep(rest_seconds(took, cadence.share))
 
     async def check(self) -> None:
         """Compare what was touched since the last checkpoint, and the keys that were wrong."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from replicator.block import HAS_DEFINITIONS, Draft
 from replicator.definition import Column, Definition
@@ -21,7 +20,7 @@ from replicator.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.row import UNCHANGED, pack_row
 from replicator.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
-from replicator.verify.checkpoints import Cadence, Checkpoints
+from replicator.verify.checkpoints import REST_LIMIT_SECONDS, Cadence, Checkpoints, rest_seconds
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.findings import Findings, Wrong
 
@@ -45,6 +44,7 @@ class World:
         self.findings = Findings(0)
         self.applied = Tail(genesis(STRAND))
         self.checked = 0
+        self.again = trio.Event()
         self.checkpoints = Checkpoints(
             "tokyo",
             self.journal,
@@ -52,7 +52,7 @@ class World:
             open_reader,
             self.applied,
             JournalWitness(self.journal, self.history, STRAND),
-            Cadence(1.0, 10_000, 1.0),
+            Cadence(0.01, 10_000, 1.0),
             self.findings,
             self.heard,
             LIMIT,
@@ -60,6 +60,8 @@ class World:
 
     async def heard(self, began: float) -> None:
         self.checked += 1
+        self.again.set()
+        self.again = trio.Event()
 
     def write(self, *statements: bytes, flags: int = 0) -> int:
         sequence = self.journal.head(STRAND).sequence + 1
@@ -203,16 +205,20 @@ async def test_a_window_that_is_too_large_is_left_to_the_scrub(world: World) -> 
     assert world.findings.verified == last
 
 
-async def test_checkpoints_come_in_time_and_take_their_share(
-    world: World, autojump_clock: trio.testing.MockClock
-) -> None:
-    world.replay()
+async def test_checkpoints_follow_the_replica(world: World) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.checkpoints.run)
-        for number in range(1, 6):
-            world.write(pack_insert(1, wallet(number, "a")))
-            world.replay()
-            await trio.sleep(1.01)
+        with trio.fail_after(20):
+            for number in range(1, 6):
+                world.write(pack_insert(1, wallet(number, "a")))
+                applied = world.replay()
+                while world.findings.verified < applied.position.sequence:
+                    await world.again.wait()
         nursery.cancel_scope.cancel()
-    assert world.checked >= 4
-    assert world.findings.verified >= world.applied.head.sequence - 1
+    assert world.checked >= 5
+
+
+def test_a_checkpoint_takes_its_share_of_the_time_and_no_more() -> None:
+    assert rest_seconds(3.0, 0.15) == pytest.approx(17.0)
+    assert rest_seconds(3.0, 1.0) == 0
+    assert rest_seconds(100.0, 0.15) == REST_LIMIT_SECONDS
