@@ -3,8 +3,8 @@
     python -m bench.verify [TRANSACTIONS [ROWS]]
 
 The first table is as in ``bench.catchup``, each contender twice, in turns: with ``[verify] checkpoints`` and without.
-The second reads ROWS rows of a table through digests, as each side of a scrub does, and tells the processor time of both
-the reading process and the server, for 10 million rows.
+The second reads ROWS rows of a table through digests, as each side of a scrub does, and tells the processor time of
+both the reading process and the server, for 10 million rows.
 """
 
 from __future__ import annotations
@@ -64,18 +64,20 @@ def throughput(count: int) -> None:
     )
 
 
-def server_seconds(postgres: Postgres) -> float:
-    """Processor time of a server's backends so far."""
-    assert postgres.process is not None
-    total = 0
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == postgres.process.pid:
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+def server_seconds(pid: int) -> float:
+    """Processor time of a server's process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def session_pid(postgres: Postgres, database: str) -> int:
+    """The server's process of the only session of ours in a database."""
+    with postgres.connect() as connection:
+        found = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'replicator'", [database]
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
 
 
 def filled(replica: Replica, rows: int) -> None:
@@ -112,10 +114,11 @@ def scrub_cost(rows: int) -> None:
         found.append(("SQLite", read_all(SqliteReader(path)), 0.0))
         dsn = postgres.create_database("scrubbed")
         filled(PostgresReplica(dsn), rows)
-        before = server_seconds(postgres)
         reader = PostgresReader(dsn)
+        pid = session_pid(postgres, "scrubbed")
+        before = server_seconds(pid)
         here = read_all(reader)
-        found.append(("PostgreSQL", here, server_seconds(postgres) - before))
+        found.append(("PostgreSQL", here, server_seconds(pid) - before))
         reader.close()
     scale = 10_000_000 / rows
     print_table(

@@ -37,21 +37,23 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     from replicator.errors import ReplicatorError
     from replicator.supervise import first_cause
     from replicator.verify.check import Divergence, verify
+    from replicator.verify.vote import vote
 
     code = 0
+    verdicts: list[Verdict] = []
     told: list[dict[str, Any]] = []
     for settings in [load(path) for path in configs]:
         primary, replica = _endpoints(settings)
         try:
             verdict = trio.run(verify, primary, replica, listed)
-            told.append(_as_json(verdict))
+            verdicts.append(verdict)
             code = max(code, 0 if verdict.is_equal else DIVERGENT)
         except* ReplicatorError as group:
             error = first_cause(group)
             result = "divergent" if isinstance(error, Divergence) else "not checked"
             told.append({"replica": replica.name, "result": result, "error": error.as_json()})
             code = max(code, DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED)
-    _tell(told, as_json=as_json)
+    _tell([*map(_as_json, vote(verdicts)), *told], as_json=as_json)
     sys.exit(code)
 
 
