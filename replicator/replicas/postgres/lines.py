@@ -18,6 +18,7 @@ from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
 
 CHUNK_ROWS = 2000
+KEYS_AT_ONCE = 5000
 # Each key is looked up in the index, whatever the statistics say.
 _BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
 _AS_USUAL = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
@@ -36,19 +37,25 @@ def lines_of_keys(
     """The rows of these keys, each a text for every key column, as far as they are there; within a transaction.
     ``types`` are the SQL types of the key's columns."""
     lines = Lines(definition)
-    columns = [[key[place] for key in keys] for place in range(lines.keys)]
-    given = sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Literal(column)) for column in columns)
+    wanted = ", ".join(f"t.{quoted(name)}" for name in lines.names)
     names = ", ".join(f"k{place}" for place in range(lines.keys))
     on = " AND ".join(
         f"t.{quoted(name)} = k.k{place}::{kind}"
         for place, (name, kind) in enumerate(zip(definition.key, types, strict=True))
     )
-    wanted = ", ".join(f"t.{quoted(name)}" for name in lines.names)
-    statement = sql.SQL("COPY (SELECT {} FROM unnest({}) AS k ({}) JOIN {} AS t ON {}) TO STDOUT").format(
-        sql.SQL(wanted), given, sql.SQL(names), sql.SQL(quoted(*definition.name)), sql.SQL(on)
-    )
+    found: list[KeyedLine] = []
     connection.execute(_BY_KEY)
-    found = [row for chunk in _copied(connection, lines, statement) for row in chunk]
+    for at in range(0, len(keys), KEYS_AT_ONCE):
+        some = keys[at : at + KEYS_AT_ONCE]
+        columns = (sql.Literal([key[place] for key in some]) for place in range(lines.keys))
+        statement = sql.SQL("COPY (SELECT {} FROM unnest({}) AS k ({}) JOIN {} AS t ON {}) TO STDOUT").format(
+            sql.SQL(wanted),
+            sql.SQL(", ").join(sql.SQL("{}::text[]").format(column) for column in columns),
+            sql.SQL(names),
+            sql.SQL(quoted(*definition.name)),
+            sql.SQL(on),
+        )
+        found += [row for chunk in _copied(connection, lines, statement) for row in chunk]
     connection.execute(_AS_USUAL)
     return found
 
