@@ -161,5 +161,8 @@ class Reader(Protocol):
     def snapshot(self) -> None:
         """Fix what this reader sees to one moment, until ``close``: position and rows then belong together."""
 
+    def release(self) -> None:
+        """See the present again: ends what ``snapshot`` fixed, and keeps the connection."""
+
     def close(self) -> None:
         """Let go of the connection. Never raises."""

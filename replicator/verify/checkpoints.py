@@ -104,18 +104,28 @@ class Checkpoints:
         self._findings = findings
         self._on_checked = on_checked
         self._window_statements = window_statements
+        self._reader: Reader | None = None
 
     async def run(self) -> None:
         """Check whenever it is time. Raises what the replica or the journal raises."""
         cadence, findings = self._cadence, self._findings
-        while True:
-            await self._applied.beyond(findings.checked)
-            with trio.move_on_after(cadence.seconds):
-                await self._applied.beyond(findings.checked + cadence.blocks - 1)
-            began = trio.current_time()
-            await self.check()
-            took = trio.current_time() - began
-            await trio.sleep(rest_seconds(took, cadence.share))
+        try:
+            while True:
+                await self._applied.beyond(findings.checked)
+                with trio.move_on_after(cadence.seconds):
+                    await self._applied.beyond(findings.checked + cadence.blocks - 1)
+                began = trio.current_time()
+                await self.check()
+                took = trio.current_time() - began
+                await trio.sleep(rest_seconds(took, cadence.share))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the replica go."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     async def check(self) -> None:
         """Compare what was touched since the last checkpoint, and the keys that were wrong."""
@@ -132,17 +142,22 @@ class Checkpoints:
         await self._on_checked(began)
 
     def _look(self) -> Look:
-        reader = self._open_reader()
         try:
-            reader.snapshot()
-            applied = reader.applied(self._strand)
-            after, until = self._findings.checked, applied.position.sequence if applied else 0
-            window = self._window(after, until)
-            if window is None:
-                return Look(until, None, [])
-            return self._compare(reader, window, after, until)
-        finally:
-            reader.close()
+            if self._reader is None:
+                self._reader = self._open_reader()
+            self._reader.snapshot()
+            look = self._look_at(self._reader)
+            self._reader.release()
+            return look
+        except BaseException:
+            self.close()
+            raise
+
+    def _look_at(self, reader: Reader) -> Look:
+        applied = reader.applied(self._strand)
+        after, until = self._findings.checked, applied.position.sequence if applied else 0
+        window = self._window(after, until)
+        return Look(until, None, []) if window is None else self._compare(reader, window, after, until)
 
     def _window(self, after: int, until: int) -> Window | None:
         """What the blocks behind ``after`` leave; None if that is too much."""

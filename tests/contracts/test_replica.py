@@ -558,6 +558,23 @@ def test_a_hand_made_value_has_a_line_of_its_own(kind: Kind, replica: Replica) -
     reader.close()
 
 
+def test_a_reader_that_is_released_sees_the_present(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    reader = kind.reader()
+    reader.snapshot()
+    assert len(reader.lines_of("wallets", [["0"], ["1"], ["2"]])) == 2
+    apply(replica, 2, change(inserts=wallets(1, first=2)))
+    assert len(reader.lines_of("wallets", [["0"], ["1"], ["2"]])) == 2
+    reader.release()
+    reader.release()
+    reader.snapshot()
+    found = reader.applied(STRAND)
+    assert found is not None
+    assert found.position.sequence == 2
+    assert len(reader.lines_of("wallets", [["0"], ["1"], ["2"]])) == 3
+    reader.close()
+
+
 def test_documents_show_json_values(kind: Kind, replica: Replica) -> None:
     shown = table([("id", "bigint"), ("j", "jsonb"), ("ok", "boolean"), ("n", "numeric")], ["id"], name="shown")
     apply(replica, 1, Define(1, shown), change(shown, inserts=[row("1", '{"a": [1, null]}', "t", "1.50")]))

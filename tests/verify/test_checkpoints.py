@@ -80,6 +80,7 @@ class World:
         return applied
 
     def close(self) -> None:
+        self.checkpoints.close()
         self.replica.close()
         self.history.close()
         self.journal.close()

@@ -61,6 +61,12 @@ class PostgresReader:
                 self._connection.execute("SELECT 1")  # the first statement fixes what is seen
                 self._fixed = True
 
+    def release(self) -> None:
+        with session.translated(self._place):
+            if self._in_transaction():
+                self._connection.execute("ROLLBACK")
+            self._fixed = False
+
     def visible(self) -> tuple[str, str]:
         """Within ``snapshot``: which transactions it sees, as pg_snapshot's text, and an LSN before which all of those
         end."""

@@ -42,6 +42,11 @@ class SqliteReader:
                 self._connection.execute("BEGIN")
                 self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # BEGIN alone fixes nothing
 
+    def release(self) -> None:
+        with sqlite.translated(self._path):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
     def applied(self, strand: str) -> Applied | None:
         with self._one_moment():
             return read_applied(self._connection, strand) if self._has_own_tables() else None
