@@ -27,7 +27,7 @@ _AS_USUAL = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SE
 def all_lines(connection: psycopg.Connection, definition: Definition) -> Iterator[list[KeyedLine]]:
     """Every row; within a transaction."""
     lines = Lines(definition)
-    statement = f"SELECT {_listed(lines.names)} FROM {quoted(*definition.name)}"
+    statement = f"SELECT {_listed(lines.names)} FROM {own_rows(connection, definition)}"
     yield from _copied(connection, lines, sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(statement)))
 
 
@@ -52,7 +52,7 @@ def lines_of_keys(
             sql.SQL(wanted),
             sql.SQL(", ").join(sql.SQL("{}::text[]").format(column) for column in columns),
             sql.SQL(names),
-            sql.SQL(quoted(*definition.name)),
+            sql.SQL(own_rows(connection, definition)),
             sql.SQL(on),
         )
         found += [row for chunk in _copied(connection, lines, statement) for row in chunk]
@@ -73,6 +73,14 @@ def lines_placed(
     for chunk in _copied(connection, lines, sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(statement))):
         split = (line.split(b"\t", len(PLACE_COLUMNS)) for _, line in chunk)
         yield [(b" ".join(place), rest[0] if rest else b"") for *place, rest in ((a, b, c) for a, b, *c in split)]
+
+
+def own_rows(connection: psycopg.Connection, definition: Definition) -> str:
+    """The table as FROM takes it: without the rows of tables that inherit from it, but with those of its partitions.
+    So it is what the change stream tells of it."""
+    name = quoted(*definition.name)
+    kind = connection.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", [name]).fetchone()
+    return name if kind == ("p",) else f"ONLY {name}"
 
 
 def _copied(connection: psycopg.Connection, lines: Lines, statement: sql.Composed) -> Iterator[list[KeyedLine]]:

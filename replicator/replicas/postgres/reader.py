@@ -22,7 +22,12 @@ from replicator.replicas.postgres.session import quoted
 from replicator.values import json_of
 
 FETCH_ROWS = 2000
-_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "30s", "lock_timeout": "5s"}
+_SETTINGS = {
+    "default_transaction_read_only": "on",
+    "statement_timeout": "30s",
+    "lock_timeout": "5s",
+    "row_security": "off",  # a policy that hides rows is an error, not a smaller table
+}
 
 
 class PostgresReader:
@@ -110,9 +115,10 @@ class PostgresReader:
         with self._one_moment():
             definition = self._definition(table)
             names = _listed([column.name for column in definition.columns])
+            table = lines.own_rows(self._connection, definition)
             self._cursors += 1
             cursor = f"replicator_rows_{self._cursors}"
-            self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {names} FROM {quoted(*definition.name)}")
+            self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {names} FROM {table}")
             while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 yield from rows
             self._execute(f"CLOSE {cursor}")
