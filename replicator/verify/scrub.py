@@ -5,8 +5,8 @@ writes go on; so changes made by hand, lost writes and damage on disk are found,
 faults. A pass reads at most ``rows_per_second`` rows of each side, a tenth of it while the replica is behind. What
 differs is narrowed to keys by the digests of buckets, and the journal is asked who is wrong.
 
-A snapshot is open for as long as it takes to read one table at that pace: long snapshots keep PostgreSQL from cleaning
-up. What cannot be compared now is said and tried again with the next pass.
+A snapshot is open for some seconds, or as long as it takes to read a large table at that pace: long snapshots keep
+PostgreSQL from cleaning up. What cannot be compared now is said and tried again with the next pass.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from replicator.supervise import first_cause
 from replicator.verify.check import Divergence, meet
 from replicator.verify.compare import Difference, TableResult, compare_table
 from replicator.verify.findings import Findings, Wrong
-from replicator.verify.remote import Endpoint, remote_side
+from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.side import LocalSide, Pace
 
 log = logging.getLogger("replicator")
 
 LISTED = 1000  # keys of a table that a pass names
 LOOK_SECONDS = 1.0
+MOMENT_SECONDS = 10.0  # a moment that is older is not begun to be read
 FIRST_SECONDS = 60.0  # after the start
 LEAST_REST_SECONDS = 5.0
 RETRY_SECONDS = 30.0
@@ -100,23 +101,12 @@ class Scrub:
     async def scrub(self) -> None:
         """One pass. Raises ReplicatorError if a table could not be compared."""
         report, began = self.report, trio.current_time()
-        results: list[TableResult] = []
-        at: int | None = None
-        async with remote_side(self._primary, self._plan.rows_per_second) as there:
-            await there.fix(None)
-            await self._here.fix(None)
-            labels = sorted(there.tables.keys() | self._here.tables.keys())
-            try:
-                for label in labels:
-                    report.running_table = label
-                    position = await meet(there, self._here)
-                    at = position.sequence if at is None else at
-                    results.append(await compare_table(there, self._here, label, LISTED))
-                if at is None:
-                    at = (await meet(there, self._here)).sequence
-            finally:
-                report.running_table = ""
-                await self._here.end()
+        try:
+            async with remote_side(self._primary, self._plan.rows_per_second) as there:
+                at, results = await self._compare_all(there)
+        finally:
+            report.running_table = ""
+            await self._here.end()
         report.passes += 1
         report.ended_at = trio.current_time()
         report.seconds = report.ended_at - began
@@ -124,6 +114,20 @@ class Scrub:
         report.trouble = ""
         self._found(at, results)
         await self._on_scrubbed()
+
+    async def _compare_all(self, there: RemoteSide) -> tuple[int, list[TableResult]]:
+        """Every table's result, and the lowest sequence at which any was compared. Small tables share a moment: replay
+        waits for as long as it takes to fix one."""
+        here, results = self._here, list[TableResult]()
+        at = (await meet(there, here)).sequence
+        met_at = trio.current_time()
+        for label in sorted(there.tables.keys() | here.tables.keys()):
+            if trio.current_time() > met_at + MOMENT_SECONDS:
+                await meet(there, here)
+                met_at = trio.current_time()
+            self.report.running_table = label
+            results.append(await compare_table(there, here, label, LISTED))
+        return at, results
 
     def _found(self, at: int, results: list[TableResult]) -> None:
         wrong = [wrong_of(difference, self._here.name, at) for result in results for difference in result.differences]
