@@ -226,7 +226,11 @@ class Sidecar:
     def _verify_routes(self, moments: Moments) -> list[Route]:
         """Comparisons from outside; the moments that are held for them end with the sidecar."""
         self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
-        return verify_routes(moments, self.held_moments)
+        return verify_routes(moments, self.held_moments, self._ask_for_scrub)
+
+    def _ask_for_scrub(self) -> None:
+        if self.view.watching is not None:
+            self.view.watching.ask_for_scrub()
 
     def _witness(self) -> JournalWitness:
         history = self.history if self.config.replay.history else None

@@ -152,7 +152,10 @@ def _diagnosis(difference: dict[str, Any]) -> list[str]:
         return []
     lines = [f"wrong by the journal: {', '.join(difference['odd'])}"] if difference["odd"] else []
     lines.append(f"likely cause: {difference['cause']}")
-    for name, words in (("first_block", "differs since block"), ("last_block", "last touched by block")):
+    for name, words in (
+        ("first_block", "first block whose change is missing:"),
+        ("last_block", "last touched by block"),
+    ):
         if block := difference[name]:
             at = datetime.datetime.fromtimestamp(block["committed_at"] / 1e6, datetime.UTC)
             lines.append(f"{words} {block['sequence']}, transaction {block['txid']}, {at:%Y-%m-%d %H:%M:%S.%f}Z")

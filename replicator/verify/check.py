@@ -47,8 +47,11 @@ async def verify(primary: Endpoint, replica: Endpoint, listed: int = LISTED) -> 
     """Compare two regions. Raises Divergence, or Unavailable or Corrupt if it could not be done."""
     async with remote_side(primary) as there, remote_side(replica) as here:
         position = await meet(there, here)
-        tables = await compare_sides(there, here, listed)
-    return Verdict(primary.name, replica.name, position, tables)
+        verdict = Verdict(primary.name, replica.name, position, await compare_sides(there, here, listed))
+        if not verdict.is_equal:
+            with contextlib.suppress(ReplicatorError):  # whoever asked is told anyway
+                await here.ask_for_scrub()
+    return verdict
 
 
 async def meet(primary: Side, replica: Side) -> Position:

@@ -43,23 +43,29 @@ class Findings:
         self.mismatches = 0  # keys that were found wrong, each time that one becomes so
         self.wrong: dict[tuple[str, bytes], Wrong] = {}
         self.uncounted: dict[str, int] = {}  # keys by table beyond those that are kept
+        self._is_asked = False
         self._unproven_at: int | None = None  # the last window that was too much to look at
 
     @property
     def wants_scrub(self) -> bool:
-        """Whether a window was too much to look at: only a look at the whole tables proves it."""
-        return self._unproven_at is not None
+        """Whether a window was too much to look at, so that only a look at the whole tables proves it; or whether
+        somebody has asked for one."""
+        return self._unproven_at is not None or self._is_asked
 
     @property
     def is_clean(self) -> bool:
         """Nothing is known to be wrong, nothing is open."""
-        return not self.wrong and not self.uncounted and not self.wants_scrub
+        return not self.wrong and not self.uncounted and self._unproven_at is None
 
     def divergent_keys(self) -> dict[str, int]:
         """How many keys are wrong, by table."""
         counts = Counter(table for table, _ in self.wrong)
         counts.update(self.uncounted)
         return dict(counts)
+
+    def ask_for_scrub(self) -> None:
+        """Somebody has seen a difference: look soon."""
+        self._is_asked = True
 
     def set_back(self, sequence: int) -> None:
         """The replica stands at ``sequence`` again: what it gets behind that is to be compared again."""
@@ -80,6 +86,7 @@ class Findings:
 
     def scrub(self, at: int, wrong: Iterable[Wrong], more: dict[str, int]) -> None:
         """All tables were compared at or behind the sequence ``at``; ``more`` counts wrong keys that are not listed."""
+        self._is_asked = False
         known = self.wrong
         self.wrong = {name: one for name, one in known.items() if one.found_at > at}
         self.uncounted = dict(more)

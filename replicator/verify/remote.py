@@ -62,6 +62,10 @@ class RemoteSide:
         """Let replay go on."""
         await self._json("DELETE", "/v1/verify/hold")
 
+    async def ask_for_scrub(self) -> None:
+        """Tell the region that a difference was seen."""
+        await self._json("POST", "/v1/verify/scrub")
+
     async def fix(self, at: int | None) -> None:
         """Fix the moment that everything is asked of; ends the one before."""
         await self.end()

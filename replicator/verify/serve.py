@@ -2,6 +2,7 @@
 
     POST   /v1/verify/hold?seconds=30                 replay stops where it is (ends by itself); answers the position
     DELETE /v1/verify/hold                            replay goes on
+    POST   /v1/verify/scrub                           a difference was seen: a replica is to scrub soon
     POST   /v1/verify/moments[?at=N]                  fixes a moment (``at``: just this sequence) and keeps it; answers
                                                       its name, its position and its tables
     DELETE /v1/verify/moments/{moment}                ends it; it ends by itself a minute after the last request
@@ -22,7 +23,7 @@ leaves the region; what goes out is what the database stores, as canonical lines
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgpack
 import trio
@@ -44,7 +45,7 @@ BODY_LIMIT_BYTES = 64 << 20
 SIGN_SECONDS = 1.0  # at least this often a long count shows that it goes on
 
 
-def routes(moments: Moments, held: HeldMoments) -> list[Route]:
+def routes(moments: Moments, held: HeldMoments, ask_for_scrub: Callable[[], None]) -> list[Route]:
     """The verification's part of the HTTP surface."""
 
     async def hold(request: Request) -> Response:
@@ -54,6 +55,10 @@ def routes(moments: Moments, held: HeldMoments) -> list[Route]:
         seconds = _whole(request.query_params.get("seconds", "30"), "seconds")
         position = await moments.pause(min(seconds, HOLD_LIMIT_SECONDS))
         return JSONResponse({"held": True, "position": str(position)})
+
+    async def scrub(request: Request) -> Response:
+        ask_for_scrub()
+        return JSONResponse({"asked": True})
 
     async def begin(request: Request) -> Response:
         asked = request.query_params.get("at")
@@ -88,6 +93,7 @@ def routes(moments: Moments, held: HeldMoments) -> list[Route]:
     one = "/v1/verify/moments/{moment}"
     return [
         Route("/v1/verify/hold", hold, methods=["POST", "DELETE"]),
+        Route("/v1/verify/scrub", scrub, methods=["POST"]),
         Route("/v1/verify/moments", begin, methods=["POST"]),
         Route(one, end, methods=["DELETE"]),
         Route(f"{one}/digests", digests, methods=["GET"]),

@@ -88,6 +88,10 @@ class Watching:
         """The replica was opened and stands here: maybe behind where it stood."""
         self._findings.set_back(sequence)
 
+    def ask_for_scrub(self) -> None:
+        """Somebody who compared has seen a difference: look soon, and say so where alerts look."""
+        self._findings.ask_for_scrub()
+
     async def run(self) -> None:
         """Watch, for ever."""
         await self._applied.beyond(0)

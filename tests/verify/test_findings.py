@@ -70,3 +70,12 @@ def test_memory_is_bounded_and_nothing_is_uncounted() -> None:
     findings.window(1, [wrong(str(n), 1) for n in range(KEPT_KEYS + 5)], [])
     assert len(findings.wrong) == KEPT_KEYS
     assert findings.divergent_keys() == {"t": KEPT_KEYS + 5}
+
+
+def test_somebody_may_ask_for_a_scrub() -> None:
+    findings = Findings(0)
+    findings.window(3, [], [])
+    findings.ask_for_scrub()
+    assert (findings.wants_scrub, findings.is_clean) == (True, True)
+    findings.scrub(3, [], {})
+    assert not findings.wants_scrub

@@ -59,7 +59,7 @@ async def served(made: list[Route]) -> AsyncIterator[Endpoint]:
 
 async def test_a_moment_is_asked_for_digests_rows_and_evidence(moments: LedgerMoments) -> None:
     held = HeldMoments("paris", moments, Silent())  # type: ignore[arg-type]
-    async with served(routes(moments, held)) as endpoint, remote_side(endpoint, rate=1_000_000) as side:
+    async with served(routes(moments, held, lambda: None)) as endpoint, remote_side(endpoint, rate=1_000_000) as side:
         await side.fix(None)
         assert side.position == applied(7).position
         assert side.tables["wallet"].columns == ["id", "v"]
