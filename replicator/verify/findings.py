@@ -63,6 +63,13 @@ class Findings:
         counts.update(self.uncounted)
         return dict(counts)
 
+    def begin_at(self, sequence: int, *, is_proven: bool) -> None:
+        """Go on from a place that was proven in an earlier life, or from one that a scrub has yet to prove: a replica
+        that began as a copy."""
+        self.checked = sequence
+        self.verified = sequence if is_proven else 0
+        self._unproven_at = None if is_proven else sequence
+
     def ask_for_scrub(self) -> None:
         """Somebody has seen a difference: look soon."""
         self._is_asked = True

@@ -95,8 +95,9 @@ class Watching:
     async def run(self) -> None:
         """Watch, for ever."""
         await self._applied.beyond(0)
-        verified = await trio.to_thread.run_sync(self._kept)
-        self._findings.verified = self._findings.checked = min(verified, self._applied.head.sequence)
+        kept = await trio.to_thread.run_sync(self._kept)
+        base = self._journal.base(self._strand).sequence
+        self._findings.begin_at(min(kept or base, self._applied.head.sequence), is_proven=bool(kept) or base == 0)
         self._on_verified(self._findings.verified)
         async with trio.open_nursery() as nursery:
             if self._checkpoints is not None:
@@ -108,10 +109,10 @@ class Watching:
         await supervise(name, run, _Trouble(name, self._troubles), self._backoff())
 
     def _kept(self) -> int:
-        """The verified sequence of an earlier life, if it is on this chain."""
+        """The verified sequence of an earlier life, if it is on this chain; 0 without one."""
         text = self._journal.notes().get(VERIFIED_NOTE + self._strand)
         if text is None:
-            return self._journal.base(self._strand).sequence
+            return 0
         position = parse_position(text)
         return position.sequence if self._journal.position_at(self._strand, position.sequence) == position else 0
 

@@ -79,3 +79,14 @@ def test_somebody_may_ask_for_a_scrub() -> None:
     assert (findings.wants_scrub, findings.is_clean) == (True, True)
     findings.scrub(3, [], {})
     assert not findings.wants_scrub
+
+
+def test_a_copy_is_proven_by_a_scrub() -> None:
+    findings = Findings(0)
+    findings.begin_at(500, is_proven=False)
+    findings.window(510, [], [])
+    assert (findings.verified, findings.wants_scrub) == (0, True)
+    findings.scrub(505, [], {})
+    assert findings.verified == 510
+    findings.begin_at(700, is_proven=True)
+    assert (findings.verified, findings.wants_scrub) == (700, False)
