@@ -19,6 +19,7 @@ from replicator.journal.tail import Tail
 from replicator.ledger.ledger import Ledger
 from replicator.observe.settling import settle_view
 from replicator.observe.snapshot import Event, FollowerView, SettleView, Snapshot, SourceView, StrandState
+from replicator.replay.quarantine import Quarantine, Summary
 from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 
@@ -39,6 +40,7 @@ class View:
         self.follower: Follower | None = None
         self.publisher: Publisher | None = None
         self.applied_blocks: int | None = None
+        self.quarantine: Quarantine | None = None
         self._copied_rows = 0
 
     def source_heard(self) -> int | None:
@@ -79,12 +81,15 @@ class View:
         self._copied_rows = report.copied_rows
 
     def _strand(self) -> StrandState:
+        quarantined = self.quarantine.summary if self.quarantine else Summary()
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._tail.head.epoch or self._config.region.epoch,
             position=self._tail.head,
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
+            quarantined_statements=quarantined.statements if self.quarantine else None,
+            held_keys=quarantined.keys,
         )
 
     def _source(self) -> SourceView | None:

@@ -115,6 +115,7 @@ class StrandState:
     applied_blocks: int | None = None
     settle: SettleView | None = None
     quarantined_statements: int | None = None
+    held_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)  # that wait behind those, by table
     digest_sequence: int | None = None
     divergent_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)
     lease_remaining_seconds: float | None = None

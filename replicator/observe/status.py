@@ -6,6 +6,7 @@ Guarantee: not ready always comes with one reason that names place and cure; a l
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
@@ -24,6 +25,7 @@ class LagLimit(NamedTuple):
 
 
 READY_LAG = LagLimit()
+QUARANTINE_CURE = "replicator quarantine says why; cure that, then replicator quarantine replay"
 
 
 def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_LAG) -> ReplicatorError | None:
@@ -135,6 +137,13 @@ def _copied(snapshot: Snapshot) -> str:
     return f"{rows:,} rows" if not estimate else f"{rows:,} of about {estimate:,} rows"
 
 
+def quarantine_text(statements: int, keys: Mapping[str, int]) -> str:
+    """What is set aside and what waits behind it, in one line for people."""
+    count = "1 statement was" if statements == 1 else f"{statements:,} statements were"
+    tables = ", ".join(f"{table} ({number:,} keys)" for table, number in sorted(keys.items()))
+    return f"{count} set aside, so readers miss it: {tables}"
+
+
 def _lag_text(lag: Lag) -> str:
     if lag.blocks is None:
         return "how far behind is not known"
@@ -200,6 +209,7 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "settle": None if state.settle is None else _settle_json(state),
         "applied_blocks": state.applied_blocks,
         "quarantined_statements": state.quarantined_statements,
+        "held_keys": dict(state.held_keys),
         "digest_sequence": state.digest_sequence,
         "divergent_keys": dict(state.divergent_keys),
         "regressions": view.regressions,

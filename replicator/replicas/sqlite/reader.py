@@ -6,12 +6,14 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from replicator import sqlite
 from replicator.definition import Definition
 from replicator.errors import Unavailable
 from replicator.replicas.base import Applied, Document
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
+from replicator.replicas.quarantine import QuarantineTable
 from replicator.replicas.sqlite import schema
 from replicator.replicas.sqlite.replica import read_applied
 from replicator.replicas.sqlite.rows import quoted
@@ -80,6 +82,16 @@ class SqliteReader:
             while rows := cursor.fetchmany(FETCH_ROWS):
                 for row in rows:
                     yield [read(value) for read, value in zip(readers, row, strict=True)]
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._quarantine_rows, f"{schema.OWN_PREFIX}quarantine", "?")
+
+    def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._one_moment():
+            there = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_quarantine'"
+            if self._connection.execute(there).fetchone() is None:
+                return []
+            return self._connection.execute(sql, parameters).fetchall()
 
     def _documents(
         self, definition: Definition, where: str, parameters: Sequence[Stored], limit: int
