@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import trio
@@ -27,7 +27,7 @@ from starlette.routing import Route
 from replicator.body import Fields, json_fields
 from replicator.errors import Rejected
 from replicator.journal.reading import JournalReader
-from replicator.observe.status import time_text
+from replicator.position import MAX_SEQUENCE
 from replicator.replay import cure
 from replicator.replay.held import UNREADABLE
 from replicator.replay.loop import Replay
@@ -114,7 +114,7 @@ class Desk:
                 "sequence": block.header.sequence,
                 "epoch": block.header.epoch,
                 "txid": block.header.txid,
-                "committed_at": time_text(block.header.committed_at),
+                "committed_at": block.header.committed_at,
                 "statements": block.header.statements,
                 "hash": block.hash.hex(),
             }
@@ -138,7 +138,7 @@ def routes(desk: Desk | None) -> list[Route]:
         return await desk.closed()
 
     async def one(request: Request, desk: Desk) -> Fields:
-        return await desk.one(request.path_params["sequence"], request.path_params["ordinal"])
+        return await desk.one(*_place(request.path_params))
 
     async def replay(request: Request, desk: Desk) -> Fields:
         fields = await json_fields(request, {"who": str}, {"table": str, "keys": list, "apply": bool})
@@ -147,7 +147,7 @@ def routes(desk: Desk | None) -> list[Route]:
 
     async def drop(request: Request, desk: Desk) -> Fields:
         fields = await json_fields(request, {"sequence": int, "ordinal": int, "who": str, "why": str})
-        return await desk.drop(fields["sequence"], fields["ordinal"], fields["who"], fields["why"])
+        return await desk.drop(*_place(fields), fields["who"], fields["why"])
 
     asked: list[tuple[str, str, Callable[[Request, Desk], Awaitable[Fields]]]] = [
         ("GET", "/v1/quarantine", open_),
@@ -176,6 +176,14 @@ def _listed(one: Quarantined) -> Fields:
     for name in ("namespace", "relation", "statement"):
         del fields[name]
     return {**fields, "table": one.label}
+
+
+def _place(fields: Mapping[str, Any]) -> tuple[int, int]:
+    sequence, ordinal = fields["sequence"], fields["ordinal"]
+    if not (1 <= sequence <= MAX_SEQUENCE and 0 <= ordinal <= MAX_SEQUENCE):
+        message = "a statement's place is its sequence from 1 and its ordinal from 0"
+        raise Rejected("bad_request", message, status=422, place="sequence, ordinal")
+    return sequence, ordinal
 
 
 def _keys(given: list[Any]) -> tuple[tuple[str, ...], ...]:

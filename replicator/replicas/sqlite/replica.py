@@ -194,9 +194,9 @@ class SqliteReplica:
         try:
             self._insert_new(sql, rows)
         except sqlite3.IntegrityError as error:
-            self._open.execute("ROLLBACK TO inserts")
             if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID):
                 raise
+            self._open.execute("ROLLBACK TO inserts")
             fresh = self._open.executemany(sql.insert_missing, rows).rowcount
             self._drifted_now += len(rows) - fresh
             if sql.upsert:
