@@ -108,6 +108,14 @@ class QuarantineTable:
         """The open ones in their order, without their statements."""
         return self._read(f"SELECT {_LISTED} FROM {self._table} WHERE strand = ? AND outcome = '' {_ORDER}", strand)
 
+    def keys(self, strand: str) -> dict[str, set[tuple[str, ...]]]:
+        """The keys that wait, by the label of their table, for whoever compares the replica with its primary: of these
+        the replica has older rows. A table that is in here without keys has rows set aside that have none."""
+        found: dict[str, set[tuple[str, ...]]] = {}
+        for one in self.open(strand):
+            found.setdefault(one.label, set()).update(key for key in (one.key, one.key_before) if key is not None)
+        return found
+
     def closed(self, strand: str, limit: int) -> list[Quarantined]:
         """The last that were closed, newest first, without their statements."""
         sql = f"SELECT {_LISTED} FROM {self._table} WHERE strand = ? AND outcome <> '' ORDER BY closed_at DESC"
