@@ -81,14 +81,14 @@ class View:
         self._copied_rows = report.copied_rows
 
     def _strand(self) -> StrandState:
-        quarantined = self.quarantine.summary if self.quarantine else Summary()
+        quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._tail.head.epoch or self._config.region.epoch,
             position=self._tail.head,
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
-            quarantined_statements=quarantined.statements if self.quarantine else None,
+            quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
         )
 

@@ -23,7 +23,8 @@ def open_lines(answer: Answer) -> Iterator[str]:
         yield f"strand {answer['strand']}: nothing is set aside"
         return
     count = "1 statement is" if answer["open"] == 1 else f"{answer['open']:,} statements are"
-    yield f"strand {answer['strand']}: {count} set aside, {answer['held_keys']:,} keys wait"
+    keys = "1 key waits" if answer["held_keys"] == 1 else f"{answer['held_keys']:,} keys wait"
+    yield f"strand {answer['strand']}: {count} set aside, {keys}"
     for one in statements:
         yield f"  {_line(one)}"
         yield f"    {_message(one)}"

@@ -139,9 +139,9 @@ def _copied(snapshot: Snapshot) -> str:
 
 def quarantine_text(statements: int, keys: Mapping[str, int]) -> str:
     """What is set aside and what waits behind it, in one line for people."""
-    count = "1 statement was" if statements == 1 else f"{statements:,} statements were"
-    tables = ", ".join(f"{table} ({number:,} keys)" for table, number in sorted(keys.items()))
-    return f"{count} set aside, so readers miss it: {tables}"
+    count = "1 statement is" if statements == 1 else f"{statements:,} statements are"
+    tables = ", ".join(f"{table} ({number:,} {'key' if number == 1 else 'keys'})" for table, number in keys.items())
+    return f"{count} set aside, and readers do not see what {'it does' if statements == 1 else 'they do'}: {tables}"
 
 
 def _lag_text(lag: Lag) -> str:

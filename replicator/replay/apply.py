@@ -137,7 +137,7 @@ class Replayer:
 
     def _apply_small(self, blocks: Sequence[Block]) -> None:
         for block, (sequence, statements) in zip(blocks, unpack_bodies(blocks), strict=True):
-            passing = self.quarantine.passing(block.header, statements) if self.quarantine else statements
+            passing = self.quarantine.passing(block.header, statements) if self.quarantine.holds else statements
             self._planner.add(sequence, passing)
         self._replica.begin()
         self._replica.apply(self._strand, self._planner.take())
@@ -148,8 +148,9 @@ class Replayer:
         ordinal = 0
         for part in self._journal.parts(self._strand, block.header.sequence):
             statements = unpack_statements(part.data)
-            passing = self.quarantine.passing(block.header, statements, ordinal) if self.quarantine else statements
-            self._planner.add(block.header.sequence, passing)
+            if self.quarantine.holds:
+                statements = self.quarantine.passing(block.header, statements, ordinal)
+            self._planner.add(block.header.sequence, statements)
             self._replica.apply(self._strand, self._planner.take())
             self.quarantine.store(self._replica)
             ordinal += part.statements

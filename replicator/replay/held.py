@@ -123,9 +123,6 @@ class Held:
         for one in statements:
             self.add(one.name, one.place, touched_by(self._definitions.get(one.relation), one))
 
-    def __bool__(self) -> bool:
-        return self.count > 0
-
     def concerns(self, statement: list[Any]) -> bool:
         """Whether ``behind`` or ``define`` has to be asked at all: the hot path's question."""
         op = statement[0]

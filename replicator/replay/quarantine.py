@@ -72,9 +72,10 @@ class Quarantine:
         self._held = Held(definitions, replica.quarantine().open(self._strand))
         self._summarise()
 
-    def __bool__(self) -> bool:
+    @property
+    def holds(self) -> bool:
         """Whether anything is open; if not, every statement may pass unasked."""
-        return bool(self._held)
+        return self._held.count > 0
 
     def takes(self, error: ReplicatorError) -> bool:
         """Whether the statement that this error lies with is to be set aside."""

@@ -121,8 +121,10 @@ class Desk:
         (statement,) = unpack_statements(one.statement)
         if statement[0] in (DELETE, TRUNCATE):
             return header, {"row": None}
-        definition = self._journal.definitions(self.strand)[one.relation]
+        definition = self._journal.definitions(self.strand).get(one.relation)
         try:
+            if definition is None:
+                raise ValueError("the journal does not have its table's definition")
             return header, {"row": shown(definition, statement[2])}
         except UNREADABLE as error:
             return header, {"row": None, "unreadable": str(error), "image": statement[2].hex()}
