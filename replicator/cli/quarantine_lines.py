@@ -22,7 +22,7 @@ def open_lines(answer: Answer) -> Iterator[str]:
     if not answer["open"]:
         yield f"strand {answer['strand']}: nothing is set aside"
         return
-    count = "1 statement is" if answer["open"] == 1 else f"{answer['open']:,} statements are"
+    count = f"{_statements(answer['open'])} {'is' if answer['open'] == 1 else 'are'}"
     keys = "1 key waits" if answer["held_keys"] == 1 else f"{answer['held_keys']:,} keys wait"
     yield f"strand {answer['strand']}: {count} set aside, {keys}"
     for one in statements:
@@ -74,9 +74,9 @@ def tried_lines(answer: Answer) -> Iterator[str]:
     if not groups:
         yield f"strand {answer['strand']}: nothing is set aside"
     elif answer["applied"]:
-        yield f"replayed: {done:,} statements; {len(refused):,} of {len(groups):,} groups stay set aside"
+        yield f"replayed: {_statements(done)}; {len(refused):,} of {len(groups):,} groups of keys stay set aside"
     else:
-        yield f"dry run, nothing was changed: {done:,} statements would be replayed, with --apply"
+        yield f"dry run, nothing was changed: {_statements(done)} would be replayed, with --apply"
 
 
 def _group_line(group: Answer, *, for_good: bool) -> str:
@@ -84,7 +84,7 @@ def _group_line(group: Answer, *, for_good: bool) -> str:
     if (more := len(group["places"]) - SHOWN_PLACES) > 0:
         places += f" and {more:,} more"
     keys = " ".join(_key(key) for key in group["keys"][:SHOWN_PLACES]) or "no key"
-    what = f"{group['table']} {keys}: {len(group['places']):,} statements ({places})"
+    what = f"{group['table']} {keys}: {_statements(len(group['places']))} ({places})"
     if group["outcome"] == "refused":
         return f"  refused: {what}: {_message(group)}"
     return f"  {'replayed' if for_good else 'would be replayed'}: {what}"
@@ -95,6 +95,10 @@ def _line(one: Answer) -> str:
     before = "" if one["key_before"] is None else f", key before {_key(one['key_before'])}"
     place = f"sequence {one['sequence']:,}, ordinal {one['ordinal']:,}"
     return f"{place}  {one['op']} {one['table']}{key}{before}  (transaction {one['txid']})"
+
+
+def _statements(count: int) -> str:
+    return "1 statement" if count == 1 else f"{count:,} statements"
 
 
 def _message(one: Answer) -> str:
