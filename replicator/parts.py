@@ -19,6 +19,7 @@ from replicator.ledger.commit import Options
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
 from replicator.observe.snapshot import ReplicaView
+from replicator.replay.quarantine import Policy
 from replicator.replicas import postgres as postgres_replica
 from replicator.replicas import sqlite as sqlite_replica
 from replicator.replicas.base import Reader, Replica
@@ -117,6 +118,11 @@ def ledger_options(config: Config, source: EmbeddedSource) -> Options:
 def declarations(source: EmbeddedSource) -> tuple[TableDeclaration, ...]:
     """The tables that the configuration declares."""
     return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
+
+
+def replay_policy(config: Config) -> Policy:
+    """What becomes of a statement that the replica refuses."""
+    return Policy(config.replay.on_error == "quarantine", config.replay.quarantine_limit)
 
 
 def replica(config: Config) -> Replica:

@@ -52,6 +52,8 @@ from replicator.position import Position
 from replicator.progress import Progress
 from replicator.replay.apply import Replayer
 from replicator.replay.loop import Hold, Replay
+from replicator.replay.serve import Desk
+from replicator.replay.serve import routes as quarantine_routes
 from replicator.replicas.base import Applied
 from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
@@ -104,6 +106,7 @@ class Sidecar:
         self.metrics = Metrics(self.registry, self.view)
         self.view.publisher = self.publisher
         self._open_reader = parts.reader(config, lambda: journal.definitions(strand))
+        self._desk: Desk | None = None
         self._stopping = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
@@ -114,6 +117,7 @@ class Sidecar:
         stages, routes = self._role()
         gaps = gap_routes(self.view.follower)
         routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *gaps, *routes]
+        routes += quarantine_routes(self._desk)
         listen = parts.listen(self.config)
         app = application(routes, listen.token, public_status=self.config.http.public_status)
         async with trio.open_nursery() as serving:
@@ -212,11 +216,20 @@ class Sidecar:
         )
         self.view.follower = follower
         batch = config.replay
-        replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
+        replayer = Replayer(
+            self.journal,
+            replica,
+            config.region.strand,
+            batch.batch_bytes,
+            batch.batch_blocks,
+            parts.replay_policy(config),
+        )
+        self.view.quarantine = replayer.quarantine
         hold = Hold()
         replay = Replay(replayer, self.tail, hold, self._applied, self._opened)
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
         self.view.watching = watching = self._watching(moments)
+        self._desk = Desk(config.region.strand, replay, self._open_reader, self.journal)
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),

@@ -19,6 +19,7 @@ from replicator.journal.tail import Tail
 from replicator.ledger.ledger import Ledger
 from replicator.observe.settling import settle_view
 from replicator.observe.snapshot import Event, FollowerView, SettleView, Snapshot, SourceView, StrandState
+from replicator.replay.quarantine import Quarantine, Summary
 from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 from replicator.verify.watching import Watching
@@ -41,6 +42,7 @@ class View:
         self.publisher: Publisher | None = None
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
+        self.quarantine: Quarantine | None = None
         self._copied_rows = 0
 
     def source_heard(self) -> int | None:
@@ -81,6 +83,7 @@ class View:
         self._copied_rows = report.copied_rows
 
     def _strand(self) -> StrandState:
+        quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._tail.head.epoch or self._config.region.epoch,
@@ -88,6 +91,8 @@ class View:
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
             verify=self.watching.view() if self.watching is not None else None,
+            quarantined_statements=None if self.quarantine is None else quarantined.statements,
+            held_keys=quarantined.keys,
         )
 
     def _source(self) -> SourceView | None:

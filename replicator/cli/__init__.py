@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "status": "How the running sidecar of a region is, and what holds it up.",
     "verify": "Compares replica regions with their primary, row for row, at one position.",
     "gaps": "What is missing: lists and explains gaps, shows how they were closed, waives.",
+    "quarantine": "What a replica refused and is set aside: lists, shows, replays once cured, drops.",
     "journal": "Looks after a region's journal: verify walks its chain.",
     "history": "The starts and changes of role that a region knows of.",
 }

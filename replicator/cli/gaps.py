@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.cli import example, printable
+from replicator.cli import example
+from replicator.cli.whom import Answer, ListsByDefault, get, show_answer, user, whom_options
 
 if TYPE_CHECKING:
     from replicator.cli.ask import Sidecar
 
-Answer = dict[str, Any]
 
-
-class _ListsByDefault(click.Group):
-    """``replicator gaps CONFIG`` is ``replicator gaps list CONFIG``."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group("gaps", cls=_ListsByDefault)
+@click.group("gaps", cls=ListsByDefault)
 def command() -> None:
     """What is missing in a region, and what to do about it. Without another word: list.
 
@@ -35,18 +24,11 @@ def command() -> None:
     """
 
 
-def _whom(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say whom to ask."""
-    function = click.option("--json", "as_json", is_flag=True, help="The sidecar's answer as it is.")(function)
-    function = click.option("--ca", type=click.Path(path_type=Path), help="Certificates to trust, PEM.")(function)
-    return click.option("--url", help="The sidecar's address, instead of the one in CONFIG.")(function)
-
-
 @command.command("list")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.argument("sequence", required=False, type=click.IntRange(min=1))
 @click.option("--closed", is_flag=True, help="The gaps that were closed: by what, and how that is known.")
-@_whom
+@whom_options
 @example(
     "replicator gaps list region.toml",
     "replicator gaps region.toml 104191",
@@ -64,11 +46,11 @@ def show(
 
     whom = _sidecar(config, url, ca)
     if closed:
-        _print(whom, _get(whom, "/v1/gaps/closed"), as_json, lambda answer: closed_lines(answer, sequence))
+        show_answer(whom, get(whom, "/v1/gaps/closed"), as_json, lambda answer: closed_lines(answer, sequence))
     elif sequence is None:
-        _print(whom, _get(whom, "/v1/gaps"), as_json, open_lines)
+        show_answer(whom, get(whom, "/v1/gaps"), as_json, open_lines)
     else:
-        _print(whom, _explanation(whom, sequence), as_json, explained_lines)
+        show_answer(whom, _explanation(whom, sequence), as_json, explained_lines)
 
 
 @command.command("waive")
@@ -78,7 +60,7 @@ def show(
 @click.option("--reason", required=True, help="Why; it is kept with the certificate, and shown.")
 @click.option("--who", help="Who takes the responsibility; without it user@machine.")
 @click.option("--halt-strand", is_flag=True, help="I know that the region stays before the gap until it is made anew.")
-@_whom
+@whom_options
 @example('replicator gaps waive region.toml 104191 104193 --reason "lost with the disk" --halt-strand')
 def waive(
     config: Path,
@@ -101,7 +83,7 @@ def waive(
     If a region has the blocks, waive nothing: let [follow] primary name that region. Blocks that come after a waiver
     are late: see replicator gaps late. Exit code 0: waived. 1: refused, or not reachable. 2: wrong usage.
     """
-    fields = {"first": first, "last": last, "who": who or _user(), "why": reason, "halt_strand": halt_strand}
+    fields = {"first": first, "last": last, "who": who or user(), "why": reason, "halt_strand": halt_strand}
     _act(config, url, ca, as_json, "/v1/gaps/waive", fields, f"waived: {first} to {last}. The strand halts before it.")
 
 
@@ -109,7 +91,7 @@ def waive(
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("first", type=click.IntRange(min=1))
 @click.argument("last", type=click.IntRange(min=1))
-@_whom
+@whom_options
 @example("replicator gaps discard region.toml 104195 104195")
 def discard(config: Path, first: int, last: int, url: str | None, ca: Path | None, as_json: bool) -> None:
     """Cures a conflict: forgets every copy of FIRST to LAST that waits, has them fetched again, and goes on.
@@ -125,7 +107,7 @@ def discard(config: Path, first: int, last: int, url: str | None, ca: Path | Non
 
 @command.command("resume")
 @click.argument("config", type=click.Path(path_type=Path))
-@_whom
+@whom_options
 @example("replicator gaps resume region.toml")
 def resume(config: Path, url: str | None, ca: Path | None, as_json: bool) -> None:
     """Lets a strand go on that a conflict or a late block has stopped. What came last is dropped, what was here stays.
@@ -138,7 +120,7 @@ def resume(config: Path, url: str | None, ca: Path | None, as_json: bool) -> Non
 @command.command("late")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--settle", "number", type=click.IntRange(min=1), help="This one has been dealt with: forget it.")
-@_whom
+@whom_options
 @example("replicator gaps late region.toml", "replicator gaps late region.toml --settle 3")
 def late(config: Path | None, number: int | None, url: str | None, ca: Path | None, as_json: bool) -> None:
     """Lists late blocks: those whose gap had been waived. They are kept until somebody settles them.
@@ -153,22 +135,13 @@ def late(config: Path | None, number: int | None, url: str | None, ca: Path | No
     from replicator.cli.gap_lines import late_lines
 
     whom = _sidecar(config, url, ca)
-    _print(whom, _get(whom, "/v1/gaps/late"), as_json, late_lines)
+    show_answer(whom, get(whom, "/v1/gaps/late"), as_json, late_lines)
 
 
 def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> Sidecar:
     from replicator.cli.ask import sidecar
 
     return sidecar(config, url, ca)
-
-
-def _get(whom: Sidecar, path: str) -> Answer:
-    from replicator.cli.ask import ask, unreadable
-
-    answer = ask(whom, path)
-    if not isinstance(answer, dict):
-        raise unreadable(whom.url, TypeError("not an object"))
-    return answer
 
 
 def _act(
@@ -180,32 +153,11 @@ def _act(
     click.echo(json.dumps(answer, indent=2) if as_json else done)
 
 
-def _print(whom: Sidecar, answer: Answer, as_json: bool, lines: Callable[[Answer], Iterator[str]]) -> None:
-    from replicator.cli.ask import unreadable
-
-    try:
-        shown = [json.dumps(answer, indent=2)] if as_json else [printable(line) for line in lines(answer)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise unreadable(whom.url, error) from error
-    for line in shown:
-        click.echo(line)
-
-
-def _user() -> str:
-    import getpass
-    import socket
-
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError, ImportError) as error:
-        raise click.UsageError("who you are is not known here: give --who") from error
-
-
 def _explanation(whom: Sidecar, sequence: int) -> Answer:
     """The gap that a sequence lies in; else how it was closed, as far as that was recorded."""
-    for gap in (found := _get(whom, "/v1/gaps"))["gaps"]:
+    for gap in (found := get(whom, "/v1/gaps"))["gaps"]:
         if gap["first"] <= sequence <= gap["last"]:
             return {"sequence": sequence, "gap": gap, "window_seconds": found["window_seconds"], "certificates": []}
-    closed = _get(whom, "/v1/gaps/closed")["certificates"]
+    closed = get(whom, "/v1/gaps/closed")["certificates"]
     covering = [one for one in closed if one["first"] <= sequence <= one["last"]]
     return {"sequence": sequence, "gap": None, "window_seconds": found["window_seconds"], "certificates": covering}

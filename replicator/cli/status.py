@@ -87,6 +87,7 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
         if stage["trouble"]:
             console.print(f"  {_text(stage['stage'])} {_text(stage['condition'])}:")
             _show_error(console, stage["trouble"])
+    _show_quarantine(console, strand)
     _show_gaps(console, strand["settle"])
     _show_verify(console, strand["verify"])
     for reset in strand["resets"]:
@@ -113,6 +114,15 @@ def _stages(stages: list[dict[str, Any]]) -> Table:
             "" if stage["heartbeat_age_seconds"] is None else _seconds(stage["heartbeat_age_seconds"]),
         )
     return table
+
+
+def _show_quarantine(console: Console, strand: dict[str, Any]) -> None:
+    from replicator.observe.status import QUARANTINE_CURE, quarantine_text
+
+    if strand["quarantined_statements"]:
+        text = quarantine_text(strand["quarantined_statements"], strand.get("held_keys", {}))
+        console.print(f"  [bold red]quarantine:[/] {_text(text)}")
+        console.print(f"  [bold]cure:[/] {_text(QUARANTINE_CURE)}")
 
 
 def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:

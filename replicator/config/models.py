@@ -179,6 +179,8 @@ class Replay(Section):
     batch_blocks: Count = 5_000
     batch_bytes: Size = 8_000_000
     history: bool = True
+    on_error: Literal["halt", "quarantine"] = "halt"
+    quarantine_limit: Count = 10_000
 
 
 class Verify(Section):

@@ -12,7 +12,7 @@ from html import escape
 from replicator.errors import ReplicatorError
 from replicator.marks import MARKS, Condition, Lag, StageView
 from replicator.observe.snapshot import Event, FollowerView, GapView, SettleView, Snapshot, StrandState
-from replicator.observe.status import blocked, lag_cause, seconds_text, time_text
+from replicator.observe.status import QUARANTINE_CURE, blocked, lag_cause, quarantine_text, seconds_text, time_text
 from replicator.observe.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
@@ -75,6 +75,11 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
         for stage in view.stages
         if stage.trouble is not None
     )
+    if state.quarantined_statements:
+        text = quarantine_text(state.quarantined_statements, state.held_keys)
+        notices += (
+            f'<div class="notice bad"><p>{escape(text)}</p><p><b>What to do:</b> {escape(QUARANTINE_CURE)}</p></div>'
+        )
     lag = view.end_to_end
     figures = [
         ("behind, in time", _seconds(lag)),

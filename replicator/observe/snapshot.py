@@ -157,6 +157,7 @@ class StrandState:
     settle: SettleView | None = None
     quarantined_statements: int | None = None
     verify: VerifyView | None = None
+    held_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)  # that wait behind those, by table
     lease_remaining_seconds: float | None = None
     at_risk_blocks: int | None = None
 

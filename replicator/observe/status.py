@@ -6,6 +6,7 @@ Guarantee: not ready always comes with one reason that names place and cure; a l
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
@@ -24,6 +25,7 @@ class LagLimit(NamedTuple):
 
 
 READY_LAG = LagLimit()
+QUARANTINE_CURE = "replicator quarantine says why; cure that, then replicator quarantine replay"
 
 
 def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_LAG) -> ReplicatorError | None:
@@ -135,6 +137,13 @@ def _copied(snapshot: Snapshot) -> str:
     return f"{rows:,} rows" if not estimate else f"{rows:,} of about {estimate:,} rows"
 
 
+def quarantine_text(statements: int, keys: Mapping[str, int]) -> str:
+    """What is set aside and what waits behind it, in one line for people."""
+    count = "1 statement is" if statements == 1 else f"{statements:,} statements are"
+    tables = ", ".join(f"{table} ({number:,} {'key' if number == 1 else 'keys'})" for table, number in keys.items())
+    return f"{count} set aside, and readers do not see what {'it does' if statements == 1 else 'they do'}: {tables}"
+
+
 def _lag_text(lag: Lag) -> str:
     if lag.blocks is None:
         return "how far behind is not known"
@@ -201,6 +210,7 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "applied_blocks": state.applied_blocks,
         "quarantined_statements": state.quarantined_statements,
         "verify": None if state.verify is None else _verify_json(state.verify),
+        "held_keys": dict(state.held_keys),
         "regressions": view.regressions,
         "resets": list(view.resets),
     }

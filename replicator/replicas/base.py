@@ -6,8 +6,8 @@ passes ``tests/contracts``.
 
 A replica writes into its user's database. Tables are created from definitions (the definition's name and columns,
 keyed on the user's key, indexed by the user's id); a table of that name that was there before and differs is refused,
-never altered. The sidecar's own tables are three, named ``position``, ``definition`` and ``sequence``: in a schema
-``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite).
+never altered. The sidecar's own tables are four, named ``position``, ``definition``, ``sequence`` and ``quarantine``:
+in a schema ``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite).
 
 A table without a key gets two columns more, ``_sequence`` and ``_ordinal``: the place of the row's insert.
 
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from replicator.definition import Definition
 from replicator.position import Position
+from replicator.replicas.quarantine import QuarantineTable
 
 
 class Define(NamedTuple):
@@ -105,13 +106,22 @@ class Replica(Protocol):
         """Start a transaction."""
 
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
-        """Do the steps in order, within the transaction."""
+        """Do the steps in order, within the transaction. Halted with the reason ``replica_refused_row``: the database
+        does not take a row (a constraint, a trigger, a value); ``replica_row_missing``, ``bad_row``: it cannot be done.
+        After an error nothing but ``rollback`` or ``open`` helps."""
+
+    def attempt(self, strand: str, steps: Sequence[Step]) -> None:
+        """As ``apply``; but where that raises Halted, the transaction is as it was before and goes on. What the
+        database would only check at the commit is checked here."""
 
     def commit(self, applied: Applied) -> None:
         """Store the position, then commit. After Unavailable the outcome is what ``applied`` says once reopened."""
 
     def rollback(self) -> None:
         """Undo everything since ``begin``."""
+
+    def quarantine(self) -> QuarantineTable:
+        """The statements that were set aside here, within the transaction if there is one."""
 
 
 KeyedLine = tuple[bytes, bytes]  # a row's key line, and its line (``canonical.py``)
@@ -157,6 +167,9 @@ class Reader(Protocol):
     def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
         """The rows that the blocks behind ``after``, up to ``until``, have inserted into a table without a key, of a
         replica. Their key line is their place, ``sequence ordinal``."""
+
+    def quarantine(self) -> QuarantineTable:
+        """The statements that were set aside, as this reader sees them; to read only."""
 
     def snapshot(self) -> None:
         """Fix what this reader sees to one moment, until ``close``: position and rows then belong together."""

@@ -27,6 +27,7 @@ from replicator.statement import unpack_bodies, unpack_statements
 from replicator.verify.diagnosis import Diagnosis, diagnose
 from replicator.verify.evidence import Question, Witness
 from replicator.verify.findings import Findings, Wrong
+from replicator.verify.side import held_keys
 from replicator.verify.window import Expected, Window
 
 log = logging.getLogger("replicator")
@@ -71,11 +72,12 @@ class Met(NamedTuple):
 
 class Look(NamedTuple):
     """What a look at the replica found: up to which sequence, which keys are wrong and which of the known ones are
-    right. ``wrong`` is None if the window was too large."""
+    right. ``wrong`` is None if the window was too large; ``held`` are key lines, by table, that quarantine holds."""
 
     until: int
     wrong: list[Met] | None
     right: list[tuple[str, bytes]]
+    held: dict[str, set[bytes]]
 
 
 class Checkpoints:
@@ -136,7 +138,7 @@ class Checkpoints:
             log.info("blocks up to %d are too many for a checkpoint: the next scrub proves them", found.until)
             findings.too_large(found.until)
         else:
-            wrong = await self._explained(found.wrong, found.until)
+            wrong = await self._explained(found.wrong, found)
             self._tell([one for one in wrong if (one.table, one.key_line) not in findings.wrong], found.until)
             findings.window(found.until, wrong, found.right)
         await self._on_checked(began)
@@ -157,7 +159,7 @@ class Checkpoints:
         applied = reader.applied(self._strand)
         after, until = self._findings.checked, applied.position.sequence if applied else 0
         window = self._window(after, until)
-        return Look(until, None, []) if window is None else self._compare(reader, window, after, until)
+        return Look(until, None, [], {}) if window is None else self._compare(reader, window, after, until)
 
     def _window(self, after: int, until: int) -> Window | None:
         """What the blocks behind ``after`` leave; None if that is too much."""
@@ -203,7 +205,7 @@ class Checkpoints:
                         wrong.append(Met(definition, key, must, line))
                     elif (definition.label, key) in self._findings.wrong:
                         right.append((definition.label, key))
-        return Look(until, wrong, right)
+        return Look(until, wrong, right, held_keys(reader, self._strand) if wrong else {})
 
     def _known_wrong(self, definition: Definition) -> dict[bytes, Expected]:
         """The keys of this table that were wrong, and what must stand there."""
@@ -213,21 +215,25 @@ class Checkpoints:
             if one.table == definition.label and one.is_right_known and definition.key
         }
 
-    async def _explained(self, found: list[Met], until: int) -> list[Wrong]:
+    async def _explained(self, found: list[Met], look: Look) -> list[Wrong]:
         """What is wrong, with its diagnosis as far as it is told."""
         wrong: list[Wrong] = []
         for number, met in enumerate(found):
-            diagnosis = await self._diagnosis(met, until) if number < EXPLAINED_KEYS else None
+            diagnosis = await self._diagnosis(met, look) if number < EXPLAINED_KEYS else None
             is_known = met.must.known is None
             wrong.append(
-                Wrong(met.definition.label, met.key, key_for_people(met), is_known, met.must.line, until, diagnosis)
+                Wrong(
+                    met.definition.label, met.key, key_for_people(met), is_known, met.must.line, look.until, diagnosis
+                )
             )
         return wrong
 
-    async def _diagnosis(self, met: Met, until: int) -> Diagnosis:
-        (evidence,) = await self._witness.evidence(met.definition.label, [Question(met.key, (met.line,))], until)
+    async def _diagnosis(self, met: Met, look: Look) -> Diagnosis:
+        label, question = met.definition.label, Question(met.key, (met.line,))
+        (evidence,) = await self._witness.evidence(label, [question], look.until)
         if evidence.known:
-            return diagnose({self._name: met.line}, evidence)
+            held = met.key in look.held.get(label, set())
+            return diagnose({self._name: met.line}, evidence._replace(held=held))
         what = (
             "is missing" if met.line is None else "should not be there" if met.must.line is None else "is another one"
         )

@@ -7,7 +7,7 @@ rows, each as often. Memory is bounded by the rows of the buckets that are looke
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import trio
@@ -69,28 +69,15 @@ class _Pair(NamedTuple):
 
 
 async def compare_sides(
-    primary: Side,
-    replica: Side,
-    listed: int,
-    held: dict[str, set[bytes]] | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
+    primary: Side, replica: Side, listed: int, rows_at_once: int = ROWS_AT_ONCE
 ) -> list[TableResult]:
-    """Each table's result, with at most ``listed`` differences listed in it. ``held`` are the key lines, by table, of
-    which the replica has statements in quarantine; ``rows_at_once`` bounds what is in memory."""
+    """Each table's result, with at most ``listed`` differences in it; ``rows_at_once`` bounds what is in memory."""
     labels = sorted(primary.tables.keys() | replica.tables.keys())
-    held = held or {}
-    return [
-        await compare_table(primary, replica, label, listed, held.get(label, set()), rows_at_once) for label in labels
-    ]
+    return [await compare_table(primary, replica, label, listed, rows_at_once) for label in labels]
 
 
 async def compare_table(
-    primary: Side,
-    replica: Side,
-    label: str,
-    listed: int,
-    held: Set[bytes] = frozenset(),
-    rows_at_once: int = ROWS_AT_ONCE,
+    primary: Side, replica: Side, label: str, listed: int, rows_at_once: int = ROWS_AT_ONCE
 ) -> TableResult:
     """``compare_sides`` for one table."""
     head, other = primary.tables.get(label), replica.tables.get(label)
@@ -110,7 +97,7 @@ async def compare_table(
             different += 1
             if len(pairs) < listed:
                 pairs.append(pair)
-    differences = await _explained(primary, replica, head, pairs, held)
+    differences = await _explained(primary, replica, head, pairs)
     return result._replace(different=different, differences=differences)
 
 
@@ -147,9 +134,7 @@ def differing_rows(primary: Sequence[KeyedLine], replica: Sequence[KeyedLine]) -
     yield from sorted(pairs, key=lambda pair: pair.key)
 
 
-async def _explained(
-    primary: Side, replica: Side, head: TableHead, pairs: Sequence[_Pair], held: Set[bytes]
-) -> list[Difference]:
+async def _explained(primary: Side, replica: Side, head: TableHead, pairs: Sequence[_Pair]) -> list[Difference]:
     """The pairs with their diagnosis. The replica's journal is asked: it is proven by the same chain, and nearer."""
     differences: list[Difference] = []
     for at in range(0, len(pairs), EVIDENCE_AT_ONCE):
@@ -157,7 +142,7 @@ async def _explained(
         evidence = await replica.evidence(head.label, [Question(p.key, (p.primary, p.replica)) for p in some])
         for pair, found in zip(some, evidence, strict=True):
             lines = {primary.name: pair.primary, replica.name: pair.replica}
-            differences.append(_difference(head, pair, diagnose(lines, found, pair.key in held), found))
+            differences.append(_difference(head, pair, diagnose(lines, found), found))
     return differences
 
 

@@ -23,9 +23,8 @@ class Diagnosis(NamedTuple):
     cause: str
 
 
-def diagnose(lines: Mapping[str, bytes | None], evidence: Evidence, held: bool = False) -> Diagnosis:
-    """Judge a key by the lines that regions show for it, in the order in which the evidence was asked about them.
-    ``held``: a statement of the key is in quarantine."""
+def diagnose(lines: Mapping[str, bytes | None], evidence: Evidence) -> Diagnosis:
+    """Judge a key by the lines that regions show for it, in the order in which the evidence was asked about them."""
     if not evidence.known:
         odd = _minority(lines)
         told = "the other regions agree with each other" if odd else "its history is not in the journal here"
@@ -33,7 +32,7 @@ def diagnose(lines: Mapping[str, bytes | None], evidence: Evidence, held: bool =
     odd = tuple(name for name, line in lines.items() if line != evidence.right)
     for place, name in enumerate(lines):
         if name in odd:
-            first, cause = _cause(lines[name], evidence, place, held)
+            first, cause = _cause(lines[name], evidence, place)
             return Diagnosis(odd, first, evidence.last, cause)
     return Diagnosis((), None, evidence.last, "equal by now")
 
@@ -45,9 +44,9 @@ def _minority(lines: Mapping[str, bytes | None]) -> tuple[str, ...]:
     return tuple(name for name, line in lines.items() if line != most) if count * 2 > len(lines) >= 3 else ()
 
 
-def _cause(line: bytes | None, evidence: Evidence, place: int, held: bool) -> tuple[BlockRef | None, str]:
+def _cause(line: bytes | None, evidence: Evidence, place: int) -> tuple[BlockRef | None, str]:
     met, following = evidence.met[place], evidence.next[place]
-    if held:
+    if evidence.held:
         return following, "a statement of this key is in quarantine"
     if following is not None and met is not None:
         lost = "its delete" if evidence.right is None and following == evidence.last else "the change"

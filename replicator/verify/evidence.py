@@ -45,6 +45,7 @@ class Evidence(NamedTuple):
     ``known``: whether it can tell. ``right`` is the line that should stand there, None: no row. ``last`` is the block
     that touched the key last, None if none ever did. ``met`` is, for each line that was asked about, the block whose
     state it is, None if no block left the key so. ``next`` is for each of these the block that changed it after that.
+    ``held``: a statement of the key is in quarantine here.
     """
 
     known: bool
@@ -52,6 +53,7 @@ class Evidence(NamedTuple):
     last: BlockRef | None = None
     met: tuple[BlockRef | None, ...] = ()
     next: tuple[BlockRef | None, ...] = ()
+    held: bool = False
 
 
 class Witness(Protocol):

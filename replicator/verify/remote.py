@@ -205,6 +205,6 @@ async def remote_side(endpoint: Endpoint, rate: int | None = None) -> AsyncItera
             await side.end()
 
 
-def _evidence(known: bool, right: bytes | None, last: Any, met: Any, following: Any) -> Evidence:
+def _evidence(known: bool, right: bytes | None, last: Any, met: Any, following: Any, held: bool) -> Evidence:
     refs = [tuple(None if ref is None else BlockRef(*ref) for ref in some) for some in (met, following)]
-    return Evidence(known, right, None if last is None else BlockRef(*last), *refs)
+    return Evidence(known, right, None if last is None else BlockRef(*last), refs[0], refs[1], held)

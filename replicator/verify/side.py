@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from replicator.canonical import line_of
 from replicator.digest import Digest, TableDigest, bucket_of
 from replicator.position import Position, genesis
-from replicator.replicas.base import KeyedLine
+from replicator.replicas.base import KeyedLine, Reader
 from replicator.verify.evidence import Evidence, Question, Witness
 from replicator.verify.moments import Moment, Moments
 
@@ -137,7 +138,15 @@ class LocalSide:
             yield some
 
     async def evidence(self, label: str, questions: Sequence[Question]) -> list[Evidence]:
-        return await self._witness.evidence(label, questions, self.position.sequence)
+        held = await trio.to_thread.run_sync(held_keys, self._moment.reader, self.position.strand)
+        found = await self._witness.evidence(label, questions, self.position.sequence)
+        waiting = held.get(label, set())
+        return [e._replace(held=q.key in waiting) for q, e in zip(questions, found, strict=True)]
+
+
+def held_keys(reader: Reader, strand: str) -> dict[str, set[bytes]]:
+    """The key lines, by table, of which statements are in quarantine."""
+    return {label: set(map(line_of, keys)) for label, keys in reader.quarantine().keys(strand).items()}
 
 
 def table_heads(moment: Moment) -> Iterator[TableHead]:

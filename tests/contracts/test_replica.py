@@ -11,6 +11,7 @@ from replicator.canonical import line_of
 from replicator.definition import Column, Definition
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
+from replicator.replicas.quarantine import Closing, Quarantined
 from replicator.row import UNCHANGED
 from tests.contracts.replica_kinds import (
     STRAND,
@@ -656,3 +657,143 @@ def test_a_key_that_only_changes_its_form_keeps_its_row(kind: Kind, replica: Rep
     apply(replica, 3, change(prices, deletes=[row("2.0")], inserts=[row("2.00", "y", "2")]))
     assert contents(kind, "prices") == [["1.00", "kept", "2"], ["2.00", "y", "2"]]
     assert replica.drifted_rows == 0
+
+
+# -- what is refused, and what is set aside
+
+
+def refuse_nobody(kind: Kind) -> None:
+    """Somebody gives the replica a constraint: no owner called ``nobody``."""
+    if kind.name == "postgres":
+        kind.execute("ALTER TABLE wallets ADD CONSTRAINT refused CHECK (owner <> 'nobody')")
+        return
+    for event in ("INSERT", "UPDATE"):
+        kind.execute(
+            f"CREATE TRIGGER refused_{event} BEFORE {event} ON wallets WHEN NEW.owner = 'nobody'"
+            " BEGIN SELECT RAISE(ABORT, 'not here'); END"
+        )
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+@pytest.mark.parametrize("way", ["inserts", "updates"])
+def test_a_row_that_the_replica_refuses_is_named_so(kind: Kind, replica: Replica, count: int, way: str) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    refuse_nobody(kind)
+    refused = [*wallets(count)[:-1], row(str(count - 1), "nobody", "0.00")]
+    for attempt in (replica.apply, replica.attempt):
+        replica.begin()
+        with pytest.raises(Halted) as caught:
+            attempt(STRAND, [change(**{way: refused})])  # type: ignore[arg-type]
+        assert caught.value.reason == "replica_refused_row"
+        assert caught.value.cure
+        replica.rollback()
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+def test_a_failed_attempt_leaves_the_transaction_as_it_was(kind: Kind, replica: Replica, count: int) -> None:
+    """Also tables, definitions and drift of the attempt are undone; what came before and comes after is committed."""
+    other = table([("id", "integer")], ["id"], name="other")
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    refuse_nobody(kind)
+    replica.begin()
+    replica.attempt(STRAND, [change(inserts=wallets(count, first=10), updates=[row("0", "bob", "1.00")])])
+    for _ in range(2):
+        steps = [
+            Define(2, other),
+            change(other, inserts=[row(str(number)) for number in range(count)]),
+            change(inserts=[row("1", "drifted", "0.00")], deletes=[row("77")]),
+            change(updates=[*wallets(count, first=2000), row("1", "nobody", "0.00")]),
+        ]
+        with pytest.raises(Halted):
+            replica.attempt(STRAND, steps)
+    with pytest.raises(Halted) as caught:
+        replica.attempt(STRAND, [change(patches=[row("9999", UNCHANGED, "1.00")])])
+    assert caught.value.reason == "replica_row_missing"
+    with pytest.raises(Corrupt) as corrupt:
+        replica.attempt(STRAND, [change(inserts=[row("9")])])
+    assert corrupt.value.reason == "bad_row"
+    replica.attempt(STRAND, [change(inserts=wallets(count, first=1000), deletes=[row("10")])])
+    replica.commit(applied(2))
+    assert replica.definitions(STRAND) == {1: WALLETS}
+    assert replica.drifted_rows == 0
+    expected = {"0": "bob", "1": "ann", **{str(n): "ann" for n in (*range(11, 10 + count), *range(1000, 1000 + count))}}
+    assert {key: owner for key, owner, _ in contents(kind)} == expected
+
+
+def aside(sequence: int, ordinal: int = 0, **fields: object) -> Quarantined:
+    made = Quarantined(
+        sequence,
+        ordinal,
+        f"tx{sequence}",
+        1,
+        "public",
+        "wallets",
+        "insert",
+        ('ü"',),
+        None,
+        b"\x93\x00",
+        "held",
+        "why",
+        7,
+    )
+    return made._replace(**fields)  # type: ignore[arg-type]
+
+
+def test_what_is_set_aside_goes_with_its_transaction(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2)])
+    replica.rollback()
+    assert replica.quarantine().open(STRAND) == []
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2, 3), aside(2, 1, key=("a", "b"), key_before=("", "1"))])
+    kind.crash(replica)
+    replica.open()
+    assert replica.quarantine().open(STRAND) == []
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2, 3), aside(2, 1, key=("a", "b"), key_before=("", "1"))])
+    replica.quarantine().add("second", [aside(1, key=None)])
+    replica.commit(applied(2))
+    replica.open()
+    listed = [
+        aside(2, 1, key=("a", "b"), key_before=("", "1"), statement=b""),
+        aside(2, 3, statement=b""),
+    ]
+    assert replica.quarantine().open(STRAND) == listed
+    assert replica.quarantine().one(STRAND, (2, 3)) == aside(2, 3)
+    assert replica.quarantine().one(STRAND, (2, 4)) is None
+    reader = kind.reader()
+    assert reader.quarantine().open(STRAND) == listed
+    assert reader.quarantine().keys(STRAND) == {"wallets": {("a", "b"), ("", "1"), ('ü"',)}}
+    assert reader.quarantine().keys("second") == {"wallets": set()}
+    reader.close()
+
+
+def test_what_is_closed_stays_with_how_it_ended(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2), aside(3), aside(4)])
+    replica.commit(applied(2))
+    replica.begin()
+    replica.quarantine().close(STRAND, [(2, 0), (3, 0)], Closing("replayed", 9, "ann", "cured"))
+    replica.quarantine().close(STRAND, [(2, 0)], Closing("dropped", 99, "bob", "closed already"))
+    replica.commit(applied(2))
+    assert [one.place for one in replica.quarantine().open(STRAND)] == [(4, 0)]
+    closed = replica.quarantine().closed(STRAND, 10)
+    assert [(one.place, one.outcome, one.closed_at, one.closed_by, one.closed_why) for one in closed] == [
+        ((3, 0), "replayed", 9, "ann", "cured"),
+        ((2, 0), "replayed", 9, "ann", "cured"),
+    ]
+    assert len(replica.quarantine().closed(STRAND, 1)) == 1
+
+
+def test_a_replica_of_an_earlier_version_gets_its_quarantine(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.close()
+    kind.execute("DROP TABLE " + ("replicator.quarantine" if kind.name == "postgres" else "_replicator_quarantine"))
+    reader = kind.reader()
+    assert reader.quarantine().open(STRAND) == []
+    reader.close()
+    replica.open()
+    assert replica.quarantine().open(STRAND) == []
+    assert replica.applied(STRAND) == applied(1)

@@ -57,6 +57,10 @@ def text_of(snapshot: Snapshot) -> str:
     [
         ("healthy", ["tokyo", "ready", "104,140", "60", "follows https://paris.example:7400"]),
         (
+            "quarantining",
+            ["ready", "5 statements are set aside", "audit.<events> (1 key)", "replicator quarantine replay"],
+        ),
+        (
             "cut_off",
             ["not ready", "feed, waiting for 1 min 55 s", "connection refused", "104,191 to 104,193", "expired"],
         ),

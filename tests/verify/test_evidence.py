@@ -58,7 +58,8 @@ def test_missing_and_added_rows() -> None:
 
 def test_quarantine_is_said() -> None:
     evidence = judge(PAST, TABLE, [b"1\tc", b"1\tb"])
-    assert "quarantine" in diagnose({"primary": b"1\tc", "tokyo": b"1\tb"}, evidence, held=True).cause
+    held = evidence._replace(held=True)
+    assert "quarantine" in diagnose({"primary": b"1\tc", "tokyo": b"1\tb"}, held).cause
 
 
 def test_unchanged_columns_come_from_before_or_stay_unknown() -> None:

@@ -37,6 +37,11 @@ class BulkRows:
         self._made: set[str] = set()
         self._used: set[str] = set()
 
+    @property
+    def has_stage(self) -> bool:
+        """Whether it has made temporary tables."""
+        return bool(self._made)
+
     def transaction_begins(self) -> None:
         """The staging tables are empty again."""
         self._used.clear()

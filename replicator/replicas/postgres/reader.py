@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import psycopg
 
@@ -19,6 +20,7 @@ from replicator.replicas.postgres.few import Text
 from replicator.replicas.postgres.replica import read_applied
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
+from replicator.replicas.quarantine import QuarantineTable
 from replicator.values import json_of
 
 FETCH_ROWS = 2000
@@ -137,6 +139,16 @@ class PostgresReader:
     def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
         with self._one_moment():
             yield from lines.lines_placed(self._connection, self._definition(table), after, until)
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._quarantine_rows, "replicator.quarantine", "%s")
+
+    def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._one_moment():
+            there = self._connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone()
+            if self._given is not None or there == (None,):
+                return []
+            return self._connection.execute(sql.encode(), parameters).fetchall()
 
     def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]

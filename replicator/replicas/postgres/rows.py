@@ -74,8 +74,10 @@ class Rows:
     def insert_missing(self) -> str:
         """Insert those of the staged rows that are not there."""
         staged = ", ".join(self._staged(place) for place in range(len(self.names)))
-        columns = _listed(self.names)
-        return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s ON CONFLICT DO NOTHING"
+        columns, key = _listed(self.names), _listed(self.definition.key)
+        # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
+        conflict = f"ON CONFLICT ({key}) DO NOTHING"
+        return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s {conflict}"
 
     def delete_staged(self) -> str:
         """Delete the rows of the staged keys."""

@@ -6,12 +6,14 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from replicator import sqlite
 from replicator.definition import Definition
 from replicator.errors import Unavailable
 from replicator.replicas.base import Applied, Document, KeyedLine
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
+from replicator.replicas.quarantine import QuarantineTable
 from replicator.replicas.sqlite import lines, schema
 from replicator.replicas.sqlite.replica import read_applied
 from replicator.replicas.sqlite.rows import quoted
@@ -97,6 +99,16 @@ class SqliteReader:
     def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
         with self._one_moment():
             yield from lines.lines_placed(self._connection, self._definition(table), after, until)
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._quarantine_rows, f"{schema.OWN_PREFIX}quarantine", "?")
+
+    def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._one_moment():
+            there = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_quarantine'"
+            if self._connection.execute(there).fetchone() is None:
+                return []
+            return self._connection.execute(sql, parameters).fetchall()
 
     def _documents(
         self, definition: Definition, where: str, parameters: Sequence[Stored], limit: int

@@ -35,8 +35,10 @@ class Rows:
         self.insert = self._insert()
         self.together = max(1, min(TOGETHER_ROWS, TOGETHER_PARAMETERS // self._insert_width()))
         self.insert_together = self._insert(self.together)
-        self.insert_missing = f"{self.insert} ON CONFLICT DO NOTHING"
-        self.upsert = f"{self.insert} ON CONFLICT DO UPDATE SET {self._excluded()}" if self._values() else ""
+        # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
+        conflict = f"{self.insert} ON CONFLICT ({', '.join(map(quoted, definition.key or PLACE_COLUMNS))})"
+        self.insert_missing = f"{conflict} DO NOTHING"
+        self.upsert = f"{conflict} DO UPDATE SET {self._excluded()}" if self._values() else ""
         self.update = self._update()
         self.delete = f"DELETE FROM {self.table} WHERE " + " AND ".join(
             f"{quoted(name)} = ?{number}" for number, name in enumerate(definition.key, 1)
