@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from replicator.block import Header
 from replicator.definition import Definition
 from replicator.errors import Halted, ReplicatorError
-from replicator.replay.held import Held, Touched, touched
+from replicator.replay.held import Held, Touched
 from replicator.replicas.base import Replica
 from replicator.replicas.quarantine import Closing, Place, Quarantined
 from replicator.statement import DEFINE, MESSAGE, TRUNCATE, Op, pack_statement
@@ -108,7 +108,7 @@ class Quarantine:
         definition = self._held.definition(statement[1])
         if definition is None:
             return False  # the planner says so
-        what = touched(definition, statement)
+        what = self._held.touched(statement)
         behind = self._held.behind(definition.name, what)
         if behind is None:
             return False
@@ -121,7 +121,7 @@ class Quarantine:
         definition = self._held.definition(statement[1]) if statement[0] <= TRUNCATE else None
         if definition is None or not self.takes(error):
             raise error
-        what = touched(definition, statement)
+        what = self._held.touched(statement)
         self._set_aside(header, ordinal, statement, definition, what, error.reason, error.message)
         self._refused += 1
         self._first = (
