@@ -186,9 +186,8 @@ class Quarantine:
         for place, closing in self._void.items():
             table.close(self._strand, [place], closing)
         table.add(self._strand, list(self._pending.values()))
-        if self._pending or self._void:
-            self._pending.clear()
-            self._void.clear()
+        self._pending.clear()
+        self._void.clear()
 
     def committed(self) -> None:
         """The transaction is done."""
