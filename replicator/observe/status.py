@@ -140,7 +140,8 @@ def _copied(snapshot: Snapshot) -> str:
 def quarantine_text(statements: int, keys: Mapping[str, int]) -> str:
     """What is set aside and what waits behind it, in one line for people."""
     count = "1 statement is" if statements == 1 else f"{statements:,} statements are"
-    tables = ", ".join(f"{table} ({number:,} {'key' if number == 1 else 'keys'})" for table, number in keys.items())
+    names = {0: "no key that is known", 1: "1 key"}
+    tables = ", ".join(f"{table} ({names.get(number, f'{number:,} keys')})" for table, number in keys.items())
     return f"{count} set aside, and readers do not see what {'it does' if statements == 1 else 'they do'}: {tables}"
 
 

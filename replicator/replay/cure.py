@@ -18,7 +18,7 @@ from replicator.definition import Definition
 from replicator.errors import Corrupt, Halted, Rejected
 from replicator.replay.held import UNREADABLE, Key, touched_by
 from replicator.replay.plan import Planner
-from replicator.replay.quarantine import is_curable
+from replicator.replay.quarantine import MESSAGE_LIMIT_CHARACTERS, is_curable
 from replicator.replay.translate import Translation
 from replicator.replicas.base import Applied, Replica, Step
 from replicator.replicas.quarantine import Closing, Place, Quarantined
@@ -111,7 +111,7 @@ def _try(replica: Replica, strand: str, group: Group, closing: Closing | None, r
     except Halted as error:
         if not is_curable(error) and error.reason not in _FOLLOWING:
             raise
-        return told._replace(outcome="refused", reason=error.reason, message=error.message)
+        return told._replace(outcome="refused", reason=error.reason, message=error.message[:MESSAGE_LIMIT_CHARACTERS])
     if closing is not None:
         replica.quarantine().close(strand, told.places, closing)
     return told

@@ -13,7 +13,7 @@ A TRUNCATE that is done makes what is open of its table void. Pure.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from replicator.definition import Column, Definition, unpack_definition
@@ -48,19 +48,52 @@ class Touched(NamedTuple):
         return [key for key in (self.key, self.before) if key is not None]
 
 
-def touched(definition: Definition, statement: list[Any]) -> Touched:
-    """What this statement on a row, or this TRUNCATE, touches."""
-    if statement[0] == TRUNCATE:
-        return Touched(None, None, whole=True)
-    if not definition.key:
-        return Touched(None, None, whole=False)
-    try:
-        images = _key_images(definition, statement)
-        columns = [definition.columns[place] for place in definition.key_places]
-        texts = [None if image is None else _key_texts(columns, image) for image in images]
-    except UNREADABLE:
-        return Touched(None, None, whole=True)
-    return Touched(texts[0], texts[1], whole=not tells_apart(definition))
+class Touches:
+    """Tells what statements on one definition's rows, and TRUNCATEs of its table, touch."""
+
+    def __init__(self, definition: Definition) -> None:
+        self._definition = definition
+        self._columns = [definition.columns[place] for place in definition.key_places]
+        self._whole = not tells_apart(definition)
+        self._key_of = key_reader(definition) if definition.key else None
+
+    def __call__(self, statement: list[Any]) -> Touched:
+        if statement[0] == TRUNCATE:
+            return Touched(None, None, whole=True)
+        if self._key_of is None:
+            return Touched(None, None, whole=False)
+        try:
+            key, before = self._images(self._key_of, statement)
+            return Touched(self._texts(key), None if before is None else self._texts(before), self._whole)
+        except UNREADABLE:
+            return Touched(None, None, whole=True)
+
+    def _images(self, key_of: Callable[[bytes], bytes], statement: list[Any]) -> tuple[bytes, bytes | None]:
+        """The key image of the row, and the one before if it is another. Raises one of ``UNREADABLE``."""
+        op, row = statement[0], statement[2]
+        if op == DELETE:
+            return row, None
+        before = statement[3] if op in (UPDATE, PATCH) else None
+        key = self._patched(row, before) if op == PATCH else key_of(row)
+        return key, None if before == key else before
+
+    def _patched(self, row: bytes, before: bytes | None) -> bytes:
+        """The key of a row whose unchanged columns may be in the key: those are as they were before."""
+        cells = unpack_row(row)
+        if len(cells) != len(self._definition.columns):
+            raise ValueError("a row image with another count of columns")
+        key = [cells[place] for place in self._definition.key_places]
+        if before is not None:
+            key = [old if new is UNCHANGED else new for old, new in zip(unpack_row(before), key, strict=True)]
+        return pack_row(key)
+
+    def _texts(self, image: bytes) -> Key:
+        texts = []
+        for column, cell in zip(self._columns, unpack_row(image), strict=True):
+            if not isinstance(cell, bytes):
+                raise ValueError("a key with a column that is null or unchanged")
+            texts.append(text_of(column)(cell))
+        return tuple(texts)
 
 
 def tells_apart(definition: Definition) -> bool:
@@ -71,34 +104,6 @@ def tells_apart(definition: Definition) -> bool:
 def _is_exact(column: Column) -> bool:
     kind = kind_of(column.type)
     return kind in _EXACT or (kind in _EXACT_WITH_MODIFIER and "(" in column.type)
-
-
-def _key_images(definition: Definition, statement: list[Any]) -> tuple[bytes, bytes | None]:
-    """The key image of the row, and the one before if it is another. Raises one of ``UNREADABLE``."""
-    op, row = statement[0], statement[2]
-    if op == DELETE:
-        return row, None
-    before = statement[3] if op in (UPDATE, PATCH) else None
-    key = _patched_key(definition, row, before) if op == PATCH else key_reader(definition)(row)
-    return key, None if before == key else before
-
-
-def _patched_key(definition: Definition, row: bytes, before: bytes | None) -> bytes:
-    """The key of a row whose unchanged columns may be in the key: those are as they were before."""
-    cells = unpack_row(row)
-    key = [cells[place] for place in definition.key_places]
-    if before is not None:
-        key = [old if new is UNCHANGED else new for old, new in zip(unpack_row(before), key, strict=True)]
-    return pack_row(key)
-
-
-def _key_texts(columns: list[Column], image: bytes) -> Key:
-    texts = []
-    for column, cell in zip(columns, unpack_row(image), strict=True):
-        if not isinstance(cell, bytes):
-            raise ValueError("a key with a column that is null or unchanged")
-        texts.append(text_of(column)(cell))
-    return tuple(texts)
 
 
 class _Table:
@@ -119,6 +124,7 @@ class Held:
         self._definitions = dict(definitions)
         self._tables: dict[Name, _Table] = {}
         self._watched: set[int] = set()
+        self._touches: dict[int, Touches] = {}
         self.count = 0
         for one in statements:
             self.add(one.name, one.place, touched_by(self._definitions.get(one.relation), one))
@@ -131,6 +137,13 @@ class Held:
     def definition(self, relation: int) -> Definition | None:
         """What rows of this relation are read by."""
         return self._definitions.get(relation)
+
+    def touched(self, statement: list[Any]) -> Touched:
+        """What a statement on a row, or a TRUNCATE, of a relation that is defined touches."""
+        touches = self._touches.get(statement[1])
+        if touches is None:
+            touches = self._touches[statement[1]] = Touches(self._definitions[statement[1]])
+        return touches(statement)
 
     def behind(self, name: Name, what: Touched) -> Place | None:
         """The place of what a statement that touches this has to stay behind; None if it may pass. A TRUNCATE may."""
@@ -169,6 +182,7 @@ class Held:
         """A DEFINE: from here on its relation means this definition. What is held stays held: texts do not change."""
         relation, definition = statement[1], unpack_definition(statement[2])
         self._definitions[relation] = definition
+        self._touches.pop(relation, None)
         if definition.name in self._tables:
             self._watched.add(relation)
 

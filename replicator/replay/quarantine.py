@@ -9,6 +9,7 @@ aside, whatever the policy says now; the policy decides about refusals only.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from replicator.block import Header
 from replicator.definition import Definition
 from replicator.errors import Halted, ReplicatorError
-from replicator.replay.held import Held, Touched, touched
+from replicator.replay.held import Held, Touched
 from replicator.replicas.base import Replica
 from replicator.replicas.quarantine import Closing, Place, Quarantined
 from replicator.statement import DEFINE, MESSAGE, TRUNCATE, Op, pack_statement
@@ -25,6 +26,9 @@ CURABLE = frozenset(("replica_refused_row", "replica_row_missing", "bad_row"))  
 HELD = "held"
 MESSAGE_LIMIT_CHARACTERS = 1000
 _NOTHING = [int(MESSAGE), "", b""]  # stands for a statement that was set aside, so that ordinals stay
+
+
+log = logging.getLogger("replicator")
 
 
 class Policy(NamedTuple):
@@ -63,12 +67,15 @@ class Quarantine:
         self._held = Held({})
         self._pending: dict[Place, Quarantined] = {}
         self._void: dict[Place, Closing] = {}
+        self._changed = False
+        self._refused, self._first = 0, ""  # in this transaction: how many, and the first of them
         self.summary = Summary()
 
     def load(self, replica: Replica, definitions: Mapping[int, Definition]) -> None:
         """Begin from what the replica has stored."""
         self._pending.clear()
         self._void.clear()
+        self._refused, self._first = 0, ""
         self._held = Held(definitions, replica.quarantine().open(self._strand))
         self._summarise()
 
@@ -101,7 +108,7 @@ class Quarantine:
         definition = self._held.definition(statement[1])
         if definition is None:
             return False  # the planner says so
-        what = touched(definition, statement)
+        what = self._held.touched(statement)
         behind = self._held.behind(definition.name, what)
         if behind is None:
             return False
@@ -114,8 +121,12 @@ class Quarantine:
         definition = self._held.definition(statement[1]) if statement[0] <= TRUNCATE else None
         if definition is None or not self.takes(error):
             raise error
-        what = touched(definition, statement)
+        what = self._held.touched(statement)
         self._set_aside(header, ordinal, statement, definition, what, error.reason, error.message)
+        self._refused += 1
+        self._first = (
+            self._first or f"sequence {header.sequence}, ordinal {ordinal}, {definition.label}: {error.message}"
+        )
 
     def passed(self, header: Header, ordinal: int, statement: list[Any]) -> None:
         """Take note of what is done: a DEFINE that changes what rows are read by, a TRUNCATE that makes void."""
@@ -128,6 +139,7 @@ class Quarantine:
                 self._void_one(place, closing)
 
     def _void_one(self, place: Place, closing: Closing) -> None:
+        self._changed = True
         if place in self._pending:
             outcome, at, by, why = closing
             self._pending[place] = self._pending[place]._replace(
@@ -162,6 +174,7 @@ class Quarantine:
             message[:MESSAGE_LIMIT_CHARACTERS].replace("\x00", ""),
             self._now_us(),
         )
+        self._changed = True
         self._pending[one.place] = one
         self._held.add(definition.name, one.place, what)
 
@@ -173,16 +186,20 @@ class Quarantine:
         for place, closing in self._void.items():
             table.close(self._strand, [place], closing)
         table.add(self._strand, list(self._pending.values()))
-        if self._pending or self._void:
-            self._pending.clear()
-            self._void.clear()
+        self._pending.clear()
+        self._void.clear()
 
     def committed(self) -> None:
         """The transaction is done."""
-        if self._held.count != self.summary.statements:
+        if self._changed:
             self._summarise()
+        if self._refused:
+            told = "strand %s: %d statements were refused and set aside, %d are by now; the first of them: %s"
+            log.warning(told, self._strand, self._refused, self._held.count, self._first)
+            self._refused, self._first = 0, ""
 
     def _summarise(self) -> None:
+        self._changed = False
         keys = {
             table if namespace == "public" else f"{namespace}.{table}": count
             for (namespace, table), count in self._held.keys().items()

@@ -2,6 +2,7 @@
 
     GET  /v1/quarantine                             what is open, the oldest first, and how many keys wait
     GET  /v1/quarantine/closed                      what was replayed, dropped or made void, the newest first
+    GET  /v1/quarantine/keys                        the keys that wait, by table: where the replica has older rows
     GET  /v1/quarantine/statements/SEQUENCE/ORDINAL one statement: its block's header, its row, why it is set aside
     POST /v1/quarantine/replay                      {"who", "table", "keys": [["k1"]], "apply": true}: try again what is
                                                     asked for, all without "table"; a dry run without "apply"
@@ -64,6 +65,11 @@ class Desk:
         """What was closed last."""
         found = await self._read(lambda table: table.closed(self.strand, LISTED))
         return {"statements": [_listed(one) for one in found]}
+
+    async def keys(self) -> Fields:
+        """The keys that wait, by table."""
+        found = await self._read(lambda table: table.keys(self.strand))
+        return {"keys": {label: sorted(keys) for label, keys in found.items()}}
 
     async def one(self, sequence: int, ordinal: int) -> Fields:
         """A statement. Raises Rejected if it was never set aside."""
@@ -139,6 +145,9 @@ def routes(desk: Desk | None) -> list[Route]:
     async def closed(request: Request, desk: Desk) -> Fields:
         return await desk.closed()
 
+    async def keys(request: Request, desk: Desk) -> Fields:
+        return await desk.keys()
+
     async def one(request: Request, desk: Desk) -> Fields:
         return await desk.one(*_place(request.path_params))
 
@@ -154,6 +163,7 @@ def routes(desk: Desk | None) -> list[Route]:
     asked: list[tuple[str, str, Callable[[Request, Desk], Awaitable[Fields]]]] = [
         ("GET", "/v1/quarantine", open_),
         ("GET", "/v1/quarantine/closed", closed),
+        ("GET", "/v1/quarantine/keys", keys),
         ("GET", "/v1/quarantine/statements/{sequence:int}/{ordinal:int}", one),
         ("POST", "/v1/quarantine/replay", replay),
         ("POST", "/v1/quarantine/drop", drop),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from replicator.definition import Column, Definition
-from replicator.replay.held import Held, Touched, tells_apart, touched
+from replicator.replay.held import Held, Touched, Touches, tells_apart
 from replicator.row import UNCHANGED, pack_row
 from replicator.statement import (
     pack_define,
@@ -46,6 +46,7 @@ def statement(packed: bytes) -> list[Any]:
         (WALLETS, pack_delete(1, row("1")), Touched(("1",), None, whole=False)),
         (WALLETS, pack_truncate(1), Touched(None, None, whole=True)),
         (WALLETS, pack_insert(1, row("1")), Touched(None, None, whole=True)),
+        (WALLETS, pack_patch(1, row("1", UNCHANGED, "x"), row("1")), Touched(None, None, whole=True)),
         (WALLETS, pack_insert(1, b"\x00"), Touched(None, None, whole=True)),
         (WALLETS, pack_delete(1, pack_row([None])), Touched(None, None, whole=True)),
         (WALLETS, pack_delete(1, pack_row([b"\xff"])), Touched(None, None, whole=True)),
@@ -56,7 +57,7 @@ def statement(packed: bytes) -> list[Any]:
     ],
 )
 def test_what_a_statement_touches(definition: Definition, packed: bytes, expected: Touched) -> None:
-    assert touched(definition, statement(packed)) == expected
+    assert Touches(definition)(statement(packed)) == expected
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,8 @@ def test_a_key_in_binary_and_in_text_is_one_key() -> None:
     binary = Definition("public", "wallets", columns, ("id",))
     image = pack_row([struct.pack(">q", 7), struct.pack(">i", 1)])
     held = Held({1: WALLETS, 2: binary})
-    held.add(NAME, (3, 0), touched(WALLETS, statement(pack_delete(1, row("7")))))
-    assert held.behind(NAME, touched(binary, statement(pack_insert(2, image)))) == (3, 0)
+    held.add(NAME, (3, 0), Touches(WALLETS)(statement(pack_delete(1, row("7")))))
+    assert held.behind(NAME, Touches(binary)(statement(pack_insert(2, image)))) == (3, 0)
 
 
 def test_who_touches_a_held_key_waits_behind_the_first_of_it() -> None:
@@ -118,17 +119,17 @@ def test_a_table_that_waits_as_a_whole() -> None:
 def test_rows_without_a_key_wait_for_nothing_but_a_truncate() -> None:
     held = Held({1: EVENTS})
     insert = statement(pack_insert(1, row("e")))
-    held.add(EVENTS.name, (3, 0), touched(EVENTS, insert))
-    assert held.behind(EVENTS.name, touched(EVENTS, insert)) is None
-    held.add(EVENTS.name, (3, 1), touched(EVENTS, statement(pack_truncate(1))))
-    assert held.behind(EVENTS.name, touched(EVENTS, insert)) == (3, 1)
+    held.add(EVENTS.name, (3, 0), Touches(EVENTS)(insert))
+    assert held.behind(EVENTS.name, Touches(EVENTS)(insert)) is None
+    held.add(EVENTS.name, (3, 1), Touches(EVENTS)(statement(pack_truncate(1))))
+    assert held.behind(EVENTS.name, Touches(EVENTS)(insert)) == (3, 1)
 
 
 def test_only_statements_of_tables_with_something_open_are_looked_at() -> None:
     held = Held({1: WALLETS, 2: EVENTS})
     insert = statement(pack_insert(1, row("1", "5")))
     assert not held.concerns(insert)
-    held.add(NAME, (3, 0), touched(WALLETS, insert))
+    held.add(NAME, (3, 0), Touches(WALLETS)(insert))
     assert held.concerns(insert)
     assert held.concerns(statement(pack_truncate(1)))
     assert not held.concerns(statement(pack_insert(2, row("e"))))

@@ -56,6 +56,23 @@ def test_one_refused_statement_is_set_aside_and_the_rest_of_its_block_and_batch_
     assert strand.replayer.quarantine.summary == (1, {"wallets": 1})
 
 
+def test_a_refusal_is_in_the_log_once_it_is_durable(strand: Strand, caplog: pytest.LogCaptureFixture) -> None:
+    strand.write(pack_insert(1, wallet(4, -4)), pack_insert(1, wallet(5, -5)))
+    strand.write(pack_truncate(1), pack_insert(1, wallet(6, -6)))
+    strand.replay()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "3 statements were refused and set aside, 1 are by now; the first of them: sequence 3, ordinal 0, " in line
+    assert strand.replayer.quarantine.summary == (1, {"wallets": 1})
+    strand.write(pack_truncate(1))
+    strand.write(pack_insert(1, wallet(7, -7)))
+    strand.replay()
+    assert strand.replayer.quarantine.summary == (1, {"wallets": 1})
+    caplog.clear()
+    strand.write(pack_update(1, wallet(7, 7)))
+    strand.replay()
+    assert not caplog.records, "what waits behind it is not said again"
+
+
 def test_what_touches_a_held_key_waits_behind_it_in_this_batch_and_after_a_restart(strand: Strand) -> None:
     strand.write(pack_update(1, wallet(1, -1)), pack_update(1, wallet(1, -2)), pack_update(1, wallet(2, 20)))
     strand.replay()

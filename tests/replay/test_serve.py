@@ -31,6 +31,7 @@ async def test_what_is_open_is_listed_with_keys_and_reasons(operated: Operated) 
             (5, 0, "wallets", ["1"], "held"),
         ]
         assert (await operated.get("/closed"))["statements"] == []
+        assert (await operated.get("/keys"))["keys"] == {"wallets": [["1"]], "pairs": [["de", "17"]]}
 
 
 async def test_one_statement_is_shown_with_its_block_and_its_row(operated: Operated) -> None:

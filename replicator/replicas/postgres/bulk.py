@@ -38,9 +38,13 @@ class BulkRows:
         self._used: set[str] = set()
 
     @property
-    def has_stage(self) -> bool:
-        """Whether it has made temporary tables."""
-        return bool(self._made)
+    def stages(self) -> frozenset[str]:
+        """The temporary tables that it has made."""
+        return frozenset(self._made)
+
+    def back_to(self, stages: frozenset[str]) -> None:
+        """Those made since are gone with a savepoint."""
+        self._made &= stages
 
     def transaction_begins(self) -> None:
         """The staging tables are empty again."""

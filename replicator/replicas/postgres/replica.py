@@ -112,14 +112,15 @@ class PostgresReplica:
 
     def _undo(self, rollback: str) -> None:
         """Staging tables and definitions made since are gone with it; those from before would stay without a name."""
-        has_stage = any(table.bulk.has_stage for table in self._tables.values())
+        has_stage = any(table.bulk.stages for table in self._tables.values())
         self._tables.clear()
         self._run(rollback)
         if has_stage:
             self._run("DISCARD TEMP")
 
     def attempt(self, strand: str, steps: Sequence[Step]) -> None:
-        drifted = self._drifted_now
+        drifted, tables = self._drifted_now, dict(self._tables)
+        stages = {key: table.bulk.stages for key, table in tables.items()}
         self._run("SAVEPOINT attempt")
         self._run("SET CONSTRAINTS ALL DEFERRED")
         try:
@@ -127,7 +128,13 @@ class PostgresReplica:
             self._run("SET CONSTRAINTS ALL IMMEDIATE")
         except Halted:
             self._drifted_now = drifted
-            self._undo("ROLLBACK TO attempt")
+            if any(isinstance(step, Define) for step in steps):
+                self._undo("ROLLBACK TO attempt")
+            else:  # what was known of the tables before is still true
+                self._run("ROLLBACK TO attempt")
+                self._tables = tables
+                for key, made in stages.items():
+                    tables[key].bulk.back_to(made)
             self._run("RELEASE attempt")
             raise
         self._run("RELEASE attempt")
