@@ -53,6 +53,11 @@ from replicator.progress import Progress
 from replicator.replay.apply import Replayer
 from replicator.replay.loop import Hold, Replay
 from replicator.replicas.base import Applied
+from replicator.rewrite.repair import Repairs
+from replicator.rewrite.resync import Resync
+from replicator.rewrite.rightful import Rightful
+from replicator.rewrite.serve import Rewriting
+from replicator.rewrite.serve import routes as rewrite_routes
 from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
@@ -164,7 +169,7 @@ class Sidecar:
         capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
         dsn = settings.conninfo()
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
-        routes = [*verify_routes(moments), *self._api(None, self.tail)]
+        routes = [*verify_routes(moments), *rewrite_routes(None), *self._api(None, self.tail)]
         stages: list[Callable[[], Awaitable[None]]] = [
             lambda: self._supervised("source", capture.run_once, self.board.source)
         ]
@@ -187,7 +192,8 @@ class Sidecar:
         )
         self.view.ledger = ledger
         declarations = parts.declarations(settings)
-        routes = [*verify_routes(LedgerMoments(region.strand, self._open_reader)), *self._api(ledger, self.applied)]
+        moments = LedgerMoments(region.strand, self._open_reader)
+        routes = [*verify_routes(moments), *rewrite_routes(None), *self._api(ledger, self.applied)]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
 
     def _replica(self) -> Parts:
@@ -208,13 +214,25 @@ class Sidecar:
         replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
         hold = Hold()
         replay = Replay(replayer, self.tail, hold, self._applied, self.board.opened)
+        rewriting = self._rewriting(replay)
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
+            rewriting.resync.run,
         ], [
+            *rewrite_routes(rewriting),
             *verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
             *self._api(None, self.applied),
         ]
+
+    def _rewriting(self, replay: Replay) -> Rewriting:
+        """What sets keys of the replica to what the journal says, when an operator asks for it."""
+        directory, strand = self.config.region.data_dir, self.config.region.strand
+        rightful = [Rightful(self.journal, self.history, strand) for _ in range(2)]  # one each: they run side by side
+        repairs = Repairs(self.journal, rightful[0], replay, strand, directory / "repairs")
+        file = directory / "resync.sqlite3"
+        resync = Resync(file, self.journal, rightful[1], replay, self.applied, strand, self._backoff)
+        return Rewriting(repairs, resync)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""

@@ -10,15 +10,18 @@ All calls block; they belong in a worker thread. Non-goal: deciding when (``loop
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from replicator.block import Block, Part, check_link
-from replicator.errors import Corrupt, Halted
+from replicator.errors import Corrupt, Halted, Unavailable
 from replicator.position import Position, genesis
 from replicator.replay.plan import Planner
 from replicator.replicas.base import Applied, Replica
 from replicator.statement import unpack_bodies, unpack_statements
+
+T = TypeVar("T")
 
 
 class Blocks(Protocol):
@@ -83,6 +86,15 @@ class Replayer:
             last = blocks[max(small - 1, 0)].header.sequence
             raise error.within(f"strand {self._strand}, among sequences {after + 1} to {last}") from error
         return self.applied
+
+    def between(self, work: Callable[[Replica], T]) -> T:
+        """Do something with the replica while nothing is applied. What it began and did not commit is undone."""
+        try:
+            return work(self._replica)
+        except BaseException:
+            with contextlib.suppress(Unavailable):  # a connection that is lost has undone it
+                self._replica.rollback()
+            raise
 
     def _apply_small(self, blocks: Sequence[Block]) -> None:
         for sequence, statements in unpack_bodies(blocks):

@@ -1,19 +1,24 @@
-"""The replay loop: waits for the journal, applies, tells how far the replica is; can be held for a comparison.
+"""The replay loop: waits for the journal, applies, tells how far the replica is; can be held for a comparison, and lets
+others work on the replica between two steps.
 
 Guarantee: a step that has begun is seen through, also when the sidecar stops, so that its outcome is known. A hold
-stops replay exactly at a sequence and ends by itself: nobody who dies can stop replication.
+stops replay exactly at a sequence and ends by itself: nobody who dies can stop replication. Work between two steps
+is seen through as a step is; it finds the replica at a whole position, at which it stays until the work is done.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import trio
 
 from replicator.journal.tail import Tail
 from replicator.replay.apply import Replayer
-from replicator.replicas.base import Applied
+from replicator.replicas.base import Applied, Replica
+
+T = TypeVar("T")
 
 
 class Hold:
@@ -70,17 +75,34 @@ class Replay:
         self._on_applied = on_applied
         self._on_opened = on_opened
         self._stepping = trio.Lock()
+        self._runs = False
 
     async def run_once(self) -> None:
         """Open the replica and follow the journal until something is raised: Unavailable or Halted."""
-        applied = await trio.to_thread.run_sync(self._replayer.open)
+        async with self._stepping:
+            applied = await trio.to_thread.run_sync(self._replayer.open)
         self._on_opened(applied)
-        while True:
-            self._on_applied(applied)
-            await self._tail.beyond(applied.position.sequence)
-            await self._hold.passes(applied.position.sequence)
-            async with self._stepping:
-                applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
+        self._runs = True
+        try:
+            while True:
+                self._on_applied(applied)
+                await self._tail.beyond(applied.position.sequence)
+                await self._hold.passes(applied.position.sequence)
+                async with self._stepping:
+                    applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
+        finally:
+            self._runs = False
+
+    async def between(self, work: Callable[[Replica], T]) -> T:
+        """Run ``work`` on the replica between two steps, in a worker thread; what it did not commit is undone.
+
+        A replay that has met an error does not run: then the replica is opened for the work, so that what stops replay
+        can be repaired. Raises what ``work`` does; Unavailable or Halted if the replica cannot be opened.
+        """
+        async with self._stepping:
+            if not self._runs:
+                await trio.to_thread.run_sync(self._replayer.open)
+            return await trio.to_thread.run_sync(self._replayer.between, work)
 
     async def pause(self, seconds: float) -> Applied:
         """Hold replay where it is, for so many seconds; gives where that is."""

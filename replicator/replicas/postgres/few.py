@@ -17,7 +17,7 @@ from psycopg.adapt import Buffer, Dumper
 from replicator.definition import Definition
 from replicator.errors import Corrupt, Halted
 from replicator.replicas.postgres.rows import Rows
-from replicator.row import UNCHANGED, Cell, unpack_row
+from replicator.row import UNCHANGED, Cell, pack_row, unpack_row
 
 FEW_ROWS = 12
 FEW_BYTES = 256 * 1024
@@ -105,6 +105,20 @@ class FewRows:
             raise row_missing(self._rows.definition, before)
         return sum(cursor.rowcount for cursor in occupant)
 
+    def stored(self, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        """The rows of these key images as the server prints them, locked within a transaction; None where is none."""
+        in_transaction = self._connection.info.transaction_status != pq.TransactionStatus.IDLE
+        select = self._rows.select(lock=in_transaction)
+        found = self._run((select, self._key(key)) for key in keys)
+        return [next(iter(texts_of(cursor)), None) for cursor in found]
+
+    def stored_keys(self, after: bytes | None, limit: int) -> list[bytes]:
+        """The keys behind ``after`` in key order, as key images of what the server prints."""
+        parameters = [] if after is None else self._key(after)
+        cursor = psycopg.RawCursor(self._connection)
+        cursor.execute(self._rows.select_keys(limit, behind=after is not None), parameters)
+        return [pack_row([None if text is None else text.encode() for text in key]) for key in texts_of(cursor)]
+
     def _run(self, statements: Iterable[tuple[str, Parameters]]) -> list[psycopg.Cursor[Any]]:
         cursors: list[psycopg.Cursor[Any]] = []
         with self._connection.pipeline():
@@ -144,6 +158,17 @@ class FewRows:
         place = f"table {self._rows.definition.label}"
         cure = "verify the journal; report it if the journal is whole"
         return Corrupt("bad_row", f"a row image cannot be read: {problem}", place=place, cure=cure)
+
+
+def texts_of(cursor: psycopg.Cursor | psycopg.RawCursor) -> list[list[str | None]]:
+    """The answer's rows as the server printed them."""
+    result = cursor.pgresult
+    assert result is not None
+    value, columns = result.get_value, range(result.nfields)
+    return [
+        [None if (data := value(row, column)) is None else str(data, "utf-8") for column in columns]
+        for row in range(result.ntuples)
+    ]
 
 
 def row_missing(definition: Definition, key: Sequence[object]) -> Halted:

@@ -117,6 +117,18 @@ class Rows:
         """The row of one key."""
         return f"DELETE FROM {self.table} WHERE {self._where_key(1)}"
 
+    def select(self, *, lock: bool) -> str:
+        """The row of one key; with ``lock`` it stays as it is until the transaction's end."""
+        sql = f"SELECT {_listed(self.names)} FROM {self.table} WHERE {self._where_key(1)}"
+        return f"{sql} FOR UPDATE" if lock else sql
+
+    def select_keys(self, limit: int, *, behind: bool) -> str:
+        """The keys in key order, ``behind`` a key or from the first on; the key's parameters come first."""
+        names = _listed(self.definition.key)
+        marks = ", ".join(f"${number}" for number in range(1, len(self.definition.key) + 1))
+        where = f" WHERE ({names}) > ({marks})" if behind else ""
+        return f"SELECT {names} FROM {self.table}{where} ORDER BY {names} LIMIT {int(limit)}"
+
     def delete_other(self) -> str:
         """The row of one key, unless it is also the row of a second one: 1.0 and 1.00 are two images of one key."""
         other = self._where_key(len(self.key_formats) + 1)
