@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -96,7 +96,7 @@ def _key(text: str) -> list[str]:
     return [one if isinstance(one, str) else json.dumps(one) for one in texts]
 
 
-def _end(code: int, content: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+def _end(code: int, content: dict[str, Any], lines: list[str], *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps(content, indent=2))
     else:

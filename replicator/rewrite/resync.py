@@ -81,6 +81,7 @@ class Resync:
         self._strand = strand
         self._backoff = backoff
         self._asked = trio.Event()
+        self._ended = trio.Event()
         self._cancelled = False
         self._touched: Touched | None = None
         self._swept_to: dict[str, bytes] = {}  # begun anew in each life
@@ -132,6 +133,12 @@ class Resync:
         if self.job is None or not self.job.is_active:
             raise Rejected("nothing_under_way", "no resync is under way", status=409, place="resync")
         self._cancelled = True
+        return self.job
+
+    async def ended(self) -> Job | None:
+        """Return once no resync is under way; the last one, if there was one."""
+        while self.job is not None and self.job.is_active:
+            await self._ended.wait()
         return self.job
 
     # -- the loop
@@ -189,9 +196,12 @@ class Resync:
     async def _finish(self, state: str, error: ReplicatorError | None) -> None:
         job = self.job
         assert job is not None
-        job.state, job.finished_at = state, time.time_ns() // 1000
-        job.error = error.as_json() if error else None
-        await trio.to_thread.run_sync(self._work.save, dataclasses.asdict(job))
+        told = error.as_json() if error else None
+        ended_job = dataclasses.replace(job, state=state, finished_at=time.time_ns() // 1000, error=told)
+        await trio.to_thread.run_sync(self._work.save, dataclasses.asdict(ended_job))
+        self.job = ended_job
+        ended, self._ended = self._ended, trio.Event()
+        ended.set()
         log.warning("resync %s: %d keys, %d differed, %d unknown", state, job.compared, job.differing, job.unknown)
 
     # -- scanning
