@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from replicator.cli import example, printable
+
+if TYPE_CHECKING:
+    from replicator.cli.ask import Sidecar
 
 KEYS_LIMIT = 10_000
 REPAIR_SECONDS = 600.0
@@ -59,7 +62,7 @@ def command(
     """
     from replicator.cli.ask import sidecar, tell
     from replicator.cli.gaps import _user
-    from replicator.cli.verdicts import judge, keys_of, replica_only
+    from replicator.cli.verdicts import NOT_CHECKED, Judged, judge, keys_of, replica_only
     from replicator.config import load
 
     settings = load(config)
@@ -73,16 +76,32 @@ def command(
         found, keyless = keys_of(judged.verdict)
         keys = [(table, list(texts)) for table, texts in found]
     fields = {"keys": keys, "keyless": keyless, "who": who or _user(), "apply": apply}
-    told: dict[str, Any] = tell(sidecar(config, None, None), "/v1/repair", fields, REPAIR_SECONDS)
+    whom = sidecar(config, None, None)
+    told: dict[str, Any] = tell(whom, "/v1/repair", fields, REPAIR_SECONDS)
     if report is not None:
         report.write_text(json.dumps(told, indent=2) + "\n")
     lines = list(_lines(told, listed))
-    if apply or judged is None:
+    if stopped := _stopped(whom):
+        judged = Judged(NOT_CHECKED, f"replay stands still: {stopped}; start the sidecar anew, then verify", None)
+    elif apply or judged is None:
         judged = judge(settings, 1)
+    assert judged is not None
     lines.append(judged.line)
     if not apply and any(key["state"] == "differs" for key in told["keys"]):
         lines.append("nothing was changed; --apply writes what the journal says")
     _end(judged.code, {"report": told, "verdict": judged.as_json()}, lines, as_json=as_json)
+
+
+def _stopped(whom: Sidecar) -> str:
+    """Why replay is halted; empty if it is not. A comparison would wait for it in vain."""
+    from replicator.cli.ask import ask, unreadable
+
+    try:
+        stages = [stage for strand in ask(whom, "/v1/status")["strands"] for stage in strand["stages"]]
+        halted = [stage for stage in stages if stage["stage"] == "apply" and stage["condition"] == "halted"]
+        return str(halted[0]["trouble"]["message"]) if halted else ""
+    except (KeyError, TypeError) as error:
+        raise unreadable(whom.url, error) from error
 
 
 def _key(text: str) -> list[str]:

@@ -179,3 +179,18 @@ def test_every_built_in_type_reads_back_as_it_was_written(chain: Chain) -> None:
                 ]
             )
     assert texts[0] == texts[1]
+
+
+def test_replay_that_a_missing_row_stopped_is_repaired_by_its_key(chain: Chain) -> None:
+    """The row that a patch needs is gone: the strand halts and says what to do; that does it."""
+    chain.damage("DELETE FROM notes WHERE id = 1")
+    chain.do("UPDATE notes SET user_id = 'patched' WHERE id = 1")
+    for replica in chain.replicas:
+        trouble = replica.trouble("replica_row_missing", condition="halted")
+        assert "repair --key" in trouble["cure"]
+        done = asked(32, "repair", str(replica.config), "--key", "notes", "1", "--apply")
+        assert [key["state"] for key in done["report"]["keys"]] == ["differs"]
+        replica.stop()
+        replica.start()
+    chain.converge()
+    assert_equal(*chain.replicas)
