@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from replicator.cli import example, printable
-
-if TYPE_CHECKING:
-    from replicator.cli.ask import Sidecar
 
 KEYS_LIMIT = 10_000
 REPAIR_SECONDS = 600.0
@@ -62,7 +59,7 @@ def command(
     """
     from replicator.cli.ask import sidecar, tell
     from replicator.cli.gaps import _user
-    from replicator.cli.verdicts import NOT_CHECKED, Judged, judge, keys_of, replica_only
+    from replicator.cli.verdicts import NOT_CHECKED, Judged, judge, keys_of, replica_only, stopped
     from replicator.config import load
 
     settings = load(config)
@@ -81,8 +78,8 @@ def command(
     if report is not None:
         report.write_text(json.dumps(told, indent=2) + "\n")
     lines = list(_lines(told, listed))
-    if stopped := _stopped(whom):
-        judged = Judged(NOT_CHECKED, f"replay stands still: {stopped}; start the sidecar anew, then verify", None)
+    if why := stopped(whom):
+        judged = Judged(NOT_CHECKED, f"replay stands still: {why}; start the sidecar anew, then verify", None)
     elif apply or judged is None:
         judged = judge(settings, 1)
     assert judged is not None
@@ -90,18 +87,6 @@ def command(
     if not apply and any(key["state"] == "differs" for key in told["keys"]):
         lines.append("nothing was changed; --apply writes what the journal says")
     _end(judged.code, {"report": told, "verdict": judged.as_json()}, lines, as_json=as_json)
-
-
-def _stopped(whom: Sidecar) -> str:
-    """Why replay is halted; empty if it is not. A comparison would wait for it in vain."""
-    from replicator.cli.ask import ask, unreadable
-
-    try:
-        stages = [stage for strand in ask(whom, "/v1/status")["strands"] for stage in strand["stages"]]
-        halted = [stage for stage in stages if stage["stage"] == "apply" and stage["condition"] == "halted"]
-        return str(halted[0]["trouble"]["message"]) if halted else ""
-    except (KeyError, TypeError) as error:
-        raise unreadable(whom.url, error) from error
 
 
 def _key(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 120.0  # for a sidecar that is being started again
+STOPPED_LOOKS = 15
 ACTIVE = ("scanning", "rewriting")
 
 Job = dict[str, Any]
@@ -27,15 +29,28 @@ def follow(whom: Sidecar) -> Job:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("resync", total=None)
+        task, looks = progress.add_task("resync", total=None), 0
         while (job := _job(whom))["state"] in ACTIVE:
             if job["state"] == "scanning":
                 done, total, what = job["blocks"], job["last"] - job["first"], "blocks read"
             else:
                 done, total, what = job["compared"], job["keys"], "keys compared"
             progress.update(task, description=what, completed=done, total=total)
+            if not (looks := looks + 1) % STOPPED_LOOKS:
+                _check(whom)
             time.sleep(LOOK_SECONDS)
     return job
+
+
+def _check(whom: Sidecar) -> None:
+    """A replay that is halted is waited for in vain."""
+    from replicator.cli.verdicts import stopped
+    from replicator.errors import ReplicatorError, Unavailable
+
+    with contextlib.suppress(Unavailable):
+        if why := stopped(whom):
+            cure = "cure that first (replicator status says how), then start the sidecar anew: the resync goes on"
+            raise ReplicatorError("replay_halted", f"replay stands still: {why}", place=whom.url, cure=cure)
 
 
 def _job(whom: Sidecar) -> Job:

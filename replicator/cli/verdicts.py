@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replicator.cli import printable
 
 if TYPE_CHECKING:
+    from replicator.cli.ask import Sidecar
     from replicator.config import Config
     from replicator.verify.check import Verdict
 
@@ -67,6 +68,18 @@ def judge(config: Config, listed: int) -> Judged:
         judged = Judged(code, printable(str(error)), None)
     assert judged is not None
     return judged
+
+
+def stopped(whom: Sidecar) -> str:
+    """Why replay is halted; empty if it is not. A comparison would wait for it in vain."""
+    from replicator.cli.ask import ask, unreadable
+
+    try:
+        stages = [stage for strand in ask(whom, "/v1/status")["strands"] for stage in strand["stages"]]
+        halted = [stage for stage in stages if stage["stage"] == "apply" and stage["condition"] == "halted"]
+        return str(halted[0]["trouble"]["message"]) if halted else ""
+    except (KeyError, TypeError) as error:
+        raise unreadable(whom.url, error) from error
 
 
 def keys_of(verdict: Verdict) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:

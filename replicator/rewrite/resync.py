@@ -28,19 +28,16 @@ from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.replay.loop import Replay
 from replicator.replicas.base import Replica
+from replicator.rewrite.gathering import SAMPLE_KEYS, Gathering
 from replicator.rewrite.job import Job
 from replicator.rewrite.rightful import Right, Rightful, Table
-from replicator.rewrite.touched import Touched
 from replicator.rewrite.work import Pending, Work
 from replicator.rewrite.writing import Compared, compare, write
-from replicator.statement import unpack_bodies, unpack_statements
 from replicator.supervise import Backoff
 
 CHUNK_KEYS = 500
 CHUNK_BYTES = 2 << 20
-SCAN_BYTES = 1 << 18
 NEAR_BLOCKS = 2000  # that may be scanned while replay waits
-SAMPLE_KEYS = 20_000  # compared by a plan
 SWEEP_KEYS = 2000
 log = logging.getLogger("replicator")
 
@@ -83,7 +80,7 @@ class Resync:
         self._asked = trio.Event()
         self._ended = trio.Event()
         self._cancelled = False
-        self._touched: Touched | None = None
+        self._gathering = Gathering(self._work, journal, strand)
         self._swept_to: dict[str, bytes] = {}  # begun anew in each life
         self._starting = trio.Lock()
         self.job: Job | None = None
@@ -169,16 +166,16 @@ class Resync:
 
     def _begin(self, job: Job | None) -> None:
         self.job = job
-        self._touched = None
+        self._gathering.begin()
         self._swept_to.clear()
         asked, self._asked = self._asked, trio.Event()
         asked.set()
 
     async def _do(self, job: Job) -> None:
         while job.scanned < job.last and not self._cancelled:
-            await trio.to_thread.run_sync(self._scan, job, job.last)
+            await trio.to_thread.run_sync(self._gathering.scan, job, job.last)
         if not self._cancelled and job.to_sweep is None:
-            await trio.to_thread.run_sync(self._gathered, job)
+            await trio.to_thread.run_sync(self._gathering.close_span, job)
         while not self._cancelled:
             await self._applied.beyond(job.scanned - 1)  # a replica that was put back comes up by itself
             began = trio.current_time()
@@ -188,7 +185,7 @@ class Resync:
             if found == FINISHED:
                 break
             if found == FAR:
-                await trio.to_thread.run_sync(self._scan, job, self._applied.head.sequence)
+                await trio.to_thread.run_sync(self._gathering.scan, job, self._applied.head.sequence)
             elif found == BEHIND:
                 await trio.sleep(self._backoff().next())
         await self._finish("cancelled" if self._cancelled else "done", None)
@@ -198,62 +195,11 @@ class Resync:
         assert job is not None
         told = error.as_json() if error else None
         ended_job = dataclasses.replace(job, state=state, finished_at=time.time_ns() // 1000, error=told)
-        await trio.to_thread.run_sync(self._work.save, dataclasses.asdict(ended_job))
+        await trio.to_thread.run_sync(self._work.end, dataclasses.asdict(ended_job))
         self.job = ended_job
         ended, self._ended = self._ended, trio.Event()
         ended.set()
         log.warning("resync %s: %d keys, %d differed, %d unknown", state, job.compared, job.differing, job.unknown)
-
-    # -- scanning
-
-    def _scan(self, job: Job, until: int) -> None:
-        """Gather what the next blocks touch, not beyond ``until``."""
-        began = time.monotonic()
-        in_span = job.scanned < job.last
-        until = min(until, job.last) if in_span else until
-        touched = self._gatherer(job)
-        for block in self._journal.blocks(self._strand, job.scanned, SCAN_BYTES):
-            sequence = block.header.sequence
-            if sequence > until:
-                break
-            if block.body is not None:
-                for of_block, statements in unpack_bodies([block]):
-                    touched.add(of_block, statements)
-            else:
-                self._scan_parts(job, touched, sequence)
-            job.scanned = sequence
-            if in_span:
-                job.blocks += 1
-                job.bytes += block.header.body_bytes
-        if in_span:
-            job.scan_seconds += time.monotonic() - began
-        self._gather(job, touched, in_span=in_span)
-
-    def _scan_parts(self, job: Job, touched: Touched, sequence: int) -> None:
-        """A large block: what a part touches is stored before the next is read. Found again, it changes nothing."""
-        in_span, ordinal = job.scanned < job.last, 0
-        for part in self._journal.parts(self._strand, sequence):
-            touched.add(sequence, unpack_statements(part.data), ordinal)
-            ordinal += part.statements
-            self._gather(job, touched, in_span=in_span)
-
-    def _gather(self, job: Job, touched: Touched, *, in_span: bool) -> None:
-        adding = None if in_span else job.unswept
-        self._work.gather(touched.keys, touched.truncated, adding, dataclasses.asdict(job))
-        touched.clear()
-
-    def _gatherer(self, job: Job) -> Touched:
-        if self._touched is None:
-            tables = None if job.tables is None else frozenset(job.tables)
-            self._touched = Touched(self._journal.definitions(self._strand), tables)
-        return self._touched
-
-    def _gathered(self, job: Job) -> None:
-        job.to_sweep = sorted(self._work.truncated())
-        job.keys = self._work.count()
-        job.sampled = job.plan and job.users is None and job.keys > SAMPLE_KEYS
-        job.state = "rewriting"
-        self._work.save(dataclasses.asdict(job))
 
     # -- between two steps of replay
 
@@ -265,7 +211,7 @@ class Resync:
         while job.scanned < applied.position.sequence:
             if applied.position.sequence - job.scanned > NEAR_BLOCKS:
                 return FAR
-            self._scan(job, applied.position.sequence)
+            self._gathering.scan(job, applied.position.sequence)
         tables = self._rightful.tables(replica.definitions(self._strand))
         if job.unswept:
             self._sweep(replica, job, tables, min(job.unswept))

@@ -18,7 +18,7 @@ from replicator.definition import Definition
 from replicator.errors import Corrupt
 from replicator.position import Position
 from replicator.rewrite.images import Carrier, Effect, Images, Place, Text, as_stored, effect, fill, unpack_texts
-from replicator.rewrite.statements import Chain, Statements
+from replicator.rewrite.statements import Chain, Found, Statements
 from replicator.row import UNCHANGED
 from replicator.statement import INSERT, TRUNCATE
 
@@ -157,6 +157,15 @@ class Rightful:
             raise
         return statement[0] == INSERT and statement[1] in table.relations
 
+    def _at(self, place: Place) -> Found | None:
+        """The statement there; None if the journal began there once and begins later now: the index may know more."""
+        try:
+            return self._statements.at(place)
+        except Corrupt as error:
+            if error.reason == "not_in_journal" and place[0] <= self._journal.base(self._strand).sequence:
+                return None
+            raise
+
     def right(self, table: Table, key: bytes, place: Place | None) -> Right:
         """The row that the statement at ``place``, the last that touched the key, left there."""
         if place is None:
@@ -174,7 +183,10 @@ class Rightful:
 
     def _read(self, table: Table, key: bytes, place: Place) -> Right:
         try:
-            header, statement = self._statements.at(place)
+            found = self._at(place)
+            if found is None:
+                return Right(None, place, None, "its last change is not in the journal any more")
+            header, statement = found
             if statement[0] == TRUNCATE:
                 return Right(None, place, header)
             relation = statement[1]
@@ -203,9 +215,12 @@ class Rightful:
                 return None
             for place in older:
                 looked_at += 1
-                _, statement = self._statements.at(place)
-                before = None if statement[0] == TRUNCATE else effect(statement, table.images(statement[1]), key)
-                if before is None or before.row is None:
+                found = self._at(place)
+                if found is None or found.statement[0] == TRUNCATE:
+                    return None
+                statement = found.statement
+                before = effect(statement, table.images(statement[1]), key)
+                if before.row is None:
                     return None  # another row lived under this key
                 row = fill(row, table.carry(before.row, statement[1], relation))
                 if UNCHANGED not in row:

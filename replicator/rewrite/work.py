@@ -85,6 +85,12 @@ class Work:
         with translated(self._path), transaction(self._open):
             self._save(job)
 
+    def end(self, job: Mapping[str, Any]) -> None:
+        """Keep the job as it ended; its keys are of no use any more."""
+        with translated(self._path), transaction(self._open):
+            self._open.execute("DELETE FROM key")
+            self._save(job)
+
     def _save(self, job: Mapping[str, Any]) -> None:
         self._open.execute("INSERT OR REPLACE INTO note VALUES ('job', ?)", [json.dumps(job)])
 

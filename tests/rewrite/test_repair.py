@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,28 @@ async def test_what_the_journal_does_not_hold_is_left_alone(world: World) -> Non
         assert states(told) == {"1": "unknown", "2": "unknown", "3": "differs", "4": "differs"}
         owners = {cells[0]: cells[1] for cells in contents(world.kind, "notes")}
         assert {key: owners.get(key) for key in "1234"} == {"1": "hand", "2": "hand", "3": "new", "4": None}
+
+
+async def test_what_the_journal_has_let_go_is_unknown(world: World) -> None:
+    """The index knows of blocks that the journal had once."""
+    before(world)
+    world.write(pack_update(1, note(1, "new")), pack_patch(1, row("2", "pat", UNCHANGED, "2.00")))
+    async with world.running():
+        await world.repairs.repair([("notes", ["1"])], [], "me", apply=False)  # the index is at the end
+        with sqlite3.connect(world.directory / "journal.sqlite3") as db:
+            db.execute("DELETE FROM page WHERE last <= 4")
+            db.execute("INSERT INTO note VALUES ('base:main', ?)", [str(world.journal.position_at("main", 5))])
+            db.execute("UPDATE note SET value = replace(value, ':5:', ':4:')")
+        db.close()
+        world.kind.execute("UPDATE notes SET owner = 'hand' WHERE id IN (1, 2, 3)")
+        told = await world.repairs.repair([("notes", [key]) for key in "123"], [], "me", apply=True)
+        assert states(told) == {"1": "differs", "2": "unknown", "3": "unknown"}
+        assert all(key["why"] for key in told["keys"] if key["state"] == "unknown")
+        since = 6
+        await world.resynced(since)
+        job = world.resync.job
+        assert job is not None
+        assert (job.keys, job.unknown, job.differing) == (2, 1, 0)
 
 
 async def test_an_index_that_is_far_behind_is_brought_forward_first(
