@@ -176,6 +176,7 @@ class Resync:
             await trio.to_thread.run_sync(self._gathering.scan, job, job.last)
         if not self._cancelled and job.to_sweep is None:
             await trio.to_thread.run_sync(self._gathering.close_span, job)
+        await self._replay.between(self._tables)  # so that the first keys can be read ahead, too
         while not self._cancelled:
             await self._applied.beyond(job.scanned - 1)  # a replica that was put back comes up by itself
             began = trio.current_time()
@@ -212,7 +213,7 @@ class Resync:
             if applied.position.sequence - job.scanned > NEAR_BLOCKS:
                 return FAR
             self._gathering.scan(job, applied.position.sequence)
-        tables = self._rightful.tables(replica.definitions(self._strand))
+        tables = self._tables(replica)
         if job.unswept:
             self._sweep(replica, job, tables, min(job.unswept))
             return MORE
@@ -221,6 +222,9 @@ class Resync:
             return FINISHED
         self._rewrite(replica, job, self._rights(tables, pending))
         return MORE
+
+    def _tables(self, replica: Replica) -> dict[str, Table]:
+        return self._rightful.tables(replica.definitions(self._strand))
 
     def _sweep(self, replica: Replica, job: Job, tables: dict[str, Table], label: str) -> None:
         """Some of the keys that the replica holds of a table: those that were touched are in the worklist already."""

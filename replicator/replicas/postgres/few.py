@@ -21,6 +21,7 @@ from replicator.row import UNCHANGED, Cell, pack_row, unpack_row
 
 FEW_ROWS = 12
 FEW_BYTES = 256 * 1024
+SELECT_ROWS = 100
 
 
 class Binary(bytes):
@@ -107,10 +108,16 @@ class FewRows:
 
     def stored(self, keys: Sequence[bytes]) -> list[list[str | None] | None]:
         """The rows of these key images as the server prints them, locked within a transaction; None where is none."""
-        in_transaction = self._connection.info.transaction_status != pq.TransactionStatus.IDLE
-        select = self._rows.select(lock=in_transaction)
-        found = self._run((select, self._key(key)) for key in keys)
-        return [next(iter(texts_of(cursor)), None) for cursor in found]
+        lock = self._connection.info.transaction_status != pq.TransactionStatus.IDLE
+        stored: list[list[str | None] | None] = [None] * len(keys)
+        for first in range(0, len(keys), SELECT_ROWS):
+            some = keys[first : first + SELECT_ROWS]
+            cursor = psycopg.RawCursor(self._connection)
+            parameters = [cell for key in some for cell in self._key(key)]
+            cursor.execute(self._rows.select(len(some), lock=lock), parameters, prepare=len(some) == SELECT_ROWS)
+            for number, *row in texts_of(cursor):
+                stored[first + int(number or 0)] = row
+        return stored
 
     def stored_keys(self, after: bytes | None, limit: int) -> list[bytes]:
         """The keys behind ``after`` in key order, as key images of what the server prints."""
