@@ -54,8 +54,8 @@ def command(
 
     Replay that stopped at a row which somebody removed goes on after repair --key and a restart of the sidecar.
 
-    Exit code 0: equal. 16: divergent, or still so. 32: could not be compared. 2: wrong usage or configuration, or a
-    primary.
+    Exit code 0: equal. 16: divergent, or still so. 32: could not be compared. 1: refused or failed; nothing was changed
+    unless a report says so. 2: wrong usage or configuration, or a primary.
     """
     from replicator.cli.ask import sidecar, tell
     from replicator.cli.gaps import _user
@@ -75,9 +75,9 @@ def command(
     fields = {"keys": keys, "keyless": keyless, "who": who or _user(), "apply": apply}
     whom = sidecar(config, None, None)
     told: dict[str, Any] = tell(whom, "/v1/repair", fields, REPAIR_SECONDS)
-    if report is not None:
-        report.write_text(json.dumps(told, indent=2) + "\n")
     lines = list(_lines(told, listed))
+    if report is not None:
+        lines += _copied(report, told)
     if why := stopped(whom):
         judged = Judged(NOT_CHECKED, f"replay stands still: {why}; start the sidecar anew, then verify", None)
     elif apply or judged is None:
@@ -87,6 +87,14 @@ def command(
     if not apply and any(key["state"] == "differs" for key in told["keys"]):
         lines.append("nothing was changed; --apply writes what the journal says")
     _end(judged.code, {"report": told, "verdict": judged.as_json()}, lines, as_json=as_json)
+
+
+def _copied(path: Path, told: dict[str, Any]) -> list[str]:
+    try:
+        path.write_text(json.dumps(told, indent=2) + "\n")
+    except OSError as error:
+        return [f"the report could not be copied to {path}: {error.strerror}"]
+    return []
 
 
 def _key(text: str) -> list[str]:

@@ -47,6 +47,12 @@ class Job:
     rewrite_seconds: float = 0.0
     error: dict[str, str] | None = None
 
+    @classmethod
+    def stored(cls, fields: dict[str, Any] | None) -> Job | None:
+        """The job that a worklist holds; None if there is none, or one of another release of this program."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return None if fields is None or fields.keys() != known else cls(**fields)
+
     @property
     def is_active(self) -> bool:
         """Whether there is something left to do."""

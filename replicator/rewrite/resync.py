@@ -147,7 +147,7 @@ class Resync:
             try:
                 if not self._opened:
                     stored = await trio.to_thread.run_sync(self._work.open)
-                    self._begin(None if stored is None else Job(**stored))
+                    self._begin(Job.stored(stored))
                     self._opened = True
                 while self.job is None or not self.job.is_active:
                     await self._asked.wait()
@@ -160,9 +160,10 @@ class Resync:
                 await trio.sleep(backoff.next())
             except Halted as error:
                 log.error("resync failed: %s", error)
-                if not self._opened:
-                    await trio.sleep_forever()
-                await self._finish("failed", error)
+                if self._opened:
+                    await self._finish("failed", error)
+                else:
+                    log.error("the worklist is set aside: %s", await trio.to_thread.run_sync(self._work.set_aside))
 
     def _begin(self, job: Job | None) -> None:
         self.job = job

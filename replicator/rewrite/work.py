@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.rewrite.images import Place
-from replicator.sqlite import connect, transaction, translated
+from replicator.sqlite import connect, set_aside, transaction, translated
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -70,6 +70,11 @@ class Work:
         if self._db is not None:
             self._db.close()
             self._db = None
+
+    def set_aside(self) -> Path:
+        """Put a damaged file out of the way; its new name."""
+        self.close()
+        return set_aside(self._path)
 
     def begin_anew(self, job: Mapping[str, Any]) -> None:
         """Forget everything; begin this job."""

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import trio
 
-from replicator.errors import Rejected
+from replicator.errors import Corrupt, Rejected
 from replicator.position import Position
 from replicator.replicas.base import Replica
+from replicator.rewrite.images import Place
 from replicator.rewrite.resync import Request
+from replicator.rewrite.statements import Found
 from replicator.row import UNCHANGED
 from replicator.statement import pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from tests.contracts.replica_kinds import STRAND, contents, row
@@ -267,3 +269,45 @@ def test_the_worklist_is_read_by_its_index(world: World) -> None:
     assert "pending" in str(plan)
     assert "TEMP B-TREE" not in str(plan)
     world.resync._work.close()
+
+
+@pytest.mark.parametrize("damaged", [b"no database at all" * 100, b""])
+async def test_a_damaged_worklist_is_set_aside(world: World, damaged: bytes) -> None:
+    before(world)
+    since = span(world)
+    (world.directory / "resync.sqlite3").write_bytes(damaged)
+    async with world.running():
+        damage(world)
+        await world.resynced(since)
+        world.assert_right(*TABLES)
+    assert bool(list(world.directory.glob("resync.sqlite3.damaged-*"))) == bool(damaged)
+
+
+async def test_nothing_since_then(world: World) -> None:
+    before(world)
+    async with world.running():
+        await world.resynced(999_999)
+        job = world.resync.job
+        assert job is not None
+        assert (job.blocks, job.keys, job.compared) == (0, 0, 0)
+
+
+async def test_a_row_that_cannot_be_read_fails_the_resync_with_its_place(world: World) -> None:
+    """Replay would halt at it, too; here it came into the journal behind the replica's back."""
+    before(world)
+    since = span(world)
+    async with world.running():
+        world.resync._rightful._statements.at = _unreadable  # type: ignore[method-assign]
+        await opened(world)
+        await world.resync.start(Request(since * SECOND, None, None, None, "test", plan=False))
+        job = await world.resync.ended()
+        assert job is not None
+        assert job.state == "failed"
+        assert job.error is not None
+        assert job.error["reason"] == "bad_row"
+        world.write(pack_update(1, note(1, "replay goes on")))
+        await world.reach()
+
+
+def _unreadable(place: Place) -> Found:
+    raise Corrupt("bad_row", "at this instant", place=f"sequence {place[0]}")
