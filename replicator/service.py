@@ -55,6 +55,11 @@ from replicator.replay.loop import Hold, Replay
 from replicator.replay.serve import Desk
 from replicator.replay.serve import routes as quarantine_routes
 from replicator.replicas.base import Applied
+from replicator.rewrite.repair import Repairs
+from replicator.rewrite.resync import Resync
+from replicator.rewrite.rightful import Rightful
+from replicator.rewrite.serve import Rewriting
+from replicator.rewrite.serve import routes as rewrite_routes
 from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
@@ -69,6 +74,7 @@ from replicator.view import View
 
 log = logging.getLogger("replicator")
 
+_FOR_REPLICAS = [*quarantine_routes(None), *rewrite_routes(None)]  # a primary answers that it is none
 Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
 
@@ -106,7 +112,6 @@ class Sidecar:
         self.metrics = Metrics(self.registry, self.view)
         self.view.publisher = self.publisher
         self._open_reader = parts.reader(config, lambda: journal.definitions(strand))
-        self._desk: Desk | None = None
         self._stopping = trio.Event()
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
@@ -117,7 +122,6 @@ class Sidecar:
         stages, routes = self._role()
         gaps = gap_routes(self.view.follower)
         routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *gaps, *routes]
-        routes += quarantine_routes(self._desk)
         listen = parts.listen(self.config)
         app = application(routes, listen.token, public_status=self.config.http.public_status)
         async with trio.open_nursery() as serving:
@@ -172,7 +176,7 @@ class Sidecar:
         capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
         dsn = settings.conninfo()
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
-        routes = [*self._verify_routes(moments), *self._api(None, self.tail)]
+        routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self._api(None, self.tail)]
         stages: list[Callable[[], Awaitable[None]]] = [
             lambda: self._supervised("source", capture.run_once, self.board.source)
         ]
@@ -195,10 +199,8 @@ class Sidecar:
         )
         self.view.ledger = ledger
         declarations = parts.declarations(settings)
-        routes = [
-            *self._verify_routes(LedgerMoments(region.strand, self._open_reader)),
-            *self._api(ledger, self.applied),
-        ]
+        moments = LedgerMoments(region.strand, self._open_reader)
+        routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self._api(ledger, self.applied)]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
 
     def _replica(self) -> Parts:
@@ -229,12 +231,19 @@ class Sidecar:
         replay = Replay(replayer, self.tail, hold, self._applied, self._opened)
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
         self.view.watching = watching = self._watching(moments)
-        self._desk = Desk(config.region.strand, replay, self._open_reader, self.journal)
+        rewriting = self._rewriting(replay)
+        desk = Desk(config.region.strand, replay, self._open_reader, self.journal)
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
             watching.run,
-        ], [*self._verify_routes(moments), *self._api(None, self.applied)]
+            rewriting.resync.run,
+        ], [
+            *self._verify_routes(moments),
+            *quarantine_routes(desk),
+            *rewrite_routes(rewriting),
+            *self._api(None, self.applied),
+        ]
 
     def _verify_routes(self, moments: Moments) -> list[Route]:
         """Comparisons from outside; the moments that are held for them end with the sidecar."""
@@ -264,6 +273,15 @@ class Sidecar:
             self.board.verified,
             self._backoff,
         )
+
+    def _rewriting(self, replay: Replay) -> Rewriting:
+        """What sets keys of the replica to what the journal says, when an operator asks for it."""
+        directory, strand = self.config.region.data_dir, self.config.region.strand
+        rightful = [Rightful(self.journal, self.history, strand) for _ in range(2)]  # one each: they run side by side
+        repairs = Repairs(self.journal, rightful[0], replay, strand, directory / "repairs")
+        file = directory / "resync.sqlite3"
+        resync = Resync(file, self.journal, rightful[1], replay, self.applied, strand, self._backoff)
+        return Rewriting(repairs, resync)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""

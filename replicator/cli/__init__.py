@@ -29,6 +29,8 @@ VERBS: dict[str, str] = {
     "run": "The sidecar of a region, until it is told to stop.",
     "status": "How the running sidecar of a region is, and what holds it up.",
     "verify": "Compares replica regions with their primary, row for row, at one position.",
+    "repair": "Sets keys of a replica that differ to what the journal says; shows them first.",
+    "resync": "Rewrites all that was touched since a time, or builds a copy as of a moment.",
     "gaps": "What is missing: lists and explains gaps, shows how they were closed, waives.",
     "quarantine": "What a replica refused and is set aside: lists, shows, replays once cured, drops.",
     "journal": "Looks after a region's journal: verify walks its chain.",

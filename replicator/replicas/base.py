@@ -100,7 +100,7 @@ class Replica(Protocol):
         """Where the replica stands; None if this strand was never applied."""
 
     def definitions(self, strand: str) -> dict[int, Definition]:
-        """The definitions that were applied so far, by relation."""
+        """The definitions that were applied so far, by relation; of a table, the greatest relation is in force."""
 
     def begin(self) -> None:
         """Start a transaction."""
@@ -122,6 +122,13 @@ class Replica(Protocol):
 
     def quarantine(self) -> QuarantineTable:
         """The statements that were set aside here, within the transaction if there is one."""
+
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        """What is stored under these key images: the row's canonical texts in the definition's order, or None. Within a
+        transaction, rows that are there stay as they are until its end, whoever else may write."""
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        """The key images, as canonical texts, of the rows behind the key ``after``, in key order."""
 
 
 KeyedLine = tuple[bytes, bytes]  # a row's key line, and its line (``canonical.py``)

@@ -12,6 +12,7 @@ from replicator.definition import Column, Definition
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
 from replicator.replicas.quarantine import Closing, Quarantined
+from replicator.rewrite.images import as_stored
 from replicator.row import UNCHANGED
 from tests.contracts.replica_kinds import (
     STRAND,
@@ -797,3 +798,52 @@ def test_a_replica_of_an_earlier_version_gets_its_quarantine(kind: Kind, replica
     replica.open()
     assert replica.quarantine().open(STRAND) == []
     assert replica.applied(STRAND) == applied(1)
+
+
+# -- looking at what is stored
+
+
+@pytest.mark.parametrize("count", [5, MANY])
+def test_stored_rows_are_read_by_their_keys(kind: Kind, replica: Replica, count: int) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    keys = [row(str(number)) for number in range(count + 2)]
+    stored = [[str(number), "ann", f"{number}.00"] for number in range(count)]
+    assert replica.stored(WALLETS, keys) == [*stored, None, None]
+    assert replica.stored(WALLETS, []) == []
+    replica.begin()
+    replica.apply(STRAND, [change(deletes=[row("0")])])
+    assert replica.stored(WALLETS, keys[:2]) == [None, stored[1]]
+    replica.rollback()
+    assert replica.stored(WALLETS, keys[:1]) == stored[:1]
+
+
+def test_stored_keys_come_in_order_page_by_page(kind: Kind, replica: Replica) -> None:
+    pairs = table([("note", "text"), ("b", "text"), ("a", "integer")], ["a", "b"], name="pairs")
+    apply(replica, 1, Define(1, pairs), change(pairs, inserts=[row("n", b, str(a)) for a in (1, 2, 10) for b in "xy"]))
+    found: list[bytes] = []
+    while page := replica.stored_keys(pairs, found[-1] if found else None, 4):
+        found += page
+    assert found == [row(a, b) for a in ("1", "2", "10") for b in "xy"]
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+def test_a_table_without_a_key_is_written_by_its_places(kind: Kind, replica: Replica, count: int) -> None:
+    """As a repair does: its rows are found by where they were inserted."""
+    log = table([("line", "text")], [], name="log")
+    by_place = as_stored(log)
+    lines = [row(f"line {number}") for number in range(count)]
+    apply(replica, 1, Define(1, log), Append(log, lines, [(1, number) for number in range(count)]))
+    assert replica.stored_keys(by_place, None, 2) == [row("1", "0"), row("1", "1")]
+    apply(
+        replica,
+        2,
+        change(
+            by_place,
+            deletes=[row("1", "0")],
+            inserts=[row("2", str(number), "new") for number in range(count)],
+            updates=[row("1", str(number), "changed") for number in range(1, count)],
+        ),
+    )
+    assert contents(kind, "log") == [["changed"]] * (count - 1) + [["new"]] * count
+    assert replica.stored(by_place, [row("1", "1"), row("1", "0")]) == [["1", "1", "changed"], None]
+    assert replica.drifted_rows == 0

@@ -16,7 +16,7 @@ from replicator.errors import Rejected, Unavailable
 from replicator.replicas.base import Applied, Document, KeyedLine
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
 from replicator.replicas.postgres import few, lines, schema, session
-from replicator.replicas.postgres.few import Text
+from replicator.replicas.postgres.few import Text, texts_of
 from replicator.replicas.postgres.replica import read_applied
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
@@ -121,7 +121,7 @@ class PostgresReader:
             self._cursors += 1
             cursor = f"replicator_rows_{self._cursors}"
             self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {names} FROM {table}")
-            while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
+            while rows := texts_of(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 yield from rows
             self._execute(f"CLOSE {cursor}")
 
@@ -165,7 +165,7 @@ class PostgresReader:
             place = f"table {definition.label}"
             cure = "write the key as the database prints it"
             raise Rejected("bad_key", f"the key is not of its type: {error}", place=place, cure=cure) from error
-        return [_document(definition, row) for row in _texts(cursor)]
+        return [_document(definition, row) for row in texts_of(cursor)]
 
     def _places(self) -> Sequence[str]:
         return PLACE_COLUMNS if self._given is None else ("ctid",)
@@ -228,18 +228,6 @@ def _listed(names: Sequence[str]) -> str:
 
 def _key(definition: Definition, key: Sequence[str]) -> list[Text]:
     return [Text(text.encode()) for _, text in checked_key(definition, key)]
-
-
-def _texts(cursor: psycopg.Cursor | psycopg.RawCursor) -> list[list[str | None]]:
-    """The answer's rows as the server printed them."""
-    result = cursor.pgresult
-    assert result is not None
-    columns = range(result.nfields)
-    value = result.get_value
-    return [
-        [None if (data := value(row, column)) is None else str(data, "utf-8") for column in columns]
-        for row in range(result.ntuples)
-    ]
 
 
 def _document(definition: Definition, row: Sequence[str | None]) -> Document:

@@ -178,6 +178,14 @@ class PostgresReplica:
                     case SetSequence():
                         sequences.advance(self._open, step)
 
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        with session.translated(self._place):
+            return self._table(definition).few.stored(keys)
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        with session.translated(self._place):
+            return self._table(definition).few.stored_keys(after, limit)
+
     def _table(self, definition: Definition) -> _Table:
         table = self._tables.get(id(definition))
         if table is None or table.definition is not definition:

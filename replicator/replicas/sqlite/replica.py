@@ -146,6 +146,19 @@ class SqliteReplica:
             case SetSequence():
                 self._set_sequence(step)
 
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        rows = self._rows_of(definition)
+        with sqlite.translated(self._path):
+            found = [self._open.execute(rows.select, key).fetchone() for key in rows.keys(keys)]
+        return [None if row is None else rows.texts(row) for row in found]
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        rows = self._rows_of(definition)
+        parameters = rows.keys([after])[0] if after is not None else []
+        with sqlite.translated(self._path):
+            found = self._open.execute(rows.select_keys(behind=after is not None), [*parameters, limit]).fetchall()
+        return [rows.key_image(row) for row in found]
+
     def _rows_of(self, definition: Definition) -> Rows:
         rows = self._rows.get(id(definition))
         if rows is None or rows.definition is not definition:
@@ -260,5 +273,5 @@ def _row_missing(definition: Definition, key: Sequence[Stored]) -> Halted:
         "replica_row_missing",
         "a row that the source changed in part is not in the replica, so its other columns are not known",
         place=f"table {definition.label}, key {key!r:.200}",
-        cure="somebody else wrote to the replica: repair or resync the table",
+        cure="somebody else wrote to the replica: replicator repair --key sets it right; then start the sidecar anew",
     )
