@@ -28,6 +28,7 @@ from replicator.ledger.shown import show_time
 from replicator.position import Position, genesis
 from replicator.replay.loop import Replay
 from replicator.replicas.base import Applied, Replica
+from replicator.replicas.keys import checked_key
 from replicator.rewrite.images import Place, pack_texts, place_key, unpack_texts
 from replicator.rewrite.rightful import Rightful, Table
 from replicator.rewrite.touched import Touched
@@ -61,7 +62,7 @@ class Repairs:
         Raises Rejected (a table that is not there, too many keys), Unavailable or Halted.
         """
         async with self._one:
-            packed = [(table, pack_texts(texts)) for table, texts in keys]
+            packed = await self._replay.between(functools.partial(self._packed, keys=keys))
             for table in keyless:
                 packed += await self._differing_places(table, KEYS_LIMIT - len(packed))
             if len(packed) > KEYS_LIMIT:
@@ -116,6 +117,21 @@ class Repairs:
             "report": None,
             "keys": [_shown(one) for one in compared],
         }
+
+    def _packed(self, replica: Replica, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
+        """The keys in canonical form: a person may write 01 for 1. What is not of the key's type is taken as it is, for
+        somebody may have stored such a thing."""
+        tables = self._rightful.tables(replica.definitions(self._strand))
+        packed = []
+        for label, texts in keys:
+            table = _table(tables, label)
+            with contextlib.suppress(Rejected):
+                texts = [text for _, text in checked_key(table.definition, texts)]
+            if len(texts) != len(table.stored.key):
+                names = ", ".join(table.stored.key)
+                raise Rejected("bad_key", f"a key of {label} is {names}", status=422, place=f"table {label}")
+            packed.append((label, pack_texts(texts)))
+        return packed
 
     def _compared(self, replica: Replica, keys: Sequence[tuple[str, bytes]]) -> list[Compared]:
         tables = self._rightful.tables(replica.definitions(self._strand))

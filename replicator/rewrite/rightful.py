@@ -17,7 +17,18 @@ from replicator.block import Header
 from replicator.definition import Definition
 from replicator.errors import Corrupt
 from replicator.position import Position
-from replicator.rewrite.images import Carrier, Effect, Images, Place, Text, as_stored, effect, fill, unpack_texts
+from replicator.rewrite.images import (
+    Carrier,
+    Effect,
+    Images,
+    Place,
+    Text,
+    as_stored,
+    effect,
+    fill,
+    pack_texts,
+    unpack_texts,
+)
 from replicator.rewrite.statements import Chain, Found, Statements
 from replicator.row import UNCHANGED
 from replicator.statement import INSERT, TRUNCATE
@@ -67,8 +78,13 @@ class Table:
         self.definition = list(relations.values())[-1]
         self.stored = as_stored(self.definition)
         self.label = self.definition.label
+        self._key_places = self.stored.key_places
         self._images: dict[int, Images] = {}
         self._carriers: dict[tuple[int, int], Carrier] = {}
+
+    def key_of(self, row: Row) -> bytes:
+        """The canonical key of a stored row."""
+        return pack_texts([row[place] for place in self._key_places])
 
     def images(self, relation: int) -> Images:
         """Reads a relation's images. Raises Corrupt at one that is not of this table."""

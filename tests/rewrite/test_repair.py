@@ -13,8 +13,8 @@ import trio
 from replicator.errors import Halted, Rejected, Unavailable
 from replicator.replicas.base import Applied, Replica
 from replicator.row import UNCHANGED
-from replicator.statement import pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
-from tests.contracts.replica_kinds import contents, row
+from replicator.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
+from tests.contracts.replica_kinds import contents, row, table
 from tests.rewrite.histories import before, evolve, line, span
 from tests.rewrite.world import World, note
 
@@ -166,6 +166,35 @@ async def test_replay_that_a_missing_row_stopped_goes_on(world: World) -> None:
     world.begin_life()
     async with world.running():
         world.assert_right("notes")
+
+
+async def test_keys_as_people_write_them(world: World) -> None:
+    before(world)
+    async with world.running():
+        world.kind.execute("UPDATE notes SET owner = 'hand' WHERE id = 1")
+        told = await world.repairs.repair([("notes", ["01"]), ("app.pairs", ["3", "x"])], [], "me", apply=True)
+        assert [key["state"] for key in told["keys"]] == ["differs", "agrees"]
+        assert told["keys"][0]["key"] == {"id": "1"}
+        world.assert_right("notes")
+        with pytest.raises(Rejected, match="bad_key"):
+            await world.repairs.repair([("app.pairs", ["3"])], [], "me", apply=True)
+
+
+async def test_two_images_of_one_key(world: World) -> None:
+    """To PostgreSQL 1.0 and 1.00 are one key: setting the one right must not take the other away."""
+    amounts = table([("amount", "numeric"), ("v", "text")], ["amount"], name="amounts")
+    world.write(pack_define(9, amounts), pack_insert(9, row("1.0", "a")), pack_insert(9, row("2.0", "b")))
+    world.write(pack_update(9, row("1.00", "c"), row("1.0")))
+    keys = [("amounts", [key]) for key in ("1.0", "1.00", "2.0")]
+    async with world.running():
+        told = await world.repairs.repair(keys, [], "me", apply=True)
+        assert {key["state"] for key in told["keys"]} == {"agrees"}
+        world.kind.execute("UPDATE amounts SET v = 'hand'")
+        await world.resynced(2)
+        world.assert_right("amounts")
+        world.kind.execute("DELETE FROM amounts")
+        await world.repairs.repair(keys, [], "me", apply=True)
+        world.assert_right("amounts")
 
 
 async def test_what_the_journal_does_not_hold_is_left_alone(world: World) -> None:
