@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 SEEDS ?= 10000
+MINUTES ?= 30
 
-.PHONY: demo test lint types tests simulate bench clean
+.PHONY: demo test lint types tests simulate soak bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/replicator demo
@@ -26,11 +27,16 @@ tests: $(VENV)/.test
 simulate: $(VENV)/.test
 	$(BIN)/python -m tests.settle_buffer.simulation --seeds $(SEEDS)
 
+# Half an hour of pgbench under continuous verification: a false alarm ends it with an error.
+soak: $(VENV)/.test
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.catchup
 	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.settle
+	$(BIN)/python -m bench.verify
 
 # A stamp says that what pyproject.toml asks for is installed.
 $(VENV)/.run: pyproject.toml

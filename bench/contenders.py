@@ -24,7 +24,7 @@ _HIGHEST = "SELECT coalesce(max(id), 0) FROM event"
 Seen = Callable[[], int]  # the highest id that the replica shows
 
 
-def _begin_anew(primary: Postgres) -> None:
+def begin_anew(primary: Postgres) -> None:
     """The table with a first row, the id 1: nobody has more to copy and to look through than who came before."""
     with primary.connect("ledger") as connection:
         connection.execute("DROP TABLE IF EXISTS event")
@@ -66,26 +66,30 @@ class Subscription:
 class Project:
     """Two sidecars, one at the primary and one beside a replica of this kind; copied and running when it is made."""
 
-    def __init__(self, home: Path, primary: Postgres, replica: Postgres, kind: str) -> None:
+    def __init__(
+        self, home: Path, primary: Postgres, replica: Postgres, kind: str, sections: str = "", names: str = ""
+    ) -> None:
+        """``sections`` is added to the region's configuration; ``names`` tells slots and databases apart."""
+        names = names or kind
         self.name = f"this project, to {kind}"
         self._source = Sidecar(
             home,
             f"primary-{kind}",
             "primary",
             f'[source]\nkind = "postgres"\ndsn = "{primary.dsn("ledger")}"\n'
-            f'slot = "bench_{kind}"\npublication = "bench_{kind}"\n',
+            f'slot = "bench_{names}"\npublication = "bench_{names}"\n',
         )
         # The region is up first and waits for the primary's sidecar: how often it looks is not what is measured.
         follow = f'[follow]\nprimary = "{self._source.url}"\nreconnect_min = "50ms"\nreconnect_max = "50ms"\n\n'
         if kind == "postgres":
-            target = f'kind = "postgres"\ndsn = "{replica.create_database("ours")}"\n'
+            target = f'kind = "postgres"\ndsn = "{replica.create_database(f"ours_{names}")}"\n'
         else:
             target = 'kind = "sqlite"\npath = "ledger.db"\n'
-        self._region = Sidecar(home, f"replica-{kind}", "replica", f"{follow}[replica]\n{target}")
+        self._region = Sidecar(home, f"replica-{kind}", "replica", f"{follow}{sections}[replica]\n{target}")
         self.start()
         self._region.reach(lambda status: sequence(status, "applied") >= 1, "the copy")
         path = self._region.directory / "ledger.db"
-        self.seen = _postgres_seen(replica.dsn("ours")) if kind == "postgres" else _sqlite_seen(path)
+        self.seen = _postgres_seen(replica.dsn(f"ours_{names}")) if kind == "postgres" else _sqlite_seen(path)
 
     def start(self) -> None:
         """Start the region's sidecar, then, once it is up, the primary's."""
@@ -123,7 +127,7 @@ Contender = Subscription | Project
 @contextlib.contextmanager
 def contender(home: Path, primary: Postgres, replica: Postgres, kind: str) -> Iterator[Contender]:
     """The contender of this kind: ``subscription``, ``postgres`` or ``sqlite``."""
-    _begin_anew(primary)
+    begin_anew(primary)
     made = Subscription(primary, replica) if kind == "subscription" else Project(home, primary, replica, kind)
     try:
         yield made

@@ -100,3 +100,8 @@ class Board:
         """The replica stands here."""
         self.progress.go_on("apply")
         self.progress.advance("applied", applied.position.sequence, applied.committed_at, now())
+
+    def verified(self, sequence: int) -> None:
+        """Up to this sequence the replica is proven equal."""
+        if sequence > self.progress.sequence("verified"):
+            self.progress.prove(sequence, now())

@@ -15,11 +15,12 @@ from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresS
 from replicator.definition import Definition
 from replicator.feed.client import Upstream
 from replicator.http import Listen
-from replicator.journal.retention import Policy
+from replicator.journal.retention import Policy as JournalPolicy
 from replicator.ledger.commit import Options
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
 from replicator.observe.snapshot import ReplicaView
+from replicator.replay.quarantine import Policy
 from replicator.replicas import postgres as postgres_replica
 from replicator.replicas import sqlite as sqlite_replica
 from replicator.replicas.base import Reader, Replica, SetSequence
@@ -29,6 +30,10 @@ from replicator.sources import postgres as postgres_source
 from replicator.sources.postgres.connection import connect, place_of
 from replicator.sources.postgres.faults import translated
 from replicator.sources.postgres.sequences import read_sequences
+from replicator.verify.checkpoints import Cadence
+from replicator.verify.remote import Endpoint
+from replicator.verify.scrub import ScrubPlan
+from replicator.verify.watching import WatchPlan
 from settle_buffer.config import AutoWindow, SettleConfig
 
 MICROSECONDS = 1_000_000
@@ -74,6 +79,21 @@ def settle_config(config: Config) -> SettleConfig:
     )
 
 
+def primary_endpoint(config: Config) -> Endpoint:
+    """The primary that a replica region is compared with."""
+    follow = config.follow
+    assert follow is not None, "a replica region follows one"
+    return Endpoint("primary", follow.primary, follow.token.reveal() if follow.token else None, follow.ca)
+
+
+def watch_plan(config: Config) -> WatchPlan:
+    """How a replica is watched."""
+    verify = config.verify
+    cadence = Cadence(verify.checkpoint_seconds, verify.checkpoint_blocks, verify.share)
+    scrub = ScrubPlan(verify.scrub_seconds, verify.scrub_rows)
+    return WatchPlan(cadence if verify.checkpoints else None, scrub if verify.scrubs else None)
+
+
 def _us(seconds: float) -> int:
     """At least one microsecond: a duration is above zero."""
     return max(1, round(seconds * MICROSECONDS))
@@ -104,6 +124,11 @@ def ledger_options(config: Config, source: EmbeddedSource) -> Options:
 def declarations(source: EmbeddedSource) -> tuple[TableDeclaration, ...]:
     """The tables that the configuration declares."""
     return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
+
+
+def replay_policy(config: Config) -> Policy:
+    """What becomes of a statement that the replica refuses."""
+    return Policy(config.replay.on_error == "quarantine", config.replay.quarantine_limit)
 
 
 def replica(config: Config) -> Replica:
@@ -137,11 +162,11 @@ def reader(
             return lambda: sqlite_replica.SqliteReader(state)
 
 
-def retention(config: Config) -> Policy:
+def retention(config: Config) -> JournalPolicy:
     """How much of the journal is kept."""
     journal = config.journal
     age = None if journal.keep_age_seconds is None else _us(journal.keep_age_seconds)
-    return Policy(age, journal.keep_bytes, journal.budget_bytes)
+    return JournalPolicy(age, journal.keep_bytes, journal.budget_bytes)
 
 
 def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:

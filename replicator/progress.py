@@ -103,6 +103,12 @@ class Progress:
         self._raise_head(new)
         self._note_equality(now.monotonic)
 
+    def prove(self, sequence: int, now: Now) -> None:
+        """What is applied up to ``sequence`` is proven equal; beyond what is applied nothing can be."""
+        applied = self._marks.get("applied")
+        if applied is not None:
+            self._marks["verified"] = applied._replace(sequence=min(sequence, applied.sequence), moved_at=now.monotonic)
+
     def hear_head(self, sequence: int, committed_at: int, now: Now) -> None:
         """The primary says that its head is at ``sequence``: a heartbeat. An older word changes only the time."""
         self._note_equality(now.monotonic)

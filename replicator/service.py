@@ -58,17 +58,29 @@ from replicator.position import Position
 from replicator.progress import Progress
 from replicator.replay.apply import Replayer
 from replicator.replay.loop import Hold, Replay
+from replicator.replay.serve import Desk
+from replicator.replay.serve import routes as quarantine_routes
 from replicator.replicas.base import Applied, SetSequence
+from replicator.rewrite.repair import Repairs
+from replicator.rewrite.resync import Resync
+from replicator.rewrite.rightful import Rightful
+from replicator.rewrite.serve import Rewriting
+from replicator.rewrite.serve import routes as rewrite_routes
 from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
 from replicator.supervise import Backoff, supervise
+from replicator.verify.evidence import JournalWitness
+from replicator.verify.held import HeldMoments
 from replicator.verify.moments import LedgerMoments, Moments, ReplicaMoments
 from replicator.verify.serve import routes as verify_routes
+from replicator.verify.side import LocalSide
+from replicator.verify.watching import Watching
 from replicator.view import View
 
 log = logging.getLogger("replicator")
 
+_FOR_REPLICAS = [*quarantine_routes(None), *rewrite_routes(None)]  # a primary answers that it is none
 Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
 
 
@@ -179,7 +191,7 @@ class Sidecar:
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
         held = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far, locking=True)
         self.copies = self._copies(held, lambda reader: parts.primary_sequences(settings))
-        routes = [*verify_routes(moments), *self.copies.routes(), *self._api(None, self.tail)]
+        routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self.copies.routes(), *self._api(None, self.tail)]
         stages: list[Callable[[], Awaitable[None]]] = [
             lambda: self._supervised("source", capture.run_once, self.board.source)
         ]
@@ -204,7 +216,8 @@ class Sidecar:
         declarations = parts.declarations(settings)
         moments = LedgerMoments(region.strand, self._open_reader)
         self.copies = self._copies(moments)
-        routes = [*verify_routes(moments), *self.copies.routes(), *self._api(ledger, self.applied)]
+        api = self._api(ledger, self.applied)
+        routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self.copies.routes(), *api]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
 
     def _replica(self) -> Parts:
@@ -222,16 +235,32 @@ class Sidecar:
         )
         self.view.follower = follower
         batch = config.replay
-        replayer = Replayer(self.journal, replica, config.region.strand, batch.batch_bytes, batch.batch_blocks)
+        replayer = Replayer(
+            self.journal,
+            replica,
+            config.region.strand,
+            batch.batch_bytes,
+            batch.batch_blocks,
+            parts.replay_policy(config),
+        )
+        self.view.quarantine = replayer.quarantine
         hold = Hold()
         locking = parts.reader(config, lambda: {}, locking=True)
-        replay = Replay(replayer, self.tail, hold, self._applied, self.board.opened)
+        replay = Replay(replayer, self.tail, hold, self._applied, self._opened)
         self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
+        moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
+        self.view.watching = watching = self._watching(moments)
+        rewriting = self._rewriting(replay)
+        desk = Desk(config.region.strand, replay, self._open_reader, self.journal)
         return [
             lambda: self._supervised("settle", follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
+            watching.run,
+            rewriting.resync.run,
         ], [
-            *verify_routes(ReplicaMoments(replay, hold, self.applied, self._open_reader)),
+            *self._verify_routes(moments),
+            *quarantine_routes(desk),
+            *rewrite_routes(rewriting),
             *self.copies.routes(),
             *self._api(None, self.applied),
         ]
@@ -244,6 +273,44 @@ class Sidecar:
         """Copies of this region, for others that are made anew."""
         strand, seconds = self.config.region.strand, self.config.copying.hold_seconds
         return Copies(self.journal, strand, moments, seconds, sequences)
+
+    def _verify_routes(self, moments: Moments) -> list[Route]:
+        """Comparisons from outside; the moments that are held for them end with the sidecar."""
+        self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
+        return verify_routes(moments, self.held_moments, self._ask_for_scrub)
+
+    def _ask_for_scrub(self) -> None:
+        if self.view.watching is not None:
+            self.view.watching.ask_for_scrub()
+
+    def _witness(self) -> JournalWitness:
+        history = self.history if self.config.replay.history else None
+        return JournalWitness(self.journal, history, self.config.region.strand)
+
+    def _watching(self, moments: Moments) -> Watching:
+        """The watch over a replica: checkpoints and scrubs."""
+        witness = self._witness()
+        return Watching(
+            LocalSide(self.config.region.name, moments, witness),
+            parts.primary_endpoint(self.config),
+            self.journal,
+            self._open_reader,
+            self.tail,
+            self.applied,
+            witness,
+            parts.watch_plan(self.config),
+            self.board.verified,
+            self._backoff,
+        )
+
+    def _rewriting(self, replay: Replay) -> Rewriting:
+        """What sets keys of the replica to what the journal says, when an operator asks for it."""
+        directory, strand = self.config.region.data_dir, self.config.region.strand
+        rightful = [Rightful(self.journal, self.history, strand) for _ in range(2)]  # one each: they run side by side
+        repairs = Repairs(self.journal, rightful[0], replay, strand, directory / "repairs")
+        file = directory / "resync.sqlite3"
+        resync = Resync(file, self.journal, rightful[1], replay, self.applied, strand, self._backoff)
+        return Rewriting(repairs, resync)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
@@ -274,6 +341,11 @@ class Sidecar:
     def _committed(self, last: Block) -> None:
         self.tail.moved(last.position, last.header.committed_at)
 
+    def _opened(self, applied: Applied) -> None:
+        self.board.opened(applied)
+        if self.view.watching is not None:
+            self.view.watching.opened(applied.position.sequence)
+
     def _applied(self, applied: Applied) -> None:
         self.applied.moved(applied.position, applied.committed_at)
         self.view.applied_blocks = applied.blocks
@@ -282,10 +354,10 @@ class Sidecar:
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
         self._own_needs()
         if not self.config.replay.history:
-            return [self.retaining.run, self.copies.run]
+            return [self.held_moments.run, self.retaining.run, self.copies.run]
         visible = self.tail if self.view.replica is None else self.applied
         indexing = Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff)
-        return [indexing.run, indexing.sweep, self.retaining.run, self.copies.run]
+        return [self.held_moments.run, indexing.run, indexing.sweep, self.retaining.run, self.copies.run]
 
     def _own_needs(self) -> None:
         """Who of this region's own parts reads the journal, and may do so again after a loss of power."""

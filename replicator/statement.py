@@ -90,6 +90,11 @@ def pack_message(prefix: str, content: bytes) -> bytes:
     return _pack((MESSAGE, prefix, content))
 
 
+def pack_statement(statement: list[Any]) -> bytes:
+    """A statement as ``unpack_statements`` gives it."""
+    return _pack(statement)
+
+
 _None = type(None)
 _SHAPES: dict[int, set[tuple[type, ...]]] = {
     INSERT: {(int, int, bytes)},

@@ -30,8 +30,10 @@ from replicator.observe.snapshot import (
     SourceView,
     StrandState,
 )
+from replicator.replay.quarantine import Quarantine, Summary
 from replicator.replicas.base import Replica
 from replicator.sources.base import Source
+from replicator.verify.watching import Watching
 
 
 class View:
@@ -51,7 +53,9 @@ class View:
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
         self.retaining: Retaining | None = None
+        self.watching: Watching | None = None
         self.applied_blocks: int | None = None
+        self.quarantine: Quarantine | None = None
         self._copied_rows = 0
 
     def source_heard(self) -> int | None:
@@ -92,6 +96,7 @@ class View:
         self._copied_rows = report.copied_rows
 
     def _strand(self) -> StrandState:
+        quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._tail.head.epoch or self._config.region.epoch,
@@ -99,6 +104,9 @@ class View:
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
             journal=self._kept(),
+            verify=self.watching.view() if self.watching is not None else None,
+            quarantined_statements=None if self.quarantine is None else quarantined.statements,
+            held_keys=quarantined.keys,
         )
 
     def _kept(self) -> JournalView | None:

@@ -18,6 +18,7 @@ from replicator.config import models as models
 from replicator.config.load import keys_of
 from replicator.config.locate import line_of
 from replicator.errors import ConfigError
+from replicator.replay.quarantine import Policy
 from settle_buffer import AutoWindow
 
 EXAMPLES = Path(__file__).parent.parent / "config"
@@ -202,6 +203,14 @@ def test_the_settle_buffer_is_configured_as_written() -> None:
     auto = parts.settle_config(parse(text + '[settle]\nwindow = "auto"\nwindow_max = "5s"\nremembered = 7\n', "x"))
     assert auto.window_us == AutoWindow(0.001, 50_000, 5_000_000)
     assert auto.remembered == 7
+
+
+def test_what_becomes_of_a_refused_statement_is_configured_as_written() -> None:
+    text = REPLICA + FOLLOW + SQLITE
+    assert parts.replay_policy(parse(text, "x")) == Policy(sets_aside=False, limit=10_000)
+    asked = parse(text + '[replay]\non_error = "quarantine"\nquarantine_limit = 7\n', "x")
+    assert parts.replay_policy(asked) == Policy(sets_aside=True, limit=7)
+    assert "'halt' or 'quarantine'" in str(refused(text + '[replay]\non_error = "skip"\n'))
 
 
 @pytest.mark.parametrize(

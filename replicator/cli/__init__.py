@@ -29,10 +29,13 @@ VERBS: dict[str, str] = {
     "run": "The sidecar of a region, until it is told to stop.",
     "status": "How the running sidecar of a region is, and what holds it up.",
     "verify": "Compares replica regions with their primary, row for row, at one position.",
+    "repair": "Sets keys of a replica that differ to what the journal says; shows them first.",
+    "resync": "Rewrites all that was touched since a time, or builds a copy as of a moment.",
     "gaps": "What is missing: lists and explains gaps, shows how they were closed, waives.",
     "regions": "Who follows a region and what its journal is kept for; forgets one that is gone.",
     "bootstrap": "Makes a region anew from a consistent copy of another one.",
     "journal": "Looks after a region's journal: verify walks its chain, compact gives disk back.",
+    "quarantine": "What a replica refused and is set aside: lists, shows, replays once cured, drops.",
     "history": "The starts and changes of role that a region knows of.",
 }
 

@@ -89,9 +89,9 @@ def ask(whom: Sidecar, path: str) -> Any:
     return _exchange(whom, "GET", path, None, TIMEOUT_SECONDS)
 
 
-def tell(whom: Sidecar, path: str, fields: dict[str, Any]) -> Any:
+def tell(whom: Sidecar, path: str, fields: dict[str, Any], seconds: float = TELL_SECONDS) -> Any:
     """The JSON that the sidecar answers to POST ``path`` with these fields; raises as ``ask`` does."""
-    return _exchange(whom, "POST", path, fields, TELL_SECONDS)
+    return _exchange(whom, "POST", path, fields, seconds)
 
 
 def _exchange(whom: Sidecar, method: str, path: str, fields: dict[str, Any] | None, seconds: float) -> Any:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.cli import example, printable
+from replicator.cli import example
+from replicator.cli.whom import Answer, ListsByDefault, get, show_answer, user, whom_options
 
 if TYPE_CHECKING:
     from replicator.cli.ask import Sidecar
-
-Answer = dict[str, Any]
-
-
-class ListsByDefault(click.Group):
-    """``replicator gaps CONFIG`` is ``replicator gaps list CONFIG``; so for each group of verbs that lists."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
 
 
 @click.group("gaps", cls=ListsByDefault)
@@ -33,13 +22,6 @@ def command() -> None:
     A gap is open when a later block came first, requested when it is asked for, expired when it did not come in the
     time allowed. It closes when its blocks come. Nothing behind it is applied meanwhile, however long that takes.
     """
-
-
-def whom_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say whom to ask."""
-    function = click.option("--json", "as_json", is_flag=True, help="The sidecar's answer as it is.")(function)
-    function = click.option("--ca", type=click.Path(path_type=Path), help="Certificates to trust, PEM.")(function)
-    return click.option("--url", help="The sidecar's address, instead of the one in CONFIG.")(function)
 
 
 @command.command("list")
@@ -62,13 +44,13 @@ def show(
     """
     from replicator.cli.gap_lines import closed_lines, explained_lines, open_lines
 
-    whom = sidecar_of(config, url, ca)
+    whom = _sidecar(config, url, ca)
     if closed:
-        _print(whom, _get(whom, "/v1/gaps/closed"), as_json, lambda answer: closed_lines(answer, sequence))
+        show_answer(whom, get(whom, "/v1/gaps/closed"), as_json, lambda answer: closed_lines(answer, sequence))
     elif sequence is None:
-        _print(whom, _get(whom, "/v1/gaps"), as_json, open_lines)
+        show_answer(whom, get(whom, "/v1/gaps"), as_json, open_lines)
     else:
-        _print(whom, _explanation(whom, sequence), as_json, explained_lines)
+        show_answer(whom, _explanation(whom, sequence), as_json, explained_lines)
 
 
 @command.command("waive")
@@ -101,7 +83,7 @@ def waive(
     If a region has the blocks, waive nothing: let [follow] primary name that region. Blocks that come after a waiver
     are late: see replicator gaps late. Exit code 0: waived. 1: refused, or not reachable. 2: wrong usage.
     """
-    fields = {"first": first, "last": last, "who": who or operator(), "why": reason, "halt_strand": halt_strand}
+    fields = {"first": first, "last": last, "who": who or user(), "why": reason, "halt_strand": halt_strand}
     _act(config, url, ca, as_json, "/v1/gaps/waive", fields, f"waived: {first} to {last}. The strand halts before it.")
 
 
@@ -152,24 +134,14 @@ def late(config: Path | None, number: int | None, url: str | None, ca: Path | No
         return
     from replicator.cli.gap_lines import late_lines
 
-    whom = sidecar_of(config, url, ca)
-    _print(whom, _get(whom, "/v1/gaps/late"), as_json, late_lines)
+    whom = _sidecar(config, url, ca)
+    show_answer(whom, get(whom, "/v1/gaps/late"), as_json, late_lines)
 
 
-def sidecar_of(config: Path | None, url: str | None, ca: Path | None) -> Sidecar:
-    """Whom the command line means."""
+def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> Sidecar:
     from replicator.cli.ask import sidecar
 
     return sidecar(config, url, ca)
-
-
-def _get(whom: Sidecar, path: str) -> Answer:
-    from replicator.cli.ask import ask, unreadable
-
-    answer = ask(whom, path)
-    if not isinstance(answer, dict):
-        raise unreadable(whom.url, TypeError("not an object"))
-    return answer
 
 
 def _act(
@@ -177,37 +149,15 @@ def _act(
 ) -> None:
     from replicator.cli.ask import tell
 
-    answer = tell(sidecar_of(config, url, ca), path, fields)
+    answer = tell(_sidecar(config, url, ca), path, fields)
     click.echo(json.dumps(answer, indent=2) if as_json else done)
-
-
-def _print(whom: Sidecar, answer: Answer, as_json: bool, lines: Callable[[Answer], Iterator[str]]) -> None:
-    from replicator.cli.ask import unreadable
-
-    try:
-        shown = [json.dumps(answer, indent=2)] if as_json else [printable(line) for line in lines(answer)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise unreadable(whom.url, error) from error
-    for line in shown:
-        click.echo(line)
-
-
-def operator() -> str:
-    """Who sits here."""
-    import getpass
-    import socket
-
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError, ImportError) as error:
-        raise click.UsageError("who you are is not known here: give --who") from error
 
 
 def _explanation(whom: Sidecar, sequence: int) -> Answer:
     """The gap that a sequence lies in; else how it was closed, as far as that was recorded."""
-    for gap in (found := _get(whom, "/v1/gaps"))["gaps"]:
+    for gap in (found := get(whom, "/v1/gaps"))["gaps"]:
         if gap["first"] <= sequence <= gap["last"]:
             return {"sequence": sequence, "gap": gap, "window_seconds": found["window_seconds"], "certificates": []}
-    closed = _get(whom, "/v1/gaps/closed")["certificates"]
+    closed = get(whom, "/v1/gaps/closed")["certificates"]
     covering = [one for one in closed if one["first"] <= sequence <= one["last"]]
     return {"sequence": sequence, "gap": None, "window_seconds": found["window_seconds"], "certificates": covering}

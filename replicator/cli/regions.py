@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from replicator.cli import example, printable
-from replicator.cli.gaps import ListsByDefault, operator, sidecar_of, whom_options
+from replicator.cli.whom import ListsByDefault, get, show_answer, user, whom_options
 
 
 @click.group("regions", cls=ListsByDefault)
@@ -29,16 +29,10 @@ def show(config: Path | None, url: str | None, ca: Path | None, as_json: bool) -
     gone; it has to be made anew (replicator bootstrap). forgotten: nothing is kept for it. Exit code 0: told. 1: not
     reachable. 2: wrong usage or configuration.
     """
-    from replicator.cli.ask import ask, unreadable
+    from replicator.cli.ask import sidecar
 
-    whom = sidecar_of(config, url, ca)
-    answer = ask(whom, "/v1/regions")
-    try:
-        lines = [json.dumps(answer, indent=2)] if as_json else list(map(printable, _lines(answer)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise unreadable(whom.url, error) from error
-    for line in lines:
-        click.echo(line)
+    whom = sidecar(config, url, ca)
+    show_answer(whom, get(whom, "/v1/regions"), as_json, _lines)
 
 
 @command.command("forget")
@@ -56,10 +50,10 @@ def forget(
     If it comes back and what it needs is still here, it is known again; if not, it halts and has to be made anew. A
     region that is connected is refused. Exit code 0: forgotten. 1: refused, or not reachable. 2: wrong usage.
     """
-    from replicator.cli.ask import tell
+    from replicator.cli.ask import sidecar, tell
 
-    fields = {"region": name, "who": who or operator(), "why": reason}
-    answer = tell(sidecar_of(config, url, ca), "/v1/regions/forget", fields)
+    fields = {"region": name, "who": who or user(), "why": reason}
+    answer = tell(sidecar(config, url, ca), "/v1/regions/forget", fields)
     done = f"forgotten: {name}. Nothing is kept for it any more."
     click.echo(json.dumps(answer, indent=2) if as_json else printable(done))
 

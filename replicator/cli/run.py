@@ -20,11 +20,28 @@ def _collect_rarely() -> None:
     gc.set_threshold(COLLECT_EVERY, 20, 100)
 
 
+def _stop_with_stdin() -> None:
+    """SIGTERM to ourselves once nobody holds the other end of standard input any more."""
+    import os
+    import signal
+    import threading
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @click.command("run")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--verbose", "-v", is_flag=True, help="Log what is only of use when something is looked for.")
+@click.option(
+    "--with-stdin", is_flag=True, help="Stop, too, when standard input ends: with the program that started it."
+)
 @example("replicator run config/embedded-primary.toml")
-def command(config: Path, verbose: bool) -> None:
+def command(config: Path, verbose: bool, with_stdin: bool) -> None:
     """The sidecar of the region that CONFIG describes.
 
     Runs until SIGTERM or SIGINT, then stops in order within [stop] deadline. It may be killed at any time: it goes on
@@ -43,6 +60,8 @@ def command(config: Path, verbose: bool) -> None:
     settings = load(config)
     log_to_stderr(verbose=verbose)
     _collect_rarely()
+    if with_stdin:
+        _stop_with_stdin()
     try:
         trio.run(run, settings, show_copy)
     except* ReplicatorError as group:

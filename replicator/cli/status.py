@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _STYLES = {"working": "green", "idle": "green", "waiting": "yellow", "stuck": "red", "halted": "bold red"}
+SHOWN_KEYS = 5
 SHOWN_GAPS = 10
 
 
@@ -88,7 +89,9 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
             _show_error(console, stage["trouble"])
     if strand.get("journal"):
         console.print(f"  journal: {_text(strand['journal']['summary'])}")
+    _show_quarantine(console, strand)
     _show_gaps(console, strand["settle"])
+    _show_verify(console, strand["verify"])
     for reset in strand["resets"]:
         console.print(f"  set back by hand: {_text(reset)}")
 
@@ -115,6 +118,15 @@ def _stages(stages: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _show_quarantine(console: Console, strand: dict[str, Any]) -> None:
+    from replicator.observe.status import QUARANTINE_CURE, quarantine_text
+
+    if strand["quarantined_statements"]:
+        text = quarantine_text(strand["quarantined_statements"], strand.get("held_keys", {}))
+        console.print(f"  [bold red]quarantine:[/] {_text(text)}")
+        console.print(f"  [bold]cure:[/] {_text(QUARANTINE_CURE)}")
+
+
 def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
     gaps = settle["gaps"] if settle else []
     for gap in gaps[:SHOWN_GAPS]:
@@ -127,6 +139,24 @@ def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
     if settle and settle["spool_set_aside"]:
         aside = _text(settle["spool_set_aside"])
         console.print(f"  a damaged spool is kept as {aside}; the feed is read again")
+
+
+def _show_verify(console: Console, verify: dict[str, Any] | None) -> None:
+    if verify is None:
+        return
+    age = _seconds(verify["age_seconds"])
+    waiting = f", the next blocks wait since {age}" if verify["age_seconds"] else ""
+    scrub = ""
+    if verify["scrub_sequence"] is not None:
+        scrub = f"; scrubbed at {_count(verify['scrub_sequence'])}, {_seconds(verify['scrub_age_seconds'])} ago"
+    console.print(f"  proven equal up to {_count(verify['verified'])}{waiting}{scrub}")
+    for table, keys in verify["divergent_keys"].items():
+        console.print(f"  [bold red]divergent:[/] {keys:,} keys of table {_text(table)}: see replicator verify, repair")
+    for wrong in verify["wrong"][:SHOWN_KEYS]:
+        first = f", since block {_count(wrong['first_block'])}" if wrong["first_block"] else ""
+        console.print(f"    {_text(wrong['table'])}, {_text(wrong['key'])}{first}: {_text(wrong['cause'])}")
+    if verify["trouble"]:
+        console.print(f"  cannot be proven now: {_text(verify['trouble'])}")
 
 
 def _lag_words(lag: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from replicator.cli import example, printable
 
 if TYPE_CHECKING:
     from replicator.verify.check import Verdict
+    from replicator.verify.compare import Difference
 
 DIVERGENT, NOT_CHECKED = 16, 32
 
@@ -25,8 +27,9 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     """Compares replica regions with the primary that they follow: every row, at one position.
 
     CONFIGS are the replica regions' files. Both sidecars of each pair must run; writes go on meanwhile, and neither
-    side is locked. Exit code 0: equal. 16: divergent; the differences are listed. 32: could not be checked. 2: wrong
-    usage or configuration.
+    side is locked. Digests are compared first, rows only where those differ. Of a key that differs it tells both rows,
+    the block that touched it last, the first block whose change is missing, who is wrong by the journal, and the likely
+    cause. Exit code 0: equal. 16: divergent. 32: could not be checked. 2: wrong usage or configuration.
     """
     import trio
 
@@ -34,21 +37,23 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     from replicator.errors import ReplicatorError
     from replicator.supervise import first_cause
     from replicator.verify.check import Divergence, verify
+    from replicator.verify.vote import vote
 
     code = 0
+    verdicts: list[Verdict] = []
     told: list[dict[str, Any]] = []
     for settings in [load(path) for path in configs]:
         primary, replica = _endpoints(settings)
         try:
             verdict = trio.run(verify, primary, replica, listed)
-            told.append(_as_json(verdict))
+            verdicts.append(verdict)
             code = max(code, 0 if verdict.is_equal else DIVERGENT)
         except* ReplicatorError as group:
             error = first_cause(group)
             result = "divergent" if isinstance(error, Divergence) else "not checked"
             told.append({"replica": replica.name, "result": result, "error": error.as_json()})
             code = max(code, DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED)
-    _tell(told, as_json=as_json)
+    _tell([*map(_as_json, vote(verdicts)), *told], as_json=as_json)
     sys.exit(code)
 
 
@@ -86,11 +91,24 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
                 "replica_rows": table.replica_rows,
                 "different": table.different,
                 "problem": table.problem,
-                "differences": [difference._asdict() for difference in table.differences],
+                "primary_digest": table.primary_digest,
+                "replica_digest": table.replica_digest,
+                "differences": [_difference(difference) for difference in table.differences],
             }
             for table in verdict.tables
         ],
     }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    found = difference.diagnosis
+    fields: dict[str, Any] = {"key": difference.key, "primary": difference.primary, "replica": difference.replica}
+    if found is not None:
+        fields["odd"] = list(found.odd)
+        fields["cause"] = found.cause
+        fields["last_block"] = found.last._asdict() if found.last else None
+        fields["first_block"] = found.first._asdict() if found.first else None
+    return fields
 
 
 def _tell(told: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -123,4 +141,22 @@ def _lines(verdict: dict[str, Any]) -> list[str]:
                 lines.append(f"    key {difference['key']}")
                 lines.append(f"      primary {difference['primary']}")
                 lines.append(f"      replica {difference['replica']}")
+                lines += [f"      {line}" for line in _diagnosis(difference)]
+            if len(table["differences"]) < table["different"]:
+                lines.append(f"    … and {table['different'] - len(table['differences']):,} more (--list)")
+    return lines
+
+
+def _diagnosis(difference: dict[str, Any]) -> list[str]:
+    if "cause" not in difference:
+        return []
+    lines = [f"wrong by the journal: {', '.join(difference['odd'])}"] if difference["odd"] else []
+    lines.append(f"likely cause: {difference['cause']}")
+    for name, words in (
+        ("first_block", "first block whose change is missing:"),
+        ("last_block", "last touched by block"),
+    ):
+        if block := difference[name]:
+            at = datetime.datetime.fromtimestamp(block["committed_at"] / 1e6, datetime.UTC)
+            lines.append(f"{words} {block['sequence']}, transaction {block['txid']}, {at:%Y-%m-%d %H:%M:%S.%f}Z")
     return lines

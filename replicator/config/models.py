@@ -179,6 +179,18 @@ class Replay(Section):
     batch_blocks: Count = 5_000
     batch_bytes: Size = 8_000_000
     history: bool = True
+    on_error: Literal["halt", "quarantine"] = "halt"
+    quarantine_limit: Count = 10_000
+
+
+class Verify(Section):
+    checkpoints: bool = True
+    checkpoint_seconds: Duration = Field(default=1.0, alias="checkpoint")
+    checkpoint_blocks: Count = 10_000
+    share: Annotated[float, Field(gt=0, le=1)] = 0.15
+    scrubs: bool = True
+    scrub_seconds: Duration = Field(default=3600.0, alias="scrub")
+    scrub_rows: Count = 20_000
 
 
 class Journal(Section):
@@ -208,6 +220,7 @@ class Config(Section):
     replay: Replay = Replay()
     journal: Journal = Journal()
     copying: Copy = Field(default=Copy(), alias="copy")
+    verify: Verify = Verify()
     stop: Stop = Stop()
 
     @property

@@ -94,10 +94,10 @@ class Region:
     def start(self) -> None:
         """Start the sidecar; does not wait for it."""
         self.is_killed = False
-        command = [sys.executable, "-P", "-m", "replicator", "run", str(self.config_path)]
-        with (self.directory / "log").open("ab") as log:
+        command = [sys.executable, "-P", "-m", "replicator", "run", "--with-stdin", str(self.config_path)]
+        with (self.directory / "log").open("ab") as log:  # the pipe ends with this process, however that ends
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_this_program()
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_this_program()
             )
 
     def kill(self) -> None:
@@ -105,8 +105,12 @@ class Region:
         self.check_runs()
         assert self._process is not None
         self.is_killed = True
-        self._process.kill()
-        self._process.wait()
+        self._gone(self._process)
+
+    def _gone(self, process: subprocess.Popen[bytes]) -> None:
+        """End the process now; nothing happens if it has ended."""
+        process.kill()
+        process.communicate()  # waits, and closes the pipe
 
     def check_runs(self) -> None:
         """Raise ReplicatorError if the process ended though nobody killed it."""
@@ -129,8 +133,7 @@ class Region:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            self._process.kill()  # nothing happens if it has ended
-            self._process.wait()
+            self._gone(self._process)
 
 
 def _this_program() -> dict[str, str]:

@@ -15,26 +15,22 @@ it), is bounded, and answers only when what it did is durable. Errors are JSON: 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from replicator.errors import Rejected, Unavailable
+from replicator.body import json_fields
+from replicator.errors import Rejected
 from replicator.feed.follow import Follower
 from replicator.position import MAX_SEQUENCE
 from settle_buffer.entry import Entry
 from settle_buffer.events import Certificate
 from settle_buffer.status import GapStatus
 
-BODY_LIMIT_BYTES = 16_384
-TEXT_LIMIT_CHARACTERS = 1_000
-BODY_SECONDS = 10.0
 CLOSED_LIMIT = 10_000  # certificates in an answer, the newest
 log = logging.getLogger("replicator")
 
@@ -88,7 +84,7 @@ async def _late(request: Request, follower: Follower) -> Fields:
 
 
 async def _waive(request: Request, follower: Follower) -> Fields:
-    fields = await read_fields(request, {"first": int, "last": int, "who": str, "why": str}, {"halt_strand": bool})
+    fields = await json_fields(request, {"first": int, "last": int, "who": str, "why": str}, {"halt_strand": bool})
     first, last = _range(fields)
     halt = bool(fields.get("halt_strand", False))
     await follower.interventions.waive(first, last, fields["who"], fields["why"], halt_strand=halt)
@@ -96,21 +92,21 @@ async def _waive(request: Request, follower: Follower) -> Fields:
 
 
 async def _discard(request: Request, follower: Follower) -> Fields:
-    first, last = _range(await read_fields(request, {"first": int, "last": int}))
+    first, last = _range(await json_fields(request, {"first": int, "last": int}))
     await follower.interventions.discard(first, last)
     log.warning("strand %s: %d to %d was discarded by an operator and is fetched again", follower.strand, first, last)
     return {"discarded": {"first": first, "last": last}}
 
 
 async def _resume(request: Request, follower: Follower) -> Fields:
-    await read_fields(request, {})
+    await json_fields(request, {})
     await follower.interventions.resume()
     log.warning("strand %s: resumed by an operator", follower.strand)
     return {"resumed": True}
 
 
 async def _settle_late(request: Request, follower: Follower) -> Fields:
-    fields = await read_fields(request, {"number": int})
+    fields = await json_fields(request, {"number": int})
     await follower.interventions.settle_late(fields["number"])
     log.warning("strand %s: late block %d was settled by an operator", follower.strand, fields["number"])
     return {"settled": fields["number"]}
@@ -166,42 +162,6 @@ def _late_json(number: int, entry: Entry) -> Fields:
         "committed_at": entry.at,
         "bytes": len(entry.body),
     }
-
-
-async def read_fields(request: Request, needed: dict[str, type], optional: dict[str, type] | None = None) -> Fields:
-    """The body's fields, each of its type, and no other. Raises Rejected."""
-    place = request.url.path
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        cure = "send Content-Type: application/json"
-        raise Rejected("not_json", "the body is not said to be JSON", status=415, place=place, cure=cure)
-    known = {**needed, **(optional or {})}
-    try:
-        fields = json.loads(await _body(request, place))
-    except (ValueError, RecursionError) as error:
-        raise Rejected("not_json", f"the body is not JSON: {error}", place=place) from error
-    if not isinstance(fields, dict) or not needed.keys() <= fields.keys() <= known.keys():
-        wanted = ", ".join(known) or "no field"
-        raise Rejected("bad_request", f"the body is an object with {wanted}", status=422, place=place)
-    for name, value in fields.items():
-        if type(value) is not known[name] or (isinstance(value, str) and len(value) > TEXT_LIMIT_CHARACTERS):
-            raise Rejected("bad_request", f"{name} is not what it should be", status=422, place=place)
-        if isinstance(value, str) and not (value.isprintable() and value.strip()):
-            raise Rejected("bad_request", f"{name} is a line of text", status=422, place=place)
-    return fields
-
-
-async def _body(request: Request, place: str) -> bytes:
-    body = b""
-    try:
-        with trio.fail_after(BODY_SECONDS):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > BODY_LIMIT_BYTES:
-                    message = f"the body is larger than {BODY_LIMIT_BYTES:,} bytes"
-                    raise Rejected("too_large", message, status=413, place=place)
-    except trio.TooSlowError as error:
-        raise Unavailable("slow_body", "the body did not come in time", place=place, cure="send it again") from error
-    return body
 
 
 def _range(fields: Fields) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from replicator.body import json_fields
 from replicator.errors import Rejected
-from replicator.feed.gaps import read_fields
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
 from replicator.journal.retaining import Retaining
@@ -48,7 +48,7 @@ def routes(regions: KnownRegions, parts: Parts) -> list[Route]:
         return JSONResponse({"regions": found, "begins_behind": base, "held_by": held})
 
     async def forget(request: Request) -> Response:
-        fields = await read_fields(request, {"region": str, "who": str, "why": str})
+        fields = await json_fields(request, {"region": str, "who": str, "why": str})
         name, why = fields["region"], f"{fields['who']}: {fields['why']}"
         if name in connected():
             message = f"region {name} is connected, and would be known again at once"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,11 +61,12 @@ class HistoryEntry(NamedTuple):
 
 
 class HistoryIndex:
-    """The index of one journal. One writer (``step``); ``entries`` may be called from any thread."""
+    """The index of one journal. Any thread may call: those that write (``step``) take turns."""
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self.path = path
         self._journal = journal
+        self._writing = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._keys: dict[tuple[str, int], _Keys] = {}
         self._known: dict[tuple[str, str], int] = {}
@@ -79,9 +81,10 @@ class HistoryIndex:
 
     def begin_anew(self) -> Path:
         """Set a damaged file aside and begin an empty one; the damaged one's new name."""
-        self.close()
-        aside = set_aside(self.path)
-        self._create()
+        with self._writing:
+            self.close()
+            aside = set_aside(self.path)
+            self._create()
         return aside
 
     def _create(self) -> None:
@@ -109,6 +112,10 @@ class HistoryIndex:
 
     def step(self, strand: str, until: int) -> int:
         """Index the next blocks, not beyond ``until``; gives ``indexed`` then."""
+        with self._writing:
+            return self._step(strand, until)
+
+    def _step(self, strand: str, until: int) -> int:
         after = self.indexed(strand)
         blocks = [b for b in self._journal.blocks(strand, after, STEP_BYTES) if b.header.sequence <= until]
         if not blocks:
@@ -194,19 +201,7 @@ class HistoryIndex:
         """The changes of a key (canonical text of each key column) before (sequence, ordinal), newest first; those that
         the journal still holds."""
         packed = pack_row([text.encode() for text in key])
-        bound = before or (2**63 - 1, 0)
-        with self._reading() as db:
-            row = db.execute("SELECT id FROM known WHERE strand = ? AND label = ?", (strand, table)).fetchone()
-            if row is None:
-                return []
-            places = db.execute(
-                """SELECT sequence, ordinal FROM change
-                   WHERE known = ?1 AND key = ?2 AND (sequence, ordinal) < (?3, ?4) AND sequence > ?6
-                   UNION ALL SELECT sequence, ordinal FROM truncation
-                   WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4) AND sequence > ?6
-                   ORDER BY 1 DESC, 2 DESC LIMIT ?5""",
-                (row[0], packed, *bound, limit, self._journal.base(strand).sequence),
-            ).fetchall()
+        places = self.places(strand, table, packed, before, limit)
         definitions = self._journal.definitions(strand)
         blocks: dict[int, Block] = {}  # changes of a key are often near each other: a page is read once
         found = []
@@ -220,6 +215,24 @@ class HistoryIndex:
                     raise
                 break  # pruned while it was read, and so is everything older
         return found
+
+    def places(
+        self, strand: str, table: str, key: bytes, before: tuple[int, int] | None, limit: int
+    ) -> list[tuple[int, int]]:
+        """Where (sequence, ordinal) the changes of a key are, newest first; ``key`` is its canonical texts, packed as a
+        row. Truncates of the table are among them. In a table without a key there is nothing else: ``key`` is any."""
+        with self._reading() as db:
+            row = db.execute("SELECT id FROM known WHERE strand = ? AND label = ?", (strand, table)).fetchone()
+            if row is None:
+                return []
+            return db.execute(
+                """SELECT sequence, ordinal FROM change
+                   WHERE known = ?1 AND key = ?2 AND (sequence, ordinal) < (?3, ?4) AND sequence > ?6
+                   UNION ALL SELECT sequence, ordinal FROM truncation
+                   WHERE known = ?1 AND (sequence, ordinal) < (?3, ?4) AND sequence > ?6
+                   ORDER BY 1 DESC, 2 DESC LIMIT ?5""",
+                (row[0], key, *(before or (2**63 - 1, 0)), limit, self._journal.base(strand).sequence),
+            ).fetchall()
 
     def begins_behind(self, strand: str) -> int:
         """The sequence up to which no change is found any more; 0 if all are."""

@@ -136,9 +136,9 @@ class JournalReader:
         """The blocks that were stored together with this one, itself among them; none if it is not here."""
         return [block for page in self.pages(strand, sequence - 1, 1) for block in unpack_page(page.data)]
 
-    def parts(self, strand: str, sequence: int) -> Iterator[Part]:
-        """The pieces of a large block, in order, one at a time."""
-        number = 0
+    def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[Part]:
+        """The pieces of a large block, in order, one at a time; from number ``first`` on."""
+        number = first
         while True:
             with self._reader() as db:
                 row = db.execute(
@@ -149,6 +149,12 @@ class JournalReader:
                 return
             yield Part(*row)
             number += 1
+
+    def part_sizes(self, strand: str, sequence: int) -> list[int]:
+        """How many statements each piece of a large block has; none of them is read."""
+        with self._reader() as db:
+            query = "SELECT statements FROM part WHERE strand = ? AND sequence = ? ORDER BY number"
+            return [row[0] for row in db.execute(query, (strand, sequence))]
 
     def position_at(self, strand: str, sequence: int) -> Position | None:
         """This chain's position at a sequence; None where it has none."""

@@ -206,7 +206,27 @@ CATALOGUE: tuple[Family, ...] = (
         read.region(lambda s: None if s.replica is None else s.replica.drifted_rows),
     ),
     Family(
-        "digest_sequence", "gauge", _S, "Block of the last digests compared", read.strand(lambda s: s.digest_sequence)
+        "verified_age_seconds",
+        "gauge",
+        _S,
+        "How long blocks behind the verified one have been waiting to be proven equal",
+        read.verify(lambda v: v.age_seconds),
+    ),
+    Family(
+        "digest_sequence", "gauge", _S, "Block at which rows were compared last", read.verify(lambda v: v.compared_at)
+    ),
+    Family("checkpoints_total", "counter", _S, "Comparisons with the journal", read.verify(lambda v: v.checkpoints)),
+    Family("mismatches_total", "counter", _S, "Keys that were found wrong", read.verify(lambda v: v.mismatches)),
+    Family("scrubs_total", "counter", _S, "Whole comparisons with the primary", read.verify(lambda v: v.scrubs)),
+    Family(
+        "scrub_sequence", "gauge", _S, "Block of the last whole comparison", read.verify(lambda v: v.scrub_sequence)
+    ),
+    Family(
+        "scrub_age_seconds",
+        "gauge",
+        _S,
+        "Time since the end of the last whole comparison",
+        read.verify(lambda v: v.scrub_age_seconds),
     ),
     Family("divergent_keys", "gauge", ("strand", "table"), "Keys that differ from the primary", read.divergent),
     Family(

@@ -12,11 +12,12 @@ from html import escape
 from replicator.errors import ReplicatorError
 from replicator.marks import MARKS, Condition, Lag, StageView
 from replicator.observe.snapshot import Event, FollowerView, GapView, SettleView, Snapshot, StrandState
-from replicator.observe.status import blocked, lag_cause, seconds_text, time_text
+from replicator.observe.status import QUARANTINE_CURE, blocked, lag_cause, quarantine_text, seconds_text, time_text
 from replicator.observe.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
 
+SHOWN_KEYS = 20
 SHOWN_GAPS = 20
 SHOWN_EVENTS = 20
 _UNKNOWN = '<span class="soft">not known</span>'
@@ -74,6 +75,11 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
         for stage in view.stages
         if stage.trouble is not None
     )
+    if state.quarantined_statements:
+        text = quarantine_text(state.quarantined_statements, state.held_keys)
+        notices += (
+            f'<div class="notice bad"><p>{escape(text)}</p><p><b>What to do:</b> {escape(QUARANTINE_CURE)}</p></div>'
+        )
     lag = view.end_to_end
     figures = [
         ("behind, in time", _seconds(lag)),
@@ -86,7 +92,9 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
     if state.position is not None:
         position = f'<p class="small"><span class="soft">Journal ends at</span> <code>{state.position}</code></p>'
     resets = "".join(f'<p class="small wait">Set back by hand: {escape(text)}</p>' for text in view.resets)
-    body = notices + _figures(figures) + cause + _stages(view.stages) + _settle(state) + position + resets
+    body = (
+        notices + _figures(figures) + cause + _stages(view.stages) + _settle(state) + _proof(state) + position + resets
+    )
     return f"<section>{title}{body}</section>"
 
 
@@ -153,6 +161,27 @@ def _gaps(gaps: tuple[GapView, ...]) -> str:
     ]
     more = f'<p class="soft small">and {len(gaps) - SHOWN_GAPS:,} more</p>' if len(gaps) > SHOWN_GAPS else ""
     return _table(("missing sequences", "", "#blocks", "#open for"), rows) + more
+
+
+def _proof(state: StrandState) -> str:
+    """How far the replica is proven equal, and the keys that are not as they must be."""
+    proof = state.verify
+    if proof is None:
+        return ""
+    scrub = "no whole comparison with the primary yet"
+    if proof.scrub_sequence is not None and proof.scrub_age_seconds is not None:
+        scrub = f"whole tables compared at {proof.scrub_sequence:,}, {_ago(proof.scrub_age_seconds)}"
+    line = f'<p class="small"><span class="soft">Proven equal</span> up to block {proof.verified:,}; {scrub}</p>'
+    trouble = f'<p class="small wait">Cannot be proven now: {escape(proof.trouble)}</p>' if proof.trouble else ""
+    counts = ", ".join(f"{keys:,} of {escape(table)}" for table, keys in sorted(proof.divergent_keys.items()))
+    if not counts:
+        return line + trouble
+    rows = [
+        (escape(w.table), escape(w.key), _count(w.first_block), _count(w.last_block), escape(w.cause))
+        for w in proof.wrong[:SHOWN_KEYS]
+    ]
+    heads = ("table", "key", "#first block", "#last block", "likely cause")
+    return f'{line}{trouble}<div class="notice bad"><p>Divergent keys: {counts}</p></div>' + _table(heads, rows)
 
 
 def _source(snapshot: Snapshot) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from replicator.marks import Condition, Mark, MarkName, StageView
-from replicator.observe.snapshot import JournalView, RegionView, Snapshot, StrandState
+from replicator.observe.snapshot import JournalView, RegionView, Snapshot, StrandState, VerifyView
 
 Sample = tuple[tuple[str, ...], float | None]  # the labels behind "region", and the value; None: not known
 Read = Callable[[Snapshot], Iterable[Sample]]
@@ -91,8 +91,14 @@ def duplicates(snapshot: Snapshot) -> Iterator[Sample]:
 def divergent(snapshot: Snapshot) -> Iterator[Sample]:
     """Keys that differ, by table."""
     for state in snapshot.strands:
-        for table, keys in state.divergent_keys.items():
-            yield (state.progress.strand, table), keys
+        if state.verify is not None:
+            for table, keys in state.verify.divergent_keys.items():
+                yield (state.progress.strand, table), keys
+
+
+def verify(value: Callable[[VerifyView], float | None]) -> Read:
+    """A figure of each strand whose replica is watched."""
+    return strand(lambda state: None if state.verify is None else value(state.verify))
 
 
 def head(state: StrandState) -> float | None:

@@ -6,11 +6,12 @@ Guarantee: not ready always comes with one reason that names place and cure; a l
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
-from replicator.observe.snapshot import Event, GapView, JournalView, Snapshot, StrandState
+from replicator.observe.snapshot import Event, GapView, JournalView, Snapshot, StrandState, VerifyView
 
 READY_LAG_SECONDS = 30.0
 _SEVERITY = (Condition.HALTED, Condition.WAITING, Condition.STUCK)
@@ -24,6 +25,7 @@ class LagLimit(NamedTuple):
 
 
 READY_LAG = LagLimit()
+QUARANTINE_CURE = "replicator quarantine says why; cure that, then replicator quarantine replay"
 
 
 def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_LAG) -> ReplicatorError | None:
@@ -135,6 +137,14 @@ def _copied(snapshot: Snapshot) -> str:
     return f"{rows:,} rows" if not estimate else f"{rows:,} of about {estimate:,} rows"
 
 
+def quarantine_text(statements: int, keys: Mapping[str, int]) -> str:
+    """What is set aside and what waits behind it, in one line for people."""
+    count = "1 statement is" if statements == 1 else f"{statements:,} statements are"
+    names = {0: "no key that is known", 1: "1 key"}
+    tables = ", ".join(f"{table} ({names.get(number, f'{number:,} keys')})" for table, number in keys.items())
+    return f"{count} set aside, and readers do not see what {'it does' if statements == 1 else 'they do'}: {tables}"
+
+
 def _lag_text(lag: Lag) -> str:
     if lag.blocks is None:
         return "how far behind is not known"
@@ -201,8 +211,8 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "journal": None if state.journal is None else _journal_json(state.journal),
         "applied_blocks": state.applied_blocks,
         "quarantined_statements": state.quarantined_statements,
-        "digest_sequence": state.digest_sequence,
-        "divergent_keys": dict(state.divergent_keys),
+        "verify": None if state.verify is None else _verify_json(state.verify),
+        "held_keys": dict(state.held_keys),
         "regressions": view.regressions,
         "resets": list(view.resets),
     }
@@ -250,6 +260,13 @@ def journal_text(journal: JournalView) -> str:
     if journal.trouble:
         words.append(f"it cannot be pruned: {journal.trouble}")
     return "; ".join(words)
+
+
+def _verify_json(view: VerifyView) -> dict[str, Any]:
+    fields = _fields(view)
+    fields["divergent_keys"] = dict(view.divergent_keys)
+    fields["wrong"] = [_fields(wrong) for wrong in view.wrong]
+    return fields
 
 
 def _lag_json(lag: Lag) -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """The replay loop: waits for the journal, applies, tells how far the replica is; can be held for a comparison.
 
 Guarantee: a step that has begun is seen through, also when the sidecar stops, so that its outcome is known. A hold
-stops replay exactly at a sequence and ends by itself: nobody who dies can stop replication.
+stops replay exactly at a sequence and ends by itself: nobody who dies can stop replication. The replica has one writer
+at a time: whoever else has to write to it does so between two steps (``Replay.between_steps``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import trio
 
 from replicator.journal.tail import Tail
 from replicator.replay.apply import Replayer
-from replicator.replicas.base import Applied
+from replicator.replicas.base import Applied, Replica
+
+T = TypeVar("T")
 
 
 class Hold:
@@ -73,14 +77,31 @@ class Replay:
 
     async def run_once(self) -> None:
         """Open the replica and follow the journal until something is raised: Unavailable or Halted."""
-        applied = await trio.to_thread.run_sync(self._replayer.open)
-        self._on_opened(applied)
+        async with self._stepping:
+            applied = await self._open()
         while True:
             self._on_applied(applied)
             await self._tail.beyond(applied.position.sequence)
             await self._hold.passes(applied.position.sequence)
             async with self._stepping:
-                applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
+                if self._replayer.is_open:
+                    applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
+                else:  # what was run between two steps failed
+                    applied = await self._open()
+
+    async def _open(self) -> Applied:
+        applied = await trio.to_thread.run_sync(self._replayer.open)
+        self._on_opened(applied)
+        return applied
+
+    async def between_steps(self, work: Callable[[Replica, Applied], T]) -> T:
+        """Run ``work(replica, applied)`` in a worker thread while no step runs; also while replay is halted or held.
+
+        It begins and ends its transactions itself and leaves the position as it is: ``replica.commit(applied)``. Raises
+        what it raises, or what opening the replica raises; the replica is then opened again before it is used.
+        """
+        async with self._stepping:
+            return await trio.to_thread.run_sync(self._replayer.run, work)
 
     async def pause(self, seconds: float) -> Applied:
         """Hold replay where it is, for so many seconds; gives where that is."""

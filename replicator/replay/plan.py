@@ -57,12 +57,15 @@ class Planner:
         self._sequence = 0
         self._ordinal = 0
 
-    def add(self, block_sequence: int, statements: Iterable[list[Any]]) -> None:
+    def add(self, block_sequence: int, statements: Iterable[list[Any]], first: int | None = None) -> None:
         """Fold statements as ``unpack_statements`` gives them. A large block is added part by part: while
-        ``block_sequence`` stays the same, ordinals go on. Raises Corrupt, or Halted (``no_key``)."""
+        ``block_sequence`` stays the same, ordinals go on, or from ``first`` if it is given. Raises Corrupt, or Halted
+        (``no_key``)."""
         if block_sequence != self._sequence:
             self._sequence = block_sequence
             self._ordinal = 0
+        if first is not None:
+            self._ordinal = first
         try:
             self._add(statements)
         except (ValueError, struct.error) as error:

@@ -6,8 +6,8 @@ passes ``tests/contracts``.
 
 A replica writes into its user's database. Tables are created from definitions (the definition's name and columns,
 keyed on the user's key, indexed by the user's id); a table of that name that was there before and differs is refused,
-never altered. The sidecar's own tables are three, named ``position``, ``definition`` and ``sequence``: in a schema
-``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite).
+never altered. The sidecar's own tables are four, named ``position``, ``definition``, ``sequence`` and ``quarantine``:
+in a schema ``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite).
 
 A table without a key gets two columns more, ``_sequence`` and ``_ordinal``: the place of the row's insert.
 
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from replicator.definition import Definition
 from replicator.position import Position
+from replicator.replicas.quarantine import QuarantineTable
 
 
 class Define(NamedTuple):
@@ -99,13 +100,19 @@ class Replica(Protocol):
         """Where the replica stands; None if this strand was never applied."""
 
     def definitions(self, strand: str) -> dict[int, Definition]:
-        """The definitions that were applied so far, by relation."""
+        """The definitions that were applied so far, by relation; of a table, the greatest relation is in force."""
 
     def begin(self) -> None:
         """Start a transaction."""
 
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
-        """Do the steps in order, within the transaction."""
+        """Do the steps in order, within the transaction. Halted with the reason ``replica_refused_row``: the database
+        does not take a row (a constraint, a trigger, a value); ``replica_row_missing``, ``bad_row``: it cannot be done.
+        After an error nothing but ``rollback`` or ``open`` helps."""
+
+    def attempt(self, strand: str, steps: Sequence[Step]) -> None:
+        """As ``apply``; but where that raises Halted, the transaction is as it was before and goes on. What the
+        database would only check at the commit is checked here."""
 
     def commit(self, applied: Applied) -> None:
         """Store the position, then commit. After Unavailable the outcome is what ``applied`` says once reopened."""
@@ -115,6 +122,19 @@ class Replica(Protocol):
 
     def rollback(self) -> None:
         """Undo everything since ``begin``."""
+
+    def quarantine(self) -> QuarantineTable:
+        """The statements that were set aside here, within the transaction if there is one."""
+
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        """What is stored under these key images: the row's canonical texts in the definition's order, or None. Within a
+        transaction, rows that are there stay as they are until its end, whoever else may write."""
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        """The key images, as canonical texts, of the rows behind the key ``after``, in key order."""
+
+
+KeyedLine = tuple[bytes, bytes]  # a row's key line, and its line (``canonical.py``)
 
 
 class Document(NamedTuple):
@@ -150,8 +170,24 @@ class Reader(Protocol):
         """Every row as canonical text by column (see ``values.py``), in no order, without ``_sequence`` and
         ``_ordinal``. Memory is bounded."""
 
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        """Every row as its canonical line, in chunks, in no order. Memory is bounded."""
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        """The lines of these keys, as far as there are such rows. Keys are canonical text."""
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        """The rows that the blocks behind ``after``, up to ``until``, have inserted into a table without a key, of a
+        replica. Their key line is their place, ``sequence ordinal``."""
+
+    def quarantine(self) -> QuarantineTable:
+        """The statements that were set aside, as this reader sees them; to read only."""
+
     def snapshot(self) -> None:
         """Fix what this reader sees to one moment, until ``close``: position and rows then belong together."""
+
+    def release(self) -> None:
+        """See the present again: ends what ``snapshot`` fixed, and keeps the connection."""
 
     def close(self) -> None:
         """Let go of the connection. Never raises."""

@@ -1,37 +1,49 @@
-"""Comparing two regions' contents, completely.
+"""Comparing two regions at one position: digests first, rows only where digests differ.
 
-Guarantee: equal is said only if both sides have the same tables, the same columns, and in each table the same rows,
-each as often, in canonical text. Rows come in any order and number: they are sorted on disk, so memory does not grow.
+Guarantee: equal is said only if both sides have the same tables, the same columns and keys, and in each table the same
+rows, each as often. Memory is bounded by the rows of the buckets that are looked at in one go, and by what is listed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
-import msgpack
+import trio
 
-from replicator.verify.stream import Row, TableHead
+from replicator.canonical import texts_of
+from replicator.digest import EMPTY, Digest, differing_buckets
+from replicator.replicas.base import KeyedLine
+from replicator.verify.diagnosis import Diagnosis, diagnose
+from replicator.verify.evidence import Evidence, Question
+from replicator.verify.side import Side, TableHead
 
-PRIMARY, REPLICA = "primary", "replica"
+BUCKETS = 4096
+ROWS_AT_ONCE = 200_000  # of both sides, in buckets that differ
+EVIDENCE_AT_ONCE = 100
+
+Values = dict[str, str | None]
+T = TypeVar("T")
 
 
 class Difference(NamedTuple):
-    """A key whose rows differ; None where a side has no such row. ``key`` and rows by column name."""
+    """A key whose rows differ; None where a side has no such row. ``key`` and rows by column name; ``key_line`` as in
+    ``canonical.py``."""
 
     table: str
-    key: dict[str, str | None]
-    primary: dict[str, str | None] | None
-    replica: dict[str, str | None] | None
+    key: Values
+    primary: Values | None
+    replica: Values | None
+    diagnosis: Diagnosis | None = None
+    evidence: Evidence | None = None
+    key_line: bytes = b""
 
 
 class TableResult(NamedTuple):
     """One table: how many rows each side has, how many keys differ, and the first of them. ``problem`` says what keeps
-    the table from being compared by rows: it is missing on one side, or has other columns there."""
+    the table from being compared by rows: it is missing on one side, or has other columns there. The digests are those
+    of the whole table."""
 
     table: str
     primary_rows: int
@@ -39,6 +51,8 @@ class TableResult(NamedTuple):
     different: int
     differences: list[Difference]
     problem: str = ""
+    primary_digest: str = ""
+    replica_digest: str = ""
 
     @property
     def is_equal(self) -> bool:
@@ -46,75 +60,115 @@ class TableResult(NamedTuple):
         return not self.different and not self.problem
 
 
-class Contents:
-    """Both sides' rows, in a temporary file."""
+class _Pair(NamedTuple):
+    """A key's line on each side."""
 
-    def __init__(self, directory: Path) -> None:
-        self._db = sqlite3.connect(directory / "contents.sqlite3", isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("CREATE TABLE row (side TEXT, label TEXT, key BLOB, data BLOB)")
-        self._heads: dict[tuple[str, str], TableHead] = {}
+    key: bytes
+    primary: bytes | None
+    replica: bytes | None
 
-    @classmethod
-    @contextlib.contextmanager
-    def temporary(cls) -> Iterator[Contents]:
-        """Contents whose file goes with the block."""
-        with tempfile.TemporaryDirectory(prefix="replicator-verify-") as name:
-            contents = cls(Path(name))
-            yield contents
-            contents._db.close()
 
-    def add_table(self, side: str, head: TableHead) -> None:
-        """A side has this table."""
-        self._heads[side, head.label] = head
+async def compare_sides(
+    primary: Side, replica: Side, listed: int, rows_at_once: int = ROWS_AT_ONCE
+) -> list[TableResult]:
+    """Each table's result, with at most ``listed`` differences in it; ``rows_at_once`` bounds what is in memory."""
+    labels = sorted(primary.tables.keys() | replica.tables.keys())
+    return [await compare_table(primary, replica, label, listed, rows_at_once) for label in labels]
 
-    def add_rows(self, side: str, label: str, rows: Sequence[Row]) -> None:
-        """Rows of a table that was added. Columns are put in the order of their names, which both sides share."""
-        head = self._heads[side, label]
-        order = sorted(range(len(head.columns)), key=head.columns.__getitem__)
-        key_places = [head.columns.index(name) for name in head.key]
-        self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT INTO row VALUES (?, ?, ?, ?)",
-            (
-                (side, label, msgpack.packb([row[p] for p in key_places]), msgpack.packb([row[p] for p in order]))
-                for row in rows
-            ),
-        )
-        self._db.execute("COMMIT")
 
-    def results(self, limit: int) -> Iterator[TableResult]:
-        """Each table's result, with at most ``limit`` differences listed in it."""
-        for label in sorted({label for _, label in self._heads}):
-            yield self._result(label, limit)
+async def compare_table(
+    primary: Side, replica: Side, label: str, listed: int, rows_at_once: int = ROWS_AT_ONCE
+) -> TableResult:
+    """``compare_sides`` for one table."""
+    head, other = primary.tables.get(label), replica.tables.get(label)
 
-    def _result(self, label: str, limit: int) -> TableResult:
-        heads = [self._heads.get((side, label)) for side in (PRIMARY, REPLICA)]
-        problem = _problem(*heads)
-        if problem:
-            return TableResult(label, self._count(PRIMARY, label), self._count(REPLICA, label), 0, [], problem)
-        assert heads[0] is not None
-        differences: list[Difference] = []
-        counts = {PRIMARY: 0, REPLICA: 0}
-        different = 0
-        for key, mine, theirs in _merge(self._sorted(PRIMARY, label, counts), self._sorted(REPLICA, label, counts)):
-            if mine != theirs:
-                different += 1
-                if len(differences) < limit:
-                    differences.append(_difference(heads[0], key, mine, theirs))
-        return TableResult(label, counts[PRIMARY], counts[REPLICA], different, differences)
+    async def digests(side: Side) -> dict[int, Digest]:
+        return await side.digests(label, BUCKETS) if label in side.tables else {}
 
-    def _count(self, side: str, label: str) -> int:
-        (count,) = self._db.execute("SELECT count(*) FROM row WHERE side = ? AND label = ?", (side, label)).fetchone()
-        return int(count)
+    mine, theirs = await _of_both(digests, primary, replica)
+    totals = [sum(digests.values(), EMPTY) for digests in (mine, theirs)]
+    result = TableResult(label, totals[0].rows, totals[1].rows, 0, [], _problem(head, other), *map(str, totals))
+    if result.problem or mine == theirs:
+        return result
+    assert head is not None
+    different, pairs = 0, list[_Pair]()
+    for wanted in _groups(differing_buckets(mine, theirs), mine, theirs, rows_at_once):
+        for pair in differing_rows(*await _of_both(_rows_of(label, wanted), primary, replica)):
+            different += 1
+            if len(pairs) < listed:
+                pairs.append(pair)
+    differences = await _explained(primary, replica, head, pairs)
+    return result._replace(different=different, differences=differences)
 
-    def _sorted(self, side: str, label: str, counts: dict[str, int]) -> Iterator[tuple[bytes, bytes]]:
-        for row in self._db.execute(
-            "SELECT key, data FROM row WHERE side = ? AND label = ? ORDER BY key, data", (side, label)
-        ):
-            counts[side] += 1
-            yield row
+
+def _rows_of(label: str, wanted: Sequence[int]) -> Callable[[Side], Awaitable[list[KeyedLine]]]:
+    return lambda side: side.rows(label, BUCKETS, wanted)
+
+
+async def _of_both(ask: Callable[[Side], Awaitable[T]], primary: Side, replica: Side) -> tuple[T, T]:
+    """Both sides' answers, asked at the same time."""
+    answers: list[T | None] = [None, None]
+
+    async def keep(place: int, side: Side) -> None:
+        answers[place] = await ask(side)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep, 0, primary)
+        nursery.start_soon(keep, 1, replica)
+    return answers[0], answers[1]  # type: ignore[return-value]  # the nursery ends with both
+
+
+def differing_rows(primary: Sequence[KeyedLine], replica: Sequence[KeyedLine]) -> Iterator[_Pair]:
+    """The keys whose rows differ, in the order of their lines; a row that stands more often on one side comes once for
+    each time. Pure."""
+    mine, theirs = Counter(primary), Counter(replica)
+    only_mine, only_theirs = sorted((mine - theirs).elements()), sorted((theirs - mine).elements())
+    of_key: dict[bytes, list[bytes]] = {}
+    for key, line in only_theirs:
+        of_key.setdefault(key, []).append(line)
+    pairs = []
+    for key, line in only_mine:
+        other = of_key[key].pop(0) if of_key.get(key) else None
+        pairs.append(_Pair(key, line, other))
+    pairs += [_Pair(key, None, line) for key, lines in of_key.items() for line in lines]
+    yield from sorted(pairs, key=lambda pair: pair.key)
+
+
+async def _explained(primary: Side, replica: Side, head: TableHead, pairs: Sequence[_Pair]) -> list[Difference]:
+    """The pairs with their diagnosis. The replica's journal is asked: it is proven by the same chain, and nearer."""
+    differences: list[Difference] = []
+    for at in range(0, len(pairs), EVIDENCE_AT_ONCE):
+        some = pairs[at : at + EVIDENCE_AT_ONCE]
+        evidence = await replica.evidence(head.label, [Question(p.key, (p.primary, p.replica)) for p in some])
+        for pair, found in zip(some, evidence, strict=True):
+            lines = {primary.name: pair.primary, replica.name: pair.replica}
+            differences.append(_difference(head, pair, diagnose(lines, found), found))
+    return differences
+
+
+def _difference(head: TableHead, pair: _Pair, diagnosis: Diagnosis, evidence: Evidence) -> Difference:
+    def named(line: bytes | None) -> Values | None:
+        return None if line is None else dict(zip(head.columns, texts_of(line), strict=True))
+
+    key = dict(zip(head.key, texts_of(pair.key), strict=True)) if head.key else {}
+    return Difference(head.label, key, named(pair.primary), named(pair.replica), diagnosis, evidence, pair.key)
+
+
+def _groups(
+    wanted: Sequence[int], mine: dict[int, Digest], theirs: dict[int, Digest], rows_at_once: int
+) -> Iterator[list[int]]:
+    """Buckets in groups whose rows fit into memory."""
+    group: list[int] = []
+    rows = 0
+    for bucket in wanted:
+        size = mine.get(bucket, EMPTY).rows + theirs.get(bucket, EMPTY).rows
+        if group and rows + size > rows_at_once:
+            yield group
+            group, rows = [], 0
+        group.append(bucket)
+        rows += size
+    if group:
+        yield group
 
 
 def _problem(primary: TableHead | None, replica: TableHead | None) -> str:
@@ -122,48 +176,9 @@ def _problem(primary: TableHead | None, replica: TableHead | None) -> str:
         return "the primary has no such table"
     if replica is None:
         return "the replica has no such table"
-    if sorted(primary.columns) != sorted(replica.columns):
-        only = sorted(set(primary.columns) ^ set(replica.columns))
-        return f"columns on one side only: {', '.join(only)}"
     if primary.key != replica.key:
         return f"the key is ({', '.join(primary.key)}) on the primary, ({', '.join(replica.key)}) on the replica"
+    if primary.columns != replica.columns:
+        only = sorted(set(primary.columns) ^ set(replica.columns))
+        return f"columns on one side only: {', '.join(only)}"
     return ""
-
-
-def _merge(
-    left: Iterator[tuple[bytes, bytes]], right: Iterator[tuple[bytes, bytes]]
-) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """Pair two sorted runs of (key, row): same rows together, then rows of one key together."""
-    mine, theirs = next(left, None), next(right, None)
-    while mine is not None or theirs is not None:
-        if theirs is None or (mine is not None and _goes_first(mine, theirs)):
-            assert mine is not None
-            yield mine[0], mine[1], None
-            mine = next(left, None)
-        elif mine is None or _goes_first(theirs, mine):
-            yield theirs[0], None, theirs[1]
-            theirs = next(right, None)
-        else:
-            yield mine[0], mine[1], theirs[1]
-            mine, theirs = next(left, None), next(right, None)
-
-
-def _goes_first(one: tuple[bytes, bytes], other: tuple[bytes, bytes]) -> bool:
-    """By key; among rows without a key (all keys alike), by the row itself."""
-    if one[0] != other[0]:
-        return one[0] < other[0]
-    return one[0] == _NO_KEY and one[1] < other[1]
-
-
-_NO_KEY = msgpack.packb([])
-
-
-def _difference(head: TableHead, key: bytes, primary: bytes | None, replica: bytes | None) -> Difference:
-    columns = sorted(head.columns)
-
-    def named(data: bytes | None) -> dict[str, str | None] | None:
-        return None if data is None else dict(zip(columns, msgpack.unpackb(data), strict=True))
-
-    return Difference(
-        head.label, dict(zip(head.key, msgpack.unpackb(key), strict=True)), named(primary), named(replica)
-    )

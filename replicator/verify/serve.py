@@ -1,30 +1,51 @@
 """A region's contents over HTTP, for a comparison from outside.
 
-    POST   /v1/verify/hold?seconds=30      replay stops where it is (ends by itself); answers the position
-    DELETE /v1/verify/hold                 replay goes on
-    GET    /v1/verify/contents[?at=N]      everything at one position (``stream.py``); ``at``: at just this sequence
+    POST   /v1/verify/hold?seconds=30                 replay stops where it is (ends by itself); answers the position
+    DELETE /v1/verify/hold                            replay goes on
+    POST   /v1/verify/scrub                           a difference was seen: a replica is to scrub soon
+    POST   /v1/verify/moments[?at=N]                  fixes a moment (``at``: just this sequence) and keeps it; answers
+                                                      its name, its position and its tables
+    DELETE /v1/verify/moments/{moment}                ends it; it ends by itself a minute after the last request
+    GET    /v1/verify/moments/{moment}/digests?table=T&buckets=B[&rate=ROWS]
+                                                      a table's digests by bucket (``digest.py``), read at so many rows
+                                                      a second: [1 READ, rows so far] …,
+                                                      [2 DIGESTS, [[bucket, rows, sum], …]]
+    GET    /v1/verify/moments/{moment}/rows?table=T&buckets=B&in=3,17
+                                                      the rows of these buckets: [3 ROWS, [[key line, line], …]] …,
+                                                      [4 END, rows]
+    POST   /v1/verify/moments/{moment}/evidence       {"table", "questions": [[key line, [line or null, …]], …]}: what
+                                                      the journal says of these keys, see ``evidence.py``
 
-Guarantee: no database credential leaves the region; what goes out is what the database stores, in canonical text.
+The streams are msgpack arrays one after another; one that was cut off lacks its last. Guarantee: no database credential
+leaves the region; what goes out is what the database stores, as canonical lines (``canonical.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator, Callable
 
+import msgpack
 import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from replicator.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
 from replicator.errors import Rejected
-from replicator.replicas.base import Reader
-from replicator.verify.moments import Moment, Moments
-from replicator.verify.stream import Row, TableHead, pack_contents
+from replicator.verify.evidence import Question
+from replicator.verify.held import HeldMoments
+from replicator.verify.moments import Moments
+from replicator.verify.side import LocalSide, Pace
 
 HOLD_LIMIT_SECONDS = 300
+READ, DIGESTS, ROWS, END = range(1, 5)
+MEDIA_TYPE = "application/msgpack"
+BODY_LIMIT_BYTES = 64 << 20
+SIGN_SECONDS = 1.0  # at least this often a long count shows that it goes on
 
 
-def routes(moments: Moments) -> list[Route]:
+def routes(moments: Moments, held: HeldMoments, ask_for_scrub: Callable[[], None]) -> list[Route]:
     """The verification's part of the HTTP surface."""
 
     async def hold(request: Request) -> Response:
@@ -35,30 +56,106 @@ def routes(moments: Moments) -> list[Route]:
         position = await moments.pause(min(seconds, HOLD_LIMIT_SECONDS))
         return JSONResponse({"held": True, "position": str(position)})
 
-    async def contents(request: Request) -> Response:
-        asked = request.query_params.get("at")
-        moment = await moments.fix(None if asked is None else _whole(asked, "at"))
-        return StreamingResponse(_stream(moment), media_type="application/msgpack")
+    async def scrub(request: Request) -> Response:
+        ask_for_scrub()
+        return JSONResponse({"asked": True})
 
+    async def begin(request: Request) -> Response:
+        asked = request.query_params.get("at")
+        name, side = await held.hold(None if asked is None else _whole(asked, "at"))
+        tables = [{"table": h.label, "columns": h.columns, "key": h.key} for h in side.tables.values()]
+        return JSONResponse({"moment": name, "position": str(side.position), "tables": tables})
+
+    async def end(request: Request) -> Response:
+        await held.release(request.path_params["moment"])
+        return JSONResponse({"ended": True})
+
+    async def digests(request: Request) -> Response:
+        label, buckets = await _checked(held, request), _buckets(request)
+        rate = request.query_params.get("rate")
+        pace = Pace(math.inf if rate is None else max(1, _whole(rate, "rate")))
+        answer = _digests(held, request.path_params["moment"], pace, label, buckets)
+        return StreamingResponse(answer, media_type=MEDIA_TYPE)
+
+    async def rows(request: Request) -> Response:
+        label, buckets = await _checked(held, request), _buckets(request)
+        wanted = [_whole(text, "in") for text in request.query_params.get("in", "").split(",") if text]
+        answer = _rows(held, request.path_params["moment"], label, buckets, wanted)
+        return StreamingResponse(answer, media_type=MEDIA_TYPE)
+
+    async def evidence(request: Request) -> Response:
+        label, questions = await _questions(request)
+        async with held.asked(request.path_params["moment"], Pace(math.inf)) as side:
+            _check_table(side, label)
+            found = await side.evidence(label, questions)
+        return Response(msgpack.packb(found), media_type=MEDIA_TYPE)
+
+    one = "/v1/verify/moments/{moment}"
     return [
         Route("/v1/verify/hold", hold, methods=["POST", "DELETE"]),
-        Route("/v1/verify/contents", contents, methods=["GET"]),
+        Route("/v1/verify/scrub", scrub, methods=["POST"]),
+        Route("/v1/verify/moments", begin, methods=["POST"]),
+        Route(one, end, methods=["DELETE"]),
+        Route(f"{one}/digests", digests, methods=["GET"]),
+        Route(f"{one}/rows", rows, methods=["GET"]),
+        Route(f"{one}/evidence", evidence, methods=["POST"]),
     ]
 
 
-async def _stream(moment: Moment) -> AsyncIterator[bytes]:
-    pieces = pack_contents(moment.position, _tables(moment.reader))
+async def _checked(held: HeldMoments, request: Request) -> str:
+    """The table that is asked for: what does not exist is refused before an answer begins."""
+    label = request.query_params.get("table", "")
+    async with held.asked(request.path_params["moment"], Pace(math.inf)) as side:
+        _check_table(side, label)
+    return label
+
+
+async def _digests(held: HeldMoments, name: str, pace: Pace, label: str, buckets: int) -> AsyncIterator[bytes]:
+    digest, read, told_at = TableDigest(label, buckets), 0, trio.current_time()
+    async with held.asked(name, pace) as side:
+        async for rows in side.collect(digest, label):
+            read += rows
+            if trio.current_time() >= told_at + SIGN_SECONDS:
+                told_at = trio.current_time()
+                yield msgpack.packb((READ, read))
+    found = digest.buckets().items()
+    yield msgpack.packb((DIGESTS, [(bucket, d.rows, d.sum.to_bytes(HASH_BYTES, "big")) for bucket, d in found]))
+
+
+async def _rows(held: HeldMoments, name: str, label: str, buckets: int, wanted: list[int]) -> AsyncIterator[bytes]:
+    sent = 0
+    async with held.asked(name, Pace(math.inf)) as side:
+        async for rows in side.pick(label, buckets, wanted):
+            sent += len(rows)
+            yield msgpack.packb((ROWS, rows))
+    yield msgpack.packb((END, sent))
+
+
+async def _questions(request: Request) -> tuple[str, list[Question]]:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > BODY_LIMIT_BYTES:
+            raise Rejected("too_large", "too many questions at once", status=413, place="questions")
     try:
-        while (piece := await trio.to_thread.run_sync(next, pieces, None)) is not None:
-            yield piece
-    finally:
-        moment.reader.close()
+        fields = msgpack.unpackb(body)
+        questions = [Question(bytes(key), tuple(lines)) for key, lines in fields["questions"]]
+        return str(fields["table"]), questions
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+        message = f"the questions cannot be read: {error!r:.200}"
+        raise Rejected("bad_request", message, place="questions") from error
 
 
-def _tables(reader: Reader) -> Iterator[tuple[TableHead, Iterator[Row]]]:
-    for definition in reader.tables():
-        names = [column.name for column in definition.columns]
-        yield TableHead(definition.label, names, list(definition.key)), reader.rows(definition.label)
+def _check_table(side: LocalSide, label: str) -> None:
+    if label not in side.tables:
+        raise Rejected("unknown_table", "this region has no such table", status=404, place=f"table {label[:200]}")
+
+
+def _buckets(request: Request) -> int:
+    buckets = _whole(request.query_params.get("buckets", "1"), "buckets")
+    if not 1 <= buckets <= BUCKETS_LIMIT or buckets & (buckets - 1):
+        raise Rejected("bad_request", f"buckets is a power of two up to {BUCKETS_LIMIT}", place="buckets")
+    return buckets
 
 
 def _whole(text: str, name: str) -> int:

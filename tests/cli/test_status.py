@@ -73,6 +73,14 @@ def status_of(snapshot: Snapshot, *options: str) -> Result:
             ],
         ),
         ("halted", 1, ["what holds it up: apply halted: the table <wallets>", "cure: drop or rename the table"]),
+        (
+            "quarantining",
+            0,
+            [
+                "quarantine: 5 statements are set aside, and readers do not see what they do: wallets (3 keys), ",
+                "cure: replicator quarantine says why",
+            ],
+        ),
         ("primary", 0, ["at the head", "follower virginia: sent up to 104,150 of main"]),
         ("copying", 1, ["120,000 of about 1,000,000 rows", "head ?, received ?"]),
     ],

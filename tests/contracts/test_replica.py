@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from replicator.canonical import line_of
 from replicator.definition import Column, Definition
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
+from replicator.replicas.quarantine import Closing, Quarantined
+from replicator.rewrite.images import as_stored
 from replicator.row import UNCHANGED
 from tests.contracts.replica_kinds import (
     STRAND,
@@ -529,6 +532,66 @@ def test_a_snapshot_keeps_position_and_rows_together(kind: Kind, replica: Replic
     fresh.close()
 
 
+def test_lines_of_keyed_rows(kind: Kind, replica: Replica) -> None:
+    definition = table([("b", "text"), ("n", "integer"), ("a", "text")], ["n", "a"])
+    rows = [("x\ty", "1", "k"), (None, "2", "back\\slash"), ("", "3", "ü")]
+    apply(replica, 1, Define(1, definition), change(definition, inserts=[row(*cells) for cells in rows]))
+    expected = [(line.rpartition(b"\t")[0], line) for line in (line_of([n, a, b]) for b, n, a in rows)]
+    reader = kind.reader()
+    reader.snapshot()
+    assert sorted(line for chunk in reader.lines("wallets") for line in chunk) == expected
+    assert reader.lines_of("wallets", [["2", "back\\slash"], ["3", "nobody"]]) == [expected[1]]
+    assert reader.lines_of("wallets", [[n, a] for _, n, a in rows] * 300)[-1] in expected
+    with pytest.raises(Rejected, match="no such table"):
+        list(reader.lines("nothing"))
+    reader.close()
+
+
+def test_lines_of_rows_without_a_key(kind: Kind, replica: Replica) -> None:
+    definition = table([("b", "text"), ("a", "text")], [])
+    places = [(7, 0), (7, 1), (9, 0)]
+    rows = [row("1", "x"), row("1", "x"), row(None, "y")]
+    apply(replica, 9, Define(1, definition), Append(definition, rows, places))
+    reader = kind.reader()
+    found = sorted(line for chunk in reader.lines("wallets") for line in chunk)
+    assert found == [(b"x\t1", b"x\t1"), (b"x\t1", b"x\t1"), (b"y\t\\N", b"y\t\\N")]
+    placed = sorted(line for chunk in reader.lines_placed("wallets", 6, 8) for line in chunk)
+    assert placed == [(b"7 0", b"x\t1"), (b"7 1", b"x\t1")]
+    reader.close()
+
+
+def test_a_hand_made_value_has_a_line_of_its_own(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    kind.execute(
+        "UPDATE wallets SET owner = 'tab' || chr(9) WHERE id = 1"
+        if kind.name == "postgres"
+        else "UPDATE wallets SET owner = CAST(x'746162' || char(9) AS BLOB), balance = 3 WHERE id = 1"
+    )
+    reader = kind.reader()
+    lines = dict(line for chunk in reader.lines("wallets") for line in chunk)
+    assert lines[b"0"] == b"0\t0.00\tann"
+    assert lines[b"1"] != b"1\t1.00\tann"
+    assert lines[b"1"].count(b"\t") == 2
+    reader.close()
+
+
+def test_a_reader_that_is_released_sees_the_present(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    reader = kind.reader()
+    reader.snapshot()
+    assert len(reader.lines_of("wallets", [["0"], ["1"], ["2"]])) == 2
+    apply(replica, 2, change(inserts=wallets(1, first=2)))
+    assert len(reader.lines_of("wallets", [["0"], ["1"], ["2"]])) == 2
+    reader.release()
+    reader.release()
+    reader.snapshot()
+    found = reader.applied(STRAND)
+    assert found is not None
+    assert found.position.sequence == 2
+    assert len(reader.lines_of("wallets", [["0"], ["1"], ["2"]])) == 3
+    reader.close()
+
+
 def test_documents_show_json_values(kind: Kind, replica: Replica) -> None:
     shown = table([("id", "bigint"), ("j", "jsonb"), ("ok", "boolean"), ("n", "numeric")], ["id"], name="shown")
     apply(replica, 1, Define(1, shown), change(shown, inserts=[row("1", '{"a": [1, null]}', "t", "1.50")]))
@@ -609,4 +672,193 @@ def test_a_key_that_only_changes_its_form_keeps_its_row(kind: Kind, replica: Rep
     apply(replica, 2, change(prices, moves=[(row("1.0"), row("1.00", UNCHANGED, "2"))]))
     apply(replica, 3, change(prices, deletes=[row("2.0")], inserts=[row("2.00", "y", "2")]))
     assert contents(kind, "prices") == [["1.00", "kept", "2"], ["2.00", "y", "2"]]
+    assert replica.drifted_rows == 0
+
+
+# -- what is refused, and what is set aside
+
+
+def refuse_nobody(kind: Kind) -> None:
+    """Somebody gives the replica a constraint: no owner called ``nobody``."""
+    if kind.name == "postgres":
+        kind.execute("ALTER TABLE wallets ADD CONSTRAINT refused CHECK (owner <> 'nobody')")
+        return
+    for event in ("INSERT", "UPDATE"):
+        kind.execute(
+            f"CREATE TRIGGER refused_{event} BEFORE {event} ON wallets WHEN NEW.owner = 'nobody'"
+            " BEGIN SELECT RAISE(ABORT, 'not here'); END"
+        )
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+@pytest.mark.parametrize("way", ["inserts", "updates"])
+def test_a_row_that_the_replica_refuses_is_named_so(kind: Kind, replica: Replica, count: int, way: str) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    refuse_nobody(kind)
+    refused = [*wallets(count)[:-1], row(str(count - 1), "nobody", "0.00")]
+    for attempt in (replica.apply, replica.attempt):
+        replica.begin()
+        with pytest.raises(Halted) as caught:
+            attempt(STRAND, [change(**{way: refused})])  # type: ignore[arg-type]
+        assert caught.value.reason == "replica_refused_row"
+        assert caught.value.cure
+        replica.rollback()
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+def test_a_failed_attempt_leaves_the_transaction_as_it_was(kind: Kind, replica: Replica, count: int) -> None:
+    """Also tables, definitions and drift of the attempt are undone; what came before and comes after is committed."""
+    other = table([("id", "integer")], ["id"], name="other")
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(2)))
+    refuse_nobody(kind)
+    replica.begin()
+    replica.attempt(STRAND, [change(inserts=wallets(count, first=10), updates=[row("0", "bob", "1.00")])])
+    for _ in range(2):
+        steps = [
+            Define(2, other),
+            change(other, inserts=[row(str(number)) for number in range(count)]),
+            change(inserts=[row("1", "drifted", "0.00")], deletes=[row("77")]),
+            change(updates=[*wallets(count, first=2000), row("1", "nobody", "0.00")]),
+        ]
+        with pytest.raises(Halted):
+            replica.attempt(STRAND, steps)
+    with pytest.raises(Halted) as caught:
+        replica.attempt(STRAND, [change(patches=[row("9999", UNCHANGED, "1.00")])])
+    assert caught.value.reason == "replica_row_missing"
+    with pytest.raises(Corrupt) as corrupt:
+        replica.attempt(STRAND, [change(inserts=[row("9")])])
+    assert corrupt.value.reason == "bad_row"
+    replica.attempt(STRAND, [change(inserts=wallets(count, first=1000), deletes=[row("10")])])
+    replica.commit(applied(2))
+    assert replica.definitions(STRAND) == {1: WALLETS}
+    assert replica.drifted_rows == 0
+    expected = {"0": "bob", "1": "ann", **{str(n): "ann" for n in (*range(11, 10 + count), *range(1000, 1000 + count))}}
+    assert {key: owner for key, owner, _ in contents(kind)} == expected
+
+
+def aside(sequence: int, ordinal: int = 0, **fields: object) -> Quarantined:
+    made = Quarantined(
+        sequence,
+        ordinal,
+        f"tx{sequence}",
+        1,
+        "public",
+        "wallets",
+        "insert",
+        ('ü"',),
+        None,
+        b"\x93\x00",
+        "held",
+        "why",
+        7,
+    )
+    return made._replace(**fields)  # type: ignore[arg-type]
+
+
+def test_what_is_set_aside_goes_with_its_transaction(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2)])
+    replica.rollback()
+    assert replica.quarantine().open(STRAND) == []
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2, 3), aside(2, 1, key=("a", "b"), key_before=("", "1"))])
+    kind.crash(replica)
+    replica.open()
+    assert replica.quarantine().open(STRAND) == []
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2, 3), aside(2, 1, key=("a", "b"), key_before=("", "1"))])
+    replica.quarantine().add("second", [aside(1, key=None)])
+    replica.commit(applied(2))
+    replica.open()
+    listed = [
+        aside(2, 1, key=("a", "b"), key_before=("", "1"), statement=b""),
+        aside(2, 3, statement=b""),
+    ]
+    assert replica.quarantine().open(STRAND) == listed
+    assert replica.quarantine().one(STRAND, (2, 3)) == aside(2, 3)
+    assert replica.quarantine().one(STRAND, (2, 4)) is None
+    reader = kind.reader()
+    assert reader.quarantine().open(STRAND) == listed
+    assert reader.quarantine().keys(STRAND) == {"wallets": {("a", "b"), ("", "1"), ('ü"',)}}
+    assert reader.quarantine().keys("second") == {"wallets": set()}
+    reader.close()
+
+
+def test_what_is_closed_stays_with_how_it_ended(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2), aside(3), aside(4)])
+    replica.commit(applied(2))
+    replica.begin()
+    replica.quarantine().close(STRAND, [(2, 0), (3, 0)], Closing("replayed", 9, "ann", "cured"))
+    replica.quarantine().close(STRAND, [(2, 0)], Closing("dropped", 99, "bob", "closed already"))
+    replica.commit(applied(2))
+    assert [one.place for one in replica.quarantine().open(STRAND)] == [(4, 0)]
+    closed = replica.quarantine().closed(STRAND, 10)
+    assert [(one.place, one.outcome, one.closed_at, one.closed_by, one.closed_why) for one in closed] == [
+        ((3, 0), "replayed", 9, "ann", "cured"),
+        ((2, 0), "replayed", 9, "ann", "cured"),
+    ]
+    assert len(replica.quarantine().closed(STRAND, 1)) == 1
+
+
+def test_a_replica_of_an_earlier_version_gets_its_quarantine(kind: Kind, replica: Replica) -> None:
+    apply(replica, 1, Define(1, WALLETS))
+    replica.close()
+    kind.execute("DROP TABLE " + ("replicator.quarantine" if kind.name == "postgres" else "_replicator_quarantine"))
+    reader = kind.reader()
+    assert reader.quarantine().open(STRAND) == []
+    reader.close()
+    replica.open()
+    assert replica.quarantine().open(STRAND) == []
+    assert replica.applied(STRAND) == applied(1)
+
+
+# -- looking at what is stored
+
+
+@pytest.mark.parametrize("count", [5, MANY])
+def test_stored_rows_are_read_by_their_keys(kind: Kind, replica: Replica, count: int) -> None:
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    keys = [row(str(number)) for number in range(count + 2)]
+    stored = [[str(number), "ann", f"{number}.00"] for number in range(count)]
+    assert replica.stored(WALLETS, keys) == [*stored, None, None]
+    assert replica.stored(WALLETS, []) == []
+    replica.begin()
+    replica.apply(STRAND, [change(deletes=[row("0")])])
+    assert replica.stored(WALLETS, keys[:2]) == [None, stored[1]]
+    replica.rollback()
+    assert replica.stored(WALLETS, keys[:1]) == stored[:1]
+
+
+def test_stored_keys_come_in_order_page_by_page(kind: Kind, replica: Replica) -> None:
+    pairs = table([("note", "text"), ("b", "text"), ("a", "integer")], ["a", "b"], name="pairs")
+    apply(replica, 1, Define(1, pairs), change(pairs, inserts=[row("n", b, str(a)) for a in (1, 2, 10) for b in "xy"]))
+    found: list[bytes] = []
+    while page := replica.stored_keys(pairs, found[-1] if found else None, 4):
+        found += page
+    assert found == [row(a, b) for a in ("1", "2", "10") for b in "xy"]
+
+
+@pytest.mark.parametrize("count", [3, MANY])
+def test_a_table_without_a_key_is_written_by_its_places(kind: Kind, replica: Replica, count: int) -> None:
+    """As a repair does: its rows are found by where they were inserted."""
+    log = table([("line", "text")], [], name="log")
+    by_place = as_stored(log)
+    lines = [row(f"line {number}") for number in range(count)]
+    apply(replica, 1, Define(1, log), Append(log, lines, [(1, number) for number in range(count)]))
+    assert replica.stored_keys(by_place, None, 2) == [row("1", "0"), row("1", "1")]
+    apply(
+        replica,
+        2,
+        change(
+            by_place,
+            deletes=[row("1", "0")],
+            inserts=[row("2", str(number), "new") for number in range(count)],
+            updates=[row("1", str(number), "changed") for number in range(1, count)],
+        ),
+    )
+    assert contents(kind, "log") == [["changed"]] * (count - 1) + [["new"]] * count
+    assert replica.stored(by_place, [row("1", "1"), row("1", "0")]) == [["1", "1", "changed"], None]
     assert replica.drifted_rows == 0

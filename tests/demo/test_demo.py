@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -156,6 +157,19 @@ def test_a_signal_ends_it_and_nothing_is_left(tmp_path: Path, number: signal.Sig
     assert errors.decode().strip() == f"ended by {number.name}"
     assert running_below(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_that_is_killed_takes_its_sidecars_along(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--seconds", "60"], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"status page: ")
+        process.kill()
+    deadline = time.monotonic() + 30
+    while (left := running_below(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # polls other processes
+    assert left == []
 
 
 async def test_a_sidecar_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from replicator.errors import Halted, Unavailable
 from replicator.marks import Now
 from replicator.observe.snapshot import (
@@ -94,6 +96,14 @@ def halted() -> Snapshot:
     )
     progress.halt("apply", cause, at(99))
     return region(progress)
+
+
+def quarantining() -> Snapshot:
+    """Somebody gave the replica a constraint; the region goes on without what it refuses."""
+    snapshot = healthy()
+    held = {"wallets": 3, "audit.<events>": 1}
+    state = dataclasses.replace(snapshot.strands[0], quarantined_statements=5, held_keys=held)
+    return dataclasses.replace(snapshot, strands=(state,))
 
 
 def primary() -> Snapshot:

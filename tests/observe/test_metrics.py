@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from replicator.feed.notices import GapCounts
 from replicator.observe.metrics import CATALOGUE, PREFIX, Metrics
 from replicator.observe.settling import settle_view
-from replicator.observe.snapshot import JournalView, RegionView, SettleView, Snapshot
+from replicator.observe.snapshot import JournalView, RegionView, SettleView, Snapshot, VerifyView
 from settle_buffer import Entry, SettleBuffer, SettleConfig
 from tests.observe import samples
 
@@ -30,6 +30,12 @@ EXPECTED = {
     "replicator_at_risk_blocks": ("gauge", "region strand"),
     "replicator_copied_rows": ("gauge", "region"),
     "replicator_copy_rows_estimate": ("gauge", "region"),
+    "replicator_verified_age_seconds": ("gauge", "region strand"),
+    "replicator_checkpoints_total": ("counter", "region strand"),
+    "replicator_mismatches_total": ("counter", "region strand"),
+    "replicator_scrubs_total": ("counter", "region strand"),
+    "replicator_scrub_sequence": ("gauge", "region strand"),
+    "replicator_scrub_age_seconds": ("gauge", "region strand"),
     "replicator_digest_sequence": ("gauge", "region strand"),
     "replicator_divergent_keys": ("gauge", "region strand table"),
     "replicator_drifted_rows_total": ("counter", "region"),
@@ -107,8 +113,17 @@ def everything() -> Snapshot:
         strand,
         settle=settling(),
         quarantined_statements=1,
-        digest_sequence=90,
-        divergent_keys={"wallets": 2},
+        verify=VerifyView(
+            verified=90,
+            age_seconds=1.5,
+            compared_at=90,
+            checkpoints=12,
+            mismatches=2,
+            divergent_keys={"wallets": 2},
+            scrubs=3,
+            scrub_sequence=80,
+            scrub_age_seconds=60.0,
+        ),
         lease_remaining_seconds=3.5,
         at_risk_blocks=4,
         journal=JournalView(

@@ -12,7 +12,7 @@ import pytest
 
 from replicator.errors import Halted
 from replicator.observe.page import SHOWN_GAPS, page
-from replicator.observe.snapshot import FollowerView, GapView, SettleView, Snapshot
+from replicator.observe.snapshot import FollowerView, GapView, SettleView, Snapshot, VerifyView, WrongView
 from replicator.observe.style import CONTENT_SECURITY_POLICY
 from tests.observe import samples
 
@@ -57,6 +57,10 @@ def text_of(snapshot: Snapshot) -> str:
     [
         ("healthy", ["tokyo", "ready", "104,140", "60", "follows https://paris.example:7400"]),
         (
+            "quarantining",
+            ["ready", "5 statements are set aside", "audit.<events> (1 key)", "replicator quarantine replay"],
+        ),
+        (
             "cut_off",
             ["not ready", "feed, waiting for 1 min 55 s", "connection refused", "104,191 to 104,193", "expired"],
         ),
@@ -87,6 +91,20 @@ def test_nothing_from_outside_becomes_html() -> None:
     reader = read(snapshot)
     assert "img" not in reader.tags
     assert evil in "".join(reader.text)
+
+
+def test_divergent_keys_are_shown_and_nothing_of_them_becomes_html() -> None:
+    snapshot = samples.region(samples.healthy_progress())
+    wrong = WrongView("wallets<b>", "id=<i>7", 90, 88, 89, ("tokyo",), "changed by <somebody> else")
+    proof = VerifyView(
+        87, 2.0, divergent_keys={"wallets<b>": 3}, wrong=(wrong,), scrub_sequence=80, scrub_age_seconds=9
+    )
+    state = dataclasses.replace(snapshot.strands[0], verify=proof)
+    text = page(dataclasses.replace(snapshot, strands=(state,)))
+    assert "up to block 87; whole tables compared at 80, 9.0 s ago" in text
+    assert "Divergent keys: 3 of wallets&lt;b&gt;" in text
+    assert "id=&lt;i&gt;7" in text
+    assert "<somebody>" not in text
 
 
 def test_thousands_of_gaps_do_not_make_a_thousand_lines() -> None:

@@ -222,6 +222,38 @@ def test_a_reader_of_a_primary_uses_the_definitions_it_is_given(new_database: Ca
     reader.close()
 
 
+def test_a_table_is_read_with_its_partitions_and_without_its_heirs(new_database: Callable[[], str]) -> None:
+    dsn = new_database()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE wallets (id int PRIMARY KEY, owner text); INSERT INTO wallets VALUES (1, 'a')")
+        connection.execute("CREATE TABLE heirs () INHERITS (wallets); INSERT INTO heirs VALUES (2, 'b')")
+        connection.execute("CREATE TABLE split (id int PRIMARY KEY, owner text) PARTITION BY RANGE (id)")
+        connection.execute("CREATE TABLE part PARTITION OF split DEFAULT; INSERT INTO split VALUES (3, 'c')")
+    split = table([("id", "integer"), ("owner", "text")], ["id"], name="split")
+    gone = table([("id", "integer")], ["id"], name="gone")
+    reader = PostgresReader(dsn, {})
+    reader.read_by({1: BINARY, 2: split, 3: gone})
+    assert [one.label for one in reader.tables()] == ["split", "wallets"]
+    for name, found in (("wallets", ["1", "a"]), ("split", ["3", "c"])):
+        line = "\t".join(found).encode()
+        assert list(reader.rows(name)) == [found]
+        assert [row for chunk in reader.lines(name) for row in chunk] == [(found[0].encode(), line)]
+        assert reader.lines_of(name, [["1"], ["2"], ["3"]]) == [(found[0].encode(), line)]
+    reader.close()
+
+
+def test_rows_that_a_policy_hides_are_not_taken_for_missing(new_database: Callable[[], str]) -> None:
+    dsn = new_database()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE wallets (id int PRIMARY KEY, owner text); INSERT INTO wallets VALUES (1, 'a')")
+        connection.execute("ALTER TABLE wallets ENABLE ROW LEVEL SECURITY")
+        connection.execute("DROP ROLE IF EXISTS limited; CREATE ROLE limited LOGIN; GRANT SELECT ON wallets TO limited")
+    reader = PostgresReader(dsn.replace("user=postgres", "user=limited"), {1: BINARY})
+    with pytest.raises(Halted, match="row-level security"):
+        list(reader.lines("wallets"))
+    reader.close()
+
+
 def test_a_reader_of_an_empty_database_sees_no_tables(new_database: Callable[[], str]) -> None:
     reader = PostgresReader(new_database())
     assert reader.tables() == []

@@ -12,9 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from replicator.canonical import Lines, line_of
 from replicator.definition import Column, Definition
 from replicator.replicas.base import Change, Define
 from replicator.replicas.postgres.session import connect
+from replicator.row import unpack_row
 from replicator.values import BINARY_KINDS, kind_of
 from tests.contracts.replica_kinds import Kind, PostgresKind, SqliteKind, apply, contents, row
 
@@ -182,6 +184,7 @@ def test_text_rows_keep_their_text(kind: Kind, source: Source, in_bulk: bool) ->
         apply(replica, 2, Change(wide, [], [], [], images, []))
     replica.close()
     _assert_equal(contents(kind, "wide"), rows, list(VALUES))
+    _assert_lines(kind, wide, rows)
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
@@ -210,6 +213,23 @@ def test_binary_rows_have_the_servers_text(kind: Kind, source: Source, in_bulk: 
         apply(replica, 2, Change(wide, [], [], [], [], images))
     replica.close()
     _assert_equal(contents(kind, "wide"), rows, names)
+    _assert_lines(kind, wide, rows)
+    lines = Lines(wide)
+    assert [lines.line(unpack_row(image)) for image in images] == [_line(lines, cells) for cells in rows]
+
+
+def _line(lines: Lines, cells: list[str | None]) -> bytes:
+    return line_of([cells[place] for place in lines.places])
+
+
+def _assert_lines(kind: Kind, wide: Definition, rows: list[list[str | None]]) -> None:
+    """The replica's lines are those of what the source printed; a digest is the same through every engine."""
+    lines = Lines(wide)
+    expected = sorted((str(cells[0]).encode(), _line(lines, cells)) for cells in rows)
+    reader = kind.reader()
+    assert sorted(row for chunk in reader.lines("wide") for row in chunk) == expected
+    assert sorted(reader.lines_of("wide", [[str(cells[0])] for cells in rows] + [["999999"]])) == expected
+    reader.close()
 
 
 def _assert_equal(found: list[list[str | None]], rows: list[list[str | None]], names: list[str]) -> None:

@@ -1,52 +1,32 @@
-"""Comparison: equal exactly if both sides hold the same rows, each as often."""
+"""Comparison: equal exactly if both sides hold the same rows, each as often; only what differs is read."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-
-import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.errors import Corrupt
-from replicator.position import genesis
-from replicator.verify.compare import PRIMARY, REPLICA, Contents
-from replicator.verify.stream import ContentsReader, Row, Rows, TableHead, pack_contents
+from replicator.verify.compare import TableResult, compare_sides
+from replicator.verify.side import TableHead
+from tests.verify.sides import ListedSide, Row
 
 KEYED = TableHead("t", ["id", "v"], ["id"])
+MANY: list[Row] = [[str(n), "x"] for n in range(1_000)]
 KEYLESS = TableHead("log", ["a", "b"], [])
 
 
-@pytest.fixture
-def contents() -> Iterator[Contents]:
-    with Contents.temporary() as contents:
-        yield contents
+async def compared(head: TableHead, primary: list[Row], replica: list[Row]) -> TableResult:
+    sides = [ListedSide("primary", [(head, primary)]), ListedSide("tokyo", [(head, replica)])]
+    (result,) = await compare_sides(*sides, 100)
+    return result
 
 
-def fill(contents: Contents, head: TableHead, primary: list[Row], replica: list[Row]) -> None:
-    for side, rows in ((PRIMARY, primary), (REPLICA, replica)):
-        contents.add_table(side, head)
-        contents.add_rows(side, head.label, rows)
-
-
-def test_the_order_of_rows_and_columns_does_not_matter(contents: Contents) -> None:
-    rows: list[Row] = [[str(n), None if n % 3 else "x"] for n in range(100)]
-    contents.add_table(PRIMARY, KEYED)
-    contents.add_rows(PRIMARY, "t", rows)
-    contents.add_table(REPLICA, TableHead("t", ["v", "id"], ["id"]))
-    shuffled = [row[::-1] for row in rows]
-    random.Random(7).shuffle(shuffled)
-    contents.add_rows(REPLICA, "t", shuffled)
-    (result,) = contents.results(10)
-    assert result.is_equal
-    assert (result.primary_rows, result.replica_rows) == (100, 100)
-
-
-def test_each_kind_of_difference_is_named(contents: Contents) -> None:
-    fill(contents, KEYED, [["1", "a"], ["2", "b"], ["4", None]], [["1", "a"], ["2", "B"], ["3", "c"], ["4", ""]])
-    (result,) = contents.results(10)
+async def test_each_kind_of_difference_is_named() -> None:
+    result = await compared(
+        KEYED, [["1", "a"], ["2", "b"], ["4", None]], [["1", "a"], ["2", "B"], ["3", "c"], ["4", ""]]
+    )
     assert not result.is_equal
+    assert (result.primary_rows, result.replica_rows, result.different) == (3, 4, 3)
     assert [(d.key, d.primary, d.replica) for d in result.differences] == [
         ({"id": "2"}, {"id": "2", "v": "b"}, {"id": "2", "v": "B"}),
         ({"id": "3"}, None, {"id": "3", "v": "c"}),
@@ -54,12 +34,28 @@ def test_each_kind_of_difference_is_named(contents: Contents) -> None:
     ]
 
 
-def test_a_missing_table_or_column_is_a_difference(contents: Contents) -> None:
-    contents.add_table(PRIMARY, KEYED)
-    contents.add_table(PRIMARY, KEYLESS)
-    contents.add_table(REPLICA, TableHead("log", ["a"], []))
-    results = {result.table: result for result in contents.results(10)}
-    assert "no such table" in results["t"].problem
+async def test_rows_are_read_only_where_digests_differ() -> None:
+    rows: list[Row] = [[str(n), "x"] for n in range(10_000)]
+    primary = ListedSide("primary", [(KEYED, rows)])
+    replica = ListedSide("tokyo", [(KEYED, [*rows[:5_000], ["5000", "y"], *rows[5_001:]])])
+    (result,) = await compare_sides(primary, replica, 10)
+    assert [d.key for d in result.differences] == [{"id": "5000"}]
+    assert primary.rows_read < 30
+    assert result.primary_digest != result.replica_digest
+
+
+async def test_no_more_is_listed_than_asked_but_all_is_counted() -> None:
+    primary, replica = (ListedSide(name, [(KEYED, rows)]) for name, rows in (("p", MANY), ("r", [])))
+    (result,) = await compare_sides(primary, replica, 7, rows_at_once=50)
+    assert (result.different, len(result.differences)) == (1_000, 7)
+
+
+async def test_a_missing_table_or_column_is_a_difference() -> None:
+    primary = ListedSide("primary", [(KEYED, [["1", "a"]]), (KEYLESS, [])])
+    replica = ListedSide("tokyo", [(TableHead("log", ["a"], []), []), (TableHead("more", ["a"], []), [])])
+    results = {result.table: result for result in await compare_sides(primary, replica, 10)}
+    assert "replica has no such table" in results["t"].problem
+    assert "primary has no such table" in results["more"].problem
     assert "b" in results["log"].problem
     assert not any(result.is_equal for result in results.values())
 
@@ -69,21 +65,5 @@ row = st.tuples(st.sampled_from("abc"), st.sampled_from(["x", None])).map(list)
 
 @given(st.lists(row, max_size=12), st.lists(row, max_size=12))
 def test_rows_without_a_key_are_equal_exactly_as_multisets(primary: list[Row], replica: list[Row]) -> None:
-    with Contents.temporary() as contents:
-        fill(contents, KEYLESS, primary, replica)
-        (result,) = contents.results(100)
+    result = trio.run(compared, KEYLESS, primary, replica)
     assert result.is_equal == (sorted(map(repr, primary)) == sorted(map(repr, replica)))
-
-
-def test_contents_travel_whole_or_not_at_all() -> None:
-    rows: list[Row] = [[str(n), None] for n in range(2500)]
-    data = b"".join(pack_contents(genesis("main"), [(KEYED, rows), (KEYLESS, [])]))
-    reader = ContentsReader()
-    pieces = [piece for n in range(0, len(data), 777) for piece in reader.feed(data[n : n + 777])]
-    reader.finish()
-    assert pieces[:2] == [genesis("main"), KEYED]
-    assert [row for piece in pieces if isinstance(piece, Rows) for row in piece.rows] == rows
-    cut = ContentsReader()
-    list(cut.feed(data[:-2]))
-    with pytest.raises(Corrupt, match="contents_cut_off"):
-        cut.finish()

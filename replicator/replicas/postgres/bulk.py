@@ -37,6 +37,15 @@ class BulkRows:
         self._made: set[str] = set()
         self._used: set[str] = set()
 
+    @property
+    def stages(self) -> frozenset[str]:
+        """The temporary tables that it has made."""
+        return frozenset(self._made)
+
+    def back_to(self, stages: frozenset[str]) -> None:
+        """Those made since are gone with a savepoint."""
+        self._made &= stages
+
     def transaction_begins(self) -> None:
         """The staging tables are empty again."""
         self._used.clear()

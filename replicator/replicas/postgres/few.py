@@ -17,10 +17,11 @@ from psycopg.adapt import Buffer, Dumper
 from replicator.definition import Definition
 from replicator.errors import Corrupt, Halted
 from replicator.replicas.postgres.rows import Rows
-from replicator.row import UNCHANGED, Cell, unpack_row
+from replicator.row import UNCHANGED, Cell, pack_row, unpack_row
 
 FEW_ROWS = 12
 FEW_BYTES = 256 * 1024
+SELECT_ROWS = 100
 
 
 class Binary(bytes):
@@ -105,6 +106,26 @@ class FewRows:
             raise row_missing(self._rows.definition, before)
         return sum(cursor.rowcount for cursor in occupant)
 
+    def stored(self, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        """The rows of these key images as the server prints them, locked within a transaction; None where is none."""
+        lock = self._connection.info.transaction_status != pq.TransactionStatus.IDLE
+        stored: list[list[str | None] | None] = [None] * len(keys)
+        for first in range(0, len(keys), SELECT_ROWS):
+            some = keys[first : first + SELECT_ROWS]
+            cursor = psycopg.RawCursor(self._connection)
+            parameters = [cell for key in some for cell in self._key(key)]
+            cursor.execute(self._rows.select(len(some), lock=lock), parameters, prepare=len(some) == SELECT_ROWS)
+            for number, *row in texts_of(cursor):
+                stored[first + int(number or 0)] = row
+        return stored
+
+    def stored_keys(self, after: bytes | None, limit: int) -> list[bytes]:
+        """The keys behind ``after`` in key order, as key images of what the server prints."""
+        parameters = [] if after is None else self._key(after)
+        cursor = psycopg.RawCursor(self._connection)
+        cursor.execute(self._rows.select_keys(limit, behind=after is not None), parameters)
+        return [pack_row([None if text is None else text.encode() for text in key]) for key in texts_of(cursor)]
+
     def _run(self, statements: Iterable[tuple[str, Parameters]]) -> list[psycopg.Cursor[Any]]:
         cursors: list[psycopg.Cursor[Any]] = []
         with self._connection.pipeline():
@@ -146,11 +167,22 @@ class FewRows:
         return Corrupt("bad_row", f"a row image cannot be read: {problem}", place=place, cure=cure)
 
 
+def texts_of(cursor: psycopg.Cursor | psycopg.RawCursor) -> list[list[str | None]]:
+    """The answer's rows as the server printed them."""
+    result = cursor.pgresult
+    assert result is not None
+    value, columns = result.get_value, range(result.nfields)
+    return [
+        [None if (data := value(row, column)) is None else str(data, "utf-8") for column in columns]
+        for row in range(result.ntuples)
+    ]
+
+
 def row_missing(definition: Definition, key: Sequence[object]) -> Halted:
     """A row that is needed is gone."""
     return Halted(
         "replica_row_missing",
         "a row that the source changed in part is not in the replica, so its other columns are not known",
         place=f"table {definition.label}, key {key!r:.200}",
-        cure="somebody else wrote to the replica: repair or resync the table",
+        cure="somebody else wrote to the replica: replicator repair --key sets it right; then start the sidecar anew",
     )

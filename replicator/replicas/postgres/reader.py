@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import psycopg
 
 from replicator.definition import Definition
 from replicator.errors import Rejected, Unavailable
-from replicator.replicas.base import Applied, Document, SetSequence
+from replicator.replicas.base import Applied, Document, KeyedLine, SetSequence
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
-from replicator.replicas.postgres import few, schema, session
-from replicator.replicas.postgres.few import Text
+from replicator.replicas.postgres import few, lines, schema, session
+from replicator.replicas.postgres.few import Text, texts_of
 from replicator.replicas.postgres.replica import read_applied
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
+from replicator.replicas.quarantine import QuarantineTable
 from replicator.values import json_of
 
 FETCH_ROWS = 2000
-_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "30s", "lock_timeout": "5s"}
+_SETTINGS = {
+    "default_transaction_read_only": "on",
+    "statement_timeout": "30s",
+    "lock_timeout": "5s",
+    "row_security": "off",  # a policy that hides rows is an error, not a smaller table
+}
 
 
 class PostgresReader:
@@ -42,6 +49,16 @@ class PostgresReader:
         self._connection = session.connect(dsn, _SETTINGS)
         few.prepare(self._connection)
 
+    def read_by(self, definitions: Mapping[int, Definition]) -> None:
+        """From here on, read these tables, as far as the database has them. Of a database that is no replica."""
+        found = {table.name: table for _, table in sorted(definitions.items())}
+        with self._one_moment():
+            self._given = {name: table for name, table in found.items() if self._exists(table)}
+
+    def _exists(self, table: Definition) -> bool:
+        answer = self._connection.execute("SELECT to_regclass(%s) IS NOT NULL", [quoted(*table.name)]).fetchone()
+        return answer == (True,)
+
     def close(self) -> None:
         with contextlib.suppress(psycopg.Error):
             self._connection.close()
@@ -59,6 +76,12 @@ class PostgresReader:
                 if self._locking and tables != [quoted(*definition.name) for definition in self.tables()]:
                     cure = "it is tried again"
                     raise Unavailable("tables_changed", "a table was just defined", place=self._place, cure=cure)
+
+    def release(self) -> None:
+        with session.translated(self._place):
+            if self._in_transaction():
+                self._connection.execute("ROLLBACK")
+            self._fixed = False
 
     def visible(self) -> tuple[str, str]:
         """Within ``snapshot``: which transactions it sees, as pg_snapshot's text, and an LSN before which all of those
@@ -103,10 +126,11 @@ class PostgresReader:
         with self._one_moment():
             definition = self._definition(table)
             names = _listed([column.name for column in definition.columns])
+            table = lines.own_rows(self._connection, definition)
             self._cursors += 1
             cursor = f"replicator_rows_{self._cursors}"
-            self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {names} FROM {quoted(*definition.name)}")
-            while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
+            self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR SELECT {names} FROM {table}")
+            while rows := texts_of(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 yield from rows
             self._execute(f"CLOSE {cursor}")
 
@@ -120,7 +144,7 @@ class PostgresReader:
             cursor = f"replicator_rows_{self._cursors}"
             selected = f"SELECT {_listed(names)} FROM {quoted(*definition.name)}"
             self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {selected}")
-            while rows := _texts(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
+            while rows := texts_of(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 for row in rows:
                     yield (row[:-2], (int(row[-2] or 0), int(row[-1] or 0))) if has_places else (row, None)
             self._execute(f"CLOSE {cursor}")
@@ -141,6 +165,31 @@ class PostgresReader:
         assert row is not None
         return int(row[0][0]["Plan"]["Plan Rows"])
 
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.all_lines(self._connection, self._definition(table))
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        with self._one_moment():
+            definition = self._definition(table)
+            types = schema.column_types(self._connection, definition)
+            of_key = [types[place] for place in definition.key_places]
+            return lines.lines_of_keys(self._connection, definition, of_key, keys)
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.lines_placed(self._connection, self._definition(table), after, until)
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._quarantine_rows, "replicator.quarantine", "%s")
+
+    def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._one_moment():
+            there = self._connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone()
+            if self._given is not None or there == (None,):
+                return []
+            return self._connection.execute(sql.encode(), parameters).fetchall()
+
     def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]
         order = _listed(definition.key or self._places())
@@ -156,7 +205,7 @@ class PostgresReader:
             place = f"table {definition.label}"
             cure = "write the key as the database prints it"
             raise Rejected("bad_key", f"the key is not of its type: {error}", place=place, cure=cure) from error
-        return [_document(definition, row) for row in _texts(cursor)]
+        return [_document(definition, row) for row in texts_of(cursor)]
 
     def _places(self) -> Sequence[str]:
         return PLACE_COLUMNS if self._given is None else ("ctid",)
@@ -219,18 +268,6 @@ def _listed(names: Sequence[str]) -> str:
 
 def _key(definition: Definition, key: Sequence[str]) -> list[Text]:
     return [Text(text.encode()) for _, text in checked_key(definition, key)]
-
-
-def _texts(cursor: psycopg.Cursor | psycopg.RawCursor) -> list[list[str | None]]:
-    """The answer's rows as the server printed them."""
-    result = cursor.pgresult
-    assert result is not None
-    columns = range(result.nfields)
-    value = result.get_value
-    return [
-        [None if (data := value(row, column)) is None else str(data, "utf-8") for column in columns]
-        for row in range(result.ntuples)
-    ]
 
 
 def _document(definition: Definition, row: Sequence[str | None]) -> Document:

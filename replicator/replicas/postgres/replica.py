@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
 from replicator.definition import Definition, unpack_definition
-from replicator.errors import Unavailable
+from replicator.errors import Halted, Unavailable
 from replicator.position import Position
 from replicator.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
 from replicator.replicas.postgres import bulk, few, schema, sequences, session
 from replicator.replicas.postgres.bulk import BulkRows, with_places
 from replicator.replicas.postgres.few import FewRows, is_few
 from replicator.replicas.postgres.rows import Rows
+from replicator.replicas.quarantine import QuarantineTable
 
 _SETTINGS = {
     **bulk.SETTINGS,
@@ -106,9 +108,44 @@ class PostgresReplica:
 
     def rollback(self) -> None:
         self._drifted_now = 0
-        self._tables.clear()  # staging tables and definitions of the transaction are gone
+        self._undo("ROLLBACK")
+
+    def _undo(self, rollback: str) -> None:
+        """Staging tables and definitions made since are gone with it; those from before would stay without a name."""
+        has_stage = any(table.bulk.stages for table in self._tables.values())
+        self._tables.clear()
+        self._run(rollback)
+        if has_stage:
+            self._run("DISCARD TEMP")
+
+    def attempt(self, strand: str, steps: Sequence[Step]) -> None:
+        drifted, tables = self._drifted_now, dict(self._tables)
+        stages = {key: table.bulk.stages for key, table in tables.items()}
+        self._run("SAVEPOINT attempt")
+        self._run("SET CONSTRAINTS ALL DEFERRED")
+        try:
+            self.apply(strand, steps)
+            self._run("SET CONSTRAINTS ALL IMMEDIATE")
+        except Halted:
+            self._drifted_now = drifted
+            if any(isinstance(step, Define) for step in steps):
+                self._undo("ROLLBACK TO attempt")
+            else:  # what was known of the tables before is still true
+                self._run("ROLLBACK TO attempt")
+                self._tables = tables
+                for key, made in stages.items():
+                    tables[key].bulk.back_to(made)
+            self._run("RELEASE attempt")
+            raise
+        self._run("RELEASE attempt")
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._run, "replicator.quarantine", "%s")
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with session.translated(self._place):
-            self._open.execute("ROLLBACK")
+            cursor = self._open.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
 
     def commit(self, applied: Applied) -> None:
         strand, epoch, sequence, digest = applied.position
@@ -144,6 +181,14 @@ class PostgresReplica:
                         self._truncate(definition)
                     case SetSequence():
                         sequences.advance(self._open, step)
+
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        with session.translated(self._place):
+            return self._table(definition).few.stored(keys)
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        with session.translated(self._place):
+            return self._table(definition).few.stored_keys(after, limit)
 
     def _table(self, definition: Definition) -> _Table:
         table = self._tables.get(id(definition))

@@ -74,8 +74,10 @@ class Rows:
     def insert_missing(self) -> str:
         """Insert those of the staged rows that are not there."""
         staged = ", ".join(self._staged(place) for place in range(len(self.names)))
-        columns = _listed(self.names)
-        return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s ON CONFLICT DO NOTHING"
+        columns, key = _listed(self.names), _listed(self.definition.key)
+        # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
+        conflict = f"ON CONFLICT ({key}) DO NOTHING"
+        return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s {conflict}"
 
     def delete_staged(self) -> str:
         """Delete the rows of the staged keys."""
@@ -116,6 +118,29 @@ class Rows:
     def delete(self) -> str:
         """The row of one key."""
         return f"DELETE FROM {self.table} WHERE {self._where_key(1)}"
+
+    def select(self, count: int, *, lock: bool) -> str:
+        """The rows of so many keys, each behind its number from 0; locked until the transaction's end with ``lock``."""
+        kinds = [self.types[place] for place in self.definition.key_places]
+        width = len(kinds)
+        keys = ", ".join(
+            f"({row}, {', '.join(f'${row * width + place}::{kind}' for place, kind in enumerate(kinds, 1))})"
+            for row in range(count)
+        )
+        names = [f"k_{place}" for place in range(width)]
+        same = [f"t.{quoted(name)} = k.{key}" for name, key in zip(self.definition.key, names, strict=True)]
+        columns = ", ".join(f"t.{quoted(name)}" for name in self.names)
+        return (
+            f"SELECT k.number, {columns} FROM (VALUES {keys}) AS k (number, {', '.join(names)})"
+            f" JOIN {self.table} AS t ON {' AND '.join(same)}{' FOR UPDATE OF t' if lock else ''}"
+        )
+
+    def select_keys(self, limit: int, *, behind: bool) -> str:
+        """The keys in key order, ``behind`` a key or from the first on; the key's parameters come first."""
+        names = _listed(self.definition.key)
+        marks = ", ".join(f"${number}" for number in range(1, len(self.definition.key) + 1))
+        where = f" WHERE ({names}) > ({marks})" if behind else ""
+        return f"SELECT {names} FROM {self.table}{where} ORDER BY {names} LIMIT {int(limit)}"
 
     def delete_other(self) -> str:
         """The row of one key, unless it is also the row of a second one: 1.0 and 1.00 are two images of one key."""

@@ -28,12 +28,20 @@ _OWN_TABLES = (
         definition bytea NOT NULL, PRIMARY KEY (strand, relation))""",
     """CREATE TABLE IF NOT EXISTS replicator.sequence (
         namespace text, name text, value bigint NOT NULL, increment bigint NOT NULL, PRIMARY KEY (namespace, name))""",
+    """CREATE TABLE IF NOT EXISTS replicator.quarantine (
+        strand text, sequence bigint, ordinal bigint, txid text NOT NULL, relation bigint NOT NULL,
+        namespace text NOT NULL, name text NOT NULL, op text NOT NULL, key text, key_before text,
+        statement bytea NOT NULL, reason text NOT NULL, message text NOT NULL, set_aside_at bigint NOT NULL,
+        outcome text NOT NULL, closed_at bigint, closed_by text NOT NULL, closed_why text NOT NULL,
+        PRIMARY KEY (strand, sequence, ordinal))""",
+    """CREATE INDEX IF NOT EXISTS quarantine_open ON replicator.quarantine (strand, sequence, ordinal)
+        WHERE outcome = ''""",
 )
 
 
 def create_own_tables(connection: psycopg.Connection) -> None:
-    """The sidecar's three tables, unless they are there."""
-    if connection.execute("SELECT to_regclass('replicator.sequence')").fetchone() == (None,):
+    """The sidecar's own tables, unless they are there."""
+    if connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone() == (None,):
         with connection.transaction():
             for statement in _OWN_TABLES:
                 connection.execute(statement)

@@ -7,13 +7,15 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from replicator import sqlite
 from replicator.definition import Definition
 from replicator.errors import Halted, Unavailable
-from replicator.replicas.base import Applied, Document, SetSequence
+from replicator.replicas.base import Applied, Document, KeyedLine, SetSequence
 from replicator.replicas.keys import checked_key, checked_text, unknown_table
-from replicator.replicas.sqlite import schema
+from replicator.replicas.quarantine import QuarantineTable
+from replicator.replicas.sqlite import lines, schema
 from replicator.replicas.sqlite.replica import read_applied
 from replicator.replicas.sqlite.rows import PLACE_COLUMNS, quoted
 from replicator.values import Stored, json_of, storage_from_text, stored_text
@@ -43,6 +45,11 @@ class SqliteReader:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN")
                 self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # BEGIN alone fixes nothing
+
+    def release(self) -> None:
+        with sqlite.translated(self._path):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def applied(self, strand: str) -> Applied | None:
         with self._one_moment():
@@ -116,6 +123,28 @@ class SqliteReader:
             return None
         finally:
             self._connection.set_progress_handler(None, 0)
+
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.all_lines(self._connection, self._definition(table))
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        with self._one_moment():
+            return lines.lines_of_keys(self._connection, self._definition(table), keys)
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.lines_placed(self._connection, self._definition(table), after, until)
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._quarantine_rows, f"{schema.OWN_PREFIX}quarantine", "?")
+
+    def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._one_moment():
+            there = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_quarantine'"
+            if self._connection.execute(there).fetchone() is None:
+                return []
+            return self._connection.execute(sql, parameters).fetchall()
 
     def _documents(
         self, definition: Definition, where: str, parameters: Sequence[Stored], limit: int

@@ -10,12 +10,14 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from replicator import sqlite
 from replicator.definition import Definition, unpack_definition
 from replicator.errors import Corrupt, Halted
 from replicator.position import Position
 from replicator.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
+from replicator.replicas.quarantine import QuarantineTable
 from replicator.replicas.sqlite import schema
 from replicator.replicas.sqlite.rows import Rows
 from replicator.values import Stored
@@ -106,6 +108,30 @@ class SqliteReplica:
                     place = f"replica {self._path}"
                     cure = "verify the journal; report it if the journal is whole"
                     raise Corrupt("bad_row", f"a number is too large: {error}", place=place, cure=cure) from error
+                except (sqlite3.IntegrityError, sqlite3.DataError) as error:
+                    raise _refused_row(step, error) from error
+
+    def attempt(self, strand: str, steps: Sequence[Step]) -> None:
+        drifted = self._drifted_now
+        self._run("SAVEPOINT attempt")
+        try:
+            self.apply(strand, steps)
+        except Halted as error:
+            self._drifted_now = drifted
+            self._rows.clear()  # what was defined in the attempt is gone
+            if not self._open.in_transaction:
+                raise _rolled_back(self._path, error) from error
+            self._run("ROLLBACK TO attempt")
+            self._run("RELEASE attempt")
+            raise
+        self._run("RELEASE attempt")
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._run, f"{schema.OWN_PREFIX}quarantine", "?")
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with sqlite.translated(self._path):
+            return self._open.execute(sql, parameters).fetchall()
 
     def _apply(self, strand: str, step: Step) -> None:
         match step:
@@ -123,6 +149,19 @@ class SqliteReplica:
                 self._open.execute(f"DELETE FROM {self._rows_of(definition).table}")
             case SetSequence():
                 self._set_sequence(step)
+
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        rows = self._rows_of(definition)
+        with sqlite.translated(self._path):
+            found = [self._open.execute(rows.select, key).fetchone() for key in rows.keys(keys)]
+        return [None if row is None else rows.texts(row) for row in found]
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        rows = self._rows_of(definition)
+        parameters = rows.keys([after])[0] if after is not None else []
+        with sqlite.translated(self._path):
+            found = self._open.execute(rows.select_keys(behind=after is not None), [*parameters, limit]).fetchall()
+        return [rows.key_image(row) for row in found]
 
     def _rows_of(self, definition: Definition) -> Rows:
         rows = self._rows.get(id(definition))
@@ -172,9 +211,9 @@ class SqliteReplica:
         try:
             self._insert_new(sql, rows)
         except sqlite3.IntegrityError as error:
-            self._open.execute("ROLLBACK TO inserts")
             if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID):
                 raise
+            self._open.execute("ROLLBACK TO inserts")
             fresh = self._open.executemany(sql.insert_missing, rows).rowcount
             self._drifted_now += len(rows) - fresh
             if sql.upsert:
@@ -214,10 +253,29 @@ def read_applied(connection: sqlite3.Connection, strand: str) -> Applied | None:
     return None if found is None else Applied(Position(*found[:4]), found[4], found[5])
 
 
+def _refused_row(step: Step, error: sqlite3.Error) -> Halted:
+    table = "" if isinstance(step, SetSequence) else f"table {step.definition.label}"
+    return Halted(
+        "replica_refused_row",
+        f"SQLite refuses a row: {error}",
+        place=table,
+        cure="drop the constraint or the trigger from the replica: the primary has checked its own",
+    )
+
+
+def _rolled_back(path: Path, error: Halted) -> Halted:
+    return Halted(
+        "replica_rolled_back",
+        f"a trigger of the replica ends the whole transaction, not only its statement: {error.message}",
+        place=error.place or f"replica {path}",
+        cure="let it RAISE(ABORT) instead of RAISE(ROLLBACK), or drop it",
+    )
+
+
 def _row_missing(definition: Definition, key: Sequence[Stored]) -> Halted:
     return Halted(
         "replica_row_missing",
         "a row that the source changed in part is not in the replica, so its other columns are not known",
         place=f"table {definition.label}, key {key!r:.200}",
-        cure="somebody else wrote to the replica: repair or resync the table",
+        cure="somebody else wrote to the replica: replicator repair --key sets it right; then start the sidecar anew",
     )

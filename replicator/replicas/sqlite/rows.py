@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from replicator.definition import Definition
 from replicator.errors import Corrupt
 from replicator.replicas.sqlite.decode import DECODE_ERRORS, Decoder
-from replicator.values import INTEGER_KINDS, Stored, kind_of, sqlite_type
+from replicator.row import pack_row
+from replicator.values import INTEGER_KINDS, Stored, kind_of, sqlite_type, stored_text
 
 PLACE_COLUMNS = ("_sequence", "_ordinal")
 TOGETHER_ROWS = 16
@@ -35,12 +36,15 @@ class Rows:
         self.insert = self._insert()
         self.together = max(1, min(TOGETHER_ROWS, TOGETHER_PARAMETERS // self._insert_width()))
         self.insert_together = self._insert(self.together)
-        self.insert_missing = f"{self.insert} ON CONFLICT DO NOTHING"
-        self.upsert = f"{self.insert} ON CONFLICT DO UPDATE SET {self._excluded()}" if self._values() else ""
+        # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
+        conflict = f"{self.insert} ON CONFLICT ({', '.join(map(quoted, definition.key or PLACE_COLUMNS))})"
+        self.insert_missing = f"{conflict} DO NOTHING"
+        self.upsert = f"{conflict} DO UPDATE SET {self._excluded()}" if self._values() else ""
         self.update = self._update()
-        self.delete = f"DELETE FROM {self.table} WHERE " + " AND ".join(
-            f"{quoted(name)} = ?{number}" for number, name in enumerate(definition.key, 1)
-        )
+        where_key = " AND ".join(f"{quoted(name)} = ?{number}" for number, name in enumerate(definition.key, 1))
+        self.delete = f"DELETE FROM {self.table} WHERE {where_key}"
+        self.select = f"SELECT {', '.join(map(quoted, self.names))} FROM {self.table} WHERE {where_key}"
+        self._texts = [stored_text(column) for column in definition.columns]
 
     def _values(self) -> list[str]:
         return [name for name in self.names if name not in self.definition.key]
@@ -66,6 +70,21 @@ class Rows:
         pairs = zip(self.definition.key, self.definition.key_places, strict=True)
         where = " AND ".join(f"{quoted(name)} = ?{place + 1}" for name, place in pairs)
         return f"UPDATE {self.table} SET {', '.join(sets)} WHERE {where}"
+
+    def select_keys(self, *, behind: bool) -> str:
+        """The keys in key order, ``behind`` a key or from the first on. Parameters are that key and a limit."""
+        names = ", ".join(map(quoted, self.definition.key))
+        where = f" WHERE ({names}) > ({', '.join('?' * len(self.definition.key))})" if behind else ""
+        return f"SELECT {names} FROM {self.table}{where} ORDER BY {names} LIMIT ?"
+
+    def texts(self, row: Sequence[Stored]) -> list[str | None]:
+        """A stored row as canonical texts."""
+        return [read(value) for read, value in zip(self._texts, row, strict=True)]
+
+    def key_image(self, key: Sequence[Stored]) -> bytes:
+        """A stored key as the key image of its canonical texts."""
+        texts = [self._texts[place](value) for place, value in zip(self.definition.key_places, key, strict=True)]
+        return pack_row([None if text is None else text.encode() for text in texts])
 
     def update_of(self, places: Sequence[int]) -> str:
         """An update of the columns at these places. Parameters are their values, then the key of the row."""

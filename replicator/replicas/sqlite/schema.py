@@ -25,12 +25,20 @@ _OWN_TABLES = (
     """CREATE TABLE IF NOT EXISTS _replicator_sequence (
         namespace TEXT, name TEXT, value INTEGER NOT NULL, increment INTEGER NOT NULL,
         PRIMARY KEY (namespace, name))""",
+    """CREATE TABLE IF NOT EXISTS _replicator_quarantine (
+        strand TEXT, sequence INTEGER, ordinal INTEGER, txid TEXT NOT NULL, relation INTEGER NOT NULL,
+        namespace TEXT NOT NULL, name TEXT NOT NULL, op TEXT NOT NULL, key TEXT, key_before TEXT,
+        statement BLOB NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, set_aside_at INTEGER NOT NULL,
+        outcome TEXT NOT NULL, closed_at INTEGER, closed_by TEXT NOT NULL, closed_why TEXT NOT NULL,
+        PRIMARY KEY (strand, sequence, ordinal))""",
+    """CREATE INDEX IF NOT EXISTS _replicator_quarantine_open
+        ON _replicator_quarantine (strand, sequence, ordinal) WHERE outcome = ''""",
 )
 
 
 def create_own_tables(connection: sqlite3.Connection) -> None:
-    """The sidecar's three tables, unless they are there."""
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_replicator_sequence'").fetchone() is None:
+    """The sidecar's own tables, unless they are there."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_replicator_quarantine'").fetchone() is None:
         with sqlite.transaction(connection):
             for statement in _OWN_TABLES:
                 connection.execute(statement)

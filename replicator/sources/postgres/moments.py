@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from replicator.definition import Definition
 from replicator.errors import Rejected
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
@@ -76,18 +77,23 @@ class PostgresMoments:
 
     async def _try(self) -> Moment | None:
         with contextlib.ExitStack() as undo:
-            reader = await trio.to_thread.run_sync(self._open)
+            locked = await trio.to_thread.run_sync(self._journal.definitions, self._strand) if self._locking else {}
+            reader = await trio.to_thread.run_sync(self._open, locked)
             undo.callback(reader.close)
             snapshot = await trio.to_thread.run_sync(_fix, reader)
             await self._reach(snapshot.lsn)
             position = await trio.to_thread.run_sync(self._position_of, snapshot)
             if position is not None:
+                definitions = await trio.to_thread.run_sync(self._journal.definitions, self._strand, position.sequence)
+                if self._locking and not _names(definitions) <= _names(locked):
+                    return None  # a table was defined just now: it is not locked
+                await trio.to_thread.run_sync(reader.read_by, definitions)
                 undo.pop_all()  # from here on the reader is the caller's
                 return Moment(position, reader)
             return None
 
-    def _open(self) -> PostgresReader:
-        return PostgresReader(self._dsn, self._journal.definitions(self._strand), locking=self._locking)
+    def _open(self, definitions: dict[int, Definition]) -> PostgresReader:
+        return PostgresReader(self._dsn, definitions, locking=self._locking)
 
     async def _reach(self, lsn: int) -> None:
         """Wait until the journal holds everything that the log held at ``lsn``."""
@@ -123,6 +129,10 @@ class PostgresMoments:
             if after == 0 or not blocks or last is None or last >= blocks[0][0] or back >= head:
                 return last
             back *= 4
+
+
+def _names(definitions: dict[int, Definition]) -> set[tuple[str, str]]:
+    return {definition.name for definition in definitions.values()}
 
 
 def _fix(reader: PostgresReader) -> Snapshot:

@@ -1,0 +1,269 @@
+"""Checkpoints: at the latest every second or every so many blocks, what a replica stores is compared with the journal.
+
+Guarantee: the comparison is of one exact sequence: the position and the rows come from one snapshot of the replica's
+own database, after its commit, and the journal says, through the chain that every region shares, what must stand there.
+So a statement that was skipped, done twice or in the wrong order is found at the next checkpoint, and the first block
+whose change is missing is named. Replay does not wait for it; it takes at most ``share`` of the time, so in a catch-up
+checkpoints lie further apart. Not seen here: what somebody changes in a key that no block touches; that is the scrub's.
+
+Memory: a window with more than ``WINDOW_STATEMENTS`` statements is not looked at by itself; the scrub answers for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import trio
+
+from replicator.block import Block, Part
+from replicator.canonical import Lines, texts_of
+from replicator.definition import Definition
+from replicator.journal.tail import Tail
+from replicator.replicas.base import KeyedLine, Reader
+from replicator.statement import unpack_bodies, unpack_statements
+from replicator.verify.diagnosis import Diagnosis, diagnose
+from replicator.verify.evidence import Question, Witness
+from replicator.verify.findings import Findings, Wrong
+from replicator.verify.side import held_keys
+from replicator.verify.window import Expected, Window
+
+log = logging.getLogger("replicator")
+
+WINDOW_STATEMENTS = 300_000
+READ_BYTES = 1 << 20
+REST_LIMIT_SECONDS = 60.0
+EXPLAINED_KEYS = 100  # of a checkpoint
+TOLD_KEYS = 20  # of a checkpoint, in the log
+
+
+class Journal(Protocol):
+    """The region's journal."""
+
+    def blocks(self, strand: str, after: int, limit_bytes: int) -> list[Block]: ...
+    def parts(self, strand: str, sequence: int) -> Iterator[Part]: ...
+    def definitions(self, strand: str, at: int | None = None) -> dict[int, Definition]: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cadence:
+    """How often, and how much of the time."""
+
+    seconds: float
+    blocks: int
+    share: float
+
+
+def rest_seconds(took_seconds: float, share: float) -> float:
+    """How long to rest behind a checkpoint, so that it takes no more than its share of the time."""
+    return min(took_seconds * (1 / share - 1), REST_LIMIT_SECONDS)
+
+
+class Met(NamedTuple):
+    """A key whose line is not the one that must stand there."""
+
+    definition: Definition
+    key: bytes
+    must: Expected
+    line: bytes | None
+
+
+class Look(NamedTuple):
+    """What a look at the replica found: up to which sequence, which keys are wrong and which of the known ones are
+    right. ``wrong`` is None if the window was too large; ``held`` are key lines, by table, that quarantine holds."""
+
+    until: int
+    wrong: list[Met] | None
+    right: list[tuple[str, bytes]]
+    held: dict[str, set[bytes]]
+
+
+class Checkpoints:
+    """Compares one replica with the journal, for ever. ``on_checked`` hears of each checkpoint: when its look began."""
+
+    def __init__(
+        self,
+        name: str,
+        journal: Journal,
+        strand: str,
+        open_reader: Callable[[], Reader],
+        applied: Tail,
+        witness: Witness,
+        cadence: Cadence,
+        findings: Findings,
+        on_checked: Callable[[float], Awaitable[None]],
+        window_statements: int = WINDOW_STATEMENTS,
+    ) -> None:
+        self._name = name
+        self._journal = journal
+        self._strand = strand
+        self._open_reader = open_reader
+        self._applied = applied
+        self._witness = witness
+        self._cadence = cadence
+        self._findings = findings
+        self._on_checked = on_checked
+        self._window_statements = window_statements
+        self._reader: Reader | None = None
+
+    async def run(self) -> None:
+        """Check whenever it is time. Raises what the replica or the journal raises."""
+        cadence, findings = self._cadence, self._findings
+        try:
+            while True:
+                await self._applied.beyond(findings.checked)
+                with trio.move_on_after(cadence.seconds):
+                    await self._applied.beyond(findings.checked + cadence.blocks - 1)
+                began = trio.current_time()
+                await self.check()
+                took = trio.current_time() - began
+                await trio.sleep(rest_seconds(took, cadence.share))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the replica go."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    async def check(self) -> None:
+        """Compare what was touched since the last checkpoint, and the keys that were wrong."""
+        began = trio.current_time()
+        found = await trio.to_thread.run_sync(self._look)
+        findings = self._findings
+        if found.wrong is None:
+            log.info("blocks up to %d are too many for a checkpoint: the next scrub proves them", found.until)
+            findings.too_large(found.until)
+        else:
+            wrong = await self._explained(found.wrong, found)
+            self._tell([one for one in wrong if (one.table, one.key_line) not in findings.wrong], found.until)
+            findings.window(found.until, wrong, found.right)
+        await self._on_checked(began)
+
+    def _look(self) -> Look:
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            self._reader.snapshot()
+            look = self._look_at(self._reader)
+            self._reader.release()
+            return look
+        except BaseException:
+            self.close()
+            raise
+
+    def _look_at(self, reader: Reader) -> Look:
+        applied = reader.applied(self._strand)
+        after, until = self._findings.checked, applied.position.sequence if applied else 0
+        window = self._window(after, until)
+        return Look(until, None, [], {}) if window is None else self._compare(reader, window, after, until)
+
+    def _window(self, after: int, until: int) -> Window | None:
+        """What the blocks behind ``after`` leave; None if that is too much."""
+        window = Window(self._journal.definitions(self._strand, until))
+        while after < until:
+            blocks = [b for b in self._journal.blocks(self._strand, after, READ_BYTES) if b.header.sequence <= until]
+            if not blocks:
+                break
+            if window.statements + sum(block.header.statements for block in blocks) > self._window_statements:
+                return None
+            small = [block for block in blocks if block.body is not None]
+            if len(small) == len(blocks):
+                for sequence, statements in unpack_bodies(small):
+                    window.add(sequence, statements)
+            else:
+                for block in blocks:
+                    self._add_block(window, block)
+            after = blocks[-1].header.sequence
+        return window
+
+    def _add_block(self, window: Window, block: Block) -> None:
+        sequence, ordinal = block.header.sequence, 0
+        if block.body is not None:
+            window.add(sequence, unpack_statements(block.body))
+            return
+        for part in self._journal.parts(self._strand, sequence):
+            ordinal = window.add(sequence, unpack_statements(part.data), ordinal)
+
+    def _compare(self, reader: Reader, window: Window, after: int, until: int) -> Look:
+        wrong: list[Met] = []
+        right: list[tuple[str, bytes]] = []
+        labels = window.labels() | {label for label, _ in self._findings.wrong}
+        for definition in reader.tables():
+            if definition.label in labels:
+                expected = self._known_wrong(definition) | window.expected(definition)
+                stored = dict(
+                    _stored(reader, definition, list(expected), window.is_truncated(definition), after, until)
+                )
+                names = Lines(definition).names
+                for key in expected.keys() | stored.keys():
+                    must, line = expected.get(key, Expected(until, None)), stored.get(key)
+                    if not must.is_met_by(line, names):
+                        wrong.append(Met(definition, key, must, line))
+                    elif (definition.label, key) in self._findings.wrong:
+                        right.append((definition.label, key))
+        return Look(until, wrong, right, held_keys(reader, self._strand) if wrong else {})
+
+    def _known_wrong(self, definition: Definition) -> dict[bytes, Expected]:
+        """The keys of this table that were wrong, and what must stand there."""
+        return {
+            one.key_line: Expected(one.found_at, one.right)
+            for one in self._findings.wrong.values()
+            if one.table == definition.label and one.is_right_known and definition.key
+        }
+
+    async def _explained(self, found: list[Met], look: Look) -> list[Wrong]:
+        """What is wrong, with its diagnosis as far as it is told."""
+        wrong: list[Wrong] = []
+        for number, met in enumerate(found):
+            diagnosis = await self._diagnosis(met, look) if number < EXPLAINED_KEYS else None
+            is_known = met.must.known is None
+            wrong.append(
+                Wrong(
+                    met.definition.label, met.key, key_for_people(met), is_known, met.must.line, look.until, diagnosis
+                )
+            )
+        return wrong
+
+    async def _diagnosis(self, met: Met, look: Look) -> Diagnosis:
+        label, question = met.definition.label, Question(met.key, (met.line,))
+        (evidence,) = await self._witness.evidence(label, [question], look.until)
+        if evidence.known:
+            held = met.key in look.held.get(label, set())
+            return diagnose({self._name: met.line}, evidence._replace(held=held))
+        what = (
+            "is missing" if met.line is None else "should not be there" if met.must.line is None else "is another one"
+        )
+        return Diagnosis((self._name,), None, None, f"the row that block {met.must.sequence} left {what}")
+
+    def _tell(self, wrong: list[Wrong], until: int) -> None:
+        """Say loudly what was found just now."""
+        for one in wrong[:TOLD_KEYS]:
+            found = one.diagnosis
+            since = f", first block {found.first.sequence}" if found and found.first else ""
+            cause = f": {found.cause}" if found else ""
+            log.error("divergent at sequence %d: table %s, key %s%s%s", until, one.table, one.key, since, cause)
+        if len(wrong) > TOLD_KEYS:
+            log.error("divergent at sequence %d: %d keys more", until, len(wrong) - TOLD_KEYS)
+
+
+def key_for_people(met: Met) -> str:
+    """A key as text: its values; of a row without a key its place."""
+    if not met.definition.key:
+        return met.key.decode(errors="replace")
+    return ", ".join(f"{name}={text}" for name, text in zip(met.definition.key, texts_of(met.key), strict=True))
+
+
+def _stored(
+    reader: Reader, definition: Definition, keys: list[bytes], truncated: bool, after: int, until: int
+) -> list[KeyedLine]:
+    """What the replica stores under these keys; of a truncated table all that it stores."""
+    if not definition.key:
+        chunks = reader.lines_placed(definition.label, 0 if truncated else after, until)
+        return [row for chunk in chunks for row in chunk]
+    if truncated:
+        return [row for chunk in reader.lines(definition.label) for row in chunk]
+    return reader.lines_of(definition.label, [[text or "" for text in texts_of(key)] for key in keys])

@@ -1,0 +1,119 @@
+"""What is known of a replica's equality: up to where it is proven, and which keys are not as they must be.
+
+Guarantee: *verified* moves to a sequence only if everything up to there was compared and is right: windows follow each
+other without a hole from a place that was proven, and no key that was found wrong is still wrong. What was too much for
+a window waits for a scrub of the whole tables; until then nothing behind it is called verified. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from replicator.verify.diagnosis import Diagnosis
+
+KEPT_KEYS = 10_000  # of those that differ; beyond that they are counted by the scrub only
+
+
+class Wrong(NamedTuple):
+    """A key that is not as it must be.
+
+    ``right`` is the line that must stand there (None: no row), if ``is_right_known``; ``found_at`` the sequence at
+    which it was seen. ``key`` is for people.
+    """
+
+    table: str
+    key_line: bytes
+    key: str
+    is_right_known: bool
+    right: bytes | None
+    found_at: int
+    diagnosis: Diagnosis | None
+
+
+class Findings:
+    """One replica's findings, in one strand. ``verified`` and ``checked`` are sequences."""
+
+    def __init__(self, verified: int) -> None:
+        self.verified = verified
+        self.checked = verified  # windows reach this far
+        self.compared_at: int | None = None  # where rows were compared last
+        self.scrubbed: int | None = None  # where whole tables were last
+        self.mismatches = 0  # keys that were found wrong, each time that one becomes so
+        self.wrong: dict[tuple[str, bytes], Wrong] = {}
+        self.uncounted: dict[str, int] = {}  # keys by table beyond those that are kept
+        self._is_asked = False
+        self._unproven_at: int | None = None  # the last window that was too much to look at
+
+    @property
+    def wants_scrub(self) -> bool:
+        """Whether a window was too much to look at, so that only a look at the whole tables proves it; or whether
+        somebody has asked for one."""
+        return self._unproven_at is not None or self._is_asked
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing is known to be wrong, nothing is open."""
+        return not self.wrong and not self.uncounted and self._unproven_at is None
+
+    def divergent_keys(self) -> dict[str, int]:
+        """How many keys are wrong, by table."""
+        counts = Counter(table for table, _ in self.wrong)
+        counts.update(self.uncounted)
+        return dict(counts)
+
+    def begin_at(self, sequence: int, *, is_proven: bool) -> None:
+        """Go on from a place that was proven in an earlier life, or from one that a scrub has yet to prove: a replica
+        that began as a copy."""
+        self.checked = sequence
+        self.verified = sequence if is_proven else 0
+        self._unproven_at = None if is_proven else sequence
+
+    def ask_for_scrub(self) -> None:
+        """Somebody has seen a difference: look soon."""
+        self._is_asked = True
+
+    def set_back(self, sequence: int) -> None:
+        """The replica stands at ``sequence`` again: what it gets behind that is to be compared again."""
+        self.checked = min(self.checked, sequence)
+        self.verified = min(self.verified, sequence)
+
+    def window(self, until: int, wrong: Iterable[Wrong], right: Iterable[tuple[str, bytes]]) -> None:
+        """A window up to ``until`` was compared: these keys are wrong, those were and are right now."""
+        for name in right:
+            self.wrong.pop(name, None)
+        self._keep(wrong, self.wrong)
+        self._checked_to(until)
+
+    def too_large(self, until: int) -> None:
+        """The window up to ``until`` has too many keys to be compared by itself."""
+        self._unproven_at = until
+        self._checked_to(until)
+
+    def scrub(self, at: int, wrong: Iterable[Wrong], more: dict[str, int]) -> None:
+        """All tables were compared at or behind the sequence ``at``; ``more`` counts wrong keys that are not listed."""
+        self._is_asked = False
+        known = self.wrong
+        self.wrong = {name: one for name, one in known.items() if one.found_at > at}
+        self.uncounted = dict(more)
+        self._keep(wrong, known)
+        if self._unproven_at is not None and self._unproven_at <= at:
+            self._unproven_at = None
+        self.scrubbed = at
+        self._checked_to(max(at, self.checked) if self.is_clean else self.checked)
+
+    def _keep(self, wrong: Iterable[Wrong], known: Mapping[tuple[str, bytes], Wrong]) -> None:
+        for one in wrong:
+            name = (one.table, one.key_line)
+            self.mismatches += name not in known
+            if name in self.wrong or len(self.wrong) < KEPT_KEYS:
+                self.wrong[name] = one
+            else:
+                self.uncounted[one.table] = self.uncounted.get(one.table, 0) + 1
+
+    def _checked_to(self, until: int) -> None:
+        self.checked = max(self.checked, until)
+        self.compared_at = max(until, self.compared_at or 0)
+        if self.is_clean:
+            self.verified = self.checked

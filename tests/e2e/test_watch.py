@@ -1,0 +1,185 @@
+"""A replica under watch: what somebody changes behind its back is found by the scrub, named, and gone once it is cured;
+while writes go on nothing is called different that is not.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.e2e.deployment import Deployment
+from tests.e2e.sidecars import Sidecar
+
+WATCH = '[verify]\ncheckpoint = "200ms"\nscrub = "500ms"\nscrub_rows = 1_000_000\n\n'
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path, settle=WATCH)
+    yield made
+    made.end()
+
+
+def verdict(sidecar: Sidecar) -> tuple[int, list[dict[str, Any]]]:
+    """``replicator verify``: its exit code and what it says of each table."""
+    command = [sys.executable, "-m", "replicator", "verify", str(sidecar.config), "--json", "--list", "100"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (told,) = json.loads(run.stdout)
+    return run.returncode, told.get("tables", told)
+
+
+def divergent(status: dict[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = status["strands"][0]["verify"]["divergent_keys"]
+    return found
+
+
+def scrubs(status: dict[str, Any]) -> int:
+    count: int = status["strands"][0]["verify"]["scrubs"]
+    return count
+
+
+def proven(status: dict[str, Any]) -> bool:
+    marks = status["strands"][0]["marks"]
+    return marks["verified"] is not None and marks["verified"] == marks["applied"]
+
+
+def on_sqlite(path: Path) -> Callable[[str], None]:
+    def execute(sql: str) -> None:
+        with sqlite3.connect(path, timeout=30) as connection:
+            connection.execute(sql)
+        connection.close()
+
+    return execute
+
+
+def on_postgres(dsn: str) -> Callable[[str], None]:
+    def execute(sql: str) -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
+    return execute
+
+
+def test_hand_made_changes_are_found_and_named_while_pgbench_runs(deployment: Deployment) -> None:
+    deployment.pgbench("-i", "-s", "2").communicate(timeout=120)
+    primary = on_postgres(deployment.primary_dsn)
+    primary("CREATE TABLE audit (id int PRIMARY KEY, what text, at timestamptz DEFAULT now(), much numeric)")
+    primary("INSERT INTO audit SELECT i, 'entry ' || i, now(), i * 1.10 FROM generate_series(1, 2000) AS i")
+    for sidecar in deployment.sidecars:
+        sidecar.start()
+    replicas = {
+        deployment.lima: on_postgres(deployment.replica_dsn),
+        deployment.tokyo: on_sqlite(deployment.sqlite_path),
+    }
+    deployment.converge()
+    for replica in replicas:
+        replica.reach(lambda status: scrubs(status) > 0 and proven(status), "proven equal")
+    running = deployment.pgbench("-c", "2", "-T", "20", "-R", "150")
+    for replica, execute in replicas.items():
+        code, tables = verdict(replica)
+        assert code == 0, tables
+        execute("UPDATE audit SET what = 'by hand' WHERE id = 11")
+        execute("DELETE FROM audit WHERE id = 12")
+        execute("INSERT INTO audit (id, what) VALUES (70000, 'mine')")
+        replica.reach(lambda status: divergent(status) == {"audit": 3}, "the scrub finds what was changed by hand", 30)
+        code, tables = verdict(replica)
+        assert code == 16
+        found = {(t["table"], *d["key"].values()): d for t in tables for d in t["differences"]}
+        assert found.keys() == {("audit", "11"), ("audit", "12"), ("audit", "70000")}
+        assert all(difference["odd"] == [replica.name] for difference in found.values()), found
+        causes = [difference["cause"] for _, difference in sorted(found.items())]
+        assert "no block ever wrote this row" in causes[0]
+        assert "deleted by somebody else" in causes[1]
+        assert "no block ever wrote this key" in causes[2]
+    output, _ = running.communicate(timeout=60)
+    assert running.returncode == 0, output
+
+
+def test_a_checkpoint_finds_what_replay_did_wrong_and_the_first_block(deployment: Deployment) -> None:
+    """Triggers stand for faults of replay: they skip a statement, or put an older row back."""
+    primary = on_postgres(deployment.primary_dsn)
+    primary("CREATE TABLE wallet (id int PRIMARY KEY, balance int)")
+    primary("INSERT INTO wallet SELECT i, 0 FROM generate_series(1, 5) AS i")
+    for sidecar in deployment.sidecars:
+        sidecar.start()
+    deployment.converge()
+    for replica in (deployment.lima, deployment.tokyo):
+        replica.reach(proven, "proven equal")
+    skip = on_sqlite(deployment.sqlite_path)
+    skip(
+        "CREATE TRIGGER skip AFTER UPDATE ON wallet WHEN NEW.id = 3 AND NEW.balance = 30"
+        " BEGIN UPDATE wallet SET balance = OLD.balance WHERE id = 3; END"
+    )
+    on_postgres(deployment.replica_dsn)(
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        " CREATE TRIGGER skip BEFORE INSERT OR UPDATE ON wallet FOR EACH ROW WHEN (NEW.id = 3 AND NEW.balance = 30)"
+        " EXECUTE FUNCTION skip()"
+    )
+    for amount in (10, 20, 30):
+        primary(f"UPDATE wallet SET balance = {amount} WHERE id IN (2, 3)")
+        deployment.converge()
+    head = deployment.converge()
+    for replica in (deployment.lima, deployment.tokyo):
+        replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the checkpoint finds it", 20)
+        status = replica.status()
+        assert status is not None
+        (wrong,) = status["strands"][0]["verify"]["wrong"]
+        assert wrong["key"] == "id=3"
+        assert wrong["odd"] == [replica.name]
+        assert wrong["first_block"] is not None
+        assert wrong["first_block"] < head
+        assert not proven(status)
+        assert replica.metric("replicator_mismatches_total") == 1
+    on_postgres(deployment.replica_dsn)("DROP TRIGGER skip ON wallet")
+    skip("DROP TRIGGER skip")
+    primary("UPDATE wallet SET balance = 40 WHERE id = 3")
+    for replica in (deployment.lima, deployment.tokyo):
+        replica.reach(lambda status: divergent(status) == {} and proven(status), "right again", 20)
+
+
+def test_the_primary_is_named_when_its_tables_are_not_what_it_told(deployment: Deployment) -> None:
+    primary = on_postgres(deployment.primary_dsn)
+    primary("CREATE TABLE wallet (id int PRIMARY KEY, balance int)")
+    primary("INSERT INTO wallet SELECT i, 0 FROM generate_series(1, 5) AS i")
+    for sidecar in deployment.sidecars:
+        sidecar.start()
+    deployment.converge()
+    # What no change stream tells: a row that is changed while the table does not belong to the publication.
+    primary(
+        "ALTER TABLE wallet SET UNLOGGED; UPDATE wallet SET balance = 7 WHERE id = 2; ALTER TABLE wallet SET LOGGED"
+    )
+    for replica in (deployment.lima, deployment.tokyo):
+        replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the scrub finds it", 30)
+        code, tables = verdict(replica)
+        assert code == 16
+        (difference,) = next(t for t in tables if t["table"] == "wallet")["differences"]
+        assert (difference["key"], difference["odd"]) == ({"id": "2"}, ["primary"])
+
+
+def test_the_proven_position_outlives_the_sidecar(deployment: Deployment) -> None:
+    primary = on_postgres(deployment.primary_dsn)
+    primary("CREATE TABLE wallet (id int PRIMARY KEY, balance int)")
+    for sidecar in deployment.sidecars:
+        sidecar.start()
+    deadline, count = time.monotonic() + 8, 0
+    while time.monotonic() < deadline:  # longer than the note waits to be written
+        count += 1
+        primary(f"INSERT INTO wallet VALUES ({count}, 0)")
+    head = deployment.converge()
+    tokyo = deployment.tokyo
+    tokyo.reach(proven, "proven equal")
+    tokyo.kill()
+    with sqlite3.connect(tokyo.directory / "data" / "journal.sqlite3") as journal:
+        ((kept,),) = journal.execute("SELECT value FROM note WHERE key = 'verified:main'").fetchall()
+    assert 0 < int(kept.split(":")[2]) <= head
+    tokyo.start()
+    tokyo.reach(proven, "proven equal again")
