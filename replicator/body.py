@@ -21,7 +21,12 @@ BODY_SECONDS = 10.0
 Fields = dict[str, Any]
 
 
-async def json_fields(request: Request, needed: dict[str, type], optional: dict[str, type] | None = None) -> Fields:
+async def json_fields(
+    request: Request,
+    needed: dict[str, type],
+    optional: dict[str, type] | None = None,
+    limit_bytes: int = BODY_LIMIT_BYTES,
+) -> Fields:
     """The body's fields. Raises Rejected, or Unavailable if it does not come."""
     place = request.url.path
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
@@ -29,7 +34,7 @@ async def json_fields(request: Request, needed: dict[str, type], optional: dict[
         raise Rejected("not_json", "the body is not said to be JSON", status=415, place=place, cure=cure)
     known = {**needed, **(optional or {})}
     try:
-        fields = json.loads(await _body(request, place))
+        fields = json.loads(await _body(request, place, limit_bytes))
     except (ValueError, RecursionError) as error:
         raise Rejected("not_json", f"the body is not JSON: {error}", place=place) from error
     if not isinstance(fields, dict) or not needed.keys() <= fields.keys() <= known.keys():
@@ -43,15 +48,15 @@ async def json_fields(request: Request, needed: dict[str, type], optional: dict[
     return fields
 
 
-async def _body(request: Request, place: str) -> bytes:
-    body = b""
+async def _body(request: Request, place: str, limit_bytes: int) -> bytes:
+    body = bytearray()
     try:
         with trio.fail_after(BODY_SECONDS):
             async for piece in request.stream():
                 body += piece
-                if len(body) > BODY_LIMIT_BYTES:
-                    message = f"the body is larger than {BODY_LIMIT_BYTES:,} bytes"
+                if len(body) > limit_bytes:
+                    message = f"the body is larger than {limit_bytes:,} bytes"
                     raise Rejected("too_large", message, status=413, place=place)
     except trio.TooSlowError as error:
         raise Unavailable("slow_body", "the body did not come in time", place=place, cure="send it again") from error
-    return body
+    return bytes(body)

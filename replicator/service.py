@@ -310,7 +310,7 @@ class Sidecar:
         repairs = Repairs(self.journal, rightful[0], replay, strand, directory / "repairs")
         file = directory / "resync.sqlite3"
         resync = Resync(file, self.journal, rightful[1], replay, self.applied, strand, self._backoff)
-        return Rewriting(repairs, resync)
+        return Rewriting(repairs, resync, self._ask_for_scrub)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""

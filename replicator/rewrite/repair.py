@@ -62,7 +62,7 @@ class Repairs:
         Raises Rejected (a table that is not there, too many keys), Unavailable or Halted.
         """
         async with self._one:
-            packed = await self._replay.between(functools.partial(self._packed, keys=keys))
+            packed = await self._replay.between_steps(functools.partial(self._packed, keys=keys))
             for table in keyless:
                 packed += await self._differing_places(table, KEYS_LIMIT - len(packed))
             if len(packed) > KEYS_LIMIT:
@@ -118,7 +118,7 @@ class Repairs:
             "keys": [_shown(one) for one in compared],
         }
 
-    def _packed(self, replica: Replica, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
+    def _packed(self, replica: Replica, _: Applied, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
         """The keys in canonical form: a person may write 01 for 1. What is not of the key's type is taken as it is, for
         somebody may have stored such a thing."""
         tables = self._rightful.tables(replica.definitions(self._strand))

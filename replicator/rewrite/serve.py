@@ -14,33 +14,30 @@ primary each is refused: nobody else may write to a ledger.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from replicator.errors import Rejected, Unavailable
+from replicator.body import Fields, json_fields
+from replicator.errors import Rejected
 from replicator.rewrite.repair import Repairs
 from replicator.rewrite.resync import Request as Asked
 from replicator.rewrite.resync import Resync
 
 BODY_LIMIT_BYTES = 16 << 20
-BODY_SECONDS = 30.0
 NAMES_LIMIT = 10_000
 TEXT_LIMIT_CHARACTERS = 8_192
 
-Fields = dict[str, Any]
-
 
 class Rewriting(NamedTuple):
-    """The parts that rewrite keys of a replica."""
+    """The parts that rewrite keys of a replica; ``repaired`` hears that keys were written."""
 
     repairs: Repairs
     resync: Resync
+    repaired: Callable[[], None]
 
 
 def routes(rewriting: Rewriting | None) -> list[Route]:
@@ -68,13 +65,17 @@ def _endpoint(
 
 
 async def _repair(request: Request, rewriting: Rewriting) -> Fields:
-    fields = await _fields(request, {"keys": list, "keyless": list, "who": str}, {"apply": bool})
+    fields = await json_fields(request, {"keys": list, "keyless": list, "who": str}, {"apply": bool}, BODY_LIMIT_BYTES)
     keys = fields["keys"]
     if len(keys) > NAMES_LIMIT or not all(_is_named(one) for one in keys):
         raise _bad("keys", f"a list of at most {NAMES_LIMIT:,} [table, [key texts]]")
     named = [(table, texts) for table, texts in keys]
     keyless = _names(fields, "keyless") or []
-    return await rewriting.repairs.repair(named, keyless, fields["who"], apply=bool(fields.get("apply", False)))
+    apply = bool(fields.get("apply", False))
+    done = await rewriting.repairs.repair(named, keyless, fields["who"], apply=apply)
+    if apply:
+        rewriting.repaired()
+    return done
 
 
 async def _show(request: Request, rewriting: Rewriting) -> Fields:
@@ -84,7 +85,7 @@ async def _show(request: Request, rewriting: Rewriting) -> Fields:
 
 async def _start(request: Request, rewriting: Rewriting) -> Fields:
     optional = {"until": int, "tables": list, "users": list, "plan": bool}
-    fields = await _fields(request, {"since": int, "who": str}, optional)
+    fields = await json_fields(request, {"since": int, "who": str}, optional, BODY_LIMIT_BYTES)
     until = fields.get("until")
     if any(not -(2**62) < time < 2**62 for time in (fields["since"], until or 0)):
         raise _bad("since, until", "µs since 1970")
@@ -100,7 +101,7 @@ async def _start(request: Request, rewriting: Rewriting) -> Fields:
 
 
 async def _cancel(request: Request, rewriting: Rewriting) -> Fields:
-    await _fields(request, {}, {})
+    await json_fields(request, {})
     return {"job": rewriting.resync.cancel().as_json()}
 
 
@@ -122,36 +123,3 @@ def _names(fields: Fields, name: str) -> list[str] | None:
 
 def _bad(name: str, wanted: str) -> Rejected:
     return Rejected("bad_request", f"{name} is not what it should be: {wanted}", status=422, place=name)
-
-
-async def _fields(request: Request, needed: dict[str, type], optional: dict[str, type]) -> Fields:
-    """The body's fields, each of its type, and no other. Raises Rejected."""
-    place = request.url.path
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        cure = "send Content-Type: application/json"
-        raise Rejected("not_json", "the body is not said to be JSON", status=415, place=place, cure=cure)
-    known = {**needed, **optional}
-    try:
-        fields = json.loads(await _body(request, place))
-    except (ValueError, RecursionError) as error:
-        raise Rejected("not_json", f"the body is not JSON: {error}", place=place) from error
-    if not isinstance(fields, dict) or not needed.keys() <= fields.keys() <= known.keys():
-        raise _bad("the body", f"an object with {', '.join(known) or 'no field'}")
-    for name, value in fields.items():
-        if type(value) is not known[name] or (isinstance(value, str) and not 0 < len(value) <= TEXT_LIMIT_CHARACTERS):
-            raise _bad(name, known[name].__name__)
-    return fields
-
-
-async def _body(request: Request, place: str) -> bytes:
-    body = bytearray()
-    try:
-        with trio.fail_after(BODY_SECONDS):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > BODY_LIMIT_BYTES:
-                    message = f"the body is larger than {BODY_LIMIT_BYTES:,} bytes"
-                    raise Rejected("too_large", message, status=413, place=place)
-    except trio.TooSlowError as error:
-        raise Unavailable("slow_body", "the body did not come in time", place=place, cure="send it again") from error
-    return bytes(body)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -35,6 +36,7 @@ log = logging.getLogger("replicator")
 WINDOW_STATEMENTS = 300_000
 READ_BYTES = 1 << 20
 REST_LIMIT_SECONDS = 60.0
+RECHECK_SECONDS = 5.0  # a key that is wrong is looked at again this often, also while nothing is written
 EXPLAINED_KEYS = 100  # of a checkpoint
 TOLD_KEYS = 20  # of a checkpoint, in the log
 
@@ -113,7 +115,8 @@ class Checkpoints:
         cadence, findings = self._cadence, self._findings
         try:
             while True:
-                await self._applied.beyond(findings.checked)
+                with trio.move_on_after(RECHECK_SECONDS if findings.wrong else math.inf):
+                    await self._applied.beyond(findings.checked)
                 with trio.move_on_after(cadence.seconds):
                     await self._applied.beyond(findings.checked + cadence.blocks - 1)
                 began = trio.current_time()

@@ -100,6 +100,10 @@ def test_hand_made_changes_are_found_and_named_while_pgbench_runs(deployment: De
         assert "no block ever wrote this row" in causes[0]
         assert "deleted by somebody else" in causes[1]
         assert "no block ever wrote this key" in causes[2]
+        command = [sys.executable, "-m", "replicator", "repair", str(replica.config), "--apply"]
+        repaired = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+        replica.reach(lambda status: divergent(status) == {} and proven(status), "repaired and proven", 40)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
 

@@ -53,7 +53,7 @@ BAD: list[tuple[str, Any]] = [
 
 async def test_what_is_asked_is_checked(world: World) -> None:
     before(world)
-    async with world.running(), served(Rewriting(world.repairs, world.resync)) as client:
+    async with world.running(), served(Rewriting(world.repairs, world.resync, lambda: None)) as client:
         for path, body in BAD:
             answer = await client.post(path, json=body)
             assert answer.status_code == 422, (path, body, answer.text)
