@@ -8,6 +8,7 @@ block.
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 from replicator import parts, sqlite
@@ -20,6 +21,7 @@ from replicator.errors import Corrupt, Halted, Unavailable
 from replicator.journal.store import Journal
 from replicator.position import Position
 from replicator.replicas.base import Append, Applied, Change, Define, Replica, Step, Truncate
+from replicator.replicas.quarantine import Closing
 
 
 def look(config: Config) -> Found:
@@ -104,6 +106,9 @@ class Filling:
         self._replica.begin()
         self._replica.apply(self._strand, steps)
         self._replica.forget(self._strand)
+        aside = self._replica.quarantine()
+        void = Closing("truncated", time.time_ns() // 1000, "bootstrap", "the region is made anew")
+        aside.close(self._strand, [one.place for one in aside.open(self._strand)], void)
         self._commit(0, 0)
 
     def add(self, chunk: Chunk) -> None:

@@ -16,7 +16,18 @@ from replicator.errors import Corrupt, Halted
 from replicator.position import Position
 from replicator.replay.apply import Replayer
 from replicator.replicas.base import Append, Change, Define, SetSequence
-from tests.contracts.replica_kinds import STRAND, Kind, PostgresKind, SqliteKind, apply, contents, row, table
+from replicator.replicas.quarantine import Quarantined
+from tests.contracts.replica_kinds import (
+    STRAND,
+    Kind,
+    PostgresKind,
+    SqliteKind,
+    applied,
+    apply,
+    contents,
+    row,
+    table,
+)
 
 WALLETS = table([("id", "text"), ("amount", "numeric(12,2)"), ("seen", "timestamptz"), ("raw", "bytea")], ["id"])
 OLD_WALLETS = table([("id", "text"), ("amount", "numeric(12,2)")], ["id"])
@@ -52,10 +63,10 @@ def filled(source: Kind) -> Begun:
         Append(EVENTS, events, places),
         SetSequence("public", "ids", 77, 1),
     )
-    applied = replica.applied(STRAND)
+    stands = replica.applied(STRAND)
     replica.close()
-    assert applied is not None
-    return Begun("c1", applied.position, applied.committed_at, 0, [(r, pack_definition(d)) for r, d in definitions], 29)
+    assert stands is not None
+    return Begun("c1", stands.position, stands.committed_at, 0, [(r, pack_definition(d)) for r, d in definitions], 29)
 
 
 def copied(source: Kind, begun: Begun, chunk_rows: int = 4) -> list[Chunk | Last]:
@@ -100,9 +111,9 @@ def test_the_copy_is_the_other_region_wherever_it_was_interrupted(
         else:
             filling.add(chunk)
     reader = target.reader()
-    applied = reader.applied(STRAND)
-    assert applied is not None
-    assert (applied.position, applied.blocks) == (begun.position, 9)
+    stands = reader.applied(STRAND)
+    assert stands is not None
+    assert (stands.position, stands.blocks) == (begun.position, 9)
     reader.close()
     filling.clear()
     filling.close()
@@ -155,6 +166,12 @@ def test_another_copy_removes_the_half_one_and_what_was_there(kind: Callable[[st
     old.open()
     apply(old, 5, Define(1, OLD_WALLETS), Change(OLD_WALLETS, (), (), (), [row("gone", "9.00")], ()))
     old.close()
+    old.open()
+    old.begin()
+    refused = Quarantined(5, 0, "t", 1, "public", "wallets", "INSERT", ("x",), None, b"", "refused", "why", 1)
+    old.quarantine().add(STRAND, [refused])
+    old.commit(applied(5))
+    old.close()
     for attempt in ("c1", "c2"):
         filling = Filling(target.replica(), begun._replace(copy=attempt))
         filling.open()
@@ -165,6 +182,10 @@ def test_another_copy_removes_the_half_one_and_what_was_there(kind: Callable[[st
         filling.add(first)
         filling.close()
     assert len(contents(target)) == 4
+    reader = target.reader()
+    assert reader.quarantine().open(STRAND) == []
+    assert [one.closed_by for one in reader.quarantine().closed(STRAND, 10)] == ["bootstrap"]
+    reader.close()
 
 
 def test_what_does_not_fit_is_refused(kind: Callable[[str], Kind]) -> None:
