@@ -54,7 +54,7 @@ def command(config: Path | None, url: str | None, ca: Path | None, as_json: bool
 def _show(status: dict[str, Any]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     state = "[green]ready[/]" if status["ready"] else "[bold red]not ready[/]"
     follows = f", follows {_text(status['primary'])}" if status["primary"] else ""
     console.print(f"[bold]{_text(status['region'])}[/]  {state}  {_text(status['role'])}{follows}")

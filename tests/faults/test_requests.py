@@ -108,7 +108,7 @@ def test_bytes_that_are_no_request_are_survived(paris: Region, request_bytes: by
         ("/v1/tables/wallets/documents/a?when=x", 400, ""),
         ("/v1/tables/wallets/history/a?cursor=x", 400, ""),
         ("/v1/tables/wallets/users/u?limit=0", 400, ""),
-        ("/v1/verify/contents?at=x", 400, "bad_request"),
+        ("/v1/verify/moments/none/digests?table=wallets", 404, "no_such_moment"),
         ("/nowhere", 404, "not_found"),
     ],
 )
