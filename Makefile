@@ -21,7 +21,7 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 tests: $(VENV)/.test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # As many seeded worlds of the settle buffer as you like; `make test` has 1,000 of them.
 simulate: $(VENV)/.test

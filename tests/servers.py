@@ -7,8 +7,11 @@ PostgreSQL refuses to run as root; then it runs as ``nobody``, from a copy of th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +23,7 @@ from pathlib import Path
 import psycopg
 
 START_SECONDS = 60
+_ports = itertools.count(random.SystemRandom().randrange(4_000))
 
 
 @functools.cache
@@ -53,10 +57,14 @@ def _as_user() -> dict[str, object]:
 
 
 def free_port() -> int:
-    """A loopback port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that was free just now. Processes of one test run draw from ranges of their own, below those that
+    systems give to outgoing connections: between drawing a port and taking it nobody else gets it."""
+    first = 10_000 + 4_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 5)
+    while True:
+        port = first + next(_ports) % 4_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _reachable(directory: Path) -> Path:

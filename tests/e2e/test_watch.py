@@ -70,7 +70,7 @@ def on_postgres(dsn: str) -> Callable[[str], None]:
 
 
 def test_hand_made_changes_are_found_and_named_while_pgbench_runs(deployment: Deployment) -> None:
-    deployment.pgbench("-i", "-s", "2").communicate(timeout=120)
+    deployment.pgbench("-i", "-s", "1").communicate(timeout=120)
     primary = on_postgres(deployment.primary_dsn)
     primary("CREATE TABLE audit (id int PRIMARY KEY, what text, at timestamptz DEFAULT now(), much numeric)")
     primary("INSERT INTO audit SELECT i, 'entry ' || i, now(), i * 1.10 FROM generate_series(1, 2000) AS i")
@@ -83,7 +83,7 @@ def test_hand_made_changes_are_found_and_named_while_pgbench_runs(deployment: De
     deployment.converge()
     for replica in replicas:
         replica.reach(lambda status: scrubs(status) > 0 and proven(status), "proven equal")
-    running = deployment.pgbench("-c", "2", "-T", "20", "-R", "150")
+    running = deployment.pgbench("-c", "2", "-T", "12", "-R", "150")
     for replica, execute in replicas.items():
         code, tables = verdict(replica)
         assert code == 0, tables
