@@ -3,7 +3,8 @@
     primary, PostgreSQL   source ─▶ Capture ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
     primary, embedded     HTTP ─▶ Ledger ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
     replica               feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica; Publisher, too
-    beside it, everywhere: history index · reads and verification over HTTP · metrics and status
+    beside it, everywhere: history index · retention · copies, reads and verification over HTTP · metrics and status
+    beside a replica:      its watch (checkpoints and scrubs) · quarantine, repair and resync when an operator asks
 
 The stages share nothing but the journal and its ``Tail``: each runs by itself, is supervised by itself, and starts from
 what is durable. That is why a sidecar that is killed at any instruction loses, doubles and reorders nothing.
@@ -310,6 +311,7 @@ class Sidecar:
         repairs = Repairs(self.journal, rightful[0], replay, strand, directory / "repairs")
         file = directory / "resync.sqlite3"
         resync = Resync(file, self.journal, rightful[1], replay, self.applied, strand, self._backoff)
+        self.retaining.needs("a resync that is under way", resync.needs)
         return Rewriting(repairs, resync, self._ask_for_scrub)
 
     def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:

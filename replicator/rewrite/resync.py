@@ -26,6 +26,7 @@ import trio
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
+from replicator.position import MAX_SEQUENCE
 from replicator.replay.loop import Replay
 from replicator.replicas.base import Replica
 from replicator.rewrite.gathering import SAMPLE_KEYS, Gathering
@@ -87,6 +88,10 @@ class Resync:
         self._opened = False
 
     # -- what an operator asks
+
+    def needs(self) -> int:
+        """The sequence behind which blocks are needed; beyond every block if no resync is under way."""
+        return self.job.first if self.job is not None and self.job.is_active else MAX_SEQUENCE
 
     async def start(self, request: Request) -> Job:
         """Begin; durable on return. Raises Rejected."""

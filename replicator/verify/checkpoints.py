@@ -138,7 +138,7 @@ class Checkpoints:
         found = await trio.to_thread.run_sync(self._look)
         findings = self._findings
         if found.wrong is None:
-            log.info("blocks up to %d are too many for a checkpoint: the next scrub proves them", found.until)
+            log.info("blocks up to %d are too many for a checkpoint, or gone: a scrub proves them", found.until)
             findings.too_large(found.until)
         else:
             wrong = await self._explained(found.wrong, found)
@@ -165,12 +165,12 @@ class Checkpoints:
         return Look(until, None, [], {}) if window is None else self._compare(reader, window, after, until)
 
     def _window(self, after: int, until: int) -> Window | None:
-        """What the blocks behind ``after`` leave; None if that is too much."""
+        """What the blocks behind ``after`` leave; None if that is too much, or not here any more."""
         window = Window(self._journal.definitions(self._strand, until))
         while after < until:
             blocks = [b for b in self._journal.blocks(self._strand, after, READ_BYTES) if b.header.sequence <= until]
-            if not blocks:
-                break
+            if not blocks or blocks[0].header.sequence != after + 1:
+                return None  # the journal has let blocks go that were not compared yet
             if window.statements + sum(block.header.statements for block in blocks) > self._window_statements:
                 return None
             small = [block for block in blocks if block.body is not None]

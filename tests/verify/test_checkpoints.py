@@ -11,6 +11,8 @@ import trio
 from replicator.block import HAS_DEFINITIONS, Draft
 from replicator.definition import Column, Definition
 from replicator.journal.history import HistoryIndex
+from replicator.journal.pruning import remove_pages
+from replicator.journal.reading import JournalReader
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.position import genesis
@@ -36,6 +38,7 @@ class World:
     def __init__(self, path: Path, replica: Replica, open_reader: Callable[[], Reader]) -> None:
         self.journal = Journal(path / "journal.db")
         self.journal.open()
+        self.read_journal = JournalReader(self.journal.path)  # from the file: nothing is kept in memory
         self.history = HistoryIndex(path / "history.db", self.journal)
         self.history.open()
         self.replica = replica
@@ -47,7 +50,7 @@ class World:
         self.again = trio.Event()
         self.checkpoints = Checkpoints(
             "tokyo",
-            self.journal,
+            self.read_journal,
             STRAND,
             open_reader,
             self.applied,
@@ -81,6 +84,7 @@ class World:
 
     def close(self) -> None:
         self.checkpoints.close()
+        self.read_journal.close()
         self.replica.close()
         self.history.close()
         self.journal.close()
@@ -204,6 +208,20 @@ async def test_a_window_that_is_too_large_is_left_to_the_scrub(world: World) -> 
     assert (world.findings.verified, world.findings.wants_scrub) == (0, True)
     world.findings.scrub(last, [], {})
     assert world.findings.verified == last
+
+
+async def test_blocks_that_are_gone_before_they_were_compared_are_left_to_the_scrub(world: World) -> None:
+    for number in range(5):
+        world.write(pack_insert(1, wallet(number, "a")))
+    last = world.replay().position.sequence
+    assert remove_pages(world.journal, STRAND, 3).sequence == 3
+    await world.checkpoints.check()
+    assert (world.findings.verified, world.findings.wants_scrub) == (0, True)
+    world.findings.scrub(last, [], {})
+    following = world.write(pack_insert(1, wallet(9, "a")))
+    world.replay()
+    await world.checkpoints.check()
+    assert world.findings.verified == following
 
 
 async def test_checkpoints_follow_the_replica(world: World) -> None:
