@@ -90,7 +90,7 @@ def test_hand_made_changes_are_found_and_named_while_pgbench_runs(deployment: De
         execute("UPDATE audit SET what = 'by hand' WHERE id = 11")
         execute("DELETE FROM audit WHERE id = 12")
         execute("INSERT INTO audit (id, what) VALUES (70000, 'mine')")
-        replica.reach(lambda status: divergent(status) == {"audit": 3}, "the scrub finds what was changed by hand", 30)
+        replica.reach(lambda status: divergent(status) == {"audit": 3}, "the scrub finds what was changed by hand")
         code, tables = verdict(replica)
         assert code == 16
         found = {(t["table"], *d["key"].values()): d for t in tables for d in t["differences"]}
@@ -103,7 +103,7 @@ def test_hand_made_changes_are_found_and_named_while_pgbench_runs(deployment: De
         command = [sys.executable, "-m", "replicator", "repair", str(replica.config), "--apply"]
         repaired = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert repaired.returncode == 0, repaired.stdout + repaired.stderr
-        replica.reach(lambda status: divergent(status) == {} and proven(status), "repaired and proven", 40)
+        replica.reach(lambda status: divergent(status) == {} and proven(status), "repaired and proven")
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 0, output
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_finds_what_replay_did_wrong_and_the_first_block(deployment
         deployment.converge()
     head = deployment.converge()
     for replica in (deployment.lima, deployment.tokyo):
-        replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the checkpoint finds it", 20)
+        replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the checkpoint finds it")
         status = replica.status()
         assert status is not None
         (wrong,) = status["strands"][0]["verify"]["wrong"]
@@ -147,7 +147,7 @@ def test_a_checkpoint_finds_what_replay_did_wrong_and_the_first_block(deployment
     skip("DROP TRIGGER skip")
     primary("UPDATE wallet SET balance = 40 WHERE id = 3")
     for replica in (deployment.lima, deployment.tokyo):
-        replica.reach(lambda status: divergent(status) == {} and proven(status), "right again", 20)
+        replica.reach(lambda status: divergent(status) == {} and proven(status), "right again")
 
 
 def test_the_primary_is_named_when_its_tables_are_not_what_it_told(deployment: Deployment) -> None:
@@ -162,7 +162,7 @@ def test_the_primary_is_named_when_its_tables_are_not_what_it_told(deployment: D
         "ALTER TABLE wallet SET UNLOGGED; UPDATE wallet SET balance = 7 WHERE id = 2; ALTER TABLE wallet SET LOGGED"
     )
     for replica in (deployment.lima, deployment.tokyo):
-        replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the scrub finds it", 30)
+        replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the scrub finds it")
         code, tables = verdict(replica)
         assert code == 16
         (difference,) = next(t for t in tables if t["table"] == "wallet")["differences"]
