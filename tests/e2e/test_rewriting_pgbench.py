@@ -55,7 +55,7 @@ def test_while_pgbench_writes(deployment: Deployment) -> None:
     with psycopg.connect(deployment.primary_dsn, autocommit=True) as db:
         db.execute("UPDATE wallets SET balance = balance + 1")
     deployment.converge()
-    running = deployment.pgbench("-n", "-c", "2", "-R", "300", "-T", "120")  # -n: it does not truncate its history
+    running = deployment.pgbench("-n", "-c", "2", "-R", "100", "-T", "900")  # -n: it does not truncate its history
     hands(deployment)
     for replica in (deployment.lima, deployment.tokyo):
         config = str(replica.config)
