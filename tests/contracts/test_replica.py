@@ -736,6 +736,28 @@ def test_a_failed_attempt_leaves_the_transaction_as_it_was(kind: Kind, replica: 
     assert {key: owner for key, owner, _ in contents(kind)} == expected
 
 
+@pytest.mark.parametrize("count", [1, MANY])
+def test_attempts_follow_each_other_whatever_became_of_those_before(kind: Kind, replica: Replica, count: int) -> None:
+    """In each form of writing: what one that failed had prepared for the next is gone with it."""
+    apply(replica, 1, Define(1, WALLETS), change(inserts=wallets(count)))
+    refuse_nobody(kind)
+    refused, fine = wallets(count, owner="nobody"), wallets(count, owner="bob")
+    replica.begin()
+    for _ in range(2):
+        for rows in (refused, fine, refused):
+            for way in ("updates", "inserts"):
+                steps = [change(**{"deletes": [row("5000")] * count, way: rows})]  # type: ignore[arg-type]
+                if rows is fine:
+                    replica.attempt(STRAND, steps)
+                else:
+                    with pytest.raises(Halted):
+                        replica.attempt(STRAND, steps)
+    replica.commit(applied(2))
+    assert {owner for _, owner, _ in contents(kind)} == {"bob"}
+    apply(replica, 3, change(updates=wallets(count, owner="eve")))
+    assert contents(kind) == sorted([str(n), "eve", f"{n}.00"] for n in range(count))
+
+
 def aside(sequence: int, ordinal: int = 0, **fields: object) -> Quarantined:
     made = Quarantined(
         sequence,
