@@ -73,9 +73,11 @@ class Met(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a look at the replica found: up to which sequence, which keys are wrong and which of the known ones are
-    right. ``wrong`` is None if the window was too large; ``held`` are key lines, by table, that quarantine holds."""
+    """What a look at the replica found, of the blocks behind ``after`` up to ``until``: which keys are wrong, and which
+    of the known ones are right. ``wrong`` is None if the window was too large; ``held`` are key lines, by table, that
+    quarantine holds."""
 
+    after: int
     until: int
     wrong: list[Met] | None
     right: list[tuple[str, bytes]]
@@ -137,6 +139,8 @@ class Checkpoints:
         began = trio.current_time()
         found = await trio.to_thread.run_sync(self._look)
         findings = self._findings
+        if findings.checked < found.after:
+            return  # the replica went back meanwhile: what was seen is not what will stand there
         if found.wrong is None:
             log.info("blocks up to %d are too many for a checkpoint, or gone: a scrub proves them", found.until)
             findings.too_large(found.until)
@@ -162,7 +166,7 @@ class Checkpoints:
         applied = reader.applied(self._strand)
         after, until = self._findings.checked, applied.position.sequence if applied else 0
         window = self._window(after, until)
-        return Look(until, None, [], {}) if window is None else self._compare(reader, window, after, until)
+        return Look(after, until, None, [], {}) if window is None else self._compare(reader, window, after, until)
 
     def _window(self, after: int, until: int) -> Window | None:
         """What the blocks behind ``after`` leave; None if that is too much, or not here any more."""
@@ -208,7 +212,7 @@ class Checkpoints:
                         wrong.append(Met(definition, key, must, line))
                     elif (definition.label, key) in self._findings.wrong:
                         right.append((definition.label, key))
-        return Look(until, wrong, right, held_keys(reader, self._strand) if wrong else {})
+        return Look(after, until, wrong, right, held_keys(reader, self._strand) if wrong else {})
 
     def _known_wrong(self, definition: Definition) -> dict[bytes, Expected]:
         """The keys of this table that were wrong, and what must stand there."""

@@ -224,6 +224,18 @@ async def test_blocks_that_are_gone_before_they_were_compared_are_left_to_the_sc
     assert world.findings.verified == following
 
 
+async def test_what_was_seen_before_a_replica_went_back_proves_nothing(world: World) -> None:
+    for number in range(5):
+        world.write(pack_insert(1, wallet(number, "a")))
+    last = world.replay().position.sequence
+    await world.checkpoints.check()
+    looked = world.checkpoints._look()
+    world.findings.set_back(2)
+    world.checkpoints._look = lambda: looked  # type: ignore[method-assign]
+    await world.checkpoints.check()
+    assert (looked.until, world.findings.verified) == (last, 2)
+
+
 async def test_checkpoints_follow_the_replica(world: World) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.checkpoints.run)
