@@ -8,10 +8,11 @@ and here, and let ``tests/contracts`` run on it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from psycopg import conninfo
 
-from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.config import Config, EmbeddedSource, Follow, PostgresReplica, PostgresSource, SqliteReplica
 from replicator.definition import Definition
 from replicator.feed.client import Upstream
 from replicator.http import Listen
@@ -47,12 +48,21 @@ def listen(config: Config) -> Listen:
     )
 
 
-def upstream(config: Config) -> Upstream:
-    """Whom a replica region follows."""
-    follow = config.follow
-    assert follow is not None, "a replica region follows one"
-    token = follow.token.reveal() if follow.token else None
-    return Upstream(follow.primary, config.region.name, token, follow.ca, follow.idle_timeout_seconds)
+def upstream(config: Config, url: str | None) -> Upstream | None:
+    """The region at ``url``, or else the one that the configuration names, as a replica region follows it."""
+    follow = config.follow or Follow()
+    url = url or follow.primary
+    if url is None:
+        return None
+    token, ca = _trust(config)
+    return Upstream(url, config.region.name, token, ca, follow.idle_timeout_seconds)
+
+
+def _trust(config: Config) -> tuple[str | None, Path | None]:
+    """The token that other regions ask for, and the authority that signed their certificates."""
+    follow, cluster = config.follow or Follow(), config.cluster
+    token = follow.token or (cluster.token if cluster else None)
+    return token.reveal() if token else None, follow.ca or (cluster.ca if cluster else None)
 
 
 def settle_config(config: Config) -> SettleConfig:
@@ -79,11 +89,10 @@ def settle_config(config: Config) -> SettleConfig:
     )
 
 
-def primary_endpoint(config: Config) -> Endpoint:
-    """The primary that a replica region is compared with."""
-    follow = config.follow
-    assert follow is not None, "a replica region follows one"
-    return Endpoint("primary", follow.primary, follow.token.reveal() if follow.token else None, follow.ca)
+def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
+    """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
+    found = upstream(config, url)
+    return None if found is None else Endpoint("primary", found.url, found.token, found.ca_file)
 
 
 def watch_plan(config: Config) -> WatchPlan:

@@ -40,23 +40,33 @@ class View:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
 
     def __init__(self, config: Config, journal: Journal, tail: Tail, board: Board) -> None:
-        self._config = config
         self._journal = journal
         self._tail = tail
-        self._board = board
         self._started = trio.current_time()
         self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self.publisher: Publisher | None = None
+        self.regions: KnownRegions | None = None
+        self.retaining: Retaining | None = None
+        self.begin(config, board)
+
+    def begin(self, config: Config, board: Board) -> None:
+        """Another half of the flow runs from now on, with this configuration; it tells which parts it has."""
+        self._config = config
+        self._board = board
         self.source: Source | None = None
         self.ledger: Ledger | None = None
         self.replica: Replica | None = None
         self.follower: Follower | None = None
-        self.publisher: Publisher | None = None
-        self.regions: KnownRegions | None = None
-        self.retaining: Retaining | None = None
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self._copied_rows = 0
+
+    def primary_url(self) -> str | None:
+        """Where the primary is, as far as this region knows."""
+        if self.follower is not None and self.follower.upstream_url:
+            return self.follower.upstream_url
+        return self._config.follow.primary if self._config.follow else None
 
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
@@ -68,7 +78,7 @@ class View:
 
     def snapshot(self) -> Snapshot:
         """The region, now."""
-        region, follow = self._config.region, self._config.follow
+        region = self._config.region
         self._listen_to_source()
         return Snapshot(
             region=region.name,
@@ -80,7 +90,7 @@ class View:
             source=self._source(),
             replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
-            primary_url=follow.primary if follow else None,
+            primary_url=self.primary_url(),
             history=self._history,
         )
 

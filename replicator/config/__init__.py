@@ -10,6 +10,7 @@ from replicator.config.models import (
     Config,
     EmbeddedSource,
     Feed,
+    Cluster,
     Follow,
     Http,
     Limits,

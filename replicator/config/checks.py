@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.config.locate import Path as KeyPath
+from psycopg import conninfo
+
 from replicator.config.models import (
+    Cluster,
     Config,
     EmbeddedSource,
     Follow,
     Http,
     Journal,
+    PostgresReplica,
     PostgresSource,
     Settle,
     SqliteReplica,
@@ -33,7 +37,10 @@ class Problem(NamedTuple):
 
 def problems(config: Config) -> Iterator[Problem]:
     """Everything that does not fit together."""
-    yield from _role(config)
+    if config.cluster is None:
+        yield from _role(config)
+    else:
+        yield from _cluster(config, config.cluster)
     yield from _http(config.http)
     if config.follow is not None:
         yield from _follow(config.follow)
@@ -46,6 +53,36 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _own_files(config)
 
 
+def _cluster(config: Config, cluster: Cluster) -> Iterator[Problem]:
+    """A region of a cluster has one ledger for both roles, named once, or twice alike."""
+    yield from _file_is_there(("cluster", "ca"), cluster.ca)
+    yield from _token_fits(("cluster", "token"), cluster.token)
+    if config.region.name not in cluster.regions:
+        cure = "add this region's own name, with the address at which the others reach it"
+        yield Problem(("cluster", "regions"), f"{config.region.name!r} is not among the regions", cure)
+    if config.source is None and config.replica is None:
+        yield Problem(("region", "role"), "a region has a [source] or a [replica]", "add the one that fits its role")
+    if config.source is not None and config.replica is not None and not _same_ledger(config):
+        message = "[source] and [replica] name different ledgers: a region of a cluster keeps one, whatever its role"
+        yield Problem(("replica",), message, "remove one of the two sections, or let both name the same database")
+    if config.lease is None:
+        cure = 'add a [lease] section; kind = "etcd", or "static" for one machine'
+        yield Problem(("cluster",), "regions that may take over need a lease", cure)
+    if config.follow is not None and config.follow.primary is not None:
+        yield Problem(("follow", "primary"), "in a cluster the primary is who holds the lease", "remove it")
+
+
+def _same_ledger(config: Config) -> bool:
+    match config.source, config.replica:
+        case EmbeddedSource(), SqliteReplica(path=path):
+            return config.state_path == path
+        case PostgresSource() as source, PostgresReplica() as replica:
+            fields = [conninfo.conninfo_to_dict(one.conninfo()) for one in (source, replica)]
+            return all(fields[0].get(key) == fields[1].get(key) for key in ("host", "hostaddr", "port", "dbname"))
+        case _:
+            return False
+
+
 def _role(config: Config) -> Iterator[Problem]:
     role = ("region", "role")
     if config.region.role == "primary":
@@ -56,7 +93,7 @@ def _role(config: Config) -> Iterator[Problem]:
         if config.replica is not None:
             yield Problem(("replica",), "a primary's ledger is its [source]", "remove [replica]")
         return
-    if config.follow is None:
+    if config.follow is None or config.follow.primary is None:
         yield Problem(role, "a replica needs a [follow] section", "add it, with the primary's address")
     if config.replica is None:
         yield Problem(role, "a replica needs a [replica] section", 'add it, with kind = "sqlite" or "postgres"')
@@ -78,7 +115,7 @@ def _http(http: Http) -> Iterator[Problem]:
 def _follow(follow: Follow) -> Iterator[Problem]:
     yield from _file_is_there(("follow", "ca"), follow.ca)
     yield from _token_fits(("follow", "token"), follow.token)
-    if follow.ca is not None and follow.primary.startswith("http:"):
+    if follow.ca is not None and (follow.primary or "").startswith("http:"):
         yield Problem(("follow", "ca"), "ca is for an https address", "use https in primary, or remove ca")
     if follow.reconnect_min_seconds > follow.reconnect_max_seconds:
         yield Problem(("follow", "reconnect_min"), "reconnect_min is above reconnect_max", "set it lower")

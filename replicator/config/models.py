@@ -150,12 +150,20 @@ class Feed(Section):
 
 
 class Follow(Section):
-    primary: Annotated[str, AfterValidator(_check_url)]
+    primary: Annotated[str, AfterValidator(_check_url)] | None = None
     token: Secret | None = None
     ca: FilePath | None = None
     reconnect_min_seconds: Duration = Field(default=0.2, alias="reconnect_min")
     reconnect_max_seconds: Duration = Field(default=15.0, alias="reconnect_max")
     idle_timeout_seconds: Duration = Field(default=10.0, alias="idle_timeout")
+
+
+class Cluster(Section):
+    """The regions that may take over from each other, by name, with the address of each one's sidecar."""
+
+    regions: Annotated[dict[Name, Annotated[str, AfterValidator(_check_url)]], Field(min_length=2, max_length=64)]
+    token: Secret | None = None
+    ca: FilePath | None = None
 
 
 class Settle(Section):
@@ -215,6 +223,7 @@ class Config(Section):
     source: Source | None = None
     feed: Feed = Feed()
     follow: Follow | None = None
+    cluster: Cluster | None = None
     settle: Settle = Settle()
     replica: Replica | None = None
     replay: Replay = Replay()

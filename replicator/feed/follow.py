@@ -83,11 +83,11 @@ class Listener(Protocol):
 
 
 class Follower:
-    """Follows one strand of one upstream."""
+    """Follows one strand of one upstream, which may change; without one, what has arrived settles all the same."""
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: Upstream | None,
         config: SettleConfig,
         spool: Path,
         store: Store,
@@ -104,6 +104,8 @@ class Follower:
         self._listener = listener
         self._backoff = backoff
         self._settler = self._new_settler()
+        self._upstream_changed = trio.Event()
+        self._feeding = trio.CancelScope()
         self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
         self._contradiction = ""
         self._clock_at = 0.0
@@ -120,8 +122,22 @@ class Follower:
 
     @property
     def upstream_url(self) -> str:
-        """Whom it follows."""
-        return self._upstream.url
+        """Whom it follows; empty: nobody."""
+        return "" if self._upstream is None else self._upstream.url
+
+    def follow(self, upstream: Upstream | None) -> None:
+        """Follow another region from now on, or nobody. What has arrived stays, whoever sent it: it proves itself."""
+        if upstream == self._upstream:
+            return
+        self._upstream = upstream
+        self._upstream_changed.set()
+        self._upstream_changed = trio.Event()
+        self._feeding.cancel()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that has arrived in order is in the journal."""
+        return self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
 
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
@@ -136,14 +152,26 @@ class Follower:
         settler.start(self._strand, head.sequence, head.hash)
         self._gaps, gaps = trio.open_memory_channel[GapRequest](GAP_REQUESTS)
         try:
-            async with FeedClient(self._upstream) as client, trio.open_nursery() as nursery:
+            async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._store_released, settler)
                 await nursery.start(settler.run)
+                while True:
+                    await self._feed_from(await self._some_upstream(), gaps)
+        except* SettleError as group:
+            raise _translated(group, self._spool) from group
+
+    async def _some_upstream(self) -> Upstream:
+        while self._upstream is None:
+            await self._upstream_changed.wait()
+        return self._upstream
+
+    async def _feed_from(self, upstream: Upstream, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:
+        """Take what this upstream sends; returns when another one is to be followed."""
+        with trio.CancelScope() as self._feeding:
+            async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
                 nursery.start_soon(self._fill_gaps, client, gaps)
                 nursery.start_soon(self._report, client)
                 await supervise("feed", lambda: self._connect_once(client), self._listener.feed, self._backoff())
-        except* SettleError as group:
-            raise _translated(group, self._spool) from group
 
     def _new_settler(self) -> Settler:
         return Settler(self._config, self._spool, notify=self._on_event)
@@ -159,7 +187,7 @@ class Follower:
         except Rejected as refusal:
             raise await self._explained(client, refusal) from refusal
         raise Unavailable(
-            "feed_closed", "the other region closed the stream", place=self._upstream.url, cure="it is opened again"
+            "feed_closed", "the other region closed the stream", place=self.upstream_url, cure="it is opened again"
         )
 
     async def _take_all(self, frames: Frames, sent: Sent | None = None) -> None:
@@ -215,7 +243,7 @@ class Follower:
             if header.strand != strand:
                 message = f"a block of strand {header.strand!r} came in the stream of {strand!r}"
                 cure = "check [region] strand on both sides"
-                raise Corrupt("other_strand", message, place=self._upstream.url, cure=cure)
+                raise Corrupt("other_strand", message, place=self.upstream_url, cure=cure)
         if len(self._decoded) < DECODED_BLOCKS:
             self._decoded.update((block.hash, block) for block in blocks)
         return [
@@ -327,7 +355,7 @@ class Follower:
     async def _explained(self, client: FeedClient, refusal: Rejected) -> ReplicatorError:
         """What the other region's refusal means here: all of them need a person."""
         mine = self._tail.head
-        place = f"{self._upstream.url}, strand {self._strand}"
+        place = f"{self.upstream_url}, strand {self._strand}"
         match refusal.reason:
             case "diverged":
                 fork = await self._first_difference(client, mine.sequence)

@@ -45,7 +45,7 @@ class Watching:
     def __init__(
         self,
         here: LocalSide,
-        primary: Endpoint,
+        primary: Callable[[], Endpoint],
         journal: Journal,
         open_reader: Callable[[], Reader],
         tail: Tail,
