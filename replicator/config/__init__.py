@@ -9,6 +9,7 @@ from replicator.config.load import load, parse
 from replicator.config.models import (
     Config,
     EmbeddedSource,
+    EtcdLease,
     Feed,
     Follow,
     Http,
@@ -19,6 +20,7 @@ from replicator.config.models import (
     Replay,
     Settle,
     SqliteReplica,
+    StaticLease,
     Stop,
     Table,
 )
@@ -27,6 +29,7 @@ from replicator.config.units import Secret
 __all__ = [
     "Config",
     "EmbeddedSource",
+    "EtcdLease",
     "Feed",
     "Follow",
     "Http",
@@ -38,6 +41,7 @@ __all__ = [
     "Secret",
     "Settle",
     "SqliteReplica",
+    "StaticLease",
     "Stop",
     "Table",
     "load",
