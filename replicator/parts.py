@@ -7,16 +7,29 @@ and here, and let ``tests/contracts`` run on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from psycopg import conninfo
 
-from replicator.config import Config, EmbeddedSource, Follow, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.config import (
+    Config,
+    EmbeddedSource,
+    EtcdLease,
+    Follow,
+    PostgresReplica,
+    PostgresSource,
+    SqliteReplica,
+    StaticLease,
+)
 from replicator.definition import Definition
 from replicator.feed.client import Upstream
 from replicator.http import Listen
 from replicator.journal.retention import Policy as JournalPolicy
+from replicator.leases import etcd as etcd_lease
+from replicator.leases import static as static_lease
+from replicator.leases.base import Lease
 from replicator.ledger.commit import Options
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
@@ -38,6 +51,25 @@ from replicator.verify.watching import WatchPlan
 from settle_buffer.config import AutoWindow, SettleConfig
 
 MICROSECONDS = 1_000_000
+
+
+def lease(config: Config, strand: str) -> Lease:
+    """The right to be primary of the strand. Without ``path`` a static one is by hand, in the region's directory."""
+    match config.lease:
+        case EtcdLease() as etcd:
+            return etcd_lease.EtcdLease(etcd_options(etcd), strand)
+        case StaticLease(path=path, ttl_seconds=ttl):
+            own = config.region.data_dir / "lease.json"
+            return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
+        case None:
+            raise AssertionError("a region that takes part in failover has a lease")
+
+
+def etcd_options(lease: EtcdLease) -> etcd_lease.EtcdOptions:
+    """How to reach the cluster that keeps the lease."""
+    password = lease.password.reveal() if lease.password else None
+    tls = (lease.ca, lease.certificate, lease.key)
+    return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
 
 
 def listen(config: Config) -> Listen:

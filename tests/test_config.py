@@ -83,6 +83,8 @@ def sections() -> list[tuple[str, type[models.Section]]]:
         ("replay", models.Replay),
         ("journal", models.Journal),
         ("copy", models.Copy),
+        ("lease", models.EtcdLease),
+        ("lease", models.StaticLease),
         ("stop", models.Stop),
     ]
 
@@ -132,7 +134,7 @@ def test_the_reference_shows_the_defaults_of_the_code(
     shown = written(section, kind_of(model))
     assert key in shown, f"the reference does not show [{section}] {key}"
     base = {"Region": ("name", "role", "data_dir"), "Table": ("name", "key")}.get(model.__name__, ())
-    needed = {name: shown[name] for name in (*base, "kind", "dsn", "path", "primary") if name in shown}
+    needed = {name: shown[name] for name in (*base, "kind", "dsn", "path", "primary", "endpoints") if name in shown}
     context = models_context()
     with_key = model.model_validate({**needed, key: shown[key]}, context=context)
     without = model.model_validate(needed, context=context)

@@ -9,6 +9,7 @@ from replicator.config.load import load, parse
 from replicator.config.models import (
     Config,
     EmbeddedSource,
+    EtcdLease,
     Feed,
     Cluster,
     Follow,
@@ -20,6 +21,7 @@ from replicator.config.models import (
     Replay,
     Settle,
     SqliteReplica,
+    StaticLease,
     Stop,
     Table,
 )
@@ -28,6 +30,7 @@ from replicator.config.units import Secret
 __all__ = [
     "Config",
     "EmbeddedSource",
+    "EtcdLease",
     "Feed",
     "Follow",
     "Http",
@@ -39,6 +42,7 @@ __all__ = [
     "Secret",
     "Settle",
     "SqliteReplica",
+    "StaticLease",
     "Stop",
     "Table",
     "load",

@@ -14,13 +14,16 @@ from replicator.config.models import (
     Cluster,
     Config,
     EmbeddedSource,
+    EtcdLease,
     Follow,
     Http,
     Journal,
+    LeaseTimes,
     PostgresReplica,
     PostgresSource,
     Settle,
     SqliteReplica,
+    StaticLease,
 )
 from replicator.config.units import Secret
 
@@ -51,6 +54,14 @@ def problems(config: Config) -> Iterator[Problem]:
     if isinstance(config.source, PostgresSource):
         yield from _postgres(config.source)
     yield from _own_files(config)
+    match config.lease:
+        case EtcdLease() as lease:
+            yield from _etcd(lease)
+            yield from _times(lease)
+        case StaticLease(path=path) as lease if path is not None:
+            yield from _times(lease)
+            if path in (config.region.journal_path, config.region.spool_path, config.state_path):
+                yield Problem(("lease", "path"), "this file is the sidecar's own", "name another file")
 
 
 def _cluster(config: Config, cluster: Cluster) -> Iterator[Problem]:
@@ -166,6 +177,29 @@ def _own_files(config: Config) -> Iterator[Problem]:
         yield Problem(("replica", "path"), "this file is the sidecar's own", cure)
     if config.state_path in own:
         yield Problem(("source", "state"), "this file is the sidecar's own", cure)
+
+
+def _times(lease: LeaseTimes) -> Iterator[Problem]:
+    """Half of a lease is left for working: a holder that has to stop sooner than it can renew never works."""
+    usable = lease.ttl_seconds * (1 - lease.clock_error) - lease.margin_seconds
+    if usable < lease.ttl_seconds / 2:
+        message = f"of {lease.ttl_seconds:g} s only {max(usable, 0):.3g} s would be left behind clock_error and margin"
+        yield Problem(("lease", "ttl"), message, "set ttl higher, or margin lower: at least half must be left")
+
+
+def _etcd(lease: EtcdLease) -> Iterator[Problem]:
+    if lease.ttl_seconds != round(lease.ttl_seconds):
+        yield Problem(("lease", "ttl"), "etcd counts in whole seconds", f'set it to "{round(lease.ttl_seconds) or 1}s"')
+    if len(set(lease.endpoints)) != len(lease.endpoints):
+        yield Problem(("lease", "endpoints"), "an endpoint is named twice", "name each once")
+    for one, other in (("user", "password"), ("password", "user"), ("certificate", "key"), ("key", "certificate")):
+        if getattr(lease, one) is not None and getattr(lease, other) is None:
+            yield Problem(("lease", one), f"{one} is set and {other} is not", f"set {other}, or remove {one}")
+    for name in ("ca", "certificate", "key"):
+        file = getattr(lease, name)
+        yield from _file_is_there(("lease", name), file)
+        if file is not None and any(endpoint.startswith("http:") for endpoint in lease.endpoints):
+            yield Problem(("lease", name), f"{name} is for https endpoints", f"use https, or remove {name}")
 
 
 def _file_is_there(path: KeyPath, file: Path | None) -> Iterator[Problem]:

@@ -207,6 +207,47 @@ class Journal(Section):
     budget_bytes: Size | None = None
 
 
+class LeaseTimes(Section):
+    """What every kind of lease counts by."""
+
+    ttl_seconds: Duration = Field(default=10.0, alias="ttl")
+    clock_error: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    margin_seconds: Duration = Field(default=0.5, alias="margin")
+
+
+class StaticLease(LeaseTimes):
+    kind: Literal["static"]
+    path: FilePath | None = None
+
+
+def _check_endpoint(value: str) -> str:
+    parts = urllib.parse.urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError('an endpoint is a URL of etcd, such as "https://etcd-1:2379"')
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("credentials do not belong into the URL; set [lease] user and password")
+    assert parts.port is None or parts.port >= 0  # .port raises ValueError for what is no port
+    return value.rstrip("/")
+
+
+class EtcdLease(LeaseTimes):
+    kind: Literal["etcd"]
+    endpoints: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_endpoint)], ...], Field(min_length=1, max_length=16)
+    ]
+    prefix: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=200)] = (
+        "/replicator"
+    )
+    user: Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,200}$")] | None = None
+    password: Secret | None = None
+    ca: FilePath | None = None
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+
+
+Lease = Annotated[StaticLease | EtcdLease, Field(discriminator="kind")]
+
+
 class Copy(Section):
     hold_seconds: Duration = Field(default=300.0, alias="hold")
 
@@ -231,6 +272,7 @@ class Config(Section):
     copying: Copy = Field(default=Copy(), alias="copy")
     verify: Verify = Verify()
     stop: Stop = Stop()
+    lease: Lease | None = None
 
     @property
     def url(self) -> str:
