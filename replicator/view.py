@@ -105,6 +105,10 @@ class View:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows
 
+    def strand_state(self) -> StrandState:
+        """The strand, now."""
+        return self._strand()
+
     def _strand(self) -> StrandState:
         quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(

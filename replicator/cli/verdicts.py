@@ -9,7 +9,7 @@ from replicator.cli import printable
 if TYPE_CHECKING:
     from replicator.cli.ask import Sidecar
     from replicator.config import Config
-    from replicator.verify.check import Verdict
+    from replicator.verify.check import Endpoint, Verdict
 
 DIVERGENT, NOT_CHECKED = 16, 32
 
@@ -41,12 +41,12 @@ def replica_only(config: Config, verb: str) -> None:
 def _primary(config: Config) -> Endpoint:
     """The primary to compare with; in a cluster that is whom the running sidecar follows now."""
     from replicator import parts
-    from replicator.cli.ask import ask, sidecar
+    from replicator.cli.ask import ask, own_sidecar
     from replicator.errors import ConfigError
 
     url = None
     if config.cluster is not None:
-        url = ask(sidecar(config.path, None, None), "/status.json").get("primary_url")
+        url = ask(own_sidecar(config), "/v1/status").get("primary_url")
     endpoint = parts.primary_endpoint(config, url)
     if endpoint is None:
         cure = "name the configuration of a region that follows one"

@@ -7,11 +7,11 @@ come from the environment or from files; they are never part of a message or a r
 
 from replicator.config.load import load, parse
 from replicator.config.models import (
+    Cluster,
     Config,
     EmbeddedSource,
     EtcdLease,
     Feed,
-    Cluster,
     Follow,
     Http,
     Limits,
@@ -28,6 +28,7 @@ from replicator.config.models import (
 from replicator.config.units import Secret
 
 __all__ = [
+    "Cluster",
     "Config",
     "EmbeddedSource",
     "EtcdLease",

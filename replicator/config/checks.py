@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.config.locate import Path as KeyPath
 from psycopg import conninfo
 
+from replicator.config.locate import Path as KeyPath
 from replicator.config.models import (
     Cluster,
     Config,

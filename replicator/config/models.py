@@ -19,6 +19,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
 Count = Annotated[int, Field(gt=0, lt=2**53, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 
 
 class Section(BaseModel):
@@ -252,6 +253,20 @@ class Copy(Section):
     hold_seconds: Duration = Field(default=300.0, alias="hold")
 
 
+class Failover(Section):
+    mode: Literal["manual", "automatic", "shadow"] = "manual"
+    priority: CountOrZero = 0
+    suspect_seconds: Duration = Field(default=3.0, alias="suspect")
+    quiet_seconds: Duration = Field(default=30.0, alias="quiet")
+    stand_seconds: Duration = Field(default=1.0, alias="stand")
+    promise_seconds: Duration = Field(default=1.0, alias="promise")
+    verify_seconds: Duration = Field(default=2.0, alias="verify")
+    step_seconds: Duration = Field(default=30.0, alias="step")
+    switchover_seconds: Duration = Field(default=10.0, alias="switchover")
+    max_lost_blocks: CountOrZero = 0
+    rejoin: Literal["automatic", "manual"] = "automatic"
+
+
 class Stop(Section):
     deadline_seconds: Duration = Field(default=10.0, alias="deadline")
 
@@ -271,6 +286,7 @@ class Config(Section):
     journal: Journal = Journal()
     copying: Copy = Field(default=Copy(), alias="copy")
     verify: Verify = Verify()
+    failover: Failover = Failover()
     stop: Stop = Stop()
     lease: Lease | None = None
 

@@ -111,6 +111,8 @@ class Follower:
         self._clock_at = 0.0
         self.interventions = Interventions(self._strand, lambda: self._settler, self._resumed)
         self.gap_counts = GapCounts()
+        self.heard_at: float | None = None  # trio's clock, of the last heartbeat; and the head that it told
+        self.heard_head = 0
         self.spool_set_aside = ""  # where a damaged spool was put
         self.halted: Halted | None = None  # why nothing more is settled
         self._given_up: Halted | None = None  # a halt that no decision takes back, save making the region anew
@@ -130,6 +132,7 @@ class Follower:
         if upstream == self._upstream:
             return
         self._upstream = upstream
+        self.heard_at = None
         self._upstream_changed.set()
         self._upstream_changed = trio.Event()
         self._feeding.cancel()
@@ -211,6 +214,8 @@ class Follower:
             self._listener.received(blocks[-1].header)
         heartbeats = [frame for frame in batch if type(frame) is Heartbeat]
         if heartbeats and heartbeats[-1].position.strand == self._strand:
+            self.heard_at = trio.current_time()
+            self.heard_head = heartbeats[-1].position.sequence
             self._listener.heard(heartbeats[-1])
 
     async def _hear(self, batch: Sequence[Frame], sent: int | None) -> None:

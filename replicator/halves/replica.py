@@ -101,9 +101,16 @@ class ReplicaHalf(Half):
             raise Unavailable("no_primary", "no primary is known to compare with", place=self.strand, cure=cure)
         return endpoint
 
+    @property
+    def refused(self) -> str:
+        """Why the region that is followed gives nothing, for a reason that no retry cures; empty: it does."""
+        trouble = self.board.progress.trouble("feed")
+        return "" if trouble is None or isinstance(trouble, Unavailable) else trouble.reason
+
     def follow(self, url: str | None) -> None:
         """Follow the region at this address from now on, or nobody."""
-        self.follower.follow(parts.upstream(self.config, url))
+        self.board.progress.resume("feed")
+        self.follower.follow(None if url is None else parts.upstream(self.config, url))
 
     def _rewriting(self, replay: Replay) -> Rewriting:
         """What sets keys of the replica to what the journal says, when an operator asks for it."""

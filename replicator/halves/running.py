@@ -35,7 +35,8 @@ class Running:
 
     def start(self, half: Half) -> None:
         """Start a half; none may run."""
-        assert self.half is None and self._nursery is not None, "one half at a time"
+        assert self.half is None, "one half at a time"
+        assert self._nursery is not None
         self.half = half
         self._scope, self._ended = trio.CancelScope(), trio.Event()
         self._router = Router(half.routes)

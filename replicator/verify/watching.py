@@ -92,6 +92,11 @@ class Watching:
         """Somebody who compared has seen a difference: look soon, and say so where alerts look."""
         self._findings.ask_for_scrub()
 
+    def prove(self) -> None:
+        """Compare what was applied last at once: somebody waits for it to be proven."""
+        if self._checkpoints is not None:
+            self._checkpoints.hurry()
+
     async def run(self) -> None:
         """Watch, for ever."""
         await self._applied.beyond(0)
