@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 from replicator import parts
+from replicator.acknowledge import Acknowledgement
 from replicator.block import Block
 from replicator.board import Board, StageTrouble, now
 from replicator.config import Config, EmbeddedSource, PostgresSource
@@ -185,9 +186,10 @@ class Sidecar:
     # -- roles
 
     def _postgres_primary(self, settings: PostgresSource) -> Parts:
-        source = Postgres(parts.postgres_options(settings))
+        acknowledgement = self._acknowledgement()
+        source = Postgres(parts.postgres_options(settings, synchronous=acknowledgement is not None))
         self.view.source = source
-        capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
+        capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured, acknowledgement)
         dsn = settings.conninfo()
         moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
         held = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far, locking=True)
@@ -212,6 +214,7 @@ class Sidecar:
             on_applied=self._applied,
             on_committed=self._committed,
             on_waiting=self.board.apply.wait,
+            acknowledges=self._acknowledgement(),
         )
         self.view.ledger = ledger
         declarations = parts.declarations(settings)
@@ -220,6 +223,17 @@ class Sidecar:
         api = self._api(ledger, self.applied)
         routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self.copies.routes(), *api]
         return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
+
+    def _acknowledgement(self) -> Acknowledgement | None:
+        """Who makes writers wait for other regions, if they do."""
+        rule = parts.acknowledge_rule(self.config)
+        if rule is None:
+            return None
+        acknowledgement = Acknowledgement(rule, self.tail.head.sequence)
+        self.view.acknowledgement = acknowledgement
+        self.publisher.wants_reports = lambda: True
+        self.publisher.on_report = lambda strand, region, sequence: acknowledgement.reported(region, sequence)
+        return acknowledgement
 
     def _replica(self) -> Parts:
         config = self.config
@@ -342,6 +356,8 @@ class Sidecar:
 
     def _committed(self, last: Block) -> None:
         self.tail.moved(last.position, last.header.committed_at)
+        if self.view.acknowledgement is not None:
+            self.view.acknowledgement.stored(last.header.sequence)
 
     def _opened(self, applied: Applied) -> None:
         self.board.opened(applied)
@@ -354,12 +370,14 @@ class Sidecar:
         self.board.applied(applied)
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
+        acknowledging = [] if self.view.acknowledgement is None else [self.view.acknowledgement.run]
         self._own_needs()
         if not self.config.replay.history:
-            return [self.held_moments.run, self.retaining.run, self.copies.run]
+            return [self.held_moments.run, self.retaining.run, self.copies.run, *acknowledging]
         visible = self.tail if self.view.replica is None else self.applied
         indexing = Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff)
-        return [self.held_moments.run, indexing.run, indexing.sweep, self.retaining.run, self.copies.run]
+        beside = [self.held_moments.run, indexing.run, indexing.sweep, self.retaining.run, self.copies.run]
+        return [*beside, *acknowledging]
 
     def _own_needs(self) -> None:
         """Who of this region's own parts reads the journal, and may do so again after a loss of power."""

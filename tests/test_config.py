@@ -83,6 +83,7 @@ def sections() -> list[tuple[str, type[models.Section]]]:
         ("replay", models.Replay),
         ("journal", models.Journal),
         ("copy", models.Copy),
+        ("failover", models.Failover),
         ("stop", models.Stop),
     ]
 

@@ -19,6 +19,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
 Count = Annotated[int, Field(gt=0, lt=2**53, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 
 
 class Section(BaseModel):
@@ -203,6 +204,13 @@ class Copy(Section):
     hold_seconds: Duration = Field(default=300.0, alias="hold")
 
 
+class Failover(Section):
+    acknowledge: CountOrZero = 0
+    acknowledge_timeout_seconds: Duration = Field(default=10.0, alias="acknowledge_timeout")
+    missing: Literal["wait", "degrade"] = "wait"
+    degrade_after_seconds: Duration = Field(default=10.0, alias="degrade_after")
+
+
 class Stop(Section):
     deadline_seconds: Duration = Field(default=10.0, alias="deadline")
 
@@ -221,6 +229,7 @@ class Config(Section):
     journal: Journal = Journal()
     copying: Copy = Field(default=Copy(), alias="copy")
     verify: Verify = Verify()
+    failover: Failover = Failover()
     stop: Stop = Stop()
 
     @property
