@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from replicator import parts
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.fencing.embedded import Gate
 from replicator.feed.publish import Publisher
 from replicator.feed.regions import routes as region_routes
 from replicator.journal.history import HistoryIndex
@@ -53,6 +54,8 @@ class Core:
         self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.view)
+
+        self.gate = None if config.cluster is None else Gate()  # an embedded ledger asks it before each write
 
     @property
     def data_dir(self) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from psycopg import conninfo
 
+from replicator.acknowledge import Rule
 from replicator.config import (
     Config,
     EmbeddedSource,
@@ -140,8 +141,8 @@ def _us(seconds: float) -> int:
     return max(1, round(seconds * MICROSECONDS))
 
 
-def postgres_options(source: PostgresSource) -> postgres_source.PostgresOptions:
-    """A PostgreSQL source's options."""
+def postgres_options(source: PostgresSource, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
+    """A PostgreSQL source's options. ``synchronous``: its commits wait for other regions."""
     return postgres_source.PostgresOptions(
         dsn=source.conninfo(),
         slot=source.slot,
@@ -151,6 +152,22 @@ def postgres_options(source: PostgresSource) -> postgres_source.PostgresOptions:
         user_columns=source.user_columns,
         heartbeat_seconds=source.heartbeat_seconds,
         sequence_seconds=source.sequences_seconds,
+        synchronous=synchronous,
+    )
+
+
+def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> Rule | None:
+    """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
+    that count; None: all that follow."""
+    failover = config.failover
+    if not failover.acknowledge:
+        return None
+    return Rule(
+        failover.acknowledge,
+        failover.missing,
+        failover.degrade_after_seconds,
+        failover.acknowledge_timeout_seconds,
+        regions,
     )
 
 

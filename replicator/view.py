@@ -10,6 +10,7 @@ import time
 import trio
 
 from replicator import __version__, parts
+from replicator.acknowledge import Acknowledgement
 from replicator.board import Board, now
 from replicator.config import Config
 from replicator.feed.follow import Follower
@@ -59,7 +60,9 @@ class View:
         self.follower: Follower | None = None
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
+        self.acknowledgement: Acknowledgement | None = None
         self.quarantine: Quarantine | None = None
+        self.acknowledgement: Acknowledgement | None = None
         self._copied_rows = 0
 
     def primary_url(self) -> str | None:
@@ -121,6 +124,7 @@ class View:
             verify=self.watching.view() if self.watching is not None else None,
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
+            acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
         )
 
     def _kept(self) -> JournalView | None:

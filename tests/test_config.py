@@ -85,6 +85,7 @@ def sections() -> list[tuple[str, type[models.Section]]]:
         ("copy", models.Copy),
         ("lease", models.EtcdLease),
         ("lease", models.StaticLease),
+        ("failover", models.Failover),
         ("stop", models.Stop),
     ]
 

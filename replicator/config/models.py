@@ -265,6 +265,10 @@ class Failover(Section):
     switchover_seconds: Duration = Field(default=10.0, alias="switchover")
     max_lost_blocks: CountOrZero = 0
     rejoin: Literal["automatic", "manual"] = "automatic"
+    acknowledge: CountOrZero = 0
+    acknowledge_timeout_seconds: Duration = Field(default=10.0, alias="acknowledge_timeout")
+    missing: Literal["wait", "degrade"] = "wait"
+    degrade_after_seconds: Duration = Field(default=10.0, alias="degrade_after")
 
 
 class Stop(Section):

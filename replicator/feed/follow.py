@@ -7,7 +7,8 @@ changes nothing of that: what is missing is asked for again, what came twice is 
     connection ─▶ proven frames ─▶ spool (durable: received) ─▶ order, gaps ─▶ journal (durable: settled) ─▶ trim
                   a large block's parts go to the journal's staging before their block is spooled
 
-What is durable in the journal is reported back now and then: the other region keeps its own journal for us up to there.
+What is durable in the journal is reported back (``reporting``): the other region keeps its own journal for us up to
+there, and its writers may wait for it.
 
 A feed that answers *diverged* is searched for the first sequence at which the chains part, and the strand halts there.
 """
@@ -28,6 +29,7 @@ from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavai
 from replicator.feed.client import FeedClient, Frames, Upstream
 from replicator.feed.interventions import Interventions
 from replicator.feed.notices import GapCounts, behind_waiver, conflict_text, late_text, notice, stopped
+from replicator.feed.reporting import report_for_ever
 from replicator.feed.sent import Sent
 from replicator.journal.tail import Tail
 from replicator.position import Position
@@ -47,8 +49,6 @@ DECODED_BLOCKS = 20_000
 MERGED_ENTRIES = 10_000
 GAP_REQUESTS = 64  # waiting to be asked for; beyond that the settle buffer asks again by itself
 CLOCK_SECONDS = 0.5  # while blocks come, heartbeats are passed on at most this often
-REPORT_SECONDS = 2.0  # what is durable here is told to the upstream, which keeps its journal for us until then
-REPORT_IDLE_REPORTS = 15  # so many times nothing is told because nothing has come
 
 
 BOOTSTRAP_CURE = (
@@ -173,7 +173,7 @@ class Follower:
         with trio.CancelScope() as self._feeding:
             async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
                 nursery.start_soon(self._fill_gaps, client, gaps)
-                nursery.start_soon(self._report, client)
+                nursery.start_soon(report_for_ever, client, self._tail)
                 await supervise("feed", lambda: self._connect_once(client), self._listener.feed, self._backoff())
 
     def _new_settler(self) -> Settler:
@@ -267,25 +267,6 @@ class Follower:
                 if isinstance(cause, Rejected) and cause.reason == "pruned":
                     raise await self._explained(client, cause) from cause  # it will never come from there
                 log.warning("gap %d to %d is not filled yet: %s", gap.first, gap.last, cause)
-
-    async def _report(self, client: FeedClient) -> None:
-        """Tell the upstream what is durable here; one that takes no reports is left alone."""
-        told, idle = -1, 0
-        while True:
-            await trio.sleep(REPORT_SECONDS)
-            head = self._tail.head
-            idle = idle + 1 if head.sequence == told else 0
-            if head.sequence == told and idle < REPORT_IDLE_REPORTS:
-                continue
-            try:
-                await client.report(head)
-                told, idle = head.sequence, 0
-            except Rejected as refusal:
-                if refusal.reason == "not_found":
-                    return
-                log.info("the position was not taken: %s", refusal)  # the stream says what it means
-            except (Unavailable, Corrupt, Halted) as error:
-                log.debug("the position was not told: %s", error)
 
     # -- spool → journal
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from replicator import parts
+from replicator.acknowledge import Acknowledgement
 from replicator.block import Block
 from replicator.config import Config, EmbeddedSource, PostgresSource
 from replicator.core import Core
@@ -19,6 +20,20 @@ from replicator.sources.base import SourceReport
 from replicator.sources.postgres import PostgresSource as Postgres
 from replicator.sources.postgres.moments import PostgresMoments
 from replicator.verify.moments import LedgerMoments
+
+
+def acknowledging(core: Core) -> Acknowledgement | None:
+    """Who makes writers wait for other regions, if they do."""
+    cluster = core.config.cluster
+    others = None if cluster is None else frozenset(cluster.regions) - {core.config.region.name}
+    rule = parts.acknowledge_rule(core.config, others)
+    if rule is None:
+        return None
+    acknowledgement = Acknowledgement(rule, core.tail.head.sequence)
+    core.view.acknowledgement = acknowledgement
+    core.publisher.wants_reports = lambda: True
+    core.publisher.on_report = lambda strand, region, sequence: acknowledgement.reported(region, sequence)
+    return acknowledgement
 
 
 class PostgresPrimary(Half):
@@ -32,9 +47,11 @@ class PostgresPrimary(Half):
         super().__init__(core, config)
         settings = config.source
         assert isinstance(settings, PostgresSource)
-        self.source = source = Postgres(parts.postgres_options(settings))
+        acknowledgement = acknowledging(core)
+        options = parts.postgres_options(settings, synchronous=acknowledgement is not None)
+        self.source = source = Postgres(options)
         core.view.source = source
-        self.capture = Capture(source, core.journal, core.tail, config.region.epoch, self._captured)
+        self.capture = Capture(source, core.journal, core.tail, config.region.epoch, self._captured, acknowledgement)
         moments, held = self._moments(settings, locking=False), self._moments(settings, locking=True)
         self.copies = self._copies(held, lambda reader: parts.primary_sequences(settings))
         verifying, api = self._verify_routes(moments), self._api(None, core.tail)
@@ -69,6 +86,8 @@ class EmbeddedPrimary(Half):
             on_applied=self._on_applied,
             on_committed=self._committed,
             on_waiting=self.board.apply.wait,
+            permits=core.gate,
+            acknowledges=acknowledging(core),
         )
         core.view.ledger = ledger
         declarations = parts.declarations(settings)

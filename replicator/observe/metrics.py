@@ -250,6 +250,28 @@ CATALOGUE: tuple[Family, ...] = (
         "Blocks of this primary that no other region has",
         read.strand(lambda s: s.at_risk_blocks),
     ),
+    Family(
+        "acknowledged_sequence",
+        "gauge",
+        _S,
+        "Last block that as many other regions have as must",
+        read.acknowledge(lambda a: a.acknowledged),
+    ),
+    Family(
+        "acknowledge_degraded",
+        "gauge",
+        _S,
+        "1 while writers are answered without the other regions that must have their block",
+        read.acknowledge(lambda a: a.degraded),
+    ),
+    Family("acknowledge_waiting", "gauge", _S, "Writers that wait for them", read.acknowledge(lambda a: a.waiting)),
+    Family(
+        "acknowledge_oldest_seconds",
+        "gauge",
+        _S,
+        "How long the oldest block that they do not have has been waiting",
+        read.acknowledge(lambda a: a.oldest_seconds),
+    ),
     # The journal
     Family("journal_bytes", "gauge", _S, "Blocks that are kept", read.journal(lambda j: j.bytes)),
     Family("journal_first_sequence", "gauge", _S, "First block that is kept", read.journal(lambda j: j.first_sequence)),

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from replicator.acknowledge.view import AcknowledgeView
 from replicator.marks import StrandView
 from replicator.position import Position
 
@@ -190,6 +191,7 @@ class StrandState:
     lease_remaining_seconds: float | None = None
     at_risk_blocks: int | None = None
     journal: JournalView | None = None
+    acknowledge: AcknowledgeView | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

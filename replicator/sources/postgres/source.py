@@ -49,16 +49,15 @@ class PostgresSource:
         self._resume_at = 0
 
     def acknowledge(self, origin: str) -> None:
-        """Everything up to ``origin`` is durable in the journal."""
-        self.report.stored = origin
-        self._progress.acknowledged = max(self._progress.acknowledged, parse_lsn(origin))
-        self._progress.wake.set()
+        """Everything up to ``origin`` is durable, wherever it has to be."""
+        self._progress.acknowledge(parse_lsn(origin))
 
     async def run(self, state: SourceState, sink: Sink) -> None:
         """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
         self.report.phase = "connecting"
         origin = _noted_lsn(state.origin, "origin")
-        self._progress.acknowledged = origin
+        if not self._options.synchronous:  # else it may not yet be durable everywhere where it has to be
+            self._progress.acknowledged = origin
         self._progress.idle = _noted_lsn(state.notes.get(IDLE_NOTE), IDLE_NOTE) if state.origin else 0
         relations = Relations(state, sink, self._options)
         async with opened(self._options) as sql:
