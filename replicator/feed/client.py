@@ -60,6 +60,11 @@ class FeedClient:
             limits=httpx.Limits(keepalive_expiry=KEEP_SECONDS),
         )
 
+    @property
+    def url(self) -> str:
+        """The upstream's address."""
+        return self._place
+
     async def __aenter__(self) -> FeedClient:
         return self
 
@@ -93,6 +98,15 @@ class FeedClient:
             raise Corrupt(
                 "bad_answer", f"the position in the answer cannot be read: {error}", place=self._place
             ) from error
+
+    async def ends(self, strand: str) -> tuple[Position, Position]:
+        """The end of the upstream's chain, and where its journal begins."""
+        try:
+            answer = await self._json(f"/feed/v1/{strand}/positions/head")
+            return parse_position(answer["position"]), parse_position(answer["base"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"the positions in the answer cannot be read: {error}"
+            raise Corrupt("bad_answer", message, place=self._place) from error
 
     async def report(self, position: Position) -> None:
         """Tell the upstream that this region has everything up to ``position`` durably. Raises Rejected, with the

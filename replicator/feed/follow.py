@@ -27,6 +27,7 @@ import trio
 from replicator.block import Block, Header, Part
 from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.feed.client import FeedClient, Frames, Upstream
+from replicator.feed.forks import first_difference
 from replicator.feed.interventions import Interventions
 from replicator.feed.notices import GapCounts, behind_waiver, conflict_text, late_text, notice, stopped
 from replicator.feed.reporting import report_for_ever
@@ -361,17 +362,14 @@ class Follower:
                 return Halted(reason, refusal.message, place=place, cure="check [follow] and the primary's version")
 
     async def _first_difference(self, client: FeedClient, differs: int) -> int:
-        """The first sequence at which the chains hold different hashes: a binary search over positions."""
-        same = self._store.base(self._strand).sequence
-        while differs - same > 1:
-            middle = (same + differs) // 2
-            mine = await trio.to_thread.run_sync(self._store.position_at, self._strand, middle)
-            theirs = await client.position(self._strand, middle)
-            if mine is not None and theirs is not None and mine.hash == theirs.hash:
-                same = middle
-            else:
-                differs = middle
-        return differs
+        """The first sequence at which the chains hold different hashes."""
+
+        async def same(sequence: int) -> bool:
+            mine = await trio.to_thread.run_sync(self._store.position_at, self._strand, sequence)
+            theirs = await client.position(self._strand, sequence)
+            return mine is not None and theirs is not None and mine.hash == theirs.hash
+
+        return await first_difference(same, self._store.base(self._strand).sequence, differs)
 
 
 async def _read_into(batches: AsyncIterator[list[Frame]], send: trio.MemorySendChannel[list[Frame]]) -> None:

@@ -118,6 +118,14 @@ class PostgresReplica:
         if has_stage:
             self._run("DISCARD TEMP")
 
+    def harden(self) -> None:
+        self._run("SET synchronous_commit = on")
+
+    def undefine(self, strand: str, relation: int) -> None:
+        self._tables.clear()
+        with session.translated(self._place):
+            schema.undefine(self._open, strand, relation)
+
     def attempt(self, strand: str, steps: Sequence[Step]) -> None:
         drifted, tables = self._drifted_now, dict(self._tables)
         stages = {key: table.bulk.stages for key, table in tables.items()}

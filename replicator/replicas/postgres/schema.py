@@ -15,7 +15,7 @@ from replicator.evolution import changes
 from replicator.replicas.postgres import sequences
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
-from replicator.replicas.shape import Shape, differing_columns, name_taken, table_differs
+from replicator.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
 
 NAME_LIMIT_BYTES = 63
 _OWN_TABLES = (
@@ -74,6 +74,19 @@ def define(connection: psycopg.Connection, strand: str, relation: int, definitio
         " name = excluded.name, definition = excluded.definition",
         (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
     )
+
+
+def undefine(connection: psycopg.Connection, strand: str, relation: int) -> None:
+    """Bring the table back to the definition before this one; a table that this one made goes."""
+    sql = "SELECT relation, definition FROM replicator.definition WHERE strand = %s"
+    definitions = {number: unpack_definition(data) for number, data in connection.execute(sql, [strand])}
+    definition, before = definitions[relation], definition_before(definitions, relation)
+    connection.execute("DELETE FROM replicator.definition WHERE strand = %s AND relation = %s", [strand, relation])
+    if before is None:
+        _execute(connection, f"DROP TABLE IF EXISTS {quoted(*definition.name)}")
+        return
+    _follow(connection, definition, before)
+    _index_user(connection, definition, before)
 
 
 def table_body(connection: psycopg.Connection, definition: Definition) -> str:
