@@ -17,7 +17,7 @@ from typing import Protocol
 import trio
 
 from replicator.acknowledge.confirming import Confirming
-from replicator.block import Block, Draft, Part
+from replicator.block import Block, Draft, Header, Part
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.sources.base import Source, SourceState
@@ -88,13 +88,22 @@ class Capture:
 
     def _begin(self) -> SourceState:
         self._journal.discard_arriving(self._strand)
-        head = self._journal.head(self._strand)
-        last = self._journal.block(self._strand, head.sequence) if head.sequence else None
+        last = self._last_with_origin()
         return SourceState(
-            origin=last.header.origin if last else None,
+            origin=last.origin if last else None,
             relations=self._journal.definitions(self._strand),
             notes=self._journal.notes(),
+            sequence=last.sequence if last else 0,
         )
+
+    def _last_with_origin(self) -> Header | None:
+        """The first block of an epoch comes from no source: it is passed over."""
+        sequence = self._journal.head(self._strand).sequence
+        while sequence and (block := self._journal.block(self._strand, sequence)) is not None:
+            if block.header.origin or block.header.statements:
+                return block.header
+            sequence -= 1
+        return None
 
     async def _store_all(self, receive: trio.MemoryReceiveChannel[list[Item]]) -> None:
         async with receive:

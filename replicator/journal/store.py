@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -246,6 +246,12 @@ class Journal(JournalReader):
         """Note a fact; durable on return."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (key, value))
+
+    def replace_notes(self, prefix: str, notes: Mapping[str, str]) -> None:
+        """These notes in place of all that begin with ``prefix``; durable on return, all or nothing."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM note WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+            db.executemany("INSERT INTO note VALUES (?, ?)", list(notes.items()))
 
     def changing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """A transaction of the writer, for what looks after the journal (``pruning``): short, for appends wait."""

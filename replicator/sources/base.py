@@ -23,13 +23,15 @@ from replicator.definition import Definition
 class SourceState:
     """What the journal holds of this source when it starts.
 
-    ``origin`` is that of the last block, None if there is no block yet: then the source begins with a consistent copy.
-    ``relations`` are the definitions in force, ``notes`` what the source wrote down with ``sink.note``.
+    ``origin`` is that of the last block that has one (the first block of an epoch has none), None if there is no such
+    block yet: then the source begins with a consistent copy. ``sequence`` is that block's. ``relations`` are the
+    definitions in force, ``notes`` what the source wrote down with ``sink.note``.
     """
 
     origin: str | None
     relations: dict[int, Definition]
     notes: dict[str, str]
+    sequence: int = 0
 
 
 @dataclasses.dataclass(slots=True)

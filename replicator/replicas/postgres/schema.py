@@ -189,6 +189,12 @@ def _exists(connection: psycopg.Connection, definition: Definition) -> bool:
     return connection.execute("SELECT to_regclass(%s)", [quoted(*definition.name)]).fetchone() != (None,)
 
 
+def is_referenced(connection: psycopg.Connection, name: str) -> bool:
+    """Whether a foreign key points to the table: then it cannot be truncated, whatever the session may do."""
+    query = "SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(%s) LIMIT 1"
+    return connection.execute(query, [name]).fetchone() is not None
+
+
 def _follow(connection: psycopg.Connection, old: Definition, new: Definition) -> None:
     """Drop, rename, widen and add columns, in this order."""
     changed = changes(old, new)
