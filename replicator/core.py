@@ -15,9 +15,9 @@ from starlette.routing import BaseRoute
 from replicator import parts
 from replicator.board import Board, now
 from replicator.config import Config
-from replicator.fencing.embedded import Gate
 from replicator.feed.publish import Publisher
 from replicator.feed.regions import routes as region_routes
+from replicator.fencing.embedded import Gate
 from replicator.journal.history import HistoryIndex
 from replicator.journal.regions import KnownRegions
 from replicator.journal.retaining import Retaining

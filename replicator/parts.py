@@ -25,6 +25,7 @@ from replicator.config import (
     StaticLease,
 )
 from replicator.definition import Definition
+from replicator.failover.seen import Rules
 from replicator.feed.client import Upstream
 from replicator.http import Listen
 from replicator.journal.retention import Policy as JournalPolicy
@@ -71,6 +72,37 @@ def etcd_options(lease: EtcdLease) -> etcd_lease.EtcdOptions:
     password = lease.password.reveal() if lease.password else None
     tls = (lease.ca, lease.certificate, lease.key)
     return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
+
+
+def rules(config: Config) -> Rules:
+    """How a region of a cluster behaves."""
+    failover, cluster = config.failover, config.cluster
+    assert cluster is not None
+    exclusive = not isinstance(config.lease, StaticLease) or config.lease.path is not None
+    return Rules(
+        me=config.region.name,
+        regions=tuple(cluster.regions),
+        mode=failover.mode,
+        acknowledge=failover.acknowledge,
+        exclusive=exclusive,
+        suspect_seconds=failover.suspect_seconds,
+        quiet_seconds=failover.quiet_seconds,
+        stand_seconds=failover.stand_seconds,
+        promise_seconds=failover.promise_seconds,
+        verify_seconds=failover.verify_seconds,
+        step_seconds=failover.step_seconds,
+        max_lost_blocks=failover.max_lost_blocks,
+        rejoin=failover.rejoin,
+    )
+
+
+def fenced_tables(source: PostgresSource) -> list[tuple[str, str]] | None:
+    """The tables that applications write to only in the primary region; None: all of the database."""
+    if source.tables is None:
+        return None
+    return [
+        (schema, name) if dot else ("public", schema) for schema, dot, name in (t.partition(".") for t in source.tables)
+    ]
 
 
 def listen(config: Config) -> Listen:

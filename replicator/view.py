@@ -6,6 +6,7 @@ Guarantee: quick, and without I/O; it is asked on every scrape.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -36,6 +37,9 @@ from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 from replicator.verify.watching import Watching
 
+if TYPE_CHECKING:
+    from replicator.failover.office import Office
+
 
 class View:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
@@ -45,6 +49,7 @@ class View:
         self._tail = tail
         self._started = trio.current_time()
         self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self.office: Office | None = None
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
         self.retaining: Retaining | None = None
@@ -107,6 +112,10 @@ class View:
         if report.copied_rows > self._copied_rows:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows
+
+    def amounts_at_risk(self) -> dict[str, float]:
+        """What would be lost with this primary, by currency."""
+        return {}
 
     def strand_state(self) -> StrandState:
         """The strand, now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from replicator.fencing.base import Fence
+from replicator.halves.base import Half
 from replicator.position import Position
 
 
@@ -23,8 +24,8 @@ class RoleLedger(Protocol):
     async def promote(self, epoch: int) -> None:
         """Make it a primary's, at the journal's end, which is applied. Raises Unavailable or Halted."""
 
-    async def is_captured(self) -> bool:
-        """Whether all that was committed before the fence closed is in the journal. The primary's half runs."""
+    async def is_captured(self, half: Half | None) -> bool:
+        """Whether all that was committed before the fence closed is in the journal, by the primary's half."""
 
     async def capture_rest(self) -> None:
         """Bring into the journal what a former primary committed and did not capture; the fence is closed."""

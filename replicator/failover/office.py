@@ -27,11 +27,11 @@ from replicator.config.roles import in_role
 from replicator.core import Core
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.failover.decide import Step, decide, promise
+from replicator.failover.ledgers import role_ledger
 from replicator.failover.manual import view_of
 from replicator.failover.memory import Happened, Kept, MemoryFile
 from replicator.failover.orders import check_order
 from replicator.failover.peers import Peers
-from replicator.failover.promoting import append_epoch
 from replicator.failover.readiness import why_not
 from replicator.failover.returning import Returning
 from replicator.failover.seen import (
@@ -61,6 +61,7 @@ from replicator.halves.base import Half
 from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
 from replicator.leases.base import LeaseView, boot_seconds
+from replicator.promotion.base import append_epoch
 from replicator.supervise import first_cause
 
 TICK_SECONDS = 0.1
@@ -86,7 +87,7 @@ class Office:
         self.core, self.running, self._build = core, running, build
         self.config = config
         self.rules = parts.rules(config)
-        self.ledger = parts.role_ledger(config, core)
+        self.ledger = role_ledger(core)
         lease = parts.lease(config, core.strand)
         assert config.lease is not None
         clock_error, margin = config.lease.clock_error, config.lease.margin_seconds
@@ -114,7 +115,7 @@ class Office:
         """Reports, promises and orders over HTTP."""
         from replicator.failover.serve import routes
 
-        return [*routes(self), *self.returning.routes(self)]
+        return routes(self)
 
     async def run(self) -> None:
         """Take part, for ever."""
@@ -224,7 +225,7 @@ class Office:
 
     async def _is_captured(self) -> bool:
         try:
-            return await self.ledger.is_captured()
+            return await self.ledger.is_captured(self.running.half)
         except ReplicatorError as error:
             log.warning("whether all is captured cannot be told: %s", error)
             return False
@@ -386,7 +387,7 @@ class Office:
                 await self.term.release()
             case Seal(region):
                 await self.running.stop()
-                await self.returning.seal(self._url(region))
+                await self.returning.seal(self._url(region), was_primary=self.memory.half == "primary")
             case Rewind():
                 await self._rewind()
             case Tell(text):
@@ -432,7 +433,7 @@ class Office:
 
     async def _rewind(self) -> None:
         await self.running.stop()
-        await self.returning.rewind()
+        await self.returning.rewind(was_primary=self.memory.half == "primary")
         self.core.look_again()
 
     async def _tell(self, text: str) -> None:

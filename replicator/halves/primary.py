@@ -1,7 +1,7 @@
 """The primary's half.
 
-    PostgreSQL   source ─▶ Capture ─▶ journal
-    embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behind it
+PostgreSQL   source ─▶ Capture ─▶ journal
+embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behind it
 """
 
 from __future__ import annotations

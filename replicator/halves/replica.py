@@ -1,7 +1,7 @@
 """The replica's half.
 
-    feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica
-    beside it: the watch (checkpoints and scrubs) · quarantine, repair and resync when an operator asks
+feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica
+beside it: the watch (checkpoints and scrubs) · quarantine, repair and resync when an operator asks
 """
 
 from __future__ import annotations
