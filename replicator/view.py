@@ -65,7 +65,6 @@ class View:
         self.follower: Follower | None = None
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
-        self.acknowledgement: Acknowledgement | None = None
         self.quarantine: Quarantine | None = None
         self.acknowledgement: Acknowledgement | None = None
         self._copied_rows = 0

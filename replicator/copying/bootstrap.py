@@ -170,7 +170,7 @@ class Bootstrap:
 
     async def _check_followed(self, position: Position) -> None:
         """Whom we will follow keeps its journal for us from here on, or says now why it cannot."""
-        followed = parts.upstream(self._config)
+        followed = self._source if self._config.cluster else source_of(self._config, None)
         place = f"[follow] primary = {followed.url}"
         async with FeedClient(followed) as client:
             try:
@@ -246,5 +246,8 @@ async def _let_go(source: Upstream, copy: str) -> None:
 
 def source_of(config: Config, url: str | None) -> Upstream:
     """The region to copy: the one that is followed, unless another is named. The token is [follow]'s."""
-    followed = parts.upstream(config)
-    return followed if url is None else dataclasses.replace(followed, url=url.rstrip("/"))
+    source = parts.upstream(config, None if url is None else url.rstrip("/"))
+    if source is None:
+        cure = "name it: --from URL; in a cluster any region that has everything will do"
+        raise ConfigError("nobody_to_copy", "no region to copy is named", place=config.region.name, cure=cure)
+    return source

@@ -22,8 +22,9 @@ def why_not(state: State, strand: StrandState, unfit: str) -> str:
     if strand.quarantined_statements:
         return f"{strand.quarantined_statements} statements are in quarantine: replicator quarantine"
     verify = strand.verify
-    if verify is not None and sum(verify.divergent_keys.values()):
-        return f"{sum(verify.divergent_keys.values())} keys differ from the primary's: replicator repair"
+    divergent = sum(verify.divergent_keys.values()) if verify is not None else 0
+    if divergent:
+        return f"{divergent} keys differ from the primary's: replicator repair"
     for stage in strand.progress.stages:
         if stage.name in ("settle", "apply") and stage.condition is Condition.HALTED and stage.trouble is not None:
             return f"{stage.name} halted: {stage.trouble.message}"

@@ -54,7 +54,7 @@ class Returning:
         return self._done
 
     async def seal(self, url: str, *, was_primary: bool) -> None:
-        """Find the fork with the region at this address, and seal what only this one has. Raises Unavailable, Halted."""
+        """Find the fork with that region, and seal what only this one has. Raises Unavailable or Halted."""
         self._fork = await trio.to_thread.run_sync(self._rewind().pending)
         self._begun = self._fork is not None
         if self._begun:  # it was sealed before that began
@@ -82,7 +82,7 @@ class Returning:
         self._done = True
 
     def _catch_up(self) -> None:
-        """Apply what the journal has and the ledger's tables do not have yet: they go back from where the journal is."""
+        """Apply what the ledger's tables do not have yet: they go back from where the journal is."""
         replica = parts.replica(in_role(self._config, "replica", 1))
         limits = self._config.replay
         replayer = Replayer(self._core.journal, replica, self._core.strand, limits.batch_bytes, limits.batch_blocks)

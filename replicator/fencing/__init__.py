@@ -1,4 +1,5 @@
-"""Fences: what makes a ledger refuse the writes of whoever does not hold the current epoch.
+"""Fencing: making a region that is not the primary unable to take its applications' writes.
 
-``base`` has the protocol; ``embedded`` is a gate in the process of the embedded ledger.
+Where to look: ``base`` (what every fence promises), ``postgres`` (the fence of a PostgreSQL database) with ``sql`` (what
+it installs there), ``session`` (talking to it in bounded time) and ``needs`` (what its role must be allowed to).
 """

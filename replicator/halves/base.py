@@ -119,7 +119,7 @@ class Half:
         return self.core.tail
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
-        beside = [self.held_moments.run, self.copies.run]
+        beside: list[Callable[[], Awaitable[None]]] = [self.held_moments.run, self.copies.run]
         if not self.config.replay.history:
             return beside
         core = self.core

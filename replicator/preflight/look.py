@@ -52,8 +52,9 @@ def _role(config: Config, stored: Stored) -> Iterator[Finding]:
             yield from postgres_check.preflight(replica.conninfo(), stored.definitions)
         case SqliteReplica(path=path):
             yield from _check_sqlite(config, path, stored)
-    if config.follow is not None:
-        yield from trio.run(check_following, parts.upstream(config), stored.head)
+    followed = parts.upstream(config, None)
+    if followed is not None:
+        yield from trio.run(check_following, followed, stored.head)
 
 
 def _check_sqlite(config: Config, path: Path, stored: Stored) -> Iterator[Finding]:
