@@ -2,6 +2,7 @@
 
 A region of a cluster keeps one ledger, whatever its role: the embedded ledger's state is a SQLite replica, and a
 PostgreSQL replica is a database like the primary's. So either of ``[source]`` and ``[replica]`` says what the other is.
+What is derived was validated where it comes from.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def source_of(config: Config) -> Source | None:
         return config.source
     match config.replica:
         case SqliteReplica(path=path):
-            return EmbeddedSource(kind="embedded", state=path)
+            return EmbeddedSource.model_construct(kind="embedded", state=path)
         case PostgresReplica() as replica:
-            return PostgresSource(kind="postgres", dsn=replica.dsn, password=replica.password)
+            return PostgresSource.model_construct(kind="postgres", dsn=replica.dsn, password=replica.password)
         case None:
             return None
 
@@ -50,8 +51,8 @@ def replica_of(config: Config) -> Replica | None:
     match config.source:
         case EmbeddedSource():
             assert config.state_path is not None
-            return SqliteReplica(kind="sqlite", path=config.state_path)
+            return SqliteReplica.model_construct(kind="sqlite", path=config.state_path)
         case PostgresSource() as source:
-            return PostgresReplica(kind="postgres", dsn=source.dsn, password=source.password)
+            return PostgresReplica.model_construct(kind="postgres", dsn=source.dsn, password=source.password)
         case None:
             return None

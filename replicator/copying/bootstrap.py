@@ -25,7 +25,7 @@ from replicator.copying.half import Half, remove_half, write_half
 from replicator.copying.here import Filling
 from replicator.copying.wire import Begun, Chunk, Last
 from replicator.datadir import locked
-from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.feed.client import FeedClient, Upstream
 from replicator.position import Position
 from replicator.supervise import Backoff, first_cause

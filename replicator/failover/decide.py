@@ -80,6 +80,8 @@ def _following(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return _stand(memory, seen)
     if holder is not None and holder.region != rules.me:
         return _follow(memory, seen, holder.region, holder.epoch)
+    if seen.lease is not None and max(seen.lease.epoch, memory.epoch) == 0:
+        return Step(memory, why="nobody has ever led: the region that is configured as primary begins")
     found = signals(seen, rules)
     if found.level is Level.RED and memory.state is not State.PAUSED:
         return _event(memory, Event.SUSPECT, found.why)

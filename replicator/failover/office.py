@@ -102,6 +102,7 @@ class Office:
         self.why = ""
         self._file = MemoryFile(config.region.data_dir / "role.json")
         self._since = boot_seconds()
+        self._began = trio.current_time()
         self._unfit = ""
         self._told = ""
         self._following: str | None = None
@@ -275,10 +276,10 @@ class Office:
         """How long ago this region heard one that may write, and how far that was."""
         if self.term.is_open:
             return 0.0, self.core.tail.head.sequence
-        if not isinstance(half, ReplicaHalf) or half.follower.heard_at is None:
+        if not isinstance(half, ReplicaHalf):
             return None, 0
         heard = self.peers.heard.get(self._following or "")
-        ago = trio.current_time() - half.follower.heard_at
+        ago = trio.current_time() - max(half.follower.heard_at or self._began, self._began)
         if heard is not None and heard.report.state not in (State.PRIMARY, State.DEMOTING, State.PROMOTING):
             return None, half.follower.heard_head
         return ago, half.follower.heard_head
@@ -406,7 +407,7 @@ class Office:
         self._following = region
         if region is None:
             with trio.move_on_after(DRAIN_SECONDS):
-                while not half.follower.is_drained:
+                while not half.follower.is_drained:  # noqa: ASYNC110  # a plain fact, that sets no event
                     await trio.sleep(0.005)
 
     async def _promote(self, epoch: int) -> None:
