@@ -256,7 +256,7 @@ class Copy(Section):
 class Failover(Section):
     mode: Literal["manual", "automatic", "shadow"] = "manual"
     priority: CountOrZero = 0
-    suspect_seconds: Duration = Field(default=3.0, alias="suspect")
+    suspect_seconds: Duration = Field(default=2.0, alias="suspect")
     quiet_seconds: Duration = Field(default=30.0, alias="quiet")
     stand_seconds: Duration = Field(default=1.0, alias="stand")
     promise_seconds: Duration = Field(default=1.0, alias="promise")

@@ -60,7 +60,7 @@ from replicator.failover.term import Term
 from replicator.halves.base import Half
 from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
-from replicator.leases.base import LeaseView, boot_seconds
+from replicator.leases.base import Holder, LeaseView, boot_seconds
 from replicator.promotion.base import append_epoch
 from replicator.supervise import first_cause
 
@@ -105,6 +105,8 @@ class Office:
         self._began = trio.current_time()
         self._unfit = ""
         self._told = ""
+        self._asked = 0
+        self._handed: Holder | None = None
         self._following: str | None = None
         self._deciding = trio.Lock()
         self._changed = trio.Event()
@@ -217,6 +219,7 @@ class Office:
             peers=dict(self.peers.heard),
             order=self.order,
             following=self._following,
+            asked=self._asked == self.memory.epoch,
             diverged=self._is_diverged(),
             captured=not closing or await self._is_captured(),
             sealed=rejoining and self.returning.is_sealed,
@@ -367,7 +370,7 @@ class Office:
                     await self._keep(self.memory, None, "")
             case AskPromises(epoch):
                 await self.peers.promise(epoch)
-                await self._pause_briefly()
+                self._asked = epoch
             case Prove():
                 if isinstance(self.running.half, ReplicaHalf):
                     self.running.half.watching.prove()
@@ -427,10 +430,13 @@ class Office:
         if grant is None or self.order is None:
             return
         left = self.order.until - boot_seconds()
+        if self._handed == grant.holder:  # it was told: the lease shows what comes of it
+            await self.term.look()
+            await self._pause_briefly()
+            return
         take = Order("take", 0.0, target=target, instead_of=grant.holder, sequence=sequence, reason=self.order.reason)
         await self.peers.tell(target, take, left)
-        await self.term.look()
-        await self._pause_briefly()
+        self._handed = grant.holder
 
     async def _rewind(self) -> None:
         await self.running.stop()

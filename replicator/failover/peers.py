@@ -107,7 +107,7 @@ class Peers:
                 answer = await self._exchange(name, "POST", "/v1/failover/promise", {"epoch": epoch})
                 self._take(name, answer.get("report"), at)
             except (Unavailable, Rejected) as error:
-                log.info("region %s has not promised epoch %d: %s", name, epoch, error)
+                log.debug("region %s has not promised epoch %d: %s", name, epoch, error)
 
         async with trio.open_nursery() as nursery:
             for name in self.urls:

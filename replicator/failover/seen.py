@@ -35,7 +35,7 @@ class Rules:
     promise_seconds: float = 1.0  # so long those are waited for who do not promise
     verify_seconds: float = 2.0  # so long a promotion waits for the last blocks to be verified
     step_seconds: float = 30.0  # so long any other step of a promotion may take
-    report_seconds: float = 5.0  # an older report of a peer says nothing of its present
+    report_seconds: float = 1.5  # an older report of a peer says nothing of its present
     max_lost_blocks: int = 0
     max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by currency
     rejoin: Literal["automatic", "manual"] = "automatic"
@@ -133,6 +133,7 @@ class Seen:
     peers: Mapping[str, Heard] = dataclasses.field(default_factory=dict)
     order: Order | None = None
     following: str | None = None
+    asked: bool = False  # every peer was asked to promise our epoch, and has answered, or could not be reached
     diverged: bool = False  # the region that is followed says that this chain is not its own
     captured: bool = True  # all that the ledger has committed is in the journal
     sealed: bool = False  # the orphans are sealed, or there are none
