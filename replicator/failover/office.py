@@ -331,6 +331,8 @@ class Office:
         """What follows from an event: its memory is durable."""
         if event in _ENDS_ORDERS:
             self.order = None
+        if event is Event.HANDED_OVER:
+            self.term.forget()
         if event in (Event.DIVERGED, Event.REJOIN):
             self.returning.begin()
         self._ensure_half()

@@ -143,6 +143,10 @@ class Term:
                 self.grant, self.view = None, lost.view
             return self.grant is not None
 
+    def forget(self) -> None:
+        """The lease is another region's by now, as was meant."""
+        self.grant = None
+
     async def release(self) -> None:
         """Give the lease back. Raises Unavailable; this region does not act on it any more in any case."""
         async with self._asking:
