@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import Halted
-from replicator.leases.base import Holder, LeaseView, epoch_of
+from replicator.leases.base import Holder, LeaseView, duration_of, epoch_of, text_of
 
 FILE_LIMIT_BYTES = 64 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -60,10 +60,12 @@ def read_kept(path: Path, strand: str) -> Kept:
         held = fields["held"]
         if held is None:
             return Kept(epoch_of(fields["epoch"]))
-        holder = Holder(str(held["region"]), epoch_of(held["epoch"]), str(held["token"]))
-        ttl = math.inf if held["ttl_seconds"] is None else float(held["ttl_seconds"])
-        began_at = float(held["began_at"])
-        return Kept(epoch_of(fields["epoch"]), holder, str(held["lease_id"]), str(held["boot"]), began_at, ttl)
+        holder = Holder(text_of(held["region"]), epoch_of(held["epoch"]), text_of(held["token"]))
+        if epoch_of(fields["epoch"]) < holder.epoch:
+            raise ValueError("the epoch is behind its holder")
+        ttl = math.inf if held["ttl_seconds"] is None else duration_of(held["ttl_seconds"])
+        lease_id, boot, began_at = text_of(held["lease_id"]), text_of(held["boot"]), duration_of(held["began_at"])
+        return Kept(fields["epoch"], holder, lease_id, boot, began_at, ttl)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"the file is not what a sidecar has written: {error}"
         cure = "find out what became of it; without it no epoch is known: the next claim needs one above all before"

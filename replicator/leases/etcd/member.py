@@ -144,13 +144,20 @@ class Member:
         try:
             yield
         except (httpx.HTTPError, ssl.SSLError) as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                message = f"its certificate is not trusted: {error}"
+            if (distrust := _distrust(error)) is not None:
+                message = f"its certificate is not trusted: {distrust.verify_message}"
                 cure = "name the authority that signed it in [lease] ca, and the endpoint as the certificate does"
                 raise Unavailable("lease_store_untrusted", message, place=self.endpoint, cure=cure) from error
             message = f"it cannot be asked: {error or type(error).__name__}"
             cure = "check [lease] endpoints, the network, and that etcd runs there"
             raise Unavailable("lease_store_unreachable", message, place=self.endpoint, cure=cure) from error
+
+
+def _distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """The reason behind a failed connection, if it is the other side's certificate."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _translated_refusal(refusal: Refused, prefix: str) -> ReplicatorError:
