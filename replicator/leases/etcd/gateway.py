@@ -25,9 +25,9 @@ T = TypeVar("T")
 class Gateway:
     """All members. The connections open with the first question."""
 
-    def __init__(self, options: EtcdOptions) -> None:
+    def __init__(self, options: EtcdOptions, budget_seconds: float | None = None) -> None:
         self._cluster = Cluster(options)
-        self._budget_seconds = options.budget_seconds
+        self._budget_seconds = budget_seconds or options.budget_seconds
         self._members = [Member(self._cluster, endpoint) for endpoint in options.endpoints]
 
     async def ask(self, step: Callable[[Member], Awaitable[T]]) -> T:
