@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
@@ -18,9 +18,11 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 @dataclasses.dataclass
 class Proxy:
     """Passes connections on. ``loses``: whether the connection is cut when the answer to this request has come back,
-    and before it is passed on. ``alters``: what becomes of an answer, in as many bytes."""
+    and before it is passed on. ``alters``: what becomes of an answer, in as many bytes. ``meanwhile``: what happens
+    while a request is on its way."""
 
     url: str
+    meanwhile: Callable[[bytes], Awaitable[None]] | None = None
     loses: Callable[[bytes], bool] = lambda _: False
     alters: Callable[[bytes], bytes] = lambda data: data
     lost: int = 0
@@ -80,6 +82,8 @@ async def _pass_on(network: Proxy, port: int, client: trio.SocketStream) -> None
         nursery.start_soon(answers, server, nursery.cancel_scope)
         async for request in _requests(client):
             loses = network.loses(request)
+            if network.meanwhile is not None:
+                await network.meanwhile(request)
             await server.send_all(request)
         nursery.cancel_scope.cancel()
 

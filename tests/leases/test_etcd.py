@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from replicator.errors import Halted, Unavailable
-from replicator.leases.base import Grant, LeaseView, Lost
+from replicator.leases.base import Grant, LeaseView, Lost, boot_seconds
 from replicator.leases.etcd import EtcdLease, EtcdOptions
 from tests.etcd import TLS, Etcd, cluster, running
 from tests.leases.network import answering, http, proxy
@@ -81,6 +81,65 @@ async def test_where_one_way_loses_the_answer_the_next_one_finds_what_was_done(
         grant = await lease.claim("paris", 1)
         assert network.lost == 1
         assert await lease.look() == LeaseView(grant.holder, 1)
+        await lease.aclose()
+
+
+# -- what happens between a claim's look and its transaction ----------------------------------------------------------
+
+
+async def test_a_claim_that_a_whole_term_has_overtaken_is_lost(etcd: Etcd, options: EtcdOptions) -> None:
+    """The lease is free again when the transaction arrives; only the epoch tells that it had been given away."""
+    options = long_lasting(options)
+    direct = EtcdLease(options, "main")
+
+    async def a_term_passes(request: bytes) -> None:
+        if writes(request):
+            network.meanwhile = None
+            await direct.release(await direct.claim("lima", 5))
+
+    async with proxy(etcd.port) as network:
+        lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url,)), "main")
+        network.meanwhile = a_term_passes
+        with pytest.raises(Lost) as lost:
+            await lease.claim("tokyo", 5)
+        assert lost.value.view == LeaseView(None, 5)
+        assert (await lease.claim("tokyo", 6)).epoch == 6
+        await lease.aclose()
+    await direct.aclose()
+
+
+async def test_a_claim_whose_etcd_lease_ended_on_the_way_is_not_done(etcd: Etcd, options: EtcdOptions) -> None:
+    async def its_lease_ends(request: bytes) -> None:
+        if writes(request):
+            (lease_id,) = re.findall(rb'"lease": ?"(\d+)"', request)
+            await trio.to_thread.run_sync(etcd.ctl, "lease", "revoke", f"{int(lease_id):x}")
+
+    async with proxy(etcd.port) as network:
+        lease = EtcdLease(dataclasses.replace(long_lasting(options), endpoints=(network.url,)), "main")
+        network.meanwhile = its_lease_ends
+        with pytest.raises(Unavailable) as slow:
+            await lease.claim("paris", 1)
+        assert slow.value.reason == "lease_store_slow"
+        network.meanwhile = None
+        assert await lease.look() == LeaseView(None, 0)
+        await lease.aclose()
+
+
+async def test_the_holders_time_begins_before_the_request_is_on_its_way(etcd: Etcd, options: EtcdOptions) -> None:
+    arrived: list[float] = []
+
+    async def note(_: bytes) -> None:
+        arrived.append(boot_seconds())
+
+    async with proxy(etcd.port) as network:
+        network.meanwhile = note
+        lease = EtcdLease(dataclasses.replace(long_lasting(options), endpoints=(network.url,)), "main")
+        grant = await lease.claim("paris", 1)
+        assert grant.asked_at < arrived[0]
+        arrived.clear()
+        assert (await lease.renew(grant)).asked_at < arrived[0]
+        arrived.clear()
+        assert (await lease.claim("paris", 1)).asked_at < arrived[0]
         await lease.aclose()
 
 

@@ -169,6 +169,35 @@ async def test_a_process_that_dies_in_keeping_it_has_it_with_one_token_or_the_ot
         await lease.claim("tokyo", 2, instead_of=holder._replace(token="another"))
 
 
+CONTENDS = """
+import pathlib, sys, trio
+from replicator.leases.base import Lost
+from replicator.leases.static import StaticLease
+
+async def main():
+    lease = StaticLease(pathlib.Path(sys.argv[1]), "main", 60.0)
+    while (epoch := (await lease.look()).epoch + 1) <= 40:
+        try:
+            grant = await lease.claim(sys.argv[2], epoch)
+        except Lost:
+            continue
+        print(grant.epoch, flush=True)
+        await lease.release(await lease.renew(grant))
+
+trio.run(main)
+"""
+
+
+def test_processes_that_contend_are_each_given_what_no_other_was(path: Path) -> None:
+    contenders = [
+        subprocess.Popen([sys.executable, "-c", CONTENDS, str(path), region], stdout=subprocess.PIPE)
+        for region in ("paris", "tokyo", "lima")
+    ]
+    epochs = [int(epoch) for process in contenders for epoch in process.communicate()[0].split()]
+    assert [process.returncode for process in contenders] == [0, 0, 0]
+    assert sorted(epochs) == list(range(1, 41))
+
+
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
