@@ -97,8 +97,8 @@ class PostgresFence:
 
     async def anchor(self) -> Anchor:
         async with self._session() as session:
-            if self._guard is None or self._guard.gone:  # made before it is needed: opening then takes no connecting
-                self._guard = await self._new_guard()
+            if self._guard is None or not self._guard.busy:
+                await self._fresh_guard()  # before it is needed, so that opening takes no connecting
             return Anchor(only(await session.run(terms.ANCHOR)))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
@@ -120,18 +120,21 @@ class PostgresFence:
 
     async def _open_by_guard(self, session: Session, *term: int) -> None:
         """Returns when the guard has opened, or could not."""
-        if self._guard is None or self._guard.gone or self._guard.busy:
-            self._drop_guard()
-            self._guard = await self._new_guard()
-        await self._guard.send("CALL replicator.guard($1, $2, $3, $4)", *term)
-        while self._guard.busy:
+        guard = await self._fresh_guard()
+        await guard.send("CALL replicator.guard($1, $2, $3, $4)", *term)
+        while guard.busy:
             if only(await session.run("SELECT replicator.is_open()")) == "t":
                 return
             await trio.sleep(POLL_SECONDS)
-        await self._guard.answer()
+        await guard.answer()
 
-    async def _new_guard(self) -> Session:
-        return await Session.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=f"{round(CALL_SECONDS * 1000)}ms")
+    async def _fresh_guard(self) -> Session:
+        """A session that has done nothing yet. One that still runs sees its own end through without us."""
+        if self._guard is None or not self._guard.fresh or self._guard.gone:
+            self._drop_guard()
+            timeout = f"{round(CALL_SECONDS * 1000)}ms"
+            self._guard = await Session.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=timeout)
+        return self._guard
 
     def _drop_guard(self) -> None:
         guard, self._guard = self._guard, None

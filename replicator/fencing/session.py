@@ -46,6 +46,7 @@ class Session:
         self._connection = connection
         self._pgconn = connection.pgconn
         self.place = place
+        self.fresh = True  # nothing was sent yet
 
     @classmethod
     async def connect(cls, dsn: str, name: str = NAME, **settings: str) -> Session:
@@ -75,6 +76,7 @@ class Session:
     async def send(self, statement: str, *parameters: str | int | None) -> None:
         """Send a statement without waiting for its end."""
         values = [None if value is None else str(value).encode() for value in parameters]
+        self.fresh = False
         with _closed_on_error(self):
             self._pgconn.send_query_params(statement.encode(), values)
             while self._pgconn.flush():
