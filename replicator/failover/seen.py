@@ -52,8 +52,9 @@ class Report:
     """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
 
     ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago it last
-    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the furthest that it has heard a primary to be, and
-    ``at_risk`` what that primary last said would be lost with it, by currency.
+    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
+    furthest that it has heard a primary to be, and ``at_risk`` what that primary last said would be lost with it, by
+    currency.
     """
 
     region: str

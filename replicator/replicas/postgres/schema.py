@@ -66,6 +66,7 @@ def define(connection: psycopg.Connection, strand: str, relation: int, definitio
     elif not _exists(connection, definition):
         _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
         _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
+        _fence(connection, definition)
     sequences.attach(connection, definition)
     _index_user(connection, before, definition)
     connection.execute(
@@ -87,6 +88,13 @@ def undefine(connection: psycopg.Connection, strand: str, relation: int) -> None
         return
     _follow(connection, definition, before)
     _index_user(connection, definition, before)
+
+
+def _fence(connection: psycopg.Connection, definition: Definition) -> None:
+    """Where applications may not write (``fencing``), they may not write to a new table either."""
+    may = "SELECT has_function_privilege(to_regprocedure('replicator.fence_table(regclass)')::oid, 'EXECUTE')"
+    if connection.execute(may).fetchone() == (True,):
+        connection.execute("SELECT replicator.fence_table(to_regclass(%s))", [quoted(*definition.name)])
 
 
 def table_body(connection: psycopg.Connection, definition: Definition) -> str:
