@@ -14,6 +14,8 @@ from psycopg import conninfo
 from replicator.acknowledge import Rule
 from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
 from replicator.definition import Definition
+from replicator.failover.amounts import AmountRule
+from replicator.failover.budget import Budget
 from replicator.feed.client import Upstream
 from replicator.http import Listen
 from replicator.journal.retention import Policy as JournalPolicy
@@ -128,6 +130,18 @@ def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> R
         failover.acknowledge_timeout_seconds,
         regions,
     )
+
+
+def amount_rules(config: Config) -> tuple[AmountRule, ...]:
+    """The amounts that are summed up while they are at risk."""
+    amounts = config.failover.amounts
+    return tuple(AmountRule(one.table, one.column, one.currency, one.currency_column) for one in amounts)
+
+
+def loss_budget(config: Config) -> Budget:
+    """What a promotion may lose."""
+    limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
+    return Budget(config.failover.max_lost_blocks, limits)
 
 
 def ledger_options(config: Config, source: EmbeddedSource) -> Options:

@@ -38,6 +38,8 @@ from replicator.copying.half import refuse_half
 from replicator.copying.serve import Copies
 from replicator.datadir import changed, identity, locked
 from replicator.errors import Halted
+from replicator.failover.at_risk import AtRisk
+from replicator.failover.rows_before import RowsBefore
 from replicator.feed.follow import Follower
 from replicator.feed.gaps import routes as gap_routes
 from replicator.feed.publish import Publisher
@@ -226,14 +228,27 @@ class Sidecar:
 
     def _acknowledgement(self) -> Acknowledgement | None:
         """Who makes writers wait for other regions, if they do."""
-        rule = parts.acknowledge_rule(self.config)
-        if rule is None:
-            return None
-        acknowledgement = Acknowledgement(rule, self.tail.head.sequence)
+        rule, at_risk = parts.acknowledge_rule(self.config), self._at_risk()
+        acknowledgement = None if rule is None else Acknowledgement(rule, self.tail.head.sequence)
+
+        def reported(strand: str, region: str, sequence: int) -> None:
+            at_risk.reported(region, sequence)
+            if acknowledgement is not None:
+                acknowledgement.reported(region, sequence)
+
+        self.publisher.on_report = reported
+        self.publisher.wants_reports = lambda: acknowledgement is not None or bool(self.config.failover.amounts)
         self.view.acknowledgement = acknowledgement
-        self.publisher.wants_reports = lambda: True
-        self.publisher.on_report = lambda strand, region, sequence: acknowledgement.reported(region, sequence)
         return acknowledgement
+
+    def _at_risk(self) -> AtRisk:
+        """What would be lost with this primary."""
+        strand = self.config.region.strand
+        rows = RowsBefore(self.history, strand) if self.config.replay.history else None
+        known = {region.name: region.sequence for region in self.regions.all() if region.forgotten is None}
+        rules = parts.amount_rules(self.config)
+        self.view.at_risk = at_risk = AtRisk(self.journal, self.tail, rules, rows, reports=known)
+        return at_risk
 
     def _replica(self) -> Parts:
         config = self.config
@@ -370,7 +385,7 @@ class Sidecar:
         self.board.applied(applied)
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
-        acknowledging = [] if self.view.acknowledgement is None else [self.view.acknowledgement.run]
+        acknowledging = [part.run for part in (self.view.acknowledgement, self.view.at_risk) if part is not None]
         self._own_needs()
         if not self.config.replay.history:
             return [self.held_moments.run, self.retaining.run, self.copies.run, *acknowledging]

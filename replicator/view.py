@@ -13,6 +13,7 @@ from replicator import __version__, parts
 from replicator.acknowledge import Acknowledgement
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.failover.at_risk import AtRisk
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
@@ -58,6 +59,7 @@ class View:
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self.acknowledgement: Acknowledgement | None = None
+        self.at_risk: AtRisk | None = None
         self._copied_rows = 0
 
     def source_heard(self) -> int | None:
@@ -98,6 +100,7 @@ class View:
         self._copied_rows = report.copied_rows
 
     def _strand(self) -> StrandState:
+        at_risk = None if self.at_risk is None else self.at_risk.view()
         quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
@@ -110,6 +113,9 @@ class View:
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
             acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
+            at_risk_blocks=None if at_risk is None else at_risk.blocks,
+            at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
+            at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
         )
 
     def _kept(self) -> JournalView | None:
