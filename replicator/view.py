@@ -14,6 +14,7 @@ from replicator import __version__, parts
 from replicator.acknowledge import Acknowledgement
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.failover.at_risk import AtRisk
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
@@ -67,6 +68,7 @@ class View:
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self.acknowledgement: Acknowledgement | None = None
+        self.at_risk: AtRisk | None = None
         self._copied_rows = 0
 
     def primary_url(self) -> str | None:
@@ -112,15 +114,12 @@ class View:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows
 
-    def amounts_at_risk(self) -> dict[str, float]:
-        """What would be lost with this primary, by currency."""
-        return {}
-
     def strand_state(self) -> StrandState:
         """The strand, now."""
         return self._strand()
 
     def _strand(self) -> StrandState:
+        at_risk = None if self.at_risk is None else self.at_risk.view()
         quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
@@ -133,6 +132,9 @@ class View:
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
             acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
+            at_risk_blocks=None if at_risk is None else at_risk.blocks,
+            at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
+            at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
         )
 
     def _kept(self) -> JournalView | None:

@@ -58,6 +58,7 @@ from replicator.failover.seen import (
 from replicator.failover.states import FOLLOWS, Event, State, moved
 from replicator.failover.term import Term
 from replicator.halves.base import Half
+from replicator.halves.primary import Primary
 from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
 from replicator.leases.base import Holder, LeaseView, boot_seconds
@@ -249,6 +250,7 @@ class Office:
         is_replica = isinstance(half, ReplicaHalf)
         strand = self.core.view.strand_state()
         heard, heard_head = self._heard(half)
+        at_risk, unknown = self._at_risk()
         return Report(
             region=self.rules.me,
             state=self.memory.state,
@@ -264,16 +266,21 @@ class Office:
             blocked=why_not(self.memory.state, strand, self._unfit)[:500],
             heard_seconds=heard,
             heard_head=heard_head,
-            at_risk=self._at_risk(),
+            at_risk=at_risk,
+            at_risk_unknown=unknown,
             led=self.memory.led,
         )
 
-    def _at_risk(self) -> dict[str, float]:
+    def _at_risk(self) -> tuple[dict[str, float], int]:
         """What would be lost with the primary, as it says itself."""
-        if self.memory.state is State.PRIMARY:
-            return self.core.view.amounts_at_risk()
+        at_risk = self.core.view.at_risk
+        if at_risk is not None:
+            view = at_risk.view()
+            return {
+                f"{table} {currency}": float(sum_) for (table, currency), sum_ in view.amounts.items()
+            }, view.unknown
         heard = self.peers.heard.get(self._following or "")
-        return dict(heard.report.at_risk) if heard is not None else {}
+        return (dict(heard.report.at_risk), heard.report.at_risk_unknown) if heard is not None else ({}, 0)
 
     def _heard(self, half: Half | None) -> tuple[float | None, int]:
         """How long ago this region heard one that may write, and how far that was."""
@@ -331,6 +338,9 @@ class Office:
         """What follows from an event: its memory is durable."""
         if event in _ENDS_ORDERS:
             self.order = None
+        half = self.running.half
+        if isinstance(half, Primary) and half.acknowledgement is not None and self.memory.state is State.DEMOTED:
+            half.acknowledgement.stop("this region does not lead any more")
         if event is Event.HANDED_OVER:
             self.term.forget()
         if event in (Event.DIVERGED, Event.REJOIN):

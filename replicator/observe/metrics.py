@@ -251,6 +251,20 @@ CATALOGUE: tuple[Family, ...] = (
         read.strand(lambda s: s.at_risk_blocks),
     ),
     Family(
+        "at_risk_amount",
+        "gauge",
+        ("strand", "table", "currency"),
+        "Sum of the absolute changes of a configured amount in those blocks",
+        read.at_risk_amounts,
+    ),
+    Family(
+        "at_risk_unknown",
+        "gauge",
+        _S,
+        "Changes in those blocks whose amount is not known",
+        read.strand(lambda s: s.at_risk_unknown),
+    ),
+    Family(
         "acknowledged_sequence",
         "gauge",
         _S,

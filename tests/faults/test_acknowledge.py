@@ -1,4 +1,4 @@
-"""K = 1: a writer is answered when another region has its block on disk, and not before; fewer regions, and what then."""
+"""K = 1: a writer is answered when another region has its block on disk, not before; and what if none has."""
 
 from __future__ import annotations
 
