@@ -230,7 +230,7 @@ class Office:
 
     async def _is_captured(self) -> bool:
         try:
-            return await self.ledger.is_captured(self.running.half)
+            return await self.ledger.is_captured(self.running.half, self._since)
         except ReplicatorError as error:
             log.warning("whether all is captured cannot be told: %s", error)
             return False
@@ -429,10 +429,10 @@ class Office:
         """Set the ledger up as a primary's. What is durable says how far that has come; each step may be repeated."""
         await self.running.stop()
         core = self.core
-        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
-        core.look_again()
         if self.memory.half == "replica":
             await self.ledger.promote(epoch)
+        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
+        core.look_again()
         async with self._deciding:
             await self._keep(dataclasses.replace(self.memory, half="primary", led=epoch), None, "")
         self._ensure_half()
