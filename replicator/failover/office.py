@@ -141,6 +141,7 @@ class Office:
         self.memory, self.happened = kept.memory, kept.happened
         self.term.grant = kept.grant
         self.core.view.office = self
+        await self.term.find_fence()
         self._ensure_half()
 
     def look_again(self) -> None:

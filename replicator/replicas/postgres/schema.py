@@ -12,6 +12,7 @@ import psycopg
 
 from replicator.definition import Column, Definition, pack_definition, unpack_definition
 from replicator.evolution import changes
+from replicator.fencing.sql import INSTALLING, LOCKS
 from replicator.replicas.postgres import sequences
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
@@ -43,6 +44,9 @@ def create_own_tables(connection: psycopg.Connection) -> None:
     """The sidecar's own tables, unless they are there."""
     if connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone() == (None,):
         with connection.transaction():
+            connection.execute(
+                f"SELECT pg_advisory_xact_lock({LOCKS}, {INSTALLING})"
+            )  # the fence makes the schema, too
             for statement in _OWN_TABLES:
                 connection.execute(statement)
 
