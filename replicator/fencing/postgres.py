@@ -20,7 +20,7 @@ import trio
 from replicator.errors import Halted, Unavailable
 from replicator.fencing import sql, terms
 from replicator.fencing.base import Anchor, FenceView
-from replicator.fencing.session import Session, element, only, place_of, quoted
+from replicator.fencing.session import Session, array, only, place_of, quoted
 
 CALL_SECONDS = 5.0
 SETUP_SECONDS = 60.0
@@ -73,7 +73,7 @@ class PostgresFence:
             await session.run(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {sql.INSTALLING})")
             for statement in (*sql.OBJECTS, *terms.OBJECTS):
                 await session.run(statement)
-            tables = None if self._tables is None else "{" + ",".join(map(element, self._tables)) + "}"
+            tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
             if may_all:
                 for statement in (*sql.DROP_EVENT_TRIGGERS, *sql.EVENT_TRIGGERS):

@@ -9,7 +9,7 @@ Guarantee: nothing of psycopg escapes. A session that was cancelled or failed in
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -197,6 +197,10 @@ def quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
-def element(text: str) -> str:
-    """A text as an element of an array in its text form."""
+def array(texts: Iterable[str]) -> str:
+    """An array of texts in its text form."""
+    return "{" + ",".join(map(_element, texts)) + "}"
+
+
+def _element(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
