@@ -20,7 +20,7 @@ from replicator.definition import Definition
 from replicator.errors import Halted
 from replicator.journal.store import Journal
 from replicator.position import Position
-from replicator.promotion.database import alone, has_own_tables, in_force, open_quarantine
+from replicator.promotion.database import alone, has_own_tables, in_force, open_quarantine, stands_at
 from replicator.promotion.decide import Adopting, AdoptStep, adoption
 from replicator.promotion.promote import NOTES
 from replicator.promotion.tables import adopted_at, as_replica
@@ -107,7 +107,11 @@ class Adoption:
             message = "the position is not on the journal's chain"
             raise Halted("not_in_journal", message, place=place, cure="adopt at a position that the journal holds")
         notes = self._journal.notes()
-        if SYSTEM_NOTE in notes and not notes.get(CAPTURED_NOTE):
+        is_source = SYSTEM_NOTE in notes
+        if not is_source and not stands_at(connection, self._journal, self._strand, position):
+            message = "nothing says that the database has the rows of this position: it was no source, and is elsewhere"
+            raise Halted("not_captured", message, place=place, cure="make this region anew: replicator bootstrap")
+        if is_source and not notes.get(CAPTURED_NOTE):
             message = "what the slot holds is not known to be in the journal"
             raise Halted("not_captured", message, place=place, cure="capture the rest first; the fence stays closed")
         aside = open_quarantine(connection, self._strand) if has_own_tables(connection) else []

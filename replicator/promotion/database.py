@@ -15,12 +15,13 @@ import psycopg
 from replicator.definition import Definition
 from replicator.errors import Unavailable
 from replicator.journal.store import Journal
-from replicator.replicas.postgres.replica import WRITER_LOCK
+from replicator.position import Position
+from replicator.replicas.postgres.replica import WRITER_LOCK, read_applied
 from replicator.sources.postgres.connection import Connection, connect, place_of
 from replicator.sources.postgres.faults import translated
 from replicator.sources.postgres.options import PostgresOptions, TableName
 
-LOCK_SECONDS = 5.0
+LOCK_SECONDS = 2.0
 STATEMENT_SECONDS = 900  # taking a table without a key rewrites it
 SLOT_SECONDS = 30  # a new slot waits for the transactions that are open
 
@@ -64,6 +65,17 @@ def in_force(journal: Journal, strand: str, at: int | None = None) -> dict[Table
 def has_own_tables(connection: Connection) -> bool:
     """Whether a sidecar has ever replayed into this database."""
     return connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone() != (None,)
+
+
+def stands_at(connection: Connection, journal: Journal, strand: str, position: Position) -> bool:
+    """Whether the database has replayed up to there: nothing, or empty blocks only, lie between."""
+    applied = read_applied(connection, strand) if has_own_tables(connection) else None
+    if applied is None or journal.position_at(strand, applied.position.sequence) != applied.position:
+        return False
+    after = applied.position.sequence
+    between = journal.blocks(strand, after, 1 << 20)
+    behind = [block for block in between if block.header.sequence <= position.sequence]
+    return after + len(behind) == position.sequence and not any(block.header.statements for block in behind)
 
 
 def open_quarantine(connection: Connection, strand: str) -> list[str]:
