@@ -19,7 +19,7 @@ from replicator.definition import Definition
 from replicator.errors import Halted
 from replicator.journal.store import Journal
 from replicator.promotion.base import append_epoch
-from replicator.promotion.database import alone, open_quarantine, replicating, stands_at
+from replicator.promotion.database import alone, drop_slot, open_quarantine, replicating, source_session, stands_at
 from replicator.promotion.decide import PromoteStep, Promoting, promotion
 from replicator.promotion.forward import move_sequences
 from replicator.promotion.readiness import check_tables, definitions_of, has_rows, tables_of
@@ -34,12 +34,12 @@ from replicator.sources.postgres.begins import (
     pack_numbering,
 )
 from replicator.sources.postgres.catalog import all_oids, read_tables
-from replicator.sources.postgres.connection import Connection, connect
+from replicator.sources.postgres.connection import Connection
 from replicator.sources.postgres.initial import SLOT_NOTE
 from replicator.sources.postgres.options import PostgresOptions
 from replicator.sources.postgres.publication import ensure_publication, has_publication
 from replicator.sources.postgres.relations import BEFORE_NOTE, TABLE_NOTE
-from replicator.sources.postgres.slot import Identity, create_slot, drop_own_slot, identify
+from replicator.sources.postgres.slot import Identity, create_slot, identify
 from replicator.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
 
 NOTES = "postgres."
@@ -103,17 +103,18 @@ class Promotion:
 
     def _publish(self) -> None:
         """It has to be there before the slot: the log is read by the catalogs of its time."""
-        with connect(self._options) as connection:
+        with source_session(self._options) as connection:
             if not has_publication(connection, self._options):
                 self._journal.set_note(PUBLICATION_NOTE, self._options.publication)
+                self._on_step("within PUBLICATION")
             ensure_publication(connection, self._options)
 
     def _make_slot(self) -> None:
         """A slot that an earlier call left behind is made anew: it was never read, and nobody has written since."""
         name = self._options.slot
-        with connect(self._options) as connection:
-            drop_own_slot(connection, name, ours=self._journal.notes().get(SLOT_NOTE) == name)
+        drop_slot(self._options, ours=self._journal.notes().get(SLOT_NOTE) == name)
         self._journal.set_note(SLOT_NOTE, name)
+        self._on_step("within SLOT")
         with replicating(self._options) as replication:
             identity = identify(replication)
             point, _ = create_slot(replication, name)

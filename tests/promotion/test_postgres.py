@@ -9,7 +9,7 @@ import pytest
 
 from replicator.definition import Definition
 from replicator.errors import Halted, ReplicatorError, Unavailable
-from replicator.promotion.decide import AdoptStep, PromoteStep
+from replicator.promotion.decide import AdoptStep
 from replicator.replicas.postgres import PostgresReplica
 from replicator.statement import DEFINE
 from tests.promotion.world import STRAND, Region, follow, killed_at, ship
@@ -140,12 +140,25 @@ def test_a_table_that_came_by_hand(new_region: New) -> None:
     assert "extra" in {definition.table for definition in definitions(lima).values()}
 
 
-@pytest.mark.parametrize("step", list(PromoteStep))
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_promotion_killed_at_any_step(new_region: New, step: PromoteStep, when: str) -> None:
+PROMOTION = [
+    "after SEQUENCES",
+    "after TABLES",
+    "within PUBLICATION",
+    "after PUBLICATION",
+    "within SLOT",
+    "after SLOT",
+    "after BEGIN",
+    "after EPOCH",
+]
+
+
+@pytest.mark.parametrize("deaths", [PROMOTION, ["after SLOT"], ["after BEGIN"]], ids=["all", "slot", "begin"])
+def test_a_promotion_killed_at_every_step(new_region: New, deaths: list[str]) -> None:
+    """In one call after the other: what is done already is done again, or left alone."""
     paris, lima = pair(new_region, *WALLETS)
     fork = lima.head
-    assert killed_at(f"{when} {step.name}", lambda on_step: reopened(lima).role(on_step).promote(2))
+    for where in deaths:
+        assert killed_at(where, lambda on_step: reopened(lima).role(on_step).promote(2)), where
     lima = reopened(lima)
     head = lima.role().promote(2)
     assert (head.epoch, head.sequence) == (2, fork.sequence + 1)
@@ -275,15 +288,18 @@ def test_the_last_numbers_come_with_the_rest(new_region: New) -> None:
 # -- adoption
 
 
-@pytest.mark.parametrize("step", list(AdoptStep))
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_adoption_killed_at_any_step(new_region: New, step: AdoptStep, when: str) -> None:
+ADOPTION = [f"after {step.name}" for step in AdoptStep]
+
+
+@pytest.mark.parametrize("deaths", [ADOPTION, ADOPTION[:1]], ids=["all", "take"])
+def test_an_adoption_killed_at_every_step(new_region: New, deaths: list[str]) -> None:
     paris, lima = pair(new_region, *WALLETS)
     lima.role().promote(2)
     lima.do("INSERT INTO wallets (owner, balance) VALUES ('cyd', 3)", "INSERT INTO events VALUES ('late', 9)")
     lima.capture()
     position = paris.head
-    assert killed_at(f"{when} {step.name}", lambda on_step: reopened(paris).role(on_step).adopt(position))
+    for where in deaths:
+        assert killed_at(where, lambda on_step: reopened(paris).role(on_step).adopt(position)), where
     paris = reopened(paris)
     paris.role().adopt(position)
     ship(lima, paris)

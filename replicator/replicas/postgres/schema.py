@@ -230,6 +230,8 @@ def _follow(connection: psycopg.Connection, old: Definition, new: Definition) ->
 def _index_user(connection: psycopg.Connection, before: Definition | None, definition: Definition) -> None:
     """An index on the user's id and then the key, so that a user's rows come from it in key order."""
     old, new = user_index(before) if before else None, user_index(definition)
+    if before is not None and old == new:
+        return  # it is there, or the table was a primary's, which indexes as its users want it
     if old is not None and old != new:
         _execute(connection, f"DROP INDEX IF EXISTS {quoted(definition.namespace, old)}")
     if new is not None and definition.user is not None:
