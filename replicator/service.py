@@ -236,6 +236,8 @@ class Sidecar:
             if acknowledgement is not None:
                 acknowledgement.reported(region, sequence)
 
+        if acknowledgement is not None:
+            acknowledgement.on_change = lambda change: self.view.event(f"acknowledgement {change}")
         self.publisher.on_report = reported
         self.publisher.wants_reports = lambda: acknowledgement is not None or bool(self.config.failover.amounts)
         self.view.acknowledgement = acknowledgement

@@ -6,6 +6,7 @@ Guarantee: quick, and without I/O; it is asked on every scrape.
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import trio
 
@@ -37,6 +38,8 @@ from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 from replicator.verify.watching import Watching
 
+EVENTS_LIMIT = 1_000
+
 
 class View:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
@@ -47,7 +50,8 @@ class View:
         self._tail = tail
         self._board = board
         self._started = trio.current_time()
-        self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self._history: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.event("start")
         self.source: Source | None = None
         self.ledger: Ledger | None = None
         self.replica: Replica | None = None
@@ -61,6 +65,11 @@ class View:
         self.acknowledgement: Acknowledgement | None = None
         self.at_risk: AtRisk | None = None
         self._copied_rows = 0
+
+    def event(self, kind: str, note: str = "") -> None:
+        """Something happened that history should tell."""
+        region = self._config.region
+        self._history.append(Event(time.time_ns() // 1000, kind, region.role, region.epoch, note))
 
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
@@ -85,7 +94,7 @@ class View:
             replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
             primary_url=follow.primary if follow else None,
-            history=self._history,
+            history=tuple(self._history),
         )
 
     def _listen_to_source(self) -> None:
@@ -154,6 +163,7 @@ class View:
             retained_bytes=report.retained_bytes,
             safe_bytes=report.safe_bytes,
             duplicates=report.duplicates,
+            waited_for=report.waited_for,
         )
 
     def _settle(self) -> SettleView | None:
