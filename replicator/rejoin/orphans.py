@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Orphans:
         async with self._one:
             directory = self._directory(seal_id)
             chosen, handled = await trio.to_thread.run_sync(self._chosen, directory, frozenset(sequences))
-            content = {"orphans": seal_id, "applied": False, "transactions": [_told(one) for one in chosen]}
+            content = {"orphans": seal_id, "applied": False, "transactions": _planned(chosen, handled)}
             upstream = self._primary()
             content["primary"] = None if upstream is None else upstream.url
             if not apply:
@@ -100,8 +100,12 @@ class Orphans:
         transaction, judged = one
         sequence = str(transaction["sequence"])
         told = _told(one)
-        if judged.verdict != CLEAN and sequence not in handled.sending:
-            return told
+        is_again = sequence in handled.sending
+        if not is_again and (judged.verdict != CLEAN or (missing := _missing(judged, handled.reapplied))):
+            return {
+                **told,
+                "outcome": "left alone" if judged.verdict != CLEAN else f"left alone: needs {missing[0]} first",
+            }
         note = {"who": who, "at": show_time(time.time_ns() // 1000)}
         handled.sending[sequence] = note
         await trio.to_thread.run_sync(handled.save)
@@ -249,5 +253,26 @@ def _told(one: tuple[Fields, Judged]) -> Fields:
         "id": reapply_id(transaction),
         "verdict": judged.verdict,
         "why": judged.why,
-        "outcome": "to be sent" if judged.verdict == CLEAN else "left alone",
+        "outcome": "left alone",
     }
+
+
+def _missing(judged: Judged, there: Iterable[str]) -> list[int]:
+    """The orphans that it builds on and that are not there. A version alone does not tell whose it is: the primary may
+    have come to the same number on another way."""
+    known = set(there)
+    return [one["builds_on"] for one in judged.why if "builds_on" in one and str(one["builds_on"]) not in known]
+
+
+def _planned(chosen: list[tuple[Fields, Judged]], handled: Handled) -> list[Fields]:
+    """What would become of these."""
+    sent = set(handled.reapplied)
+    planned = []
+    for one in chosen:
+        told, judged = _told(one), one[1]
+        if judged.verdict == CLEAN or str(told["sequence"]) in handled.sending:
+            missing = _missing(judged, sent)
+            told["outcome"] = f"left alone: needs {missing[0]} first" if missing else "to be sent"
+            sent.update([] if missing else [str(told["sequence"])])
+        planned.append(told)
+    return planned

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +62,25 @@ def topup(key: str, amount: int, **fields: Any) -> bytes:
     return transaction(change("add", key, add={"balance": amount}), **fields)
 
 
+_MADE: list[Path] = []  # made once: the files of the three regions, to be copied
+
+
 def parted(directory: Path) -> tuple[Ledger, Ledger, Ledger]:
     """The old primary with orphans, the one that took over, and one that stands at the fork."""
+    if not _MADE:
+        home = Path(tempfile.mkdtemp(prefix="parted-"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        for region in _part(home):
+            region.close()
+        _MADE.append(home)
+    shutil.copytree(_MADE[0], directory, dirs_exist_ok=True)
+    old, new, reference = (Ledger(directory / name, epoch) for name, epoch in (("old", 1), ("new", 2), ("fork", 1)))
+    for region in (old, new, reference):
+        region.clock.now += 60_000_000  # behind all that was written
+    return old, new, reference
+
+
+def _part(directory: Path) -> tuple[Ledger, Ledger, Ledger]:
     old, new, reference = (Ledger(directory / name, epoch) for name, epoch in (("old", 1), ("new", 2), ("fork", 1)))
     old.declare_all()
     opened = [insert(wallet_id=name, user_id=f"u-{name}", balance=100) for name in "abcdefgh"]

@@ -13,7 +13,7 @@ import pytest
 
 from replicator.block import Block
 from replicator.errors import Halted, Unavailable
-from replicator.journal.sealed import FILES, SEAL, verified
+from replicator.journal.sealed import FILES, SEAL, seal_fields, verified
 from replicator.journal.walk import walk
 from replicator.position import Position
 from replicator.rejoin.fork import Fork, find_fork
