@@ -85,7 +85,7 @@ class Checks:
     def remembers(self, region: Region, memory: Memory) -> None:
         """A memory becomes durable."""
         before = region.memory
-        for name in ("epoch", "promised", "led"):
+        for name in ("promised", "led"):
             if getattr(memory, name) < getattr(before, name):
                 raise Broken(f"{region.name}: {name} goes back from {getattr(before, name)} to {getattr(memory, name)}")
 

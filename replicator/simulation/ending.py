@@ -41,7 +41,9 @@ def _leads_again(world: World, answered: int) -> bool:
 
 def _states(world: World) -> str:
     return ", ".join(
-        f"{region.name}: {region.memory.state} ({region.memory.why})" for region in world.regions.values()
+        f"{region.name}: {region.memory.state} at {len(region.journal)}+{len(region.spool)}, applied {region.applied},"
+        f" follows {region.following} {region.refused_by} ({region.memory.why})"
+        for region in world.regions.values()
     )
 
 

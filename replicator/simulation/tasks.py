@@ -110,10 +110,10 @@ def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
     memory = world.promise(region.memory, epoch)
     if memory != region.memory:
         yield from write(region, memory)
-    if region.memory.epoch < epoch:
+    if region.permit_epoch < epoch:
         region.permit_until = min(region.permit_until, region.clock())
-        if region.following is not None:
-            yield from unfollow(region)
+    if region.following is not None and region.took_epoch < epoch:
+        yield from unfollow(region)
     yield from keep_promise(region)
     region.locked = False
     world.answer(region.name, back, reply, region.report())
