@@ -86,8 +86,6 @@ def _following(memory: Memory, seen: Seen, rules: Rules) -> Step:
     found = signals(seen, rules)
     if found.level is Level.RED and memory.state is not State.PAUSED:
         return _event(memory, Event.SUSPECT, found.why)
-    if seen.diverged and holder is not None:
-        return _event(memory, Event.DIVERGED, "this chain is not the primary's")
     return Step(memory, why=found.why)
 
 
@@ -101,9 +99,16 @@ def _follow(memory: Memory, seen: Seen, region: str, epoch: int) -> Step:
         return Step(changed, action=Follow(region), why=f"{region} leads in epoch {epoch}")
     if seen.following != region:
         return Step(memory, action=Follow(region), why=f"{region} holds the lease")
-    if seen.diverged:
+    if seen.diverged and _has_led(seen, region, epoch):
         return _event(memory, Event.DIVERGED, f"this chain is not that of {region}")
     return Step(memory)
+
+
+def _has_led(seen: Seen, region: str, epoch: int) -> bool:
+    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet have to fetch from here what
+    only looks like orphans."""
+    heard = seen.peers.get(region)
+    return heard is not None and heard.report.led >= epoch
 
 
 def _suspecting(memory: Memory, seen: Seen, rules: Rules) -> Step:
@@ -357,7 +362,7 @@ def _rejoining(memory: Memory, seen: Seen, rules: Rules) -> Step:
     if seen.stuck:
         return _event(memory, Event.HALT, seen.stuck)
     if not seen.sealed:
-        if holder is None or holder.region == rules.me:
+        if holder is None or holder.region == rules.me or not _has_led(seen, holder.region, holder.epoch):
             return Step(memory, why="waits for a primary to compare with")
         return Step(memory, action=Seal(holder.region))
     ordered = seen.order is not None and seen.order.verb == "rejoin"

@@ -205,6 +205,9 @@ def answer_writers(region: Region) -> None:
     needed = region.rules.acknowledge
     while region.pending:
         block = region.pending[0]
+        if block.epoch != region.permit_epoch:  # of a term that is over: its writer was never answered
+            del region.pending[0]
+            continue
         if needed and sum(at >= block.sequence for at in region.durable_at.values()) < needed:
             return
         del region.pending[0]
