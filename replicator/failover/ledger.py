@@ -16,7 +16,9 @@ from replicator.position import Position
 class RoleLedger(Protocol):
     """The ledger of a region of a cluster."""
 
-    fence: Fence
+    @property
+    def fence(self) -> Fence:
+        """What stands before its applications."""
 
     async def unfit(self) -> str:
         """Why this ledger could not be a primary's, empty if it could. Asked now and then while a replica runs."""

@@ -73,14 +73,14 @@ class PostgresLedger:
         replica = replica_of(core.config)
         assert isinstance(replica, PostgresReplica)
         options = parts.postgres_options(source)
-        self.fence = PostgresFence(source.conninfo(), parts.fenced_tables(source))
+        self.fence: Fence = PostgresFence(source.conninfo(), parts.fenced_tables(source))
         self._core, self._options = core, options
         self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
         self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)
 
     async def unfit(self) -> str:
         """The one reason why this database could not be a primary's."""
-        reasons: list[str] = await trio.to_thread.run_sync(getattr(self._role, "readiness", list))
+        reasons = await trio.to_thread.run_sync(self._role.readiness)
         return reasons[0] if reasons else ""
 
     async def promote(self, epoch: int) -> None:
