@@ -70,6 +70,7 @@ ACTION_SECONDS = 60.0
 RETRY_SECONDS = 0.2
 MOVING_RETRY_AFTER_SECONDS = 1
 INSTALL_SECONDS = 30.0
+UNFIT_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
 _ENDS_ORDERS = frozenset(
@@ -157,11 +158,11 @@ class Office:
         """What came since (a new table, say) is fenced, too."""
         while True:
             try:
+                self._unfit = await self.ledger.unfit() if self.memory.half == "replica" else ""
                 await self.ledger.fence.install()
-                self._unfit = await self.ledger.unfit()
             except ReplicatorError as error:
-                log.warning("the fence cannot be looked after: %s", error)
-            await trio.sleep(INSTALL_SECONDS)
+                log.warning("the ledger cannot be looked after: %s", error)
+            await trio.sleep(UNFIT_SECONDS if self._unfit else INSTALL_SECONDS)
 
     # -- deciding
 
