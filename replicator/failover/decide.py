@@ -204,7 +204,7 @@ def _promised(memory: Memory, seen: Seen, rules: Rules) -> dict[str, Report]:
 
 def _is_take(memory: Memory, seen: Seen) -> bool:
     order = seen.order
-    return order is not None and order.verb == "take" and seen.me.sequence == order.sequence
+    return order is not None and order.verb == "take" and seen.me.sequence >= order.sequence
 
 
 def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
