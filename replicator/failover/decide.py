@@ -105,7 +105,7 @@ def _follow(memory: Memory, seen: Seen, region: str, epoch: int) -> Step:
 
 
 def _has_led(seen: Seen, region: str, epoch: int) -> bool:
-    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet have to fetch from here what
+    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet fetch from here what
     only looks like orphans."""
     heard = seen.peers.get(region)
     return heard is not None and heard.report.led >= epoch
