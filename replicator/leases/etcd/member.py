@@ -139,6 +139,8 @@ class Member:
         if code in _DECIDED:
             return Refused(code, message, self.endpoint)
         cure = "look at etcd's health: etcdctl endpoint status --cluster"
+        if "tls: " in message:
+            cure = "its gateway is a client of etcd itself: let etcd's own certificate allow client use, too"
         return Unavailable("lease_store_unavailable", message, place=self.endpoint, cure=cure)
 
     @contextlib.contextmanager
