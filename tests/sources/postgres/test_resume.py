@@ -53,6 +53,7 @@ def walsender(ledger: Ledger) -> int | None:
 async def test_a_message_that_is_the_last_of_the_log_is_no_further_than_the_log(new_ledger: NewLedger) -> None:
     """A server that is asked again before anything else was logged is not behind the journal."""
     ledger, sink = new_ledger(heartbeat_seconds=0), Collector()
+    ledger.do("CREATE TABLE wallets (id int PRIMARY KEY)")
     async with following(ledger, sink):
         for number in range(20):
             ledger.do(f"SELECT pg_logical_emit_message(false, 'note', '{number}')")
