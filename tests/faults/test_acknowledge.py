@@ -16,7 +16,7 @@ import pytest
 from replicator.journal.reading import JournalReader
 from replicator.position import parse_position
 from replicator.sources.postgres import PostgresOptions, preflight
-from tests.faults.regions import EMBEDDED, Region, follow, postgres_source, sqlite_replica
+from tests.faults.regions import EMBEDDED, Region, follow, postgres_source, run_verb, sqlite_replica
 from tests.servers import Postgres
 
 UNANSWERED_SECONDS = 1.0  # that a writer is watched for, to say that it is not answered
@@ -139,6 +139,36 @@ def test_a_primary_without_enough_regions_goes_on_loudly_and_comes_back(
     assert send(paris, "fourth").json()["acknowledged_by"] == 1
     tokyo.reach_sequence("applied", 5)
     assert tokyo.wallets() == 4
+
+
+def test_what_no_other_region_has_is_shown(pair: Callable[[str], tuple[Region, Region]]) -> None:
+    amount = '[[failover.amounts]]\ntable = "wallets"\ncolumn = "balance"\ncurrency_column = "currency"\n\n'
+    paris, tokyo = pair(amount)
+
+    def change(body: dict[str, Any]) -> None:
+        done = httpx.post(f"{paris.url}/v1/transactions", json={"statements": [{"table": "wallets", **body}]})
+        assert done.status_code == 200, done.text
+
+    def at_risk(blocks: int, amount: float | None) -> None:
+        def is_shown(_: object) -> bool:
+            shown = paris.metric("replicator_at_risk_blocks"), paris.metric("replicator_at_risk_amount")
+            return shown == (blocks, amount) and paris.metric("replicator_at_risk_unknown") == 0
+
+        paris.reach(is_shown, f"{blocks} blocks and {amount} at risk", 20)
+
+    change({"op": "insert", "document": {"wallet_id": "a", "currency": "EUR", "balance": 100}})
+    at_risk(0, None)
+    stop(tokyo)
+    change({"op": "add", "key": "a", "add": {"balance": -30.5}})
+    change({"op": "add", "key": "a", "add": {"balance": 10}})
+    at_risk(2, 40.5)
+    shown = run_verb("status", str(paris.config)).stdout
+    assert "in no other region yet: 2 blocks, 40.50 EUR of wallets" in shown
+    paris.kill()
+    paris.start()
+    paris.reach(lambda _: (paris.metric("replicator_at_risk_blocks") or 0) >= 2, "at risk, if not more", 20)
+    go_on(tokyo)
+    at_risk(0, None)
 
 
 # -- PostgreSQL -----------------------------------------------------------------------------------------------------
