@@ -199,7 +199,7 @@ class Region(Process):
             usable_until=self.usable_until,
             peers=self.peers,
             order=self.order,
-            following=self.following,
+            following=self.following if self.took_epoch >= memory.promised else None,  # an old session takes nothing
             asked=self.asked == memory.epoch,
             diverged=bool(self.refused_by) and memory.half == "replica",
             captured=self.in_flight == 0,
