@@ -25,6 +25,8 @@ from replicator.config import (
     StaticLease,
 )
 from replicator.definition import Definition
+from replicator.failover.amounts import AmountRule
+from replicator.failover.budget import Budget
 from replicator.failover.seen import Rules
 from replicator.feed.client import Upstream
 from replicator.http import Listen
@@ -92,6 +94,7 @@ def rules(config: Config) -> Rules:
         verify_seconds=failover.verify_seconds,
         step_seconds=failover.step_seconds,
         max_lost_blocks=failover.max_lost_blocks,
+        max_lost_amounts={table: float(limit) for table, limit in loss_budget(config).amounts.items()},
         rejoin=failover.rejoin,
     )
 
@@ -201,6 +204,18 @@ def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> R
         failover.acknowledge_timeout_seconds,
         regions,
     )
+
+
+def amount_rules(config: Config) -> tuple[AmountRule, ...]:
+    """The amounts that are summed up while they are at risk."""
+    amounts = config.failover.amounts
+    return tuple(AmountRule(one.table, one.column, one.currency, one.currency_column) for one in amounts)
+
+
+def loss_budget(config: Config) -> Budget:
+    """What a promotion may lose."""
+    limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
+    return Budget(config.failover.max_lost_blocks, limits)
 
 
 def ledger_options(config: Config, source: EmbeddedSource) -> Options:

@@ -6,6 +6,7 @@ Guarantee: quick, and without I/O; it is asked on every scrape.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,6 +15,7 @@ from replicator import __version__, parts
 from replicator.acknowledge import Acknowledgement
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.failover.at_risk import AtRisk
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
@@ -37,6 +39,8 @@ from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 from replicator.verify.watching import Watching
 
+EVENTS_LIMIT = 1_000
+
 if TYPE_CHECKING:
     from replicator.failover.office import Office
 
@@ -48,7 +52,9 @@ class View:
         self._journal = journal
         self._tail = tail
         self._started = trio.current_time()
-        self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self._config = config
+        self._history: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.event("start")
         self.office: Office | None = None
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
@@ -67,6 +73,7 @@ class View:
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self.acknowledgement: Acknowledgement | None = None
+        self.at_risk: AtRisk | None = None
         self._copied_rows = 0
 
     def primary_url(self) -> str | None:
@@ -74,6 +81,11 @@ class View:
         if self.follower is not None and self.follower.upstream_url:
             return self.follower.upstream_url
         return self._config.follow.primary if self._config.follow else None
+
+    def event(self, kind: str, note: str = "") -> None:
+        """Something happened that history should tell."""
+        region = self._config.region
+        self._history.append(Event(time.time_ns() // 1000, kind, region.role, region.epoch, note))
 
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
@@ -98,7 +110,7 @@ class View:
             replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
             primary_url=self.primary_url(),
-            history=self._history,
+            history=tuple(self._history),
         )
 
     def _listen_to_source(self) -> None:
@@ -112,15 +124,12 @@ class View:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows
 
-    def amounts_at_risk(self) -> dict[str, float]:
-        """What would be lost with this primary, by currency."""
-        return {}
-
     def strand_state(self) -> StrandState:
         """The strand, now."""
         return self._strand()
 
     def _strand(self) -> StrandState:
+        at_risk = None if self.at_risk is None else self.at_risk.view()
         quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
@@ -133,6 +142,9 @@ class View:
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
             acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
+            at_risk_blocks=None if at_risk is None else at_risk.blocks,
+            at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
+            at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
         )
 
     def _kept(self) -> JournalView | None:
@@ -171,6 +183,7 @@ class View:
             retained_bytes=report.retained_bytes,
             safe_bytes=report.safe_bytes,
             duplicates=report.duplicates,
+            waited_for=report.waited_for,
         )
 
     def _settle(self) -> SettleView | None:

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import time
@@ -88,6 +89,23 @@ class Etcd:
     def _tls_flags(self) -> list[str]:
         own = [f"--cert-file={TLS / 'server.pem'}", f"--key-file={TLS / 'server.key'}"]
         return [*own, f"--trusted-ca-file={TLS / 'ca.pem'}", "--client-cert-auth"]
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of the program."""
+        said = subprocess.run([etcd_bin() / "etcd", "--version"], check=True, capture_output=True, text=True).stdout
+        return tuple(int(part) for part in said.split()[2].split("."))
+
+    def wait_for_port(self) -> None:
+        """Until it takes connections, whether or not it is well."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"etcd did not listen:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.02)  # polls a process that gives no signal
 
     def wait(self) -> None:
         """Until it is well."""

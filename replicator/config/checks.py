@@ -15,6 +15,7 @@ from replicator.config.models import (
     Config,
     EmbeddedSource,
     EtcdLease,
+    Failover,
     Follow,
     Http,
     Journal,
@@ -53,6 +54,7 @@ def problems(config: Config) -> Iterator[Problem]:
         yield from _embedded(config.source)
     if isinstance(config.source, PostgresSource):
         yield from _postgres(config.source)
+    yield from _failover(config.failover)
     yield from _own_files(config)
     match config.lease:
         case EtcdLease() as lease:
@@ -141,6 +143,17 @@ def _journal(journal: Journal) -> Iterator[Problem]:
     if journal.budget_bytes is not None and journal.budget_bytes < (journal.keep_bytes or 0):
         cure = "let the budget be above what is kept anyway"
         yield Problem(("journal", "budget_bytes"), "budget_bytes is below keep_bytes", cure)
+
+
+def _failover(failover: Failover) -> Iterator[Problem]:
+    tables: set[str] = set()
+    for number, amount in enumerate(failover.amounts):
+        place = ("failover", "amounts", number)
+        if amount.table in tables:
+            yield Problem((*place, "table"), f"the table {amount.table!r} has an amount already", "remove one of them")
+        tables.add(amount.table)
+        if amount.currency and amount.currency_column is not None:
+            yield Problem((*place, "currency"), "currency and currency_column are both set", "remove one of them")
 
 
 def _embedded(source: EmbeddedSource) -> Iterator[Problem]:

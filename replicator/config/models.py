@@ -6,6 +6,7 @@ Durations are seconds and sizes bytes in here; a field's alias is its key in the
 from __future__ import annotations
 
 import urllib.parse
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -253,6 +254,16 @@ class Copy(Section):
     hold_seconds: Duration = Field(default=300.0, alias="hold")
 
 
+class Amount(Section):
+    """A column, or a field of the embedded ledger's documents, whose changes are summed up while they are at risk."""
+
+    table: Identifier
+    column: Identifier
+    currency: Annotated[str, StringConstraints(max_length=64)] = ""
+    currency_column: Identifier | None = None
+    limit: Annotated[Decimal, Field(ge=0)] | None = None
+
+
 class Failover(Section):
     mode: Literal["manual", "automatic", "shadow"] = "manual"
     priority: CountOrZero = 0
@@ -269,6 +280,7 @@ class Failover(Section):
     acknowledge_timeout_seconds: Duration = Field(default=10.0, alias="acknowledge_timeout")
     missing: Literal["wait", "degrade"] = "wait"
     degrade_after_seconds: Duration = Field(default=10.0, alias="degrade_after")
+    amounts: tuple[Amount, ...] = ()
 
 
 class Stop(Section):

@@ -216,7 +216,7 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
     best = max(_promised(memory, seen, rules).values(), key=lambda report: report.rank)
     is_late = seen.in_state > rules.step_seconds
     if best.rank > me.rank:
-        if seen.diverged:
+        if seen.diverged or memory.half == "primary":  # which takes no blocks: it first has to come back as a replica
             return _refused(memory, seen, f"{best.region} has more, on a chain that is not this one")
         if not is_late:
             return Step(memory, action=Fetch(best.region, best.sequence), why=f"{best.region} has more")
@@ -346,7 +346,8 @@ def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
     assert seen.lease is not None
     if _ordered_to_stand(memory, seen, rules):
         return True
-    if memory.half != "primary":
+    more = [name for name, report in seen.fresh(rules).items() if report.rank > seen.me.rank]
+    if memory.half != "primary" or more:
         return False
     nobody_since = seen.lease.epoch <= memory.led and memory.promised <= memory.led
     if nobody_since or memory.closed_at is not None:

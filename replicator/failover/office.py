@@ -58,6 +58,7 @@ from replicator.failover.seen import (
 from replicator.failover.states import FOLLOWS, Event, State, moved
 from replicator.failover.term import Term
 from replicator.halves.base import Half
+from replicator.halves.primary import Primary
 from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
 from replicator.leases.base import Holder, LeaseView, boot_seconds
@@ -69,6 +70,7 @@ ACTION_SECONDS = 60.0
 RETRY_SECONDS = 0.2
 MOVING_RETRY_AFTER_SECONDS = 1
 INSTALL_SECONDS = 30.0
+UNFIT_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
 _ENDS_ORDERS = frozenset(
@@ -140,6 +142,7 @@ class Office:
         self.memory, self.happened = kept.memory, kept.happened
         self.term.grant = kept.grant
         self.core.view.office = self
+        await self.term.find_fence()
         self._ensure_half()
 
     def look_again(self) -> None:
@@ -155,11 +158,11 @@ class Office:
         """What came since (a new table, say) is fenced, too."""
         while True:
             try:
+                self._unfit = await self.ledger.unfit() if self.memory.half == "replica" else ""
                 await self.ledger.fence.install()
-                self._unfit = await self.ledger.unfit()
             except ReplicatorError as error:
-                log.warning("the fence cannot be looked after: %s", error)
-            await trio.sleep(INSTALL_SECONDS)
+                log.warning("the ledger cannot be looked after: %s", error)
+            await trio.sleep(UNFIT_SECONDS if self._unfit else INSTALL_SECONDS)
 
     # -- deciding
 
@@ -229,7 +232,7 @@ class Office:
 
     async def _is_captured(self) -> bool:
         try:
-            return await self.ledger.is_captured(self.running.half)
+            return await self.ledger.is_captured(self.running.half, self._since)
         except ReplicatorError as error:
             log.warning("whether all is captured cannot be told: %s", error)
             return False
@@ -249,6 +252,7 @@ class Office:
         is_replica = isinstance(half, ReplicaHalf)
         strand = self.core.view.strand_state()
         heard, heard_head = self._heard(half)
+        at_risk, unknown = self._at_risk()
         return Report(
             region=self.rules.me,
             state=self.memory.state,
@@ -264,16 +268,21 @@ class Office:
             blocked=why_not(self.memory.state, strand, self._unfit)[:500],
             heard_seconds=heard,
             heard_head=heard_head,
-            at_risk=self._at_risk(),
+            at_risk=at_risk,
+            at_risk_unknown=unknown,
             led=self.memory.led,
         )
 
-    def _at_risk(self) -> dict[str, float]:
+    def _at_risk(self) -> tuple[dict[str, float], int]:
         """What would be lost with the primary, as it says itself."""
-        if self.memory.state is State.PRIMARY:
-            return self.core.view.amounts_at_risk()
+        at_risk = self.core.view.at_risk
+        if at_risk is not None:
+            view = at_risk.view()
+            return {
+                f"{table} {currency}": float(sum_) for (table, currency), sum_ in view.amounts.items()
+            }, view.unknown
         heard = self.peers.heard.get(self._following or "")
-        return dict(heard.report.at_risk) if heard is not None else {}
+        return (dict(heard.report.at_risk), heard.report.at_risk_unknown) if heard is not None else ({}, 0)
 
     def _heard(self, half: Half | None) -> tuple[float | None, int]:
         """How long ago this region heard one that may write, and how far that was."""
@@ -331,6 +340,9 @@ class Office:
         """What follows from an event: its memory is durable."""
         if event in _ENDS_ORDERS:
             self.order = None
+        half = self.running.half
+        if isinstance(half, Primary) and half.acknowledgement is not None and self.memory.state is State.DEMOTED:
+            half.acknowledgement.stop("this region does not lead any more")
         if event is Event.HANDED_OVER:
             self.term.forget()
         if event in (Event.DIVERGED, Event.REJOIN):
@@ -419,10 +431,10 @@ class Office:
         """Set the ledger up as a primary's. What is durable says how far that has come; each step may be repeated."""
         await self.running.stop()
         core = self.core
-        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
-        core.look_again()
         if self.memory.half == "replica":
             await self.ledger.promote(epoch)
+        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
+        core.look_again()
         async with self._deciding:
             await self._keep(dataclasses.replace(self.memory, half="primary", led=epoch), None, "")
         self._ensure_half()

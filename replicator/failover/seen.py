@@ -37,7 +37,7 @@ class Rules:
     step_seconds: float = 30.0  # so long any other step of a promotion may take
     report_seconds: float = 1.5  # an older report of a peer says nothing of its present
     max_lost_blocks: int = 0
-    max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by currency
+    max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by table
     rejoin: Literal["automatic", "manual"] = "automatic"
 
     @property
@@ -52,8 +52,9 @@ class Report:
     """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
 
     ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago it last
-    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the furthest that it has heard a primary to be, and
-    ``at_risk`` what that primary last said would be lost with it, by currency.
+    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
+    furthest that it has heard a primary to be, and ``at_risk`` what that primary last said would be lost with it, by
+    table and currency (``losing``).
     """
 
     region: str
@@ -71,6 +72,7 @@ class Report:
     heard_seconds: float | None = None
     heard_head: int = 0
     at_risk: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    at_risk_unknown: int = 0
     led: int = 0
 
     @property

@@ -87,7 +87,7 @@ async def shown(office: Office) -> dict[str, Any]:
         "lease": lease_json(seen.lease),
         "lease_remaining_seconds": office.term.remaining_seconds,
         "lease_trouble": None if office.term.trouble is None else office.term.trouble.as_json(),
-        "would_lose": {"blocks": lost.blocks, "amounts": lost.amounts},
+        "would_lose": lost._asdict(),
         "peers": {
             name: {"report": report_json(heard.report), "age_seconds": max(seen.now - heard.at, 0.0)}
             for name, heard in seen.peers.items()

@@ -150,6 +150,7 @@ _REPORT: dict[str, Callable[[Any], Any]] = {
     "heard_seconds": _maybe(_number),
     "heard_head": _count,
     "at_risk": _amounts,
+    "at_risk_unknown": _count,
     "led": _count,
 }
 _MEMORY: dict[str, Callable[[Any], Any]] = {

@@ -28,7 +28,8 @@ class FenceView(NamedTuple):
 
 
 class Fence(Protocol):
-    """A ledger's fence. Each call takes a bounded time; raises Unavailable, or Halted for what no waiting cures."""
+    """A ledger's fence. Each call takes a bounded time; it raises Unavailable, or Halted for what no waiting
+    cures."""
 
     async def install(self) -> None:
         """Set up everything that is needed, and what came since: closed, unless it is open. May be repeated."""

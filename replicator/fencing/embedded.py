@@ -131,6 +131,11 @@ class Gate:
         standing = self._standing
         return standing.until - self._clock() if standing.epoch == epoch else 0.0
 
+    @property
+    def appends(self) -> bool:
+        """Whether an append is under way."""
+        return self._appending.locked()
+
     @contextlib.contextmanager
     def appending(self) -> Iterator[int]:
         """Within, the journal is appended to, in the epoch that is given; ``close`` waits for the end. Raises

@@ -1,40 +1,47 @@
-"""The fence of a PostgreSQL database: closed unless a guard, which runs in the server itself, keeps it open.
+"""The fence of a PostgreSQL database: closed, unless a guard that runs in the server itself keeps it open.
 
-Guarantee: after ``close`` no application's statement can write and no transaction of theirs is in progress. Without
-``close``, when this process is stopped, killed or cut off, the same is true soon after the last term is over: statements
-that begin later are refused from that moment on, transactions that began before are ended by the guard at once.
+Guarantee: after ``close`` no application's statement can write, and no transaction of theirs is in progress. Without
+it, when this process is stopped, killed or cut off, the same holds once the last term is over: from that moment on
+statements are refused, and the guard ends the sessions, with the transactions that began before.
 
-What remains: a commit that the server was already doing at that moment is done. It counts as written before.
+What remains: a commit that the server had begun by then is seen through, within milliseconds.
 
-``sql`` says how it works. Call from one task at a time or several: calls wait for each other.
+``sql`` and ``terms`` say how. Calls of several tasks wait for each other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 
 import trio
 
 from replicator.errors import Halted, Unavailable
-from replicator.fencing import sql
+from replicator.fencing import sql, terms
 from replicator.fencing.base import Anchor, FenceView
-from replicator.fencing.session import Session, place_of
+from replicator.fencing.session import Session, array, only, place_of, quoted
 
 CALL_SECONDS = 5.0
-INSTALL_SECONDS = 60.0
+SETUP_SECONDS = 60.0
 END_SECONDS = 3.0  # what sessions get to end within
-LOCK_MS = 1_000  # how long setting up a table may make its writers wait
+LOCK_MS = 500  # how long setting up a table may make its writers wait, at a time
+ATTEMPTS = 20
 RESCAN_SECONDS = 2.0
 POLL_SECONDS = 0.001
+log = logging.getLogger("replicator")
 
 
 class PostgresFence:
-    """See ``base.Fence``. ``tables`` are (schema, name); None is every table of the database."""
+    """See ``base.Fence``. ``tables`` are (schema, name); None is every table of the database. No call but those that
+    set up and take away takes longer than ``call_seconds``, and two more to connect."""
 
-    def __init__(self, dsn: str, tables: Sequence[tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self, dsn: str, tables: Sequence[tuple[str, str]] | None = None, *, call_seconds: float = CALL_SECONDS
+    ) -> None:
         self._dsn = dsn
-        self._tables = None if tables is None else [f"{_quoted(schema)}.{_quoted(name)}" for schema, name in tables]
+        self._call_seconds = call_seconds
+        self._tables = None if tables is None else [quoted(*name) for name in tables]
         self._place = place_of(dsn)
         self._control: Session | None = None
         self._guard: Session | None = None
@@ -42,12 +49,13 @@ class PostgresFence:
         self._scanned = -RESCAN_SECONDS
 
     @contextlib.asynccontextmanager
-    async def _session(self, seconds: float = CALL_SECONDS) -> AsyncIterator[Session]:
-        """The control session, for at most so long, for one task at a time."""
+    async def _session(self, seconds: float | None = None) -> AsyncIterator[Session]:
+        """The control session, for one task at a time, for at most so long."""
+        seconds = seconds or self._call_seconds
         try:
             with trio.fail_after(seconds):
                 async with self._lock:
-                    if self._control is None or self._control.closed:
+                    if self._control is None or self._control.gone:
                         self._control = await Session.connect(self._dsn, lock_timeout=f"{LOCK_MS}ms")
                     try:
                         yield self._control
@@ -55,118 +63,152 @@ class PostgresFence:
                         self._control.close()  # it may be in the middle of a transaction
                         raise
         except trio.TooSlowError:
-            message = f"the server did not answer within {seconds:.0f} s"
+            message = f"the server did not do it within {seconds:g} s"
             raise Unavailable("fence_silent", message, place=self._place, cure="see that the server runs") from None
 
     async def install(self) -> None:
-        async with self._session(INSTALL_SECONDS) as session:
+        async with self._session(SETUP_SECONDS) as session:
+            may_all = bool(await session.run(sql.MAY_SEE_ALL))
             await session.run("BEGIN")
             await session.run(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {sql.INSTALLING})")
-            for statement in sql.OBJECTS:
+            for statement in (*sql.OBJECTS, *terms.OBJECTS):
                 await session.run(statement)
-            tables = None if self._tables is None else "{" + ",".join(map(_element, self._tables)) + "}"
+            tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
-            if await session.run("SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper"):
-                for statement in sql.EVENT_TRIGGERS:
+            if may_all:
+                for statement in (*sql.DROP_EVENT_TRIGGERS, *sql.EVENT_TRIGGERS):
                     await session.run(statement)
             await session.run("COMMIT")
-            await self._fence_tables(session)
+            await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", ATTEMPTS)
 
-    async def _fence_tables(self, session: Session) -> None:
-        """Every table that is not fenced yet, each in a transaction of its own."""
-        for (table,) in await session.run(sql.UNFENCED):
-            await session.run("SELECT replicator.fence_table(to_regclass($1))", table)
+    async def _each(self, session: Session, query: str, statement: str, attempts: int) -> None:
+        """Run ``statement`` for each table that ``query`` names, in transactions of their own, so that a table that is
+        in use holds up nobody for long: it is tried again ``attempts`` times."""
+        locked: Unavailable | None = None
+        for _ in range(attempts):
+            locked = None
+            for (table,) in await session.run(query):
+                assert table is not None
+                try:
+                    await session.run(statement.format("'" + table.replace("'", "''") + "'", table))
+                except Unavailable as error:
+                    if error.reason != "fence_locked":
+                        raise
+                    locked = Unavailable(error.reason, error.message, place=f"table {table}", cure=error.cure)
+            if locked is None:
+                return
+        assert locked is not None
+        raise locked
 
     async def anchor(self) -> Anchor:
         async with self._session() as session:
-            return Anchor(_only(await session.run(sql.NOW_US)))
+            if self._guard is None or not self._guard.busy:
+                await self._fresh_guard()  # before it is needed, so that opening takes no connecting
+            return Anchor(only(await session.run(terms.ANCHOR)))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
         from_us = int(anchor.at)
         term = (epoch, from_us, from_us + int(seconds * 1_000_000))
         async with self._session() as session:
             while True:
-                said = _only(await session.run("SELECT replicator.prolong($1, $2, $3)", *term))
+                ((said, seen),) = await session.run("SELECT * FROM replicator.prolong($1, $2, $3)", *term)
                 if said == "late":
-                    message = "the lease's time was over before the fence was opened"
-                    raise Unavailable(
-                        "fence_late", message, place=self._place, cure="it is tried with the next renewal"
-                    )
+                    message = "the time was over before the fence could be opened"
+                    raise Unavailable("fence_late", message, place=self._place, cure="the next renewal opens it")
                 if said == "older":
-                    message = f"the fence knows a newer epoch than {epoch}"
-                    raise Halted("fence_epoch", message, place=self._place, cure="see who is primary")
+                    message = f"the fence was opened for a newer epoch than {epoch}"
+                    raise Halted("fence_epoch", message, place=self._place, cure="see which region is primary")
                 if said == "open":
                     break
-                await self._start_guard(term)
-            if trio.current_time() >= self._scanned + RESCAN_SECONDS:
-                self._scanned = trio.current_time()
-                await self._fence_tables(session)
+                await self._open_by_guard(session, *term, int(seen or 0))
+            await self._rescan(session)
 
-    async def _start_guard(self, term: tuple[int, int, int]) -> None:
-        """Returns when the guard has opened, or has refused."""
-        assert self._control is not None
-        self._drop_guard()
-        self._guard = await Session.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=f"{round(CALL_SECONDS)}s")
-        await self._guard.send("CALL replicator.guard($1, $2, $3)", *term)
-        while not self._guard.idle:
-            if _only(await self._control.run("SELECT replicator.is_open()")) == "t":
+    async def _open_by_guard(self, session: Session, *term: int) -> None:
+        """Returns when the guard has opened, or could not."""
+        guard = await self._fresh_guard()
+        await guard.send("CALL replicator.guard($1, $2, $3, $4)", *term)
+        while guard.busy:
+            if only(await session.run("SELECT replicator.is_open()")) == "t":
                 return
             await trio.sleep(POLL_SECONDS)
-        await self._guard.answer()
+        await guard.answer()
+
+    async def _fresh_guard(self) -> Session:
+        """A session that has done nothing yet. One that still runs sees its own end through without us."""
+        if self._guard is None or not self._guard.fresh or self._guard.gone:
+            self._drop_guard()
+            timeout = f"{round(self._call_seconds * 1000)}ms"
+            self._guard = await Session.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=timeout)
+        return self._guard
 
     def _drop_guard(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.close()
 
+    async def _rescan(self, session: Session) -> None:
+        """Fence what came since. What cannot be fenced now holds up ``close``, and is in ``look``; not the lease."""
+        if trio.current_time() < self._scanned + RESCAN_SECONDS:
+            return
+        self._scanned = trio.current_time()
+        try:
+            await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 1)
+        except (Unavailable, Halted) as error:
+            log.warning("a table is not fenced yet: %s", error)
+
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
         async with self._session() as session:
             await session.run("SELECT replicator.shut($1, $2)", primary_url, retry_after)
-            await session.run(f"SELECT pg_terminate_backend(pid) FROM ({sql.GUARD_PID}) AS guard")
+            await session.run(terms.END_GUARD)
             self._drop_guard()
-            left_over = _only(await session.run("SELECT replicator.end_sessions($1)", str(END_SECONDS)))
-            if left_over:
-                message = f"closed, but not everybody has ended: {left_over}"
-                cure = "end them; the sidecar's role needs pg_signal_backend, or superuser for superusers' sessions"
-                raise Unavailable("fence_sessions", message, place=self._place, cure=cure)
-            prepared = [str(gid) for (gid,) in await session.run(sql.PREPARED)]
+            await self._end_sessions(session)
+            if await session.run(sql.UNFENCED):  # somebody may have written there until now
+                await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 3)
+                await self._end_sessions(session)
+            prepared = [str(gid) for (gid,) in await session.run(terms.PREPARED)]
             if prepared:
-                message = f"closed, but prepared transactions can still commit: {', '.join(prepared[:5])}"
+                message = f"closed, but prepared transactions can still be committed: {', '.join(prepared)}"
                 cure = "COMMIT PREPARED or ROLLBACK PREPARED each of them"
                 raise Unavailable("fence_prepared", message, place=self._place, cure=cure)
 
+    async def _end_sessions(self, session: Session) -> None:
+        rest = only(await session.run("SELECT replicator.end_sessions($1)", str(END_SECONDS)))
+        if rest:
+            message = f"closed, but these have not ended: {rest}"
+            cure = "end them; superusers' sessions only a superuser can end, others take pg_signal_backend"
+            raise Unavailable("fence_sessions", message, place=self._place, cure=cure)
+
     async def look(self) -> FenceView:
         async with self._session() as session:
-            if _only(await session.run(sql.INSTALLED)) != "t":
-                return FenceView(True, 0, "not installed: everybody may write")
-            ((is_open, epoch),) = await session.run("SELECT replicator.is_open(), epoch FROM replicator.fencing")
-            unfenced = await session.run(sql.UNFENCED)
-            prepared = await session.run(sql.PREPARED)
-            detail = "open" if is_open == "t" else "closed"
-            if unfenced:
-                detail += f"; tables that are not fenced: {', '.join(str(table) for (table,) in unfenced[:5])}"
-            if prepared:
-                detail += f"; prepared transactions: {len(prepared)}"
-            return FenceView(is_open == "t", int(epoch or 0), detail)
+            if only(await session.run(terms.INSTALLED)) != "t":
+                return FenceView(True, 0, "not installed")
+            ((is_open, epoch, left),) = await session.run(terms.LOOK)
+            unfenced = [str(table) for (table,) in await session.run(sql.UNFENCED)]
+            prepared = [str(gid) for (gid,) in await session.run(terms.PREPARED)]
+        said = [f"open for {left} s" if is_open == "t" else "closed"]
+        if unfenced:
+            said.append(f"tables without it: {', '.join(unfenced[:5])}")
+        if prepared:
+            said.append(f"prepared transactions: {', '.join(prepared)}")
+        return FenceView(is_open == "t", int(epoch or 0), "; ".join(said))
 
     async def remove(self) -> None:
-        raise NotImplementedError
+        async with self._session(SETUP_SECONDS) as session:
+            if only(await session.run(terms.INSTALLED)) != "t":
+                return
+            await session.run("SELECT replicator.shut(NULL, NULL)")
+            await session.run(terms.END_GUARD)
+            self._drop_guard()
+            for statement in sql.DROP_EVENT_TRIGGERS:
+                await session.run(statement)
+            await self._each(session, sql.FENCED, "DROP TRIGGER IF EXISTS replicator_fence ON {1}", ATTEMPTS)
+            await session.run("BEGIN")
+            for statement in (*terms.DROP_OBJECTS, *sql.DROP_OBJECTS):
+                await session.run(statement)
+            await session.run("COMMIT")
 
     def release(self) -> None:
-        """Let go of the connections; what is open stays open until its time is over."""
+        """Let go of the connections. What is open stays open until its time is over."""
         self._drop_guard()
         if self._control is not None:
             self._control.close()
-
-
-def _only(rows: list[list[str | None]]) -> str:
-    ((value,),) = rows
-    return value or ""
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _element(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

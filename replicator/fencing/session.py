@@ -9,7 +9,7 @@ Guarantee: nothing of psycopg escapes. A session that was cancelled or failed in
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.fencing.sql import NAME
 
-CONNECT_SECONDS = 3
+CONNECT_SECONDS = 2
 _SETTINGS = {
     "replicator.writer": "on",
     "search_path": "pg_catalog",
@@ -46,6 +46,7 @@ class Session:
         self._connection = connection
         self._pgconn = connection.pgconn
         self.place = place
+        self.fresh = True  # nothing was sent yet
 
     @classmethod
     async def connect(cls, dsn: str, name: str = NAME, **settings: str) -> Session:
@@ -75,6 +76,7 @@ class Session:
     async def send(self, statement: str, *parameters: str | int | None) -> None:
         """Send a statement without waiting for its end."""
         values = [None if value is None else str(value).encode() for value in parameters]
+        self.fresh = False
         with _closed_on_error(self):
             self._pgconn.send_query_params(statement.encode(), values)
             while self._pgconn.flush():
@@ -103,16 +105,17 @@ class Session:
         return rows
 
     @property
-    def idle(self) -> bool:
-        """Whether the statement that was sent has ended, as far as is known without waiting."""
-        with _closed_on_error(self):
-            self._pgconn.consume_input()
-            return not self._pgconn.is_busy()
+    def busy(self) -> bool:
+        """Whether a statement still runs, as far as is known without waiting. False for a session that is gone."""
+        return not self.gone and bool(self._pgconn.is_busy())
 
     @property
-    def closed(self) -> bool:
-        """Whether it cannot be used any more."""
-        return self._connection.closed or self._pgconn.status == pq.ConnStatus.BAD
+    def gone(self) -> bool:
+        """Whether it cannot be used any more, as far as is known without waiting."""
+        with contextlib.suppress(psycopg.Error):
+            self._pgconn.consume_input()
+            return self._connection.closed or self._pgconn.status == pq.ConnStatus.BAD
+        return True
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -177,4 +180,27 @@ def fault(error: psycopg.Error, place: str) -> ReplicatorError:
     if state == "42501":
         cure = "let the sidecar's role be a superuser, or see preflight for what it needs"
         return Halted("fence_privilege", message, place=place, cure=cure)
+    if state in ("42883", "42P01", "3F000"):
+        cure = "restart the sidecar: it sets the fence up at its start"
+        return Halted("fence_missing", message, place=place, cure=cure)
     return Halted("fence_refused", f"{message} (SQLSTATE {state})", place=place, cure="see the message")
+
+
+def only(rows: list[Row]) -> str:
+    """The only value of the only row; empty for null."""
+    ((value,),) = rows
+    return value or ""
+
+
+def quoted(*names: str) -> str:
+    """A name, or a name within a schema, as SQL takes it."""
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+def array(texts: Iterable[str]) -> str:
+    """An array of texts in its text form."""
+    return "{" + ",".join(map(_element, texts)) + "}"
+
+
+def _element(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

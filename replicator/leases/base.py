@@ -91,8 +91,8 @@ class Grant:
         try:
             if not isinstance(fields, dict):
                 raise ValueError("an object is needed")
-            ttl = math.inf if fields["ttl_seconds"] is None else _number(fields["ttl_seconds"])
-            texts = [_text(fields[name]) for name in ("strand", "region", "token", "lease_id")]
+            ttl = math.inf if fields["ttl_seconds"] is None else duration_of(fields["ttl_seconds"])
+            texts = [text_of(fields[name]) for name in ("strand", "region", "token", "lease_id")]
             strand, region, token, lease_id = texts
             return cls(strand, region, epoch_of(fields["epoch"]), token, lease_id, NEVER, ttl)
         except (KeyError, ValueError) as error:
@@ -178,13 +178,15 @@ def epoch_of(value: object) -> int:
     return value
 
 
-def _number(value: object) -> float:
+def duration_of(value: object) -> float:
+    """Seconds that were read. Raises ValueError."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError("a duration is a number above zero")
     return float(value)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A text that was read. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("a text is needed")
     return value

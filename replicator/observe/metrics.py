@@ -119,6 +119,13 @@ CATALOGUE: tuple[Family, ...] = (
         "Rows that the first copy will have, about",
         read.source("copy_rows_estimate"),
     ),
+    Family(
+        "source_waits",
+        "gauge",
+        (),
+        "1 if the primary's commits wait for other regions through us, 0 if they should and do not",
+        read.source("waited_for"),
+    ),
     # The settle buffer
     Family("settle_entries", "gauge", _S, "Entries that wait to settle", read.settle_field("entries")),
     Family("settle_bytes", "gauge", _S, "Bytes that wait to settle", read.settle_field("bytes")),
@@ -249,6 +256,20 @@ CATALOGUE: tuple[Family, ...] = (
         _S,
         "Blocks of this primary that no other region has",
         read.strand(lambda s: s.at_risk_blocks),
+    ),
+    Family(
+        "at_risk_amount",
+        "gauge",
+        ("strand", "table", "currency"),
+        "Sum of the absolute changes of a configured amount in those blocks",
+        read.at_risk_amounts,
+    ),
+    Family(
+        "at_risk_unknown",
+        "gauge",
+        _S,
+        "Changes in those blocks whose amount is not known",
+        read.strand(lambda s: s.at_risk_unknown),
     ),
     Family(
         "acknowledged_sequence",

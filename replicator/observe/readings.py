@@ -146,6 +146,13 @@ def acknowledge(value: Callable[[AcknowledgeView], float | None]) -> Read:
     return strand(lambda state: None if state.acknowledge is None else value(state.acknowledge))
 
 
+def at_risk_amounts(snapshot: Snapshot) -> Iterator[Sample]:
+    """The amounts that no other region has."""
+    for state in snapshot.strands:
+        for (table, currency), amount in state.at_risk_amounts.items():
+            yield (state.progress.strand, table, currency), amount
+
+
 def known_regions(value: Callable[[RegionView], float | None]) -> Read:
     """A figure of each region that is not forgotten."""
     return lambda snapshot: [

@@ -32,6 +32,7 @@ class SourceView:
     retained_bytes: int | None = None
     safe_bytes: int | None = None
     duplicates: int = 0
+    waited_for: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,6 +191,8 @@ class StrandState:
     held_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)  # that wait behind those, by table
     lease_remaining_seconds: float | None = None
     at_risk_blocks: int | None = None
+    at_risk_amounts: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)  # by table and currency
+    at_risk_unknown: int | None = None  # changes at risk whose amount is not known
     journal: JournalView | None = None
     acknowledge: AcknowledgeView | None = None
 

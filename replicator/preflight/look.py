@@ -18,6 +18,7 @@ from replicator.ledger.tables import check_declaration, definition_of
 from replicator.position import genesis
 from replicator.preflight import Finding, failed
 from replicator.preflight.following import check_following
+from replicator.preflight.lease import check_lease
 from replicator.preflight.listening import check_listening
 from replicator.preflight.machine import check_data_dir, check_versions
 from replicator.preflight.stored import Stored, read_stored
@@ -36,13 +37,13 @@ def look(config: Config) -> list[Finding]:
     except ReplicatorError as error:
         findings.append(failed(error))
         stored = Stored(genesis(config.region.strand))
-    return [*findings, *_role(config, stored)]
+    return [*findings, *_role(config, stored), *check_lease(config, stored.head)]
 
 
 def _role(config: Config, stored: Stored) -> Iterator[Finding]:
     match config.source:
         case PostgresSource() as source:
-            yield from postgres_source(parts.postgres_options(source))
+            yield from postgres_source(parts.postgres_options(source, synchronous=config.failover.acknowledge > 0))
         case EmbeddedSource() as source:
             yield from _check_tables(source, stored)
             assert config.state_path is not None

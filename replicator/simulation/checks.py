@@ -1,12 +1,12 @@
 """The laws, each checked at the event that could break it. A broken one raises ``Broken``.
 
-    one writer       at any instant at most one region has an open fence and a usable permit; nothing is acknowledged in
-                     an epoch once another region has opened in a newer one
-    nothing lost     what was acknowledged by K >= 1 regions is in the chain of every later primary, unless a person
-                     allowed a loss; what was acknowledged with K = 0 is in the last chain or in a seal
-    equal            one block at an (epoch, sequence), wherever it is
-    forward          epochs and promises only grow; marks only go back by a rewind, and only over what is sealed
-    by order         in ``manual`` and ``shadow`` mode nobody stands by itself after another region has led
+one writer       at any instant at most one region has an open fence and a usable permit; nothing is acknowledged in
+                 an epoch once another region has opened in a newer one
+nothing lost     what was acknowledged by K >= 1 regions is in the chain of every later primary, unless a person
+                 allowed a loss; what was acknowledged with K = 0 is in the last chain or in a seal
+equal            one block at an (epoch, sequence), wherever it is
+forward          epochs and promises only grow; marks only go back by a rewind, and only over what is sealed
+by order         in ``manual`` and ``shadow`` mode nobody stands by itself after another region has led
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Checks:
         kept = self.kept
         if kept is not None and not has(region, kept):
             if not self._world.loss_allowed(region):
-                raise Broken(f"{region.name} leads epoch {region.permit_epoch} without {kept!r}, which was acknowledged")
+                raise Broken(
+                    f"{region.name} leads epoch {region.permit_epoch} without {kept!r}, which was acknowledged"
+                )
             self.forgiven += 1
             while kept is not None and not has(region, kept):
                 kept = kept.previous

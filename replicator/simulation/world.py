@@ -274,8 +274,10 @@ class World:
 
     def _show(self, name: str, kind: str, text: str) -> None:
         region = self.regions.get(name)
-        state = "" if region is None else (
-            f"{region.memory.state} e{region.memory.epoch} p{region.memory.promised} {len(region.journal)}"
+        state = (
+            ""
+            if region is None
+            else (f"{region.memory.state} e{region.memory.epoch} p{region.memory.promised} {len(region.journal)}")
         )
         print(f"{self.now:9.3f}  {name:12} {state:26} {kind:12} {text}")
 

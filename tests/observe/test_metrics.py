@@ -29,6 +29,9 @@ EXPECTED = {
     "replicator_applied_blocks_total": ("counter", "region strand"),
     "replicator_applied_sequence": ("gauge", "region strand"),
     "replicator_at_risk_blocks": ("gauge", "region strand"),
+    "replicator_source_waits": ("gauge", "region"),
+    "replicator_at_risk_amount": ("gauge", "region strand table currency"),
+    "replicator_at_risk_unknown": ("gauge", "region strand"),
     "replicator_acknowledged_sequence": ("gauge", "region strand"),
     "replicator_acknowledge_degraded": ("gauge", "region strand"),
     "replicator_acknowledge_waiting": ("gauge", "region strand"),
@@ -131,6 +134,8 @@ def everything() -> Snapshot:
         ),
         lease_remaining_seconds=3.5,
         at_risk_blocks=4,
+        at_risk_amounts={("wallets", "EUR"): 12.5},
+        at_risk_unknown=0,
         acknowledge=AcknowledgeView(1, 90, False, 2, 0.5, {"lima": 90}),
         journal=JournalView(
             5_000_000, 40, 41, 86_400.0, "lima", 90, ("tokyo",), 40, 10, "", (RegionView("lima", 90, 3.5, "known"),)
@@ -138,6 +143,7 @@ def everything() -> Snapshot:
     )
     source = dataclasses.replace(samples.copying(), role="replica").source
     assert source is not None
+    source = dataclasses.replace(source, waited_for=True)
     return dataclasses.replace(
         snapshot,
         strands=(strand,),

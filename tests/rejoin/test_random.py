@@ -74,7 +74,9 @@ async def part_and_come_back(old: Chain, new: Chain, reference: Chain, seed: int
         for chain in (old, new):
             while chain.history.indexed("main") < chain.head.sequence:
                 chain.history.step("main", chain.head.sequence)
-        assert old.history.entries("main", table, [key], None, 100) == new.history.entries("main", table, [key], None, 100)
+        assert old.history.entries("main", table, [key], None, 100) == new.history.entries(
+            "main", table, [key], None, 100
+        )
 
 
 @pytest.mark.parametrize("number", range(20))

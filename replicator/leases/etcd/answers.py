@@ -52,7 +52,10 @@ def number(value: object) -> int:
 def read_header(fields: dict[str, Any]) -> Header:
     """The head of every answer."""
     names = ("cluster_id", "member_id", "raft_term", "revision")
-    return Header(*(number(fields.get(name)) for name in names))
+    header = Header(*(number(fields.get(name)) for name in names))
+    if not all(header):
+        raise ValueError("the head of an answer names cluster, member, term and revision")
+    return header
 
 
 def read_seen(answer: dict[str, Any], place: str) -> Seen:

@@ -18,10 +18,8 @@ finds its own lease at the key.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import dataclasses
-import json
 import secrets
 from typing import Any
 
@@ -30,15 +28,10 @@ import trio
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.leases.base import Clock, Grant, Holder, LeaseView, Lost, boot_seconds, may_claim
 from replicator.leases.etcd.answers import Header, Seen, number, read_header, read_seen
-from replicator.leases.etcd.gateway import (
-    FAILED_PRECONDITION,
-    NOT_FOUND,
-    EtcdOptions,
-    Gateway,
-    Member,
-    Refused,
-    garbled,
-)
+from replicator.leases.etcd.gateway import Gateway
+from replicator.leases.etcd.member import FAILED_PRECONDITION, NOT_FOUND, Member, Refused, garbled
+from replicator.leases.etcd.options import EtcdOptions
+from replicator.leases.etcd.transactions import Keys
 
 TRIES = 3  # of a step that another one of ours, or an election in etcd, has overtaken
 REVOKE_SECONDS = 0.2
@@ -52,9 +45,7 @@ class EtcdLease:
         self._strand = strand
         self._clock = clock
         self._gateway = Gateway(options)
-        self._leader_key = _packed(f"{options.prefix}/{strand}/leader")
-        self._epoch_key = _packed(f"{options.prefix}/{strand}/epoch")
-        self._read_both = [{"request_range": {"key": self._leader_key}}, {"request_range": {"key": self._epoch_key}}]
+        self._keys = Keys(options.prefix, strand)
 
     @property
     def ttl_seconds(self) -> float:
@@ -88,17 +79,17 @@ class EtcdLease:
     # -- one step at one member ---------------------------------------------------------------------------------------
 
     async def _look(self, member: Member) -> Seen:
-        return self._seen(await member.call("/v3/kv/txn", {"success": self._read_both}), member)
+        return self._seen(await member.call("/v3/kv/txn", self._keys.look()), member)
 
     async def _claim(self, member: Member, wanted: Grant, instead_of: Holder | None) -> Grant:
         seen = await self._look(member)
         if seen.view.holder is not None and seen.view.holder[:2] == (wanted.region, wanted.epoch):
             # An earlier claim whose answer was lost; ours by name, so the time is what is left to prove.
             return await self._renew(member, dataclasses.replace(wanted, lease_id=str(seen.lease_id)))
-        may_claim(seen.view, wanted.region, wanted.epoch, instead_of, self._place)
+        may_claim(seen.view, wanted.region, wanted.epoch, instead_of, self._keys.place)
         granted = dataclasses.replace(wanted, ttl_seconds=await self._grant(member, wanted.lease_id))
         try:
-            answer = await member.call("/v3/kv/txn", self._claim_if_still(seen, wanted))
+            answer = await member.call("/v3/kv/txn", self._keys.claim(seen, wanted))
         except Refused as refusal:
             message = f"the etcd lease ended before the claim was through: {refusal.message}"
             raise Unavailable("lease_store_slow", message, place=member.endpoint, cure="check etcd's disk") from refusal
@@ -128,13 +119,8 @@ class EtcdLease:
     async def _keep_mine(self, member: Member, grant: Grant) -> Grant:
         token = grant.token
         for _ in range(TRIES):
-            fields = {
-                "compare": [{"key": self._leader_key, "target": "MOD", "mod_revision": token}],
-                "success": [self._put_leader(grant)],
-                "failure": self._read_both,
-            }
             try:
-                answer = await member.call("/v3/kv/txn", fields)
+                answer = await member.call("/v3/kv/txn", self._keys.keep(token, grant))
             except Refused:  # the etcd lease is gone, and the key with it
                 raise self._lost(grant, await self._look(member)) from None
             if answer.get("succeeded"):
@@ -179,38 +165,19 @@ class EtcdLease:
         with trio.move_on_after(REVOKE_SECONDS), contextlib.suppress(ReplicatorError):
             await self._revoke(member, lease_id)
 
-    def _claim_if_still(self, seen: Seen, wanted: Grant) -> dict[str, Any]:
-        holder = seen.view.holder
-        if holder is None:
-            leader = {"key": self._leader_key, "target": "CREATE", "create_revision": "0"}
-        else:
-            leader = {"key": self._leader_key, "target": "MOD", "mod_revision": holder.token}
-        epoch = {"key": self._epoch_key, "target": "MOD", "mod_revision": str(seen.epoch_revision)}
-        put_epoch = {"request_put": {"key": self._epoch_key, "value": _packed(str(wanted.epoch))}}
-        success = [self._put_leader(wanted), put_epoch]
-        return {"compare": [leader, epoch], "success": success, "failure": self._read_both}
-
-    def _put_leader(self, grant: Grant) -> dict[str, Any]:
-        value = _packed(json.dumps({"region": grant.region, "epoch": grant.epoch}))
-        return {"request_put": {"key": self._leader_key, "value": value, "lease": grant.lease_id}}
-
     def _seen(self, answer: dict[str, Any], member: Member) -> Seen:
         with garbled(member.endpoint):
-            return read_seen(answer, self._place)
+            return read_seen(answer, self._keys.place)
 
     def _revision(self, answer: dict[str, Any], member: Member) -> str:
         with garbled(member.endpoint):
             return str(read_header(answer["header"]).revision)
 
-    @property
-    def _place(self) -> str:
-        return f"{self._options.prefix}/{self._strand}"
-
     def _lost(self, grant: Grant, seen: Seen) -> Lost:
         holder = seen.view.holder
         who = f"{holder.region} holds it in epoch {holder.epoch}" if holder else "nobody holds it"
         return Lost(
-            f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}", seen.view, place=self._place
+            f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}", seen.view, place=self._keys.place
         )
 
 
@@ -225,7 +192,3 @@ def _ttl(answer: dict[str, Any]) -> float:
     if ttl_seconds <= 0:
         raise ValueError("a lease without time")
     return float(ttl_seconds)
-
-
-def _packed(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
