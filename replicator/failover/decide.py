@@ -105,7 +105,7 @@ def _follow(memory: Memory, seen: Seen, region: str, epoch: int) -> Step:
 
 
 def _has_led(seen: Seen, region: str, epoch: int) -> bool:
-    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet have to fetch from here what
+    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet fetch from here what
     only looks like orphans."""
     heard = seen.peers.get(region)
     return heard is not None and heard.report.led >= epoch
@@ -218,8 +218,8 @@ def _nobody_between(memory: Memory) -> bool:
 
 
 def _is_take(memory: Memory, seen: Seen) -> bool:
-    """Whether the lease was taken from a primary that had closed here."""
-    return seen.me.sequence == memory.closed_at
+    """Whether the lease was taken from a primary that had closed, with all that it had."""
+    return memory.closed_at is not None and seen.me.sequence >= memory.closed_at
 
 
 def _lacks_promises(memory: Memory, seen: Seen, rules: Rules) -> bool:
