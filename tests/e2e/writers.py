@@ -19,13 +19,15 @@ PATIENCE_SECONDS = 3.0
 
 
 class Acknowledged(NamedTuple):
-    """A write whose client was told that it is done. Times are of one monotonic clock."""
+    """A write whose client was told that it is done. Times are of one monotonic clock. ``repeated``: it was done by an
+    earlier request, maybe elsewhere; the epoch is that one's."""
 
     id: str
     region: str
     epoch: int
     sent: float
     heard: float
+    repeated: bool
 
 
 class Writer(threading.Thread):
@@ -77,7 +79,8 @@ class Writer(threading.Thread):
                 continue
             if status == 200:
                 epoch = int(answer["position"].split(":")[1])
-                self.acknowledged.append(Acknowledged(id, region, epoch, sent, time.monotonic()))
+                repeated = headers.get("Idempotency-Replayed") == "true"
+                self.acknowledged.append(Acknowledged(id, region, epoch, sent, time.monotonic(), repeated))
                 return
             self._refused(id, status, headers, answer)
 
@@ -137,12 +140,13 @@ def all_acknowledged(writers: Sequence[Writer]) -> list[Acknowledged]:
 
 def check_one_at_a_time(acknowledged: Sequence[Acknowledged]) -> None:
     """An epoch is one region's, and nothing was sent and done in an epoch after a newer one's first answer."""
+    done = [one for one in acknowledged if not one.repeated]
     regions: dict[int, set[str]] = {}
-    for one in acknowledged:
+    for one in done:
         regions.setdefault(one.epoch, set()).add(one.region)
     assert all(len(names) == 1 for names in regions.values()), regions
-    first_heard = {epoch: min(one.heard for one in acknowledged if one.epoch == epoch) for epoch in regions}
-    for one in acknowledged:
+    first_heard = {epoch: min(one.heard for one in done if one.epoch == epoch) for epoch in regions}
+    for one in done:
         newer = [heard for epoch, heard in first_heard.items() if epoch > one.epoch]
         assert not newer or one.sent <= min(newer), f"{one} was done after a newer epoch had begun"
 
