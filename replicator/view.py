@@ -12,6 +12,7 @@ import trio
 from replicator import __version__, parts
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.drills.posted import DrillResults
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
@@ -56,6 +57,7 @@ class View:
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
+        self.drills: DrillResults | None = None
         self._copied_rows = 0
 
     def source_heard(self) -> int | None:
@@ -82,6 +84,7 @@ class View:
             followers=self._followers(),
             primary_url=follow.primary if follow else None,
             history=self._history,
+            drills=self.drills.views() if self.drills is not None else (),
         )
 
     def _listen_to_source(self) -> None:

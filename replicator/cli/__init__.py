@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "bootstrap": "Makes a region anew from a consistent copy of another one.",
     "journal": "Looks after a region's journal: verify walks its chain, compact gives disk back.",
     "quarantine": "What a replica refused and is set aside: lists, shows, replays once cured, drops.",
+    "drill": "Rehearses failures and changes of the primary, and measures them.",
     "history": "The starts and changes of role that a region knows of.",
 }
 
