@@ -3,7 +3,9 @@
     ReplicatorError          place, what went wrong, cure
     ├── ConfigError          the operator's file or command line; exit code 2
     ├── Rejected             the caller's request; answered with its HTTP status
+    │   └── NotPrimary       a write, where writes are not taken now; names the primary
     ├── Unavailable          the world's fault that can get better: wait and try again
+    │   └── OutcomeUnknown   a write that may stand and may yet be undone; to be sent again
     └── Halted               what trying again cannot cure: the strand stops with a named reason
         └── Corrupt          stored or received bytes that do not prove themselves
 
@@ -60,8 +62,38 @@ class Rejected(ReplicatorError):
         self.retry_after = retry_after
 
 
+class NotPrimary(Rejected):
+    """A write that came to a region which takes none now. ``primary`` is the address of the one that does, if known;
+    with ``retry_after`` the ledger is on its way to another region, and it is soon known."""
+
+    def __init__(
+        self, message: str, primary: str | None, *, status: int = 409, retry_after: int | None = None, place: str = ""
+    ) -> None:
+        cure = f"send it to {primary}" if primary else "send it to the primary region"
+        if retry_after is not None:
+            cure = f"send it again in {retry_after} s; the same idempotency key makes that safe"
+        super().__init__("not_primary", message, status=status, retry_after=retry_after, place=place, cure=cure)
+        self.primary = primary
+
+    def as_json(self) -> dict[str, str]:
+        """The error as a JSON object; ``primary`` is there if it is known."""
+        return {**super().as_json(), **({"primary": self.primary} if self.primary else {})}
+
+
 class Unavailable(ReplicatorError):
     """Something outside cannot be reached or used now; the stage waits, visibly, and tries again."""
+
+
+class OutcomeUnknown(Unavailable):
+    """What a writer hears whose transaction may have been committed and may yet be undone; ``why`` it is not known."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            "outcome_unknown",
+            f"whether the transaction stands is not known: {why}",
+            place="ledger",
+            cure="send it again with the same idempotency key: it is then done once, or answered as the first time",
+        )
 
 
 class Halted(ReplicatorError):

@@ -24,10 +24,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from replicator.errors import ConfigError, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, Halted, NotPrimary, Rejected, ReplicatorError, Unavailable
 from replicator.observe.http import ROLE_PATHS, STATUS_PATHS, AnyTextJSON
 
 GRACEFUL_SECONDS = 1.0
+KEEP_SECONDS = 75.0  # an idle connection; longer than other regions keep theirs, so that none is closed under a report
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ async def serve(
     config.accesslog = None
     config.errorlog = logging.getLogger("replicator.http")
     config.graceful_timeout = GRACEFUL_SECONDS  # feeds never end by themselves; followers come back
+    config.keep_alive_timeout = KEEP_SECONDS
     config.certfile = str(listen.certificate_file) if listen.certificate_file else None
     config.keyfile = str(listen.key_file) if listen.key_file else None
     logging.getLogger("replicator.http").setLevel(logging.WARNING)
@@ -116,6 +118,11 @@ class _TokenGuard:
 
 async def _error(_: Request, error: Exception) -> Response:
     match error:
+        case NotPrimary():
+            answer = _answer(error, error.status, error.retry_after)
+            if error.primary:
+                answer.headers["Primary"] = error.primary
+            return answer
         case Rejected():
             return _answer(error, error.status, error.retry_after)
         case Unavailable():

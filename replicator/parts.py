@@ -7,15 +7,33 @@ and here, and let ``tests/contracts`` run on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 from psycopg import conninfo
 
-from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.acknowledge import Rule
+from replicator.config import (
+    Config,
+    EmbeddedSource,
+    EtcdLease,
+    Follow,
+    PostgresReplica,
+    PostgresSource,
+    SqliteReplica,
+    StaticLease,
+)
 from replicator.definition import Definition
+from replicator.failover.amounts import AmountRule
+from replicator.failover.budget import Budget
+from replicator.failover.seen import Rules
 from replicator.feed.client import Upstream
 from replicator.http import Listen
 from replicator.journal.retention import Policy as JournalPolicy
+from replicator.leases import etcd as etcd_lease
+from replicator.leases import static as static_lease
+from replicator.leases.base import Lease
 from replicator.ledger.commit import Options
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
@@ -39,6 +57,57 @@ from settle_buffer.config import AutoWindow, SettleConfig
 MICROSECONDS = 1_000_000
 
 
+def lease(config: Config, strand: str) -> Lease:
+    """The right to be primary of the strand. Without ``path`` a static one is by hand, in the region's directory."""
+    match config.lease:
+        case EtcdLease() as etcd:
+            return etcd_lease.EtcdLease(etcd_options(etcd), strand)
+        case StaticLease(path=path, ttl_seconds=ttl):
+            own = config.region.data_dir / "lease.json"
+            return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
+        case None:
+            raise AssertionError("a region that takes part in failover has a lease")
+
+
+def etcd_options(lease: EtcdLease) -> etcd_lease.EtcdOptions:
+    """How to reach the cluster that keeps the lease."""
+    password = lease.password.reveal() if lease.password else None
+    tls = (lease.ca, lease.certificate, lease.key)
+    return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
+
+
+def rules(config: Config) -> Rules:
+    """How a region of a cluster behaves."""
+    failover, cluster = config.failover, config.cluster
+    assert cluster is not None
+    exclusive = not isinstance(config.lease, StaticLease) or config.lease.path is not None
+    return Rules(
+        me=config.region.name,
+        regions=tuple(cluster.regions),
+        mode=failover.mode,
+        acknowledge=failover.acknowledge,
+        exclusive=exclusive,
+        suspect_seconds=failover.suspect_seconds,
+        quiet_seconds=failover.quiet_seconds,
+        stand_seconds=failover.stand_seconds,
+        promise_seconds=failover.promise_seconds,
+        verify_seconds=failover.verify_seconds,
+        step_seconds=failover.step_seconds,
+        max_lost_blocks=failover.max_lost_blocks,
+        max_lost_amounts={table: float(limit) for table, limit in loss_budget(config).amounts.items()},
+        rejoin=failover.rejoin,
+    )
+
+
+def fenced_tables(source: PostgresSource) -> list[tuple[str, str]] | None:
+    """The tables that applications write to only in the primary region; None: all of the database."""
+    if source.tables is None:
+        return None
+    return [
+        (schema, name) if dot else ("public", schema) for schema, dot, name in (t.partition(".") for t in source.tables)
+    ]
+
+
 def listen(config: Config) -> Listen:
     """Where the HTTP server listens."""
     http = config.http
@@ -47,12 +116,21 @@ def listen(config: Config) -> Listen:
     )
 
 
-def upstream(config: Config) -> Upstream:
-    """Whom a replica region follows."""
-    follow = config.follow
-    assert follow is not None, "a replica region follows one"
-    token = follow.token.reveal() if follow.token else None
-    return Upstream(follow.primary, config.region.name, token, follow.ca, follow.idle_timeout_seconds)
+def upstream(config: Config, url: str | None) -> Upstream | None:
+    """The region at ``url``, or else the one that the configuration names, as a replica region follows it."""
+    follow = config.follow or Follow()
+    url = url or follow.primary
+    if url is None:
+        return None
+    token, ca = _trust(config)
+    return Upstream(url, config.region.name, token, ca, follow.idle_timeout_seconds)
+
+
+def _trust(config: Config) -> tuple[str | None, Path | None]:
+    """The token that other regions ask for, and the authority that signed their certificates."""
+    follow, cluster = config.follow or Follow(), config.cluster
+    token = follow.token or (cluster.token if cluster else None)
+    return token.reveal() if token else None, follow.ca or (cluster.ca if cluster else None)
 
 
 def settle_config(config: Config) -> SettleConfig:
@@ -79,11 +157,10 @@ def settle_config(config: Config) -> SettleConfig:
     )
 
 
-def primary_endpoint(config: Config) -> Endpoint:
-    """The primary that a replica region is compared with."""
-    follow = config.follow
-    assert follow is not None, "a replica region follows one"
-    return Endpoint("primary", follow.primary, follow.token.reveal() if follow.token else None, follow.ca)
+def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
+    """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
+    found = upstream(config, url)
+    return None if found is None else Endpoint("primary", found.url, found.token, found.ca_file)
 
 
 def watch_plan(config: Config) -> WatchPlan:
@@ -99,8 +176,8 @@ def _us(seconds: float) -> int:
     return max(1, round(seconds * MICROSECONDS))
 
 
-def postgres_options(source: PostgresSource) -> postgres_source.PostgresOptions:
-    """A PostgreSQL source's options."""
+def postgres_options(source: PostgresSource, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
+    """A PostgreSQL source's options. ``synchronous``: its commits wait for other regions."""
     return postgres_source.PostgresOptions(
         dsn=source.conninfo(),
         slot=source.slot,
@@ -110,7 +187,35 @@ def postgres_options(source: PostgresSource) -> postgres_source.PostgresOptions:
         user_columns=source.user_columns,
         heartbeat_seconds=source.heartbeat_seconds,
         sequence_seconds=source.sequences_seconds,
+        synchronous=synchronous,
     )
+
+
+def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> Rule | None:
+    """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
+    that count; None: all that follow."""
+    failover = config.failover
+    if not failover.acknowledge:
+        return None
+    return Rule(
+        failover.acknowledge,
+        failover.missing,
+        failover.degrade_after_seconds,
+        failover.acknowledge_timeout_seconds,
+        regions,
+    )
+
+
+def amount_rules(config: Config) -> tuple[AmountRule, ...]:
+    """The amounts that are summed up while they are at risk."""
+    amounts = config.failover.amounts
+    return tuple(AmountRule(one.table, one.column, one.currency, one.currency_column) for one in amounts)
+
+
+def loss_budget(config: Config) -> Budget:
+    """What a promotion may lose."""
+    limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
+    return Budget(config.failover.max_lost_blocks, limits)
 
 
 def ledger_options(config: Config, source: EmbeddedSource) -> Options:

@@ -146,6 +146,10 @@ class Progress:
         """When the stage last met a trouble, on the monotonic clock."""
         return self._stages[stage].met_at
 
+    def trouble(self, stage: StageName) -> ReplicatorError | None:
+        """What the stage waits for or is halted by."""
+        return self._stages[stage].trouble
+
     def go_on(self, stage: StageName) -> None:
         """The stage does something: what it waited for is there. A halt stays."""
         if isinstance(self._stages[stage].trouble, Unavailable):

@@ -5,6 +5,10 @@
     replica               feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica; Publisher, too
     beside it, everywhere: history index · retention · copies, reads and verification over HTTP · metrics and status
     beside a replica:      its watch (checkpoints and scrubs) · quarantine, repair and resync when an operator asks
+    in a cluster:          the office, which holds the lease and swaps the halves
+
+What lasts is in ``core``; what a role has is a half of the flow, in ``halves``. Without a ``[cluster]`` the half that
+the configuration names runs from start to stop; with one, ``failover/office`` decides, and swaps it.
 
 The stages share nothing but the journal and its ``Tail``: each runs by itself, is supervised by itself, and starts from
 what is durable. That is why a sidecar that is killed at any instruction loses, doubles and reorders nothing.
@@ -19,75 +23,35 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
-from prometheus_client import CollectorRegistry
-from starlette.routing import BaseRoute, Route
 
 from replicator import parts
-from replicator.block import Block
-from replicator.board import Board, StageTrouble, now
-from replicator.config import Config, EmbeddedSource, PostgresSource
-from replicator.copying.contents import CopyReader
+from replicator.config import Config, PostgresSource
 from replicator.copying.half import refuse_half
-from replicator.copying.serve import Copies
+from replicator.core import Core
 from replicator.datadir import changed, identity, locked
 from replicator.errors import Halted
-from replicator.feed.follow import Follower
-from replicator.feed.gaps import routes as gap_routes
-from replicator.feed.publish import Publisher
-from replicator.feed.regions import routes as region_routes
+from replicator.failover.office import Office
+from replicator.halves.base import Half
+from replicator.halves.primary import EmbeddedPrimary, PostgresPrimary
+from replicator.halves.replica import ReplicaHalf
+from replicator.halves.running import Running, with_half
 from replicator.http import application, serve
-from replicator.journal.capture import Capture
-from replicator.journal.history import HistoryIndex
-from replicator.journal.indexing import Indexing
-from replicator.journal.regions import KnownRegions
-from replicator.journal.retaining import Retaining
 from replicator.journal.store import Journal
-from replicator.journal.tail import Tail
-from replicator.ledger.api import routes as api_routes
-from replicator.ledger.ledger import Ledger
-from replicator.ledger.reads import Reads
-from replicator.marks import StageName
-from replicator.observe.http import routes as observe_routes
-from replicator.observe.metrics import Metrics
-from replicator.position import Position
-from replicator.progress import Progress
-from replicator.replay.apply import Replayer
-from replicator.replay.loop import Hold, Replay
-from replicator.replay.serve import Desk
-from replicator.replay.serve import routes as quarantine_routes
-from replicator.replicas.base import Applied, SetSequence
-from replicator.rewrite.repair import Repairs
-from replicator.rewrite.resync import Resync
-from replicator.rewrite.rightful import Rightful
-from replicator.rewrite.serve import Rewriting
-from replicator.rewrite.serve import routes as rewrite_routes
 from replicator.sources.base import SourceReport
-from replicator.sources.postgres import PostgresSource as Postgres
-from replicator.sources.postgres.moments import PostgresMoments
-from replicator.supervise import Backoff, supervise
-from replicator.verify.evidence import JournalWitness
-from replicator.verify.held import HeldMoments
-from replicator.verify.moments import LedgerMoments, Moments, ReplicaMoments
-from replicator.verify.serve import routes as verify_routes
-from replicator.verify.side import LocalSide
-from replicator.verify.watching import Watching
-from replicator.view import View
 
 log = logging.getLogger("replicator")
 
-_FOR_REPLICAS = [*quarantine_routes(None), *rewrite_routes(None)]  # a primary answers that it is none
-Parts = tuple[list[Callable[[], Awaitable[None]]], Sequence[BaseRoute]]  # what a role runs, and what it serves
+ShowCopy = Callable[[SourceReport], Awaitable[None]]
 
 
 async def run(
     config: Config,
-    show_copy: Callable[[SourceReport], Awaitable[None]] | None = None,
+    show_copy: ShowCopy | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a region until it is told to stop. Raises ConfigError, Unavailable or Halted if it cannot start.
@@ -100,65 +64,49 @@ async def run(
 
 
 class Sidecar:
-    """The parts of a running region, joined."""
+    """A running region."""
 
-    def __init__(
-        self, config: Config, journal: Journal, show_copy: Callable[[SourceReport], Awaitable[None]] | None
-    ) -> None:
+    def __init__(self, config: Config, journal: Journal, show_copy: ShowCopy | None) -> None:
         self.config = config
+        self.core = Core(config, journal)
+        self.running = Running()
         self._show_copy = show_copy
-        self.journal = journal
-        strand = config.region.strand
-        last = journal.block(strand, journal.head(strand).sequence)
-        self.tail = Tail(journal.head(strand), last.header.committed_at if last else 0)
-        self.applied = Tail(journal.base(strand))
-        self.board = Board(Progress(strand, _stages(config), now()))
-        self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
-        self.view = View(config, journal, self.tail, self.board)
-        self.regions = KnownRegions(journal, strand)
-        self.retaining = Retaining(journal, strand, parts.retention(config), self.regions)
-        self.view.regions, self.view.retaining = self.regions, self.retaining
-        self.publisher = Publisher(
-            journal, {strand: self.tail}, config.feed.heartbeat_seconds, self.view.source_heard, {strand: self.regions}
-        )
-        self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, self.view)
-        self.view.publisher = self.publisher
-        self._open_reader = parts.reader(config, lambda: journal.definitions(strand))
         self._stopping = trio.Event()
+        self.office = None if config.cluster is None else Office(self.core, self.running, self._half)
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
         """Start everything, wait for the signal to stop, stop in order."""
-        await trio.to_thread.run_sync(self.history.open)
-        if self.tail.head.sequence:
-            self.board.progress.advance("settled", self.tail.head.sequence, self.tail.committed_at, now())
-        stages, routes = self._role()
-        gaps = gap_routes(self.view.follower)
-        known = region_routes(self.regions, self.view)
-        routes = [*observe_routes(self.view, self.registry), *self.publisher.routes(), *gaps, *known, *routes]
+        core = self.core
+        await trio.to_thread.run_sync(core.history.open)
+        lasting = [*core.routes(), *(self.office.routes() if self.office else ())]
         listen = parts.listen(self.config)
-        app = application(routes, listen.token, public_status=self.config.http.public_status)
+        first = None if self.office else self._half(self.config)
+        app = application(with_half(lasting, self.running), listen.token, public_status=self.config.http.public_status)
         async with trio.open_nursery() as serving:
             (address,) = await serving.start(serve, app, listen, self._stopping.wait)
-            async with trio.open_nursery() as running:
-                running.start_soon(self._work, [*stages, *self._beside_the_flow()])
+            async with trio.open_nursery() as working:
+                working.start_soon(self._work, first)
                 log.info("region %s, %s, listens at %s", self.config.region.name, self.config.region.role, address)
                 task_status.started(address)
                 await self._stop_signal()
                 self._stopping.set()
-                running.cancel_scope.cancel()
-        self.reads.close()
-        log.info("region %s stopped at %s", self.config.region.name, self.tail.head)
+                working.cancel_scope.cancel()
+        log.info("region %s stopped at %s", self.config.region.name, core.tail.head)
 
-    async def _work(self, stages: Sequence[Callable[[], Awaitable[None]]]) -> None:
-        """Run the stages for as long as the journal is where it was: a file without a name takes what is written to it,
-        durably as it seems, and is gone with the process."""
+    async def _work(self, first: Half | None) -> None:
+        """Work for as long as the journal is where it was: a file without a name takes what is written to it, durably
+        as it seems, and is gone with the process."""
         path = self.config.region.journal_path
         begun = await trio.to_thread.run_sync(identity, path)
         async with trio.open_nursery() as nursery:
-            for stage in stages:
-                nursery.start_soon(stage)
+            await nursery.start(self.running.run)
+            nursery.start_soon(self.core.retaining.run)
+            if first is not None:
+                self.running.start(first)
+            if self.office is not None:
+                nursery.start_soon(self.office.run)
             await changed(path, begun)
+            half = self.running.half
             nursery.cancel_scope.cancel()
         gone = Halted(
             "data_dir_gone",
@@ -167,207 +115,16 @@ class Sidecar:
             cure="stop the sidecar; then put the directory back as it was, or make this region anew",
         )
         log.error("everything halted: %s", gone)
-        for name in _stages(self.config):
-            StageTrouble(self.board.progress, name).halt(gone)
+        if half is not None:
+            half.halt(gone)
 
-    def _role(self) -> Parts:
-        """The stages and routes of the role that this region has."""
-        if self.config.region.role == "replica":
-            return self._replica()
-        match self.config.source:
-            case PostgresSource() as source:
-                return self._postgres_primary(source)
-            case EmbeddedSource() as source:
-                return self._embedded_primary(source)
-            case None:
-                raise AssertionError("a primary has a source")
-
-    # -- roles
-
-    def _postgres_primary(self, settings: PostgresSource) -> Parts:
-        source = Postgres(parts.postgres_options(settings))
-        self.view.source = source
-        capture = Capture(source, self.journal, self.tail, self.config.region.epoch, self._captured)
-        dsn = settings.conninfo()
-        moments = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far)
-        held = PostgresMoments(dsn, self.journal, self.tail, source.report, capture.stored_so_far, locking=True)
-        self.copies = self._copies(held, lambda reader: parts.primary_sequences(settings))
-        routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self.copies.routes(), *self._api(None, self.tail)]
-        stages: list[Callable[[], Awaitable[None]]] = [
-            lambda: self._supervised("source", capture.run_once, self.board.source)
-        ]
-        if self._show_copy is not None:
-            show_copy = self._show_copy
-            stages.append(lambda: show_copy(source.report))
-        return stages, routes
-
-    def _embedded_primary(self, settings: EmbeddedSource) -> Parts:
-        region = self.config.region
-        options = parts.ledger_options(self.config, settings)
-        ledger = Ledger(
-            self.journal,
-            region.strand,
-            region.epoch,
-            options,
-            on_applied=self._applied,
-            on_committed=self._committed,
-            on_waiting=self.board.apply.wait,
-        )
-        self.view.ledger = ledger
-        declarations = parts.declarations(settings)
-        moments = LedgerMoments(region.strand, self._open_reader)
-        self.copies = self._copies(moments)
-        api = self._api(ledger, self.applied)
-        routes = [*self._verify_routes(moments), *_FOR_REPLICAS, *self.copies.routes(), *api]
-        return [lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply)], routes
-
-    def _replica(self) -> Parts:
-        config = self.config
-        replica = parts.replica(config)
-        self.view.replica = replica
-        follower = Follower(
-            parts.upstream(config),
-            parts.settle_config(config),
-            config.region.spool_path,
-            self.journal,
-            self.tail,
-            self.board,
-            self._backoff,
-        )
-        self.view.follower = follower
-        batch = config.replay
-        replayer = Replayer(
-            self.journal,
-            replica,
-            config.region.strand,
-            batch.batch_bytes,
-            batch.batch_blocks,
-            parts.replay_policy(config),
-        )
-        self.view.quarantine = replayer.quarantine
-        hold = Hold()
-        locking = parts.reader(config, lambda: {}, locking=True)
-        replay = Replay(replayer, self.tail, hold, self._applied, self._opened)
-        self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
-        moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
-        self.view.watching = watching = self._watching(moments)
-        rewriting = self._rewriting(replay)
-        desk = Desk(config.region.strand, replay, self._open_reader, self.journal)
-        return [
-            lambda: self._supervised("settle", follower.run_once, self.board.settle),
-            lambda: self._supervised("apply", replay.run_once, self.board.apply),
-            watching.run,
-            rewriting.resync.run,
-        ], [
-            *self._verify_routes(moments),
-            *quarantine_routes(desk),
-            *rewrite_routes(rewriting),
-            *self.copies.routes(),
-            *self._api(None, self.applied),
-        ]
-
-    def _copies(
-        self,
-        moments: Moments,
-        sequences: Callable[[CopyReader], list[SetSequence]] = lambda reader: reader.sequences(),
-    ) -> Copies:
-        """Copies of this region, for others that are made anew."""
-        strand, seconds = self.config.region.strand, self.config.copying.hold_seconds
-        return Copies(self.journal, strand, moments, seconds, sequences)
-
-    def _verify_routes(self, moments: Moments) -> list[Route]:
-        """Comparisons from outside; the moments that are held for them end with the sidecar."""
-        self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
-        return verify_routes(moments, self.held_moments, self._ask_for_scrub)
-
-    def _ask_for_scrub(self) -> None:
-        if self.view.watching is not None:
-            self.view.watching.ask_for_scrub()
-
-    def _witness(self) -> JournalWitness:
-        history = self.history if self.config.replay.history else None
-        return JournalWitness(self.journal, history, self.config.region.strand)
-
-    def _watching(self, moments: Moments) -> Watching:
-        """The watch over a replica: checkpoints and scrubs."""
-        witness = self._witness()
-        return Watching(
-            LocalSide(self.config.region.name, moments, witness),
-            parts.primary_endpoint(self.config),
-            self.journal,
-            self._open_reader,
-            self.tail,
-            self.applied,
-            witness,
-            parts.watch_plan(self.config),
-            self.board.verified,
-            self._backoff,
-        )
-
-    def _rewriting(self, replay: Replay) -> Rewriting:
-        """What sets keys of the replica to what the journal says, when an operator asks for it."""
-        directory, strand = self.config.region.data_dir, self.config.region.strand
-        rightful = [Rightful(self.journal, self.history, strand) for _ in range(2)]  # one each: they run side by side
-        repairs = Repairs(self.journal, rightful[0], replay, strand, directory / "repairs")
-        file = directory / "resync.sqlite3"
-        resync = Resync(file, self.journal, rightful[1], replay, self.applied, strand, self._backoff)
-        self.retaining.needs("a resync that is under way", resync.needs)
-        return Rewriting(repairs, resync, self._ask_for_scrub)
-
-    def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
-        """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
-
-        async def wait_applied(position: Position, seconds: float) -> bool:
-            with trio.move_on_after(seconds):
-                await visible.beyond(position.sequence - 1)
-            return visible.head.sequence >= position.sequence
-
-        history = self.history if self.config.replay.history else None
-        self.reads = Reads(self.config.region.strand, self._open_reader, self.journal, history, wait_applied)
-        primary = self.config.follow.primary if self.config.follow else None
-        return api_routes(ledger, self.reads, lambda: primary)
-
-    def _backoff(self) -> Backoff:
-        follow = self.config.follow
-        least, most = (follow.reconnect_min_seconds, follow.reconnect_max_seconds) if follow else (0.2, 15.0)
-        return Backoff(least, most, random.Random())
-
-    async def _supervised(self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble) -> None:
-        await supervise(name, run_once, trouble, self._backoff())
-
-    # -- what the stages report
-
-    def _captured(self, blocks: Sequence[Block]) -> None:
-        self.board.captured(blocks[-1].header)
-
-    def _committed(self, last: Block) -> None:
-        self.tail.moved(last.position, last.header.committed_at)
-
-    def _opened(self, applied: Applied) -> None:
-        self.board.opened(applied)
-        if self.view.watching is not None:
-            self.view.watching.opened(applied.position.sequence)
-
-    def _applied(self, applied: Applied) -> None:
-        self.applied.moved(applied.position, applied.committed_at)
-        self.view.applied_blocks = applied.blocks
-        self.board.applied(applied)
-
-    def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
-        self._own_needs()
-        if not self.config.replay.history:
-            return [self.held_moments.run, self.retaining.run, self.copies.run]
-        visible = self.tail if self.view.replica is None else self.applied
-        indexing = Indexing(self.history, self.tail, visible, self.publisher.slowest, self._backoff)
-        return [self.held_moments.run, indexing.run, indexing.sweep, self.retaining.run, self.copies.run]
-
-    def _own_needs(self) -> None:
-        """Who of this region's own parts reads the journal, and may do so again after a loss of power."""
-        strand = self.config.region.strand
-        for who, sequence in parts.durable(self.config):
-            self.retaining.needs(who, sequence)
-        if self.config.replay.history:
-            self.retaining.needs("its own index of the past", lambda: self.history.indexed(strand))
+    def _half(self, config: Config) -> Half:
+        """The half of the flow for the role in this configuration."""
+        if config.region.role == "replica":
+            return ReplicaHalf(self.core, config)
+        if isinstance(config.source, PostgresSource):
+            return PostgresPrimary(self.core, config, self._show_copy)
+        return EmbeddedPrimary(self.core, config)
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""
@@ -377,12 +134,6 @@ class Sidecar:
                 log.info("%s: stopping within %.0f s", signal.Signals(number).name, deadline)
                 _end_after(deadline)
                 return
-
-
-def _stages(config: Config) -> list[StageName]:
-    if config.region.role == "replica":
-        return ["feed", "settle", "apply"]
-    return ["source"] if isinstance(config.source, PostgresSource) else ["apply"]
 
 
 def _end_after(seconds: float) -> None:

@@ -6,13 +6,16 @@ Guarantee: quick, and without I/O; it is asked on every scrape.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import trio
 
 from replicator import __version__, parts
+from replicator.acknowledge import Acknowledgement
 from replicator.board import Board, now
 from replicator.config import Config
 from replicator.drills.posted import DrillResults
+from replicator.failover.at_risk import AtRisk
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
@@ -36,29 +39,45 @@ from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 from replicator.verify.watching import Watching
 
+if TYPE_CHECKING:
+    from replicator.failover.office import Office
+
 
 class View:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
 
     def __init__(self, config: Config, journal: Journal, tail: Tail, board: Board) -> None:
-        self._config = config
         self._journal = journal
         self._tail = tail
-        self._board = board
         self._started = trio.current_time()
         self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self.office: Office | None = None
+        self.publisher: Publisher | None = None
+        self.regions: KnownRegions | None = None
+        self.retaining: Retaining | None = None
+        self.begin(config, board)
+
+    def begin(self, config: Config, board: Board) -> None:
+        """Another half of the flow runs from now on, with this configuration; it tells which parts it has."""
+        self._config = config
+        self._board = board
         self.source: Source | None = None
         self.ledger: Ledger | None = None
         self.replica: Replica | None = None
         self.follower: Follower | None = None
-        self.publisher: Publisher | None = None
-        self.regions: KnownRegions | None = None
-        self.retaining: Retaining | None = None
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self.drills: DrillResults | None = None
+        self.acknowledgement: Acknowledgement | None = None
+        self.at_risk: AtRisk | None = None
         self._copied_rows = 0
+
+    def primary_url(self) -> str | None:
+        """Where the primary is, as far as this region knows."""
+        if self.follower is not None and self.follower.upstream_url:
+            return self.follower.upstream_url
+        return self._config.follow.primary if self._config.follow else None
 
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
@@ -70,7 +89,7 @@ class View:
 
     def snapshot(self) -> Snapshot:
         """The region, now."""
-        region, follow = self._config.region, self._config.follow
+        region = self._config.region
         self._listen_to_source()
         return Snapshot(
             region=region.name,
@@ -82,7 +101,7 @@ class View:
             source=self._source(),
             replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
-            primary_url=follow.primary if follow else None,
+            primary_url=self.primary_url(),
             history=self._history,
             drills=self.drills.views() if self.drills is not None else (),
         )
@@ -98,7 +117,12 @@ class View:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows
 
+    def strand_state(self) -> StrandState:
+        """The strand, now."""
+        return self._strand()
+
     def _strand(self) -> StrandState:
+        at_risk = None if self.at_risk is None else self.at_risk.view()
         quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
@@ -110,6 +134,10 @@ class View:
             verify=self.watching.view() if self.watching is not None else None,
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
+            acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
+            at_risk_blocks=None if at_risk is None else at_risk.blocks,
+            at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
+            at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
         )
 
     def _kept(self) -> JournalView | None:

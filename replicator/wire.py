@@ -32,6 +32,7 @@ BLOCK, PART, HEARTBEAT, DEFINITION, END = range(1, 6)
 FRAME_LIMIT_BYTES = (1 << 30) + (1 << 20)
 _ELEMENTS_LIMIT = 8
 CONTENT_TYPE = "application/vnd.ledger-feed+msgpack"
+REPORTS_HEADER, PROMPT = "Feed-Reports", "prompt"  # asks the follower to report at once what is durable
 
 
 class Heartbeat(NamedTuple):

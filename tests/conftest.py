@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.etcd import Etcd, running
 from tests.servers import Postgres
 
 _numbers = itertools.count(1)
@@ -26,3 +27,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 def new_database(postgres: Postgres) -> Callable[[], str]:
     """Makes an empty database and gives its dsn, as often as asked."""
     return lambda: postgres.create_database(f"test_{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """A running lease store; a test takes a prefix of its own in it, and leaves the server alone."""
+    with running(Etcd(tmp_path_factory.mktemp("etcd") / "server")) as server:
+        yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from replicator.config import models as models
 from replicator.config.load import keys_of
 from replicator.config.locate import line_of
 from replicator.errors import ConfigError
+from replicator.failover.amounts import AmountRule
+from replicator.failover.budget import Budget
 from replicator.replay.quarantine import Policy
 from settle_buffer import AutoWindow
 
+NESTED = ("tables", "limits", "amounts")  # sections of their own
 EXAMPLES = Path(__file__).parent.parent / "config"
 PRIMARY = '[region]\nname = "paris"\nrole = "primary"\ndata_dir = "data"\n'
 REPLICA = '[region]\nname = "tokyo"\nrole = "replica"\ndata_dir = "data"\n'
@@ -83,6 +87,10 @@ def sections() -> list[tuple[str, type[models.Section]]]:
         ("replay", models.Replay),
         ("journal", models.Journal),
         ("copy", models.Copy),
+        ("lease", models.EtcdLease),
+        ("lease", models.StaticLease),
+        ("failover", models.Failover),
+        ("failover.amounts", models.Amount),
         ("stop", models.Stop),
     ]
 
@@ -109,9 +117,9 @@ def test_the_reference_documents_every_key_and_no_other(section: str, model: typ
     text = (EXAMPLES / "reference.toml").read_text()
     mentioned = set(written(section, kind_of(model)))
     for key in keys_of(model):
-        if key not in mentioned and key not in ("tables", "limits"):
+        if key not in mentioned and key not in NESTED:
             assert re.search(rf"^# {key} = \S.*  +# \S|^# {key} = \S.*  ?# \S", text, re.MULTILINE), key
-    assert mentioned - {"tables", "limits"} <= set(keys_of(model))
+    assert mentioned - set(NESTED) <= set(keys_of(model))
 
 
 def defaults() -> list[tuple[str, type[models.Section], str, FieldInfo]]:
@@ -119,7 +127,7 @@ def defaults() -> list[tuple[str, type[models.Section], str, FieldInfo]]:
         (section, model, field.alias or name, field)
         for section, model in sections()
         for name, field in model.model_fields.items()
-        if not field.is_required() and field.default is not None and (field.alias or name) not in ("tables", "limits")
+        if not field.is_required() and field.default is not None and (field.alias or name) not in NESTED
     ]
 
 
@@ -131,8 +139,10 @@ def test_the_reference_shows_the_defaults_of_the_code(
 ) -> None:
     shown = written(section, kind_of(model))
     assert key in shown, f"the reference does not show [{section}] {key}"
-    base = {"Region": ("name", "role", "data_dir"), "Table": ("name", "key")}.get(model.__name__, ())
-    needed = {name: shown[name] for name in (*base, "kind", "dsn", "path", "primary") if name in shown}
+    base = {"Region": ("name", "role", "data_dir"), "Table": ("name", "key"), "Amount": ("table", "column")}.get(
+        model.__name__, ()
+    )
+    needed = {name: shown[name] for name in (*base, "kind", "dsn", "path", "primary", "endpoints") if name in shown}
     context = models_context()
     with_key = model.model_validate({**needed, key: shown[key]}, context=context)
     without = model.model_validate(needed, context=context)
@@ -149,6 +159,18 @@ def test_every_line_with_a_key_in_the_reference_explains_it() -> None:
     for line in (EXAMPLES / "reference.toml").read_text().splitlines():
         if re.match(r"(#: |# )?[a-z_]+ = ", line):
             assert re.search(r"\s# \S", line[3:]), line
+
+
+def test_an_amount_has_one_currency_and_a_table_one_amount() -> None:
+    amount = '[[failover.amounts]]\ntable = "w"\ncolumn = "n"\n'
+    config = parse(PRIMARY + EMBEDDED + amount + 'currency_column = "c"\nlimit = "10.50"\n', "x")
+    assert parts.amount_rules(config) == (AmountRule("w", "n", "", "c"),)
+    assert parts.loss_budget(config) == Budget(0, {"w": Decimal("10.50")})
+    both = refused(PRIMARY + EMBEDDED + amount + 'currency = "EUR"\ncurrency_column = "c"\n')
+    assert "both" in both.message
+    assert "already" in refused(PRIMARY + EMBEDDED + amount + amount).message
+    for limit in ("-1", '"NaN"', '"much"'):
+        assert "limit" in str(refused(PRIMARY + EMBEDDED + amount + f"limit = {limit}\n"))
 
 
 # -- values ---------------------------------------------------------------------------------------------------------

@@ -45,7 +45,14 @@ def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Sidec
     if url is not None:
         return Sidecar(_checked(url), token, _trusting(ca), local=False)
     assert config is not None
-    return Sidecar(config.url, token, _own_certificate(config) if ca is None else _trusting(ca), local=True)
+    own = own_sidecar(config)
+    return own if ca is None else own._replace(tls=_trusting(ca))
+
+
+def own_sidecar(config: Config) -> Sidecar:
+    """The sidecar of this configuration, on this machine."""
+    token = config.http.token.reveal() if config.http.token is not None else os.environ.get(TOKEN_VARIABLE)
+    return Sidecar(config.url, token, _own_certificate(config), local=True)
 
 
 def _checked(url: str) -> str:

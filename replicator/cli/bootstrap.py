@@ -50,11 +50,14 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
 
     from replicator.cli.logs import log_to_stderr
     from replicator.config import load
+    from replicator.config.roles import in_role
     from replicator.copying.bootstrap import Bootstrap, Report, plan, source_of
     from replicator.errors import ConfigError, ReplicatorError
     from replicator.supervise import first_cause
 
     settings = load(config)
+    if settings.cluster is not None:  # whatever it was before, it is made anew as a replica
+        settings = in_role(settings, "replica", 1)
     if settings.region.role != "replica":
         message, cure = "only a replica region can be made anew", "name the configuration of a replica region"
         raise ConfigError("not_a_replica", message, place=settings.region.name, cure=cure)

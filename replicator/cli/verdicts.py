@@ -9,7 +9,7 @@ from replicator.cli import printable
 if TYPE_CHECKING:
     from replicator.cli.ask import Sidecar
     from replicator.config import Config
-    from replicator.verify.check import Verdict
+    from replicator.verify.check import Endpoint, Verdict
 
 DIVERGENT, NOT_CHECKED = 16, 32
 
@@ -32,10 +32,26 @@ def replica_only(config: Config, verb: str) -> None:
     """Raise ConfigError on a primary: nobody but its users writes to a ledger."""
     from replicator.errors import ConfigError
 
-    if config.region.role != "replica" or config.follow is None:
+    if config.cluster is None and config.region.role != "replica":
         message = f"{verb} rewrites a replica from its journal; on a primary it would change the ledger itself"
         cure = "name the configuration of a replica region"
         raise ConfigError("not_a_replica", message, place=f"[region] role = {config.region.role}", cure=cure)
+
+
+def _primary(config: Config) -> Endpoint:
+    """The primary to compare with; in a cluster that is whom the running sidecar follows now."""
+    from replicator import parts
+    from replicator.cli.ask import ask, own_sidecar
+    from replicator.errors import ConfigError
+
+    url = None
+    if config.cluster is not None:
+        url = ask(own_sidecar(config), "/v1/status").get("primary_url")
+    endpoint = parts.primary_endpoint(config, url)
+    if endpoint is None:
+        cure = "name the configuration of a region that follows one"
+        raise ConfigError("no_primary", "this region follows nobody now", place=config.region.name, cure=cure)
+    return endpoint
 
 
 def judge(config: Config, listed: int) -> Judged:
@@ -46,11 +62,8 @@ def judge(config: Config, listed: int) -> Judged:
     from replicator.supervise import first_cause
     from replicator.verify.check import Divergence, Endpoint, verify
 
-    follow = config.follow
-    assert follow is not None
     token = config.http.token.reveal() if config.http.token else None
-    primary_token = follow.token.reveal() if follow.token else None
-    primary = Endpoint("primary", follow.primary, primary_token, follow.ca)
+    primary = _primary(config)
     replica = Endpoint(config.region.name, config.url, token, config.http.certificate)
     judged: Judged | None = None
     try:

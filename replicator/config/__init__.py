@@ -7,8 +7,10 @@ come from the environment or from files; they are never part of a message or a r
 
 from replicator.config.load import load, parse
 from replicator.config.models import (
+    Cluster,
     Config,
     EmbeddedSource,
+    EtcdLease,
     Feed,
     Follow,
     Http,
@@ -19,14 +21,17 @@ from replicator.config.models import (
     Replay,
     Settle,
     SqliteReplica,
+    StaticLease,
     Stop,
     Table,
 )
 from replicator.config.units import Secret
 
 __all__ = [
+    "Cluster",
     "Config",
     "EmbeddedSource",
+    "EtcdLease",
     "Feed",
     "Follow",
     "Http",
@@ -38,6 +43,7 @@ __all__ = [
     "Secret",
     "Settle",
     "SqliteReplica",
+    "StaticLease",
     "Stop",
     "Table",
     "load",

@@ -7,16 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from psycopg import conninfo
+
 from replicator.config.locate import Path as KeyPath
 from replicator.config.models import (
+    Cluster,
     Config,
     EmbeddedSource,
+    EtcdLease,
+    Failover,
     Follow,
     Http,
     Journal,
+    LeaseTimes,
+    PostgresReplica,
     PostgresSource,
     Settle,
     SqliteReplica,
+    StaticLease,
 )
 from replicator.config.units import Secret
 
@@ -33,7 +41,10 @@ class Problem(NamedTuple):
 
 def problems(config: Config) -> Iterator[Problem]:
     """Everything that does not fit together."""
-    yield from _role(config)
+    if config.cluster is None:
+        yield from _role(config)
+    else:
+        yield from _cluster(config, config.cluster)
     yield from _http(config.http)
     if config.follow is not None:
         yield from _follow(config.follow)
@@ -43,7 +54,46 @@ def problems(config: Config) -> Iterator[Problem]:
         yield from _embedded(config.source)
     if isinstance(config.source, PostgresSource):
         yield from _postgres(config.source)
+    yield from _failover(config.failover)
     yield from _own_files(config)
+    match config.lease:
+        case EtcdLease() as lease:
+            yield from _etcd(lease)
+            yield from _times(lease)
+        case StaticLease(path=path) as lease if path is not None:
+            yield from _times(lease)
+            if path in (config.region.journal_path, config.region.spool_path, config.state_path):
+                yield Problem(("lease", "path"), "this file is the sidecar's own", "name another file")
+
+
+def _cluster(config: Config, cluster: Cluster) -> Iterator[Problem]:
+    """A region of a cluster has one ledger for both roles, named once, or twice alike."""
+    yield from _file_is_there(("cluster", "ca"), cluster.ca)
+    yield from _token_fits(("cluster", "token"), cluster.token)
+    if config.region.name not in cluster.regions:
+        cure = "add this region's own name, with the address at which the others reach it"
+        yield Problem(("cluster", "regions"), f"{config.region.name!r} is not among the regions", cure)
+    if config.source is None and config.replica is None:
+        yield Problem(("region", "role"), "a region has a [source] or a [replica]", "add the one that fits its role")
+    if config.source is not None and config.replica is not None and not _same_ledger(config):
+        message = "[source] and [replica] name different ledgers: a region of a cluster keeps one, whatever its role"
+        yield Problem(("replica",), message, "remove one of the two sections, or let both name the same database")
+    if config.lease is None:
+        cure = 'add a [lease] section; kind = "etcd", or "static" for one machine'
+        yield Problem(("cluster",), "regions that may take over need a lease", cure)
+    if config.follow is not None and config.follow.primary is not None:
+        yield Problem(("follow", "primary"), "in a cluster the primary is who holds the lease", "remove it")
+
+
+def _same_ledger(config: Config) -> bool:
+    match config.source, config.replica:
+        case EmbeddedSource(), SqliteReplica(path=path):
+            return config.state_path == path
+        case PostgresSource() as source, PostgresReplica() as replica:
+            fields = [conninfo.conninfo_to_dict(one.conninfo()) for one in (source, replica)]
+            return all(fields[0].get(key) == fields[1].get(key) for key in ("host", "hostaddr", "port", "dbname"))
+        case _:
+            return False
 
 
 def _role(config: Config) -> Iterator[Problem]:
@@ -56,7 +106,7 @@ def _role(config: Config) -> Iterator[Problem]:
         if config.replica is not None:
             yield Problem(("replica",), "a primary's ledger is its [source]", "remove [replica]")
         return
-    if config.follow is None:
+    if config.follow is None or config.follow.primary is None:
         yield Problem(role, "a replica needs a [follow] section", "add it, with the primary's address")
     if config.replica is None:
         yield Problem(role, "a replica needs a [replica] section", 'add it, with kind = "sqlite" or "postgres"')
@@ -78,7 +128,7 @@ def _http(http: Http) -> Iterator[Problem]:
 def _follow(follow: Follow) -> Iterator[Problem]:
     yield from _file_is_there(("follow", "ca"), follow.ca)
     yield from _token_fits(("follow", "token"), follow.token)
-    if follow.ca is not None and follow.primary.startswith("http:"):
+    if follow.ca is not None and (follow.primary or "").startswith("http:"):
         yield Problem(("follow", "ca"), "ca is for an https address", "use https in primary, or remove ca")
     if follow.reconnect_min_seconds > follow.reconnect_max_seconds:
         yield Problem(("follow", "reconnect_min"), "reconnect_min is above reconnect_max", "set it lower")
@@ -93,6 +143,17 @@ def _journal(journal: Journal) -> Iterator[Problem]:
     if journal.budget_bytes is not None and journal.budget_bytes < (journal.keep_bytes or 0):
         cure = "let the budget be above what is kept anyway"
         yield Problem(("journal", "budget_bytes"), "budget_bytes is below keep_bytes", cure)
+
+
+def _failover(failover: Failover) -> Iterator[Problem]:
+    tables: set[str] = set()
+    for number, amount in enumerate(failover.amounts):
+        place = ("failover", "amounts", number)
+        if amount.table in tables:
+            yield Problem((*place, "table"), f"the table {amount.table!r} has an amount already", "remove one of them")
+        tables.add(amount.table)
+        if amount.currency and amount.currency_column is not None:
+            yield Problem((*place, "currency"), "currency and currency_column are both set", "remove one of them")
 
 
 def _embedded(source: EmbeddedSource) -> Iterator[Problem]:
@@ -129,6 +190,29 @@ def _own_files(config: Config) -> Iterator[Problem]:
         yield Problem(("replica", "path"), "this file is the sidecar's own", cure)
     if config.state_path in own:
         yield Problem(("source", "state"), "this file is the sidecar's own", cure)
+
+
+def _times(lease: LeaseTimes) -> Iterator[Problem]:
+    """Half of a lease is left for working: a holder that has to stop sooner than it can renew never works."""
+    usable = lease.ttl_seconds * (1 - lease.clock_error) - lease.margin_seconds
+    if usable < lease.ttl_seconds / 2:
+        message = f"of {lease.ttl_seconds:g} s only {max(usable, 0):.3g} s would be left behind clock_error and margin"
+        yield Problem(("lease", "ttl"), message, "set ttl higher, or margin lower: at least half must be left")
+
+
+def _etcd(lease: EtcdLease) -> Iterator[Problem]:
+    if lease.ttl_seconds != round(lease.ttl_seconds):
+        yield Problem(("lease", "ttl"), "etcd counts in whole seconds", f'set it to "{round(lease.ttl_seconds) or 1}s"')
+    if len(set(lease.endpoints)) != len(lease.endpoints):
+        yield Problem(("lease", "endpoints"), "an endpoint is named twice", "name each once")
+    for one, other in (("user", "password"), ("password", "user"), ("certificate", "key"), ("key", "certificate")):
+        if getattr(lease, one) is not None and getattr(lease, other) is None:
+            yield Problem(("lease", one), f"{one} is set and {other} is not", f"set {other}, or remove {one}")
+    for name in ("ca", "certificate", "key"):
+        file = getattr(lease, name)
+        yield from _file_is_there(("lease", name), file)
+        if file is not None and any(endpoint.startswith("http:") for endpoint in lease.endpoints):
+            yield Problem(("lease", name), f"{name} is for https endpoints", f"use https, or remove {name}")
 
 
 def _file_is_there(path: KeyPath, file: Path | None) -> Iterator[Problem]:

@@ -111,7 +111,7 @@ def _from_pydantic(error: ValidationError) -> Iterator[Problem]:
             yield Problem(path, message[:1].lower() + message[1:], "correct it; config/reference.toml explains it")
 
 
-_TAGS = {"source": ("embedded", "postgres"), "replica": ("sqlite", "postgres")}
+_TAGS = {"source": ("embedded", "postgres"), "replica": ("sqlite", "postgres"), "lease": ("static", "etcd")}
 _SECTIONS: dict[tuple[str, ...], type[models.Section]] = {
     (): models.Config,
     ("region",): models.Region,
@@ -127,6 +127,8 @@ _SECTIONS: dict[tuple[str, ...], type[models.Section]] = {
     ("replica", "postgres"): models.PostgresReplica,
     ("replay",): models.Replay,
     ("stop",): models.Stop,
+    ("lease", "static"): models.StaticLease,
+    ("lease", "etcd"): models.EtcdLease,
 }
 
 

@@ -6,6 +6,7 @@ Durations are seconds and sizes bytes in here; a field's alias is its key in the
 from __future__ import annotations
 
 import urllib.parse
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
 Count = Annotated[int, Field(gt=0, lt=2**53, strict=True)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 
 
 class Section(BaseModel):
@@ -150,12 +152,20 @@ class Feed(Section):
 
 
 class Follow(Section):
-    primary: Annotated[str, AfterValidator(_check_url)]
+    primary: Annotated[str, AfterValidator(_check_url)] | None = None
     token: Secret | None = None
     ca: FilePath | None = None
     reconnect_min_seconds: Duration = Field(default=0.2, alias="reconnect_min")
     reconnect_max_seconds: Duration = Field(default=15.0, alias="reconnect_max")
     idle_timeout_seconds: Duration = Field(default=10.0, alias="idle_timeout")
+
+
+class Cluster(Section):
+    """The regions that may take over from each other, by name, with the address of each one's sidecar."""
+
+    regions: Annotated[dict[Name, Annotated[str, AfterValidator(_check_url)]], Field(min_length=2, max_length=64)]
+    token: Secret | None = None
+    ca: FilePath | None = None
 
 
 class Settle(Section):
@@ -199,8 +209,78 @@ class Journal(Section):
     budget_bytes: Size | None = None
 
 
+class LeaseTimes(Section):
+    """What every kind of lease counts by."""
+
+    ttl_seconds: Duration = Field(default=10.0, alias="ttl")
+    clock_error: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    margin_seconds: Duration = Field(default=0.5, alias="margin")
+
+
+class StaticLease(LeaseTimes):
+    kind: Literal["static"]
+    path: FilePath | None = None
+
+
+def _check_endpoint(value: str) -> str:
+    parts = urllib.parse.urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError('an endpoint is a URL of etcd, such as "https://etcd-1:2379"')
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("credentials do not belong into the URL; set [lease] user and password")
+    assert parts.port is None or parts.port >= 0  # .port raises ValueError for what is no port
+    return value.rstrip("/")
+
+
+class EtcdLease(LeaseTimes):
+    kind: Literal["etcd"]
+    endpoints: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_endpoint)], ...], Field(min_length=1, max_length=16)
+    ]
+    prefix: Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$", max_length=200)] = (
+        "/replicator"
+    )
+    user: Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,200}$")] | None = None
+    password: Secret | None = None
+    ca: FilePath | None = None
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+
+
+Lease = Annotated[StaticLease | EtcdLease, Field(discriminator="kind")]
+
+
 class Copy(Section):
     hold_seconds: Duration = Field(default=300.0, alias="hold")
+
+
+class Amount(Section):
+    """A column, or a field of the embedded ledger's documents, whose changes are summed up while they are at risk."""
+
+    table: Identifier
+    column: Identifier
+    currency: Annotated[str, StringConstraints(max_length=64)] = ""
+    currency_column: Identifier | None = None
+    limit: Annotated[Decimal, Field(ge=0)] | None = None
+
+
+class Failover(Section):
+    mode: Literal["manual", "automatic", "shadow"] = "manual"
+    priority: CountOrZero = 0
+    suspect_seconds: Duration = Field(default=2.0, alias="suspect")
+    quiet_seconds: Duration = Field(default=30.0, alias="quiet")
+    stand_seconds: Duration = Field(default=1.0, alias="stand")
+    promise_seconds: Duration = Field(default=1.0, alias="promise")
+    verify_seconds: Duration = Field(default=2.0, alias="verify")
+    step_seconds: Duration = Field(default=30.0, alias="step")
+    switchover_seconds: Duration = Field(default=10.0, alias="switchover")
+    max_lost_blocks: CountOrZero = 0
+    rejoin: Literal["automatic", "manual"] = "automatic"
+    acknowledge: CountOrZero = 0
+    acknowledge_timeout_seconds: Duration = Field(default=10.0, alias="acknowledge_timeout")
+    missing: Literal["wait", "degrade"] = "wait"
+    degrade_after_seconds: Duration = Field(default=10.0, alias="degrade_after")
+    amounts: tuple[Amount, ...] = ()
 
 
 class Stop(Section):
@@ -215,13 +295,16 @@ class Config(Section):
     source: Source | None = None
     feed: Feed = Feed()
     follow: Follow | None = None
+    cluster: Cluster | None = None
     settle: Settle = Settle()
     replica: Replica | None = None
     replay: Replay = Replay()
     journal: Journal = Journal()
     copying: Copy = Field(default=Copy(), alias="copy")
     verify: Verify = Verify()
+    failover: Failover = Failover()
     stop: Stop = Stop()
+    lease: Lease | None = None
 
     @property
     def url(self) -> str:

@@ -25,7 +25,7 @@ from replicator.copying.half import Half, remove_half, write_half
 from replicator.copying.here import Filling
 from replicator.copying.wire import Begun, Chunk, Last
 from replicator.datadir import locked
-from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.feed.client import FeedClient, Upstream
 from replicator.position import Position
 from replicator.supervise import Backoff, first_cause
@@ -170,7 +170,7 @@ class Bootstrap:
 
     async def _check_followed(self, position: Position) -> None:
         """Whom we will follow keeps its journal for us from here on, or says now why it cannot."""
-        followed = parts.upstream(self._config)
+        followed = self._source if self._config.cluster else source_of(self._config, None)
         place = f"[follow] primary = {followed.url}"
         async with FeedClient(followed) as client:
             try:
@@ -246,5 +246,8 @@ async def _let_go(source: Upstream, copy: str) -> None:
 
 def source_of(config: Config, url: str | None) -> Upstream:
     """The region to copy: the one that is followed, unless another is named. The token is [follow]'s."""
-    followed = parts.upstream(config)
-    return followed if url is None else dataclasses.replace(followed, url=url.rstrip("/"))
+    source = parts.upstream(config, None if url is None else url.rstrip("/"))
+    if source is None:
+        cure = "name it: --from URL; in a cluster any region that has everything will do"
+        raise ConfigError("nobody_to_copy", "no region to copy is named", place=config.region.name, cure=cure)
+    return source

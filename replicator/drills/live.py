@@ -231,7 +231,7 @@ class Live:
             event.old,
             verb="switchover",
             target=target,
-            timeout_seconds=seconds,
+            seconds=seconds,
             reason=f"drill {self._about.id}",
         )
         await self._taken_over(event, canaries, lambda leader: leader == target)
@@ -263,7 +263,7 @@ class Live:
                 target,
                 verb="failover",
                 target=target,
-                timeout_seconds=plan.steps.change_seconds,
+                seconds=plan.steps.change_seconds,
                 allow_data_loss=plan.steps.allow_data_loss,
                 primary_is_fenced=plan.steps.primary_is_fenced,
                 reason=f"drill {self._about.id}",

@@ -48,12 +48,12 @@ def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | No
 def _of_config(config: Config) -> list[Place]:
     own_token = config.http.token.reveal() if config.http.token else os.environ.get(TOKEN_VARIABLE)
     own = Place(config.region.name, config.url, own_token, config.http.certificate)
-    cluster = getattr(config, "cluster", None)
+    cluster = config.cluster
     if cluster is not None:
         token = cluster.token.reveal() if cluster.token else own_token
         return [Place(name, url, token, cluster.ca) for name, url in cluster.regions.items()]
     follow = config.follow
-    if follow is None:
+    if follow is None or follow.primary is None:
         return [own]
     token = follow.token.reveal() if follow.token else own_token
     return [own, Place(f"{UNNAMED}{follow.primary}", follow.primary, token, follow.ca)]

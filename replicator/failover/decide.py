@@ -61,7 +61,8 @@ class Step(NamedTuple):
 def decide(memory: Memory, seen: Seen, rules: Rules) -> Step:
     """The next step of this region."""
     newest = max(memory.epoch, memory.promised, seen.lease.epoch if seen.lease else 0)
-    if memory.state in LEADING and newest > memory.epoch:
+    handed_over = memory.state is State.DEMOTING and seen.holder is not None and seen.holder.region != rules.me
+    if memory.state in LEADING and newest > memory.epoch and not handed_over:
         return _superseded(memory, seen)
     return _BY_STATE[memory.state](memory, seen, rules)
 
@@ -80,6 +81,8 @@ def _following(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return _stand(memory, seen)
     if holder is not None and holder.region != rules.me:
         return _follow(memory, seen, holder.region, holder.epoch)
+    if seen.lease is not None and max(seen.lease.epoch, memory.epoch) == 0:
+        return Step(memory, why="nobody has ever led: the region that is configured as primary begins")
     found = signals(seen, rules)
     if found.level is Level.RED and memory.state is not State.PAUSED:
         return _event(memory, Event.SUSPECT, found.why)
@@ -174,7 +177,7 @@ def _fencing(memory: Memory, seen: Seen, rules: Rules) -> Step:
     missing = [name for name in rules.regions if name not in promised]
     if not missing:
         return _event(memory, Event.FENCED, "every region has promised")
-    if seen.in_state < rules.promise_seconds:
+    if not seen.asked and seen.in_state < rules.promise_seconds:
         return Step(memory, action=AskPromises(memory.epoch), why=f"waits for the promise of {', '.join(missing)}")
     is_enough = len(promised) >= rules.promises_needed
     is_allowed = seen.order is not None and seen.order.allow_data_loss

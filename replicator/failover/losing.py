@@ -8,16 +8,20 @@ Pure.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import NamedTuple
 
+from replicator.failover.budget import Budget, may_lose
 from replicator.failover.seen import Order, Rules, Seen
 
 
 class Loss(NamedTuple):
-    """Blocks that are known to be missing, and the amounts that the primary last said to be at risk."""
+    """Blocks that are known to be missing, and the amounts that the primary last said to be at risk, by table and
+    currency, a space between the two. ``unknown`` changes have amounts that it did not know."""
 
     blocks: int
     amounts: dict[str, float]
+    unknown: int = 0
 
 
 def loss(seen: Seen, rules: Rules) -> Loss:
@@ -29,7 +33,7 @@ def loss(seen: Seen, rules: Rules) -> Loss:
     for report in reports if blocks else ():
         for currency, amount in report.at_risk.items():
             amounts[currency] = max(amounts.get(currency, 0.0), amount)
-    return Loss(blocks, amounts)
+    return Loss(blocks, amounts, max(report.at_risk_unknown for report in reports) if blocks else 0)
 
 
 def refused(seen: Seen, rules: Rules, order: Order | None) -> str:
@@ -37,16 +41,11 @@ def refused(seen: Seen, rules: Rules, order: Order | None) -> str:
     if order is not None and order.allow_data_loss:
         return ""
     lost = loss(seen, rules)
-    if lost.blocks > rules.max_lost_blocks:
-        return (
-            f"{lost.blocks} blocks of the old primary are nowhere else, {rules.max_lost_blocks} may be lost;"
-            " replicator failover --allow-data-loss --reason … decides otherwise"
-        )
-    for currency, limit in rules.max_lost_amounts.items():
-        amount = lost.amounts.get(currency, 0.0)
-        if amount > limit:
-            return (
-                f"{amount:g} {currency} may be lost, {limit:g} are allowed;"
-                " replicator failover --allow-data-loss --reason … decides otherwise"
-            )
-    return ""
+    amounts = {_table_and_currency(name): Decimal(repr(amount)) for name, amount in lost.amounts.items()}
+    budget = Budget(rules.max_lost_blocks, {t: Decimal(repr(limit)) for t, limit in rules.max_lost_amounts.items()})
+    return may_lose(lost.blocks, amounts, budget, unknown=lost.unknown) or ""
+
+
+def _table_and_currency(name: str) -> tuple[str, str]:
+    table, _, currency = name.rpartition(" ")
+    return table, currency

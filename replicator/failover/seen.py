@@ -35,9 +35,9 @@ class Rules:
     promise_seconds: float = 1.0  # so long those are waited for who do not promise
     verify_seconds: float = 2.0  # so long a promotion waits for the last blocks to be verified
     step_seconds: float = 30.0  # so long any other step of a promotion may take
-    report_seconds: float = 5.0  # an older report of a peer says nothing of its present
+    report_seconds: float = 1.5  # an older report of a peer says nothing of its present
     max_lost_blocks: int = 0
-    max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by currency
+    max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by table
     rejoin: Literal["automatic", "manual"] = "automatic"
 
     @property
@@ -52,8 +52,9 @@ class Report:
     """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
 
     ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago it last
-    heard a region that may write; None: never. ``heard_head`` is the furthest that it has heard a primary to be, and
-    ``at_risk`` what that primary last said would be lost with it, by currency.
+    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
+    furthest that it has heard a primary to be, and ``at_risk`` what that primary last said would be lost with it, by
+    table and currency (``losing``).
     """
 
     region: str
@@ -71,6 +72,7 @@ class Report:
     heard_seconds: float | None = None
     heard_head: int = 0
     at_risk: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    at_risk_unknown: int = 0
     led: int = 0
 
     @property
@@ -133,6 +135,7 @@ class Seen:
     peers: Mapping[str, Heard] = dataclasses.field(default_factory=dict)
     order: Order | None = None
     following: str | None = None
+    asked: bool = False  # every peer was asked to promise our epoch, and has answered, or could not be reached
     diverged: bool = False  # the region that is followed says that this chain is not its own
     captured: bool = True  # all that the ledger has committed is in the journal
     sealed: bool = False  # the orphans are sealed, or there are none

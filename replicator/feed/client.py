@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import trio
 
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.position import Position, parse_position
-from replicator.wire import Frame, FrameReader
+from replicator.wire import PROMPT, REPORTS_HEADER, Frame, FrameReader
 
 ANSWER_LIMIT_BYTES = 64 * 1024
+KEEP_SECONDS = 30  # an idle connection: who waits for a report should not wait for a handshake, too
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class FeedClient:
     """Connections to one upstream. Use as an async context manager."""
 
     def __init__(self, upstream: Upstream) -> None:
+        self.reports_wanted = trio.Event()  # set while the upstream asks for prompt ones; replaced when it does not
         self._place = upstream.url
         headers = {"Feed-Region": upstream.region}
         if upstream.token:
@@ -54,7 +57,13 @@ class FeedClient:
             verify=verify,
             trust_env=False,
             timeout=httpx.Timeout(upstream.idle_seconds, connect=upstream.connect_seconds),
+            limits=httpx.Limits(keepalive_expiry=KEEP_SECONDS),
         )
+
+    @property
+    def url(self) -> str:
+        """The upstream's address."""
+        return self._place
 
     async def __aenter__(self) -> FeedClient:
         return self
@@ -90,6 +99,15 @@ class FeedClient:
                 "bad_answer", f"the position in the answer cannot be read: {error}", place=self._place
             ) from error
 
+    async def ends(self, strand: str) -> tuple[Position, Position]:
+        """The end of the upstream's chain, and where its journal begins."""
+        try:
+            answer = await self._json(f"/feed/v1/{strand}/positions/head")
+            return parse_position(answer["position"]), parse_position(answer["base"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"the positions in the answer cannot be read: {error}"
+            raise Corrupt("bad_answer", message, place=self._place) from error
+
     async def report(self, position: Position) -> None:
         """Tell the upstream that this region has everything up to ``position`` durably. Raises Rejected, with the
         reason ``not_found`` where the upstream takes no reports."""
@@ -110,6 +128,8 @@ class FeedClient:
                 content = await _bounded(response)
         if response.status_code != 200:
             raise self._refusal(response.status_code, content)
+        if fields is not None:
+            self._hear_wish(response)
         return _read_json(content)
 
     @contextlib.asynccontextmanager
@@ -118,7 +138,16 @@ class FeedClient:
             async with self._http.stream("GET", f"/feed/v1/{strand}", params=query) as response:
                 if response.status_code != 200:
                     raise self._refusal(response.status_code, await _bounded(response))
+                self._hear_wish(response)
                 yield Frames(response, self._translated, self._place)
+
+    def _hear_wish(self, response: httpx.Response) -> None:
+        """Whether the upstream asks for prompt reports: its last answer counts."""
+        wanted = response.headers.get(REPORTS_HEADER) == PROMPT
+        if wanted:
+            self.reports_wanted.set()
+        elif self.reports_wanted.is_set():
+            self.reports_wanted = trio.Event()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -7,7 +7,8 @@ changes nothing of that: what is missing is asked for again, what came twice is 
     connection ─▶ proven frames ─▶ spool (durable: received) ─▶ order, gaps ─▶ journal (durable: settled) ─▶ trim
                   a large block's parts go to the journal's staging before their block is spooled
 
-What is durable in the journal is reported back now and then: the other region keeps its own journal for us up to there.
+What is durable in the journal is reported back (``reporting``): the other region keeps its own journal for us up to
+there, and its writers may wait for it.
 
 A feed that answers *diverged* is searched for the first sequence at which the chains part, and the strand halts there.
 """
@@ -26,8 +27,10 @@ import trio
 from replicator.block import Block, Header, Part
 from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.feed.client import FeedClient, Frames, Upstream
+from replicator.feed.forks import first_difference
 from replicator.feed.interventions import Interventions
 from replicator.feed.notices import GapCounts, behind_waiver, conflict_text, late_text, notice, stopped
+from replicator.feed.reporting import report_for_ever
 from replicator.feed.sent import Sent
 from replicator.journal.tail import Tail
 from replicator.position import Position
@@ -47,8 +50,6 @@ DECODED_BLOCKS = 20_000
 MERGED_ENTRIES = 10_000
 GAP_REQUESTS = 64  # waiting to be asked for; beyond that the settle buffer asks again by itself
 CLOCK_SECONDS = 0.5  # while blocks come, heartbeats are passed on at most this often
-REPORT_SECONDS = 2.0  # what is durable here is told to the upstream, which keeps its journal for us until then
-REPORT_IDLE_REPORTS = 15  # so many times nothing is told because nothing has come
 
 
 BOOTSTRAP_CURE = (
@@ -83,11 +84,11 @@ class Listener(Protocol):
 
 
 class Follower:
-    """Follows one strand of one upstream."""
+    """Follows one strand of one upstream, which may change; without one, what has arrived settles all the same."""
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: Upstream | None,
         config: SettleConfig,
         spool: Path,
         store: Store,
@@ -104,11 +105,15 @@ class Follower:
         self._listener = listener
         self._backoff = backoff
         self._settler = self._new_settler()
+        self._upstream_changed = trio.Event()
+        self._feeding = trio.CancelScope()
         self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
         self._contradiction = ""
         self._clock_at = 0.0
         self.interventions = Interventions(self._strand, lambda: self._settler, self._resumed)
         self.gap_counts = GapCounts()
+        self.heard_at: float | None = None  # trio's clock, of the last heartbeat; and the head that it told
+        self.heard_head = 0
         self.spool_set_aside = ""  # where a damaged spool was put
         self.halted: Halted | None = None  # why nothing more is settled
         self._given_up: Halted | None = None  # a halt that no decision takes back, save making the region anew
@@ -120,8 +125,23 @@ class Follower:
 
     @property
     def upstream_url(self) -> str:
-        """Whom it follows."""
-        return self._upstream.url
+        """Whom it follows; empty: nobody."""
+        return "" if self._upstream is None else self._upstream.url
+
+    def follow(self, upstream: Upstream | None) -> None:
+        """Follow another region from now on, or nobody. What has arrived stays, whoever sent it: it proves itself."""
+        if upstream == self._upstream:
+            return
+        self._upstream = upstream
+        self.heard_at = None
+        self._upstream_changed.set()
+        self._upstream_changed = trio.Event()
+        self._feeding.cancel()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that has arrived in order is in the journal."""
+        return self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
 
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
@@ -136,14 +156,26 @@ class Follower:
         settler.start(self._strand, head.sequence, head.hash)
         self._gaps, gaps = trio.open_memory_channel[GapRequest](GAP_REQUESTS)
         try:
-            async with FeedClient(self._upstream) as client, trio.open_nursery() as nursery:
+            async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._store_released, settler)
                 await nursery.start(settler.run)
-                nursery.start_soon(self._fill_gaps, client, gaps)
-                nursery.start_soon(self._report, client)
-                await supervise("feed", lambda: self._connect_once(client), self._listener.feed, self._backoff())
+                while True:
+                    await self._feed_from(await self._some_upstream(), gaps)
         except* SettleError as group:
             raise _translated(group, self._spool) from group
+
+    async def _some_upstream(self) -> Upstream:
+        while self._upstream is None:
+            await self._upstream_changed.wait()
+        return self._upstream
+
+    async def _feed_from(self, upstream: Upstream, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:
+        """Take what this upstream sends; returns when another one is to be followed."""
+        with trio.CancelScope() as self._feeding:
+            async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
+                nursery.start_soon(self._fill_gaps, client, gaps)
+                nursery.start_soon(report_for_ever, client, self._tail)
+                await supervise("feed", lambda: self._connect_once(client), self._listener.feed, self._backoff())
 
     def _new_settler(self) -> Settler:
         return Settler(self._config, self._spool, notify=self._on_event)
@@ -159,7 +191,7 @@ class Follower:
         except Rejected as refusal:
             raise await self._explained(client, refusal) from refusal
         raise Unavailable(
-            "feed_closed", "the other region closed the stream", place=self._upstream.url, cure="it is opened again"
+            "feed_closed", "the other region closed the stream", place=self.upstream_url, cure="it is opened again"
         )
 
     async def _take_all(self, frames: Frames, sent: Sent | None = None) -> None:
@@ -183,6 +215,8 @@ class Follower:
             self._listener.received(blocks[-1].header)
         heartbeats = [frame for frame in batch if type(frame) is Heartbeat]
         if heartbeats and heartbeats[-1].position.strand == self._strand:
+            self.heard_at = trio.current_time()
+            self.heard_head = heartbeats[-1].position.sequence
             self._listener.heard(heartbeats[-1])
 
     async def _hear(self, batch: Sequence[Frame], sent: int | None) -> None:
@@ -215,7 +249,7 @@ class Follower:
             if header.strand != strand:
                 message = f"a block of strand {header.strand!r} came in the stream of {strand!r}"
                 cure = "check [region] strand on both sides"
-                raise Corrupt("other_strand", message, place=self._upstream.url, cure=cure)
+                raise Corrupt("other_strand", message, place=self.upstream_url, cure=cure)
         if len(self._decoded) < DECODED_BLOCKS:
             self._decoded.update((block.hash, block) for block in blocks)
         return [
@@ -234,25 +268,6 @@ class Follower:
                 if isinstance(cause, Rejected) and cause.reason == "pruned":
                     raise await self._explained(client, cause) from cause  # it will never come from there
                 log.warning("gap %d to %d is not filled yet: %s", gap.first, gap.last, cause)
-
-    async def _report(self, client: FeedClient) -> None:
-        """Tell the upstream what is durable here; one that takes no reports is left alone."""
-        told, idle = -1, 0
-        while True:
-            await trio.sleep(REPORT_SECONDS)
-            head = self._tail.head
-            idle = idle + 1 if head.sequence == told else 0
-            if head.sequence == told and idle < REPORT_IDLE_REPORTS:
-                continue
-            try:
-                await client.report(head)
-                told, idle = head.sequence, 0
-            except Rejected as refusal:
-                if refusal.reason == "not_found":
-                    return
-                log.info("the position was not taken: %s", refusal)  # the stream says what it means
-            except (Unavailable, Corrupt, Halted) as error:
-                log.debug("the position was not told: %s", error)
 
     # -- spool → journal
 
@@ -327,7 +342,7 @@ class Follower:
     async def _explained(self, client: FeedClient, refusal: Rejected) -> ReplicatorError:
         """What the other region's refusal means here: all of them need a person."""
         mine = self._tail.head
-        place = f"{self._upstream.url}, strand {self._strand}"
+        place = f"{self.upstream_url}, strand {self._strand}"
         match refusal.reason:
             case "diverged":
                 fork = await self._first_difference(client, mine.sequence)
@@ -347,17 +362,14 @@ class Follower:
                 return Halted(reason, refusal.message, place=place, cure="check [follow] and the primary's version")
 
     async def _first_difference(self, client: FeedClient, differs: int) -> int:
-        """The first sequence at which the chains hold different hashes: a binary search over positions."""
-        same = self._store.base(self._strand).sequence
-        while differs - same > 1:
-            middle = (same + differs) // 2
-            mine = await trio.to_thread.run_sync(self._store.position_at, self._strand, middle)
-            theirs = await client.position(self._strand, middle)
-            if mine is not None and theirs is not None and mine.hash == theirs.hash:
-                same = middle
-            else:
-                differs = middle
-        return differs
+        """The first sequence at which the chains hold different hashes."""
+
+        async def same(sequence: int) -> bool:
+            mine = await trio.to_thread.run_sync(self._store.position_at, self._strand, sequence)
+            theirs = await client.position(self._strand, sequence)
+            return mine is not None and theirs is not None and mine.hash == theirs.hash
+
+        return await first_difference(same, self._store.base(self._strand).sequence, differs)
 
 
 async def _read_into(batches: AsyncIterator[list[Frame]], send: trio.MemorySendChannel[list[Frame]]) -> None:

@@ -10,7 +10,9 @@ Protocol, version 1 (frames in ``wire.py``; any ledger that serves this can be a
     POST /feed/v1/{strand}/received                   a follower has everything up to a position durably
 
 The answer is a stream of frames; its header ``Feed-Position`` is the position behind which it starts. A HEARTBEAT comes
-at least every ``heartbeat_seconds``, also while there is nothing else to send. ``hash`` may be left out for a backfill
+at least every ``heartbeat_seconds``, also while there is nothing else to send. Its header ``Feed-Reports: prompt``, and
+that of the answer to a report, asks the follower to report as soon as blocks are durable, because somebody waits for
+that; a follower that does not know it reports now and then. ``hash`` may be left out for a backfill
 of a range that the asker will check by its links. Refusals are JSON:
 
     400 bad_request   404 unknown_strand, no_such_position
@@ -38,12 +40,14 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.journal.reading import Page
-from replicator.journal.regions import KnownRegions
+from replicator.journal.regions import NAME, KnownRegions
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.position import HASH_BYTES, MAX_SEQUENCE, Position, parse_position
 from replicator.wire import (
     CONTENT_TYPE,
+    PROMPT,
+    REPORTS_HEADER,
     Heartbeat,
     pack_block,
     pack_definition_frame,
@@ -68,7 +72,8 @@ class Follower(NamedTuple):
 
 class Publisher:
     """Serves one journal. ``heard`` gives when the ledger itself last showed life (µs since 1970), if known;
-    ``regions`` remember who follows which strand."""
+    ``regions`` remember who follows which strand. ``on_report`` hears what each region has durably (strand, region,
+    sequence); while ``wants_reports`` says so, followers are asked for prompt ones."""
 
     def __init__(
         self,
@@ -78,6 +83,8 @@ class Publisher:
         heard: Callable[[], int | None] = lambda: None,
         regions: dict[str, KnownRegions] | None = None,
     ) -> None:
+        self.on_report: Callable[[str, str, int], None] = lambda strand, region, sequence: None
+        self.wants_reports: Callable[[], bool] = lambda: False
         self._journal = journal
         self._regions = regions or {}
         self._tails = tails
@@ -111,25 +118,40 @@ class Publisher:
         strand = request.path_params["strand"]
         self._tail(strand)
         position = await _reported(request, strand)
-        await trio.to_thread.run_sync(self._checked, strand, position.sequence, position.hash.hex())
-        await self._remember(strand, _region(request), position.sequence)
-        return JSONResponse({"received": str(position), "base": str(self._journal.base(strand))})
+        base = await trio.to_thread.run_sync(self._take_report, strand, _region(request), position)
+        self._tell_report(strand, _region(request), position.sequence)
+        return JSONResponse({"received": str(position), "base": str(base)}, headers=self._wishes())
 
-    async def _remember(self, strand: str, region: str, sequence: int) -> None:
+    def _take_report(self, strand: str, region: str, position: Position) -> Position:
+        """Prove and remember a report; where the journal begins."""
+        self._checked(strand, position.sequence, position.hash.hex())
+        self._remember(strand, region, position.sequence)
+        return self._journal.base(strand)
+
+    def _remember(self, strand: str, region: str, sequence: int) -> None:
         """A region says that it has everything up to here."""
         if strand in self._regions:
-            await trio.to_thread.run_sync(self._regions[strand].report, region, sequence, time.time_ns() // 1000)
+            self._regions[strand].report(region, sequence, time.time_ns() // 1000)
+
+    def _tell_report(self, strand: str, region: str, sequence: int) -> None:
+        if NAME.fullmatch(region):
+            self.on_report(strand, region, sequence)
+
+    def _wishes(self) -> dict[str, str]:
+        """What is asked of a follower."""
+        return {REPORTS_HEADER: PROMPT} if self.wants_reports() else {}
 
     async def _feed(self, request: Request) -> Response:
         strand = request.path_params["strand"]
         self._tail(strand)
         start = await trio.to_thread.run_sync(self._start, strand, request)
         if "hash" in request.query_params and start.until is None:  # a range that is asked for proves nothing
-            await self._remember(strand, _region(request), start.position.sequence)
+            await trio.to_thread.run_sync(self._remember, strand, _region(request), start.position.sequence)
+            self._tell_report(strand, _region(request), start.position.sequence)
         return StreamingResponse(
             self._stream(start, _region(request)),
             media_type=CONTENT_TYPE,
-            headers={"Feed-Position": str(start.position)},
+            headers={"Feed-Position": str(start.position), **self._wishes()},
         )
 
     def _tail(self, strand: str) -> Tail:

@@ -1,6 +1,7 @@
 """Capture: a source's drafts become durable blocks.
 
-Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order. What arrives while a
+Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order, and, where other regions
+have to have it first, only for what is ``released``. What arrives while a
 group commit is under way joins the next one, so the fsyncs follow the load and nobody waits for a timer. Memory is
 bounded by ``QUEUE_BATCHES`` batches: a slow disk makes ``send`` wait, and through it the source's ledger.
 
@@ -11,10 +12,12 @@ arriving in parts, is dropped, and the next run gets it again: it begins at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import trio
 
-from replicator.block import Block, Draft, Part
+from replicator.acknowledge.confirming import Confirming
+from replicator.block import Block, Draft, Header, Part
 from replicator.journal.store import Journal
 from replicator.journal.tail import Tail
 from replicator.sources.base import Source, SourceState
@@ -25,11 +28,27 @@ GROUP_ITEMS = 4_000  # more in one go would let the stages behind stand idle, an
 Item = Part | Draft
 
 
+class Releases(Protocol):
+    """Who says up to where the source may be told that its blocks are safe."""
+
+    on_released: Callable[[int], None]
+
+    def stored(self, sequence: int) -> None:
+        """Everything up to ``sequence`` is durable here."""
+
+
 class Capture:
-    """Runs a source into a strand of the journal. ``on_stored`` hears of each group commit's blocks."""
+    """Runs a source into a strand of the journal. ``on_stored`` hears of each group commit's blocks; with ``releases``
+    the source is told of a block when it is released, else when it is durable."""
 
     def __init__(
-        self, source: Source, journal: Journal, tail: Tail, epoch: int, on_stored: Callable[[Sequence[Block]], None]
+        self,
+        source: Source,
+        journal: Journal,
+        tail: Tail,
+        epoch: int,
+        on_stored: Callable[[Sequence[Block]], None],
+        releases: Releases | None = None,
     ) -> None:
         self._source = source
         self._journal = journal
@@ -37,6 +56,10 @@ class Capture:
         self._strand = tail.head.strand
         self._epoch = epoch
         self._on_stored = on_stored
+        self._releases = releases
+        self._confirming = Confirming()
+        if releases is not None:
+            releases.on_released = lambda sequence: self._acknowledge(self._confirming.release(sequence))
         self._handed = 0
         self._stored = 0
         self._moved = trio.Event()
@@ -51,6 +74,9 @@ class Capture:
         """One run of the source, from the journal's end. Raises what the source or the journal raises."""
         state = await trio.to_thread.run_sync(self._begin)
         self._handed = self._stored = 0
+        if self._releases is not None:
+            self._acknowledge(self._confirming.begin(self._tail.head.sequence, state.origin))
+            self._releases.stored(self._tail.head.sequence)
         send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._store_all, receive)
@@ -62,13 +88,22 @@ class Capture:
 
     def _begin(self) -> SourceState:
         self._journal.discard_arriving(self._strand)
-        head = self._journal.head(self._strand)
-        last = self._journal.block(self._strand, head.sequence) if head.sequence else None
+        last = self._last_with_origin()
         return SourceState(
-            origin=last.header.origin if last else None,
+            origin=last.origin if last else None,
             relations=self._journal.definitions(self._strand),
             notes=self._journal.notes(),
+            sequence=last.sequence if last else 0,
         )
+
+    def _last_with_origin(self) -> Header | None:
+        """The first block of an epoch comes from no source: it is passed over."""
+        sequence = self._journal.head(self._strand).sequence
+        while sequence and (block := self._journal.block(self._strand, sequence)) is not None:
+            if block.header.origin or block.header.statements:
+                return block.header
+            sequence -= 1
+        return None
 
     async def _store_all(self, receive: trio.MemoryReceiveChannel[list[Item]]) -> None:
         async with receive:
@@ -81,8 +116,21 @@ class Capture:
                 self._moved = trio.Event()
                 if blocks:
                     self._tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
-                    self._source.acknowledge(blocks[-1].header.origin)
+                    self._source.report.stored = blocks[-1].header.origin
                     self._on_stored(blocks)
+                    self._confirm(blocks)
+
+    def _confirm(self, blocks: Sequence[Block]) -> None:
+        """Tell the source what it may forget by now."""
+        if self._releases is None:
+            self._acknowledge(blocks[-1].header.origin)
+            return
+        self._acknowledge(self._confirming.add([(b.header.sequence, b.header.origin) for b in blocks]))
+        self._releases.stored(blocks[-1].header.sequence)
+
+    def _acknowledge(self, origin: str | None) -> None:
+        if origin is not None:
+            self._source.acknowledge(origin)
 
 
 def _take_waiting(receive: trio.MemoryReceiveChannel[list[Item]], items: list[Item]) -> None:

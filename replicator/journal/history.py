@@ -193,7 +193,39 @@ class HistoryIndex:
             ).fetchone()
         return _Keys(self._known[name], definition)
 
+    def cut_back(self, strand: str, sequence: int, touched: Iterable[tuple[str, bytes]]) -> None:
+        """Forget everything behind ``sequence``, where these keys (of tables, by label) were touched, and no other.
+        Durable on return."""
+        with self._writing:
+            self._keys.clear()  # they may be of definitions that are gone
+            assert self._db is not None, "the index is not open"
+            with translated(self.path):
+                self._db.execute("PRAGMA synchronous = FULL")
+                with transaction(self._db):
+                    self._cut(self._db, strand, sequence, touched)
+                self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def _cut(self, db: sqlite3.Connection, strand: str, sequence: int, touched: Iterable[tuple[str, bytes]]) -> None:
+        known = dict(db.execute("SELECT label, id FROM known WHERE strand = ?", (strand,)).fetchall())
+        changes = ((known[label], key, sequence) for label, key in touched if label in known)
+        db.executemany("DELETE FROM change WHERE known = ? AND key = ? AND sequence > ?", changes)
+        gone = [(number, sequence) for number in known.values()]
+        db.executemany("DELETE FROM truncation WHERE known = ? AND sequence > ?", gone)
+        update = "UPDATE indexed SET sequence = ? WHERE strand = ? AND sequence > ?"
+        db.execute(update, (sequence, strand, sequence))
+
     # -- reading
+
+    def keys(self, strand: str, table: str, until: int, after: bytes, limit: int) -> list[bytes]:
+        """The keys of a table, in the order of their bytes, that blocks up to and with ``until`` have touched; those
+        behind the key ``after``."""
+        with self._reading() as db:
+            found = db.execute(
+                """SELECT DISTINCT key FROM change JOIN known ON known.id = change.known
+                   WHERE strand = ? AND label = ? AND key > ? AND sequence <= ? ORDER BY key LIMIT ?""",
+                (strand, table, after, until, limit),
+            )
+            return [key for (key,) in found]
 
     def entries(
         self, strand: str, table: str, key: Sequence[str], before: tuple[int, int] | None, limit: int

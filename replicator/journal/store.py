@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from sqlite_utils import Database
 from replicator.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, Block, Draft, Part, check_chain, seal, seal_small
 from replicator.definition import unpack_definition
 from replicator.errors import Corrupt, Halted
+from replicator.journal.cutting import cut
 from replicator.journal.reading import BASE_NOTE, HIGH_NOTE, JournalReader
 from replicator.journal.recent import Recent
 from replicator.journal.schema import migrations
+from replicator.journal.sealed import Seal
 from replicator.position import Position
 from replicator.sqlite import connect, transaction, translated
 from replicator.statement import DEFINE, unpack_statements
@@ -230,10 +232,26 @@ class Journal(JournalReader):
                 place=f"strand {strand}, sequence {header.sequence}",
             )
 
+    def cut_back(self, seal: Seal, probe: Callable[[str], None] = lambda step: None) -> None:
+        """Take blocks off the end: exactly those of a seal that proves itself (``cutting``). Durable on return."""
+        cut(self, seal, probe)
+
+    def forget_end(self, strand: str) -> None:
+        """Read the end anew from the file: it was cut."""
+        self._heads.pop(strand, None)
+        self._recent.pop(strand, None)
+        self._arriving.pop(strand, None)
+
     def set_note(self, key: str, value: str) -> None:
         """Note a fact; durable on return."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO note VALUES (?, ?)", (key, value))
+
+    def replace_notes(self, prefix: str, notes: Mapping[str, str]) -> None:
+        """These notes in place of all that begin with ``prefix``; durable on return, all or nothing."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM note WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+            db.executemany("INSERT INTO note VALUES (?, ?)", list(notes.items()))
 
     def changing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """A transaction of the writer, for what looks after the journal (``pruning``): short, for appends wait."""

@@ -1,6 +1,7 @@
 """The ledger over HTTP. Reads work in every region, writes where the ledger is.
 
-    POST /v1/transactions                                a transaction (``request.py``); answers its position
+    POST /v1/transactions                                a transaction (``request.py``); answers its position, and
+                                                         acknowledged_by: regions that have it, if some must
     PUT  /v1/tables/{table}                              declares a table: {"key": …, "key_type": …, "user": …}
     GET  /v1/tables                                      the tables
     GET  /v1/tables/{table}                              one of them
@@ -11,7 +12,9 @@
 
 A key of several fields is as many segments, in key order. Every read takes ``?after=<position>&timeout=2s`` and waits
 until this region has applied the position. Every answer carries, as field ``position`` and header ``Position``, what it
-is at least as new as. Errors are JSON: reason, message, place, cure.
+is at least as new as. Errors are JSON: reason, message, place, cure. A write that comes to a region which takes none
+is refused with 409 ``not_primary`` (503 and Retry-After while the ledger moves), and the field and header ``primary``
+name the one that does, if it is known; 503 ``outcome_unknown`` says: send again with the same idempotency key.
 
 Raises replicator's errors: the application around the routes turns them into answers.
 """
@@ -25,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from replicator.errors import Rejected
+from replicator.errors import NotPrimary, Rejected
 from replicator.ledger import asking
 from replicator.ledger.exact_json import read, write
 from replicator.ledger.ledger import Ledger
@@ -62,9 +65,7 @@ class _Writes:
 
     def _here(self) -> Ledger:
         if self._ledger is None:
-            primary = self._primary()
-            cure = f"send it to {primary}" if primary else "send it to the primary region"
-            raise Rejected("not_primary", "this region is a replica and takes no writes", status=409, cure=cure)
+            raise NotPrimary("this region is a replica and takes no writes", self._primary())
         return self._ledger
 
     async def transact(self, request: Request) -> Response:
@@ -79,7 +80,10 @@ class _Writes:
         }
         if answer.id:
             content["id"] = answer.id
-        # The body of a repeated request's answer is the first one's to the letter; the header tells them apart.
+        if answer.acknowledged_by is not None:
+            content["acknowledged_by"] = answer.acknowledged_by
+        # The body of a repeated request's answer is the first one's to the letter, save how many regions have the
+        # block by now; the header tells them apart.
         headers = {"Idempotency-Replayed": "true"} if answer.repeated else {}
         return _answer(answer.position, content, headers=headers)
 

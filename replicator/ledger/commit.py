@@ -5,7 +5,9 @@ that are refused affect nobody else; the accepted ones are appended to the journ
 Then the state follows the journal by the same code as every replica, and so do the requests' index. A crash between
 the two is healed at the next start, or before the next group: nothing is judged by a state that lags.
 
-If the state cannot follow (a full disk, say) the requests were committed all the same, and are answered so.
+If the state cannot follow (a full disk, say) the requests were committed all the same, and are answered so. A group
+whose permit to write ended before its answers were ready gets none: each of its requests hears that the outcome is not
+known (``permit``).
 All calls block, one at a time. Non-goals: waiting and grouping (``ledger``).
 """
 
@@ -20,12 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.block import HAS_DEFINITIONS, Block, Draft
+from replicator.block import HAS_DEFINITIONS, Block, Draft, Part
 from replicator.definition import Definition
-from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.errors import Halted, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
 from replicator.journal.store import Journal
 from replicator.ledger.index import RequestIndex
 from replicator.ledger.judge import Answer, Changes, Judge, Planned
+from replicator.ledger.permit import Permits, Unfenced
 from replicator.ledger.request import Limits, read_request
 from replicator.ledger.state import State
 from replicator.ledger.tables import Table, TableDeclaration, check_declaration, definition_of
@@ -63,10 +66,13 @@ class Declared(NamedTuple):
 
 
 class Committer:
-    """The writer of one strand. ``open`` first, and again after an error was raised."""
+    """The writer of one strand. ``open`` first, and again after an error was raised. It writes in the epoch of its
+    permit; ``epoch`` is for a region without failover, whose permit never ends."""
 
-    def __init__(self, journal: Journal, strand: str, epoch: int, options: Options) -> None:
-        self.epoch = epoch
+    def __init__(
+        self, journal: Journal, strand: str, epoch: int, options: Options, permits: Permits | None = None
+    ) -> None:
+        self.permits: Permits = permits or Unfenced(epoch)
         self.committed: Block | None = None  # the last block that was written here
         self.tables: dict[str, Table] = {}
         self.replica = SqliteReplica(options.state)
@@ -107,10 +113,14 @@ class Committer:
     def execute(self, bodies: Sequence[bytes]) -> list[Answer | ReplicatorError]:
         """Judge and commit requests, each by itself all or nothing; an answer or a refusal for each, in order.
 
-        Raises Unavailable or Halted if nothing was committed.
+        Raises NotPrimary, Unavailable or Halted if nothing was committed.
         """
+        epoch = self.permits.permit()
         with _rare_collections(sum(map(len, bodies)) > BULK_BYTES):
-            return self._execute(bodies)
+            outcomes = self._execute(bodies)
+        if not self.permits.holds(epoch):
+            return [OutcomeUnknown("the right to write ended meanwhile") for _ in outcomes]
+        return outcomes
 
     def _execute(self, bodies: Sequence[bytes]) -> list[Answer | ReplicatorError]:
         self._catch_up()
@@ -133,6 +143,13 @@ class Committer:
 
     def declare(self, declaration: TableDeclaration) -> Declared:
         """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
+        epoch = self.permits.permit()
+        declared = self._declare(declaration)
+        if not self.permits.holds(epoch):
+            raise OutcomeUnknown("the right to write ended meanwhile")
+        return declared
+
+    def _declare(self, declaration: TableDeclaration) -> Declared:
         check_declaration(declaration)
         self._catch_up()
         definition = definition_of(declaration)
@@ -150,8 +167,7 @@ class Committer:
         relation = max(self._journal.definitions(self._strand), default=0) + 1
         body = pack_define(relation, definition)
         draft = Draft(self._next_name(), "", self._options.clock(), HAS_DEFINITIONS, 1, body)
-        (block,) = self._journal.append(self._strand, [draft], self.epoch)
-        self.committed = block
+        (block,) = self._append([draft])
         self._catch_up()
         self.tables = self._read_tables()
         return Declared(block.position, definition, True)
@@ -161,13 +177,12 @@ class Committer:
     def _commit(self, planned: Sequence[Planned]) -> list[Answer]:
         if not planned:
             return []
-        items = []
+        items: list[Part | Draft] = []
         for number, plan in enumerate(planned):
             *parts, draft = plan.items
             assert isinstance(draft, Draft)
             items += [*parts, draft._replace(txid=draft.txid or self._next_name(number))]
-        blocks = self._journal.append(self._strand, items, self.epoch)
-        self.committed = blocks[-1]
+        blocks = self._append(items)
         try:
             self._follow()
         except (Unavailable, Halted) as error:
@@ -176,6 +191,17 @@ class Committer:
             Answer(block.position, block.header.committed_at, plan.request.id, plan.versions)
             for block, plan in zip(blocks, planned, strict=True)
         ]
+
+    def _append(self, items: Sequence[Part | Draft]) -> list[Block]:
+        """The commit. Raises NotPrimary if the permit has ended by now, and Halted if its epoch is past."""
+        with self.permits.appending() as epoch:
+            head = self._journal.head(self._strand)
+            if head.epoch > epoch:
+                message = f"the journal holds blocks of epoch {head.epoch}; nothing is written in epoch {epoch}"
+                raise Halted("epoch_past", message, place=f"strand {self._strand}", cure="follow the primary")
+            blocks = self._journal.append(self._strand, items, epoch)
+            self.committed = blocks[-1]
+        return blocks
 
     def _next_name(self, number: int = 0) -> str:
         """A transaction's name where its client gave none."""

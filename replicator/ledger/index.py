@@ -63,6 +63,29 @@ class Chain(Protocol):
     def base(self, strand: str) -> Position: ...
 
 
+Undone = Iterable[tuple[int, bytes, int]]  # relation, key image, and the version in force before, 0 for none
+
+
+def cut_back(path: Path, position: Position, undone: Undone) -> None:
+    """Bring an index file back to ``position``: requests behind it were never made, and deleted keys have the versions
+    given. Nothing where there is no file, or where it is not beyond. Durable on return."""
+    if not path.exists():
+        return
+    strand, _, sequence, digest = position
+    with translated(path), contextlib.closing(connect(path, synchronous="FULL")) as db, transaction(db):
+        for statement in SCHEMA:
+            db.execute(statement)
+        row = db.execute("SELECT sequence FROM indexed WHERE strand = ?", (strand,)).fetchone()
+        if row is None or row[0] <= sequence:
+            return
+        db.execute("DELETE FROM request WHERE sequence > ?", (sequence,))
+        for relation, key, version in undone:
+            db.execute("DELETE FROM deleted WHERE relation = ? AND key = ?", (relation, key))
+            if version:
+                db.execute("INSERT INTO deleted VALUES (?, ?, ?)", (relation, key, version))
+        db.execute("UPDATE indexed SET sequence = ?, hash = ? WHERE strand = ?", (sequence, digest, strand))
+
+
 def pack_note(note: Note) -> bytes:
     """The note as a statement."""
     return pack_message(PREFIX, msgpack.packb(note))

@@ -28,13 +28,15 @@ Changes = dict[tuple[int, Key], Held]  # by relation and key
 
 class Answer(NamedTuple):
     """A transaction that is committed. ``versions`` are its statements' (a delete's too), ``repeated`` says that it was
-    committed by an earlier request of the same idempotency key."""
+    committed by an earlier request of the same idempotency key, ``acknowledged_by`` how many other regions have it
+    durably, where the writer waits for some."""
 
     position: Position
     committed_at: int
     id: str
     versions: Sequence[int]
     repeated: bool = False
+    acknowledged_by: int | None = None
 
 
 class Planned(NamedTuple):

@@ -3,7 +3,8 @@
 Guarantee: a request is answered only after its commit is durable; while one group is being written the next one
 gathers, so the rate does not hang on the disk's latency; the queue is bounded in number and in bytes, and who does not
 fit is told to come back. A request whose client goes away is carried out or not, never in part: its idempotency key
-tells.
+tells. Where writes need a permit that ends, no answer leaves after its end; where other regions have to have a write
+first (``Acknowledges``), its answer waits for them.
 
 One task, ``run``, owns the writer; everything it does to files happens in one worker thread at a time and is never
 abandoned half-way.
@@ -14,14 +15,16 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
 from replicator.block import Block
-from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.errors import Halted, NotPrimary, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
 from replicator.journal.store import Journal
 from replicator.ledger.commit import Committer, Declared, Options
 from replicator.ledger.judge import Answer
+from replicator.ledger.permit import Permits
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
 from replicator.replicas.base import Applied
@@ -30,6 +33,7 @@ GROUP_REQUESTS = 500
 GROUP_BYTES = 1 << 20  # a larger request is a group of its own
 QUEUE_REQUESTS = 5000
 QUEUE_BYTES = 256_000_000
+LAPSED_SECONDS = 0.05  # between looks at a permit that has ended and was not taken back
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -49,8 +53,16 @@ class _Ticket:
         self.done.set()
 
 
+class Acknowledges(Protocol):
+    """Who knows what other regions have durably."""
+
+    async def wait(self, sequence: int, left_seconds: Callable[[], float]) -> int:
+        """Return once enough of them have everything up to ``sequence``: how many. Raises Unavailable, the outcome
+        being unknown, if that takes too long or ``left_seconds`` has reached zero."""
+
+
 class Ledger:
-    """The ledger of one strand in one epoch.
+    """The ledger of one strand. ``permits`` give the right to write; without them it is always given, in ``epoch``.
 
     ``on_committed`` is told, in trio's thread, of the last block that is durable in the journal, ``on_applied`` where
     the state stands; that is the same block unless the state cannot follow. ``on_waiting`` is told why nothing can be
@@ -66,9 +78,13 @@ class Ledger:
         on_applied: Callable[[Applied], None] = lambda applied: None,
         on_committed: Callable[[Block], None] = lambda block: None,
         on_waiting: Callable[[Unavailable], None] = lambda cause: None,
+        permits: Permits | None = None,
+        acknowledges: Acknowledges | None = None,
     ) -> None:
         self.limits: Limits = options.limits
-        self._committer = Committer(journal, strand, epoch, options)
+        self._committer = Committer(journal, strand, epoch, options, permits)
+        self._permits = self._committer.permits
+        self._acknowledges = acknowledges
         self._on_applied = on_applied
         self._on_committed = on_committed
         self._on_waiting = on_waiting
@@ -91,9 +107,7 @@ class Ledger:
         table that differs from what is there too."""
         try:
             self._on_applied(await trio.to_thread.run_sync(self._committer.open))
-            for declaration in tables:
-                await trio.to_thread.run_sync(self._declare_configured, declaration)
-            self._tell()
+            await self._declare_all(tables)
             self._runs = True
             task_status.started()
             while True:
@@ -108,23 +122,50 @@ class Ledger:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._committer.close)
 
+    async def _declare_all(self, tables: tuple[TableDeclaration, ...]) -> None:
+        """Declare the configured tables as soon as that is permitted."""
+        while True:
+            await self._permits.opened()
+            try:
+                for declaration in tables:
+                    await trio.to_thread.run_sync(self._declare_configured, declaration)
+                self._tell()
+                return
+            except NotPrimary:
+                await trio.sleep(LAPSED_SECONDS)
+
     def _declare_configured(self, declaration: TableDeclaration) -> None:
         try:
             self._committer.declare(declaration)
+        except NotPrimary:
+            raise
         except Rejected as error:
             raise Halted(error.reason, error.message, place=error.place, cure=error.cure) from error
 
     async def submit(self, body: bytes) -> Answer:
         """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted."""
+        epoch = self._permits.permit()
         outcome = await self._wait_for(_Ticket(body))
         assert isinstance(outcome, Answer)
-        return outcome
+        return outcome._replace(acknowledged_by=await self._acknowledged(outcome.position.sequence, epoch))
 
     async def declare(self, declaration: TableDeclaration) -> Declared:
         """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
+        epoch = self._permits.permit()
         outcome = await self._wait_for(_Ticket(declaration))
         assert isinstance(outcome, Declared)
+        await self._acknowledged(outcome.position.sequence, epoch)
         return outcome
+
+    async def _acknowledged(self, sequence: int, epoch: int) -> int | None:
+        """Wait for the other regions; how many have the block, None where none is asked. The last look at the permit
+        comes after everything else that takes time."""
+        count = None
+        if self._acknowledges is not None:
+            count = await self._acknowledges.wait(sequence, lambda: self._permits.left_seconds(epoch))
+        if not self._permits.holds(epoch):
+            raise OutcomeUnknown("the right to write ended before it could be answered")
+        return count
 
     async def _wait_for(self, ticket: _Ticket) -> Answer | Declared:
         if not self._runs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
+from replicator.acknowledge.view import AcknowledgeView
 from replicator.marks import Condition, Mark, MarkName, StageView
 from replicator.observe.snapshot import JournalView, RegionView, Snapshot, StrandState, VerifyView
 
@@ -138,6 +139,18 @@ def open_gaps(state: StrandState) -> float:
 def journal(value: Callable[[JournalView], float | None]) -> Read:
     """A figure of each strand's journal."""
     return strand(lambda state: None if state.journal is None else value(state.journal))
+
+
+def acknowledge(value: Callable[[AcknowledgeView], float | None]) -> Read:
+    """A figure of each strand whose writers wait for other regions."""
+    return strand(lambda state: None if state.acknowledge is None else value(state.acknowledge))
+
+
+def at_risk_amounts(snapshot: Snapshot) -> Iterator[Sample]:
+    """The amounts that no other region has."""
+    for state in snapshot.strands:
+        for (table, currency), amount in state.at_risk_amounts.items():
+            yield (state.progress.strand, table, currency), amount
 
 
 def known_regions(value: Callable[[RegionView], float | None]) -> Read:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from replicator.acknowledge.view import AcknowledgeView
 from replicator.marks import StrandView
 from replicator.position import Position
 
@@ -201,7 +202,10 @@ class StrandState:
     held_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)  # that wait behind those, by table
     lease_remaining_seconds: float | None = None
     at_risk_blocks: int | None = None
+    at_risk_amounts: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)  # by table and currency
+    at_risk_unknown: int | None = None  # changes at risk whose amount is not known
     journal: JournalView | None = None
+    acknowledge: AcknowledgeView | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

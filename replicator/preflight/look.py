@@ -18,6 +18,7 @@ from replicator.ledger.tables import check_declaration, definition_of
 from replicator.position import genesis
 from replicator.preflight import Finding, failed
 from replicator.preflight.following import check_following
+from replicator.preflight.lease import check_lease
 from replicator.preflight.listening import check_listening
 from replicator.preflight.machine import check_data_dir, check_versions
 from replicator.preflight.stored import Stored, read_stored
@@ -36,7 +37,7 @@ def look(config: Config) -> list[Finding]:
     except ReplicatorError as error:
         findings.append(failed(error))
         stored = Stored(genesis(config.region.strand))
-    return [*findings, *_role(config, stored)]
+    return [*findings, *_role(config, stored), *check_lease(config, stored.head)]
 
 
 def _role(config: Config, stored: Stored) -> Iterator[Finding]:
@@ -52,8 +53,9 @@ def _role(config: Config, stored: Stored) -> Iterator[Finding]:
             yield from postgres_check.preflight(replica.conninfo(), stored.definitions)
         case SqliteReplica(path=path):
             yield from _check_sqlite(config, path, stored)
-    if config.follow is not None:
-        yield from trio.run(check_following, parts.upstream(config), stored.head)
+    followed = parts.upstream(config, None)
+    if followed is not None:
+        yield from trio.run(check_following, followed, stored.head)
 
 
 def _check_sqlite(config: Config, path: Path, stored: Stored) -> Iterator[Finding]:

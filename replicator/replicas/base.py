@@ -110,6 +110,14 @@ class Replica(Protocol):
         does not take a row (a constraint, a trigger, a value); ``replica_row_missing``, ``bad_row``: it cannot be done.
         After an error nothing but ``rollback`` or ``open`` helps."""
 
+    def harden(self) -> None:
+        """Before a transaction: what is committed from now on, until ``open``, survives a loss of power at once."""
+
+    def undefine(self, strand: str, relation: int) -> None:
+        """Take back the last definition of a table, within the transaction: its columns are those of the definition
+        before it; without one the table goes, with its rows. Raises Halted (``define_not_undoable``) if values would
+        have to come back that are gone."""
+
     def attempt(self, strand: str, steps: Sequence[Step]) -> None:
         """As ``apply``; but where that raises Halted, the transaction is as it was before and goes on. What the
         database would only check at the commit is checked here."""

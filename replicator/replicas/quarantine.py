@@ -104,6 +104,11 @@ class QuarantineTable:
                 (*closing, strand, *place),
             )
 
+    def forget(self, strand: str, after: int) -> None:
+        """These statements never were: their blocks, behind the sequence ``after``, are undone. Within the
+        transaction."""
+        self._run(self._sql(f"DELETE FROM {self._table} WHERE strand = ? AND sequence > ?"), (strand, after))
+
     def open(self, strand: str) -> list[Quarantined]:
         """The open ones in their order, without their statements."""
         return self._read(f"SELECT {_LISTED} FROM {self._table} WHERE strand = ? AND outcome = '' {_ORDER}", strand)

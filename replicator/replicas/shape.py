@@ -5,8 +5,11 @@ A shape is each column's type, as the database names it, and its place in the pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from replicator.definition import Definition
 from replicator.errors import Halted
+from replicator.evolution import changes
 
 Shape = dict[str, tuple[str, int]]
 
@@ -42,3 +45,29 @@ def name_taken(definition: Definition, problem: str) -> Halted:
     """The database cannot keep the table under its own names."""
     place = f"replica table {definition.label}"
     return Halted("replica_name_taken", problem, place=place, cure="rename it at the source, or leave the table out")
+
+
+def definition_before(definitions: Mapping[int, Definition], relation: int) -> Definition | None:
+    """The definition that ``relation`` took the place of, None if it made the table. Raises Halted if a table cannot
+    go back to it: what a dropped column held is gone, and a type that was widened may hold what the old one cannot."""
+    definition = definitions[relation]
+    older = [number for number, one in definitions.items() if number < relation and one.name == definition.name]
+    if not older:
+        return None
+    before = definitions[max(older)]
+    try:
+        back = changes(definition, before)
+    except Halted as error:
+        raise _not_undoable(definition, error.message) from error
+    if back.added:
+        raise _not_undoable(definition, f"column {back.added[0].name} was dropped, with what it held")
+    return before
+
+
+def _not_undoable(definition: Definition, message: str) -> Halted:
+    return Halted(
+        "define_not_undoable",
+        f"what a block did to the table cannot be taken back: {message}",
+        place=f"replica table {definition.label}",
+        cure="the blocks are sealed, nothing was changed: replicator bootstrap CONFIG --replace makes the region anew",
+    )

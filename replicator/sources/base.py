@@ -23,13 +23,15 @@ from replicator.definition import Definition
 class SourceState:
     """What the journal holds of this source when it starts.
 
-    ``origin`` is that of the last block, None if there is no block yet: then the source begins with a consistent copy.
-    ``relations`` are the definitions in force, ``notes`` what the source wrote down with ``sink.note``.
+    ``origin`` is that of the last block that has one (the first block of an epoch has none), None if there is no such
+    block yet: then the source begins with a consistent copy. ``sequence`` is that block's. ``relations`` are the
+    definitions in force, ``notes`` what the source wrote down with ``sink.note``.
     """
 
     origin: str | None
     relations: dict[int, Definition]
     notes: dict[str, str]
+    sequence: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,7 +40,8 @@ class SourceReport:
 
     ``phase``: connecting, copying, streaming. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
     sign of life of the whole path; ``seen`` the ledger's own log position up to which everything has been sent to the
-    sink, ``stored`` that of the last block that is durable. Bytes are None where the ledger does not tell them.
+    sink, ``stored`` that of the last block that is durable (whoever stores it writes that here). Bytes are None where
+    the ledger does not tell them.
     """
 
     phase: str = "connecting"
@@ -71,4 +74,5 @@ class Source(Protocol):
         """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
 
     def acknowledge(self, origin: str) -> None:
-        """Everything up to ``origin`` is durable in the journal. Called from the trio thread."""
+        """Everything up to ``origin`` is durable in the journal, and wherever else it has to be before the ledger may
+        forget it, or tell its own client that it is safe. Called from the trio thread."""

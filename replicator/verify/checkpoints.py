@@ -111,22 +111,33 @@ class Checkpoints:
         self._on_checked = on_checked
         self._window_statements = window_statements
         self._reader: Reader | None = None
+        self._waiting = trio.CancelScope()
 
     async def run(self) -> None:
         """Check whenever it is time. Raises what the replica or the journal raises."""
-        cadence, findings = self._cadence, self._findings
+        rest = 0.0
         try:
             while True:
-                with trio.move_on_after(RECHECK_SECONDS if findings.wrong else math.inf):
-                    await self._applied.beyond(findings.checked)
-                with trio.move_on_after(cadence.seconds):
-                    await self._applied.beyond(findings.checked + cadence.blocks - 1)
+                with trio.CancelScope() as self._waiting:
+                    await trio.sleep(rest)
+                    await self._due()
                 began = trio.current_time()
                 await self.check()
-                took = trio.current_time() - began
-                await trio.sleep(rest_seconds(took, cadence.share))
+                rest = rest_seconds(trio.current_time() - began, self._cadence.share)
         finally:
             self.close()
+
+    def hurry(self) -> None:
+        """Check now, whatever the cadence says."""
+        self._waiting.cancel()
+
+    async def _due(self) -> None:
+        """Return when there is something to check, and it is time."""
+        cadence, findings = self._cadence, self._findings
+        with trio.move_on_after(RECHECK_SECONDS if findings.wrong else math.inf):
+            await self._applied.beyond(findings.checked)
+        with trio.move_on_after(cadence.seconds):
+            await self._applied.beyond(findings.checked + cadence.blocks - 1)
 
     def close(self) -> None:
         """Let the replica go."""

@@ -56,11 +56,12 @@ class ScrubReport:
 
 
 class Scrub:
-    """Passes over one replica, for ever. ``on_scrubbed`` hears of the end of every pass."""
+    """Passes over one replica, for ever. ``primary`` gives whom to compare with, or raises Unavailable; ``on_scrubbed``
+    hears of the end of every pass."""
 
     def __init__(
         self,
-        primary: Endpoint,
+        primary: Callable[[], Endpoint],
         here: LocalSide,
         plan: ScrubPlan,
         findings: Findings,
@@ -102,7 +103,7 @@ class Scrub:
         """One pass. Raises ReplicatorError if a table could not be compared."""
         report, began = self.report, trio.current_time()
         try:
-            async with remote_side(self._primary, self._plan.rows_per_second) as there:
+            async with remote_side(self._primary(), self._plan.rows_per_second) as there:
                 at, results = await self._compare_all(there)
         finally:
             report.running_table = ""

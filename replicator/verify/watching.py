@@ -45,7 +45,7 @@ class Watching:
     def __init__(
         self,
         here: LocalSide,
-        primary: Endpoint,
+        primary: Callable[[], Endpoint],
         journal: Journal,
         open_reader: Callable[[], Reader],
         tail: Tail,
@@ -91,6 +91,11 @@ class Watching:
     def ask_for_scrub(self) -> None:
         """Somebody who compared has seen a difference: look soon, and say so where alerts look."""
         self._findings.ask_for_scrub()
+
+    def prove(self) -> None:
+        """Compare what was applied last at once: somebody waits for it to be proven."""
+        if self._checkpoints is not None:
+            self._checkpoints.hurry()
 
     async def run(self) -> None:
         """Watch, for ever."""

@@ -55,7 +55,7 @@ async def report(primary: Primary, position: object, region: str = "eu") -> http
 async def test_a_region_reports_what_is_durable_in_its_journal(
     primary: Primary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.feed.follow.REPORT_SECONDS", 0.02)
+    monkeypatch.setattr("replicator.feed.reporting.REPORT_SECONDS", 0.02)
     region = Region(tmp_path / "eu", primary)
     with trio.fail_after(20):
         async with primary.serving(), trio.open_nursery() as nursery:
@@ -115,7 +115,7 @@ class Plain(Publisher):
 async def test_an_upstream_that_takes_no_reports_is_followed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.feed.follow.REPORT_SECONDS", 0.01)
+    monkeypatch.setattr("replicator.feed.reporting.REPORT_SECONDS", 0.01)
     primary = Primary(tmp_path / "primary.db", Plain)
     primary.write(drafts(1, 5))
     region = Region(tmp_path / "eu", primary)
@@ -142,7 +142,7 @@ class Babbling(Plain):
 
 
 async def test_a_strange_answer_to_a_report_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.feed.follow.REPORT_SECONDS", 0.01)
+    monkeypatch.setattr("replicator.feed.reporting.REPORT_SECONDS", 0.01)
     primary = Primary(tmp_path / "primary.db", Babbling)
     primary.write(drafts(1, 5))
     region = Region(tmp_path / "eu", primary)

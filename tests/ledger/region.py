@@ -14,6 +14,7 @@ import trio
 from hypercorn.config import Config
 from starlette.routing import Route
 
+from replicator.block import Block
 from replicator.http import application
 from replicator.journal.history import HistoryIndex
 from replicator.journal.store import Journal
@@ -82,6 +83,7 @@ class Region:
         self.tail = Tail(genesis("main"))
         self.index = HistoryIndex(directory / "history.sqlite3", self.journal)
         self.index.open()
+        self.committed: list[Block] = []  # what was told of, by who asks for it
         self.ledger = Ledger(self.journal, "main", 1, options(directory, clock, **limits), self._applied)
         self.reads = Reads("main", self._reader, self.journal, self.index, self._wait_applied)
 

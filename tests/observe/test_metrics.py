@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from replicator.acknowledge import AcknowledgeView
 from replicator.feed.notices import GapCounts
 from replicator.observe.metrics import CATALOGUE, PREFIX, Metrics
 from replicator.observe.settling import settle_view
@@ -28,6 +29,12 @@ EXPECTED = {
     "replicator_applied_blocks_total": ("counter", "region strand"),
     "replicator_applied_sequence": ("gauge", "region strand"),
     "replicator_at_risk_blocks": ("gauge", "region strand"),
+    "replicator_at_risk_amount": ("gauge", "region strand table currency"),
+    "replicator_at_risk_unknown": ("gauge", "region strand"),
+    "replicator_acknowledged_sequence": ("gauge", "region strand"),
+    "replicator_acknowledge_degraded": ("gauge", "region strand"),
+    "replicator_acknowledge_waiting": ("gauge", "region strand"),
+    "replicator_acknowledge_oldest_seconds": ("gauge", "region strand"),
     "replicator_copied_rows": ("gauge", "region"),
     "replicator_copy_rows_estimate": ("gauge", "region"),
     "replicator_verified_age_seconds": ("gauge", "region strand"),
@@ -128,6 +135,9 @@ def everything() -> Snapshot:
         ),
         lease_remaining_seconds=3.5,
         at_risk_blocks=4,
+        at_risk_amounts={("wallets", "EUR"): 12.5},
+        at_risk_unknown=0,
+        acknowledge=AcknowledgeView(1, 90, False, 2, 0.5, {"lima": 90}),
         journal=JournalView(
             5_000_000, 40, 41, 86_400.0, "lima", 90, ("tokyo",), 40, 10, "", (RegionView("lima", 90, 3.5, "known"),)
         ),

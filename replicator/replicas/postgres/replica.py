@@ -12,7 +12,7 @@ from replicator.definition import Definition, unpack_definition
 from replicator.errors import Halted, Unavailable
 from replicator.position import Position
 from replicator.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
-from replicator.replicas.postgres import bulk, few, schema, sequences, session
+from replicator.replicas.postgres import bulk, few, schema, sequences, session, triggers
 from replicator.replicas.postgres.bulk import BulkRows, with_places
 from replicator.replicas.postgres.few import FewRows, is_few
 from replicator.replicas.postgres.rows import Rows
@@ -26,7 +26,7 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "15min",
 }
 # An arbitrary number that every sidecar locks in the database it writes to.
-_LOCK = 7_235_421_398_517
+WRITER_LOCK = 7_235_421_398_517
 _DELETE_LIMIT_BYTES = 256 << 20
 
 
@@ -65,6 +65,8 @@ class PostgresReplica:
                 few.prepare(connection)
                 self._lock(connection)
                 schema.create_own_tables(connection)
+                if triggers.is_adopted(connection):
+                    triggers.silence(connection)
         except BaseException:
             connection.close()
             raise
@@ -73,7 +75,7 @@ class PostgresReplica:
     def _lock(self, connection: psycopg.Connection) -> None:
         """Waits as long as any lock may take: a former session of ours may need a moment to end."""
         try:
-            connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+            connection.execute("SELECT pg_advisory_lock(%s)", [WRITER_LOCK])
         except psycopg.errors.LockNotAvailable as error:
             raise Unavailable(
                 "replica_in_use",
@@ -117,6 +119,14 @@ class PostgresReplica:
         self._run(rollback)
         if has_stage:
             self._run("DISCARD TEMP")
+
+    def harden(self) -> None:
+        self._run("SET synchronous_commit = on")
+
+    def undefine(self, strand: str, relation: int) -> None:
+        self._tables.clear()
+        with session.translated(self._place):
+            schema.undefine(self._open, strand, relation)
 
     def attempt(self, strand: str, steps: Sequence[Step]) -> None:
         drifted, tables = self._drifted_now, dict(self._tables)
@@ -233,7 +243,7 @@ class PostgresReplica:
         take minutes."""
         name = session.quoted(*definition.name)
         answer = self._open.execute("SELECT pg_table_size(%s::regclass)", [name]).fetchone()
-        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES
+        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not schema.is_referenced(self._open, name)
         self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
 
 

@@ -15,7 +15,7 @@ from replicator.evolution import changes
 from replicator.replicas.postgres import sequences
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
-from replicator.replicas.shape import Shape, differing_columns, name_taken, table_differs
+from replicator.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
 
 NAME_LIMIT_BYTES = 63
 _OWN_TABLES = (
@@ -66,6 +66,7 @@ def define(connection: psycopg.Connection, strand: str, relation: int, definitio
     elif not _exists(connection, definition):
         _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
         _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
+        _fence(connection, definition)
     sequences.attach(connection, definition)
     _index_user(connection, before, definition)
     connection.execute(
@@ -74,6 +75,26 @@ def define(connection: psycopg.Connection, strand: str, relation: int, definitio
         " name = excluded.name, definition = excluded.definition",
         (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
     )
+
+
+def undefine(connection: psycopg.Connection, strand: str, relation: int) -> None:
+    """Bring the table back to the definition before this one; a table that this one made goes."""
+    sql = "SELECT relation, definition FROM replicator.definition WHERE strand = %s"
+    definitions = {number: unpack_definition(data) for number, data in connection.execute(sql, [strand])}
+    definition, before = definitions[relation], definition_before(definitions, relation)
+    connection.execute("DELETE FROM replicator.definition WHERE strand = %s AND relation = %s", [strand, relation])
+    if before is None:
+        _execute(connection, f"DROP TABLE IF EXISTS {quoted(*definition.name)}")
+        return
+    _follow(connection, definition, before)
+    _index_user(connection, definition, before)
+
+
+def _fence(connection: psycopg.Connection, definition: Definition) -> None:
+    """Where applications may not write (``fencing``), they may not write to a new table either."""
+    may = "SELECT has_function_privilege(to_regprocedure('replicator.fence_table(regclass)')::oid, 'EXECUTE')"
+    if connection.execute(may).fetchone() == (True,):
+        connection.execute("SELECT replicator.fence_table(to_regclass(%s))", [quoted(*definition.name)])
 
 
 def table_body(connection: psycopg.Connection, definition: Definition) -> str:
@@ -174,6 +195,12 @@ def check_names(definition: Definition) -> None:
 
 def _exists(connection: psycopg.Connection, definition: Definition) -> bool:
     return connection.execute("SELECT to_regclass(%s)", [quoted(*definition.name)]).fetchone() != (None,)
+
+
+def is_referenced(connection: psycopg.Connection, name: str) -> bool:
+    """Whether a foreign key points to the table: then it cannot be truncated, whatever the session may do."""
+    query = "SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(%s) LIMIT 1"
+    return connection.execute(query, [name]).fetchone() is not None
 
 
 def _follow(connection: psycopg.Connection, old: Definition, new: Definition) -> None:

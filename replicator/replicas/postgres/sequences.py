@@ -15,9 +15,9 @@ _LOW, _HIGH = -(2**63), 2**63 - 1
 
 
 def attach(connection: psycopg.Connection, definition: Definition) -> None:
-    """Columns that a sequence feeds get it as their default."""
+    """Columns that a sequence feeds get it as their default; an identity, which is no default, feeds itself."""
     for column in definition.columns:
-        if column.sequence is not None:
+        if column.sequence is not None and not _is_identity(connection, definition, column.name):
             name = _make(connection, *column.sequence)
             default = f"nextval({_literal(name)}::regclass)"
             _execute(
@@ -46,6 +46,14 @@ def advance(connection: psycopg.Connection, step: SetSequence) -> None:
         f" SET value = excluded.value, increment = excluded.increment WHERE excluded.value {ahead} s.value".encode(),
         tuple(step),
     )
+
+
+def _is_identity(connection: psycopg.Connection, definition: Definition, column: str) -> bool:
+    found = connection.execute(
+        "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND attidentity <> ''",
+        [quoted(*definition.name), column],
+    ).fetchone()
+    return found is not None
 
 
 def _make(connection: psycopg.Connection, namespace: str, name: str) -> str:

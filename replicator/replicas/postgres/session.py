@@ -34,6 +34,7 @@ _SETTINGS = {
     "lc_monetary": "C",
     "search_path": "pg_catalog, public",
     "jit": "off",
+    "replicator.writer": "on",  # a replica is fenced against applications; this is how it knows us (fencing/sql.py)
 }
 
 

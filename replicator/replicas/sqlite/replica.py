@@ -111,6 +111,15 @@ class SqliteReplica:
                 except (sqlite3.IntegrityError, sqlite3.DataError) as error:
                     raise _refused_row(step, error) from error
 
+    def harden(self) -> None:
+        with sqlite.translated(self._path):
+            self._open.execute("PRAGMA synchronous = FULL")
+
+    def undefine(self, strand: str, relation: int) -> None:
+        self._rows.clear()
+        with sqlite.translated(self._path):
+            schema.undefine(self._open, strand, relation)
+
     def attempt(self, strand: str, steps: Sequence[Step]) -> None:
         drifted = self._drifted_now
         self._run("SAVEPOINT attempt")

@@ -10,7 +10,7 @@ import sqlite3
 from replicator import sqlite
 from replicator.definition import Definition, pack_definition, unpack_definition
 from replicator.evolution import changes
-from replicator.replicas.shape import Shape, differing_columns, name_taken, table_differs
+from replicator.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
 from replicator.replicas.sqlite.rows import PLACE_COLUMNS, create_table, literal, quoted, shape, user_index
 from replicator.values import sqlite_type, storage_from_text
 
@@ -70,6 +70,22 @@ def define(connection: sqlite3.Connection, strand: str, relation: int, definitio
         "INSERT OR REPLACE INTO _replicator_definition VALUES (NULL, ?, ?, ?, ?, ?)",
         (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
     )
+
+
+def undefine(connection: sqlite3.Connection, strand: str, relation: int) -> None:
+    """Bring the table back to the definition before this one; a table that this one made goes."""
+    found = connection.execute("SELECT relation, definition FROM _replicator_definition WHERE strand = ?", [strand])
+    definitions = {number: unpack_definition(data) for number, data in found}
+    definition, before = definitions[relation], definition_before(definitions, relation)
+    connection.execute("DELETE FROM _replicator_definition WHERE strand = ? AND relation = ?", [strand, relation])
+    if before is None:
+        connection.execute(f"DROP TABLE IF EXISTS {quoted(definition.label)}")
+        return
+    index = user_index(definition)
+    if index is not None and index != user_index(before):
+        connection.execute(f"DROP INDEX IF EXISTS {quoted(index)}")  # SQLite drops no column that is indexed
+    _follow(connection, definition, before)
+    _index_user(connection, before)
 
 
 def difference(connection: sqlite3.Connection, definition: Definition, before: Definition | None) -> str:

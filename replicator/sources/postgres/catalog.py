@@ -85,11 +85,18 @@ SELECT a.attrelid::int8, a.attnum, a.attname, a.atttypid::int8, a.atttypmod,
        s.nspname, s.relname
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
   LEFT JOIN LATERAL (
-       SELECT n.nspname, q.relname FROM pg_depend d JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
+       SELECT n.nspname, q.relname FROM (
+              SELECT 1 AS rank, d.objid AS oid FROM pg_depend d
+               WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                 AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
+               UNION ALL
+              SELECT 2, d.refobjid FROM pg_attrdef f JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass
+                 AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> a.attrelid
+               WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
+                 AND pg_get_expr(f.adbin, f.adrelid) LIKE 'nextval(%%::regclass)') o
+         JOIN pg_class q ON q.oid = o.oid AND q.relkind = 'S'
          JOIN pg_namespace n ON n.oid = q.relnamespace
-        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-          AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
-        ORDER BY q.oid LIMIT 1) s ON NOT a.attisdropped
+        ORDER BY o.rank, q.oid LIMIT 1) s ON NOT a.attisdropped
  WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0
  ORDER BY a.attrelid, a.attnum
 """

@@ -34,6 +34,7 @@ _SETTINGS = {
     "default_transaction_isolation": "read\\ committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
+    "synchronous_commit": "local",  # a commit of ours would wait for a synchronous standby: for us
 }
 
 T = TypeVar("T")
@@ -45,6 +46,15 @@ def place_of(options: PostgresOptions) -> str:
     fields = _fields(options)
     host = fields.get("host") or fields.get("hostaddr") or "local socket"
     return f"PostgreSQL {host}:{fields.get('port') or 5432}/{fields.get('dbname') or fields.get('user') or ''}"
+
+
+def standby_name(options: PostgresOptions) -> str:
+    """What the server knows our replication connection by, for ``synchronous_standby_names``."""
+    return str(_fields(options).get("application_name") or _name(options))
+
+
+def _name(options: PostgresOptions) -> str:
+    return f"replicator {options.slot}"
 
 
 def connect(options: PostgresOptions, *, replication: bool = False) -> Connection:
@@ -59,7 +69,7 @@ def connect(options: PostgresOptions, *, replication: bool = False) -> Connectio
         settings["wal_sender_timeout"] = f"{SENDER_TIMEOUT_SECONDS}s"
     ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
     defaults: dict[str, Any] = {
-        "application_name": f"replicator {options.slot}",
+        "application_name": _name(options),
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,

@@ -19,6 +19,7 @@ from replicator.journal.tail import Tail
 from replicator.position import Position
 from replicator.replicas.postgres.reader import PostgresReader
 from replicator.sources.base import SourceReport
+from replicator.sources.postgres.begins import read_begins
 from replicator.sources.postgres.lsn import parse_lsn
 from replicator.sources.postgres.snapshot import Snapshot, last_visible, parse_snapshot
 from replicator.verify.moments import Moment
@@ -114,15 +115,19 @@ class PostgresMoments:
     def _last_visible(self, snapshot: Snapshot) -> int | None:
         """Look back as far as the first block that is surely visible."""
         head = self._journal.head(self._strand).sequence
+        begins = read_begins(self._journal.notes())
+        begun = begins.sequence if begins else 0  # up to there other servers numbered the transactions; all is visible
         back = LOOK_BACK_BLOCKS
         while True:
-            after = max(head - back, self._journal.base(self._strand).sequence)
+            after = max(head - back, self._journal.base(self._strand).sequence, begun)
             blocks = [
                 (block.header.sequence, block.header.txid)
                 for block in self._journal.blocks(self._strand, after, 1 << 40)
                 if block.header.sequence <= head
             ]
             last = last_visible(snapshot, blocks)
+            if begun and after == begun:
+                return last if blocks else begun
             base = self._journal.base(self._strand).sequence
             if base and after <= base and (not blocks or last is None or last < blocks[0][0]):
                 return None  # what is surely visible was pruned: nothing proves that the rest of it is

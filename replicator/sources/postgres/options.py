@@ -23,7 +23,8 @@ class PostgresOptions:
     ``dsn`` is a libpq connection string or URI (never printed). ``tables`` are ``name`` or ``schema.name``, quoted as
     in SQL where a name holds a dot; None is all of the database, now and later, which needs a superuser to create the
     publication. ``user_column`` names the column of the user's id in every table that has it, ``user_columns`` by table
-    where it differs. A ``heartbeat_seconds`` or ``sequence_seconds`` of 0 switches that off.
+    where it differs. A ``heartbeat_seconds`` or ``sequence_seconds`` of 0 switches that off. ``synchronous``: commits
+    wait for what is acknowledged (this is a synchronous standby): nothing is confirmed before that, and then at once.
     """
 
     dsn: str = dataclasses.field(repr=False)
@@ -36,6 +37,7 @@ class PostgresOptions:
     sequence_seconds: float = 10.0
     connect_seconds: float = 10.0
     lock_seconds: float = 30.0
+    synchronous: bool = False
 
     def __post_init__(self) -> None:
         if not _SLOT.fullmatch(self.slot):

@@ -26,6 +26,11 @@ class Publication(NamedTuple):
     generated: bool
 
 
+def has_publication(connection: Connection, options: PostgresOptions) -> bool:
+    """Whether there is a publication of that name."""
+    return _read(connection, options) is not None
+
+
 def ensure_publication(connection: Connection, options: PostgresOptions) -> Publication:
     """Create the publication if there is none, then check it. Raises Halted."""
     if _read(connection, options) is None:

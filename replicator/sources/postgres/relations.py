@@ -5,7 +5,9 @@ have, or that is not the one of that name any more, halts the source.
 
 What is noted beside the journal: for each table its oid, name and storage (``postgres.table.<oid>``), and the oids of
 all tables that existed when the copy was made (``postgres.tables_before``). A table that is neither known nor among
-those was created later, so all its rows come through the stream.
+those was created later, so all its rows come through the stream. In a promoted database a table's columns may have
+other numbers than in the ledger (``begins``): what the catalogs say is compared by the database's, what is sent has
+the ledger's.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from replicator.definition import Definition
 from replicator.errors import Halted
 from replicator.evolution import RESYNC, changes
 from replicator.sources.base import Sink, SourceState
+from replicator.sources.postgres.begins import Numbering, read_numberings
 from replicator.sources.postgres.catalog import TableFacts, read_table
 from replicator.sources.postgres.connection import Connection, Worker
 from replicator.sources.postgres.definitions import (
@@ -32,8 +35,8 @@ from replicator.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptio
 from replicator.sources.postgres.pgoutput import Table
 from replicator.sources.postgres.publication import Publication
 
-_TABLE_NOTE = "postgres.table."
-_BEFORE_NOTE = "postgres.tables_before"
+TABLE_NOTE = "postgres.table."
+BEFORE_NOTE = "postgres.tables_before"
 
 
 class NeedsText(Exception):
@@ -58,11 +61,12 @@ class Relations:
             self._known[definition.name] = (relation, definition)
         self._next = max(state.relations, default=0) + 1
         self._noted: dict[int, tuple[str, str, str]] = {
-            int(key.removeprefix(_TABLE_NOTE)): tuple(json.loads(value))
+            int(key.removeprefix(TABLE_NOTE)): tuple(json.loads(value))
             for key, value in state.notes.items()
-            if key.startswith(_TABLE_NOTE)
+            if key.startswith(TABLE_NOTE)
         }
-        self._before = frozenset(json.loads(state.notes.get(_BEFORE_NOTE, "[]")))
+        self._before = frozenset(json.loads(state.notes.get(BEFORE_NOTE, "[]")))
+        self._numberings = read_numberings(state.notes)
         self._at_start: dict[int, frozenset[int]] = {}
         self._start_lsn = 0
         self._seen: set[int] = set()
@@ -70,7 +74,7 @@ class Relations:
     async def note_before(self, oids: Sequence[int]) -> None:
         """Keep which tables exist as the copy is made."""
         self._before = frozenset(oids)
-        await self._sink.note(_BEFORE_NOTE, json.dumps(sorted(oids)))
+        await self._sink.note(BEFORE_NOTE, json.dumps(sorted(oids)))
 
     async def first(self, facts: TableFacts, publication: Publication, *, binary: bool) -> tuple[int, Definition]:
         """Number and definition of a table as it is copied."""
@@ -101,24 +105,27 @@ class Relations:
         if "???" in types:
             raise Halted("unknown_type", "a column's type was dropped", place=_place(relation.name), cure=RESYNC)
         number, known = self._known.get(relation.name, (0, None))
-        definition = define(
+        numbering = self._numberings.get(relation.oid, Numbering())
+        known_here = numbering.here(known) if known else None
+        found = define(
             relation,
             facts,
             types,
-            known,
+            known_here,
             self._options,
             binary=binary,
             certain=self._certain(relation, commit_lsn, facts),
         )
+        definition = numbering.in_ledger(found)
         noted = self._noted.get(relation.oid)
-        if known is not None and definition != known:
+        if known is not None and known_here is not None and definition != known:
             changes(known, definition)
-            check_added(known, definition, facts, rewritten=not (noted and facts and noted[2] == facts.storage))
+            check_added(known_here, found, facts, rewritten=not (noted and facts and noted[2] == facts.storage))
         new = definition != known
         if new:
             number = self._number(definition)
         self._seen.add(relation.oid)
-        await self._note_storage(relation, facts, definition)
+        await self._note_storage(relation, facts, found)
         return Resolved(Table(number, definition, definition.key_places), new)
 
     def _certain(self, relation: Relation, commit_lsn: int, facts: TableFacts | None) -> frozenset[int]:
@@ -161,7 +168,7 @@ class Relations:
     async def _note(self, oid: int, name: TableName, storage: str) -> None:
         value = (*name, storage)
         if self._noted.get(oid) != value:
-            await self._sink.note(f"{_TABLE_NOTE}{oid}", json.dumps(value))
+            await self._sink.note(f"{TABLE_NOTE}{oid}", json.dumps(value))
             self._noted[oid] = value
 
 

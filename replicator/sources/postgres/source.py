@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from replicator.errors import Halted, Unavailable
 from replicator.sources.base import Sink, SourceReport, SourceState
+from replicator.sources.postgres.begins import origin_here
 from replicator.sources.postgres.catalog import TableFacts, published_oids, read_tables
 from replicator.sources.postgres.connection import Connection, Worker, place_of
 from replicator.sources.postgres.definitions import can_be_binary
 from replicator.sources.postgres.initial import InitialCopy, opened
 from replicator.sources.postgres.lsn import lsn_text, parse_lsn
 from replicator.sources.postgres.options import PostgresOptions
-from replicator.sources.postgres.publication import Publication, check_publication, ensure_publication
+from replicator.sources.postgres.publication import Publication, check_publication, ensure_publication, has_publication
 from replicator.sources.postgres.relations import NeedsText, Relations
 from replicator.sources.postgres.slot import (
     Identity,
@@ -35,7 +36,11 @@ from replicator.sources.postgres.stream import Stream
 from replicator.sources.postgres.tail import IDLE_NOTE, Context, Progress, Tail
 
 OLDEST_VERSION = 140000
+SYSTEM_NOTE = "postgres.system"
+DATABASE_NOTE = "postgres.database"
 TIMELINE_NOTE = "postgres.timeline"
+PUBLICATION_NOTE = "postgres.publication"  # the publication that we made
+CAPTURED_NOTE = "postgres.captured"  # where the log ended when all of it was in the journal; empty once it is read on
 
 
 class PostgresSource:
@@ -49,20 +54,22 @@ class PostgresSource:
         self._resume_at = 0
 
     def acknowledge(self, origin: str) -> None:
-        """Everything up to ``origin`` is durable in the journal."""
-        self.report.stored = origin
-        self._progress.acknowledged = max(self._progress.acknowledged, parse_lsn(origin))
-        self._progress.wake.set()
+        """Everything up to ``origin`` is durable, wherever it has to be."""
+        self._progress.acknowledge(parse_lsn(origin))
 
     async def run(self, state: SourceState, sink: Sink) -> None:
         """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
         self.report.phase = "connecting"
-        origin = _noted_lsn(state.origin, "origin")
-        self._progress.acknowledged = origin
-        self._progress.idle = _noted_lsn(state.notes.get(IDLE_NOTE), IDLE_NOTE) if state.origin else 0
+        if state.notes.get(CAPTURED_NOTE):
+            await sink.note(CAPTURED_NOTE, "")
+        noted = origin_here(state.notes, state.sequence, state.origin)
+        origin = _noted_lsn(noted, "origin")
+        if not self._options.synchronous:  # else it may not yet be durable everywhere where it has to be
+            self._progress.acknowledged = origin
+        self._progress.idle = _noted_lsn(state.notes.get(IDLE_NOTE), IDLE_NOTE) if noted else 0
         relations = Relations(state, sink, self._options)
         async with opened(self._options) as sql:
-            if state.origin is None:
+            if noted is None:
                 origin = await self._copy(state, sink, sql, relations)
             start = max(origin, self._progress.idle)
             while True:
@@ -77,9 +84,11 @@ class PostgresSource:
         async with opened(self._options, replication=True) as replication:
             identity = await replication.call(self._identify)
             check_identity(identity, state.notes)
-            await sink.note("postgres.system", identity.system)
-            await sink.note("postgres.database", identity.database)
+            await sink.note(SYSTEM_NOTE, identity.system)
+            await sink.note(DATABASE_NOTE, identity.database)
             await sink.note(TIMELINE_NOTE, str(identity.timeline))
+            if not await sql.call(has_publication, self._options):
+                await sink.note(PUBLICATION_NOTE, self._options.publication)
             publication = await sql.call(ensure_publication, self._options)
             copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))

@@ -2,6 +2,7 @@
 
 Guarantee: drafts go to the sink in commit order, each once; the server is told to forget only what was acknowledged
 as durable, or, while nothing is in flight, what holds nothing for us and was noted as passed. Unsent work is bounded.
+Where commits wait for us (``synchronous``) the server is told at once, also of what holds nothing for us.
 
 Four tasks. The reader collects what is at hand without waiting, and sends it as one batch. The status writer speaks
 to the server in time even while the reader waits for the sink. The heartbeat and the sequence poll use the ordinary
@@ -46,6 +47,14 @@ class Progress:
         self.acknowledged = 0
         self.idle = 0
         self.wake = trio.Event()
+        self.moved = trio.Event()
+
+    def acknowledge(self, lsn: int) -> None:
+        """Everything up to here may be forgotten."""
+        self.acknowledged = max(self.acknowledged, lsn)
+        self.wake.set()
+        self.moved.set()
+        self.moved = trio.Event()
 
     @property
     def durable(self) -> int:
@@ -105,8 +114,25 @@ class Tail:
             await self._flush()
             if self._dry:
                 await self._pass_idle()
-                await self._context.stream.wait()
-                self._heard = trio.current_time()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Until something arrives. Where a commit waits for us to pass it, also until we may."""
+        progress = self._context.progress
+        if not self._context.options.synchronous or self._assembler.complete <= progress.durable:
+            await self._context.stream.wait()
+            self._heard = trio.current_time()
+            return
+
+        async def acknowledged() -> None:
+            await progress.moved.wait()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(acknowledged)
+            await self._context.stream.wait()
+            self._heard = trio.current_time()
+            nursery.cancel_scope.cancel()
 
     def _take_at_hand(self) -> int | None:
         """Take what has arrived, up to a batch; gives the oid of a table that only the catalogs can explain."""
@@ -192,7 +218,7 @@ class Tail:
         progress, complete = self._context.progress, self._assembler.complete
         if self._assembler.in_transaction or progress.acknowledged < self.sent or complete <= progress.durable:
             return
-        if self._asked or trio.current_time() >= self._note_at:
+        if self._asked or self._context.options.synchronous or trio.current_time() >= self._note_at:
             self._asked = False
             self._note_at = trio.current_time() + max(1.0, self._context.options.heartbeat_seconds)
             await self._context.sink.note(IDLE_NOTE, lsn_text(complete))
@@ -204,11 +230,12 @@ class Tail:
     async def _tell(self) -> None:
         """Write status: soon after something became durable or was asked for, and every 10 s."""
         progress = self._context.progress
+        pause = 0.0 if self._context.options.synchronous else STATUS_PAUSE_SECONDS
         while True:
             progress.wake = trio.Event()
             ask = trio.current_time() - self._heard > ASK_AFTER_SECONDS
             await self._context.stream.write_status(progress.durable, ask=ask)
-            await trio.sleep(STATUS_PAUSE_SECONDS)
+            await trio.sleep(pause)
             with trio.move_on_after(STATUS_SECONDS):
                 await progress.wake.wait()
 

@@ -1,0 +1,98 @@
+"""What the fence of a PostgreSQL database costs, and how long closing and opening it take.
+
+    python -m bench.fence [RUNS] [SECONDS]
+
+Close and open under pgbench with eight clients: ten runs unless told. Closing includes the end of all sessions.
+Throughput without the fence and with it (open), in turns, on one server in one run, for five seconds each.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+import trio
+
+from bench.setting import directory, pgbench, print_table, server
+from replicator.fencing.postgres import PostgresFence
+from tests.servers import Postgres, postgres_bin
+
+CLIENTS = ["-c", "8", "-j", "2"]
+TERM_SECONDS = 60.0
+WARM_SECONDS = 1.0
+
+
+def load(postgres: Postgres, *arguments: str) -> subprocess.Popen[str]:
+    """pgbench, running."""
+    command = [str(postgres_bin() / "pgbench"), "-n", *CLIENTS, *arguments, "ledger"]
+    return subprocess.Popen(
+        command, env=postgres.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def throughput(postgres: Postgres, seconds: float, *arguments: str) -> float:
+    """Transactions a second."""
+    out, _ = load(postgres, "-T", f"{seconds:.0f}", *arguments).communicate()
+    found = re.search(r"tps = ([0-9.]+)", out)
+    assert found is not None, out
+    return float(found[1])
+
+
+async def turn(fence: PostgresFence, postgres: Postgres) -> tuple[float, float]:
+    """The milliseconds that it takes to open, and to close under load."""
+    anchor = await fence.anchor()
+    began = time.monotonic()
+    await fence.open(1, anchor, TERM_SECONDS)
+    opened = time.monotonic() - began
+    process = load(postgres, "-T", "60")
+    await trio.sleep(WARM_SECONDS)
+    began = time.monotonic()
+    await fence.close(None, retry_after=1)
+    closed = time.monotonic() - began
+    assert process.wait() != 0, "the load was not ended"
+    return opened * 1000, closed * 1000
+
+
+async def compare(fence: PostgresFence, postgres: Postgres, runs: int, seconds: float, *arguments: str) -> list[object]:
+    """Throughput without and with the fence, alternating."""
+    bare, fenced = [], []
+    for _ in range(runs):
+        await fence.remove()
+        bare.append(throughput(postgres, seconds, *arguments))
+        await fence.install()
+        await fence.open(1, await fence.anchor(), TERM_SECONDS)
+        fenced.append(throughput(postgres, seconds, *arguments))
+    without, with_it = statistics.median(bare), statistics.median(fenced)
+    return [f"{without:,.0f}", f"{with_it:,.0f}", f"{(with_it / without - 1) * 100:+.1f} %"]
+
+
+async def measure(postgres: Postgres, runs: int, seconds: float) -> None:
+    fence = PostgresFence(postgres.dsn("ledger"))
+    await fence.install()
+    times = [await turn(fence, postgres) for _ in range(runs)]
+    rows = []
+    for what, found in zip(("open", "close, all sessions ended"), zip(*times, strict=True), strict=True):
+        rows.append([what, *(f"{value:.1f}" for value in (min(found), statistics.median(found), max(found)))])
+    print_table(f"the fence under pgbench -c 8, {runs} runs", ["", "least, ms", "median, ms", "most, ms"], rows)
+    rows = [
+        [what, *await compare(fence, postgres, runs, seconds, *arguments)]
+        for what, arguments in (("TPC-B", []), ("TPC-B, prepared", ["-M", "prepared"]))
+    ]
+    fence.release()
+    print_table("transactions a second", ["pgbench -c 8", "without", "with the fence", "difference"], rows)
+
+
+def main() -> None:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
+    with directory() as home, server(home / "server") as postgres:
+        postgres.create_database("ledger")
+        pgbench(postgres, "ledger", "-i", "-q", "-s", "10")
+        trio.run(measure, postgres, runs, seconds)
+
+
+if __name__ == "__main__":
+    main()

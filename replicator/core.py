@@ -1,0 +1,83 @@
+"""What a region has in every role: its journal, the feed that serves it, who follows, and what is shown of it all.
+
+Guarantee: none of this ends with a role. A follower of this region stays connected while the region changes its role,
+and the metrics go on.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from starlette.routing import BaseRoute
+
+from replicator import parts
+from replicator.board import Board, now
+from replicator.config import Config
+from replicator.feed.publish import Publisher
+from replicator.feed.regions import routes as region_routes
+from replicator.fencing.embedded import Gate
+from replicator.journal.history import HistoryIndex
+from replicator.journal.regions import KnownRegions
+from replicator.journal.retaining import Retaining
+from replicator.journal.store import Journal
+from replicator.journal.tail import Tail
+from replicator.observe.http import routes as observe_routes
+from replicator.observe.metrics import Metrics
+from replicator.position import Position
+from replicator.progress import Progress
+from replicator.supervise import Backoff
+from replicator.view import View
+
+
+class Core:
+    """The lasting parts of a running region. ``journal`` is open."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self.config = config
+        self.journal = journal
+        self.strand = strand = config.region.strand
+        head, committed_at = self._end()
+        self.tail = Tail(head, committed_at)
+        self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
+        self.view = View(config, journal, self.tail, Board(Progress(strand, [], now())))
+        self.regions = KnownRegions(journal, strand)
+        self.retaining = Retaining(journal, strand, parts.retention(config), self.regions)
+        self.publisher = Publisher(
+            journal,
+            {strand: self.tail},
+            config.feed.heartbeat_seconds,
+            self.view.source_heard,
+            {strand: self.regions},
+        )
+        self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, self.view)
+
+        self.gate = None if config.cluster is None else Gate()  # an embedded ledger asks it before each write
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the region keeps its files."""
+        return self.config.region.data_dir
+
+    def routes(self) -> list[BaseRoute]:
+        """What is served in every role."""
+        observed = observe_routes(self.view, self.registry)
+        return [*observed, *self.publisher.routes(), *region_routes(self.regions, self.view)]
+
+    def backoff(self) -> Backoff:
+        """How a stage waits before it tries again."""
+        follow = self.config.follow
+        least, most = (follow.reconnect_min_seconds, follow.reconnect_max_seconds) if follow else (0.2, 15.0)
+        return Backoff(least, most, random.Random())
+
+    def look_again(self) -> None:
+        """The journal was changed by somebody else than a stage: a role's first block, or blocks that were cut off."""
+        self.tail.moved(*self._end())
+
+    def _end(self) -> tuple[Position, int]:
+        head = self.journal.head(self.strand)
+        last = self.journal.block(self.strand, head.sequence)
+        return head, last.header.committed_at if last else 0

@@ -1,0 +1,101 @@
+"""The two kinds of ledger that change their role: the embedded one, and a PostgreSQL database."""
+
+from __future__ import annotations
+
+import trio
+
+from replicator import parts
+from replicator.config import EmbeddedSource, PostgresReplica, PostgresSource
+from replicator.config.roles import replica_of, source_of
+from replicator.core import Core
+from replicator.failover.ledger import RoleLedger
+from replicator.fencing.base import Fence
+from replicator.fencing.postgres import PostgresFence
+from replicator.halves.base import Half
+from replicator.halves.primary import PostgresPrimary
+from replicator.position import Position
+from replicator.promotion.postgres import PostgresRole
+from replicator.sources.postgres.lsn import parse_lsn
+
+REST_SECONDS = 30.0
+
+
+def role_ledger(core: Core) -> RoleLedger:
+    """The ledger of this region. Opens nothing."""
+    source = source_of(core.config)
+    if isinstance(source, PostgresSource):
+        return PostgresLedger(core, source)
+    assert core.gate is not None
+    assert isinstance(source, EmbeddedSource)
+    return EmbeddedLedger(core, core.gate)
+
+
+class EmbeddedLedger:
+    """The embedded ledger: its state is a replica's, to the byte, and only its own process writes to it."""
+
+    def __init__(self, core: Core, fence: Fence) -> None:
+        self.fence = fence
+        self._core = core
+
+    async def unfit(self) -> str:
+        """A replica of another kind of ledger has tables that the embedded one could not write to."""
+        definitions = self._core.journal.definitions(self._core.strand).values()
+        foreign = sorted(definition.label for definition in definitions if not definition.documents)
+        await trio.lowlevel.checkpoint()
+        return f"table {foreign[0]} is no embedded ledger's: a PostgreSQL region can be promoted" if foreign else ""
+
+    async def promote(self, epoch: int) -> None:
+        """Nothing is to be changed."""
+        await trio.lowlevel.checkpoint()
+
+    async def is_captured(self, half: Half | None) -> bool:
+        """A commit is the journal's append."""
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def capture_rest(self) -> None:
+        """Nothing was committed that is not in the journal."""
+        await trio.lowlevel.checkpoint()
+
+    async def adopt(self, position: Position) -> None:
+        """Nothing is to be changed."""
+        await trio.lowlevel.checkpoint()
+
+
+class PostgresLedger:
+    """A PostgreSQL database."""
+
+    def __init__(self, core: Core, source: PostgresSource) -> None:
+        replica = replica_of(core.config)
+        assert isinstance(replica, PostgresReplica)
+        options = parts.postgres_options(source)
+        self.fence = PostgresFence(source.conninfo(), parts.fenced_tables(source))
+        self._core, self._options = core, options
+        self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)
+
+    async def unfit(self) -> str:
+        """The one reason why this database could not be a primary's."""
+        reasons = await trio.to_thread.run_sync(self._role.readiness)
+        return reasons[0] if reasons else ""
+
+    async def promote(self, epoch: int) -> None:
+        """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
+        await trio.to_thread.run_sync(self._role.promote, epoch)
+
+    async def is_captured(self, half: Half | None) -> bool:
+        """Whether the log's end, which does not move for applications any more, has been seen and stored."""
+        if not isinstance(half, PostgresPrimary):
+            return False
+        end = await trio.to_thread.run_sync(self._role.end_of_log)
+        if half.source.report.seen is None or parse_lsn(half.source.report.seen) < end:
+            return False
+        await half.capture.stored_so_far()
+        return True
+
+    async def capture_rest(self) -> None:
+        """Read what the slot still holds, to the log's end."""
+        await self._role.capture_rest(self._core.tail, REST_SECONDS)
+
+    async def adopt(self, position: Position) -> None:
+        """Give the database a replica's bookkeeping, and take the primary's away."""
+        await trio.to_thread.run_sync(self._role.adopt, position)

@@ -1,0 +1,93 @@
+"""What a region remembers of its role, on disk: its memory, its grant, and what has happened.
+
+Guarantee: ``keep`` returns when the file is durable (written aside, fsynced, renamed, its directory fsynced); a process
+killed at any instruction finds the memory before or after it, whole. A file that cannot be read halts: a region that
+does not know what it has promised must not take part.
+
+A change is kept before anything that follows from it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from replicator.errors import Corrupt, Unavailable
+from replicator.failover.seen import Memory
+from replicator.failover.wire import memory_from, memory_json
+from replicator.leases.base import Grant
+
+FORMAT = 1
+HAPPENED_LIMIT = 200
+FILE_LIMIT_BYTES = 1_000_000
+
+
+class Happened(NamedTuple):
+    """An event of the past: wall time in µs, the event's name, the state after it, the epoch, why."""
+
+    at_us: int
+    event: str
+    state: str
+    epoch: int
+    why: str
+
+
+class Kept(NamedTuple):
+    """All that is in the file."""
+
+    memory: Memory
+    grant: Grant | None = None
+    happened: tuple[Happened, ...] = ()
+
+
+class MemoryFile:
+    """The file. All methods block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> Kept | None:
+        """What was kept last; None if nothing ever was. Raises Corrupt or Unavailable."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(FILE_LIMIT_BYTES)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unavailable("role_unreadable", error.strerror or "", place=str(self._path)) from error
+        try:
+            fields = json.loads(data)
+            if fields["format"] != FORMAT:
+                raise ValueError(f"format {fields['format']} is not known here")
+            grant = fields["grant"]
+            happened = tuple(Happened(*event) for event in fields["happened"])
+            return Kept(memory_from(fields["memory"]), None if grant is None else Grant.from_json(grant), happened)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            cure = "what this region has promised is not known: make it anew (replicator bootstrap CONFIG --replace)"
+            raise Corrupt("role_unreadable", f"it cannot be read: {error}", place=str(self._path), cure=cure) from error
+
+    def keep(self, kept: Kept) -> None:
+        """Durable on return. Raises Unavailable; then what was kept before may stand, or this."""
+        fields: dict[str, Any] = {
+            "format": FORMAT,
+            "memory": memory_json(kept.memory),
+            "grant": None if kept.grant is None else kept.grant.as_json(),
+            "happened": [list(event) for event in kept.happened[-HAPPENED_LIMIT:]],
+        }
+        aside = self._path.with_suffix(".new")
+        try:
+            with aside.open("wb") as file:
+                file.write(json.dumps(fields).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self._path)
+            directory = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            cure = "free disk space, or mend the disk; it is tried again by itself"
+            raise Unavailable("role_unwritable", error.strerror or "", place=str(self._path), cure=cure) from error

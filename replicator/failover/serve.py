@@ -1,0 +1,97 @@
+"""The office over HTTP: for peers, and for an operator's verbs.
+
+    GET  /v1/failover              the report, the memory, the detector's level and views, the lease, what has happened
+    POST /v1/failover/promise      {"epoch"}: durable before it is answered with a report
+    POST /v1/failover/orders       {"verb": "switchover" | "failover" | "take" | "rejoin" | "pause" | "resume", …}
+
+Guarantee: an order that is answered with 202 is being carried out; what becomes of it is seen in the report. Bounds and
+errors are those of ``body``: hostile input is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from replicator.body import json_fields
+from replicator.errors import Rejected
+from replicator.failover.detector import signals
+from replicator.failover.losing import loss
+from replicator.failover.states import Event
+from replicator.failover.wire import lease_json, memory_json, order_from, order_json, report_json
+from replicator.leases.base import boot_seconds
+
+if TYPE_CHECKING:
+    from replicator.failover.office import Office
+
+_PAUSES = {"pause": Event.PAUSE, "resume": Event.RESUME}
+DEFAULT_SECONDS = 30.0
+_ORDER_FIELDS = {
+    "target": str,
+    "instead_of": dict,
+    "sequence": int,
+    "allow_data_loss": bool,
+    "primary_is_fenced": bool,
+    "reason": str,
+    "seconds": float,
+}
+
+
+def routes(office: Office) -> list[BaseRoute]:
+    """The routes."""
+
+    async def show(request: Request) -> Response:
+        return JSONResponse(await shown(office))
+
+    async def promise(request: Request) -> Response:
+        fields = await json_fields(request, {"epoch": int})
+        epoch = fields["epoch"]
+        if not 0 < epoch < 2**53:
+            raise Rejected("bad_request", "an epoch is a number above zero", place="epoch")
+        return JSONResponse({"report": report_json(await office.promised(epoch))})
+
+    async def order(request: Request) -> Response:
+        fields = await json_fields(request, {"verb": str}, _ORDER_FIELDS)
+        if fields["verb"] in _PAUSES:
+            await office.pause(_PAUSES[fields["verb"]])
+            return JSONResponse({"accepted": fields["verb"]}, status_code=202)
+        try:
+            taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())
+        except (ValueError, TypeError, KeyError) as error:
+            raise Rejected("bad_request", f"this is no order: {error}", place=request.url.path) from error
+        office.take_order(taken)
+        return JSONResponse({"accepted": taken.verb}, status_code=202)
+
+    return [
+        Route("/v1/failover", show, methods=["GET"]),
+        Route("/v1/failover/promise", promise, methods=["POST"]),
+        Route("/v1/failover/orders", order, methods=["POST"]),
+    ]
+
+
+async def shown(office: Office) -> dict[str, Any]:
+    """All that the office knows, as JSON."""
+    seen = await office.seen()
+    found, lost = signals(seen, office.rules), loss(seen, office.rules)
+    order = office.order
+    return {
+        "report": report_json(seen.me),
+        "memory": memory_json(office.memory),
+        "mode": office.rules.mode,
+        "level": found.level.value,
+        "why": office.why or found.why,
+        "views": found.views,
+        "lease": lease_json(seen.lease),
+        "lease_remaining_seconds": office.term.remaining_seconds,
+        "lease_trouble": None if office.term.trouble is None else office.term.trouble.as_json(),
+        "would_lose": lost._asdict(),
+        "peers": {
+            name: {"report": report_json(heard.report), "age_seconds": max(seen.now - heard.at, 0.0)}
+            for name, heard in seen.peers.items()
+        },
+        "order": None if order is None else order_json(order, max(order.until - boot_seconds(), 0.0)),
+        "history": [event._asdict() for event in office.happened],
+    }

@@ -1,0 +1,76 @@
+"""The promoted or adopted database, as the steps see it: one session, alone.
+
+Guarantee: while the session is open no sidecar replays into the database, for replay takes the same lock. Its commits
+are on the server's disk, whatever the server is set to, and wait for no standby: this region's own sidecar may be one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import psycopg
+
+from replicator.definition import Definition
+from replicator.errors import Unavailable
+from replicator.journal.store import Journal
+from replicator.replicas.postgres.replica import WRITER_LOCK
+from replicator.sources.postgres.connection import Connection, connect, place_of
+from replicator.sources.postgres.faults import translated
+from replicator.sources.postgres.options import PostgresOptions, TableName
+
+LOCK_SECONDS = 5.0
+STATEMENT_SECONDS = 900  # taking a table without a key rewrites it
+SLOT_SECONDS = 30  # a new slot waits for the transactions that are open
+
+
+@contextlib.contextmanager
+def alone(dsn: str, options: PostgresOptions) -> Iterator[Connection]:
+    """A session that owns the database's role. Raises Unavailable while somebody replays into it."""
+    here = dataclasses.replace(options, dsn=dsn, lock_seconds=LOCK_SECONDS)
+    with translated(place_of(here)), contextlib.closing(connect(here)) as connection:
+        connection.execute("SET synchronous_commit = local")
+        connection.execute(f"SET statement_timeout = '{STATEMENT_SECONDS}s'".encode())
+        connection.execute("SET replicator.writer = 'on'")
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s)", [WRITER_LOCK])
+        except psycopg.errors.LockNotAvailable as error:
+            raise Unavailable(
+                "replica_in_use",
+                "somebody replays into this database, so its role cannot change",
+                place=place_of(here),
+                cure="stop replay first; a former session ends by itself",
+            ) from error
+        yield connection
+
+
+@contextlib.contextmanager
+def replicating(options: PostgresOptions) -> Iterator[Connection]:
+    """A replication connection that waits for a bounded time."""
+    with translated(place_of(options)), contextlib.closing(connect(options, replication=True)) as connection:
+        connection.execute(f"SET statement_timeout = '{SLOT_SECONDS}s'".encode())
+        yield connection
+
+
+def in_force(journal: Journal, strand: str, at: int | None = None) -> dict[TableName, tuple[int, Definition]]:
+    """Each table's relation and definition at a sequence, the journal's end if None."""
+    return {
+        definition.name: (relation, definition)
+        for relation, definition in sorted(journal.definitions(strand, at).items())
+    }
+
+
+def has_own_tables(connection: Connection) -> bool:
+    """Whether a sidecar has ever replayed into this database."""
+    return connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone() != (None,)
+
+
+def open_quarantine(connection: Connection, strand: str) -> list[str]:
+    """The tables of which statements are set aside, each with how many."""
+    rows = connection.execute(
+        "SELECT namespace || '.' || name, count(*) FROM replicator.quarantine WHERE strand = %s AND outcome = ''"
+        " GROUP BY 1 ORDER BY 1",
+        (strand,),
+    )
+    return [f"{count} of {label}" for label, count in rows]

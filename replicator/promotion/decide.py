@@ -1,0 +1,67 @@
+"""Which steps of a change of role remain. Pure.
+
+Guarantee: the steps come in one order; after any of them, and in the midst of any of them, looking again gives what is
+left, and what is left leads to the same end. A region that is a primary's already is never begun anew: its slot may
+hold what is not captured yet.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class PromoteStep(enum.Enum):
+    """In their order."""
+
+    SEQUENCES = "sequences go on beyond what was handed out"
+    TABLES = "tables are those of a primary"
+    PUBLICATION = "the publication is there"
+    SLOT = "the slot is there"
+    BEGIN = "the journal says where this server begins"
+    EPOCH = "the chain is in the new epoch"
+
+
+class AdoptStep(enum.Enum):
+    """In their order."""
+
+    TAKE = "the database has a position"
+    SLOT = "the slot is gone"
+    PUBLICATION = "the publication is gone"
+    NOTES = "the journal's notes speak of no source"
+
+
+class Promoting(NamedTuple):
+    """What is seen before a promotion. ``is_source``: the journal's notes name a server that is read, this one;
+    ``epoch`` is the chain's."""
+
+    is_source: bool
+    epoch: int
+
+
+class Adopting(NamedTuple):
+    """What is seen before a database is taken as a replica. ``taken``: it has been, at the very position."""
+
+    taken: bool
+    slot: bool
+    publication: bool
+    notes: bool
+
+
+def promotion(seen: Promoting, epoch: int) -> tuple[PromoteStep, ...]:
+    """What has to be done until this region is the primary's in ``epoch``."""
+    steps = tuple(PromoteStep)
+    if seen.is_source:
+        steps = steps[steps.index(PromoteStep.EPOCH) :]
+    return tuple(step for step in steps if step is not PromoteStep.EPOCH or seen.epoch < epoch)
+
+
+def adoption(seen: Adopting) -> tuple[AdoptStep, ...]:
+    """What has to be done until the database is a replica's."""
+    undone = {
+        AdoptStep.TAKE: not seen.taken,
+        AdoptStep.SLOT: seen.slot,
+        AdoptStep.PUBLICATION: seen.publication,
+        AdoptStep.NOTES: seen.notes,
+    }
+    return tuple(step for step in AdoptStep if undone[step])

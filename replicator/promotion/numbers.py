@@ -1,0 +1,60 @@
+"""From where a sequence goes on after a promotion. Pure.
+
+Guarantee: behind every value that is known to be in use, and, as far as the sequence has room, behind those that the
+old primary can have handed out unseen; never back, never out of its bounds.
+
+The idea: values are carried every few seconds, rows with their blocks. What was handed out since, to transactions that
+are lost or never ended, nobody here knows; so a *reserve* of increments is left out. It is derived from a rate that no
+single server reaches with durable commits, times the seconds that a value may be old.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+IDS_PER_SECOND = 20_000
+UNSEEN_SECONDS = 10.0  # beside the time between two readings: a reading under way, and a feed that lags
+
+
+class Facts(NamedTuple):
+    """A sequence as the promoted database has it. ``low`` and ``high`` are its bounds, and its columns'; ``last`` is
+    what it handed out last here, None if nothing; ``cache`` values are taken at once by a session."""
+
+    start: int
+    increment: int
+    low: int
+    high: int
+    cache: int
+    last: int | None
+
+
+class Next(NamedTuple):
+    """The sequence goes on behind ``value``, None: as it stands. ``reserve`` is how many increments were left out; less
+    than asked for where the sequence has not twice the room."""
+
+    value: int | None
+    reserve: int
+
+
+def reserve_of(sequence_seconds: float) -> int:
+    """How many increments are left out, given how often sequences are read."""
+    return math.ceil(IDS_PER_SECOND * (sequence_seconds + UNSEEN_SECONDS))
+
+
+def goes_on(facts: Facts, used: Iterable[int], reserve: int) -> Next:
+    """Behind what the sequence goes on; ``used`` are the values that were carried and those that stand in columns."""
+    step, furthest = facts.increment, max if facts.increment > 0 else min
+    end = facts.high if step > 0 else facts.low
+    known = furthest([*used, facts.start - step])
+    if (end - known) * step <= 0:  # used up: it stands at its end and says so itself
+        value, left_out = end, 0
+    else:
+        room = (end - known) // step
+        left_out = min(reserve + facts.cache, room // 2)
+        value = known + left_out * step
+    value = min(max(value, facts.low), facts.high)
+    if facts.last is not None and furthest(facts.last, value) == facts.last:
+        return Next(None, left_out)
+    return Next(value, left_out)

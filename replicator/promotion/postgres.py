@@ -1,0 +1,70 @@
+"""READ FIRST: the role of a region whose ledger is in PostgreSQL, and its changes.
+
+    replica ── promote ─▶ primary          fence closed, replay stopped, the journal applied to its head
+    primary ── capture_rest ─▶ (others undo what nobody received) ── adopt ─▶ replica          fence closed
+
+Guarantee: see the package. Who calls stops replay, or the source, first: ``promote`` and ``adopt`` refuse with
+Unavailable (``replica_in_use``) while somebody replays. They write with the setting ``replicator.writer`` on, which a
+fence in the database lets pass.
+
+What cannot be carried to a promoted database, because no block has it: defaults other than a sequence's next number,
+NOT NULL outside the key, checks, foreign keys, secondary and unique indexes, triggers, views, grants, expressions of
+generated columns, GENERATED ALWAYS, a sequence's bounds, cycle and cache. Whoever migrates the primary's schema applies
+the same migrations to every region that may lead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from replicator.block import Block
+from replicator.journal.store import Journal
+from replicator.journal.tail import Tail
+from replicator.position import Position
+from replicator.promotion.adopt import Adoption
+from replicator.promotion.numbers import reserve_of
+from replicator.promotion.promote import Promotion
+from replicator.promotion.rest import capture_rest
+from replicator.sources.postgres.options import PostgresOptions
+
+
+class PostgresRole:
+    """One region's. ``dsn`` is the replica's, whose role owns the tables; ``options`` are the source's, whose role
+    replicates. ``reserve`` is how many numbers sequences leave out; by default it follows from how often they are
+    read (``numbers``)."""
+
+    def __init__(
+        self,
+        dsn: str,
+        journal: Journal,
+        strand: str,
+        options: PostgresOptions,
+        *,
+        reserve: int | None = None,
+        on_step: Callable[[str], None] = lambda where: None,
+    ) -> None:
+        self._dsn = dsn
+        self._journal = journal
+        self._strand = strand
+        self._options = options
+        self._reserve = reserve_of(options.sequence_seconds) if reserve is None else reserve
+        self._on_step = on_step
+
+    def promote(self, epoch: int, now_us: int | None = None) -> Position:
+        """Make the database the primary's in ``epoch``; gives the chain's head, a block of that epoch. Blocks."""
+        now_us = time.time_ns() // 1000 if now_us is None else now_us
+        Promotion(self._dsn, self._options, self._journal, self._strand, self._reserve, self._on_step).run(
+            epoch, now_us
+        )
+        return self._journal.head(self._strand)
+
+    def adopt(self, position: Position) -> None:
+        """Make the database a replica's at ``position``. Blocks."""
+        Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).run(position)
+
+    async def capture_rest(
+        self, tail: Tail, seconds: float, on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None
+    ) -> None:
+        """Bring what the slot still holds into the journal, under the chain's epoch. Async."""
+        await capture_rest(self._options, self._journal, tail, seconds, on_stored)

@@ -1,0 +1,166 @@
+"""What orphan blocks did, read from the journal: each transaction with its rows before and after.
+
+Guarantee: rows are the journal's own; one whose value is older than the journal is named unknown, never guessed. Memory
+is bounded: of a transaction with very many or very large rows only the first are told, and how many are not
+(``left_out``); ``blocks.frames`` has them all. A change of a row's key is told as two: the row goes from one key, and
+comes to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from replicator.block import Block
+from replicator.definition import unpack_definition
+from replicator.journal.history import HistoryIndex
+from replicator.journal.store import Journal
+from replicator.ledger.index import read_note, statements_of
+from replicator.ledger.shown import show_time
+from replicator.rejoin.fork import Fork
+from replicator.rewrite.images import Place, pack_texts, unpack_texts
+from replicator.rewrite.rightful import Right, Rightful, Table, tables_of
+from replicator.rewrite.touched import Touched
+from replicator.statement import DEFINE, INSERT, MESSAGE, SEQUENCE, TRUNCATE, Op
+
+READ_BYTES = 1 << 18
+STATEMENTS_LIMIT = 10_000  # of a transaction that are told
+TOLD_LIMIT_CHARACTERS = 8_000_000
+
+Fields = dict[str, Any]
+Row = dict[str, str | None]
+
+
+class _Before(NamedTuple):
+    """What stood under a key; ``unknown`` says why that cannot be told."""
+
+    row: Row | None
+    unknown: str
+
+
+class Facts:
+    """Reads the orphans of one fork, while the journal still has them."""
+
+    def __init__(self, journal: Journal, history: HistoryIndex, fork: Fork) -> None:
+        self._journal = journal
+        self._history = history
+        self._fork = fork
+        self._strand = fork.strand
+        self._rightful = Rightful(journal, history, fork.strand)
+        definitions = journal.definitions(self._strand)
+        self._tables = tables_of(definitions)
+        self._touched = Touched(definitions)
+        self._labels = {relation: definition.label for relation, definition in definitions.items()}
+
+    def requests(self) -> set[str]:
+        """The ids under which clients asked for them."""
+        notes = (
+            next((read_note(one) for one in statements_of(self._journal, block)), None) for block in self._blocks()
+        )
+        return {note.id for note in notes if note is not None and note.id}
+
+    def transactions(self) -> Iterator[Fields]:
+        """Each orphan, in order."""
+        self._rightful.reach(self._fork.last)
+        return map(self._transaction, self._blocks())
+
+    def _blocks(self) -> Iterator[Block]:
+        after = self._fork.position.sequence
+        while after < self._fork.last:
+            for block in self._journal.blocks(self._strand, after, READ_BYTES):
+                after = block.header.sequence
+                if after > self._fork.last:
+                    return
+                yield block
+
+    def _transaction(self, block: Block) -> Fields:
+        header = block.header
+        fields: Fields = {
+            "sequence": header.sequence,
+            "epoch": header.epoch,
+            "transaction": header.txid,
+            "committed_at": show_time(header.committed_at),
+            "hash": block.hash.hex(),
+            "request": None,
+            "digest": None,
+            "users": [],
+            "left_out": 0,
+            "statements": [],
+        }
+        room = TOLD_LIMIT_CHARACTERS
+        for ordinal, statement in enumerate(statements_of(self._journal, block)):
+            if len(fields["statements"]) >= STATEMENTS_LIMIT or room < 0:
+                fields["left_out"] += 1
+                continue
+            if ordinal == 0 and (note := read_note(statement)) is not None:
+                fields["request"], fields["digest"] = note.id or None, note.digest.hex()
+                continue
+            for told in self._statement((header.sequence, ordinal), statement):
+                room -= sum(len(text or "") for row in (told["before"], told["after"]) for text in (row or {}).values())
+                fields["statements"].append(told)
+        users = {told["user"]: None for told in fields["statements"] if told.get("user") is not None}
+        fields["users"] = list(users)[:100]
+        return fields
+
+    def _statement(self, place: Place, statement: list[Any]) -> Iterator[Fields]:
+        op = statement[0]
+        told: Fields = {
+            "ordinal": place[1],
+            "op": Op(op).name.lower(),
+            "table": None,
+            "key": None,
+            "user": None,
+            "before": None,
+            "after": None,
+            "unknown": "",
+        }
+        if op == DEFINE:
+            definition = unpack_definition(statement[2])
+            self._touched.add(place[0], [statement], place[1])
+            yield {**told, "table": definition.label, "columns": [column.name for column in definition.columns]}
+        elif op == TRUNCATE:
+            yield {**told, "table": self._labels[statement[1]]}
+        elif op == SEQUENCE:
+            yield {**told, "name": f"{statement[1]}.{statement[2]}", "value": statement[3]}
+        elif op == MESSAGE:
+            yield {**told, "name": statement[1]}
+        else:
+            self._touched.clear()
+            self._touched.add(place[0], [statement], place[1])
+            for label, key in self._touched.keys:
+                yield {**told, **self._touch(self._tables[label], key, place, statement)}
+
+    def _touch(self, table: Table, key: bytes, place: Place, statement: list[Any]) -> Fields:
+        before = self._before(table, key, place, statement)
+        after = self._rightful.right(table, key, place)
+        rows = [_named(table, after), before.row]
+        user = table.definition.user
+        return {
+            "table": table.label,
+            "key": dict(zip(table.stored.key, unpack_texts(key), strict=True)),
+            "keyless": not table.definition.key,
+            "documents": table.definition.documents,
+            "user": next((row[user] for row in rows if row is not None and user is not None), None),
+            "before": before.row,
+            "after": rows[0],
+            "unknown": "; ".join(filter(None, (before.unknown, after.unknown))),
+        }
+
+    def _before(self, table: Table, key: bytes, place: Place, statement: Sequence[Any]) -> _Before:
+        if not table.definition.key:
+            return _Before(None, "")
+        places = self._history.places(self._strand, table.label, key, place, 1)
+        if not places and statement[0] == INSERT:
+            return _Before(None, "")
+        right = self._rightful.right(table, key, places[0] if places else None)
+        return _Before(_named(table, right), right.unknown)
+
+
+def _named(table: Table, right: Right) -> Row | None:
+    names = [column.name for column in table.stored.columns]
+    return None if right.row is None else dict(zip(names, right.row, strict=True))
+
+
+def packed_key(key: dict[str, str | None]) -> bytes:
+    """A key that was told, in canonical form."""
+    return pack_texts(list(key.values()))

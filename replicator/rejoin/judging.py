@@ -1,0 +1,167 @@
+"""How an orphan transaction stands to the region in charge. Pure.
+
+    there      it is there already: the same request was carried out there, or it was re-applied
+    clean      every row that it touches is there as it was before it (or as clean orphans before it leave it)
+    conflict   something that came since touches what it touches; a person decides
+    nothing    it changes no row
+
+Guarantee: on the safe side. A row that is the same there by another transaction is no proof that both are one business
+(two deposits of the same amount look alike): that is a conflict, and says so. What builds on a conflict is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+THERE, CLEAN, CONFLICT, NOTHING = "there", "clean", "conflict", "nothing"
+VERDICTS = (THERE, CLEAN, CONFLICT, NOTHING)
+ROW_OPS = ("insert", "update", "patch", "delete")
+_NAMED_BY_US = re.compile(r"tx-[0-9]+")  # by the embedded ledger, where the client gave no name: no proof of anything
+
+Fields = dict[str, Any]
+Row = dict[str, str | None]
+
+
+class By(NamedTuple):
+    """A block of the chain in charge."""
+
+    sequence: int
+    transaction: str
+    committed_at: str
+
+
+class There(NamedTuple):
+    """What the region in charge has under a key. ``by`` is the last block behind the fork that touched it, None if none
+    did: then it is as it was at the fork, and ``row`` is not told."""
+
+    by: By | None
+    row: Row | None
+    unknown: str
+
+
+class Made(NamedTuple):
+    """A request that was carried out behind the fork."""
+
+    by: By
+    digest: str
+
+
+class Charge(Protocol):
+    """What is asked of the chain in charge."""
+
+    def has_table(self, label: str, columns: list[str] | None) -> bool: ...
+    def look(self, label: str, key: Mapping[str, str | None]) -> There: ...
+
+
+class Marks(Protocol):
+    """What became of keys that orphans before this one touched: by label and key, the last one's sequence, and whether
+    it is clean."""
+
+    def get(self, label: str, key: Mapping[str, str | None]) -> tuple[int, bool] | None: ...
+    def set(self, label: str, key: Mapping[str, str | None], sequence: int, *, clean: bool) -> None: ...
+    def drop(self, label: str, key: Mapping[str, str | None]) -> None: ...
+
+
+class Judged(NamedTuple):
+    """The verdict, and what it rests on: texts for people, each with the table, the key and the block that it names."""
+
+    verdict: str
+    why: list[Fields]
+
+    def as_json(self) -> Fields:
+        return {"verdict": self.verdict, "why": self.why}
+
+
+def judge(
+    transaction: Fields, charge: Charge, marks: Marks, made: Callable[[str], Made | None], reapplied: Fields | None
+) -> Judged:
+    """Judge one orphan; those before it have been judged with the same ``marks``."""
+    judged = _judge(transaction, charge, marks, made, reapplied)
+    for told in transaction["statements"]:
+        if told["op"] not in ROW_OPS:
+            continue
+        if judged.verdict == THERE:
+            marks.drop(told["table"], told["key"])
+        else:
+            marks.set(told["table"], told["key"], transaction["sequence"], clean=judged.verdict == CLEAN)
+    return judged
+
+
+def _judge(
+    transaction: Fields, charge: Charge, marks: Marks, made: Callable[[str], Made | None], reapplied: Fields | None
+) -> Judged:
+    if reapplied is not None:
+        return Judged(THERE, [_why(f"it was re-applied by {reapplied['who']} at {reapplied['at']}")])
+    same = made(transaction["request"]) if transaction["request"] else None
+    if same is not None and same.digest == transaction["digest"]:
+        return Judged(THERE, [_why("the same request was carried out there", by=same.by)])
+    found = [_statement(told, transaction, charge, marks) for told in transaction["statements"]]
+    verdicts = {verdict for verdict, _ in found}
+    why = [one for _, one in found if one is not None]
+    if same is not None:
+        return Judged(CONFLICT, [_why("another transaction was made under its idempotency key", by=same.by), *why])
+    if transaction["left_out"]:
+        return Judged(CONFLICT, [_why("it is too large to be told, judged or re-applied whole"), *why])
+    if verdicts <= {NOTHING}:
+        return Judged(NOTHING, why)
+    if CONFLICT in verdicts:
+        return Judged(CONFLICT, why)
+    if THERE not in verdicts:
+        return Judged(CLEAN, why)
+    if CLEAN not in verdicts and not any(one.get("unsure") for one in why):
+        return Judged(THERE, why)
+    return Judged(CONFLICT, why)
+
+
+def _statement(told: Fields, transaction: Fields, charge: Charge, marks: Marks) -> tuple[str, Fields | None]:
+    """The verdict on one statement by itself, and why."""
+    op, label, key = told["op"], told["table"], told["key"]
+    if op == "truncate":
+        return CONFLICT, _why("it empties the whole table: that is never re-applied", label)
+    if op == "define":
+        if charge.has_table(label, told["columns"]):
+            return THERE, _why("the table is there", label)
+        return CONFLICT, _why("the table is not there like this: declare it there, then judge anew", label)
+    if op not in ROW_OPS:
+        return NOTHING, None
+    if not charge.has_table(label, None):
+        return CONFLICT, _why("there is no such table there: declare it, then judge anew", label, key)
+    if told["unknown"]:
+        return CONFLICT, _why(f"what it changed cannot be told: {told['unknown']}", label, key)
+    if told["keyless"]:
+        return CLEAN, None
+    mark = marks.get(label, key)
+    if mark is not None:
+        return _after_orphan(mark, label, key)
+    return _compared(told, transaction, charge.look(label, key))
+
+
+def _after_orphan(mark: tuple[int, bool], label: str, key: Fields) -> tuple[str, Fields]:
+    sequence, clean = mark
+    if clean:
+        return CLEAN, _why(f"behind the orphan {sequence}, which it builds on", label, key, builds_on=sequence)
+    return CONFLICT, _why(f"it builds on the orphan {sequence}, which is not there", label, key, builds_on=sequence)
+
+
+def _compared(told: Fields, transaction: Fields, there: There) -> tuple[str, Fields | None]:
+    label, key, by = told["table"], told["key"], there.by
+    if by is None:
+        return CLEAN, None
+    if there.unknown:
+        return CONFLICT, _why(f"a block since has touched the row: {there.unknown}", label, key, by)
+    if there.row == told["after"]:
+        name = transaction["transaction"]
+        if by.transaction == name and not _NAMED_BY_US.fullmatch(name):
+            return THERE, _why("the same transaction has left the same row", label, key, by)
+        text = "the row is the same there, by another transaction: whether that is the same business is not known"
+        return THERE, {**_why(text, label, key, by), "unsure": True}
+    if there.row == told["before"]:
+        return CLEAN, _why("touched since, and again as it was before", label, key, by)
+    return CONFLICT, _why("a block since has changed the row", label, key, by, now=there.row)
+
+
+def _why(text: str, table: str | None = None, key: Fields | None = None, by: By | None = None, **more: Any) -> Fields:
+    block = None if by is None else by._asdict()
+    return {"says": text, "table": table, "key": key, "block": block, **more}

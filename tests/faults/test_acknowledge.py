@@ -1,0 +1,240 @@
+"""K = 1: a writer is answered when another region has its block on disk, not before; and what if none has."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from replicator.journal.reading import JournalReader
+from replicator.position import parse_position
+from tests.faults.regions import EMBEDDED, Region, follow, postgres_source, sqlite_replica
+from tests.servers import Postgres
+
+UNANSWERED_SECONDS = 1.0  # that a writer is watched for, to say that it is not answered
+
+
+def failover(**lines: str | int) -> str:
+    shown = (f"{key} = {value}" if isinstance(value, int) else f'{key} = "{value}"' for key, value in lines.items())
+    return "[failover]\n" + "\n".join(shown) + "\n\n"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Callable[[str], tuple[Region, Region]]]:
+    """An embedded primary with a [failover] section, and the replica that follows it."""
+    regions: list[Region] = []
+
+    def start(section: str) -> tuple[Region, Region]:
+        paris = Region(tmp_path, "paris", "primary", section + EMBEDDED)
+        tokyo = Region(tmp_path, "tokyo", "replica", follow(paris.url) + sqlite_replica())
+        regions.extend((paris, tokyo))
+        for region in regions:
+            region.start()
+        paris.reach_sequence("applied", 1)
+        tokyo.reach_sequence("settled", 1)
+        return paris, tokyo
+
+    yield start
+    for region in regions:
+        region.end()
+
+
+def send(region: Region, name: str) -> httpx.Response:
+    """A transaction whose idempotency key is ``name``."""
+    document = {"wallet_id": name, "user_id": "ada"}
+    body = {"id": name, "statements": [{"table": "wallets", "op": "insert", "document": document}]}
+    return httpx.post(f"{region.url}/v1/transactions", json=body, timeout=30, trust_env=False)
+
+
+def has(region: Region, answer: httpx.Response) -> bool:
+    """Whether the region's journal holds the very block that the writer was told of."""
+    position = parse_position(answer.json()["position"])
+    journal = JournalReader(region.data / "journal.sqlite3")
+    try:
+        return journal.position_at(position.strand, position.sequence) == position
+    finally:
+        journal.close()
+
+
+def stop(region: Region) -> None:
+    assert region.process is not None
+    region.process.send_signal(signal.SIGSTOP)
+
+
+def go_on(region: Region) -> None:
+    assert region.process is not None
+    region.process.send_signal(signal.SIGCONT)
+
+
+def later(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """The outcome of a call in a thread of its own."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(function, *arguments)
+    pool.shutdown(wait=False)
+    return future
+
+
+def assert_unanswered(answer: Future[Any]) -> None:
+    with pytest.raises(TimeoutError):
+        answer.result(UNANSWERED_SECONDS)
+
+
+def test_a_writer_is_answered_when_another_region_has_its_block(pair: Callable[[str], tuple[Region, Region]]) -> None:
+    paris, tokyo = pair(failover(acknowledge=1, acknowledge_timeout="20s"))
+    first = send(paris, "first")
+    assert (first.status_code, first.json()["acknowledged_by"]) == (200, 1)
+    assert has(tokyo, first)
+    stop(tokyo)
+    answer = later(send, paris, "second")
+    assert_unanswered(answer)
+    assert paris.metric("replicator_acknowledge_waiting") == 1
+    go_on(tokyo)
+    second = answer.result(20)
+    assert (second.status_code, second.json()["acknowledged_by"]) == (200, 1)
+    assert has(tokyo, second)
+
+
+def test_who_waited_too_long_sends_again_and_it_is_done_once(pair: Callable[[str], tuple[Region, Region]]) -> None:
+    paris, tokyo = pair(failover(acknowledge=1, acknowledge_timeout="500ms"))
+    assert send(paris, "first").status_code == 200
+    stop(tokyo)
+    refused = send(paris, "second")
+    assert (refused.status_code, refused.json()["reason"]) == (503, "outcome_unknown")
+    assert refused.headers["Retry-After"]
+    again = send(paris, "second")
+    assert again.json()["reason"] == "outcome_unknown", "a repetition waits, too"
+    go_on(tokyo)
+    while (answer := send(paris, "second")).status_code == 503:
+        assert answer.json()["reason"] == "outcome_unknown"
+    assert answer.headers["Idempotency-Replayed"] == "true"
+    assert has(tokyo, answer)
+    assert paris.wallets() == 2
+
+
+def test_a_primary_without_enough_regions_goes_on_loudly_and_comes_back(
+    pair: Callable[[str], tuple[Region, Region]],
+) -> None:
+    paris, tokyo = pair(failover(acknowledge=1, missing="degrade", degrade_after="1s"))
+    assert send(paris, "first").json()["acknowledged_by"] == 1
+    stop(tokyo)
+    began = time.monotonic()
+    second = send(paris, "second")
+    assert time.monotonic() - began > 0.9
+    assert (second.status_code, second.json()["acknowledged_by"]) == (200, 0)
+    assert paris.metric("replicator_acknowledge_degraded") == 1
+    assert "DEGRADED" in paris.log()
+    began = time.monotonic()
+    assert send(paris, "third").status_code == 200
+    assert time.monotonic() - began < 0.9, "who comes while it is degraded does not wait"
+    go_on(tokyo)
+    paris.reach(lambda _: paris.metric("replicator_acknowledge_degraded") == 0, "restored", 20)
+    assert send(paris, "fourth").json()["acknowledged_by"] == 1
+    tokyo.reach_sequence("applied", 5)
+    assert tokyo.wallets() == 4
+
+
+# -- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Postgres]:
+    server = Postgres(tmp_path / "server")
+    server.create()
+    server.start()
+    yield server
+    server.stop()
+
+
+def insert(dsn: str, name: str) -> None:
+    """A commit, as an application makes it."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("INSERT INTO wallets VALUES (%s, 'ada')", (name,))
+
+
+def commit_elsewhere(dsn: str) -> None:
+    """A commit of which nothing is published."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS other (n int)")
+        connection.execute("INSERT INTO other VALUES (1)")
+
+
+@pytest.fixture
+def standby(tmp_path: Path, server: Postgres) -> Iterator[Callable[[str], tuple[str, Region, Region]]]:
+    """A primary on PostgreSQL whose commits wait for it, and the replica that follows it."""
+    regions: list[Region] = []
+
+    def start(section: str) -> tuple[str, Region, Region]:
+        dsn = server.create_database("ledger")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("CREATE TABLE wallets (wallet_id text PRIMARY KEY, user_id text)")
+        source = postgres_source(dsn, sequences="1h") + 'tables = ["wallets"]\n'
+        paris = Region(tmp_path, "paris", "primary", section + source)
+        tokyo = Region(tmp_path, "tokyo", "replica", follow(paris.url) + sqlite_replica())
+        regions.extend((paris, tokyo))
+        for region in regions:
+            region.start()
+        paris.reach_sequence("settled", 1)
+        tokyo.reach_sequence("settled", 1)
+        with server.connect() as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '\"replicator replicator\"'")
+            connection.execute("SELECT pg_reload_conf()")
+        return dsn, paris, tokyo
+
+    yield start
+    for region in regions:
+        region.end()
+    with server.connect() as connection:  # so that the server can stop: nothing waits for a standby that is gone
+        connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_commit_returns_when_another_region_has_it(
+    standby: Callable[[str], tuple[str, Region, Region]],
+) -> None:
+    dsn, paris, tokyo = standby(failover(acknowledge=1))
+    insert(dsn, "first")
+    stop(tokyo)
+    commit = later(insert, dsn, "second")
+    assert_unanswered(commit)
+    go_on(tokyo)
+    commit.result(20)
+    before = time.monotonic()
+    for _ in range(5):
+        commit_elsewhere(dsn)
+    assert time.monotonic() - before < 2, "what holds nothing for us is passed at once"
+    # A sidecar that starts confirms nothing that the other region may not have.
+    stop(tokyo)
+    commit = later(insert, dsn, "third")
+    assert_unanswered(commit)
+    paris.kill()
+    paris.start()
+    paris.reach_sequence("settled", 4)
+    assert_unanswered(commit)
+    go_on(tokyo)
+    commit.result(30)
+    tokyo.reach_sequence("applied", 4)
+    assert tokyo.wallets() == 3
+
+
+def test_commits_go_on_without_enough_regions_where_that_is_chosen(
+    standby: Callable[[str], tuple[str, Region, Region]],
+) -> None:
+    dsn, paris, tokyo = standby(failover(acknowledge=1, missing="degrade", degrade_after="1s"))
+    insert(dsn, "first")
+    tokyo.kill()
+    began = time.monotonic()
+    insert(dsn, "second")
+    assert time.monotonic() - began > 0.9
+    assert paris.metric("replicator_acknowledge_degraded") == 1
+    tokyo.start()
+    paris.reach(lambda _: paris.metric("replicator_acknowledge_degraded") == 0, "restored", 20)
+    insert(dsn, "third")
+    tokyo.reach_sequence("applied", 4)
+    assert tokyo.wallets() == 3
