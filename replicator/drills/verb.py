@@ -31,6 +31,7 @@ from replicator.drills.notes import noting
 from replicator.drills.page import page
 from replicator.drills.plan import Plan
 from replicator.drills.regions import Place, Regions
+from replicator.drills.rehearsal import rehearse, server_of
 from replicator.drills.reporting import About
 from replicator.drills.result import Report
 from replicator.drills.whom import places_of
@@ -72,7 +73,8 @@ def carry_out(asked: Asked) -> Report:
     configs = [load(path) for path in asked.configs]
     places = places_of(configs, asked.addresses, asked.ca)
     directory = state_directory(asked.state, configs)
-    if wrong := clean_up(directory):
+    servers = [server for config in (None, *configs) if (server := server_of(plan, config)) is not None]
+    if wrong := clean_up(directory, servers):
         cure = "do by hand what could not be undone, then remove the note"
         raise ConfigError("not_undone", "; ".join(wrong), place=str(directory), cure=cure)
     wall_us = time.time_ns() // 1000
@@ -80,8 +82,6 @@ def carry_out(asked: Asked) -> Report:
     report: Report
     with noting(directory, about.id) as note:
         if plan.kind == "rehearsal":
-            from replicator.drills.rehearsal import rehearse
-
             report = _run(rehearse, configs, places, plan, about, note)
         else:
             report = _run(live.run_live, places, plan, about, note, wall_us)
