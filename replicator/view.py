@@ -55,6 +55,7 @@ class View:
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
         self.retaining: Retaining | None = None
+        self.drills: DrillResults | None = None
         self.begin(config, board)
 
     def begin(self, config: Config, board: Board) -> None:
@@ -68,7 +69,6 @@ class View:
         self.watching: Watching | None = None
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
-        self.drills: DrillResults | None = None
         self.acknowledgement: Acknowledgement | None = None
         self.at_risk: AtRisk | None = None
         self._copied_rows = 0

@@ -61,18 +61,19 @@ class Result:
 
 
 class DrillResults:
-    """The results that a region keeps, in ``drills.json`` of its data directory. Any thread may call."""
+    """The results that a region keeps, in ``drills.json`` of its data directory, which is read here. Any thread may
+    call."""
 
     def __init__(self, data_dir: Path, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         self._path = data_dir / FILE
         self._clock = clock
         self._lock = threading.Lock()
-        self._results: list[Result] | None = None
+        self._results = self._load()
 
     def all(self) -> list[Result]:
-        """What is kept, newest first. Reads the file at the first call."""
+        """What is kept, newest first."""
         with self._lock:
-            return self._loaded()[::-1]
+            return self._results[::-1]
 
     def add(self, fields: dict[str, Any]) -> Result:
         """Keep a result; durable on return. Raises Rejected or Unavailable."""
@@ -82,29 +83,23 @@ class DrillResults:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", fields["id"]):
             raise Rejected("bad_request", "id has letters, digits, '_', '.' and '-'", status=422, place=PATH)
         with self._lock:
-            results = self._loaded()
-            for known in results:
+            for known in self._results:
                 if known.id == fields["id"]:
                     return known
             result = Result(self._clock(), **fields)
-            after = kept([*results, result])
+            after = kept([*self._results, result])
             self._store(after)
             self._results = after
         return result
 
     def views(self) -> tuple[DrillView, ...]:
-        """The last of each kind, for a snapshot. Quick, once the file was read."""
+        """The last of each kind, for a snapshot."""
         now = self._clock()
         newest = {result.kind: result for result in self.all()[::-1]}
         return tuple(
             DrillView(one.kind, one.name, one.outcome, max(now - one.at_us, 0) / 1e6, one.rto_seconds, one.rpo_blocks)
             for _, one in sorted(newest.items())
         )
-
-    def _loaded(self) -> list[Result]:
-        if self._results is None:
-            self._results = self._load()
-        return self._results
 
     def _load(self) -> list[Result]:
         try:
@@ -157,8 +152,7 @@ def routes(results: DrillResults) -> list[Route]:
             result = await trio.to_thread.run_sync(results.add, fields)
             log.info("drill %s, %s: %s, told by %s", result.id, result.kind, result.outcome, result.who)
             return AnyTextJSON(dataclasses.asdict(result))
-        found = await trio.to_thread.run_sync(results.all)
-        return AnyTextJSON({"drills": [dataclasses.asdict(result) for result in found]})
+        return AnyTextJSON({"drills": [dataclasses.asdict(result) for result in results.all()]})
 
     return [Route(PATH, drills, methods=["GET", "POST"])]
 

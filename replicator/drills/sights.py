@@ -91,7 +91,8 @@ class Sights:
         self.latest[sight.region] = sight
         self._history(sight, before)
         if sight.state != self._told.get(sight.region):
-            self._tell(Entry(sight.at, sight.region, sight.state, "", sight.epoch))
+            at = sight.at if sight.answers else sight.asked_at  # it has not answered since then
+            self._tell(Entry(at, sight.region, sight.state, "", sight.epoch))
         if not sight.answers:
             return
         self.furthest[sight.region] = max(self.furthest.get(sight.region, 0), sight.sequence)
