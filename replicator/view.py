@@ -6,6 +6,7 @@ Guarantee: quick, and without I/O; it is asked on every scrape.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -39,6 +40,8 @@ from replicator.replicas.base import Replica
 from replicator.sources.base import Source
 from replicator.verify.watching import Watching
 
+EVENTS_LIMIT = 1_000
+
 if TYPE_CHECKING:
     from replicator.failover.office import Office
 
@@ -50,7 +53,9 @@ class View:
         self._journal = journal
         self._tail = tail
         self._started = trio.current_time()
-        self._history = (Event(time.time_ns() // 1000, "start", config.region.role, config.region.epoch),)
+        self._config = config
+        self._history: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.event("start")
         self.office: Office | None = None
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
@@ -79,6 +84,11 @@ class View:
             return self.follower.upstream_url
         return self._config.follow.primary if self._config.follow else None
 
+    def event(self, kind: str, note: str = "") -> None:
+        """Something happened that history should tell."""
+        region = self._config.region
+        self._history.append(Event(time.time_ns() // 1000, kind, region.role, region.epoch, note))
+
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
         wall = time.time_ns() // 1000
@@ -102,7 +112,7 @@ class View:
             replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
             primary_url=self.primary_url(),
-            history=self._history,
+            history=tuple(self._history),
             drills=self.drills.views() if self.drills is not None else (),
         )
 
@@ -176,6 +186,7 @@ class View:
             retained_bytes=report.retained_bytes,
             safe_bytes=report.safe_bytes,
             duplicates=report.duplicates,
+            waited_for=report.waited_for,
         )
 
     def _settle(self) -> SettleView | None:

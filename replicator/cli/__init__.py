@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "bootstrap": "Makes a region anew from a consistent copy of another one.",
     "journal": "Looks after a region's journal: verify walks its chain, compact gives disk back.",
     "quarantine": "What a replica refused and is set aside: lists, shows, replays once cured, drops.",
+    "orphans": "Blocks that only this region had: lists, shows, re-applies what is clean, settles.",
     "drill": "Rehearses failures and changes of the primary, and measures them.",
     "history": "The starts and changes of role that a region knows of.",
 }

@@ -99,11 +99,26 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
             _show_error(console, stage["trouble"])
     if strand.get("journal"):
         console.print(f"  journal: {_text(strand['journal']['summary'])}")
+    _show_safety(console, strand)
     _show_quarantine(console, strand)
     _show_gaps(console, strand["settle"])
     _show_verify(console, strand["verify"])
     for reset in strand["resets"]:
         console.print(f"  set back by hand: {_text(reset)}")
+
+
+def _show_safety(console: Console, strand: dict[str, Any]) -> None:
+    """What would be lost with a primary, and whether its writers wait for that."""
+    if strand.get("acknowledge"):
+        style = "bold red" if strand["acknowledge"]["degraded"] else "bold"
+        console.print(f"  [{style}]acknowledgement:[/] {_text(strand['acknowledge']['summary'])}")
+    if strand.get("at_risk"):
+        at_risk = strand["at_risk"]
+        words = [f"{_count(at_risk['blocks'])} blocks"]
+        words += [f"{one['amount']:,.2f} {one['currency']} of {one['table']}" for one in at_risk["amounts"]]
+        words += [f"{at_risk['unknown']:,} changes of unknown amount"] if at_risk["unknown"] else []
+        if at_risk["blocks"]:
+            console.print(f"  in no other region yet: {_text(', '.join(words))}")
 
 
 def _stages(stages: list[dict[str, Any]]) -> Table:

@@ -86,8 +86,6 @@ def _following(memory: Memory, seen: Seen, rules: Rules) -> Step:
     found = signals(seen, rules)
     if found.level is Level.RED and memory.state is not State.PAUSED:
         return _event(memory, Event.SUSPECT, found.why)
-    if seen.diverged and holder is not None:
-        return _event(memory, Event.DIVERGED, "this chain is not the primary's")
     return Step(memory, why=found.why)
 
 
@@ -101,9 +99,16 @@ def _follow(memory: Memory, seen: Seen, region: str, epoch: int) -> Step:
         return Step(changed, action=Follow(region), why=f"{region} leads in epoch {epoch}")
     if seen.following != region:
         return Step(memory, action=Follow(region), why=f"{region} holds the lease")
-    if seen.diverged:
+    if seen.diverged and _has_led(seen, region, epoch):
         return _event(memory, Event.DIVERGED, f"this chain is not that of {region}")
     return Step(memory)
+
+
+def _has_led(seen: Seen, region: str, epoch: int) -> bool:
+    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet have to fetch from here what
+    only looks like orphans."""
+    heard = seen.peers.get(region)
+    return heard is not None and heard.report.led >= epoch
 
 
 def _suspecting(memory: Memory, seen: Seen, rules: Rules) -> Step:
@@ -144,8 +149,7 @@ def _ordered_to_stand(memory: Memory, seen: Seen, rules: Rules) -> bool:
 def _stand(memory: Memory, seen: Seen) -> Step:
     assert seen.lease is not None
     epoch = max(seen.lease.epoch, memory.epoch, memory.promised, memory.led) + 1
-    standing = dataclasses.replace(memory, epoch=epoch, promised=epoch)
-    return _event(standing, Event.STAND, f"for epoch {epoch}")
+    return _event(dataclasses.replace(memory, epoch=epoch), Event.STAND, f"for epoch {epoch}")
 
 
 # -- promotion: claiming, fencing, draining, promoting
@@ -153,7 +157,7 @@ def _stand(memory: Memory, seen: Seen) -> Step:
 
 def _claiming(memory: Memory, seen: Seen, rules: Rules) -> Step:
     if seen.granted == memory.epoch and seen.holds:
-        return _event(memory, Event.GRANTED)
+        return _event(promise(memory, memory.epoch), Event.GRANTED)
     holder = seen.holder
     order = seen.order if seen.order is not None and seen.order.verb == "take" else None
     instead_of = order.instead_of if order is not None and holder == order.instead_of else None
@@ -212,7 +216,7 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
     best = max(_promised(memory, seen, rules).values(), key=lambda report: report.rank)
     is_late = seen.in_state > rules.step_seconds
     if best.rank > me.rank:
-        if seen.diverged:
+        if seen.diverged or memory.half == "primary":  # which takes no blocks: it first has to come back as a replica
             return _refused(memory, seen, f"{best.region} has more, on a chain that is not this one")
         if not is_late:
             return Step(memory, action=Fetch(best.region, best.sequence), why=f"{best.region} has more")
@@ -321,7 +325,7 @@ def _demoted(memory: Memory, seen: Seen, rules: Rules) -> Step:
             return _event(memory, Event.REJOIN, f"{holder.region} leads in epoch {holder.epoch}")
         return Step(memory, why=f"{holder.region} holds the lease, and does not lead yet")
     if memory.half == "replica" and seen.me.head_epoch < memory.epoch and seen.granted is None:
-        return _event(memory, Event.RETURN)
+        return _event(_without_claim(memory), Event.RETURN)
     if seen.granted is not None:
         return Step(memory, action=Release(), why="what is left of a lease is given back")
     if seen.lease is None:
@@ -331,13 +335,19 @@ def _demoted(memory: Memory, seen: Seen, rules: Rules) -> Step:
     return Step(memory, why="nobody leads; another region may have to, or replicator failover")
 
 
+def _without_claim(memory: Memory) -> Memory:
+    """The memory without an epoch that was claimed and not granted: somebody else may lead in an older one."""
+    return dataclasses.replace(memory, epoch=min(memory.epoch, memory.promised))
+
+
 def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
     """The last primary stands again at once: nobody has led since. So does the first one of all, and one whose
     switchover came to nothing: whom it handed over to has let go."""
     assert seen.lease is not None
     if _ordered_to_stand(memory, seen, rules):
         return True
-    if memory.half != "primary":
+    more = [name for name, report in seen.fresh(rules).items() if report.rank > seen.me.rank]
+    if memory.half != "primary" or more:
         return False
     nobody_since = seen.lease.epoch <= memory.led and memory.promised <= memory.led
     if nobody_since or memory.closed_at is not None:
@@ -348,12 +358,12 @@ def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
 def _rejoining(memory: Memory, seen: Seen, rules: Rules) -> Step:
     holder = seen.holder
     if seen.rewound:
-        back = dataclasses.replace(memory, half="replica", approved=False, closed_at=None)
+        back = dataclasses.replace(_without_claim(memory), half="replica", approved=False, closed_at=None)
         return _event(back, Event.REWOUND)
     if seen.stuck:
         return _event(memory, Event.HALT, seen.stuck)
     if not seen.sealed:
-        if holder is None or holder.region == rules.me:
+        if holder is None or holder.region == rules.me or not _has_led(seen, holder.region, holder.epoch):
             return Step(memory, why="waits for a primary to compare with")
         return Step(memory, action=Seal(holder.region))
     ordered = seen.order is not None and seen.order.verb == "rejoin"

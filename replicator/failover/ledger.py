@@ -16,16 +16,20 @@ from replicator.position import Position
 class RoleLedger(Protocol):
     """The ledger of a region of a cluster."""
 
-    fence: Fence
+    @property
+    def fence(self) -> Fence:
+        """What stands before its applications."""
 
     async def unfit(self) -> str:
         """Why this ledger could not be a primary's, empty if it could. Asked now and then while a replica runs."""
 
     async def promote(self, epoch: int) -> None:
-        """Make it a primary's, at the journal's end, which is applied. Raises Unavailable or Halted."""
+        """Make it a primary's, at the journal's end, which is applied; it may begin the epoch in the journal. Raises
+        Unavailable or Halted."""
 
-    async def is_captured(self, half: Half | None) -> bool:
-        """Whether all that was committed before the fence closed is in the journal, by the primary's half."""
+    async def is_captured(self, half: Half | None, closing: float) -> bool:
+        """Whether all that was committed before the fence closed is in the journal, by the primary's half. ``closing``
+        tells one closing from the next."""
 
     async def capture_rest(self) -> None:
         """Bring into the journal what a former primary committed and did not capture; the fence is closed."""

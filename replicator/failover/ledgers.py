@@ -15,7 +15,11 @@ from replicator.halves.base import Half
 from replicator.halves.primary import PostgresPrimary
 from replicator.position import Position
 from replicator.promotion.postgres import PostgresRole
+from replicator.sources.postgres.connection import connect, place_of
+from replicator.sources.postgres.faults import translated
 from replicator.sources.postgres.lsn import parse_lsn
+from replicator.sources.postgres.options import PostgresOptions
+from replicator.sources.postgres.slot import written_lsn
 
 REST_SECONDS = 30.0
 
@@ -48,7 +52,7 @@ class EmbeddedLedger:
         """Nothing is to be changed."""
         await trio.lowlevel.checkpoint()
 
-    async def is_captured(self, half: Half | None) -> bool:
+    async def is_captured(self, half: Half | None, closing: float) -> bool:
         """A commit is the journal's append."""
         await trio.lowlevel.checkpoint()
         return True
@@ -69,8 +73,9 @@ class PostgresLedger:
         replica = replica_of(core.config)
         assert isinstance(replica, PostgresReplica)
         options = parts.postgres_options(source)
-        self.fence = PostgresFence(source.conninfo(), parts.fenced_tables(source))
+        self.fence: Fence = PostgresFence(source.conninfo(), parts.fenced_tables(source))
         self._core, self._options = core, options
+        self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
         self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)
 
     async def unfit(self) -> str:
@@ -82,12 +87,13 @@ class PostgresLedger:
         """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
         await trio.to_thread.run_sync(self._role.promote, epoch)
 
-    async def is_captured(self, half: Half | None) -> bool:
+    async def is_captured(self, half: Half | None, closing: float) -> bool:
         """Whether the log's end, which does not move for applications any more, has been seen and stored."""
         if not isinstance(half, PostgresPrimary):
             return False
-        end = await trio.to_thread.run_sync(self._role.end_of_log)
-        if half.source.report.seen is None or parse_lsn(half.source.report.seen) < end:
+        if self._closed is None or self._closed[0] != closing:
+            self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
+        if half.source.report.seen is None or parse_lsn(half.source.report.seen) < self._closed[1]:
             return False
         await half.capture.stored_so_far()
         return True
@@ -99,3 +105,8 @@ class PostgresLedger:
     async def adopt(self, position: Position) -> None:
         """Give the database a replica's bookkeeping, and take the primary's away."""
         await trio.to_thread.run_sync(self._role.adopt, position)
+
+
+def _end_of_log(options: PostgresOptions) -> int:
+    with translated(place_of(options)), connect(options) as connection:
+        return written_lsn(connection)

@@ -70,6 +70,7 @@ ACTION_SECONDS = 60.0
 RETRY_SECONDS = 0.2
 MOVING_RETRY_AFTER_SECONDS = 1
 INSTALL_SECONDS = 30.0
+UNFIT_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
 _ENDS_ORDERS = frozenset(
@@ -141,6 +142,7 @@ class Office:
         self.memory, self.happened = kept.memory, kept.happened
         self.term.grant = kept.grant
         self.core.view.office = self
+        await self.term.find_fence()
         self._ensure_half()
 
     def look_again(self) -> None:
@@ -156,11 +158,11 @@ class Office:
         """What came since (a new table, say) is fenced, too."""
         while True:
             try:
+                self._unfit = await self.ledger.unfit() if self.memory.half == "replica" else ""
                 await self.ledger.fence.install()
-                self._unfit = await self.ledger.unfit()
             except ReplicatorError as error:
-                log.warning("the fence cannot be looked after: %s", error)
-            await trio.sleep(INSTALL_SECONDS)
+                log.warning("the ledger cannot be looked after: %s", error)
+            await trio.sleep(UNFIT_SECONDS if self._unfit else INSTALL_SECONDS)
 
     # -- deciding
 
@@ -230,7 +232,7 @@ class Office:
 
     async def _is_captured(self) -> bool:
         try:
-            return await self.ledger.is_captured(self.running.half)
+            return await self.ledger.is_captured(self.running.half, self._since)
         except ReplicatorError as error:
             log.warning("whether all is captured cannot be told: %s", error)
             return False
@@ -429,10 +431,10 @@ class Office:
         """Set the ledger up as a primary's. What is durable says how far that has come; each step may be repeated."""
         await self.running.stop()
         core = self.core
-        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
-        core.look_again()
         if self.memory.half == "replica":
             await self.ledger.promote(epoch)
+        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
+        core.look_again()
         async with self._deciding:
             await self._keep(dataclasses.replace(self.memory, half="primary", led=epoch), None, "")
         self._ensure_half()

@@ -20,6 +20,7 @@ from replicator.leases.base import Clock, Grant, Holder, Lease, LeaseView, Lost,
 
 FENCE_SECONDS_AT_MOST = 86_400.0  # for a lease that does not end: the fence is prolonged again and again
 RETRY_SECONDS = 0.2
+FIND_SECONDS = 5.0
 LOOKS_A_TTL = 20  # how often the store is looked at within a lease's time
 LOOK_SECONDS_AT_LEAST, LOOK_SECONDS_AT_MOST = 0.1, 0.5
 
@@ -100,13 +101,17 @@ class Term:
 
     async def _renew(self) -> bool:
         async with self._asking:
-            if self.grant is None:
+            grant = self.grant
+            if grant is None:
                 return False
             try:
                 anchor = await self.fence.anchor()
-                self.grant, self._anchor = await self.lease.renew(self.grant), anchor
+                renewed = await self.lease.renew(grant)
+                if self.grant is not grant:  # it was let go of meanwhile
+                    return False
+                self.grant, self._anchor = renewed, anchor
                 if self._open_until > -math.inf:
-                    await self._open(self.grant.epoch)
+                    await self._open(renewed.epoch)
             except Lost as lost:
                 log.error("the lease is lost: %s", lost)
                 self.grant, self.view = None, lost.view
@@ -116,6 +121,18 @@ class Term:
             finally:
                 self._on_changed()
         return self.grant is not None
+
+    async def find_fence(self) -> None:
+        """Set the fence up, and find out whether a process before this one has left it open; it closes by itself then,
+        or is closed. Where that cannot be told it counts as open for as long as it could be."""
+        self._open_until = self._clock() + min(self.lease.ttl_seconds, FENCE_SECONDS_AT_MOST)
+        try:
+            with trio.fail_after(FIND_SECONDS):
+                await self.fence.install()
+                if not (await self.fence.look()).open:
+                    self._open_until = -math.inf
+        except (ReplicatorError, trio.TooSlowError) as error:
+            log.warning("how the fence stands is not known yet: %s", error)
 
     # -- what is decided
 

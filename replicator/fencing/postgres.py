@@ -20,7 +20,7 @@ import trio
 from replicator.errors import Halted, Unavailable
 from replicator.fencing import sql, terms
 from replicator.fencing.base import Anchor, FenceView
-from replicator.fencing.session import Session, element, only, place_of, quoted
+from replicator.fencing.session import Session, array, only, place_of, quoted
 
 CALL_SECONDS = 5.0
 SETUP_SECONDS = 60.0
@@ -33,10 +33,14 @@ log = logging.getLogger("replicator")
 
 
 class PostgresFence:
-    """See ``base.Fence``. ``tables`` are (schema, name); None is every table of the database."""
+    """See ``base.Fence``. ``tables`` are (schema, name); None is every table of the database. No call but those that
+    set up and take away takes longer than ``call_seconds``, and two more to connect."""
 
-    def __init__(self, dsn: str, tables: Sequence[tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self, dsn: str, tables: Sequence[tuple[str, str]] | None = None, *, call_seconds: float = CALL_SECONDS
+    ) -> None:
         self._dsn = dsn
+        self._call_seconds = call_seconds
         self._tables = None if tables is None else [quoted(*name) for name in tables]
         self._place = place_of(dsn)
         self._control: Session | None = None
@@ -45,8 +49,9 @@ class PostgresFence:
         self._scanned = -RESCAN_SECONDS
 
     @contextlib.asynccontextmanager
-    async def _session(self, seconds: float = CALL_SECONDS) -> AsyncIterator[Session]:
+    async def _session(self, seconds: float | None = None) -> AsyncIterator[Session]:
         """The control session, for one task at a time, for at most so long."""
+        seconds = seconds or self._call_seconds
         try:
             with trio.fail_after(seconds):
                 async with self._lock:
@@ -58,7 +63,7 @@ class PostgresFence:
                         self._control.close()  # it may be in the middle of a transaction
                         raise
         except trio.TooSlowError:
-            message = f"the server did not do it within {seconds:.0f} s"
+            message = f"the server did not do it within {seconds:g} s"
             raise Unavailable("fence_silent", message, place=self._place, cure="see that the server runs") from None
 
     async def install(self) -> None:
@@ -68,7 +73,7 @@ class PostgresFence:
             await session.run(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {sql.INSTALLING})")
             for statement in (*sql.OBJECTS, *terms.OBJECTS):
                 await session.run(statement)
-            tables = None if self._tables is None else "{" + ",".join(map(element, self._tables)) + "}"
+            tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
             if may_all:
                 for statement in (*sql.DROP_EVENT_TRIGGERS, *sql.EVENT_TRIGGERS):
@@ -132,7 +137,7 @@ class PostgresFence:
         """A session that has done nothing yet. One that still runs sees its own end through without us."""
         if self._guard is None or not self._guard.fresh or self._guard.gone:
             self._drop_guard()
-            timeout = f"{round(CALL_SECONDS * 1000)}ms"
+            timeout = f"{round(self._call_seconds * 1000)}ms"
             self._guard = await Session.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=timeout)
         return self._guard
 

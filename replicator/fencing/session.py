@@ -9,7 +9,7 @@ Guarantee: nothing of psycopg escapes. A session that was cancelled or failed in
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import psycopg
@@ -20,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.fencing.sql import NAME
 
-CONNECT_SECONDS = 3
+CONNECT_SECONDS = 2
 _SETTINGS = {
     "replicator.writer": "on",
     "search_path": "pg_catalog",
@@ -180,6 +180,9 @@ def fault(error: psycopg.Error, place: str) -> ReplicatorError:
     if state == "42501":
         cure = "let the sidecar's role be a superuser, or see preflight for what it needs"
         return Halted("fence_privilege", message, place=place, cure=cure)
+    if state in ("42883", "42P01", "3F000"):
+        cure = "restart the sidecar: it sets the fence up at its start"
+        return Halted("fence_missing", message, place=place, cure=cure)
     return Halted("fence_refused", f"{message} (SQLSTATE {state})", place=place, cure="see the message")
 
 
@@ -194,6 +197,10 @@ def quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
-def element(text: str) -> str:
-    """A text as an element of an array in its text form."""
+def array(texts: Iterable[str]) -> str:
+    """An array of texts in its text form."""
+    return "{" + ",".join(map(_element, texts)) + "}"
+
+
+def _element(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

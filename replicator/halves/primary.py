@@ -41,6 +41,8 @@ class Primary(Half):
             if acknowledgement is not None:
                 acknowledgement.reported(region, sequence)
 
+        if acknowledgement is not None:
+            acknowledgement.on_change = lambda change: core.view.event(f"acknowledgement {change}")
         core.publisher.on_report = reported
         core.publisher.wants_reports = lambda: acknowledgement is not None or bool(config.failover.amounts)
         core.view.acknowledgement = self.acknowledgement = acknowledgement

@@ -122,6 +122,11 @@ class ReplicaHalf(Half):
         core.retaining.needs("a resync that is under way", resync.needs)
         return Rewriting(repairs, resync, self.watching.ask_for_scrub)
 
+    def close(self) -> None:
+        """Let go of the replica, too: a promotion needs it for itself."""
+        super().close()
+        self.replica.close()
+
     def _visible(self) -> Tail:
         return self.applied
 

@@ -70,6 +70,7 @@ class HistoryIndex:
         self._db: sqlite3.Connection | None = None
         self._keys: dict[tuple[str, int], _Keys] = {}
         self._known: dict[tuple[str, str], int] = {}
+        self._idle: list[sqlite3.Connection] = []  # readers; another list once they were closed
 
     def open(self) -> None:
         """Open the file, or begin a new one beside what was damaged."""
@@ -98,6 +99,8 @@ class HistoryIndex:
         if self._db is not None:
             self._db.close()
             self._db = None
+        idle, self._idle = self._idle, []
+        _close_all(idle)
         self._keys.clear()
         self._known.clear()
 
@@ -321,9 +324,28 @@ class HistoryIndex:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own: readers neither wait for the writer nor see half a step."""
-        with translated(self.path), contextlib.closing(connect(self.path, synchronous="NORMAL")) as db:
-            yield db
+        """A connection of its own: readers neither wait for the writer nor see half a step. It is used again, for
+        opening one takes longer than most of what is asked; not after an error, nor once the file was closed."""
+        idle = self._idle
+        with translated(self.path):
+            try:
+                db = idle.pop()
+            except IndexError:
+                db = connect(self.path, synchronous="NORMAL")
+            try:
+                yield db
+            except BaseException:
+                db.close()
+                raise
+            idle.append(db)
+            if idle is not self._idle:
+                _close_all(idle)
+
+
+def _close_all(connections: list[sqlite3.Connection]) -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            connections.pop().close()
 
 
 class _Keys:

@@ -91,8 +91,8 @@ def file_sum(path: Path) -> str:
 
 
 def seal_fields(seal: Seal, sums: dict[str, str]) -> dict[str, Any]:
-    """What ``seal.json`` holds."""
-    return {
+    """What ``seal.json`` holds: ``sum`` is that of all the rest, as compact JSON with sorted names."""
+    fields = {
         "format": FORMAT,
         "fork": str(seal.fork),
         "last": str(seal.last),
@@ -101,12 +101,19 @@ def seal_fields(seal: Seal, sums: dict[str, str]) -> dict[str, Any]:
         "theirs": str(seal.theirs),
         "sha256": sums,
     }
+    return {**fields, "sum": _sum(fields)}
+
+
+def _sum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _read(directory: Path) -> tuple[Seal, dict[str, str]]:
     fields = json.loads((directory / SEAL).read_text())
     if fields["format"] != FORMAT:
         raise ValueError(f"format {fields['format']} is not known here; this program reads format {FORMAT}")
+    if fields.pop("sum") != _sum(fields):
+        raise ValueError(f"{SEAL} is not as it was written")
     fork, last, theirs = (parse_position(fields[name]) for name in ("fork", "last", "theirs"))
     seal = Seal(directory, fork, last, int(fields["blocks"]), int(fields["sealed_at"]), theirs)
     if directory.name.removesuffix(".part") != name_of(fork, last) or seal.blocks != last.sequence - fork.sequence:

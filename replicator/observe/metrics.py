@@ -119,6 +119,13 @@ CATALOGUE: tuple[Family, ...] = (
         "Rows that the first copy will have, about",
         read.source("copy_rows_estimate"),
     ),
+    Family(
+        "source_waits",
+        "gauge",
+        (),
+        "1 if the primary's commits wait for other regions through us, 0 if they should and do not",
+        read.source("waited_for"),
+    ),
     # The settle buffer
     Family("settle_entries", "gauge", _S, "Entries that wait to settle", read.settle_field("entries")),
     Family("settle_bytes", "gauge", _S, "Bytes that wait to settle", read.settle_field("bytes")),

@@ -32,6 +32,7 @@ class SourceView:
     retained_bytes: int | None = None
     safe_bytes: int | None = None
     duplicates: int = 0
+    waited_for: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

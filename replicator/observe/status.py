@@ -9,6 +9,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from replicator.acknowledge.view import AcknowledgeView
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
 from replicator.observe.snapshot import Event, GapView, JournalView, Snapshot, StrandState, VerifyView
@@ -216,6 +217,8 @@ def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:
         "stages": [_stage_json(stage) for stage in view.stages],
         "settle": None if state.settle is None else _settle_json(state),
         "journal": None if state.journal is None else _journal_json(state.journal),
+        "acknowledge": None if state.acknowledge is None else _acknowledge_json(state.acknowledge),
+        "at_risk": None if state.at_risk_blocks is None else _at_risk_json(state),
         "applied_blocks": state.applied_blocks,
         "quarantined_statements": state.quarantined_statements,
         "verify": None if state.verify is None else _verify_json(state.verify),
@@ -267,6 +270,30 @@ def journal_text(journal: JournalView) -> str:
     if journal.trouble:
         words.append(f"it cannot be pruned: {journal.trouble}")
     return "; ".join(words)
+
+
+def _acknowledge_json(view: AcknowledgeView) -> dict[str, Any]:
+    return {**_fields(view), "regions": dict(view.regions), "summary": acknowledge_text(view)}
+
+
+def acknowledge_text(view: AcknowledgeView) -> str:
+    """Whether writers wait for other regions, and for how long, in one line for people."""
+    others = "1 other region" if view.count == 1 else f"{view.count} other regions"
+    if view.degraded:
+        return f"DEGRADED: writers are answered although fewer than {others} have what they wrote"
+    words = f"writers are answered when {others} have what they wrote"
+    if not view.oldest_seconds:
+        return words
+    return f"{words}; the oldest that they do not have waits since {seconds_text(view.oldest_seconds)}"
+
+
+def _at_risk_json(state: StrandState) -> dict[str, Any]:
+    amounts = sorted(state.at_risk_amounts.items())
+    return {
+        "blocks": state.at_risk_blocks,
+        "amounts": [{"table": table, "currency": currency, "amount": amount} for (table, currency), amount in amounts],
+        "unknown": state.at_risk_unknown,
+    }
 
 
 def _verify_json(view: VerifyView) -> dict[str, Any]:

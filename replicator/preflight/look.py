@@ -43,7 +43,7 @@ def look(config: Config) -> list[Finding]:
 def _role(config: Config, stored: Stored) -> Iterator[Finding]:
     match config.source:
         case PostgresSource() as source:
-            yield from postgres_source(parts.postgres_options(source))
+            yield from postgres_source(parts.postgres_options(source, synchronous=config.failover.acknowledge > 0))
         case EmbeddedSource() as source:
             yield from _check_tables(source, stored)
             assert config.state_path is not None

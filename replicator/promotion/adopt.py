@@ -20,18 +20,26 @@ from replicator.definition import Definition
 from replicator.errors import Halted
 from replicator.journal.store import Journal
 from replicator.position import Position
-from replicator.promotion.database import alone, has_own_tables, in_force, open_quarantine
+from replicator.promotion.database import (
+    alone,
+    drop_slot,
+    has_own_tables,
+    in_force,
+    open_quarantine,
+    source_session,
+    stands_at,
+)
 from replicator.promotion.decide import Adopting, AdoptStep, adoption
 from replicator.promotion.promote import NOTES
 from replicator.promotion.tables import adopted_at, as_replica
 from replicator.replicas.postgres import triggers
 from replicator.replicas.postgres.schema import create_own_tables
-from replicator.sources.postgres.connection import Connection, connect
+from replicator.sources.postgres.connection import Connection
 from replicator.sources.postgres.initial import SLOT_NOTE
 from replicator.sources.postgres.options import PostgresOptions
 from replicator.sources.postgres.publication import has_publication
 from replicator.sources.postgres.sequences import read_sequences
-from replicator.sources.postgres.slot import drop_own_slot, read_slot
+from replicator.sources.postgres.slot import read_slot
 from replicator.sources.postgres.source import CAPTURED_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE
 
 
@@ -70,7 +78,7 @@ class Adoption:
 
     def _look(self, connection: Connection, position: Position) -> Adopting:
         notes = self._journal.notes()
-        with connect(self._options) as source:
+        with source_session(self._options) as source:
             slot = notes.get(SLOT_NOTE) == self._options.slot and read_slot(source, self._options.slot) is not None
             publication = notes.get(PUBLICATION_NOTE) == self._options.publication and has_publication(
                 source, self._options
@@ -83,7 +91,7 @@ class Adoption:
         definitions = [
             definition for _, definition in in_force(self._journal, self._strand, position.sequence).values()
         ]
-        with connect(self._options) as source:
+        with source_session(self._options) as source:
             carried = read_sequences(source, self._options.publication)
         create_own_tables(connection)
         triggers.silence(connection)
@@ -107,7 +115,11 @@ class Adoption:
             message = "the position is not on the journal's chain"
             raise Halted("not_in_journal", message, place=place, cure="adopt at a position that the journal holds")
         notes = self._journal.notes()
-        if SYSTEM_NOTE in notes and not notes.get(CAPTURED_NOTE):
+        is_source = SYSTEM_NOTE in notes
+        if not is_source and not stands_at(connection, self._journal, self._strand, position):
+            message = "nothing says that the database has the rows of this position: it was no source, and is elsewhere"
+            raise Halted("not_captured", message, place=place, cure="make this region anew: replicator bootstrap")
+        if is_source and not notes.get(CAPTURED_NOTE):
             message = "what the slot holds is not known to be in the journal"
             raise Halted("not_captured", message, place=place, cure="capture the rest first; the fence stays closed")
         aside = open_quarantine(connection, self._strand) if has_own_tables(connection) else []
@@ -136,9 +148,8 @@ class Adoption:
         )
 
     def _drop_slot(self) -> None:
-        with connect(self._options) as source:
-            drop_own_slot(source, self._options.slot, ours=True)
+        drop_slot(self._options, ours=True)
 
     def _drop_publication(self) -> None:
-        with connect(self._options) as source:
+        with source_session(self._options) as source:
             source.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(self._options.publication)))

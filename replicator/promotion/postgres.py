@@ -25,6 +25,7 @@ from replicator.position import Position
 from replicator.promotion.adopt import Adoption
 from replicator.promotion.numbers import reserve_of
 from replicator.promotion.promote import Promotion
+from replicator.promotion.readiness import reasons
 from replicator.promotion.rest import capture_rest
 from replicator.sources.postgres.options import PostgresOptions
 
@@ -63,8 +64,18 @@ class PostgresRole:
         """Make the database a replica's at ``position``. Blocks."""
         Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).run(position)
 
+    def readiness(self) -> list[str]:
+        """Why this region cannot be promoted, each with its cure; empty if it can. Changes nothing. Blocks."""
+        return reasons(self._dsn, self._options, self._journal, self._strand)
+
     async def capture_rest(
-        self, tail: Tail, seconds: float, on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None
+        self,
+        tail: Tail,
+        seconds: float,
+        on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None,
+        *,
+        sequences: bool = False,
     ) -> None:
-        """Bring what the slot still holds into the journal, under the chain's epoch. Async."""
-        await capture_rest(self._options, self._journal, tail, seconds, on_stored)
+        """Bring what the slot still holds into the journal, under the chain's epoch; with ``sequences`` a last reading
+        of their values, too, for a planned change. Async."""
+        await capture_rest(self._options, self._journal, tail, seconds, on_stored, sequences=sequences)

@@ -19,11 +19,11 @@ from replicator.definition import Definition
 from replicator.errors import Halted
 from replicator.journal.store import Journal
 from replicator.promotion.base import append_epoch
-from replicator.promotion.database import alone, has_own_tables, in_force, open_quarantine, replicating
+from replicator.promotion.database import alone, drop_slot, open_quarantine, replicating, source_session, stands_at
 from replicator.promotion.decide import PromoteStep, Promoting, promotion
 from replicator.promotion.forward import move_sequences
+from replicator.promotion.readiness import check_tables, definitions_of, has_rows, tables_of
 from replicator.promotion.tables import as_primary
-from replicator.replicas.postgres.replica import read_applied
 from replicator.sources.postgres.begins import (
     BEGINS_NOTE,
     NUMBERS_NOTE,
@@ -33,13 +33,13 @@ from replicator.sources.postgres.begins import (
     pack_begins,
     pack_numbering,
 )
-from replicator.sources.postgres.catalog import TableFacts, all_oids, read_tables, table_oid
-from replicator.sources.postgres.connection import Connection, connect
+from replicator.sources.postgres.catalog import all_oids, read_tables
+from replicator.sources.postgres.connection import Connection
 from replicator.sources.postgres.initial import SLOT_NOTE
 from replicator.sources.postgres.options import PostgresOptions
 from replicator.sources.postgres.publication import ensure_publication, has_publication
 from replicator.sources.postgres.relations import BEFORE_NOTE, TABLE_NOTE
-from replicator.sources.postgres.slot import Identity, create_slot, drop_own_slot, identify
+from replicator.sources.postgres.slot import Identity, create_slot, identify
 from replicator.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
 
 NOTES = "postgres."
@@ -72,6 +72,7 @@ class Promotion:
         if PromoteStep.BEGIN in steps:
             with alone(self._dsn, self._options) as connection:
                 check_state(connection, self._journal, self._strand)
+                check_tables(connection, definitions_of(self._journal, self._strand))
                 for step in steps:
                     self._do(step, connection, epoch, now_us)
         else:
@@ -98,21 +99,22 @@ class Promotion:
         self._on_step(f"after {step.name}")
 
     def _definitions(self) -> list[Definition]:
-        return [definition for _, definition in in_force(self._journal, self._strand).values()]
+        return list(definitions_of(self._journal, self._strand).values())
 
     def _publish(self) -> None:
         """It has to be there before the slot: the log is read by the catalogs of its time."""
-        with connect(self._options) as connection:
+        with source_session(self._options) as connection:
             if not has_publication(connection, self._options):
                 self._journal.set_note(PUBLICATION_NOTE, self._options.publication)
+                self._on_step("within PUBLICATION")
             ensure_publication(connection, self._options)
 
     def _make_slot(self) -> None:
         """A slot that an earlier call left behind is made anew: it was never read, and nobody has written since."""
         name = self._options.slot
-        with connect(self._options) as connection:
-            drop_own_slot(connection, name, ours=self._journal.notes().get(SLOT_NOTE) == name)
+        drop_slot(self._options, ours=self._journal.notes().get(SLOT_NOTE) == name)
         self._journal.set_note(SLOT_NOTE, name)
+        self._on_step("within SLOT")
         with replicating(self._options) as replication:
             identity = identify(replication)
             point, _ = create_slot(replication, name)
@@ -138,14 +140,11 @@ class Promotion:
     def _table_notes(self, connection: Connection) -> dict[str, str]:
         """What ``relations`` would have noted, had it seen these tables from their beginning."""
         every = list(self._journal.definitions(self._strand).values())
-        known, notes = {}, {}
-        for definition in self._definitions():
-            oid = table_oid(connection, definition.name)
-            if oid is None:
-                raise _gone(definition)
-            known[oid] = definition
-        for facts in read_tables(connection, list(known)):
-            definition = known[facts.oid]
+        known: dict[int, Definition] = {}
+        notes: dict[str, str] = {}
+        definitions = definitions_of(self._journal, self._strand)
+        for name, facts in tables_of(connection, definitions).items():
+            known[facts.oid] = definition = definitions[name]
             notes[f"{TABLE_NOTE}{facts.oid}"] = json.dumps((*facts.name, facts.storage))
             highest_ever = highest_number(other for other in every if other.name == definition.name)
             here = {a.name: a.number for a in facts.attributes if not a.dropped}
@@ -154,7 +153,7 @@ class Promotion:
             if numbers.pairs:
                 notes[f"{NUMBERS_NOTE}{facts.oid}"] = pack_numbering(numbers)
         strangers = set(all_oids(connection)) - set(known)
-        empty = {facts.oid for facts in read_tables(connection, strangers) if not _has_rows(connection, facts)}
+        empty = {facts.oid for facts in read_tables(connection, strangers) if not has_rows(connection, facts.name)}
         notes[BEFORE_NOTE] = json.dumps(sorted(set(known) | strangers - empty))
         return notes
 
@@ -163,15 +162,9 @@ def check_state(connection: Connection, journal: Journal, strand: str) -> None:
     """Raise Halted unless the database is the state at the journal's head."""
     head = journal.head(strand)
     place = f"strand {strand}, sequence {head.sequence}"
-    applied = read_applied(connection, strand) if has_own_tables(connection) else None
-    position = applied.position if applied else None
-    if position is None or journal.position_at(strand, position.sequence) != position:
-        message = f"the database is at {position or 'no position'}, which is not on the journal's chain"
-        raise Halted("not_a_replica", message, place=place, cure="promote a region that has followed")
-    for block in journal.blocks(strand, position.sequence, 1 << 20):
-        if block.header.statements:
-            message = f"the database is at sequence {position.sequence}: it lacks blocks of the journal"
-            raise Halted("not_applied", message, place=place, cure="let replay come to the journal's end first")
+    if not head.sequence or not stands_at(connection, journal, strand, head):
+        message = "the database is not at the journal's head: it has not followed, or lacks blocks of the journal"
+        raise Halted("not_applied", message, place=place, cure="let replay come to the journal's end first")
     aside = open_quarantine(connection, strand)
     if aside:
         raise Halted(
@@ -180,17 +173,3 @@ def check_state(connection: Connection, journal: Journal, strand: str) -> None:
             place=place,
             cure="replicator quarantine replay or drop, then promote",
         )
-
-
-def _has_rows(connection: Connection, facts: TableFacts) -> bool:
-    name = ".".join('"' + part.replace('"', '""') + '"' for part in facts.name)
-    return connection.execute(f"SELECT FROM {name} LIMIT 1".encode()).fetchone() is not None
-
-
-def _gone(definition: Definition) -> Halted:
-    return Halted(
-        "table_missing",
-        "the ledger has this table, the database has not",
-        place=f"table {definition.label}",
-        cure="make this region anew: replicator bootstrap",
-    )

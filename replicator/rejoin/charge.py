@@ -71,7 +71,10 @@ class InCharge:
         table, packed = self._tables[label], pack_texts(list(key.values()))
         places = self._history.places(self._strand, label, packed, None, 1)
         if not places or places[0][0] <= self._fork.sequence:
-            return There(None, None, "")
+            base = self._journal.base(self._strand).sequence
+            if base <= self._fork.sequence:
+                return There(None, None, "")
+            return There(By(base, "", ""), None, f"the journal begins behind {base}, what came before is not known")
         right = self._rightful.right(table, packed, places[0])
         assert right.header is not None, "the statement was found"
         names = [column.name for column in table.stored.columns]

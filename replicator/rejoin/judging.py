@@ -74,6 +74,12 @@ class Judged(NamedTuple):
         return {"verdict": self.verdict, "why": self.why}
 
 
+def reapply_id(transaction: Fields) -> str:
+    """The idempotency key under which an orphan is sent again. Its client's own, if it had one: then a retry that its
+    client sends yet is refused, and not carried out a second time."""
+    return str(transaction["request"] or f"orphan-{transaction['hash'][:40]}")
+
+
 def judge(
     transaction: Fields, charge: Charge, marks: Marks, made: Callable[[str], Made | None], reapplied: Fields | None
 ) -> Judged:
@@ -94,13 +100,15 @@ def _judge(
 ) -> Judged:
     if reapplied is not None:
         return Judged(THERE, [_why(f"it was re-applied by {reapplied['who']} at {reapplied['at']}")])
-    same = made(transaction["request"]) if transaction["request"] else None
+    same = made(reapply_id(transaction))
+    if same is not None and not transaction["request"]:
+        return Judged(THERE, [_why("it was re-applied", by=same.by)])
     if same is not None and same.digest == transaction["digest"]:
         return Judged(THERE, [_why("the same request was carried out there", by=same.by)])
     found = [_statement(told, transaction, charge, marks) for told in transaction["statements"]]
     verdicts = {verdict for verdict, _ in found}
     why = [one for _, one in found if one is not None]
-    if same is not None:
+    if same is not None and verdicts - {NOTHING} != {THERE}:
         return Judged(CONFLICT, [_why("another transaction was made under its idempotency key", by=same.by), *why])
     if transaction["left_out"]:
         return Judged(CONFLICT, [_why("it is too large to be told, judged or re-applied whole"), *why])
@@ -152,14 +160,19 @@ def _compared(told: Fields, transaction: Fields, there: There) -> tuple[str, Fie
     if there.unknown:
         return CONFLICT, _why(f"a block since has touched the row: {there.unknown}", label, key, by)
     if there.row == told["after"]:
-        name = transaction["transaction"]
-        if by.transaction == name and not _NAMED_BY_US.fullmatch(name):
+        if by.transaction in _names(transaction):
             return THERE, _why("the same transaction has left the same row", label, key, by)
         text = "the row is the same there, by another transaction: whether that is the same business is not known"
         return THERE, {**_why(text, label, key, by), "unsure": True}
     if there.row == told["before"]:
         return CLEAN, _why("touched since, and again as it was before", label, key, by)
     return CONFLICT, _why("a block since has changed the row", label, key, by, now=there.row)
+
+
+def _names(transaction: Fields) -> set[str]:
+    """By what a block there tells that it is this transaction."""
+    name = transaction["transaction"]
+    return {reapply_id(transaction), *(() if _NAMED_BY_US.fullmatch(name) else (name,))}
 
 
 def _why(text: str, table: str | None = None, key: Fields | None = None, by: By | None = None, **more: Any) -> Fields:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trio
@@ -53,11 +53,19 @@ READ_BYTES = 1 << 20
 class Sealing:
     """Seals the orphans of one region. ``region`` is its name, for the report."""
 
-    def __init__(self, data_dir: Path, journal: Journal, history: HistoryIndex, region: str) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        journal: Journal,
+        history: HistoryIndex,
+        region: str,
+        probe: Callable[[str], None] = lambda step: None,  # called at each named step: tests die there
+    ) -> None:
         self._home = data_dir / DIRECTORY
         self._journal = journal
         self._history = history
         self._region = region
+        self._probe = probe
 
     async def seal(self, fork: Fork, client: FeedClient) -> Seal:
         """Seal the orphans of a fork; durable on return. Raises Unavailable or Halted; then nothing was sealed."""
@@ -71,7 +79,9 @@ class Sealing:
         scratch = Fetched(directory.with_name(f"{directory.name}.scratch"), self._journal, fork.position)
         await trio.to_thread.run_sync(scratch.open)
         try:
+            self._probe("opened")
             await scratch.fetch(client, fork.theirs)
+            self._probe("fetched")
             seal = await trio.to_thread.run_sync(self._write, directory, fork, scratch, client.url)
         finally:
             with trio.CancelScope(shield=True):
@@ -87,14 +97,21 @@ class Sealing:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             sync_directory(self._home.parent)
+            self._probe("began")
             self._write_blocks(part / BLOCKS, fork)
+            self._probe("blocks")
             head = report.heading(seal, self._region, other)
             write_file(part / REPORT, report.write_lines(head, self._judged(fork, scratch)))
+            self._probe("report")
             write_file(part / PAGE, page(report.read_heading(part), report.read_transactions(part)))
+            self._probe("page")
             sums = {name: file_sum(part / name) for name in FILES}
             write_file(part / SEAL, [json.dumps(seal_fields(seal, sums), indent=2)])
+            self._probe("seal")
             os.replace(part, directory)
+            self._probe("named")
             sync_directory(self._home)
+            self._probe("end")
         except OSError as error:
             raise unwritable(part, error) from error
         return verified(directory)
@@ -122,7 +139,7 @@ class Sealing:
     def _judged(self, fork: Fork, scratch: Fetched) -> Iterator[Fields]:
         charge = InCharge(scratch.journal, scratch.history, fork.position)
         facts = Facts(self._journal, self._history, fork)
-        charge.refresh(facts.requests())
+        charge.refresh(facts.requests())  # none of them was re-applied yet
         with contextlib.closing(ScratchMarks()) as marks:
             for told in facts.transactions():
                 yield {**told, "judged": judge(told, charge, marks, charge.made, None).as_json()}

@@ -6,8 +6,9 @@ unknown, opens the replica again, reads where it stands, and goes on: no block i
 
 A large block is a batch of its own, applied part by part within its transaction; memory holds a part, not the block.
 
-A batch of which the replica refuses a statement halts, or by policy is done again carefully (``careful``): in the same
-one transaction, with what cannot be done set aside.
+A batch of which the replica refuses a statement is done again carefully (``careful``), in one transaction and in the
+order of its statements: their net effect may meet a unique index in between where they themselves did not. What is
+refused even then halts, or by policy is set aside.
 All calls block; they belong in a worker thread. Non-goal: deciding when (``loop``).
 """
 
@@ -23,7 +24,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.position import Position, genesis
 from replicator.replay.careful import Careful, Placed
 from replicator.replay.plan import Planner
-from replicator.replay.quarantine import HALTS, Policy, Quarantine
+from replicator.replay.quarantine import HALTS, Policy, Quarantine, is_curable
 from replicator.replicas.base import Applied, Replica
 from replicator.statement import unpack_bodies, unpack_statements
 
@@ -134,7 +135,7 @@ class Replayer:
             else:
                 self._apply_small(batch)
         except Halted as error:
-            if not self.quarantine.takes(error):
+            if not is_curable(error):
                 raise
             self._replica.rollback()
             self._apply_carefully(batch)

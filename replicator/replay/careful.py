@@ -1,7 +1,8 @@
 """Applying a batch of which the replica refuses something: all that can be done is, the rest is set aside.
 
-Guarantee: each statement, in the order of the blocks, is either done or set aside, in the one transaction of the batch.
-What is set aside was refused by itself, or waits behind one that was.
+Guarantee: each statement, in the order of the blocks, is either done or set aside, in the one transaction of the batch;
+where nothing is to be set aside, the first that is refused by itself halts. What is set aside was refused by itself, or
+waits behind one that was.
 
 The idea: try all as one step; if it is refused, try its halves one after the other, cut between blocks as long as there
 is more than one. A statement that is refused alone is set aside. DEFINE and TRUNCATE, which change what the following
@@ -19,7 +20,7 @@ from replicator.block import Header
 from replicator.definition import Definition, unpack_definition
 from replicator.errors import Halted
 from replicator.replay.plan import Planner
-from replicator.replay.quarantine import Quarantine
+from replicator.replay.quarantine import Quarantine, is_curable
 from replicator.replicas.base import Replica
 from replicator.statement import DEFINE, TRUNCATE
 
@@ -58,7 +59,7 @@ class Careful:
             if len(placed) == 1:
                 self._quarantine.refused(*placed[0], error)
                 return
-            if not self._quarantine.takes(error):
+            if not is_curable(error):
                 raise
             middle = _middle(placed)
             self._take(placed[:middle])

@@ -41,7 +41,8 @@ class SourceReport:
     ``phase``: connecting, copying, streaming. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
     sign of life of the whole path; ``seen`` the ledger's own log position up to which everything has been sent to the
     sink, ``stored`` that of the last block that is durable (whoever stores it writes that here). Bytes are None where
-    the ledger does not tell them.
+    the ledger does not tell them. ``waited_for``: whether the ledger's commits wait for ``acknowledge``; None where
+    they never do, and while it is not known.
     """
 
     phase: str = "connecting"
@@ -53,6 +54,7 @@ class SourceReport:
     retained_bytes: int | None = None
     safe_bytes: int | None = None
     duplicates: int = 0
+    waited_for: bool | None = None
 
 
 class Sink(Protocol):

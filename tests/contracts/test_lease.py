@@ -121,6 +121,16 @@ async def test_strands_have_leases_of_their_own(sidecars: Sidecars) -> None:
     assert (await sidecars.one("main").look()).epoch == 4
 
 
+async def test_a_grant_of_another_time_is_not_renewed(sidecars: Sidecars) -> None:
+    lease = sidecars.one()
+    grant = await lease.claim("paris", 1)
+    for step in (lease.renew, lease.keep_mine):
+        with pytest.raises(Lost):
+            await step(dataclasses.replace(grant, lease_id="1234567", token="1"))
+    await lease.release(dataclasses.replace(grant, lease_id="1234567"))
+    assert (await lease.look()).holder == grant.holder
+
+
 # -- the epoch --------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from replicator.journal.reading import JournalReader
 from replicator.position import parse_position
+from replicator.sources.postgres import PostgresOptions, preflight
 from tests.faults.regions import EMBEDDED, Region, follow, postgres_source, sqlite_replica
 from tests.servers import Postgres
 
@@ -182,9 +183,15 @@ def standby(tmp_path: Path, server: Postgres) -> Iterator[Callable[[str], tuple[
             region.start()
         paris.reach_sequence("settled", 1)
         tokyo.reach_sequence("settled", 1)
+        paris.reach(lambda _: paris.metric("replicator_source_waits") == 0, "known that commits do not wait")
+        options = PostgresOptions(dsn=dsn, tables=("wallets",), synchronous=True)
+        (empty,) = [finding for finding in preflight(options) if "synchronous" in finding.what]
+        assert empty.level == "fail"
         with server.connect() as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '\"replicator replicator\"'")
-            connection.execute("SELECT pg_reload_conf()")
+            for statement in empty.cure.split("; ")[:2]:
+                connection.execute(statement.encode())
+        paris.reach(lambda _: paris.metric("replicator_source_waits") == 1, "commits wait")
+        assert [f.level for f in preflight(options) if "commit" in f.what] == ["ok"]
         return dsn, paris, tokyo
 
     yield start

@@ -103,14 +103,14 @@ class Recorder:
 class Region:
     """A following region."""
 
-    def __init__(self, directory: Path, primary: Primary, token: str | None = None) -> None:
+    def __init__(self, directory: Path, primary: Primary, token: str | None = None, name: str = "eu") -> None:
         directory.mkdir(exist_ok=True)
         self.journal = Journal(directory / "journal.db")
         self.journal.open()
         self.tail = Tail(self.journal.head(STRAND))
         self.recorder = Recorder()
         config = SettleConfig(request_after_us=20_000, request_every_us=100_000)
-        upstream = Upstream(primary.url, "eu", token=token, idle_seconds=2.0)
+        upstream = Upstream(primary.url, name, token=token, idle_seconds=2.0)
         self.follower = Follower(
             upstream,
             config,

@@ -9,13 +9,16 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.lowlevel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from replicator.acknowledge import Acknowledgement, Rule
 from replicator.errors import Halted, ReplicatorError
 from replicator.feed.publish import Publisher
 from replicator.feed.regions import routes as region_routes
+from replicator.feed.reporting import REPORT_SECONDS
 from replicator.http import Listen, application, serve
 from replicator.journal.pruning import remove_pages
 from replicator.journal.retaining import Retaining
@@ -103,6 +106,111 @@ async def test_a_report_is_of_this_chain_or_refused(primary: Primary) -> None:
         answer = await report(primary, at_20)
         assert answer.json()["base"] == str(primary.journal.base(STRAND))
     assert known(primary) == {"eu": 20}
+
+
+async def until_known(primary: Primary, expected: dict[str, int]) -> None:
+    while known(primary) != expected:  # noqa: ASYNC110  # it looks from outside
+        await trio.sleep(0.002)
+
+
+async def test_reports_are_prompt_where_somebody_waits_for_them(primary: Primary, tmp_path: Path) -> None:
+    """Each block is reported long before the ordinary report's time, one report at a time."""
+    primary.publisher.wants_reports = lambda: True
+    reports: list[int] = []
+    primary.publisher.on_report = lambda strand, region, sequence: reports.append(sequence)
+    region = Region(tmp_path / "eu", primary)
+    with trio.fail_after(20):
+        async with primary.serving(), trio.open_nursery() as nursery:
+            nursery.start_soon(region.follower.run_once)
+            await until_known(primary, {"eu": 30})
+            began = trio.current_time()
+            for number in range(31, 51):
+                primary.write(drafts(number, number))
+                await until_known(primary, {"eu": number})
+            assert trio.current_time() - began < REPORT_SECONDS, "twenty round trips, before one ordinary report"
+            nursery.cancel_scope.cancel()
+    assert reports == sorted(reports)
+    assert [report for report in reports if report > 30] == list(range(31, 51)), "one for each piece of news"
+
+
+async def test_many_writes_share_a_report(primary: Primary, tmp_path: Path) -> None:
+    primary.publisher.wants_reports = lambda: True
+    reports: list[int] = []
+    primary.publisher.on_report = lambda strand, region, sequence: reports.append(sequence)
+    region = Region(tmp_path / "eu", primary)
+    with trio.fail_after(20):
+        async with primary.serving(), trio.open_nursery() as nursery:
+            nursery.start_soon(region.follower.run_once)
+            await until_known(primary, {"eu": 30})
+            for number in range(31, 331):
+                primary.write(drafts(number, number))
+                await trio.lowlevel.checkpoint()
+            await until_known(primary, {"eu": 330})
+            nursery.cancel_scope.cancel()
+    assert len(reports) < 150
+
+
+async def test_a_wish_reaches_a_follower_whose_stream_is_open_already(
+    primary: Primary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the answer to its next report; and it is taken back in the same way."""
+    monkeypatch.setattr("replicator.feed.reporting.REPORT_SECONDS", 0.3)
+    wanted = False
+    primary.publisher.wants_reports = lambda: wanted
+    region = Region(tmp_path / "eu", primary)
+
+    async def seconds(number: int) -> float:
+        """How long a block takes to be reported."""
+        began = trio.current_time()
+        primary.write(drafts(number, number))
+        await until_known(primary, {"eu": number})
+        return trio.current_time() - began
+
+    with trio.fail_after(20):
+        async with primary.serving(), trio.open_nursery() as nursery:
+            nursery.start_soon(region.follower.run_once)
+            await until_known(primary, {"eu": 30})
+            wanted = True
+            await seconds(31)
+            assert max([await seconds(number) for number in range(32, 37)]) < 0.25
+            wanted = False
+            await seconds(37)
+            assert max([await seconds(number) for number in range(38, 41)]) > 0.25
+            nursery.cancel_scope.cancel()
+
+
+async def test_two_regions_that_both_must_have_it(primary: Primary, tmp_path: Path) -> None:
+    """K = 2, over HTTP: the second region comes later."""
+    acknowledgement = Acknowledgement(Rule(2, regions=frozenset({"eu", "us"})), 30)
+    primary.publisher.wants_reports = lambda: True
+    primary.publisher.on_report = lambda strand, region, sequence: acknowledgement.reported(region, sequence)
+    eu, us = (Region(tmp_path / name, primary, name=name) for name in ("eu", "us"))
+    with trio.fail_after(20):
+        async with primary.serving(), trio.open_nursery() as nursery:
+            nursery.start_soon(eu.follower.run_once)
+            primary.write(drafts(31, 31))
+            acknowledgement.stored(31)
+            await eu.tail.beyond(30)
+            with trio.move_on_after(0.2) as waiting:
+                await acknowledgement.wait(31)
+            assert waiting.cancelled_caught
+            nursery.start_soon(us.follower.run_once)
+            assert await acknowledgement.wait(31) == 2
+            assert us.journal.head(STRAND).sequence == 31
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_is_no_region(primary: Primary) -> None:
+    reports: list[str] = []
+    primary.publisher.on_report = lambda strand, region, sequence: reports.append(region)
+    at_20 = primary.journal.position_at(STRAND, 20)
+    assert at_20 is not None
+    async with primary.serving():
+        for name in ("", "a b", "eu"):
+            assert (await report(primary, at_20, name)).status_code == 200
+        forged = at_20._replace(hash=b"\x07" * 32)
+        assert (await report(primary, forged)).status_code == 409
+    assert reports == ["eu"]
 
 
 class Plain(Publisher):

@@ -39,6 +39,25 @@ def long_lasting(options: EtcdOptions) -> EtcdOptions:
 # -- a claim whose answer was lost ------------------------------------------------------------------------------------
 
 
+class EtcdWatch:
+    """Somebody who looks past all proxies."""
+
+    def __init__(self, options: EtcdOptions) -> None:
+        self._lease = EtcdLease(options, "main")
+
+    async def __aenter__(self) -> EtcdWatch:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lease.aclose()
+
+    async def once_held(self, event: trio.Event) -> None:
+        """Set the event once somebody holds the lease."""
+        while (await self._lease.look()).holder is None:  # noqa: ASYNC110  # the store gives no signal
+            await trio.sleep(0.01)
+        event.set()
+
+
 def writes(request: bytes) -> bool:
     return b"/v3/kv/txn" in request and b'"compare"' in request
 
@@ -72,14 +91,43 @@ async def test_a_step_whose_answer_is_lost_is_done_and_seen(etcd: Etcd, options:
     await direct.aclose()
 
 
+@pytest.mark.parametrize("loses", [writes, lambda request: b"/v3/lease/grant" in request], ids=["claim", "grant"])
 async def test_where_one_way_loses_the_answer_the_next_one_finds_what_was_done(
-    etcd: Etcd, options: EtcdOptions
+    etcd: Etcd, options: EtcdOptions, loses: Callable[[bytes], bool]
 ) -> None:
     async with proxy(etcd.port) as network:
         lease = EtcdLease(dataclasses.replace(long_lasting(options), endpoints=(network.url, etcd.url)), "main")
-        network.loses = writes
+        network.loses = loses
         grant = await lease.claim("paris", 1)
         assert network.lost == 1
+        assert await lease.look() == LeaseView(grant.holder, 1)
+        await lease.aclose()
+
+
+async def test_a_claim_that_goes_two_ways_at_once_is_granted(etcd: Etcd, options: EtcdOptions) -> None:
+    """Both have looked before either is written; the answer to the first is lost, the second finds it done."""
+    second_looked, first_done = trio.Event(), trio.Event()
+
+    async def wait_for_the_second_look(request: bytes) -> None:
+        if writes(request):
+            await second_looked.wait()
+
+    async def wait_for_the_first_claim(request: bytes) -> None:
+        if writes(request):
+            second_looked.set()
+            await first_done.wait()
+
+    def loses(request: bytes) -> bool:
+        return writes(request)
+
+    async with proxy(etcd.port) as first, proxy(etcd.port) as second, EtcdWatch(options) as direct:
+        ways = dataclasses.replace(options, ttl_seconds=6, endpoints=(first.url, second.url))
+        first.meanwhile, first.loses, second.meanwhile = wait_for_the_second_look, loses, wait_for_the_first_claim
+        lease = EtcdLease(ways, "main")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(direct.once_held, first_done)
+            grant = await lease.claim("paris", 1)
+        assert (first.lost, second.lost) == (1, 0)
         assert await lease.look() == LeaseView(grant.holder, 1)
         await lease.aclose()
 
@@ -92,9 +140,12 @@ async def test_a_claim_that_a_whole_term_has_overtaken_is_lost(etcd: Etcd, optio
     options = long_lasting(options)
     direct = EtcdLease(options, "main")
 
+    asked: list[bytes] = []
+
     async def a_term_passes(request: bytes) -> None:
         if writes(request):
             network.meanwhile = None
+            asked.extend(re.findall(rb'"lease": ?"(\d+)"', request))
             await direct.release(await direct.claim("lima", 5))
 
     async with proxy(etcd.port) as network:
@@ -103,6 +154,7 @@ async def test_a_claim_that_a_whole_term_has_overtaken_is_lost(etcd: Etcd, optio
         with pytest.raises(Lost) as lost:
             await lease.claim("tokyo", 5)
         assert lost.value.view == LeaseView(None, 5)
+        assert "expired" in etcd.ctl("lease", "timetolive", f"{int(asked[0]):x}"), "its etcd lease is left behind"
         assert (await lease.claim("tokyo", 6)).epoch == 6
         await lease.aclose()
     await direct.aclose()
@@ -208,7 +260,8 @@ async def test_without_a_quorum_nothing_is_granted_renewed_or_told(three: list[E
 async def test_one_member_that_hangs_costs_a_renewal_little_and_the_next_one_nothing(three: list[Etcd]) -> None:
     follower = next(member for member in three if not is_leader(member))
     others = [member for member in three if member is not follower]
-    lease = EtcdLease(of_all([follower, *others], ttl_seconds=6), "main")
+    lease = EtcdLease(of_all([follower, *others], ttl_seconds=12), "main")
+    share_seconds = 12 / 3 / 6
     grant = await lease.claim("paris", 1)
     follower.freeze()
     try:
@@ -217,8 +270,8 @@ async def test_one_member_that_hangs_costs_a_renewal_little_and_the_next_one_not
         first_seconds = time.monotonic() - begun
         begun = time.monotonic()
         await lease.renew(grant)
-        assert first_seconds < 6 / 3
-        assert time.monotonic() - begun < first_seconds
+        assert share_seconds <= first_seconds < 12 / 3
+        assert time.monotonic() - begun < share_seconds
     finally:
         follower.thaw()
     await lease.release(grant)
@@ -281,6 +334,20 @@ async def test_a_renewal_by_another_leader_than_the_reads_is_none(
         assert unsettled.value.reason == "lease_store_unsettled"
         network.alters = lambda answer: answer
         assert (await lease.renew(grant)).token == grant.token
+        await lease.aclose()
+
+
+async def test_an_etcd_lease_that_is_gone_proves_nothing_though_its_key_is_there(
+    etcd: Etcd, options: EtcdOptions
+) -> None:
+    """A member that is behind the others can answer so."""
+    async with proxy(etcd.port) as network:
+        lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url,)), "main")
+        grant = await lease.claim("paris", 1)
+        network.alters = lambda answer: answer.replace(b'"TTL"', b'"ttl"') if b'"result"' in answer else answer
+        with pytest.raises(Unavailable) as unsettled:
+            await lease.renew(grant)
+        assert unsettled.value.reason == "lease_store_unsettled"
         await lease.aclose()
 
 

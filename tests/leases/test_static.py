@@ -79,6 +79,13 @@ async def test_a_restart_of_the_machine_ends_it_and_keeps_the_epoch(
     assert (await lease.claim("tokyo", 4)).epoch == 4
 
 
+async def test_a_restart_is_known_by_its_name_where_the_clock_has_come_as_far(machine: Machine, path: Path) -> None:
+    lease = machine.lease(path)
+    await lease.claim("paris", 3)
+    machine.restart(machine.seconds + 1.0)
+    assert await lease.look() == LeaseView(None, 3)
+
+
 # -- by hand ----------------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ EXPECTED = {
     "replicator_applied_blocks_total": ("counter", "region strand"),
     "replicator_applied_sequence": ("gauge", "region strand"),
     "replicator_at_risk_blocks": ("gauge", "region strand"),
+    "replicator_source_waits": ("gauge", "region"),
     "replicator_at_risk_amount": ("gauge", "region strand table currency"),
     "replicator_at_risk_unknown": ("gauge", "region strand"),
     "replicator_acknowledged_sequence": ("gauge", "region strand"),
@@ -144,6 +145,7 @@ def everything() -> Snapshot:
     )
     source = dataclasses.replace(samples.copying(), role="replica").source
     assert source is not None
+    source = dataclasses.replace(source, waited_for=True)
     return dataclasses.replace(
         snapshot,
         strands=(strand,),

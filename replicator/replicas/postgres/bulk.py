@@ -52,7 +52,7 @@ class BulkRows:
 
     def insert(self, images: Sequence[bytes]) -> int:
         """Rows that should be new; the count of those that were not."""
-        if not self._rows.binary:
+        if not self._rows.straight:
             return len(images) - self.merge(images)
         self._execute("SAVEPOINT straight")
         try:

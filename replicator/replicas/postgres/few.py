@@ -135,9 +135,6 @@ class FewRows:
                 cursors.append(cursor)
         return cursors
 
-    def _row(self, image: bytes) -> Parameters:
-        return self._parameters(self._cells(image), self._rows.formats)
-
     def _key(self, image: bytes) -> Parameters:
         return self._parameters(self._cells(image), self._rows.key_formats)
 
@@ -145,7 +142,12 @@ class FewRows:
         return self._parameters([cells[place] for place in places], [self._rows.formats[place] for place in places])
 
     def _changed(self, cells: Sequence[Cell]) -> tuple[list[int], Sequence[Cell]]:
-        return [place for place, cell in enumerate(cells) if cell is not UNCHANGED], cells
+        generated = self._rows.generated
+        return [place for place, cell in enumerate(cells) if cell is not UNCHANGED and place not in generated], cells
+
+    def _row(self, image: bytes) -> Parameters:
+        row = self._parameters(self._cells(image), self._rows.formats)
+        return [row[place] for place in self._rows.written] if self._rows.generated else row
 
     def _parameters(self, cells: Sequence[Cell], formats: Sequence[bool]) -> Parameters:
         if len(cells) != len(formats) or UNCHANGED in cells:

@@ -35,7 +35,9 @@ class _Table:
 
     def __init__(self, connection: psycopg.Connection, definition: Definition, number: int) -> None:
         self.definition = definition
-        self.rows = Rows(definition, schema.column_types(connection, definition), number)
+        types, generated = schema.column_types(connection, definition), schema.generated_columns(connection, definition)
+        partitioned = schema.is_partitioned(connection, definition)
+        self.rows = Rows(definition, types, number, generated, partitioned=partitioned)
         self.few = FewRows(connection, self.rows)
         self.bulk = BulkRows(connection, self.rows)
 
@@ -222,9 +224,8 @@ class PostgresReplica:
             self._drifted_now += self._update(table, change.updates)
 
     def _insert(self, table: _Table, images: Sequence[bytes]) -> int:
-        if is_few(images):
-            return len(images) - table.few.upsert(images)
-        return table.bulk.insert(images)
+        drifted = len(images) - table.few.upsert(images) if is_few(images) else table.bulk.insert(images)
+        return drifted if table.rows.tells else 0
 
     def _update(self, table: _Table, images: Sequence[bytes]) -> int:
         if is_few(images):

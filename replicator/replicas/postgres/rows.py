@@ -6,7 +6,7 @@ to its type, which runs the type's input function: what the source printed is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from replicator.definition import Definition
 from replicator.replicas.postgres.session import quoted
@@ -16,9 +16,19 @@ PLACE_COLUMNS = ("_sequence", "_ordinal")
 
 class Rows:
     """A definition's SQL, made once a session. ``types`` are the SQL types that the replica's columns have;
-    ``number`` names the staging tables."""
+    ``number`` names the staging tables. In a database that was a primary's, ``generated`` are columns that it makes by
+    itself, so that nobody may write them, and a table may be ``partitioned``: then it does not tell which rows were
+    there before (``tells`` is false)."""
 
-    def __init__(self, definition: Definition, types: Sequence[str], number: int) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        types: Sequence[str],
+        number: int,
+        generated: Collection[str] = (),
+        *,
+        partitioned: bool = False,
+    ) -> None:
         self.definition = definition
         self.table = quoted(*definition.name)
         self.names = [column.name for column in definition.columns]
@@ -28,6 +38,11 @@ class Rows:
         self.key_formats = [self.formats[place] for place in definition.key_places]
         self.stage = f"pg_temp.stage_{number}"
         self.key_stage = f"pg_temp.stage_{number}_keys"
+        self.generated = frozenset(place for place, name in enumerate(self.names) if name in generated)
+        self.written = [place for place in range(len(self.names)) if place not in self.generated]
+        self.tells = not partitioned
+        self._fresh = "xmax = 0" if self.tells else "false"
+        self.straight = self.binary and not self.generated
 
     # -- rows by the thousand
 
@@ -54,18 +69,18 @@ class Rows:
 
     def merge(self) -> str:
         """Take the staged rows; tells how many were not there before."""
-        columns = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
-        staged = [self._staged(place) for place in range(len(self.names))]
+        columns = self._columns()
+        staged = [self._staged(place) for place in self.written]
         staged += [] if self.definition.key else list(PLACE_COLUMNS)
         return (
             f"WITH merged AS (INSERT INTO {self.table} ({_listed(columns)}) SELECT {', '.join(staged)}"
-            f" FROM {self.stage} AS s {self._on_conflict()} RETURNING xmax = 0 AS fresh)"
+            f" FROM {self.stage} AS s {self._on_conflict()} RETURNING {self._fresh} AS fresh)"
             " SELECT count(*) FILTER (WHERE fresh) FROM merged"
         )
 
     def update_staged(self) -> str:
         """Update to the staged rows; empty if there is nothing beside the key."""
-        places = [place for place, name in enumerate(self.names) if name not in self.definition.key]
+        places = [place for place in self.written if self.names[place] not in self.definition.key]
         if not places or not self.definition.key:
             return ""
         sets = ", ".join(f"{quoted(self.names[place])} = {self._staged(place)}" for place in places)
@@ -73,8 +88,8 @@ class Rows:
 
     def insert_missing(self) -> str:
         """Insert those of the staged rows that are not there."""
-        staged = ", ".join(self._staged(place) for place in range(len(self.names)))
-        columns, key = _listed(self.names), _listed(self.definition.key)
+        staged = ", ".join(self._staged(place) for place in self.written)
+        columns, key = _listed(self._columns()), _listed(self.definition.key)
         # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
         conflict = f"ON CONFLICT ({key}) DO NOTHING"
         return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s {conflict}"
@@ -82,6 +97,10 @@ class Rows:
     def delete_staged(self) -> str:
         """Delete the rows of the staged keys."""
         return f"DELETE FROM {self.table} AS t USING {self.key_stage} AS s WHERE {self._staged_key()}"
+
+    def _columns(self) -> list[str]:
+        names = [self.names[place] for place in self.written]
+        return [*names, *(() if self.definition.key else PLACE_COLUMNS)]
 
     def _staged_key(self) -> str:
         pairs = (f"t.{quoted(self.names[place])} = {self._staged(place)}" for place in self.definition.key_places)
@@ -95,7 +114,7 @@ class Rows:
         return name if self.formats[place] else f"{name}::{self.types[place]}"
 
     def _on_conflict(self) -> str:
-        values = [name for name in self.names if name not in self.definition.key]
+        values = [self.names[place] for place in self.written if self.names[place] not in self.definition.key]
         target = _listed(self.definition.key or PLACE_COLUMNS)
         if not values:
             return f"ON CONFLICT ({target}) DO NOTHING"
@@ -106,13 +125,13 @@ class Rows:
 
     def upsert(self, count: int) -> str:
         """So many rows; tells of each whether it was not there before (nothing of one that stays as it is)."""
-        columns = [*self.names, *(() if self.definition.key else PLACE_COLUMNS)]
+        columns = self._columns()
         width = len(columns)
         rows = [", ".join(f"${row * width + place}" for place in range(1, width + 1)) for row in range(count)]
         values = ", ".join(f"({marks})" for marks in rows)
         return (
             f"INSERT INTO {self.table} ({_listed(columns)}) VALUES {values} {self._on_conflict()}"
-            " RETURNING xmax = 0 AS fresh"
+            f" RETURNING {self._fresh} AS fresh"
         )
 
     def delete(self) -> str:

@@ -18,6 +18,7 @@ from replicator.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptio
 from replicator.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
 from replicator.sources.postgres.slot import PLUGIN, identify, read_slot
 from replicator.sources.postgres.source import OLDEST_VERSION
+from replicator.sources.postgres.standby import check as check_standby
 
 
 def preflight(options: PostgresOptions) -> list[Finding]:
@@ -227,4 +228,5 @@ _CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] 
     _role,
     _tables,
     _sequences,
+    check_standby,
 )

@@ -11,6 +11,7 @@ connection.
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,7 @@ from replicator.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, As
 from replicator.sources.postgres.relations import NeedsText, Relations
 from replicator.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences
 from replicator.sources.postgres.slot import Slot, read_slot
+from replicator.sources.postgres.standby import is_waited_for
 from replicator.sources.postgres.stream import KEEPALIVE, XLOG_DATA, Stream, read_keepalive
 
 IDLE_NOTE = "postgres.idle"
@@ -38,6 +40,8 @@ BATCH_BYTES = 1 << 20
 STATUS_SECONDS = 10
 STATUS_PAUSE_SECONDS = 0.1
 ASK_AFTER_SECONDS = 20
+
+log = logging.getLogger("replicator.source")
 
 
 class Progress:
@@ -246,7 +250,19 @@ class Tail:
             slot = await self._context.sql.call(_emit_heartbeat, self._context.options.slot)
             if slot is not None:
                 report.retained_bytes, report.safe_bytes = slot.retained_bytes, slot.safe_bytes
+            if self._context.options.synchronous:
+                self._say_waited_for(await self._context.sql.call(is_waited_for, self._context.options.slot))
             await trio.sleep(self._context.options.heartbeat_seconds)
+
+    def _say_waited_for(self, waited_for: bool) -> None:
+        """Loudly, once: commits that do not wait are a promise that nobody keeps."""
+        report = self._context.report
+        if report.waited_for != waited_for:
+            report.waited_for = waited_for
+            if waited_for:
+                log.info("commits wait until other regions have them")
+            else:
+                log.error("commits do NOT wait for other regions: synchronous_standby_names; see replicator preflight")
 
     async def _poll_sequences(self) -> None:
         """Send the sequences that moved, as a block of their own, never in the midst of a large transaction."""
