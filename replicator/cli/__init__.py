@@ -37,6 +37,11 @@ VERBS: dict[str, str] = {
     "journal": "Looks after a region's journal: verify walks its chain, compact gives disk back.",
     "quarantine": "What a replica refused and is set aside: lists, shows, replays once cured, drops.",
     "orphans": "Blocks that only this region had: lists, shows, re-applies what is clean, settles.",
+    "switchover": "Moves the primary to another region, planned: drained, verified, and back if it cannot be done.",
+    "failover": "Makes a region the primary after the old one is lost; shows before what it would mean.",
+    "pause": "Lets a region follow and take no part in elections; resume ends it.",
+    "resume": "Lets a paused region take part again.",
+    "rejoin": "Lets a former primary, whose orphans are sealed, come back as a replica.",
     "drill": "Rehearses failures and changes of the primary, and measures them.",
     "history": "The starts and changes of role that a region knows of.",
 }

@@ -55,6 +55,15 @@ def own_sidecar(config: Config) -> Sidecar:
     return Sidecar(config.url, token, _own_certificate(config), local=True)
 
 
+def of_cluster(config: Config, ca: Path | None) -> dict[str, Sidecar]:
+    """Every sidecar of the configuration's cluster, by the region's name."""
+    assert config.cluster is not None
+    token = config.cluster.token.reveal() if config.cluster.token else os.environ.get(TOKEN_VARIABLE)
+    tls = _trusting(ca or config.cluster.ca)
+    found = {name: Sidecar(url, token, tls, local=True) for name, url in config.cluster.regions.items()}
+    return {**found, config.region.name: own_sidecar(config)}
+
+
 def _checked(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
@@ -129,7 +138,7 @@ def _read(place: str, status: int, body: bytes) -> Any:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise _no_sidecar(place, f"HTTP {status}, and the answer is not JSON") from error
-    if status != 200:
+    if status not in (200, 202):
         raise _refusal(place, status, answer)
     return answer
 

@@ -59,6 +59,14 @@ def show_answer(sidecar: Sidecar, answer: Answer, as_json: bool, lines: Callable
         click.echo(line)
 
 
+def give_order(config: Path | None, url: str | None, ca: Path | None, verb: str, done: str, *, as_json: bool) -> None:
+    """Give a region of a cluster an order that is carried out at once, and say so."""
+    from replicator.cli.ask import sidecar, tell
+
+    answer = tell(sidecar(config, url, ca), "/v1/failover/orders", {"verb": verb, "reason": f"by {user()}"})
+    click.echo(json.dumps(answer) if as_json else done)
+
+
 def user() -> str:
     """Who is at the command line."""
     import getpass

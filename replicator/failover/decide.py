@@ -105,7 +105,7 @@ def _follow(memory: Memory, seen: Seen, region: str, epoch: int) -> Step:
 
 
 def _has_led(seen: Seen, region: str, epoch: int) -> bool:
-    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet have to fetch from here what
+    """Whether that region's chain is the strand's: it has begun its epoch. Before, it may yet fetch from here what
     only looks like orphans."""
     heard = seen.peers.get(region)
     return heard is not None and heard.report.led >= epoch
@@ -204,7 +204,7 @@ def _promised(memory: Memory, seen: Seen, rules: Rules) -> dict[str, Report]:
 
 def _is_take(memory: Memory, seen: Seen) -> bool:
     order = seen.order
-    return order is not None and order.verb == "take" and seen.me.sequence == order.sequence
+    return order is not None and order.verb == "take" and seen.me.sequence >= order.sequence
 
 
 def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from replicator.body import json_fields
 from replicator.errors import Rejected
 from replicator.failover.detector import signals
-from replicator.failover.losing import loss
+from replicator.failover.losing import loss, refused
 from replicator.failover.states import Event
 from replicator.failover.wire import lease_json, memory_json, order_from, order_json, report_json
 from replicator.leases.base import boot_seconds
@@ -87,6 +87,7 @@ async def shown(office: Office) -> dict[str, Any]:
         "lease": lease_json(seen.lease),
         "lease_remaining_seconds": office.term.remaining_seconds,
         "lease_trouble": None if office.term.trouble is None else office.term.trouble.as_json(),
+        "refused": refused(seen, office.rules, None),
         "would_lose": lost._asdict(),
         "peers": {
             name: {"report": report_json(heard.report), "age_seconds": max(seen.now - heard.at, 0.0)}
