@@ -122,7 +122,7 @@ def _simulation(report: Report) -> str:
             ("RTO", found.rto_seconds, "s"),
             ("without a writer", found.blocked_seconds, "s"),
             ("RPO", found.rpo_blocks, "blocks"),
-            ("acknowledged and lost", found.acknowledged_lost, "blocks"),
+            ("written and not carried on", found.lost_blocks, "blocks"),
         )
         if one is not None
     ]

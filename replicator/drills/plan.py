@@ -46,7 +46,7 @@ NEEDS_TARGET: frozenset[Kind] = frozenset(KINDS) - {"canary", "lease_store_loss"
 LIVE_ONLY: frozenset[Kind] = frozenset({"canary", "rehearsal"})  # there is nothing in them for a simulation
 DURATION_LIMIT_SECONDS = 6 * 3600.0
 
-_EXPECT: dict[Kind, Expect] = {"region_loss": "failover", "canary": "no_failover", "lease_store_loss": "no_failover"}
+_EXPECT: dict[Kind, Expect] = {"region_loss": "failover", "canary": "no_failover"}
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Program = Annotated[tuple[Word, ...], Field(min_length=1, max_length=256)]

@@ -105,8 +105,10 @@ class SimulationReport(Part):
     seeds_per_second: float
     virtual_seconds: float
     rto_seconds: SpreadReport | None = None
-    rpo_blocks: SpreadReport | None = None
-    acknowledged_lost: SpreadReport | None = None
+    rpo_blocks: SpreadReport | None = Field(default=None, description="acknowledged, and lost")
+    lost_blocks: SpreadReport | None = Field(
+        default=None, description="written, acknowledged or not, and not carried on"
+    )
     blocked_seconds: SpreadReport | None = None
     not_converged: list[int] = []
     without_writer: list[int] = Field(default=[], description="seeds in which nobody led in the end")

@@ -42,7 +42,7 @@ def _simulation(found: SimulationReport) -> Iterator[str]:
     yield from _spread("RTO", found.rto_seconds, "s")
     yield from _spread("without a writer", found.blocked_seconds, "s")
     yield from _spread("RPO", found.rpo_blocks, "blocks")
-    yield from _spread("acknowledged and lost", found.acknowledged_lost, "blocks")
+    yield from _spread("not carried on", found.lost_blocks, "blocks")
     for what, seeds in (("did not converge", found.not_converged), ("no writer in the end", found.without_writer)):
         if seeds:
             yield f"{what}: seeds {', '.join(map(str, seeds[:20]))}"
