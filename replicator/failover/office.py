@@ -81,9 +81,16 @@ log = logging.getLogger("replicator")
 
 
 class Office:
-    """Decides for one region. ``build`` builds the half of the flow for a configuration in a role."""
+    """Decides for one region. ``build`` builds the half of the flow for a configuration in a role. ``probe`` is called
+    before and after everything that is done or kept: tests die there."""
 
-    def __init__(self, core: Core, running: Running, build: Callable[[Config], Half]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        running: Running,
+        build: Callable[[Config], Half],
+        probe: Callable[[str], None] = lambda step: None,
+    ) -> None:
         config = core.config
         assert config.cluster is not None
         self.core, self.running, self._build = core, running, build
@@ -102,6 +109,7 @@ class Office:
         self.happened: tuple[Happened, ...] = ()
         self.order: Order | None = None
         self.why = ""
+        self._probe = probe
         self._file = MemoryFile(config.region.data_dir / "role.json")
         self._since = boot_seconds()
         self._began = trio.current_time()
@@ -189,6 +197,7 @@ class Office:
 
     async def _keep(self, memory: Memory, event: Event | None, why: str) -> None:
         """Make a memory durable; until it is, nothing else is done."""
+        self._probe(f"before {event.name.lower() if event else 'memory'}")
         happened = self.happened
         if event is not None:
             wall = time.time_ns() // 1000
@@ -205,6 +214,7 @@ class Office:
             log.warning("%s: %s → %s, epoch %d %s", self.rules.me, event.name, memory.state, memory.epoch, why)
             self._since = boot_seconds()
         self.memory, self.happened = memory, happened
+        self._probe(f"after {event.name.lower() if event else 'memory'}")
 
     async def seen(self) -> Seen:
         now = boot_seconds()
@@ -360,7 +370,9 @@ class Office:
         """Do it, or show why it could not be done; it is decided anew in either case."""
         try:
             with trio.fail_after(ACTION_SECONDS):
+                self._probe(f"before {type(action).__name__}")
                 await self._act(action)
+                self._probe(f"after {type(action).__name__}")
         except* (ReplicatorError, trio.TooSlowError) as group:
             leaves = group.subgroup(ReplicatorError)
             error = first_cause(leaves) if leaves is not None else None
