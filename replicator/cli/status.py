@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,15 @@ def _show(status: dict[str, Any]) -> None:
     for follower in status["followers"]:
         sent = f"{follower['sent_sequence']:,} of {_text(follower['strand'])}"
         console.print(f"follower {_text(follower['region'])}: sent up to {sent}")
+    _show_drills(console, status.get("drills", ()))
+
+
+def _show_drills(console: Console, drills: Iterable[dict[str, Any]]) -> None:
+    from replicator.observe.status import drill_text
+
+    for drill in drills:
+        words = drill_text(drill["kind"], drill["outcome"], drill["age_seconds"], drill["rto_seconds"])
+        console.print(f"drill {_text(words)}")
 
 
 def _show_error(console: Console, error: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from html import escape
 
 from replicator.errors import ReplicatorError
 from replicator.marks import MARKS, Condition, Lag, StageView
-from replicator.observe.snapshot import Event, FollowerView, GapView, SettleView, Snapshot, StrandState
+from replicator.observe.snapshot import DrillView, Event, FollowerView, GapView, SettleView, Snapshot, StrandState
 from replicator.observe.status import (
     QUARANTINE_CURE,
     acknowledge_text,
@@ -48,6 +48,7 @@ def page(snapshot: Snapshot) -> str:
         *(_strand(snapshot, state) for state in snapshot.strands),
         _source(snapshot),
         _followers(snapshot.followers),
+        _drills(snapshot.drills),
         _history(snapshot.history),
     ]
     return (
@@ -240,6 +241,23 @@ def _followers(followers: tuple[FollowerView, ...]) -> str:
         return ""
     rows = [(escape(f.region or "unnamed"), escape(f.strand), f"{f.sent_sequence:,}") for f in followers]
     return f"<section><h2>Followers</h2>{_table(('region', 'strand', '#sent up to'), rows)}</section>"
+
+
+def _drills(drills: tuple[DrillView, ...]) -> str:
+    if not drills:
+        return ""
+    rows = [
+        (
+            escape(drill.kind.replace("_", " ")),
+            escape(drill.name),
+            _state(drill.outcome, "good" if drill.outcome == "passed" else "bad"),
+            _ago(drill.age_seconds),
+            _UNKNOWN if drill.rto_seconds is None else seconds_text(drill.rto_seconds),
+            _UNKNOWN if drill.rpo_blocks is None else f"{drill.rpo_blocks:,.0f}",
+        )
+        for drill in drills
+    ]
+    return f"<section><h2>Drills</h2>{_table(('kind', 'plan', '', '#when', '#RTO', '#RPO, blocks'), rows)}</section>"
 
 
 def _history(history: tuple[Event, ...]) -> str:

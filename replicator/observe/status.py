@@ -171,6 +171,12 @@ def seconds_text(seconds: float) -> str:
     raise AssertionError("60 seconds and more are minutes")
 
 
+def drill_text(kind: str, outcome: str, age_seconds: float, rto_seconds: float | None) -> str:
+    """The last drill of a kind, in one line for people."""
+    rto = "" if rto_seconds is None else f", RTO {seconds_text(rto_seconds)}"
+    return f"{kind.replace('_', ' ')}: {outcome} {seconds_text(age_seconds)} ago{rto}"
+
+
 def time_text(at_us: int) -> str:
     """RFC 3339 in UTC. Times that no calendar has read as 1970 or the year 9999."""
     bounded = min(max(at_us, 0), 253_402_300_799_999_999)
@@ -193,6 +199,7 @@ def status_json(snapshot: Snapshot) -> dict[str, Any]:
         "source": None if snapshot.source is None else _fields(snapshot.source),
         "replica": None if snapshot.replica is None else _fields(snapshot.replica),
         "followers": [_fields(follower) for follower in snapshot.followers],
+        "drills": [_fields(drill) for drill in snapshot.drills],
         "strands": [_strand_json(snapshot, state) for state in snapshot.strands],
     }
 
