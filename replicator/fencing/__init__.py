@@ -1,4 +1,4 @@
-"""Fences: what makes a ledger refuse the writes of whoever does not hold the current epoch.
+"""Fencing: making a region that is not the primary unable to take its applications' writes.
 
-``base`` has the protocol; ``embedded`` is a gate in the process of the embedded ledger.
+Where to look: ``base`` (what every fence promises), ``embedded`` (the gate of an embedded ledger).
 """

@@ -1,12 +1,10 @@
-"""What a fence is: it stands before a ledger and lets applications write for a limited time, in one epoch.
+"""What a fence promises, whatever the ledger is.
 
-Guarantee that every fence owes: without a permit that still runs, no application's transaction commits. A permit ends
-by itself, whether or not its sidecar lives; when ``close`` has returned, nobody can write any more and no transaction
-of theirs is in progress.
+Closed is the default: a ledger takes the applications' writes only while it is told to, again and again, and each time
+until a moment that is fixed. Nobody has to act for it to be closed.
 
-The time of a permit is counted from an *anchor*, which is taken before the lease is claimed or renewed: so the permit
-never outlives the lease, however long the answer of the lease store was on its way. An anchor is a moment of the clock
-by which the permit will be judged, so no two machines' clocks are compared.
+That moment is counted from an anchor, which the ledger's own clock gives *before* the lease is asked for: however long
+the answer takes, and wherever the sidecar is stopped in between, the fence is never open for longer than the lease.
 """
 
 from __future__ import annotations
@@ -15,16 +13,14 @@ from typing import NamedTuple, Protocol
 
 
 class Anchor(NamedTuple):
-    """A moment that a permit's time is counted from.
-
-    ``at`` is opaque: server time for PostgreSQL, the process' clock for the embedded ledger.
-    """
+    """A moment by the clock that the fence goes by: the server's for PostgreSQL, the process's for the embedded ledger.
+    Opaque: only the fence that gave it can read ``at``."""
 
     at: str
 
 
 class FenceView(NamedTuple):
-    """Whether applications may write now, in which epoch, and what there is to say of it."""
+    """A fence as it is. ``epoch`` is the one that it was last opened for; ``detail`` says more, for people."""
 
     open: bool
     epoch: int
@@ -32,24 +28,27 @@ class FenceView(NamedTuple):
 
 
 class Fence(Protocol):
-    """Stands before one ledger. Each call is bounded in time and raises Unavailable or Halted."""
+    """A ledger's fence. Each call takes a bounded time; it raises Unavailable, or Halted for what no waiting
+    cures."""
 
     async def install(self) -> None:
-        """Make sure that the fence is there, closed if it was not there before."""
+        """Set up everything that is needed, and what came since: closed, unless it is open. May be repeated."""
 
     async def anchor(self) -> Anchor:
-        """The moment of now, to be taken before a lease is claimed or renewed."""
+        """Now; to be asked for before the lease is claimed or renewed."""
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
-        """Open, or prolong, until ``seconds`` after the anchor. Raises Halted for an epoch that is older than one
-        before."""
+        """Let applications write, or go on writing, until ``seconds`` after the anchor. Refused once that has passed,
+        and for an older epoch than the fence knows. A moment is never taken back by an earlier one."""
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
-        """Close; returns when no application can write any more and none of their transactions is in progress.
-        Writers hear who is the primary, or, with ``retry_after``, that they may come back in so many seconds."""
+        """Returns when no application can write any more and none of their transactions is in progress.
+
+        Refused writers are told ``primary_url`` (None: it is being moved, or not known) and to come again after
+        ``retry_after`` seconds. When it raises, applications may still write, or a transaction may still end."""
 
     async def look(self) -> FenceView:
-        """How it stands."""
+        """The fence as it is."""
 
     async def remove(self) -> None:
-        """Take away what ``install`` made."""
+        """Take away everything that was installed: applications may write, whoever is primary."""
