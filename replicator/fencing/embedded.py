@@ -82,9 +82,14 @@ class Gate:
         self._opened.set()
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
-        """Close, and wait for the append under way. Raises Unavailable if it does not end in time: it stays closed."""
+        """Close, and wait for the append under way. Raises Unavailable if it does not end in time: it stays closed.
+
+        In a planned move (``retry_after``) permits run to their end: what was appended under one is there for whoever
+        leads next, and may be answered. Otherwise they end now, for somebody else may lead already.
+        """
         before = self._standing
-        self._standing = before._replace(open=False, primary=primary_url, retry_after=retry_after)
+        until = before.until if retry_after is not None else min(before.until, self._clock())
+        self._standing = _Standing(False, before.epoch, until, primary_url, retry_after)
         if self._opened.is_set():
             self._opened = trio.Event()
         if not await trio.to_thread.run_sync(self._wait_for_append):
@@ -127,8 +132,7 @@ class Gate:
         raise _refusal(standing)
 
     def holds(self, epoch: int) -> bool:
-        """Whether a permit that was given in this epoch still runs. Closing does not end it before its time: what was
-        appended under it is there for whoever comes next."""
+        """Whether a permit that was given in this epoch still runs."""
         return self.left_seconds(epoch) > 0
 
     def left_seconds(self, epoch: int) -> float:
