@@ -59,13 +59,13 @@ def connect(options: PostgresOptions, *, replication: bool = False) -> Connectio
         settings["wal_sender_timeout"] = f"{SENDER_TIMEOUT_SECONDS}s"
     ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
     defaults: dict[str, Any] = {
-        "application_name": f"replicator {options.slot}",
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
         "tcp_user_timeout": 60_000,
     }
     fixed: dict[str, Any] = {
+        "application_name": f"replicator {options.slot}",  # by this the fence knows us when it ends sessions
         "client_encoding": "utf8",
         "connect_timeout": max(2, round(options.connect_seconds)),
         "options": f"{fields.get('options') or ''} {ours}".strip(),
