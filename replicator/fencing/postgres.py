@@ -103,8 +103,8 @@ class PostgresFence:
     async def anchor(self) -> Anchor:
         async with self._session() as session:
             if self._guard is None or not self._guard.busy:
-                # Before it is needed, so that opening takes no connecting. Also where somebody has cancelled the guard's
-                # statement: its session would hold the lock still.
+                # Before it is needed, so that opening takes no connecting. Also in place of a guard whose statement
+                # somebody has cancelled: its session would hold the lock still.
                 await self._fresh_guard()
             return Anchor(only(await session.run(terms.ANCHOR)))
 
