@@ -162,14 +162,17 @@ def difference(connection: psycopg.Connection, definition: Definition, before: D
 
 
 def _take_as_is(connection: psycopg.Connection, definition: Definition, wanted: Shape, found: Shape) -> None:
-    """A table that was a primary's has columns of its own making, which the ledger may not know, and the primary's own
-    types, where replay would have made text."""
+    """A table that was a primary's has columns of its own making, which the ledger may not know, the primary's own
+    types, where replay would have made text, and where its key cannot serve one that does not count."""
     names = {column.name for column in definition.columns}
     for name in generated_columns(connection, definition) - names:
         found.pop(name, None)
     for column in definition.columns:
         if column.name in found and found[column.name][0] in (column.type, column.type.removeprefix("public.")):
             wanted[column.name] = found[column.name][0], wanted[column.name][1]
+    if not definition.key:
+        for name in wanted.keys() & found.keys():
+            wanted[name] = wanted[name][0], found[name][1]
 
 
 def _shape(connection: psycopg.Connection, table: str) -> Shape:
