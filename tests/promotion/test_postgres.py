@@ -296,6 +296,9 @@ def test_the_last_numbers_come_with_the_rest(new_region: New) -> None:
     ship(paris, lima)
     lima.replay()
     assert lima.ask("SELECT value FROM replicator.sequence WHERE name = 'wallets_id_seq'") == [(3,)]
+    lima.role().promote(2, exact=True)
+    lima.do("INSERT INTO wallets (owner, balance) VALUES ('dan', 1)")
+    assert lima.ask("SELECT id FROM wallets WHERE owner = 'dan'") == [(5,)], "behind 3, and one cache further"
 
 
 # -- adoption
