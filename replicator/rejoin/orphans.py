@@ -24,12 +24,15 @@ from replicator.journal.store import Journal
 from replicator.ledger.shown import show_time
 from replicator.rejoin.charge import InCharge, ScratchMarks
 from replicator.rejoin.handled import Handled, read_handled
-from replicator.rejoin.judging import CLEAN, NOTHING, THERE, Judged, judge, reapply_id
+from replicator.rejoin.judging import CLEAN, NOTHING, ROW_OPS, THERE, Judged, judge, reapply_id
 from replicator.rejoin.report import read_heading, read_transactions
 from replicator.rejoin.sealing import DIRECTORY
 from replicator.rejoin.sending import Primary
+from replicator.rejoin.touches import Keys, Touch
+from replicator.rewrite.images import pack_texts
 
 PAGE_LIMIT = 1_000
+CHARGES = 4  # that are kept
 REAPPLY_LIMIT = 10_000  # transactions in one go
 REAPPLY_CHARACTERS = 64_000_000
 
@@ -53,6 +56,7 @@ class Orphans:
         self._strand = strand
         self._primary = primary
         self._one = trio.Lock()
+        self._charges: dict[str, InCharge] = {}  # by seal, so that the chain is looked through once
         self.unhandled = 0  # sealed transactions that nobody has re-applied or settled and that are not there: a gauge
 
     def count(self) -> int:
@@ -168,8 +172,13 @@ class Orphans:
         if not self._is_undone(seal):
             yield str(seal.theirs), _as_sealed(directory)
             return
-        charge = InCharge(self._journal, self._history, seal.fork)
-        charge.refresh({reapply_id(one) for one in read_transactions(directory)})
+        charge = self._charges.setdefault(seal.id, InCharge(self._journal, self._history, seal.fork))
+        while len(self._charges) > CHARGES:
+            self._charges.pop(next(iter(self._charges))).close()
+        with contextlib.closing(Keys()) as keys:
+            ids = _take_keys(directory, keys)
+            charge.refresh(ids)
+            charge.look_at(keys)
         with contextlib.closing(ScratchMarks()) as marks:
             yield (
                 str(charge.head),
@@ -231,6 +240,16 @@ def _bounded(chosen: Iterator[tuple[Fields, Judged]]) -> list[tuple[Fields, Judg
             message = "these are too many transactions, or too large ones, for one go"
             raise Rejected("too_many", message, status=422, place="orphans", cure="name some: --tx")
     return held
+
+
+def _take_keys(directory: Path, keys: Keys) -> set[str]:
+    """Gather the keys that the transactions touch, and the ids under which they are, or would be, sent again."""
+    ids = set()
+    for one in read_transactions(directory):
+        ids.add(reapply_id(one))
+        touched = [told for told in one["statements"] if told["op"] in ROW_OPS and not told["keyless"]]
+        keys.add(Touch(told["table"], pack_texts(list(told["key"].values())), False) for told in touched)
+    return ids
 
 
 def _as_sealed(directory: Path) -> Iterator[tuple[Fields, Judged]]:
