@@ -223,8 +223,8 @@ def _is_take(memory: Memory, seen: Seen) -> bool:
 
 
 def _lacks_promises(memory: Memory, seen: Seen, rules: Rules) -> bool:
-    """Whether an acknowledged block may be only where nobody has promised. A region that was counted may have said since
-    that it has not got so far: it was started again."""
+    """Whether an acknowledged block may be only where nobody has promised. A region that was counted may have said
+    since that it has not got so far: it was started again."""
     if memory.mine == memory.epoch or _is_take(memory, seen):
         return False
     is_allowed = seen.order is not None and seen.order.allow_data_loss
@@ -252,6 +252,10 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
             return _refused(memory, seen, f"{best.region} has more, and it did not come in time")
     if seen.following is not None:
         return Step(memory, action=Follow(None), why="all that was received is here")
+    if not seen.settled and not (is_late and seen.order is not None and seen.order.allow_data_loss):
+        if is_late:
+            return _refused(memory, seen, "what was received could not be brought into the journal in time")
+        return Step(memory, why="what was received is not in the journal yet")
     if me.applied < me.sequence:
         if is_late:
             return _refused(memory, seen, f"block {me.applied + 1} could not be applied in time")
