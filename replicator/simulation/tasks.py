@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from replicator.failover.seen import Heard, Memory, Report
-from replicator.failover.states import FOLLOWS, Event, State
+from replicator.failover.states import FOLLOWS, TABLE, Event, State
 from replicator.simulation.chain import Block, Pulled, after
 from replicator.simulation.faults import STORE
 from replicator.simulation.schedule import Reply, Task
@@ -153,6 +153,17 @@ def change(region: Region, **fields: object) -> Task:
     region.locked = False
 
 
+def pause(region: Region, event: Event) -> Task:
+    """An operator pauses or resumes it, if its state knows that."""
+    while region.locked:
+        yield 0.01
+    after = TABLE.get((region.memory.state, event))
+    if after in (State.PAUSED, State.FOLLOWING):
+        region.locked = True
+        yield from write(region, dataclasses.replace(region.memory, state=after))
+        region.locked = False
+
+
 # -- the flow
 
 
@@ -221,7 +232,7 @@ def take_blocks(region: Region, pulled: Pulled) -> bool:
     region.refused_by = pulled.region if pulled.says else ""
     if not pulled.blocks or region.memory.promised > region.took_epoch or region.disk_fails:
         return False
-    assert pulled.blocks[0].sequence == region.received + 1
+    assert pulled.blocks[0].sequence == region.received + 1, (region.name, region.session, pulled.blocks[0], region.received, region.memory)
     region.spool += pulled.blocks
     return True
 
@@ -231,7 +242,7 @@ def flow(region: Region) -> Task:
     world = region.world
     while True:
         yield 0.15 + world.dice.random() * 0.35
-        if region.spool and not region.disk_fails:
+        if region.spool and world.dice.random() < world.weather.settles and not region.disk_fails:
             region.settle(1 + world.dice.randrange(len(region.spool) + 2))
         if region.kept_promise < region.memory.promised and not region.spool and not region.locked:
             region.kept_promise = region.memory.promised
