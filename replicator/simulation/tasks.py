@@ -121,7 +121,7 @@ def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
 def keep_promise(region: Region) -> Task:
     """What was received is in the journal before a promise is told: a report says how far the journal goes."""
     limit = region.world.now + DRAIN_SECONDS
-    while region.spool and region.memory.promised > region.took_epoch:
+    while region.spool and region.memory.promised > region.kept_promise:
         yield 0.02
         if region.world.now > limit:
             return
@@ -176,7 +176,8 @@ def unfollow(region: Region, to: str | None = None) -> Task:
     while region.spool and region.world.now < limit:
         yield 0.02
     region.following = to
-    region.took_epoch = region.memory.epoch
+    if to is not None:
+        region.took_epoch = region.memory.promised
 
 
 def follow(region: Region) -> Task:
@@ -232,7 +233,7 @@ def take_blocks(region: Region, pulled: Pulled) -> bool:
     region.refused_by = pulled.region if pulled.says else ""
     if not pulled.blocks or region.memory.promised > region.took_epoch or region.disk_fails:
         return False
-    assert pulled.blocks[0].sequence == region.received + 1, (region.name, region.session, pulled.blocks[0], region.received, region.memory)
+    assert pulled.blocks[0].sequence == region.received + 1
     region.spool += pulled.blocks
     return True
 
