@@ -106,7 +106,9 @@ class Order:
 class Memory:
     """What a region keeps durably. ``epoch`` is the newest that it claimed or followed, ``promised`` the oldest that it
     still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is which half of the flow its ledger
-    is set up for. ``closed_at`` is where a primary that hands over has closed. ``changed_at``: the primary changed
+    is set up for. ``mine`` is the last epoch that was granted to this region with no other region's since it led.
+    ``closed_at`` is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to``
+    who that is. ``changed_at``: the primary changed
     then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being called off."""
 
     state: State
@@ -114,7 +116,9 @@ class Memory:
     epoch: int = 0
     promised: int = 0
     led: int = 0
+    mine: int = 0
     closed_at: int | None = None
+    handed_to: str = ""
     changed_at: float | None = None
     approved: bool = False
     reopening: bool = False

@@ -68,14 +68,14 @@ class PostgresFence:
 
     async def install(self) -> None:
         async with self._session(SETUP_SECONDS) as session:
-            may_all = bool(await session.run(sql.MAY_SEE_ALL))
+            superuser = bool(await session.run(sql.IS_SUPERUSER))
             await session.run("BEGIN")
             await session.run(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {sql.INSTALLING})")
             for statement in (*sql.OBJECTS, *terms.OBJECTS):
                 await session.run(statement)
             tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
-            if may_all:
+            if superuser:
                 for statement in (*sql.DROP_EVENT_TRIGGERS, *sql.EVENT_TRIGGERS):
                     await session.run(statement)
             await session.run("COMMIT")
@@ -110,6 +110,8 @@ class PostgresFence:
         from_us = int(anchor.at)
         term = (epoch, from_us, from_us + int(seconds * 1_000_000))
         async with self._session() as session:
+            if self._guard is not None and not self._guard.fresh and not self._guard.busy:
+                self._drop_guard()  # somebody cancelled it; its session may still hold the lock
             while True:
                 ((said, seen),) = await session.run("SELECT * FROM replicator.prolong($1, $2, $3)", *term)
                 if said == "late":
@@ -172,7 +174,9 @@ class PostgresFence:
                 raise Unavailable("fence_prepared", message, place=self._place, cure=cure)
 
     async def _end_sessions(self, session: Session) -> None:
-        rest = only(await session.run("SELECT replicator.end_sessions($1)", str(END_SECONDS)))
+        rest = only(
+            await session.run("SELECT replicator.end_sessions($1)", str(min(END_SECONDS, self._call_seconds / 2)))
+        )
         if rest:
             message = f"closed, but these have not ended: {rest}"
             cure = "end them; superusers' sessions only a superuser can end, others take pg_signal_backend"

@@ -149,4 +149,4 @@ DROP_OBJECTS = (
 )
 UNFENCED = "SELECT target::text FROM replicator.in_scope() WHERE NOT fenced ORDER BY 1"
 FENCED = "SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgfoid = 'replicator.fence'::regproc ORDER BY 1"
-MAY_SEE_ALL = "SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper"
+IS_SUPERUSER = "SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper"

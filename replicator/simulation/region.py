@@ -1,8 +1,8 @@
 """One region: what its sidecar keeps on disk, what it knows, and what it says of itself.
 
-As in the running sidecar: the memory, the grant, the journal, the spool and the seal are durable; the order, the view of
-the lease, the peers' reports, the fence's permit and whom it follows end with the process. The fence's permit is a time
-on the region's own clock, counted from before the lease store was asked.
+As in the running sidecar: the memory, the grant, the journal, the spool and the seal are durable; the order, the view
+of the lease, the peers' reports, the fence's permit and whom it follows end with the process. The fence's permit is a
+time on the region's own clock, counted from before the lease store was asked.
 
     the feed ─▶ spool (durable: this is what K counts) ─▶ journal ─▶ applied ─▶ verified
 
@@ -199,7 +199,7 @@ class Region(Process):
             usable_until=self.usable_until,
             peers=self.peers,
             order=self.order,
-            following=self.following,
+            following=self.following if self.took_epoch >= memory.promised else None,  # an old session takes nothing
             asked=self.asked == memory.epoch,
             diverged=bool(self.refused_by) and memory.half == "replica",
             captured=self.in_flight == 0,

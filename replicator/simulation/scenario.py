@@ -12,7 +12,7 @@ from replicator.simulation.weather import Weather
 from replicator.simulation.world import Outcome, World
 
 NAMES = ("amber", "birch", "coral", "dune", "ember")
-STORY_SECONDS = 25.0
+STORY_SECONDS = 20.0
 _WEIGHTED: dict[Kind, int] = {
     "region_loss": 4,
     "partition": 4,

@@ -112,7 +112,9 @@ class Cluster:
         self.network = Network()
         self._linked = linked
         self._writers: list[Writer] = []
-        self.regions = {name: Region(directory, name, "primary" if name == NAMES[0] else "replica", "") for name in NAMES}
+        self.regions = {
+            name: Region(directory, name, "primary" if name == NAMES[0] else "replica", "") for name in NAMES
+        }
         self.known_as = {region.url: name for name, region in self.regions.items()}
         prefix = f"/test-{next(_prefixes)}-{time.time_ns()}"
         for name, region in self.regions.items():
@@ -168,7 +170,9 @@ class Cluster:
         """Poll until ``done``; fails with every region's log if a process ended or it takes too long."""
         deadline = time.monotonic() + seconds
         while not done():
-            ended = [r.name for r in self.regions.values() if r.process is not None and r.process.poll() not in (None, -9)]
+            ended = [
+                r.name for r in self.regions.values() if r.process is not None and r.process.poll() not in (None, -9)
+            ]
             faults = [fault for writer in self._writers for fault in writer.faults]
             if ended or faults or time.monotonic() > deadline:
                 why = f"ended by themselves: {ended}; answers that should not be: {faults}"
@@ -205,7 +209,9 @@ class Cluster:
             followers = [said for name, said in reports.items() if name != leading[0]]
             leader[:] = [self.regions[leading[0]]]
             return all(
-                said.get("state") == "following" and said["hash"] == head["hash"] and said["applied"] == head["sequence"]
+                said.get("state") == "following"
+                and said["hash"] == head["hash"]
+                and said["applied"] == head["sequence"]
                 for said in followers
             )
 

@@ -28,7 +28,9 @@ def test_a_primary_that_is_cut_off_never_writes_beside_its_successor(tmp_path: P
         check_one_at_a_time(acknowledged)
         leader = three.judge(acknowledged, lost=True)
         lost = {one.id for one in lost_of(acknowledged, leader.headers())}
-        sealed = {t["transaction"] for region in three.regions.values() for s in region.seals() for t in s["transactions"]}
+        sealed = {
+            t["transaction"] for region in three.regions.values() for s in region.seals() for t in s["transactions"]
+        }
         assert lost <= sealed, f"lost without a word: {sorted(lost - sealed)[:5]}\n{three.story()}"
 
 
@@ -46,4 +48,3 @@ def cut_off(three: Cluster, writers: list[Writer], what: str, directions: dict[s
 
 def of(writers: list[Writer], region: str) -> int:
     return sum(one.region == region for one in all_acknowledged(writers))
-

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.cluster import TTL_SECONDS, cluster
-from tests.e2e.writers import check_one_at_a_time, all_acknowledged, writing
+from tests.e2e.writers import all_acknowledged, check_one_at_a_time, writing
 from tests.etcd import Etcd
 
 

@@ -103,6 +103,7 @@ def test_numbers_are_not_given_twice(new_region: New) -> None:
         "SELECT setval('e_id_seq', 32700)",
         *(f"INSERT INTO {table} (x) SELECT i FROM generate_series(1, 3) i" for table in "abcde"),
     )
+    assert ("app", "own") in lima.ask("SELECT namespace, name FROM replicator.sequence")
     # Handed out, and lost with their transactions.
     paris.do(*(f"INSERT INTO {table} (x) SELECT i FROM generate_series(1, 20) i" for table in ("a", "b", "c", "d")))
     lost = {table: {row[0] for row in paris.rows(table, "id")} for table in "abcd"}
@@ -184,6 +185,18 @@ def test_a_promotion_that_is_given_up_leaves_a_replica(new_region: New) -> None:
     follow(paris, lima)
     for table, columns in (("wallets", "id, owner, balance"), ("events", "what, amount")):
         assert paris.rows(table, columns) == lima.rows(table, columns)
+
+
+def test_a_sequence_that_is_narrower_than_the_one_it_follows(new_region: New) -> None:
+    """The promoted region's has 64 bits, and is past what the old primary's can hold."""
+    paris, lima = pair(new_region, "CREATE TABLE a (id smallserial PRIMARY KEY)", "INSERT INTO a DEFAULT VALUES")
+    lima.role().promote(2)
+    lima.do("SELECT setval('a_id_seq', 70000)", "INSERT INTO a VALUES (7)")
+    lima.capture(sequences=True)
+    paris.role().adopt(paris.head)
+    ship(lima, paris)
+    paris.replay()
+    assert paris.ask("SELECT last_value FROM a_id_seq") == [(32767,)]
 
 
 # -- what is refused
