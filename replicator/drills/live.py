@@ -80,9 +80,8 @@ class Live:
             assert self._first is not None
             writing = self._writing()
             await self._prepare(writing)
-            canaries = Canaries(
-                self._about.id, self._plan.canary, self._regions, writing, lambda: self.sights.leader, self._clock
-            )
+            plan, first = self._plan.canary, self._first
+            canaries = Canaries(self._about.id, plan, self._regions, writing, first, self._clock)
             watching.start_soon(self._signals)
             watching.start_soon(self._guard, canaries)
             await self._with_canaries(canaries)

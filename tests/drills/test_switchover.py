@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -71,9 +72,9 @@ class Cluster:
         return "\n".join(f"--- {name}\n{sidecar.log()}" for name, sidecar in self.sidecars.items())
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    deployment = Cluster(tmp_path)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    deployment = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         deployment.start()
         yield deployment
@@ -84,13 +85,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 SWITCHOVER = """
 kind = "switchover"
 target = "tokyo"
-duration = "2s"
+duration = "1s"
 [targets]
 rpo_blocks = 0
 rto = "10s"
 max_blocked = "10s"
 [steps]
-steady = "1s"
+steady = "500ms"
 change = "20s"
 recover = "40s"
 """
@@ -127,7 +128,7 @@ def loss(cluster: Cluster) -> str:
     return f"""
 kind = "region_loss"
 target = "paris"
-duration = "2s"
+duration = "1s"
 [fault]
 inject = ["kill", "-KILL", "{paris.process.pid}"]
 undo = ["sh", "-c", "test -e {cluster.directory}/pid || {{ {again}; }}"]
@@ -135,7 +136,7 @@ undo = ["sh", "-c", "test -e {cluster.directory}/pid || {{ {again}; }}"]
 rpo_blocks = 50
 rto = "20s"
 [steps]
-steady = "1s"
+steady = "500ms"
 change = "40s"
 recover = "60s"
 """
@@ -161,6 +162,4 @@ def test_the_loss_of_the_primarys_region_is_survived_measured_and_undone(cluster
     finally:
         pid = cluster.directory / "pid"
         if pid.exists():
-            import os
-
             os.kill(int(pid.read_text()), signal.SIGKILL)
