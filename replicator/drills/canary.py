@@ -45,6 +45,7 @@ class Canaries:
     ) -> None:
         self.acknowledged: list[Canary] = []
         self.begun = 0
+        self.refused = ""  # why canaries cannot be written at all
         self.not_sent = 0
         self.visible: dict[str, list[float]] = {name: [] for name in regions.places}
         self._drill, self._plan, self._regions, self._writing = drill, plan, regions, writing
@@ -55,7 +56,7 @@ class Canaries:
         self._draws = random.Random(drill)
 
     async def run(self, stopping: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until told to stop; then those that wait end. Raises ReplicatorError if canaries are refused."""
+        """Write until told to stop; then those that wait end."""
         async with trio.open_nursery() as readers:
             for name in self._names:
                 readers.start_soon(self._read, name)
@@ -93,7 +94,11 @@ class Canaries:
             while True:
                 region = self._guess
                 attempts += 1
-                answer = await self._writing.write(region, number)
+                try:
+                    answer = await self._writing.write(region, number)
+                except ReplicatorError as error:
+                    self.refused = self.refused or str(error)
+                    return
                 match answer:
                     case Acked(position):
                         canary = Canary(number, sent_at, self._clock(), region, position, attempts)
