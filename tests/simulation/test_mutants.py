@@ -165,4 +165,3 @@ def test_a_wrong_decision_is_caught(mutant: Decide) -> None:
 @pytest.mark.parametrize("mutant", WORLDS, ids=lambda mutant: mutant.__name__)
 def test_a_wrong_world_is_caught(mutant: Callable[[World], None]) -> None:
     assert caught_at(change=mutant) is not None
-
