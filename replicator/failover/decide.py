@@ -254,7 +254,7 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return Step(memory, action=Follow(None), why="all that was received is here")
     if not seen.settled and not (is_late and seen.order is not None and seen.order.allow_data_loss):
         if is_late:
-            return _refused(memory, seen, "what was received could not be brought into the journal in time")
+            return _event(memory, Event.REFUSED, "what was received could not be brought into the journal in time")
         return Step(memory, why="what was received is not in the journal yet")
     if me.applied < me.sequence:
         if is_late:
