@@ -194,7 +194,7 @@ async def test_a_very_large_transaction_is_told_in_part_and_never_clean(
     assert large["left_out"] + len(large["statements"]) == 130
     assert len(json.dumps(large)) < 1_200_000
     assert (large["left_tables"], large["judged"]["verdict"]) == (["points"], "conflict")
-    assert f"{130 - 50} more statements" in (seal.directory / "report.html").read_text()
+    assert f"{130 - min(50, len(large['statements']))} more statements" in (seal.directory / "report.html").read_text()
 
 
 class Page(HTMLParser):
