@@ -38,6 +38,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.settle
 	$(BIN)/python -m bench.verify
+	$(BIN)/python -m bench.acknowledge
 
 # A stamp says that what pyproject.toml asks for is installed.
 $(VENV)/.run: pyproject.toml

@@ -15,6 +15,8 @@ from starlette.routing import BaseRoute
 from replicator import parts
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.drills.posted import DrillResults
+from replicator.drills.posted import routes as drill_routes
 from replicator.feed.publish import Publisher
 from replicator.feed.regions import routes as region_routes
 from replicator.fencing.embedded import Gate
@@ -52,6 +54,7 @@ class Core:
             {strand: self.regions},
         )
         self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
+        self.view.drills = self.drills = DrillResults(config.region.data_dir)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.view)
 
@@ -65,7 +68,8 @@ class Core:
     def routes(self) -> list[BaseRoute]:
         """What is served in every role."""
         observed = observe_routes(self.view, self.registry)
-        return [*observed, *self.publisher.routes(), *region_routes(self.regions, self.view)]
+        known = region_routes(self.regions, self.view)
+        return [*observed, *self.publisher.routes(), *known, *drill_routes(self.drills)]
 
     def backoff(self) -> Backoff:
         """How a stage waits before it tries again."""

@@ -15,6 +15,7 @@ from replicator import __version__, parts
 from replicator.acknowledge import Acknowledgement
 from replicator.board import Board, now
 from replicator.config import Config
+from replicator.drills.posted import DrillResults
 from replicator.failover.at_risk import AtRisk
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
@@ -59,6 +60,7 @@ class View:
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
         self.retaining: Retaining | None = None
+        self.drills: DrillResults | None = None
         self.begin(config, board)
 
     def begin(self, config: Config, board: Board) -> None:
@@ -111,6 +113,7 @@ class View:
             followers=self._followers(),
             primary_url=self.primary_url(),
             history=tuple(self._history),
+            drills=self.drills.views() if self.drills is not None else (),
         )
 
     def _listen_to_source(self) -> None:

@@ -42,6 +42,7 @@ VERBS: dict[str, str] = {
     "pause": "Lets a region follow and take no part in elections; resume ends it.",
     "resume": "Lets a paused region take part again.",
     "rejoin": "Lets a former primary, whose orphans are sealed, come back as a replica.",
+    "drill": "Rehearses failures and changes of the primary, and measures them.",
     "history": "The starts and changes of role that a region knows of.",
 }
 

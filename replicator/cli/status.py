@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,15 @@ def _show(status: dict[str, Any]) -> None:
     for follower in status["followers"]:
         sent = f"{follower['sent_sequence']:,} of {_text(follower['strand'])}"
         console.print(f"follower {_text(follower['region'])}: sent up to {sent}")
+    _show_drills(console, status.get("drills", ()))
+
+
+def _show_drills(console: Console, drills: Iterable[dict[str, Any]]) -> None:
+    from replicator.observe.status import drill_text
+
+    for drill in drills:
+        words = drill_text(drill["kind"], drill["outcome"], drill["age_seconds"], drill["rto_seconds"])
+        console.print(f"drill {_text(words)}")
 
 
 def _show_error(console: Console, error: dict[str, Any]) -> None:
@@ -102,13 +112,8 @@ def _show_safety(console: Console, strand: dict[str, Any]) -> None:
     if strand.get("acknowledge"):
         style = "bold red" if strand["acknowledge"]["degraded"] else "bold"
         console.print(f"  [{style}]acknowledgement:[/] {_text(strand['acknowledge']['summary'])}")
-    if strand.get("at_risk"):
-        at_risk = strand["at_risk"]
-        words = [f"{_count(at_risk['blocks'])} blocks"]
-        words += [f"{one['amount']:,.2f} {one['currency']} of {one['table']}" for one in at_risk["amounts"]]
-        words += [f"{at_risk['unknown']:,} changes of unknown amount"] if at_risk["unknown"] else []
-        if at_risk["blocks"]:
-            console.print(f"  in no other region yet: {_text(', '.join(words))}")
+    if strand.get("at_risk") and strand["at_risk"]["blocks"]:
+        console.print(f"  in no other region yet: {_text(strand['at_risk']['summary'])}")
 
 
 def _stages(stages: list[dict[str, Any]]) -> Table:

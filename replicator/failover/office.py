@@ -232,8 +232,10 @@ class Office:
             peers=dict(self.peers.heard),
             order=self.order,
             following=self._following,
+            polled=self.peers.polled,
             asked=self._asked == self.memory.epoch,
             diverged=self._is_diverged(),
+            settled=not isinstance(self.running.half, ReplicaHalf) or self.running.half.follower.is_drained,
             captured=not closing or await self._is_captured(),
             sealed=rejoining and self.returning.is_sealed,
             rewound=rejoining and self.returning.is_rewound,
@@ -295,16 +297,19 @@ class Office:
         return (dict(heard.report.at_risk), heard.report.at_risk_unknown) if heard is not None else ({}, 0)
 
     def _heard(self, half: Half | None) -> tuple[float | None, int]:
-        """How long ago this region heard one that may write, and how far that was."""
+        """How long ago this region heard one that may write, and how far that was. The feed alone does not tell: who is
+        cut off from the lease store may still be sending it, fenced. So its last report counts if that is older."""
         if self.term.is_open:
             return 0.0, self.core.tail.head.sequence
         if not isinstance(half, ReplicaHalf):
             return None, 0
         heard = self.peers.heard.get(self._following or "")
         ago = trio.current_time() - max(half.follower.heard_at or self._began, self._began)
-        if heard is not None and heard.report.state not in (State.PRIMARY, State.DEMOTING, State.PROMOTING):
+        if heard is None:
+            return ago, half.follower.heard_head
+        if heard.report.state not in (State.PRIMARY, State.DEMOTING, State.PROMOTING):
             return None, half.follower.heard_head
-        return ago, half.follower.heard_head
+        return max(ago, boot_seconds() - heard.at), half.follower.heard_head
 
     def _is_diverged(self) -> bool:
         half = self.running.half
@@ -452,17 +457,17 @@ class Office:
         self._ensure_half()
 
     async def _hand_over(self, target: str, sequence: int) -> None:
-        grant = self.term.grant
-        if grant is None or self.order is None:
+        view = self.lease_view()
+        if view is None or view.holder is None or view.holder.region != self.rules.me or self.order is None:
             return
         left = self.order.until - boot_seconds()
-        if self._handed == grant.holder:  # it was told: the lease shows what comes of it
+        if self._handed == view.holder:  # it was told: the lease shows what comes of it
             await self.term.look()
             await self._pause_briefly()
             return
-        take = Order("take", 0.0, target=target, instead_of=grant.holder, sequence=sequence, reason=self.order.reason)
+        take = Order("take", 0.0, target=target, instead_of=view.holder, sequence=sequence, reason=self.order.reason)
         await self.peers.tell(target, take, left)
-        self._handed = grant.holder
+        self._handed = view.holder
 
     async def _rewind(self) -> None:
         await self.running.stop()

@@ -68,14 +68,14 @@ class PostgresFence:
 
     async def install(self) -> None:
         async with self._session(SETUP_SECONDS) as session:
-            may_all = bool(await session.run(sql.MAY_SEE_ALL))
+            superuser = bool(await session.run(sql.IS_SUPERUSER))
             await session.run("BEGIN")
             await session.run(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {sql.INSTALLING})")
             for statement in (*sql.OBJECTS, *terms.OBJECTS):
                 await session.run(statement)
             tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
-            if may_all:
+            if superuser:
                 for statement in (*sql.DROP_EVENT_TRIGGERS, *sql.EVENT_TRIGGERS):
                     await session.run(statement)
             await session.run("COMMIT")
@@ -103,7 +103,9 @@ class PostgresFence:
     async def anchor(self) -> Anchor:
         async with self._session() as session:
             if self._guard is None or not self._guard.busy:
-                await self._fresh_guard()  # before it is needed, so that opening takes no connecting
+                # Before it is needed, so that opening takes no connecting. Also in place of a guard whose statement
+                # somebody has cancelled: its session would hold the lock still.
+                await self._fresh_guard()
             return Anchor(only(await session.run(terms.ANCHOR)))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
@@ -172,7 +174,9 @@ class PostgresFence:
                 raise Unavailable("fence_prepared", message, place=self._place, cure=cure)
 
     async def _end_sessions(self, session: Session) -> None:
-        rest = only(await session.run("SELECT replicator.end_sessions($1)", str(END_SECONDS)))
+        rest = only(
+            await session.run("SELECT replicator.end_sessions($1)", str(min(END_SECONDS, self._call_seconds / 2)))
+        )
         if rest:
             message = f"closed, but these have not ended: {rest}"
             cure = "end them; superusers' sessions only a superuser can end, others take pg_signal_backend"

@@ -97,13 +97,17 @@ BEGIN
   PERFORM setval('replicator.open_from', from_us);
   PERFORM setval('replicator.open_until', until_us);
   COMMIT;
-  PERFORM set_config('synchronous_commit', 'off', false);  -- the end does not wait for a disk
+  -- What ends sessions must not fail: it waits for no disk, and not for ever for the mutex.
+  PERFORM set_config('synchronous_commit', 'off', false), set_config('lock_timeout', '1s', false);
   LOOP
     left_us := pg_sequence_last_value('replicator.open_until') - ({NOW_US});
     IF left_us > 0 AND pg_sequence_last_value('replicator.open_from') <= {NOW_US} THEN
       PERFORM pg_sleep(least(left_us, {GUARD_ROUND_US}) / 1e6);
     ELSE
-      PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+      BEGIN
+        PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+      EXCEPTION WHEN lock_not_available THEN NULL;
+      END;
       EXIT WHEN pg_sequence_last_value('replicator.open_until') <= {NOW_US}
              OR pg_sequence_last_value('replicator.open_from') > {NOW_US};
     END IF;

@@ -338,6 +338,21 @@ CATALOGUE: tuple[Family, ...] = (
         "Last block sent to a follower",
         lambda s: {(f.strand, f.region): f.sent_sequence for f in s.followers}.items(),
     ),
+    # Drills
+    Family(
+        "drill_age_seconds",
+        "gauge",
+        ("kind",),
+        "Time since the last drill of a kind",
+        lambda s: [((drill.kind,), drill.age_seconds) for drill in s.drills],
+    ),
+    Family(
+        "drill_passed",
+        "gauge",
+        ("kind",),
+        "1 if the last drill of a kind reached its targets",
+        lambda s: [((drill.kind,), float(drill.outcome == "passed")) for drill in s.drills],
+    ),
 )
 
 

@@ -11,8 +11,17 @@ from html import escape
 
 from replicator.errors import ReplicatorError
 from replicator.marks import MARKS, Condition, Lag, StageView
-from replicator.observe.snapshot import Event, FollowerView, GapView, SettleView, Snapshot, StrandState
-from replicator.observe.status import QUARANTINE_CURE, blocked, lag_cause, quarantine_text, seconds_text, time_text
+from replicator.observe.snapshot import DrillView, Event, FollowerView, GapView, SettleView, Snapshot, StrandState
+from replicator.observe.status import (
+    QUARANTINE_CURE,
+    acknowledge_text,
+    at_risk_words,
+    blocked,
+    lag_cause,
+    quarantine_text,
+    seconds_text,
+    time_text,
+)
 from replicator.observe.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
@@ -39,6 +48,7 @@ def page(snapshot: Snapshot) -> str:
         *(_strand(snapshot, state) for state in snapshot.strands),
         _source(snapshot),
         _followers(snapshot.followers),
+        _drills(snapshot.drills),
         _history(snapshot.history),
     ]
     return (
@@ -93,7 +103,15 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
         position = f'<p class="small"><span class="soft">Journal ends at</span> <code>{state.position}</code></p>'
     resets = "".join(f'<p class="small wait">Set back by hand: {escape(text)}</p>' for text in view.resets)
     body = (
-        notices + _figures(figures) + cause + _stages(view.stages) + _settle(state) + _proof(state) + position + resets
+        notices
+        + _figures(figures)
+        + cause
+        + _stages(view.stages)
+        + _safety(state)
+        + _settle(state)
+        + _proof(state)
+        + position
+        + resets
     )
     return f"<section>{title}{body}</section>"
 
@@ -163,6 +181,18 @@ def _gaps(gaps: tuple[GapView, ...]) -> str:
     return _table(("missing sequences", "", "#blocks", "#open for"), rows) + more
 
 
+def _safety(state: StrandState) -> str:
+    """What would be lost with a primary, and whether its writers wait for that."""
+    lines = []
+    if state.acknowledge is not None:
+        style = "bad" if state.acknowledge.degraded else "soft"
+        lines.append(f'<p class="small {style}">{escape(acknowledge_text(state.acknowledge))}</p>')
+    if state.at_risk_blocks:
+        words = escape(", ".join(at_risk_words(state)))
+        lines.append(f'<p class="small"><span class="soft">In no other region yet:</span> {words}</p>')
+    return "".join(lines)
+
+
 def _proof(state: StrandState) -> str:
     """How far the replica is proven equal, and the keys that are not as they must be."""
     proof = state.verify
@@ -211,6 +241,23 @@ def _followers(followers: tuple[FollowerView, ...]) -> str:
         return ""
     rows = [(escape(f.region or "unnamed"), escape(f.strand), f"{f.sent_sequence:,}") for f in followers]
     return f"<section><h2>Followers</h2>{_table(('region', 'strand', '#sent up to'), rows)}</section>"
+
+
+def _drills(drills: tuple[DrillView, ...]) -> str:
+    if not drills:
+        return ""
+    rows = [
+        (
+            escape(drill.kind.replace("_", " ")),
+            escape(drill.name),
+            _state(drill.outcome, "good" if drill.outcome == "passed" else "bad"),
+            _ago(drill.age_seconds),
+            _UNKNOWN if drill.rto_seconds is None else seconds_text(drill.rto_seconds),
+            _UNKNOWN if drill.rpo_blocks is None else f"{drill.rpo_blocks:,.0f}",
+        )
+        for drill in drills
+    ]
+    return f"<section><h2>Drills</h2>{_table(('kind', 'plan', '', '#when', '#RTO', '#RPO, blocks'), rows)}</section>"
 
 
 def _history(history: tuple[Event, ...]) -> str:

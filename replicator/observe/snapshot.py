@@ -178,6 +178,18 @@ class VerifyView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DrillView:
+    """The last drill of a kind that this region was told of."""
+
+    kind: str
+    name: str
+    outcome: str
+    age_seconds: float
+    rto_seconds: float | None = None
+    rpo_blocks: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StrandState:
     """A strand: how far it is, and what is known of its safety. ``position`` is the journal's end."""
 
@@ -212,6 +224,7 @@ class Snapshot:
     followers: tuple[FollowerView, ...] = ()
     primary_url: str | None = None
     history: tuple[Event, ...] = ()
+    drills: tuple[DrillView, ...] = ()
 
 
 class StatusSource(Protocol):

@@ -5,24 +5,26 @@ To add a store: a class here with these methods, named in ``KINDS``.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from replicator.leases.base import Clock, Lease, boot_seconds
+from replicator.leases.base import Lease
 from replicator.leases.etcd import EtcdLease, EtcdOptions
 from replicator.leases.static import StaticLease
 from tests.etcd import Etcd
 
+LASTING_SECONDS = 600
 _numbers = itertools.count(1)
 
 
 class LeaseKind(Protocol):
     """A store with nothing in it."""
 
-    def lease(self, strand: str = "main", clock: Clock = boot_seconds) -> Lease:
-        """One more sidecar's way to it."""
+    def lease(self, strand: str, *, brief: bool) -> Lease:
+        """One more sidecar's way to it. ``brief``: grants end within seconds; otherwise not within a test."""
 
 
 class SharedKind:
@@ -31,18 +33,18 @@ class SharedKind:
     def __init__(self, directory: Path, _: Callable[[], Etcd]) -> None:
         self._directory = directory
 
-    def lease(self, strand: str = "main", clock: Clock = boot_seconds) -> Lease:
-        return StaticLease(self._directory / f"{strand}.json", strand, ttl_seconds=1.0, clock=clock)
+    def lease(self, strand: str, *, brief: bool) -> Lease:
+        return StaticLease(self._directory / f"{strand}.json", strand, 1.0 if brief else LASTING_SECONDS)
 
 
 class EtcdKind:
     """A real etcd, and a prefix in it."""
 
     def __init__(self, _: Path, server: Callable[[], Etcd]) -> None:
-        self._options = EtcdOptions((server().url,), ttl_seconds=2, prefix=f"/test-{next(_numbers)}")
+        self._options = EtcdOptions((server().url,), LASTING_SECONDS, prefix=f"/test-{next(_numbers)}")
 
-    def lease(self, strand: str = "main", clock: Clock = boot_seconds) -> Lease:
-        return EtcdLease(self._options, strand, clock)
+    def lease(self, strand: str, *, brief: bool) -> Lease:
+        return EtcdLease(dataclasses.replace(self._options, ttl_seconds=2 if brief else LASTING_SECONDS), strand)
 
 
 KINDS = {"shared file": SharedKind, "etcd": EtcdKind}

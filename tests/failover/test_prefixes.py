@@ -3,6 +3,7 @@ leads, the other follows, and nothing that was acknowledged and received is lost
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -10,6 +11,8 @@ import trio
 from tests.failover.regions import Region, cluster, converged, has, order, running, until, write
 
 AT_A_TIME = 6
+
+History = Callable[[Path, str | None, int | None], Awaitable[dict[str, Region]]]
 
 
 async def _switchover(directory: Path, victim: str | None, dies_at: int | None) -> dict[str, Region]:
@@ -95,18 +98,25 @@ def _first(steps: list[str]) -> list[str]:
     return steps[: last + 1]
 
 
-async def _each(tmp_path: Path, cuts: list[tuple[str, int]], history: object) -> None:
+async def _each(directory: Path, cuts: list[tuple[str, int]], history: History) -> None:
+    """Every cut in a cluster of its own, some at a time; all that went wrong is told together."""
     limit = trio.CapacityLimiter(AT_A_TIME)
+    wrong: list[str] = []
 
     async def one(victim: str, place: int) -> None:
         async with limit:
             try:
-                await history(tmp_path / f"{victim}-{place}", victim, place)  # type: ignore[operator]
-            except BaseException as error:
-                if isinstance(error, trio.Cancelled):
-                    raise
-                raise AssertionError(f"{victim} died at its step {place}") from error
+                await history(directory / f"{victim}-{place}", victim, place)
+            except Exception as error:
+                wrong.append(f"{victim}, cut off at its step {place}: {_leaves(error)}")
 
     async with trio.open_nursery() as nursery:
         for victim, place in cuts:
             nursery.start_soon(one, victim, place)
+    assert not wrong, "\n".join(wrong)
+
+
+def _leaves(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_leaves(one) for one in error.exceptions)
+    return f"{type(error).__name__} {error}"

@@ -17,6 +17,8 @@ TABLES = (
     "CREATE TABLE events (id int, at date) PARTITION BY RANGE (id)",
     "CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (100)",
     "CREATE TABLE base (id int)",
+    "CREATE TABLE marks (at timestamptz)",
+    "CREATE VIEW rich AS SELECT * FROM wallets WHERE balance > 5",
     "CREATE TABLE derived (more int) INHERITS (base)",
     'CREATE SCHEMA "odd.one"',
     'CREATE TABLE "odd.one"."a ""b\'" (id int)',
@@ -62,11 +64,3 @@ def until(done: Callable[[], bool], seconds: float = 20) -> float:
         assert time.monotonic() < began + seconds, "it did not come"
         time.sleep(0.005)  # polls a server
     return time.monotonic() - began
-
-
-def can_write(dsn: str) -> bool:
-    try:
-        write(dsn)
-    except psycopg.errors.ReadOnlySqlTransaction:
-        return False
-    return True

@@ -60,7 +60,7 @@ async def test_replay_of_a_role_that_is_no_superuser(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute(f"ALTER SCHEMA public OWNER TO {APP}; GRANT pg_read_all_stats TO {APP}".encode())
         db.execute(f'GRANT CREATE, TEMP ON DATABASE "{db.info.dbname}" TO {APP}'.encode())
-        for name in ("wallets", "events", "base", "derived", "events_1"):
+        for name in ("wallets", "events", "base", "derived", "events_1", "marks"):
             db.execute(f"DROP TABLE IF EXISTS {name} CASCADE".encode())
         db.execute('DROP SCHEMA "odd.one" CASCADE')
     fence = PostgresFence(as_app(dsn))

@@ -92,7 +92,7 @@ async def test_the_sidecars_own_sessions_go_on(fence: PostgresFence, dsn: str) -
 async def test_a_role_that_may_not_end_sessions_says_who_is_left(fence: PostgresFence, dsn: str) -> None:
     """A superuser's transaction: it can still end either way."""
     with psycopg.connect(dsn, autocommit=True) as db:
-        for table in ("wallets", "events", "events_1", "base", "derived", '"odd.one"."a ""b\'"'):
+        for table in ("wallets", "events", "events_1", "base", "derived", "marks", '"odd.one"."a ""b\'"'):
             db.execute(f"ALTER TABLE {table} OWNER TO {APP}".encode())
         db.execute(f'GRANT ALL ON SCHEMA public, "odd.one" TO {APP}; GRANT pg_read_all_stats TO {APP}'.encode())
         db.execute(

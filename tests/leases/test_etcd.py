@@ -19,6 +19,7 @@ from replicator.leases.base import Grant, LeaseView, Lost, boot_seconds
 from replicator.leases.etcd import EtcdLease, EtcdOptions
 from tests.etcd import TLS, Etcd, cluster, running
 from tests.leases.network import answering, http, proxy
+from tests.leases.waiting import patiently, vacant
 from tests.servers import free_port
 
 TTL_SECONDS = 2
@@ -29,11 +30,7 @@ _numbers = itertools.count(1)
 @pytest.fixture
 def options(etcd: Etcd) -> EtcdOptions:
     """A prefix of its own in the server that all share."""
-    return EtcdOptions((etcd.url,), TTL_SECONDS, prefix=f"/faults-{next(_numbers)}")
-
-
-def long_lasting(options: EtcdOptions) -> EtcdOptions:
-    return dataclasses.replace(options, ttl_seconds=LONG_SECONDS)
+    return EtcdOptions((etcd.url,), LONG_SECONDS, prefix=f"/faults-{next(_numbers)}")
 
 
 # -- a claim whose answer was lost ------------------------------------------------------------------------------------
@@ -64,7 +61,6 @@ def writes(request: bytes) -> bool:
 
 @pytest.mark.parametrize("what", ["claim", "keep_mine", "release"])
 async def test_a_step_whose_answer_is_lost_is_done_and_seen(etcd: Etcd, options: EtcdOptions, what: str) -> None:
-    options = long_lasting(options)
     direct = EtcdLease(options, "main")
     async with proxy(etcd.port) as network:
         lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url,)), "main")
@@ -96,7 +92,7 @@ async def test_where_one_way_loses_the_answer_the_next_one_finds_what_was_done(
     etcd: Etcd, options: EtcdOptions, loses: Callable[[bytes], bool]
 ) -> None:
     async with proxy(etcd.port) as network:
-        lease = EtcdLease(dataclasses.replace(long_lasting(options), endpoints=(network.url, etcd.url)), "main")
+        lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url, etcd.url)), "main")
         network.loses = loses
         grant = await lease.claim("paris", 1)
         assert network.lost == 1
@@ -121,7 +117,7 @@ async def test_a_claim_that_goes_two_ways_at_once_is_granted(etcd: Etcd, options
         return writes(request)
 
     async with proxy(etcd.port) as first, proxy(etcd.port) as second, EtcdWatch(options) as direct:
-        ways = dataclasses.replace(options, ttl_seconds=6, endpoints=(first.url, second.url))
+        ways = dataclasses.replace(options, ttl_seconds=12, endpoints=(first.url, second.url))
         first.meanwhile, first.loses, second.meanwhile = wait_for_the_second_look, loses, wait_for_the_first_claim
         lease = EtcdLease(ways, "main")
         async with trio.open_nursery() as nursery:
@@ -137,7 +133,6 @@ async def test_a_claim_that_goes_two_ways_at_once_is_granted(etcd: Etcd, options
 
 async def test_a_claim_that_a_whole_term_has_overtaken_is_lost(etcd: Etcd, options: EtcdOptions) -> None:
     """The lease is free again when the transaction arrives; only the epoch tells that it had been given away."""
-    options = long_lasting(options)
     direct = EtcdLease(options, "main")
 
     asked: list[bytes] = []
@@ -167,7 +162,7 @@ async def test_a_claim_whose_etcd_lease_ended_on_the_way_is_not_done(etcd: Etcd,
             await trio.to_thread.run_sync(etcd.ctl, "lease", "revoke", f"{int(lease_id):x}")
 
     async with proxy(etcd.port) as network:
-        lease = EtcdLease(dataclasses.replace(long_lasting(options), endpoints=(network.url,)), "main")
+        lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url,)), "main")
         network.meanwhile = its_lease_ends
         with pytest.raises(Unavailable) as slow:
             await lease.claim("paris", 1)
@@ -185,7 +180,7 @@ async def test_the_holders_time_begins_before_the_request_is_on_its_way(etcd: Et
 
     async with proxy(etcd.port) as network:
         network.meanwhile = note
-        lease = EtcdLease(dataclasses.replace(long_lasting(options), endpoints=(network.url,)), "main")
+        lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url,)), "main")
         grant = await lease.claim("paris", 1)
         assert grant.asked_at < arrived[0]
         arrived.clear()
@@ -232,7 +227,7 @@ async def test_what_was_granted_outlives_the_death_of_the_store(three: list[Etcd
 
 async def test_without_a_quorum_nothing_is_granted_renewed_or_told(three: list[Etcd]) -> None:
     lease = EtcdLease(of_all(three), "main")
-    grant = await lease.claim("paris", 1)
+    grant = await patiently(lambda: lease.claim("paris", 1))
     for member in three[:2]:
         member.kill()
     steps: list[Callable[[], Any]] = [
@@ -247,13 +242,13 @@ async def test_without_a_quorum_nothing_is_granted_renewed_or_told(three: list[E
             begun = time.monotonic()
             with pytest.raises(Unavailable):
                 await step()
-            assert time.monotonic() - begun < TTL_SECONDS / 2
+            assert time.monotonic() - begun < TTL_SECONDS, "a holder must know before its time is over"
     finally:
         for member in three[:2]:
             member.start(wait=False)
         for member in three[:2]:
             member.wait()
-    assert (await lease.look()).epoch == 1
+    assert (await patiently(lease.look)).epoch == 1
     await lease.aclose()
 
 
@@ -290,16 +285,10 @@ async def test_a_deposed_leader_of_etcd_renews_nothing(three: list[Etcd]) -> Non
     others = [member for member in three if member is not stale]
     holder = EtcdLease(dataclasses.replace(of_all(three), endpoints=(stale.url,)), "main")
     watcher = EtcdLease(dataclasses.replace(holder._options, endpoints=tuple(m.url for m in others)), "main")
-    grant = await holder.claim("paris", 1)
+    grant = await patiently(lambda: holder.claim("paris", 1))
     stale.freeze()
-    with trio.fail_after(20):
-        while True:  # until another leader is elected and the lease has ended there
-            try:
-                if (await watcher.look()).holder is None:
-                    break
-            except Unavailable:
-                await trio.sleep(0.05)
-    successor = await watcher.claim("tokyo", 2)
+    await vacant(watcher)  # another leader has been elected, and the lease has ended there
+    successor = await patiently(lambda: watcher.claim("tokyo", 2))
     stale.thaw()
     for _ in range(20):
         try:
@@ -309,7 +298,7 @@ async def test_a_deposed_leader_of_etcd_renews_nothing(three: list[Etcd]) -> Non
         except Lost:
             break
         raise AssertionError("renewed by a leader that had been deposed")
-    assert (await watcher.look()).holder == successor.holder
+    assert (await patiently(watcher.look)).holder in (successor.holder, None)
     await holder.aclose()
     await watcher.aclose()
 
@@ -354,26 +343,19 @@ async def test_an_etcd_lease_that_is_gone_proves_nothing_though_its_key_is_there
 async def test_a_server_that_is_stopped_is_unavailable_in_time_and_well_again_later(tmp_path: Path) -> None:
     with running(Etcd(tmp_path / "server")) as server:
         lease = EtcdLease(EtcdOptions((server.url,), TTL_SECONDS), "main")
-        grant = await lease.claim("paris", 1)
+        grant = await patiently(lambda: lease.claim("paris", 1))
         server.freeze()
         begun = time.monotonic()
         with pytest.raises(Unavailable) as silent:
             await lease.look()
         assert silent.value.reason == "lease_store_silent"
-        assert TTL_SECONDS / 3 <= time.monotonic() - begun < TTL_SECONDS / 2
+        assert TTL_SECONDS / 3 <= time.monotonic() - begun < TTL_SECONDS
         for _ in range(100):  # requests that are given up leave nothing behind that would block the next
             with trio.move_on_after(0.005) as given_up:
                 await lease.look()
             assert given_up.cancelled_caught
         server.thaw()
-        with trio.fail_after(20):
-            while True:
-                try:
-                    view = await lease.look()
-                    break
-                except Unavailable:
-                    continue
-        assert view.epoch == grant.epoch
+        assert (await patiently(lease.look)).epoch == grant.epoch
         await lease.aclose()
 
 
@@ -491,6 +473,17 @@ async def test_a_wrong_authority_or_certificate_is_named(
     await lease.aclose()
 
 
+async def test_a_gateway_that_etcd_itself_refuses_is_named(tmp_path: Path) -> None:
+    """etcd's certificate serves only; its gateway shows it to etcd as a client's."""
+    with running(Etcd(tmp_path / "server", tls=True, certificate="narrow")) as server:
+        lease = EtcdLease(over_tls(server), "main")
+        with pytest.raises(Unavailable) as refused:
+            await lease.look()
+        assert refused.value.reason == "lease_store_unavailable"
+        assert "allow client use" in refused.value.cure
+        await lease.aclose()
+
+
 # -- who is no etcd ---------------------------------------------------------------------------------------------------
 
 HEADER = {"cluster_id": "1", "member_id": "2", "raft_term": "3", "revision": "4"}
@@ -520,6 +513,10 @@ def said(*responses: dict[str, Any], **others: Any) -> bytes:
         said(NOTHING, {"response_range": {"kvs": [{"value": "!"}]}}),
         said(NOTHING, {"response_range": {"kvs": [{"value": "MQ=="}, {"value": "MQ=="}]}}),
         said(NOTHING, {"response_range": []}),
+        http(b'{"code": 9, "message": "for some reason"}', "400 Bad Request"),
+        http(b'{"code": 14, "message": "no leader"}', "503 Service Unavailable"),
+        http(b'{"error": {"grpc_code": 14, "message": "no leader"}}'),
+        http(b'{"code": "many", "message": 1}', "400 Bad Request"),
     ],
     ids=lambda answer: answer[-30:].decode("latin-1"),
 )
@@ -528,7 +525,8 @@ async def test_answers_of_another_form_are_unavailable(answer: bytes) -> None:
         lease = EtcdLease(EtcdOptions((url,), LONG_SECONDS), "main")
         with pytest.raises(Unavailable) as refused:
             await lease.look()
-        assert refused.value.reason in ("lease_store_garbled", "lease_store_unreachable")
+        assert refused.value.reason.startswith("lease_store_")
+        assert refused.value.cure
         assert len(str(refused.value)) < 1000
         await lease.aclose()
 

@@ -12,7 +12,7 @@ from replicator.acknowledge import AcknowledgeView
 from replicator.feed.notices import GapCounts
 from replicator.observe.metrics import CATALOGUE, PREFIX, Metrics
 from replicator.observe.settling import settle_view
-from replicator.observe.snapshot import JournalView, RegionView, SettleView, Snapshot, VerifyView
+from replicator.observe.snapshot import DrillView, JournalView, RegionView, SettleView, Snapshot, VerifyView
 from settle_buffer import Entry, SettleBuffer, SettleConfig
 from tests.observe import samples
 
@@ -51,6 +51,8 @@ EXPECTED = {
     "replicator_epoch": ("gauge", "region strand"),
     "replicator_feed_followers": ("gauge", "region"),
     "replicator_feed_sent_sequence": ("gauge", "region strand follower"),
+    "replicator_drill_age_seconds": ("gauge", "region kind"),
+    "replicator_drill_passed": ("gauge", "region kind"),
     "replicator_head_sequence": ("gauge", "region strand"),
     "replicator_heartbeat_age_seconds": ("gauge", "region strand stage"),
     "replicator_info": ("gauge", "region version"),
@@ -149,6 +151,7 @@ def everything() -> Snapshot:
         strands=(strand,),
         source=dataclasses.replace(source, retained_bytes=10, safe_bytes=20),
         followers=samples.primary().followers,
+        drills=(DrillView("switchover", "weekly", "passed", 86_400.0, 0.4, 0.0),),
     )
 
 

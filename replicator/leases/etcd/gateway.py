@@ -33,6 +33,7 @@ class Gateway:
     async def ask(self, step: Callable[[Member], Awaitable[T]]) -> T:
         """What ``step`` returned or raised at the first member where it was not Unavailable. Raises Unavailable where
         there is none."""
+        _ = self._cluster.http  # made before the time runs: reading the system's certificates takes some
         question = _Question(self._members, step, self._budget_seconds)
         with trio.move_on_after(self._budget_seconds):
             await question.ask()

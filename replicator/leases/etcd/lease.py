@@ -21,7 +21,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import trio
 
@@ -35,6 +36,8 @@ from replicator.leases.etcd.transactions import Keys
 
 TRIES = 3  # of a step that another one of ours, or an election in etcd, has overtaken
 REVOKE_SECONDS = 0.2
+
+T = TypeVar("T")
 
 
 class EtcdLease:
@@ -56,25 +59,32 @@ class EtcdLease:
         return True
 
     async def look(self) -> LeaseView:
-        return (await self._gateway.ask(self._look)).view
+        return (await self._ask(self._look)).view
 
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
         asked_at, lease_id = self._clock(), secrets.randbelow(2**62) + 1
         wanted = Grant(self._strand, region, epoch, "", str(lease_id), asked_at, self.ttl_seconds)
-        return await self._gateway.ask(lambda member: self._claim(member, wanted, instead_of))
+        return await self._ask(lambda member: self._claim(member, wanted, instead_of))
 
     async def renew(self, grant: Grant) -> Grant:
         asked = dataclasses.replace(grant, asked_at=self._clock())
-        return await self._gateway.ask(lambda member: self._renew(member, asked))
+        return await self._ask(lambda member: self._renew(member, asked))
 
     async def keep_mine(self, grant: Grant) -> Grant:
-        return await self._gateway.ask(lambda member: self._keep_mine(member, grant))
+        return await self._ask(lambda member: self._keep_mine(member, grant))
 
     async def release(self, grant: Grant) -> None:
-        await self._gateway.ask(lambda member: self._revoke(member, grant.lease_id))
+        await self._ask(lambda member: self._revoke(member, grant.lease_id))
 
     async def aclose(self) -> None:
         await self._gateway.aclose()
+
+    async def _ask(self, step: Callable[[Member], Awaitable[T]]) -> T:
+        try:
+            return await self._gateway.ask(step)
+        except Refused as refusal:  # for a reason that no step knows
+            cure = "look at etcd's log"
+            raise Unavailable(refusal.reason, refusal.message, place=refusal.place, cure=cure) from refusal
 
     # -- one step at one member ---------------------------------------------------------------------------------------
 
@@ -96,8 +106,8 @@ class EtcdLease:
         if answer.get("succeeded"):
             return dataclasses.replace(granted, token=self._revision(answer, member))
         seen = self._seen(answer, member)
-        if _is_mine(seen, wanted):
-            return dataclasses.replace(granted, token=seen.view.holder.token if seen.view.holder else "")
+        if (mine := _mine(seen, wanted)) is not None:  # this request has arrived before, by another member
+            return dataclasses.replace(granted, token=mine.token)
         await self._try_to_revoke(member, wanted.lease_id)
         raise self._lost(wanted, seen)
 
@@ -105,13 +115,14 @@ class EtcdLease:
         for _ in range(TRIES):
             renewed, ttl_seconds = await self._keep_alive(member, asked.lease_id)
             seen = await self._look(member)
-            if not _is_mine(seen, asked):
-                await self._try_to_revoke(member, asked.lease_id)  # it has no key any more
+            mine = _mine(seen, asked)
+            if mine is None:
+                if str(seen.lease_id) != asked.lease_id:
+                    await self._try_to_revoke(member, asked.lease_id)  # it has no key any more
                 raise self._lost(asked, seen)
             proven = (renewed.member_id, renewed.term) == (seen.header.member_id, seen.header.term)
             if proven and ttl_seconds > 0:
-                assert seen.view.holder is not None
-                return dataclasses.replace(asked, token=seen.view.holder.token, ttl_seconds=ttl_seconds)
+                return dataclasses.replace(asked, token=mine.token, ttl_seconds=ttl_seconds)
         message = "its members do not agree on a leader for long enough to renew the lease"
         cure = "look at etcd's health; a balancer in front of it must keep a connection at one member"
         raise Unavailable("lease_store_unsettled", message, place=member.endpoint, cure=cure)
@@ -126,10 +137,10 @@ class EtcdLease:
             if answer.get("succeeded"):
                 return dataclasses.replace(grant, token=self._revision(answer, member))
             seen = self._seen(answer, member)
-            if not _is_mine(seen, grant):
+            mine = _mine(seen, grant)
+            if mine is None:
                 raise self._lost(grant, seen)
-            assert seen.view.holder is not None
-            token = seen.view.holder.token  # an earlier keep_mine whose answer was lost; that token may be known, too
+            token = mine.token  # of an earlier keep_mine whose answer was lost; somebody may have seen that one, too
         raise Unavailable("lease_store_unsettled", "the holder's key changes all the time", place=member.endpoint)
 
     # -- requests -----------------------------------------------------------------------------------------------------
@@ -181,10 +192,12 @@ class EtcdLease:
         )
 
 
-def _is_mine(seen: Seen, grant: Grant) -> bool:
-    """By the etcd lease at the key: nobody else draws its id."""
+def _mine(seen: Seen, grant: Grant) -> Holder | None:
+    """The holder, if it is by this grant: by the etcd lease at the key, whose id nobody else has drawn."""
     holder = seen.view.holder
-    return holder is not None and str(seen.lease_id) == grant.lease_id and holder[:2] == (grant.region, grant.epoch)
+    if holder is None or str(seen.lease_id) != grant.lease_id or holder[:2] != (grant.region, grant.epoch):
+        return None
+    return holder
 
 
 def _ttl(answer: dict[str, Any]) -> float:

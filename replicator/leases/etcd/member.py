@@ -51,10 +51,12 @@ class Cluster:
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """The client, opened with the first question. Raises Halted if the files of TLS cannot be used."""
+        """The client, made with the first question. Raises Halted if the files of TLS cannot be used."""
         if self._http is None:
+            # Without an https endpoint nobody's certificate is looked at: then there is nothing to load.
+            has_tls = any(endpoint.startswith("https:") for endpoint in self.options.endpoints)
             self._http = httpx.AsyncClient(
-                verify=tls_context(self.options),
+                verify=tls_context(self.options) if has_tls else False,
                 trust_env=False,
                 timeout=None,
                 limits=httpx.Limits(keepalive_expiry=IDLE_CONNECTION_SECONDS),
@@ -137,6 +139,8 @@ class Member:
         if code in _DECIDED:
             return Refused(code, message, self.endpoint)
         cure = "look at etcd's health: etcdctl endpoint status --cluster"
+        if "tls: " in message:
+            cure = "its gateway is a client of etcd itself: let etcd's own certificate allow client use, too"
         return Unavailable("lease_store_unavailable", message, place=self.endpoint, cure=cure)
 
     @contextlib.contextmanager
@@ -179,7 +183,7 @@ def garbled(place: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         message = f"this is no answer of etcd's JSON gateway: {str(error)[:200]}"
-        cure = "name the client addresses of etcd 3.4 or newer in [lease] endpoints"
+        cure = "name the client addresses of etcd 3.4 or newer, with its gRPC gateway enabled, in [lease] endpoints"
         raise Unavailable("lease_store_garbled", message, place=place, cure=cure) from error
 
 

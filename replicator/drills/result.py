@@ -1,0 +1,152 @@
+"""What came of a drill: the documented form of ``report.json``.
+
+``replicator drill --schema`` prints its JSON Schema. ``format`` is the version of the form: it grows when a field
+changes its meaning or goes; fields may be added without that. Times ``*_at`` are seconds since ``began`` (RFC 3339),
+durations are seconds. What was not measured is null.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1
+Outcome = Literal["passed", "missed", "stopped", "failed"]
+
+
+class Part(BaseModel):
+    """A part of the report: frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StepReport(Part):
+    """A step of a change of the primary, when it was done and in which region."""
+
+    step: str
+    at: float
+    region: str
+    why: str = ""
+
+
+class ChangeReport(Part):
+    """An event and what it led to: the fault (or order) itself, the way back, or the return of what was broken."""
+
+    name: str = Field(description="event, back")
+    event_at: float
+    old: str | None = Field(default=None, description="who led before")
+    new: str | None = Field(default=None, description="who led after")
+    rto_seconds: float | None = Field(default=None, description="from the event to the first acknowledged write")
+    blocked_seconds: float | None = Field(default=None, description="longest time without an acknowledged write")
+    steps: list[StepReport] = []
+
+
+class SpanReport(Part):
+    """A region was in a state for a while."""
+
+    region: str
+    state: str
+    began_at: float
+    ended_at: float
+
+
+class RegionReport(Part):
+    """A region in the end: what it misses of the acknowledged canaries, and the digests of its tables. ``compared``:
+    equal, divergent, reference (the others were compared with it), or why it could not be compared."""
+
+    region: str
+    url: str = ""
+    sequence: int | None = None
+    position: str = ""
+    missing_blocks: int | None = None
+    compared: str = ""
+    digests: dict[str, str] = {}
+    visible_p50_seconds: float | None = Field(default=None, description="from acknowledged to readable here")
+    visible_p99_seconds: float | None = None
+    visible_max_seconds: float | None = None
+
+
+class SpreadReport(Part):
+    """A distribution, by nearest rank; ``max_seed`` is the seed of the maximum, in a simulation."""
+
+    count: int
+    p50: float
+    p99: float
+    max: float
+    max_seed: int | None = None
+
+
+class CanaryReport(Part):
+    """The canaries: how many were begun and acknowledged, and how long a writer waited for its answer."""
+
+    written: int = 0
+    acknowledged: int = 0
+    unanswered: int = 0
+    not_sent: int = Field(default=0, description="too many were waiting already")
+    wait_seconds: SpreadReport | None = None
+
+
+class TargetReport(Part):
+    """A target, what was measured, and whether it was met. What was not measured is not met."""
+
+    name: str
+    target: float
+    measured: float | None
+    unit: str
+    met: bool
+
+
+class SimulationReport(Part):
+    """Seeds of the simulation: how many, how fast, how RTO and RPO are spread, and which missed a target."""
+
+    seeds: int
+    first_seed: int
+    seeds_per_second: float
+    virtual_seconds: float
+    rto_seconds: SpreadReport | None = None
+    rpo_blocks: SpreadReport | None = Field(default=None, description="acknowledged, and lost")
+    lost_blocks: SpreadReport | None = Field(
+        default=None, description="written, acknowledged or not, and not carried on"
+    )
+    blocked_seconds: SpreadReport | None = None
+    not_converged: list[int] = []
+    without_writer: list[int] = Field(default=[], description="seeds in which nobody led in the end")
+    missed: list[int] = Field(default=[], description="the first seeds that missed a target; replay one with --seed")
+    missed_count: int = 0
+
+
+class Report(Part):
+    """The whole report."""
+
+    format: Literal[1] = 1
+    id: str
+    kind: str
+    name: str
+    way: Literal["live", "rehearsal", "simulation"]
+    began: str
+    seconds: float
+    outcome: Outcome
+    why: str = Field(default="", description="why it was stopped or failed; what is left to do")
+    rpo_blocks: int | None = Field(default=None, description="acknowledged canaries that are missing in the end")
+    rpo_amounts: dict[str, float] = Field(default={}, description="the same in amounts, by currency")
+    rto_seconds: float | None = None
+    blocked_seconds: float | None = Field(default=None, description="the longest of all changes")
+    at_risk_blocks: int | None = Field(default=None, description="the most that was at risk at a time")
+    at_risk_amounts: dict[str, float] = {}
+    targets: list[TargetReport] = []
+    changes: list[ChangeReport] = []
+    spans: list[SpanReport] = []
+    regions: list[RegionReport] = []
+    canaries: CanaryReport | None = None
+    simulation: SimulationReport | None = None
+    notes: list[str] = []
+    plan: dict[str, Any] = {}
+    config_fingerprint: str = Field(default="", description="SHA-256 over the canonical configuration without secrets")
+    seed: int | None = None
+    versions: dict[str, str] = {}
+
+
+def exit_code(outcome: Outcome) -> int:
+    """The command line's exit code: 0 targets met, 1 missed, 3 stopped or failed on the way."""
+    return {"passed": 0, "missed": 1, "stopped": 3, "failed": 3}[outcome]

@@ -1,0 +1,33 @@
+"""Waiting for a lease store, as long as a slow machine needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from replicator.errors import Unavailable
+from replicator.leases.base import Lease, LeaseView
+
+DEADLINE_SECONDS = 20.0
+T = TypeVar("T")
+
+
+async def patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """The step, again while a slow machine makes the store late: what every caller does."""
+    with trio.fail_after(DEADLINE_SECONDS):
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await step()
+            await trio.sleep(0.02)
+    raise AssertionError("not reached")
+
+
+async def vacant(lease: Lease) -> LeaseView:
+    """Once nobody holds it any more."""
+    with trio.fail_after(DEADLINE_SECONDS):
+        while (view := await patiently(lease.look)).holder is not None:  # noqa: ASYNC110  # the store gives no signal
+            await trio.sleep(0.02)
+    return view
