@@ -1,13 +1,14 @@
 """Clients of a cluster under failure, as good clients are, and what they can testify afterwards.
 
-A ``Writer`` follows the ``primary`` that a refusal names, waits for what Retry-After says, and sends again, with the same
-idempotency key, whatever it has no answer to. Every answer that it counts as acknowledged is kept with its times.
+A ``Writer`` follows the ``primary`` that a refusal names, waits for what Retry-After says, and sends again, with the
+same idempotency key, whatever it has no answer to. Every answer that it counts as acknowledged is kept with its times.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import threading
 import time
@@ -165,4 +166,4 @@ def check_one_at_a_time(acknowledged: Sequence[Acknowledged]) -> None:
 def longest_gap(acknowledged: Sequence[Acknowledged]) -> float:
     """The longest time within which nobody was told of a write, in seconds."""
     heard = sorted(one.heard for one in acknowledged)
-    return max((later - earlier for earlier, later in zip(heard, heard[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in itertools.pairwise(heard)), default=0.0)
