@@ -112,13 +112,8 @@ def _show_safety(console: Console, strand: dict[str, Any]) -> None:
     if strand.get("acknowledge"):
         style = "bold red" if strand["acknowledge"]["degraded"] else "bold"
         console.print(f"  [{style}]acknowledgement:[/] {_text(strand['acknowledge']['summary'])}")
-    if strand.get("at_risk"):
-        at_risk = strand["at_risk"]
-        words = [f"{_count(at_risk['blocks'])} blocks"]
-        words += [f"{one['amount']:,.2f} {one['currency']} of {one['table']}" for one in at_risk["amounts"]]
-        words += [f"{at_risk['unknown']:,} changes of unknown amount"] if at_risk["unknown"] else []
-        if at_risk["blocks"]:
-            console.print(f"  in no other region yet: {_text(', '.join(words))}")
+    if strand.get("at_risk") and strand["at_risk"]["blocks"]:
+        console.print(f"  in no other region yet: {_text(strand['at_risk']['summary'])}")
 
 
 def _stages(stages: list[dict[str, Any]]) -> Table:

@@ -20,6 +20,7 @@ from replicator.definition import Definition, unpack_definition
 from replicator.errors import Corrupt, Halted, Unavailable
 from replicator.journal.store import Journal
 from replicator.position import Position
+from replicator.rejoin.rewind import FILE as GOING_BACK
 from replicator.replicas.base import Append, Applied, Change, Define, Replica, Step, Truncate
 from replicator.replicas.quarantine import Closing
 
@@ -55,7 +56,7 @@ def _some(position: Position | None) -> Position | None:
 def old_files(config: Config) -> list[Path]:
     """The files that would be set aside, the journal first: without it nothing here goes on by itself."""
     region = config.region
-    files = [region.journal_path, region.spool_path, region.data_dir / "history.sqlite3"]
+    files = [region.journal_path, region.spool_path, region.data_dir / "history.sqlite3", region.data_dir / GOING_BACK]
     if isinstance(config.replica, SqliteReplica):
         files.append(config.replica.path)
     return [file for file in files if file.exists()]

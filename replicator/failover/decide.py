@@ -142,14 +142,21 @@ def _ordered_to_stand(memory: Memory, seen: Seen, rules: Rules) -> bool:
     if order is None or seen.now >= order.until or seen.lease is None or memory.state is State.PAUSED:
         return False
     if order.verb == "take":
-        return seen.lease.holder is not None and seen.lease.holder == order.instead_of
+        return _is_held_as_said(seen, order)
     return order.verb == "failover" and (seen.lease.holder is None or not rules.exclusive)
 
 
 def _stand(memory: Memory, seen: Seen) -> Step:
     assert seen.lease is not None
     epoch = max(seen.lease.epoch, memory.epoch, memory.promised, memory.led) + 1
-    return _event(dataclasses.replace(memory, epoch=epoch), Event.STAND, f"for epoch {epoch}")
+    order = seen.order
+    taken_at = order.sequence if order is not None and order.verb == "take" and _is_held_as_said(seen, order) else None
+    return _event(dataclasses.replace(memory, epoch=epoch, closed_at=taken_at), Event.STAND, f"for epoch {epoch}")
+
+
+def _is_held_as_said(seen: Seen, order: Order) -> bool:
+    """Whether the primary that hands over still holds the lease with the claim that it named."""
+    return seen.holder is not None and seen.holder == order.instead_of
 
 
 # -- promotion: claiming, fencing, draining, promoting
@@ -157,11 +164,16 @@ def _stand(memory: Memory, seen: Seen) -> Step:
 
 def _claiming(memory: Memory, seen: Seen, rules: Rules) -> Step:
     if seen.granted == memory.epoch and seen.holds:
-        return _event(promise(memory, memory.epoch), Event.GRANTED)
-    holder = seen.holder
-    order = seen.order if seen.order is not None and seen.order.verb == "take" else None
-    instead_of = order.instead_of if order is not None and holder == order.instead_of else None
-    if holder is not None and holder.region != rules.me and instead_of is None:
+        mine = memory.epoch if _nobody_between(memory) else memory.mine
+        return _event(dataclasses.replace(promise(memory, memory.epoch), mine=mine), Event.GRANTED)
+    holder, order = seen.holder, seen.order
+    instead_of = None
+    if memory.closed_at is not None and order is not None and order.verb == "take" and seen.now < order.until:
+        instead_of = order.instead_of if _is_held_as_said(seen, order) else None
+    is_mine = holder is not None and holder.region == rules.me
+    if memory.closed_at is not None and seen.lease is not None and instead_of is None and not is_mine:
+        return _event(memory, Event.LOST, "the primary does not hand over any more")
+    if holder is not None and not is_mine and instead_of is None:
         return _event(memory, Event.LOST, f"{holder.region} holds the lease in epoch {holder.epoch}")
     if seen.in_state > rules.step_seconds:
         return _event(memory, Event.LOST, "the lease store did not answer in time")
@@ -173,7 +185,7 @@ def _claiming(memory: Memory, seen: Seen, rules: Rules) -> Step:
 def _fencing(memory: Memory, seen: Seen, rules: Rules) -> Step:
     if not seen.holds:
         return _event(memory, Event.LOST, "the lease ran out")
-    if memory.epoch == memory.led + 1:
+    if memory.mine == memory.epoch:
         return _event(memory, Event.FENCED, "nobody else has led since this region did")
     if _is_take(memory, seen):
         return _event(memory, Event.FENCED, "the old primary has closed, and said so")
@@ -183,16 +195,14 @@ def _fencing(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return _event(memory, Event.FENCED, "every region has promised")
     if not seen.asked and seen.in_state < rules.promise_seconds:
         return Step(memory, action=AskPromises(memory.epoch), why=f"waits for the promise of {', '.join(missing)}")
-    is_enough = len(promised) >= rules.promises_needed
-    is_allowed = seen.order is not None and seen.order.allow_data_loss
     if not (rules.exclusive or (seen.order is not None and seen.order.primary_is_fenced)):
         why = f"nothing keeps {', '.join(missing)} from writing: say --primary-is-fenced if somebody has made sure"
-        return _refused(memory, seen, why)
-    if is_enough or is_allowed:
+        return _event(memory, Event.REFUSED, why)
+    if not _lacks_promises(memory, seen, rules):
         return _event(memory, Event.FENCED, f"without the promise of {', '.join(missing)}")
     if seen.in_state > rules.step_seconds:
         why = f"{len(promised)} regions promised, {rules.promises_needed} are needed to have all that was acknowledged"
-        return _refused(memory, seen, why)
+        return _event(memory, Event.REFUSED, why)
     return Step(memory, action=AskPromises(memory.epoch), why=f"waits for the promise of {', '.join(missing)}")
 
 
@@ -202,9 +212,23 @@ def _promised(memory: Memory, seen: Seen, rules: Rules) -> dict[str, Report]:
     return {rules.me: seen.me} | {name: r for name, r in reports.items() if r.promised >= memory.epoch}
 
 
+def _nobody_between(memory: Memory) -> bool:
+    """Whether no other region can have led between this one's last claim and the epoch that it claims."""
+    return memory.epoch == max(memory.led, memory.mine) + 1
+
+
 def _is_take(memory: Memory, seen: Seen) -> bool:
-    order = seen.order
-    return order is not None and order.verb == "take" and seen.me.sequence >= order.sequence
+    """Whether the lease was taken from a primary that had closed, with all that it had."""
+    return memory.closed_at is not None and seen.me.sequence >= memory.closed_at
+
+
+def _lacks_promises(memory: Memory, seen: Seen, rules: Rules) -> bool:
+    """Whether an acknowledged block may be only where nobody has promised. A region that was counted may have said
+    since that it has not got so far: it was started again."""
+    if memory.mine == memory.epoch or _is_take(memory, seen):
+        return False
+    is_allowed = seen.order is not None and seen.order.allow_data_loss
+    return not is_allowed and len(_promised(memory, seen, rules)) < rules.promises_needed
 
 
 def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
@@ -212,29 +236,37 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return _event(memory, Event.LOST, "the lease ran out")
     me = seen.me
     if me.blocked:
-        return _refused(memory, seen, f"cannot be promoted: {me.blocked}")
+        return _event(memory, Event.REFUSED, f"cannot be promoted: {me.blocked}")
     best = max(_promised(memory, seen, rules).values(), key=lambda report: report.rank)
     is_late = seen.in_state > rules.step_seconds
+    if _lacks_promises(memory, seen, rules):
+        if is_late:
+            return _event(memory, Event.REFUSED, "a region that had promised does not answer any more")
+        return Step(memory, action=AskPromises(memory.epoch), why="a region that had promised was started again")
     if best.rank > me.rank:
         if seen.diverged or memory.half == "primary":  # which takes no blocks: it first has to come back as a replica
-            return _refused(memory, seen, f"{best.region} has more, on a chain that is not this one")
+            return _event(memory, Event.REFUSED, f"{best.region} has more, on a chain that is not this one")
         if not is_late:
             return Step(memory, action=Fetch(best.region, best.sequence), why=f"{best.region} has more")
         if not (seen.order is not None and seen.order.allow_data_loss):
-            return _refused(memory, seen, f"{best.region} has more, and it did not come in time")
+            return _event(memory, Event.REFUSED, f"{best.region} has more, and it did not come in time")
     if seen.following is not None:
         return Step(memory, action=Follow(None), why="all that was received is here")
+    if not seen.settled and not (is_late and seen.order is not None and seen.order.allow_data_loss):
+        if is_late:
+            return _event(memory, Event.REFUSED, "what was received could not be brought into the journal in time")
+        return Step(memory, why="what was received is not in the journal yet")
     if me.applied < me.sequence:
         if is_late:
-            return _refused(memory, seen, f"block {me.applied + 1} could not be applied in time")
+            return _event(memory, Event.REFUSED, f"block {me.applied + 1} could not be applied in time")
         return Step(memory, why=f"{me.sequence - me.applied} blocks are to be applied")
     lost = refused(seen, rules, seen.order)
     if lost:
-        return _refused(memory, seen, lost)
+        return _event(memory, Event.REFUSED, lost)
     if me.verified < me.sequence and memory.half == "replica" and seen.in_state < rules.verify_seconds:
         return Step(memory, action=Prove(), why=f"{me.sequence - me.verified} blocks are to be verified")
     if me.verified < me.sequence and _is_take(memory, seen):
-        return _refused(memory, seen, f"blocks behind {me.verified} could not be verified in time")
+        return _event(memory, Event.REFUSED, f"blocks behind {me.verified} could not be verified in time")
     return _event(memory, Event.DRAINED, f"at sequence {me.sequence}, verified to {me.verified}")
 
 
@@ -242,15 +274,9 @@ def _promoting(memory: Memory, seen: Seen, rules: Rules) -> Step:
     if not seen.holds:
         return _event(memory, Event.LOST, "the lease ran out")
     if memory.half == "primary" and memory.led == memory.epoch:
-        leads = dataclasses.replace(memory, changed_at=seen.now, closed_at=None)
+        leads = dataclasses.replace(memory, changed_at=seen.now, closed_at=None, handed_to="")
         return _event(leads, Event.PROMOTED, f"in epoch {memory.epoch}")
     return Step(memory, action=Promote(memory.epoch))
-
-
-def _refused(memory: Memory, seen: Seen, why: str) -> Step:
-    if seen.granted is not None:
-        return Step(memory, action=Release(), why=why)
-    return _event(memory, Event.REFUSED, why)
 
 
 # -- primaries
@@ -267,7 +293,7 @@ def _primary(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return Step(memory, action=Open(memory.epoch))
     order = seen.order
     if order is not None and order.verb == "switchover" and seen.now < order.until:
-        closing = dataclasses.replace(memory, closed_at=None, reopening=False)
+        closing = dataclasses.replace(memory, closed_at=None, reopening=False, handed_to=order.target)
         return _event(closing, Event.HAND_OVER, f"to {order.target}")
     return Step(memory)
 
@@ -282,7 +308,9 @@ def _demoting(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return _event(memory, Event.EXPIRED, "the lease ran out during a switchover")
     if memory.reopening:
         return _event(
-            dataclasses.replace(memory, reopening=False), Event.REOPEN, "the target did not take over in time"
+            dataclasses.replace(memory, reopening=False, closed_at=None, handed_to=""),
+            Event.REOPEN,
+            "the target did not take over in time",
         )
     if order is None or order.verb != "switchover" or seen.now >= order.until:
         return Step(memory, action=KeepMine(), why="the switchover is called off")
@@ -301,6 +329,8 @@ def _hand_over(memory: Memory, seen: Seen, rules: Rules, order: Order) -> Step:
     behind = memory.closed_at - min(target.applied, target.sequence)
     if behind > 0:
         return Step(memory, why=f"{order.target} has {behind} blocks to apply")
+    if (target.sequence, target.hash) != (seen.me.sequence, seen.me.hash):
+        return Step(memory, why=f"{order.target} is not where this region is")
     return Step(memory, action=HandOver(order.target, memory.closed_at), why=f"{order.target} is to take over")
 
 
@@ -346,19 +376,27 @@ def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
     assert seen.lease is not None
     if _ordered_to_stand(memory, seen, rules):
         return True
-    more = [name for name, report in seen.fresh(rules).items() if report.rank > seen.me.rank]
-    if memory.half != "primary" or more:
-        return False
-    nobody_since = seen.lease.epoch <= memory.led and memory.promised <= memory.led
-    if nobody_since or memory.closed_at is not None:
+    nobody_since = max(seen.lease.epoch, memory.promised) <= max(memory.led, memory.mine)
+    if memory.half == "primary" and (nobody_since or _has_let_go(memory, seen, rules)):
         return True
-    return rules.mode == "automatic" and my_turn(seen, rules, seen.in_state) and not refused(seen, rules, None)
+    if memory.half == "primary" and any(report.rank > seen.me.rank for report in seen.fresh(rules).values()):
+        return False  # it could not get what the other has more: a primary's ledger follows nobody
+    is_lost = signals(seen, rules).level is Level.RED and not refused(seen, rules, None)
+    return rules.mode == "automatic" and is_lost and my_turn(seen, rules, seen.in_state)
+
+
+def _has_let_go(memory: Memory, seen: Seen, rules: Rules) -> bool:
+    """Whether the region that this one handed over to says that it did not lead, and nobody else can have."""
+    assert seen.lease is not None
+    target = seen.fresh(rules).get(memory.handed_to)
+    is_next = max(seen.lease.epoch, memory.promised) <= memory.led + 1
+    return is_next and target is not None and target.led <= memory.led and target.state not in LEADING
 
 
 def _rejoining(memory: Memory, seen: Seen, rules: Rules) -> Step:
     holder = seen.holder
     if seen.rewound:
-        back = dataclasses.replace(_without_claim(memory), half="replica", approved=False, closed_at=None)
+        back = dataclasses.replace(_without_claim(memory), half="replica", approved=False, closed_at=None, handed_to="")
         return _event(back, Event.REWOUND)
     if seen.stuck:
         return _event(memory, Event.HALT, seen.stuck)

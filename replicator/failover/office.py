@@ -234,6 +234,7 @@ class Office:
             following=self._following,
             asked=self._asked == self.memory.epoch,
             diverged=self._is_diverged(),
+            settled=not isinstance(self.running.half, ReplicaHalf) or self.running.half.follower.is_drained,
             captured=not closing or await self._is_captured(),
             sealed=rejoining and self.returning.is_sealed,
             rewound=rejoining and self.returning.is_rewound,
@@ -295,16 +296,19 @@ class Office:
         return (dict(heard.report.at_risk), heard.report.at_risk_unknown) if heard is not None else ({}, 0)
 
     def _heard(self, half: Half | None) -> tuple[float | None, int]:
-        """How long ago this region heard one that may write, and how far that was."""
+        """How long ago this region heard one that may write, and how far that was. The feed alone does not tell: who is
+        cut off from the lease store may still be sending it, fenced. So its last report counts if that is older."""
         if self.term.is_open:
             return 0.0, self.core.tail.head.sequence
         if not isinstance(half, ReplicaHalf):
             return None, 0
         heard = self.peers.heard.get(self._following or "")
         ago = trio.current_time() - max(half.follower.heard_at or self._began, self._began)
-        if heard is not None and heard.report.state not in (State.PRIMARY, State.DEMOTING, State.PROMOTING):
+        if heard is None:
+            return ago, half.follower.heard_head
+        if heard.report.state not in (State.PRIMARY, State.DEMOTING, State.PROMOTING):
             return None, half.follower.heard_head
-        return ago, half.follower.heard_head
+        return max(ago, boot_seconds() - heard.at), half.follower.heard_head
 
     def _is_diverged(self) -> bool:
         half = self.running.half

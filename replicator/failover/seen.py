@@ -106,7 +106,9 @@ class Order:
 class Memory:
     """What a region keeps durably. ``epoch`` is the newest that it claimed or followed, ``promised`` the oldest that it
     still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is which half of the flow its ledger
-    is set up for. ``closed_at`` is where a primary that hands over has closed. ``changed_at``: the primary changed
+    is set up for. ``mine`` is the last epoch that was granted to this region with no other region's since it led.
+    ``closed_at`` is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to``
+    who that is. ``changed_at``: the primary changed
     then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being called off."""
 
     state: State
@@ -114,7 +116,9 @@ class Memory:
     epoch: int = 0
     promised: int = 0
     led: int = 0
+    mine: int = 0
     closed_at: int | None = None
+    handed_to: str = ""
     changed_at: float | None = None
     approved: bool = False
     reopening: bool = False
@@ -137,6 +141,7 @@ class Seen:
     following: str | None = None
     asked: bool = False  # every peer was asked to promise our epoch, and has answered, or could not be reached
     diverged: bool = False  # the region that is followed says that this chain is not its own
+    settled: bool = True  # all that was received durably is in the journal
     captured: bool = True  # all that the ledger has committed is in the journal
     sealed: bool = False  # the orphans are sealed, or there are none
     rewound: bool = False

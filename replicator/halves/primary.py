@@ -122,3 +122,5 @@ class EmbeddedPrimary(Primary):
 
     def _committed(self, last: Block) -> None:
         self.core.tail.moved(last.position, last.header.committed_at)
+        if self.acknowledgement is not None:
+            self.acknowledgement.stored(last.header.sequence)

@@ -161,6 +161,9 @@ class JournalReader:
         base = self._base(strand)
         if sequence == base.sequence:
             return base
+        recent = self._recent.get(strand)  # may hold what was pruned, which is no longer here
+        if recent is not None and sequence > base.sequence and (found := recent.behind(sequence - 1, 1, 1)):
+            return found[0].position
         block = self.block(strand, sequence)
         return block.position if block else None
 

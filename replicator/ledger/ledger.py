@@ -33,6 +33,7 @@ GROUP_REQUESTS = 500
 GROUP_BYTES = 1 << 20  # a larger request is a group of its own
 QUEUE_REQUESTS = 5000
 QUEUE_BYTES = 256_000_000
+UNANSWERED = 20_000  # that are committed here and wait for other regions
 LAPSED_SECONDS = 0.05  # between looks at a permit that has ended and was not taken back
 
 
@@ -90,6 +91,7 @@ class Ledger:
         self._on_waiting = on_waiting
         self._queue: deque[_Ticket] = deque()
         self._queue_bytes = 0
+        self._unanswered = 0
         self._arrived = trio.Event()
         self._runs = False
 
@@ -162,7 +164,11 @@ class Ledger:
         comes after everything else that takes time."""
         count = None
         if self._acknowledges is not None:
-            count = await self._acknowledges.wait(sequence, lambda: self._permits.left_seconds(epoch))
+            self._unanswered += 1
+            try:
+                count = await self._acknowledges.wait(sequence, lambda: self._permits.left_seconds(epoch))
+            finally:
+                self._unanswered -= 1
         if not self._permits.holds(epoch):
             raise OutcomeUnknown("the right to write ended before it could be answered")
         return count
@@ -170,7 +176,8 @@ class Ledger:
     async def _wait_for(self, ticket: _Ticket) -> Answer | Declared:
         if not self._runs:
             raise _stopped()
-        if len(self._queue) >= QUEUE_REQUESTS or self._queue_bytes + ticket.bytes > QUEUE_BYTES:
+        is_full = len(self._queue) >= QUEUE_REQUESTS or self._queue_bytes + ticket.bytes > QUEUE_BYTES
+        if is_full or self._unanswered >= UNANSWERED:
             raise Rejected(
                 "busy",
                 "more requests wait than the ledger has room for",

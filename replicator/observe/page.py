@@ -12,7 +12,16 @@ from html import escape
 from replicator.errors import ReplicatorError
 from replicator.marks import MARKS, Condition, Lag, StageView
 from replicator.observe.snapshot import DrillView, Event, FollowerView, GapView, SettleView, Snapshot, StrandState
-from replicator.observe.status import QUARANTINE_CURE, blocked, lag_cause, quarantine_text, seconds_text, time_text
+from replicator.observe.status import (
+    QUARANTINE_CURE,
+    acknowledge_text,
+    at_risk_words,
+    blocked,
+    lag_cause,
+    quarantine_text,
+    seconds_text,
+    time_text,
+)
 from replicator.observe.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
@@ -94,7 +103,15 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
         position = f'<p class="small"><span class="soft">Journal ends at</span> <code>{state.position}</code></p>'
     resets = "".join(f'<p class="small wait">Set back by hand: {escape(text)}</p>' for text in view.resets)
     body = (
-        notices + _figures(figures) + cause + _stages(view.stages) + _settle(state) + _proof(state) + position + resets
+        notices
+        + _figures(figures)
+        + cause
+        + _stages(view.stages)
+        + _safety(state)
+        + _settle(state)
+        + _proof(state)
+        + position
+        + resets
     )
     return f"<section>{title}{body}</section>"
 
@@ -162,6 +179,18 @@ def _gaps(gaps: tuple[GapView, ...]) -> str:
     ]
     more = f'<p class="soft small">and {len(gaps) - SHOWN_GAPS:,} more</p>' if len(gaps) > SHOWN_GAPS else ""
     return _table(("missing sequences", "", "#blocks", "#open for"), rows) + more
+
+
+def _safety(state: StrandState) -> str:
+    """What would be lost with a primary, and whether its writers wait for that."""
+    lines = []
+    if state.acknowledge is not None:
+        style = "bad" if state.acknowledge.degraded else "soft"
+        lines.append(f'<p class="small {style}">{escape(acknowledge_text(state.acknowledge))}</p>')
+    if state.at_risk_blocks:
+        words = escape(", ".join(at_risk_words(state)))
+        lines.append(f'<p class="small"><span class="soft">In no other region yet:</span> {words}</p>')
+    return "".join(lines)
 
 
 def _proof(state: StrandState) -> str:

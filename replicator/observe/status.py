@@ -278,13 +278,15 @@ def _acknowledge_json(view: AcknowledgeView) -> dict[str, Any]:
 
 def acknowledge_text(view: AcknowledgeView) -> str:
     """Whether writers wait for other regions, and for how long, in one line for people."""
-    others = "1 other region" if view.count == 1 else f"{view.count} other regions"
+    others, have, do = (
+        ("1 other region", "has", "it does") if view.count == 1 else (f"{view.count} other regions", "have", "they do")
+    )
     if view.degraded:
         return f"DEGRADED: writers are answered although fewer than {others} have what they wrote"
-    words = f"writers are answered when {others} have what they wrote"
+    words = f"writers are answered when {others} {have} what they wrote"
     if not view.oldest_seconds:
         return words
-    return f"{words}; the oldest that they do not have waits since {seconds_text(view.oldest_seconds)}"
+    return f"{words}; the oldest that {do} not have waits since {seconds_text(view.oldest_seconds)}"
 
 
 def _at_risk_json(state: StrandState) -> dict[str, Any]:
@@ -293,7 +295,19 @@ def _at_risk_json(state: StrandState) -> dict[str, Any]:
         "blocks": state.at_risk_blocks,
         "amounts": [{"table": table, "currency": currency, "amount": amount} for (table, currency), amount in amounts],
         "unknown": state.at_risk_unknown,
+        "summary": ", ".join(at_risk_words(state)),
     }
+
+
+def at_risk_words(state: StrandState) -> list[str]:
+    """What no other region has, for people."""
+    words = [f"{state.at_risk_blocks or 0:,} blocks"]
+    words += [
+        f"{amount:,.2f} {currency} of {table}" for (table, currency), amount in sorted(state.at_risk_amounts.items())
+    ]
+    if state.at_risk_unknown:
+        words.append(f"{state.at_risk_unknown:,} changes of unknown amount")
+    return words
 
 
 def _verify_json(view: VerifyView) -> dict[str, Any]:

@@ -25,7 +25,8 @@ _MEANINGS = {
     NOTHING: ("changes no row", "soft", "Nothing is to be done."),
 }
 _OWN_CSS = """
-.change td { font-size: 13px; } ins { text-decoration: none; color: var(--good); font-weight: 600; }
+.change { table-layout: fixed; min-width: 720px; } .change td { font-size: 13px; overflow-wrap: anywhere; }
+.change th:nth-child(-n+3) { width: 12%; } ins { text-decoration: none; color: var(--good); font-weight: 600; }
 del { color: var(--bad); } h3 { font-size: 15px; margin: 0; } .why { margin: 8px 0; padding-left: 18px; }
 section > header { margin-bottom: 8px; }
 """
@@ -67,8 +68,8 @@ def _top(head: Fields) -> str:
         f'<span class="soft">strand {escape(head["strand"])}, sealed {escape(head["sealed_at"])}</span></header>'
         f'<section><div class="figures">{figures}</div>'
         f"<p>{blocks} were committed in region <b>{escape(head['region'])}</b> and reached no other region before"
-        " another one took charge. They were sealed here, and then undone, so that the region could follow again. What"
-        " follows is what each of them had done, and how that stands to the history in charge"
+        " another one took charge. They are kept here, sealed before anything was undone, so that the region can follow"
+        " again. What follows is what each of them had done, and how that stands to the history in charge"
         f" (<code>{escape(head['in_charge'])}</code>), judged when they were sealed;"
         f" <code>replicator orphans show {escape(head['orphans'])}</code> judges anew.</p>"
         f'<p class="small soft">Both histories agree up to <code>{escape(head["fork"])}</code>.<br>'
@@ -81,6 +82,7 @@ def _transaction(transaction: Fields) -> str:
     name, kind, meaning = _MEANINGS[transaction["judged"]["verdict"]]
     users = ", ".join(map(str, transaction["users"][:5])) or "no user"
     request = f", request {transaction['request']}" if transaction["request"] else ""
+    why = transaction["judged"]["why"]
     shown, left = transaction["statements"][:STATEMENTS_SHOWN], transaction["left_out"]
     left += len(transaction["statements"]) - len(shown)
     more = f'<p class="soft small">{left:,} more statements.</p>' if left else ""
@@ -90,9 +92,10 @@ def _transaction(transaction: Fields) -> str:
         f"<span>{escape(transaction['committed_at'])}</span>"
         f'<span class="soft">{escape(users)}, transaction {escape(transaction["transaction"])}{escape(request)}, epoch'
         f" {int(transaction['epoch'])}</span></header>"
-        f'<p class="small">{escape(meaning)}</p>{_why(transaction["judged"]["why"])}'
+        f'<p class="small">{escape(meaning)}</p>{_why(why)}'
         f'<div class="wide"><table class="change"><tr><th>Table</th><th>Key</th><th>What</th><th>Before</th>'
-        f"<th>After</th></tr>{''.join(map(_statement, shown))}</table></div>{more}</section>"
+        f"<th>After</th><th>{'In charge now' if any('now' in one for one in why) else ''}</th></tr>"
+        f"{''.join(_statement(told, why) for told in shown)}</table></div>{more}</section>"
     )
 
 
@@ -104,17 +107,18 @@ def _reason(one: Fields) -> str:
     where = f"{one['table']} {_key(one['key'])}: " if one["table"] else ""
     block = one["block"]
     by = f" (block {block['sequence']:,}, transaction {block['transaction']}, {block['committed_at']})" if block else ""
-    now = f"; now {json.dumps(one['now'], ensure_ascii=False)[:CELL_CHARACTERS]}" if "now" in one else ""
-    return escape(f"{where}{one['says']}{by}{now}")
+    return escape(f"{where}{one['says']}{by}")
 
 
-def _statement(told: Fields) -> str:
+def _statement(told: Fields, why: list[Fields]) -> str:
     before, after = _cells(told, told["before"]), _cells(told, told["after"])
+    changed = [one for one in why if "now" in one and (one["table"], one["key"]) == (told["table"], told["key"])]
+    there = f"<td>{_row(_cells(told, changed[0]['now']), before, 'ins')}</td>" if changed else "<td></td>"
     what = told["op"] if told["table"] else f"{told['op']} {told.get('name', '')}"
     unknown = f'<p class="wait">{escape(told["unknown"])}</p>' if told["unknown"] else ""
     return (
         f"<tr><td>{escape(told['table'] or '')}</td><td>{escape(_key(told['key']))}</td><td>{escape(what)}</td>"
-        f"<td>{_row(before, after, 'del')}{unknown}</td><td>{_row(after, before, 'ins')}</td></tr>"
+        f"<td>{_row(before, after, 'del')}{unknown}</td><td>{_row(after, before, 'ins')}</td>{there}</tr>"
     )
 
 

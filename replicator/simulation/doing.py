@@ -124,14 +124,12 @@ def _ask(region: Region, epoch: int) -> Task:
     replies: list[Reply] = []
     for name in region.rules.regions:
         if name != region.name:
-            reply = Reply(1.5)
+            reply = Reply(world.now + 1.5)
             other = world.regions[name]
             world.send(
                 region.name,
                 name,
-                lambda other=other, reply=reply: world.schedule.spawn(
-                    other, promised(other, epoch, reply, region.name)
-                ),
+                lambda other=other, reply=reply: world.spawn(other, promised(other, epoch, reply, region.name)),
             )
             replies.append(reply)
     box: list[object] = []

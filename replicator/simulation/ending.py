@@ -1,4 +1,4 @@
-"""How a history ends: no more faults, operators who give the orders that are needed, and everybody has converged in time."""
+"""How a history ends: no faults any more, the orders that are needed, and everybody has converged in time."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def settle(world: World, within_seconds: float) -> None:
     world.weather = FAIR
     end(world)
     answered = len(world.checks.acknowledged)
-    world.schedule.spawn(world.outside, _operators(world))
-    world.schedule.run(world.now + within_seconds, lambda: _leads_again(world, answered))
+    world.spawn(world.outside, _operators(world))
+    world.pass_time(world.now + within_seconds, lambda: _leads_again(world, answered))
     world.is_quiet = True  # writers stop, so that heads can be equal
-    world.schedule.run(world.now + within_seconds, world.is_converged)
+    world.pass_time(world.now + within_seconds, world.is_converged)
     if not world.is_converged():
         raise Broken(f"no convergence within {within_seconds:.0f} s: {_states(world)}")
     if len(world.checks.acknowledged) == answered:

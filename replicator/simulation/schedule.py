@@ -7,8 +7,9 @@ the world. What happens at the same instant happens in the order in which it was
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Generator
+from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 
 Task = Generator["float | Reply", Any, Any]
@@ -23,12 +24,12 @@ class Process:
 
 
 class Reply:
-    """An answer that is waited for."""
+    """An answer that is waited for, up to a time. Whoever asks sees to it that it is given then."""
 
     __slots__ = ("limit", "resume")
 
-    def __init__(self, limit_seconds: float) -> None:
-        self.limit = limit_seconds
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
         self.resume: Callable[[Any], None] | None = None
 
     def give(self, value: Any) -> None:
@@ -48,16 +49,16 @@ class Schedule:
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
 
-    def at(self, when: float, call: Callable[..., None], *arguments: Any) -> None:
+    def at(self, when: float, call: Callable[..., Any], *arguments: Any) -> None:
         """Call then."""
         self._number += 1
-        heapq.heappush(self._queue, (when, self._number, call, arguments))
+        heappush(self._queue, (when, self._number, call, arguments))
 
-    def run(self, until: float, is_over: Callable[[], bool] | None = None) -> None:
+    def pass_time(self, until: float, is_over: Callable[[], bool] | None = None) -> None:
         """Let everything happen that is due up to ``until``."""
         queue = self._queue
         while queue and queue[0][0] <= until:
-            when, _, call, arguments = heapq.heappop(queue)
+            when, _, call, arguments = heappop(queue)
             self.now = when
             self.steps += 1
             call(*arguments)
@@ -89,8 +90,8 @@ class Schedule:
         except StopIteration:
             return
         if isinstance(waits_for, Reply):
-            reply = waits_for
-            reply.resume = lambda answer: self._step(process, incarnation, task, answer)
-            self.at(self.now + reply.limit, reply.give, None)
+            waits_for.resume = partial(self._step, process, incarnation, task)
         else:
-            self.at(self.now + waits_for, self._step, process, incarnation, task, None)
+            self._number += 1
+            entry = (self.now + waits_for, self._number, self._step, (process, incarnation, task, None))
+            heappush(self._queue, entry)

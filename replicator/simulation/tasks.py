@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from replicator.failover.seen import Heard, Memory, Report
-from replicator.failover.states import FOLLOWS, Event, State
+from replicator.failover.states import FOLLOWS, TABLE, Event, State
 from replicator.simulation.chain import Block, Pulled, after
 from replicator.simulation.faults import STORE
 from replicator.simulation.schedule import Reply, Task
@@ -31,10 +31,10 @@ def start(region: Region) -> None:
     world = region.world
     region.forget()
     for task in (look(region), renew(region), follow(region), flow(region), decide_for_ever(region)):
-        world.schedule.spawn(region, task, world.dice.random() * 0.2)
+        world.spawn(region, task, world.dice.random() * 0.2)
     for peer in region.rules.regions:
         if peer != region.name:
-            world.schedule.spawn(region, poll(region, peer), world.dice.random() * 0.3)
+            world.spawn(region, poll(region, peer), world.dice.random() * 0.3)
 
 
 # -- the lease
@@ -42,11 +42,10 @@ def start(region: Region) -> None:
 
 def look(region: Region) -> Task:
     """Look at the lease, for ever."""
-    world, store = region.world, region.world.store
+    world = region.world
     while True:
         yield from look_once(region)
-        yield 0.15 + world.dice.random() * 0.35
-        assert store is world.store
+        yield 0.2 + world.dice.random() * 0.4
 
 
 def look_once(region: Region) -> Task:
@@ -61,7 +60,7 @@ def renew(region: Region) -> Task:
     while True:
         grant = region.grant
         if grant is None or world.now < region.database_down_until:
-            yield 0.2
+            yield 0.3
             continue
         at = region.clock()  # before the store is asked
         renewed = yield world.ask(
@@ -91,7 +90,7 @@ def poll(region: Region, peer: str) -> Task:
         report = yield world.ask(region, peer, other.report, 1.5)
         if report is not None:
             take_report(region, report, at)
-        yield 0.4 if region.memory.state in FAR else 0.1
+        yield 0.6 if region.memory.state in FAR else 0.15
 
 
 def take_report(region: Region, report: Report, at: float) -> None:
@@ -122,7 +121,7 @@ def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
 def keep_promise(region: Region) -> Task:
     """What was received is in the journal before a promise is told: a report says how far the journal goes."""
     limit = region.world.now + DRAIN_SECONDS
-    while region.spool and region.memory.promised > region.took_epoch:
+    while region.spool and region.memory.promised > region.kept_promise:
         yield 0.02
         if region.world.now > limit:
             return
@@ -154,6 +153,17 @@ def change(region: Region, **fields: object) -> Task:
     region.locked = False
 
 
+def pause(region: Region, event: Event) -> Task:
+    """An operator pauses or resumes it, if its state knows that."""
+    while region.locked:
+        yield 0.01
+    after = TABLE.get((region.memory.state, event))
+    if after in (State.PAUSED, State.FOLLOWING):
+        region.locked = True
+        yield from write(region, dataclasses.replace(region.memory, state=after))
+        region.locked = False
+
+
 # -- the flow
 
 
@@ -166,7 +176,8 @@ def unfollow(region: Region, to: str | None = None) -> Task:
     while region.spool and region.world.now < limit:
         yield 0.02
     region.following = to
-    region.took_epoch = region.memory.epoch
+    if to is not None:
+        region.took_epoch = region.memory.promised
 
 
 def follow(region: Region) -> Task:
@@ -175,7 +186,7 @@ def follow(region: Region) -> Task:
     while True:
         source, session = region.following, region.session
         if source is None or region.memory.half != "replica":
-            yield 0.1
+            yield 0.2
             continue
         last = region.spool[-1] if region.spool else region.head
         other = world.regions[source]
@@ -188,7 +199,7 @@ def follow(region: Region) -> Task:
         if take_blocks(region, pulled):
             yield 0.01
         else:
-            yield 0.1 + dice.random() * 0.2
+            yield 0.15 + dice.random() * 0.25
 
 
 def serve(region: Region, name: str, sequence: int, head: Block | None) -> Pulled:
@@ -231,8 +242,8 @@ def flow(region: Region) -> Task:
     """Settle, apply and verify what was received, for ever."""
     world = region.world
     while True:
-        yield 0.1 + world.dice.random() * 0.2
-        if region.spool and not region.disk_fails:
+        yield 0.15 + world.dice.random() * 0.35
+        if region.spool and world.dice.random() < world.weather.settles and not region.disk_fails:
             region.settle(1 + world.dice.randrange(len(region.spool) + 2))
         if region.kept_promise < region.memory.promised and not region.spool and not region.locked:
             region.kept_promise = region.memory.promised
@@ -275,7 +286,7 @@ def decide_for_ever(region: Region) -> Task:
                     break
             elif step.event is None:
                 break
-        yield 0.1 + world.dice.random() * 0.15
+        yield 0.15 + world.dice.random() * 0.2
 
 
 def entered(region: Region, event: Event, why: str) -> None:

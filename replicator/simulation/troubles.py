@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.failover.seen import Order
-from replicator.failover.states import TABLE, Event, State
+from replicator.failover.states import Event
 from replicator.simulation.doing import take_order
 from replicator.simulation.faults import ORDERS, STORE, Fault
-from replicator.simulation.tasks import change, start
+from replicator.simulation.tasks import pause, start
 
 if TYPE_CHECKING:
     from replicator.simulation.region import Region
@@ -27,12 +27,12 @@ def begin(world: World, fault: Fault) -> None:
         _links(world, region, fault)
     elif fault.kind == "lease_store_loss":
         world.store.is_away = True
-        world.schedule.at(world.now + fault.seconds, _store_back, world)
+        world.at(world.now + fault.seconds, _store_back, world)
     elif fault.kind == "freeze":
         region.frozen_until = max(region.frozen_until, world.now + fault.seconds)
     elif fault.kind == "clock_skew":
         region.set_rate(1.0 + fault.amount)
-        world.schedule.at(world.now + fault.seconds, region.set_rate, 1.0)
+        world.at(world.now + fault.seconds, region.set_rate, 1.0)
     else:
         until = world.now + fault.seconds
         if fault.kind == "disk_full":
@@ -51,7 +51,7 @@ def crash(world: World, region: Region, seconds: float) -> None:
     region.up = False
     region.frozen_until = 0.0
     region.forget()
-    world.schedule.at(world.now + seconds, restart, world, region)
+    world.at(world.now + seconds, restart, world, region)
 
 
 def restart(world: World, region: Region) -> None:
@@ -68,12 +68,10 @@ def order(world: World, region: Region, fault: Fault) -> None:
         return
     if fault.kind in ("pause", "resume"):
         event = Event.PAUSE if fault.kind == "pause" else Event.RESUME
-        after = TABLE.get((region.memory.state, event))
-        if after in (State.PAUSED, State.FOLLOWING) and not region.locked:
-            world.schedule.spawn(region, change(region, state=after))
+        world.spawn(region, pause(region, event))
         return
     given = Order(fault.kind, 0.0, target=fault.other or "", allow_data_loss=fault.allow_data_loss)  # type: ignore[arg-type]
-    world.schedule.deliver(region, take_order, region, given, fault.seconds)
+    world.deliver(region, take_order, region, given, fault.seconds)
 
 
 def end(world: World) -> None:

@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
     decisions: int
 
 
-class World:
+class World(Schedule):
     """A simulated cluster. ``first`` begins as primary, with ``blocks`` blocks that nobody else has."""
 
     def __init__(
@@ -82,10 +82,10 @@ class World:
         traced: bool = False,
         decide: Decide = core.decide,
     ) -> None:
+        super().__init__()
         self.dice = random.Random(seed)
         self.weather, self.decide, self.promise = weather, decide, core.promise
         self.ttl_seconds, self.clock_error, self.margin_seconds = ttl_seconds, clock_error, margin_seconds
-        self.schedule = Schedule()
         self.store = LeaseStore(ttl_seconds)
         self.checks = Checks(self)
         self.events: list[Happening] = []
@@ -111,22 +111,17 @@ class World:
             start(region)
         self.outside = Process()
         self.is_quiet = False
-        self.schedule.spawn(self.outside, self._writers())
+        self.spawn(self.outside, self._writers())
         if weather.crash:
-            self.schedule.on_step = self._crash_sometimes
-
-    @property
-    def now(self) -> float:
-        """Virtual seconds since the beginning."""
-        return self.schedule.now
+            self.on_step = self._crash_sometimes
 
     # -- running
 
     def run(self, plan: Sequence[Fault], until: float) -> None:
         """Let the plan happen. Raises Broken."""
         for fault in plan:
-            self.schedule.at(fault.at, begin, self, fault)
-        self.schedule.run(until)
+            self.at(fault.at, begin, self, fault)
+        self.pass_time(until)
 
     def settle(self, within_seconds: float) -> None:
         """No more faults: everybody converges within this time, or Broken is raised. Operators give the orders that the
@@ -189,19 +184,45 @@ class World:
         """Who is at an address."""
         return self.store if name == STORE else self.regions[name]
 
-    def send(self, source: str, target: str, call: Callable[..., Any], *arguments: Any) -> None:
-        """A message; it may be lost, late, doubled."""
-        for _ in range(2 if self.weather.double and self.dice.random() < self.weather.double else 1):
-            seconds = self.delay(source, target)
-            if seconds is not None:
-                process = self.process(target)
-                self.schedule.at(self.now + seconds, self.schedule.deliver, process, call, *arguments)
+    def send(self, source: str, target: str, call: Callable[..., Any], *arguments: Any) -> bool:
+        """A message; it may be lost, late, doubled. Whether it is on its way."""
+        seconds = self.delay(source, target)
+        if seconds is None:
+            return False
+        self.at(self.now + seconds, self.deliver, self.process(target), call, *arguments)
+        if self.weather.double and self.dice.random() < self.weather.double:
+            seconds = self.delay(source, target) or 0.0
+            self.at(self.now + seconds, self.deliver, self.process(target), call, *arguments)
+        return True
 
     def ask(self, region: Region, target: str, call: Callable[[], Any], limit_seconds: float) -> Reply:
         """A question; the reply is None if no answer comes in time. What was asked may have been done all the same."""
-        reply = Reply(limit_seconds)
-        self.send(region.name, target, lambda: self.answer(target, region.name, reply, call()))
+        reply = Reply(self.now + limit_seconds)
+        seconds = self.delay(region.name, target)
+        if seconds is not None:
+            process = self.process(target)
+            self.at(self.now + seconds, self._arrive, process, region.name, target, reply, call)
+            if self.weather.double and self.dice.random() < self.weather.double:
+                again = self.now + (self.delay(region.name, target) or 0.0)
+                self.at(again, self._arrive, process, region.name, target, reply, call)
+        if seconds is None or self.now + seconds >= reply.limit:
+            self.at(reply.limit, reply.give, None)
         return reply
+
+    def _arrive(self, process: Process, source: str, target: str, reply: Reply, call: Callable[[], Any]) -> None:
+        """A question comes to a process that may be frozen or gone."""
+        now = self.now
+        seconds: float | None = None
+        if process.frozen_until > now:
+            self.at(process.frozen_until, self._arrive, process, source, target, reply, call)
+        elif process.up:
+            value = call()
+            seconds = self.delay(target, source)
+            if seconds is not None and now + seconds < reply.limit:
+                self.at(now + seconds, self.deliver, self.process(source), reply.give, value)
+                return
+        if reply.resume is not None:  # it is waited for no longer than it was to be
+            self.at(max(reply.limit, now), reply.give, None)
 
     def answer(self, source: str, target: str, reply: Reply, value: Any) -> None:
         """Send an answer back."""
@@ -223,7 +244,7 @@ class World:
             yield self.dice.random() * 2 * self.weather.write_every_seconds
             for region in self.regions.values():
                 if region.is_open and region.up and region.memory.half == "primary":
-                    self.schedule.spawn(region, self._write(region))
+                    self.spawn(region, self._write(region))
 
     def _write(self, region: Region) -> Task:
         """One write: the permit is looked at when it is taken, before it is appended, and before it is answered."""

@@ -15,7 +15,7 @@ from replicator.errors import OutcomeUnknown
 
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
-    return trio.testing.MockClock(autojump_threshold=0.01)
+    return trio.testing.MockClock(autojump_threshold=0)
 
 
 class Writers:

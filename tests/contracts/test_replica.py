@@ -884,3 +884,78 @@ def test_a_table_without_a_key_is_written_by_its_places(kind: Kind, replica: Rep
     assert contents(kind, "log") == [["changed"]] * (count - 1) + [["new"]] * count
     assert replica.stored(by_place, [row("1", "1"), row("1", "0")]) == [["1", "1", "changed"], None]
     assert replica.drifted_rows == 0
+
+
+# -- taking back
+
+
+def defined(replica: Replica, *definitions: Definition) -> None:
+    for number, definition in enumerate(definitions, 1):
+        apply(replica, number, Define(number, definition))
+
+
+def undefined(replica: Replica, sequence: int, *relations: int) -> None:
+    replica.begin()
+    for relation in relations:
+        replica.undefine(STRAND, relation)
+    replica.commit(applied(sequence))
+
+
+def test_a_definition_that_made_a_table_is_taken_back_with_it(kind: Kind, replica: Replica) -> None:
+    other = table([("id", "integer"), ("owner", "text")], ["id"], name="others", user="owner")
+    defined(replica, WALLETS, other)
+    apply(replica, 3, change(inserts=wallets(3)), change(other, inserts=[row("1", "ann")]))
+    replica.harden()
+    undefined(replica, 2, 2)
+    reader = kind.reader()
+    assert [one.label for one in reader.tables()] == ["wallets"]
+    reader.close()
+    assert replica.definitions(STRAND) == {1: WALLETS}
+    assert len(contents(kind)) == 3
+    another = table([("id", "text"), ("size", "integer")], ["id"], name="others")
+    apply(replica, 3, Define(2, another), change(another, inserts=[row("x", "1")]))  # as if it had never been
+    assert contents(kind, "others") == [["x", "1"]]
+
+
+def test_columns_go_back_to_those_before(kind: Kind, replica: Replica) -> None:
+    """Added, renamed, indexed: two definitions are taken back, the last first."""
+    more = table([("id", "integer"), ("holder", "text"), ("balance", "numeric(12,2)")], ["id"], user="holder")
+    columns = (*more.columns, Column("email", "text", number=4, missing="none"))
+    most = Definition(more.namespace, more.table, columns, more.key, "email")
+    defined(replica, WALLETS, more, most)
+    apply(replica, 4, change(most, inserts=[row("1", "ann", "1.00", "a@b")]))
+    undefined(replica, 1, 3, 2)
+    assert replica.definitions(STRAND) == {1: WALLETS}
+    assert contents(kind) == [["1", "ann", "1.00"]]
+    apply(replica, 2, change(inserts=wallets(1)), Define(2, most))
+    assert contents(kind) == [["0", "ann", "0.00", "none"], ["1", "ann", "1.00", "none"]]
+
+
+@pytest.mark.parametrize("what", ["dropped", "widened"])
+def test_what_cannot_be_taken_back_is_named_and_changes_nothing(kind: Kind, replica: Replica, what: str) -> None:
+    columns = WALLETS.columns[:2] if what == "dropped" else (*WALLETS.columns[:2], _wider(WALLETS.columns[2]))
+    after = Definition(WALLETS.namespace, WALLETS.table, columns, WALLETS.key, WALLETS.user)
+    defined(replica, WALLETS, after)
+    replica.begin()
+    with pytest.raises(Halted) as halted:
+        replica.undefine(STRAND, 2)
+    replica.rollback()
+    assert (halted.value.reason, halted.value.place) == ("define_not_undoable", "replica table wallets")
+    assert replica.definitions(STRAND) == {1: WALLETS, 2: after}
+
+
+def _wider(column: Column) -> Column:
+    return Column(column.name, "numeric(20,2)", number=column.number)
+
+
+def test_what_was_set_aside_behind_a_sequence_never_was(replica: Replica) -> None:
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(2), aside(5), aside(6, 1)])
+    replica.commit(applied(6))
+    replica.begin()
+    replica.quarantine().forget(STRAND, 4)
+    replica.commit(applied(4))
+    assert [one.place for one in replica.quarantine().open(STRAND)] == [aside(2).place]
+    replica.begin()
+    replica.quarantine().add(STRAND, [aside(5)])  # another chain's block of this number
+    replica.commit(applied(5))

@@ -5,6 +5,7 @@ one comes back as a replica of it, without a copy either. Real servers, real sid
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from replicator.promotion import PostgresRole
 from replicator.sources.postgres import PostgresOptions
 from tests.e2e.deployment import Deployment
 from tests.e2e.sidecars import Sidecar, postgres_rows, sequence, sqlite_rows
+from tests.servers import postgres_bin
 
 STRAND = "main"
 PGBENCH = {
@@ -54,11 +56,32 @@ class Failover(Deployment):
         journal.open()
         return journal, PostgresRole(dsn, journal, STRAND, PostgresOptions(dsn, sequence_seconds=1.0))
 
-    def configure(self, sidecar: Sidecar, role: str, sections: str, epoch: int = 1) -> None:
+    def lead(self, sidecar: Sidecar, dsn: str, epoch: int) -> None:
+        """From now on it is the primary."""
+        source = f'[source]\nkind = "postgres"\ndsn = "{dsn}"\nsequences = "1s"\n'
+        self._restart(sidecar, "primary", source, epoch)
+
+    def follow(self, sidecar: Sidecar, leader: Sidecar, replica: str) -> None:
+        """From now on it follows this one."""
+        sections = f'[follow]\nprimary = "{leader.url}"\nreconnect_max = "1s"\n\n[replica]\n{replica}\n'
+        self._restart(sidecar, "replica", sections, 1)
+
+    def pgbench_on_replica(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [postgres_bin() / "pgbench", *arguments, "ledger"],
+            env=self.replica_server.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def _restart(self, sidecar: Sidecar, role: str, sections: str, epoch: int) -> None:
+        if sidecar.process is not None and sidecar.process.poll() is None:
+            sidecar.kill()
         sidecar.config.write_text(
             f'[region]\nname = "{sidecar.name}"\nrole = "{role}"\ndata_dir = "data"\nepoch = {epoch}\n\n'
             f'[http]\nlisten = "127.0.0.1:{sidecar.port}"\n\n{sections}'
         )
+        sidecar.start()
 
 
 @pytest.fixture
@@ -97,64 +120,88 @@ def reach_head(leader: Sidecar, server_dsn: str, *replicas: Sidecar) -> None:
         replica.reach(lambda status: sequence(status, "applied") >= head, f"sequence {head}")
 
 
+def assert_equal(leader_dsn: str, deployment: Failover, *replica_dsns: str) -> None:
+    """Row for row: Tokyo's SQLite, and these."""
+    for table, columns in {**PGBENCH, **OURS}.items():
+        rows = list(postgres_rows(leader_dsn, table, columns))
+        assert rows == list(sqlite_rows(deployment.sqlite_path, table, columns)), table
+        for dsn in replica_dsns:
+            assert rows == list(postgres_rows(dsn, table, columns)), table
+
+
+def assert_verified(sidecar: Sidecar) -> None:
+    """By the verb, which compares with the leader at one exact block."""
+    command = [sys.executable, "-m", "replicator", "verify", str(sidecar.config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_failover_and_back(deployment: Failover) -> None:
-    """The whole way: Paris leads, is killed; Lima leads in epoch 2; Tokyo goes on; Paris comes back as its replica."""
+    """Paris leads, and is killed; Lima leads in epoch 2, Tokyo goes on; Paris comes back as its replica, and leads
+    again in epoch 3. Nothing is copied after the first start."""
     paris, lima, tokyo = deployment.sidecars
-    run(deployment.primary_dsn, SCHEMA)
+    paris_dsn, lima_dsn = deployment.primary_dsn, deployment.replica_dsn
+    run(paris_dsn, SCHEMA)
     pgbench(deployment.pgbench("-i", "-q", "-s", "2"))
     for sidecar in deployment.sidecars:
         sidecar.start()
     pgbench(deployment.pgbench("-c", "4", "-T", "3"))
-    run(deployment.primary_dsn, WRITES, "ALTER TABLE payments DROP COLUMN gone", "ALTER TABLE payments ADD note text")
-    run(deployment.primary_dsn, WRITES, "UPDATE payments SET note = 'seen' WHERE id = 1")
-    reach_head(paris, deployment.primary_dsn, lima, tokyo)
+    run(paris_dsn, WRITES, "ALTER TABLE payments DROP COLUMN gone", "ALTER TABLE payments ADD note text")
+    run(paris_dsn, WRITES, "UPDATE payments SET note = 'seen' WHERE id = 1")
+    reach_head(paris, paris_dsn, lima, tokyo)
 
     paris.kill()
     deployment.primary_server.kill()
-    assert lima.stop() == 0
-    journal, role = deployment.role(lima, deployment.replica_dsn)
-    fork = journal.head(STRAND)
+    lima.kill()
+    journal, role = deployment.role(lima, lima_dsn)
+    assert role.readiness() == []
+    fork, relations = journal.head(STRAND), journal.definitions(STRAND)
     head = role.promote(2)
     assert (head.epoch, head.sequence) == (2, fork.sequence + 1)
-    assert role.promote(2) == head, "promoted twice"
-    relations = journal.definitions(STRAND)
     journal.close()
-
-    run(deployment.replica_dsn, WRITES)  # before the source has even been started
-    deployment.configure(lima, "primary", f'[source]\nkind = "postgres"\ndsn = "{deployment.replica_dsn}"\n', 2)
-    follow = f'[follow]\nprimary = "{lima.url}"\nreconnect_max = "1s"\n\n'
-    assert tokyo.stop() == 0
-    deployment.configure(tokyo, "replica", f'{follow}[replica]\nkind = "sqlite"\npath = "ledger.db"\n')
-    lima.start()
-    tokyo.start()
-    run(deployment.replica_dsn, WRITES, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 1000 = 0")
-    run(deployment.replica_dsn, "INSERT INTO pgbench_history SELECT tid, 1, 1, 7, '2026-01-01' FROM pgbench_tellers")
-    reach_head(lima, deployment.replica_dsn, tokyo)
-    for table, columns in {**PGBENCH, **OURS}.items():
-        rows = list(postgres_rows(deployment.replica_dsn, table, columns))
-        assert rows == list(sqlite_rows(deployment.sqlite_path, table, columns)), table
-    ids = [int(row[0] or 0) for row in postgres_rows(deployment.replica_dsn, "payments", ["id"])]
+    run(lima_dsn, WRITES)  # before the source has even been started
+    deployment.lead(lima, lima_dsn, 2)
+    deployment.follow(tokyo, lima, 'kind = "sqlite"\npath = "ledger.db"')
+    pgbench(deployment.pgbench_on_replica("-n", "-c", "4", "-T", "3"))
+    run(lima_dsn, WRITES)
+    reach_head(lima, lima_dsn, tokyo)
+    assert_equal(lima_dsn, deployment)
+    ids = [int(row[0] or 0) for row in postgres_rows(lima_dsn, "payments", ["id"])]
     assert len(ids) == len(set(ids)) == 8
     assert sorted(ids)[4] > 1000, "numbers that the old primary may have handed out are left out"
 
     deployment.primary_server.start()
-    journal, role = deployment.role(paris, deployment.primary_dsn)
+    journal, role = deployment.role(paris, paris_dsn)
     trio.run(role.capture_rest, Tail(journal.head(STRAND)), 30.0)
     assert journal.head(STRAND) == fork, "in this test nothing was left uncaptured"
     role.adopt(fork)
-    role.adopt(fork)
     journal.close()
-    follow = f'[follow]\nprimary = "{lima.url}"\nreconnect_max = "1s"\n\n'
-    deployment.configure(paris, "replica", f'{follow}[replica]\nkind = "postgres"\ndsn = "{deployment.primary_dsn}"\n')
-    paris.start()
-    run(deployment.replica_dsn, WRITES)
-    reach_head(lima, deployment.replica_dsn, paris, tokyo)
-    for table, columns in {**PGBENCH, **OURS}.items():
-        rows = list(postgres_rows(deployment.replica_dsn, table, columns))
-        assert rows == list(postgres_rows(deployment.primary_dsn, table, columns)), table
+    deployment.follow(paris, lima, f'kind = "postgres"\ndsn = "{paris_dsn}"')
+    run(lima_dsn, WRITES)
+    reach_head(lima, lima_dsn, paris, tokyo)
+    assert_equal(lima_dsn, deployment, paris_dsn)
+    assert_verified(paris)
+    assert_verified(tokyo)
 
-    lima_journal = Journal(lima.directory / "data" / "journal.sqlite3")
-    lima_journal.open()
-    now = lima_journal.definitions(STRAND)
-    lima_journal.close()
-    assert {relation: now[relation] for relation in relations} == relations
+    lima.kill()
+    paris.kill()
+    journal, role = deployment.role(lima, lima_dsn)
+    trio.run(role.capture_rest, Tail(journal.head(STRAND)), 30.0)
+    position = journal.head(STRAND)
+    assert journal.definitions(STRAND).items() >= relations.items()
+    role.adopt(position)
+    journal.close()
+    journal, role = deployment.role(paris, paris_dsn)
+    assert journal.head(STRAND) == position
+    assert role.promote(3).sequence == position.sequence + 1
+    journal.close()
+    deployment.lead(paris, paris_dsn, 3)
+    deployment.follow(lima, paris, f'kind = "postgres"\ndsn = "{lima_dsn}"')
+    deployment.follow(tokyo, paris, 'kind = "sqlite"\npath = "ledger.db"')
+    pgbench(deployment.pgbench("-n", "-c", "4", "-T", "2"))
+    run(paris_dsn, WRITES)
+    reach_head(paris, paris_dsn, lima, tokyo)
+    assert_equal(paris_dsn, deployment, lima_dsn)
+    assert_verified(lima)
+    texts = {row[0] for row in postgres_rows(paris_dsn, "receipts", ["text"])}
+    assert texts == {"thanks", "THANKS"}, "the trigger of Paris fired where Paris led, and only there"

@@ -13,7 +13,7 @@ import pytest
 
 from replicator.block import HAS_DEFINITIONS, Draft
 from replicator.definition import Column, Definition
-from replicator.failover import at_risk as module
+from replicator.failover import amount_reading as module
 from replicator.failover.amounts import AmountRule
 from replicator.failover.at_risk import AtRisk
 from replicator.failover.rows_before import RowsBefore

@@ -19,6 +19,7 @@ import pytest
 import trio
 import trio.testing
 
+from replicator.acknowledge import Acknowledgement, Rule
 from replicator.block import Draft
 from replicator.errors import Halted, NotPrimary, OutcomeUnknown, Unavailable
 from replicator.fencing.base import Anchor, Fence
@@ -95,7 +96,8 @@ async def test_time_is_counted_from_the_anchor(gate: Gate, hands: Hands) -> None
     await gate.open(1, anchor, 2.0)
     assert gate.left_seconds(1) == pytest.approx(2.0), "an old answer takes nothing away"
     hands.now += 60
-    await gate.open(1, anchor, 2.0)
+    with pytest.raises(Unavailable, match=r"59\.5 s after"):
+        await gate.open(1, anchor, 2.0)
     with pytest.raises(NotPrimary):
         gate.permit()
 
@@ -207,7 +209,11 @@ async def test_a_permit_that_ends_during_the_append_leaves_the_outcome_unknown(
         assert (again.status_code, again.headers["Idempotency-Replayed"], again.json()["sequence"]) == (200, "true", 2)
 
 
-async def test_closing_waits_for_the_append_under_way(tmp_path: Path, gate: Gate) -> None:
+@pytest.mark.parametrize(("retry_after", "status"), [(1, 200), (None, 503)])
+async def test_closing_waits_for_the_append_under_way(
+    tmp_path: Path, gate: Gate, retry_after: int | None, status: int
+) -> None:
+    """In a planned move the block is there for whoever leads next, and is answered; else nobody knows who leads."""
     async with fenced(tmp_path, gate) as (region, client):
         await gate.open(1, await gate.anchor(), 60.0)
         await until(lambda: region.ledger.runs)
@@ -218,7 +224,7 @@ async def test_closing_waits_for_the_append_under_way(tmp_path: Path, gate: Gate
             answers.append(await post(client, "a"))
 
         async def close() -> None:
-            await gate.close(HERE, retry_after=1)
+            await gate.close(HERE, retry_after=retry_after)
             heads.append(region.journal.head("main").sequence)
 
         async with trio.open_nursery() as nursery:
@@ -229,9 +235,47 @@ async def test_closing_waits_for_the_append_under_way(tmp_path: Path, gate: Gate
                 await trio.sleep(0.05)
                 assert heads == []
         assert heads == [2], "what was under way is there when it returns"
-        assert answers[0].status_code == 200, "its permit runs yet, and whoever leads next has the block"
-        assert (await post(client, "b")).status_code == 503
+        assert answers[0].status_code == status
+        assert status == 200 or answers[0].json()["reason"] == "outcome_unknown"
+        assert (await post(client, "b")).json()["reason"] == "not_primary"
         assert region.journal.head("main").sequence == 2
+
+
+async def test_who_waits_for_other_regions_waits_no_longer_than_the_permit(tmp_path: Path) -> None:
+    gate = Gate()
+    region = Region(tmp_path, Clock())
+    acknowledgement = Acknowledgement(Rule(1), 0)
+    region.ledger = Ledger(
+        region.journal,
+        "main",
+        1,
+        options(tmp_path),
+        region._applied,
+        lambda block: acknowledgement.stored(block.header.sequence),
+        permits=gate,
+        acknowledges=acknowledgement,
+    )
+    async with trio.open_nursery() as nursery:
+        await gate.open(1, await gate.anchor(), 60.0)
+        await nursery.start(lambda task_status: region.ledger.run((WALLETS,), task_status=task_status))
+        async with served(api(region)) as client:
+            acknowledgement.reported("eu", 2)
+            done = await post(client, "a")
+            assert (done.status_code, done.json()["acknowledged_by"]) == (200, 1)
+            await gate.open(2, await gate.anchor(), 0.3)
+            with trio.fail_after(5):
+                refused = await post(client, "b")
+            assert (refused.status_code, refused.json()["reason"]) == (503, "outcome_unknown")
+            acknowledgement.reported("eu", 3)
+            assert (await post(client, "b")).status_code == 409, "the permit has ended"
+            await gate.open(3, await gate.anchor(), 60.0)
+            again = await post(client, "b")
+            assert (again.status_code, again.json()["acknowledged_by"]) == (200, 1)
+            assert again.headers["Idempotency-Replayed"] == "true"
+        nursery.cancel_scope.cancel()
+    region.reads.close()
+    region.index.close()
+    region.journal.close()
 
 
 async def test_an_append_that_does_not_end_is_said(tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from replicator.acknowledge import AcknowledgeView
 from replicator.errors import Halted
 from replicator.observe.page import SHOWN_GAPS, page
 from replicator.observe.snapshot import FollowerView, GapView, SettleView, Snapshot, VerifyView, WrongView
@@ -50,6 +51,23 @@ def read(snapshot: Snapshot) -> Text:
 
 def text_of(snapshot: Snapshot) -> str:
     return " ".join(" ".join(read(snapshot).text).split())
+
+
+def test_what_is_at_risk_and_who_waits_for_it_is_shown() -> None:
+    snapshot = samples.healthy()
+    degraded = AcknowledgeView(2, 90, True, 0, 3.0, {"lima": 90})
+    amounts = {("wallets", "<EUR>"): 1234.5}
+    strand = dataclasses.replace(
+        snapshot.strands[0], acknowledge=degraded, at_risk_blocks=7, at_risk_amounts=amounts, at_risk_unknown=1
+    )
+    text = text_of(dataclasses.replace(snapshot, strands=(strand,)))
+    assert "DEGRADED: writers are answered although fewer than 2 other regions have what they wrote" in text
+    assert "In no other region yet: 7 blocks, 1,234.50 <EUR> of wallets, 1 changes of unknown amount" in text
+    waiting = AcknowledgeView(1, 90, False, 3, 2.5, {"lima": 90})
+    strand = dataclasses.replace(snapshot.strands[0], acknowledge=waiting, at_risk_blocks=0)
+    text = text_of(dataclasses.replace(snapshot, strands=(strand,)))
+    assert "when 1 other region has what they wrote; the oldest that it does not have waits since 2.5 s" in text
+    assert "In no other region" not in text
 
 
 @pytest.mark.parametrize(

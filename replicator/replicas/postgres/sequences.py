@@ -11,7 +11,7 @@ from replicator.definition import Definition
 from replicator.replicas.base import SetSequence
 from replicator.replicas.postgres.session import quoted
 
-_LOW, _HIGH = -(2**63), 2**63 - 1
+_ENDS = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 
 def attach(connection: psycopg.Connection, definition: Definition) -> None:
@@ -30,17 +30,21 @@ def advance(connection: psycopg.Connection, step: SetSequence) -> None:
     """The next number comes after ``step.value``."""
     name = _make(connection, step.namespace, step.name)
     now = connection.execute(
-        "SELECT seqincrement, seqmin, seqmax FROM pg_sequence WHERE seqrelid = %s::regclass", [name]
+        "SELECT seqincrement, seqmin, seqmax, format_type(seqtypid, NULL) FROM pg_sequence"
+        " WHERE seqrelid = %s::regclass",
+        [name],
     ).fetchone()
     assert now is not None
-    increment, low, high = now
+    increment, low, high, kind = now
+    end = _ENDS[kind]
     if increment != step.increment or not low <= step.value <= high:
-        _execute(connection, f"ALTER SEQUENCE {name} INCREMENT {step.increment} MINVALUE {_LOW} MAXVALUE {_HIGH}")
+        _execute(connection, f"ALTER SEQUENCE {name} INCREMENT {step.increment} MINVALUE {-end - 1} MAXVALUE {end}")
+    value = min(max(step.value, -end - 1), end)  # one that was a primary's may be narrower than the one that it follows
     ahead = ">" if step.increment > 0 else "<"
     last = _execute(connection, f"SELECT last_value, is_called FROM {name}").fetchone()
     assert last is not None
-    if not last[1] or (step.value > last[0] if ahead == ">" else step.value < last[0]):
-        connection.execute("SELECT setval(%s::regclass, %s, true)", [name, step.value])
+    if not last[1] or (value > last[0] if ahead == ">" else value < last[0]):
+        connection.execute("SELECT setval(%s::regclass, %s, true)", [name, value])
     connection.execute(
         "INSERT INTO replicator.sequence AS s VALUES (%s, %s, %s, %s) ON CONFLICT (namespace, name) DO UPDATE"
         f" SET value = excluded.value, increment = excluded.increment WHERE excluded.value {ahead} s.value".encode(),

@@ -284,8 +284,7 @@ class Assembler:
             return
         if self.in_transaction:
             raise ValueError("a message of its own within a transaction")
-        # The log place is the record's first byte; one further, a restart finds the record behind it.
-        origin = lsn + 1
+        origin = lsn  # the record's end, as a commit's: one byte further the log may not be written yet
         if prefix == HEARTBEAT_PREFIX:
             self.heartbeats += 1
         elif origin <= self._skip_to:

@@ -36,18 +36,26 @@ SELECT s.schemaname, s.sequencename, s.last_value, s.increment_by,
                  JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
                  JOIN pg_namespace n ON n.oid = q.relnamespace
                 WHERE t.pubname = %s AND n.nspname = s.schemaname AND q.relname = s.sequencename)
+    OR EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace m ON m.nspname = t.schemaname
+                 JOIN pg_class c ON c.relnamespace = m.oid AND c.relname = t.tablename
+                 JOIN pg_attrdef f ON f.adrelid = c.oid
+                 JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                  AND d.refclassid = 'pg_class'::regclass
+                 JOIN pg_class q ON q.oid = d.refobjid AND q.relkind = 'S'
+                 JOIN pg_namespace n ON n.oid = q.relnamespace
+                WHERE t.pubname = %s AND n.nspname = s.schemaname AND q.relname = s.sequencename)
  ORDER BY 1, 2
 """
 
 
 def read_sequences(connection: Connection, publication: str) -> list[SequenceValue]:
-    """The used sequences of the published tables' schemas, and those that the tables' columns own.
+    """The used sequences of the published tables' schemas, and those that the tables' columns own or have as default.
 
     Raises Halted if the role may not read one: its value would be missing after a promotion.
     """
     values = []
     for schema, name, value, increment, readable in connection.execute(
-        _CARRIED, (publication, IGNORED_NAMESPACE, publication)
+        _CARRIED, (publication, IGNORED_NAMESPACE, publication, publication)
     ):
         if not readable:
             raise Halted(

@@ -50,6 +50,18 @@ def walsender(ledger: Ledger) -> int | None:
     return None if pid is None else int(pid)
 
 
+async def test_a_message_that_is_the_last_of_the_log_is_no_further_than_the_log(new_ledger: NewLedger) -> None:
+    """A server that is asked again before anything else was logged is not behind the journal."""
+    ledger, sink = new_ledger(heartbeat_seconds=0), Collector()
+    ledger.do("CREATE TABLE wallets (id int PRIMARY KEY)")
+    async with following(ledger, sink):
+        for number in range(20):
+            ledger.do(f"SELECT pg_logical_emit_message(false, 'note', '{number}')")
+            end = parse_lsn(ledger.ask("SELECT pg_current_wal_insert_lsn()::text"))
+            await sink.until(lambda count=number + 2: len(sink.blocks) == count)  # type: ignore[misc]
+            assert parse_lsn(sink.blocks[-1].draft.origin) <= end
+
+
 async def test_from_every_origin_the_same_remainder_comes(ledger: Ledger) -> None:
     sink = Collector()
     sink.acknowledging = False  # the slot keeps everything

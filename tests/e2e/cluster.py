@@ -1,0 +1,287 @@
+"""Regions that may take over from each other: real sidecars, a real lease store, and lines between them to be cut.
+
+    with cluster(tmp_path, etcd, acknowledge=1) as three: …
+
+Each region knows the others, and etcd, under addresses of its own: the ports of its lines to them (``links``). Clients
+and the test itself reach every region directly. ``judge`` is the verdict of all these tests: the same blocks, rows and
+digests everywhere, each acknowledged write once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from replicator.block import Header
+from replicator.journal.reading import JournalReader
+from replicator.position import genesis
+from replicator.verify.check import Endpoint, verify
+from tests.e2e.links import Network
+from tests.e2e.sidecars import Sidecar, sqlite_rows
+from tests.e2e.writers import Acknowledged, Writer
+from tests.etcd import Etcd
+from tests.faults.regions import WALLETS
+
+NAMES = ("paris", "tokyo", "lima")  # paris begins as primary
+STRAND = "main"
+TTL_SECONDS = 3
+ETCD = "etcd"
+PATIENCE_SECONDS = 60
+_prefixes = itertools.count(1)
+
+
+class Region(Sidecar):
+    """One region's sidecar, and what it says of its office. ``office`` may be asked of one that is stopped: None."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
+
+    def ask(self, method: str, path: str, fields: object = None, seconds: float = 5.0) -> tuple[int, dict[str, Any]]:
+        """One request; raises OSError or HTTPException if there is no answer."""
+        connection = http.client.HTTPConnection(*self.address, timeout=seconds)
+        with contextlib.closing(connection):
+            body = None if fields is None else json.dumps(fields)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+    def office(self, seconds: float = 2.0) -> dict[str, Any] | None:
+        """All that it shows of its role; None while it does not answer."""
+        try:
+            status, answer = self.ask("GET", "/v1/failover", seconds=seconds)
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        return answer if status == 200 else None
+
+    def report(self) -> dict[str, Any]:
+        """What it says of itself; nothing while it does not answer."""
+        office = self.office()
+        return {} if office is None else office["report"]
+
+    def order(self, **fields: object) -> tuple[int, dict[str, Any]]:
+        """Give it an order."""
+        return self.ask("POST", "/v1/failover/orders", fields)
+
+    def happened(self) -> list[str]:
+        """The events of its past."""
+        office = self.office()
+        assert office is not None, f"{self.name} does not answer\n{self.log()}"
+        return [event["event"] for event in office["history"]]
+
+    def headers(self) -> list[Header]:
+        """What its journal holds, proven block by block."""
+        reader, found = JournalReader(self.directory / "data" / "journal.sqlite3"), [genesis(STRAND).sequence]
+        headers: list[Header] = []
+        while blocks := reader.blocks(STRAND, found[-1], 1 << 22):
+            headers += [block.header for block in blocks]
+            found.append(blocks[-1].header.sequence)
+        reader.close()
+        return headers
+
+    def seals(self) -> list[dict[str, Any]]:
+        """The reports of the orphans that it has sealed."""
+        return [json.loads(path.read_text()) for path in sorted(self.directory.glob("data/orphans/*/report.json"))]
+
+
+class Cluster:
+    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger."""
+
+    writer: type[Writer] = Writer
+
+    def __init__(
+        self,
+        directory: Path,
+        etcd: Etcd,
+        sections: Callable[[str], str],
+        *,
+        acknowledge: int = 0,
+        linked: bool = True,
+        failover: str = "",
+        ttl_seconds: int = TTL_SECONDS,
+    ) -> None:
+        self.network = Network()
+        self._linked = linked
+        self._writers: list[Writer] = []
+        self.regions = {
+            name: Region(directory, name, "primary" if name == NAMES[0] else "replica", "") for name in NAMES
+        }
+        self.known_as = {region.url: name for name, region in self.regions.items()}
+        prefix = f"/test-{next(_prefixes)}-{time.time_ns()}"
+        for name, region in self.regions.items():
+            urls = ", ".join(f'{other} = "{self._url(name, other)}"' for other in NAMES)
+            store = self._port(name, ETCD, etcd.port)
+            with region.config.open("a") as file:
+                file.write(
+                    f'[feed]\nheartbeat = "200ms"\n\n{sections(name)}\n[cluster]\nregions = {{ {urls} }}\n\n'
+                    f'[lease]\nkind = "etcd"\nendpoints = ["http://127.0.0.1:{store}"]\nprefix = "{prefix}"\n'
+                    f'ttl = "{ttl_seconds}s"\nmargin = "300ms"\n\n'
+                    f'[failover]\nmode = "automatic"\nquiet = "1s"\nacknowledge = {acknowledge}\n{failover}\n'
+                )
+
+    def _port(self, source: str, target: str, port: int) -> int:
+        return self.network.link(source, target, port) if self._linked else port
+
+    def _url(self, source: str, target: str) -> str:
+        region = self.regions[target]
+        if source == target:
+            return region.url
+        url = f"http://127.0.0.1:{self._port(source, target, region.port)}"
+        self.known_as[url] = target
+        return url
+
+    def __getitem__(self, name: str) -> Region:
+        return self.regions[name]
+
+    # -- running
+
+    def start(self) -> None:
+        """All regions, until one leads and the others follow it."""
+        for region in self.regions.values():
+            region.start()
+        assert self.settled().name == NAMES[0]
+
+    def end(self) -> None:
+        """Nothing is left behind."""
+        for region in self.regions.values():
+            region.end()
+        self.network.end()
+
+    def writers(self, number: int = 4, **settings: Any) -> list[Writer]:
+        """Clients that follow the primary, or with ``only`` ask one region."""
+        addresses = {name: region.address for name, region in self.regions.items()}
+        base = f"w{time.monotonic_ns()}"
+        made = [self.writer(f"{base}-{n}", addresses, self.known_as, **settings) for n in range(number)]
+        self._writers += made
+        return made
+
+    # -- waiting
+
+    def wait(self, done: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+        """Poll until ``done``; fails with every region's log if a process ended or it takes too long."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            ended = [
+                r.name for r in self.regions.values() if r.process is not None and r.process.poll() not in (None, -9)
+            ]
+            faults = [fault for writer in self._writers for fault in writer.faults]
+            if ended or faults or time.monotonic() > deadline:
+                why = f"ended by themselves: {ended}; answers that should not be: {faults}"
+                raise AssertionError(f"{what}: not reached; {why}\n{self.story()}")
+            time.sleep(0.05)  # polls other processes
+
+    def primary(self) -> Region | None:
+        """The region that says that it leads with its fence open."""
+        found = [r for r in self.regions.values() if (said := r.report()).get("state") == "primary" and said["open"]]
+        assert len(found) <= 1, f"two primaries: {[region.report() for region in found]}\n{self.story()}"
+        return found[0] if found else None
+
+    def leads(self, *names: str) -> Region:
+        """Wait until one of these leads."""
+        found: list[Region] = []
+
+        def done() -> bool:
+            found[:] = [region for region in [self.primary()] if region is not None and region.name in names]
+            return bool(found)
+
+        self.wait(done, f"one of {names} is primary")
+        return found[0]
+
+    def settled(self) -> Region:
+        """Wait until one region leads and all the others follow it and have applied what it has; who leads."""
+        leader: list[Region] = []
+
+        def done() -> bool:
+            reports = {name: region.report() for name, region in self.regions.items()}
+            leading = [name for name, said in reports.items() if said.get("state") == "primary" and said["open"]]
+            if len(leading) != 1:
+                return False
+            head = reports[leading[0]]
+            followers = [said for name, said in reports.items() if name != leading[0]]
+            leader[:] = [self.regions[leading[0]]]
+            return all(
+                said.get("state") == "following"
+                and said["hash"] == head["hash"]
+                and said["applied"] == head["sequence"]
+                for said in followers
+            )
+
+        self.wait(done, "one leads and all others follow")
+        return leader[0]
+
+    def story(self) -> str:
+        """What the regions have written, and what they say now: for whoever looks at a failure."""
+        lines = []
+        for name, region in self.regions.items():
+            lines += [f"---- {name}: {json.dumps(region.office() or {})[:3000]}", region.log()]
+        return "\n".join(lines)
+
+    # -- the verdict
+
+    def judge(self, acknowledged: Sequence[Acknowledged], *, lost: bool = False) -> Region:
+        """Wait until all is quiet; then every region has the same, and each acknowledged write once. With ``lost`` an
+        acknowledged write may be missing: in every region alike. Who leads."""
+        leader = self.settled()
+        self.verified(leader)
+        chains = {name: region.headers() for name, region in self.regions.items()}
+        chain = chains[leader.name]
+        assert all(one == chain for one in chains.values()), self.story()
+        rows = {name: self.rows(name) for name in self.regions}
+        assert all(one == rows[leader.name] for one in rows.values())
+        times = Counter(row[0] for row in rows[leader.name])
+        assert not [id for id, number in times.items() if number > 1], "done twice"
+        missing = [one for one in acknowledged if one.id not in times]
+        assert lost or not missing, f"{len(missing)} acknowledged writes are lost: {missing[:3]}\n{self.story()}"
+        self.check_chain(chain, times)
+        return leader
+
+    def check_chain(self, chain: Sequence[Header], times: Mapping[str | None, int]) -> None:
+        """An embedded ledger's blocks are named as the requests that they come from: each once, none without a row."""
+        names = Counter(header.txid for header in chain if header.txid.startswith("w"))
+        assert names == times
+
+    def rows(self, name: str) -> list[tuple[str | None, ...]]:
+        """The wallets of an embedded region: the first column is the write's id."""
+        path = self[name].directory / "data" / "ledger.sqlite3"
+        return list(sqlite_rows(path, "wallets", ["wallet_id", "user_id", "amount"]))
+
+    def verified(self, leader: Region) -> None:
+        """The product's own comparison of each region with the one that leads, every row at one position."""
+        for region in self.regions.values():
+            if region is not leader:
+                ends = Endpoint(leader.name, leader.url, None, None), Endpoint(region.name, region.url, None, None)
+                verdict = trio.run(verify, *ends)
+                assert verdict.is_equal, f"{verdict}\n{self.story()}"
+
+
+def embedded(name: str) -> str:
+    """Sections of an embedded ledger's region."""
+    return f'[source]\nkind = "embedded"\n{WALLETS}'
+
+
+@contextlib.contextmanager
+def cluster(
+    directory: Path, etcd: Etcd, sections: Callable[[str], str] = embedded, **settings: Any
+) -> Iterator[Cluster]:
+    """Three regions that run, paris leading."""
+    three = Cluster(directory, etcd, sections, **settings)
+    try:
+        three.start()
+        yield three
+    finally:
+        three.end()
+
+
+def lost_of(acknowledged: Sequence[Acknowledged], headers: Sequence[Header]) -> list[Acknowledged]:
+    """The acknowledged writes that are on no such chain."""
+    there: Mapping[str, int] = Counter(header.txid for header in headers)
+    return [one for one in acknowledged if one.id not in there]

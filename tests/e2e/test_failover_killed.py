@@ -1,0 +1,66 @@
+"""An embedded primary region dies under load, or is stopped for longer than its lease and wakes up again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.e2e.cluster import TTL_SECONDS, cluster
+from tests.e2e.writers import all_acknowledged, check_one_at_a_time, writing
+from tests.etcd import Etcd
+
+
+def test_a_killed_primary_loses_nothing_that_another_region_has_acknowledged(tmp_path: Path, etcd: Etcd) -> None:
+    """K = 1. SIGKILL under load: another region leads, every acknowledged write is in every region exactly once."""
+    with cluster(tmp_path, etcd, acknowledge=1) as three:
+        writers = three.writers(4)
+        with writing(writers):
+            three.wait(lambda: all(len(writer.acknowledged) >= 20 for writer in writers), "a load")
+            three["paris"].kill()
+            leader = three.leads("tokyo", "lima")
+            before = [len(writer.acknowledged) for writer in writers]
+            three.wait(
+                lambda: all(len(w.acknowledged) >= n + 20 for w, n in zip(writers, before, strict=True)), "writes go on"
+            )
+            three["paris"].start()
+            three.wait(lambda: three["paris"].report().get("state") == "following", "it comes back")
+        acknowledged = all_acknowledged(writers)
+        check_one_at_a_time(acknowledged)
+        assert {one.region for one in acknowledged} == {"paris", leader.name}
+        assert three.judge(acknowledged) is leader
+
+
+def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_path: Path, etcd: Etcd) -> None:
+    """SIGSTOP for longer than the lease, then SIGCONT, with clients that wait for its answers all the while: nothing is
+    acknowledged in its old epoch; what only it had is sealed and listed, and it is a replica afterwards."""
+    with cluster(tmp_path, etcd) as three:
+        paris = three["paris"]
+        assert paris.process is not None
+        loyal = three.writers(4, only="paris", patience_seconds=60.0)
+        fickle = three.writers(2)
+        with writing([*loyal, *fickle]):
+            three.wait(lambda: all(len(writer.acknowledged) >= 20 for writer in [*loyal, *fickle]), "a load")
+            three.network.part("paris", "tokyo", "lima")  # from here on its blocks are received by nobody
+            only_paris = paris.report()["sequence"] + 20
+            three.wait(lambda: paris.report()["sequence"] >= only_paris, "blocks of its own")
+            os.kill(paris.process.pid, signal.SIGSTOP)
+            stopped = time.monotonic()
+            leader = three.leads("tokyo", "lima")
+            three.network.heal()
+            assert time.monotonic() > stopped + TTL_SECONDS - 1, "promoted before the lease can have ended"
+            os.kill(paris.process.pid, signal.SIGCONT)
+            continued = time.monotonic()
+            three.wait(lambda: paris.report().get("state") == "following", "it follows")
+            second = len(all_acknowledged(fickle))
+            three.wait(lambda: len(all_acknowledged(fickle)) >= second + 20, "writes go on")
+        acknowledged = all_acknowledged([*loyal, *fickle])
+        check_one_at_a_time(acknowledged)
+        late = [one for one in acknowledged if one.heard > continued and one.region == "paris"]
+        assert not late, f"acknowledged after it had slept: {late[:3]}\n{three.story()}"
+        assert three.judge(acknowledged, lost=True) is leader
+        lost = {one.id for one in acknowledged} - {header.txid for header in leader.headers()}
+        sealed = {transaction["transaction"] for seal in paris.seals() for transaction in seal["transactions"]}
+        assert lost, "this test is about blocks that nobody received"
+        assert lost <= sealed, f"lost without a word: {sorted(lost - sealed)[:5]}"

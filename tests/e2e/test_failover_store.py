@@ -1,0 +1,47 @@
+"""The lease store is lost: nobody is promoted, the primary fences itself in time, and goes on when the store does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.cluster import TTL_SECONDS, Cluster, cluster
+from tests.e2e.writers import Writer, all_acknowledged, check_one_at_a_time, writing
+from tests.etcd import Etcd, running
+
+STANDS = {"stand", "suspect"}
+
+
+def test_the_lease_store_is_lost_and_comes_back(tmp_path: Path) -> None:
+    """etcd is killed, and stopped so that its connections stay: each time paris stops to write before its lease can
+    have ended, nobody stands in its place, and it leads again by itself."""
+    with running(Etcd(tmp_path / "etcd")) as etcd, cluster(tmp_path, etcd, acknowledge=1) as three:
+        writers = three.writers(4)
+        with writing(writers):
+            lose(three, writers, etcd.kill, etcd.start)
+            lose(three, writers, etcd.freeze, etcd.thaw)
+        acknowledged = all_acknowledged(writers)
+        check_one_at_a_time(acknowledged)
+        assert {one.region for one in acknowledged} == {"paris"}
+        assert three.judge(acknowledged).name == "paris"
+        for name in ("tokyo", "lima"):
+            assert not STANDS & set(three[name].happened()), three.story()
+
+
+def lose(three: Cluster, writers: list[Writer], away: Callable[[], None], back: Callable[[], None]) -> None:
+    """Lose the store under load for longer than the lease lasts, and give it back."""
+    known = len(all_acknowledged(writers))
+    three.wait(lambda: len(all_acknowledged(writers)) >= known + 60, "a load")
+    lost_at = time.monotonic()
+    away()
+    three.wait(lambda: three["paris"].report().get("open") is False, "paris has closed")
+    assert time.monotonic() < lost_at + TTL_SECONDS + 2, "it went on with a lease that it could not renew"
+    three.wait(lambda: time.monotonic() > lost_at + 2 * TTL_SECONDS, "the lease would have ended long ago")
+    assert three.primary() is None
+    last = all_acknowledged(writers)[-1]
+    assert last.sent < lost_at + TTL_SECONDS, "written when the lease may have been another region's"
+    back()
+    assert three.leads("paris", "tokyo", "lima").name == "paris"
+    known = len(all_acknowledged(writers))
+    three.wait(lambda: len(all_acknowledged(writers)) >= known + 60, "writes go on")
