@@ -197,12 +197,12 @@ def _fencing(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return Step(memory, action=AskPromises(memory.epoch), why=f"waits for the promise of {', '.join(missing)}")
     if not (rules.exclusive or (seen.order is not None and seen.order.primary_is_fenced)):
         why = f"nothing keeps {', '.join(missing)} from writing: say --primary-is-fenced if somebody has made sure"
-        return _refused(memory, seen, why)
+        return _event(memory, Event.REFUSED, why)
     if not _lacks_promises(memory, seen, rules):
         return _event(memory, Event.FENCED, f"without the promise of {', '.join(missing)}")
     if seen.in_state > rules.step_seconds:
         why = f"{len(promised)} regions promised, {rules.promises_needed} are needed to have all that was acknowledged"
-        return _refused(memory, seen, why)
+        return _event(memory, Event.REFUSED, why)
     return Step(memory, action=AskPromises(memory.epoch), why=f"waits for the promise of {', '.join(missing)}")
 
 
@@ -223,8 +223,8 @@ def _is_take(memory: Memory, seen: Seen) -> bool:
 
 
 def _lacks_promises(memory: Memory, seen: Seen, rules: Rules) -> bool:
-    """Whether an acknowledged block may be only where nobody has promised. A region that was counted may have said since
-    that it has not got so far: it was started again."""
+    """Whether an acknowledged block may be only where nobody has promised. A region that was counted may have said
+    since that it has not got so far: it was started again."""
     if memory.mine == memory.epoch or _is_take(memory, seen):
         return False
     is_allowed = seen.order is not None and seen.order.allow_data_loss
@@ -236,33 +236,33 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
         return _event(memory, Event.LOST, "the lease ran out")
     me = seen.me
     if me.blocked:
-        return _refused(memory, seen, f"cannot be promoted: {me.blocked}")
+        return _event(memory, Event.REFUSED, f"cannot be promoted: {me.blocked}")
     best = max(_promised(memory, seen, rules).values(), key=lambda report: report.rank)
     is_late = seen.in_state > rules.step_seconds
     if _lacks_promises(memory, seen, rules):
         if is_late:
-            return _refused(memory, seen, "a region that had promised does not answer any more")
+            return _event(memory, Event.REFUSED, "a region that had promised does not answer any more")
         return Step(memory, action=AskPromises(memory.epoch), why="a region that had promised was started again")
     if best.rank > me.rank:
         if seen.diverged or memory.half == "primary":  # which takes no blocks: it first has to come back as a replica
-            return _refused(memory, seen, f"{best.region} has more, on a chain that is not this one")
+            return _event(memory, Event.REFUSED, f"{best.region} has more, on a chain that is not this one")
         if not is_late:
             return Step(memory, action=Fetch(best.region, best.sequence), why=f"{best.region} has more")
         if not (seen.order is not None and seen.order.allow_data_loss):
-            return _refused(memory, seen, f"{best.region} has more, and it did not come in time")
+            return _event(memory, Event.REFUSED, f"{best.region} has more, and it did not come in time")
     if seen.following is not None:
         return Step(memory, action=Follow(None), why="all that was received is here")
     if me.applied < me.sequence:
         if is_late:
-            return _refused(memory, seen, f"block {me.applied + 1} could not be applied in time")
+            return _event(memory, Event.REFUSED, f"block {me.applied + 1} could not be applied in time")
         return Step(memory, why=f"{me.sequence - me.applied} blocks are to be applied")
     lost = refused(seen, rules, seen.order)
     if lost:
-        return _refused(memory, seen, lost)
+        return _event(memory, Event.REFUSED, lost)
     if me.verified < me.sequence and memory.half == "replica" and seen.in_state < rules.verify_seconds:
         return Step(memory, action=Prove(), why=f"{me.sequence - me.verified} blocks are to be verified")
     if me.verified < me.sequence and _is_take(memory, seen):
-        return _refused(memory, seen, f"blocks behind {me.verified} could not be verified in time")
+        return _event(memory, Event.REFUSED, f"blocks behind {me.verified} could not be verified in time")
     return _event(memory, Event.DRAINED, f"at sequence {me.sequence}, verified to {me.verified}")
 
 
@@ -273,12 +273,6 @@ def _promoting(memory: Memory, seen: Seen, rules: Rules) -> Step:
         leads = dataclasses.replace(memory, changed_at=seen.now, closed_at=None, handed_to="")
         return _event(leads, Event.PROMOTED, f"in epoch {memory.epoch}")
     return Step(memory, action=Promote(memory.epoch))
-
-
-def _refused(memory: Memory, seen: Seen, why: str) -> Step:
-    if seen.granted is not None:
-        return Step(memory, action=Release(), why=why)
-    return _event(memory, Event.REFUSED, why)
 
 
 # -- primaries

@@ -65,27 +65,36 @@ class Gate:
         return Anchor(repr(self._clock()))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
-        """Open, or prolong, until ``seconds`` after the anchor. Raises Halted for an epoch older than one before."""
+        """Open, or prolong, until ``seconds`` after the anchor. Raises Unavailable if that has passed, and Halted for
+        an epoch older than one before."""
         await trio.lowlevel.checkpoint()
         before = self._standing
         if epoch < before.epoch:
             message = f"a permit of epoch {epoch} came behind one of epoch {before.epoch}"
-            raise Halted("epoch_past", message, place=PLACE, cure="only the newest holder of the lease may open it")
+            raise Halted("fence_epoch", message, place=PLACE, cure="see which region is primary")
         until = float(anchor.at) + seconds
+        if until <= self._clock():
+            message = f"the answer came {self._clock() - until:.1f} s after the permit that it gives had ended"
+            raise Unavailable("fence_late", message, place=PLACE, cure="the next renewal opens it")
         if before.open and before.epoch == epoch:
             until = max(until, before.until)  # answers of a lease store may overtake each other
         self._standing = _Standing(True, epoch, until)
         self._opened.set()
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
-        """Close, and wait for the append under way. Raises Unavailable if it does not end in time: it stays closed."""
+        """Close, and wait for the append under way. Raises Unavailable if it does not end in time: it stays closed.
+
+        In a planned move (``retry_after``) permits run to their end: what was appended under one is there for whoever
+        leads next, and may be answered. Otherwise they end now, for somebody else may lead already.
+        """
         before = self._standing
-        self._standing = before._replace(open=False, primary=primary_url, retry_after=retry_after)
+        until = before.until if retry_after is not None else min(before.until, self._clock())
+        self._standing = _Standing(False, before.epoch, until, primary_url, retry_after)
         if self._opened.is_set():
             self._opened = trio.Event()
         if not await trio.to_thread.run_sync(self._wait_for_append):
             message = f"a commit has been under way for {CLOSE_SECONDS:.0f} s"
-            raise Unavailable("commit_under_way", message, place=PLACE, cure="look at the disk; close it again")
+            raise Unavailable("fence_append", message, place=PLACE, cure="look at the disk; close it again")
 
     async def look(self) -> FenceView:
         """How it stands."""
@@ -97,7 +106,8 @@ class Gate:
         return FenceView(left > 0, standing.epoch, detail)
 
     async def remove(self) -> None:
-        """Nothing remains of it behind the process."""
+        """Nothing remains of it behind the process; this one stays closed. A ledger without failover is one that is
+        started without a gate."""
         await self.close(None)
 
     def _wait_for_append(self) -> bool:
@@ -122,8 +132,7 @@ class Gate:
         raise _refusal(standing)
 
     def holds(self, epoch: int) -> bool:
-        """Whether a permit that was given in this epoch still runs. Closing does not end it before its time: what was
-        appended under it is there for whoever comes next."""
+        """Whether a permit that was given in this epoch still runs."""
         return self.left_seconds(epoch) > 0
 
     def left_seconds(self, epoch: int) -> float:

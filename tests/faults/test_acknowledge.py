@@ -125,19 +125,19 @@ def test_who_waited_too_long_sends_again_and_it_is_done_once(pair: Callable[[str
 def test_a_primary_without_enough_regions_goes_on_loudly_and_comes_back(
     pair: Callable[[str], tuple[Region, Region]],
 ) -> None:
-    paris, tokyo = pair(failover(acknowledge=1, missing="degrade", degrade_after="1s"))
+    paris, tokyo = pair(failover(acknowledge=1, missing="degrade", degrade_after="2s"))
     assert send(paris, "first").json()["acknowledged_by"] == 1
     stop(tokyo)
     began = time.monotonic()
     second = send(paris, "second")
-    assert time.monotonic() - began > 0.9
+    assert time.monotonic() - began > 1.9
     assert (second.status_code, second.json()["acknowledged_by"]) == (200, 0)
     assert paris.metric("replicator_acknowledge_degraded") == 1
     assert "DEGRADED" in paris.log()
     assert "DEGRADED" in run_verb("status", str(paris.config)).stdout
     began = time.monotonic()
     assert send(paris, "third").status_code == 200
-    assert time.monotonic() - began < 0.9, "who comes while it is degraded does not wait"
+    assert time.monotonic() - began < 1.9, "who comes while it is degraded does not wait"
     go_on(tokyo)
     paris.reach(lambda _: paris.metric("replicator_acknowledge_degraded") == 0, "restored", 20)
     assert send(paris, "fourth").json()["acknowledged_by"] == 1
@@ -272,9 +272,9 @@ def test_a_commit_returns_when_another_region_has_it(
     go_on(tokyo)
     commit.result(20)
     before = time.monotonic()
-    for _ in range(5):
+    for _ in range(8):
         commit_elsewhere(dsn)
-    assert time.monotonic() - before < 2, "what holds nothing for us is passed at once"
+    assert time.monotonic() - before < 5, "what holds nothing for us is passed at once"
     # A sidecar that starts confirms nothing that the other region may not have.
     stop(tokyo)
     commit = later(insert, dsn, "third")

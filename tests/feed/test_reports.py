@@ -172,10 +172,10 @@ async def test_a_wish_reaches_a_follower_whose_stream_is_open_already(
             await until_known(primary, {"eu": 30})
             wanted = True
             await seconds(31)
-            assert max([await seconds(number) for number in range(32, 37)]) < 0.25
+            assert sum([await seconds(number) for number in range(32, 37)]) < 1.0
             wanted = False
             await seconds(37)
-            assert max([await seconds(number) for number in range(38, 41)]) > 0.25
+            assert sum([await seconds(number) for number in range(38, 43)]) > 1.2
             nursery.cancel_scope.cancel()
 
 

@@ -379,6 +379,7 @@ async def test_a_replica_reads_but_takes_no_writes(region: Region) -> None:
         ):
             assert (refused.status_code, refused.json()["reason"]) == (409, "not_primary")
             assert "https://eu.example" in refused.json()["cure"]
+            assert refused.json()["primary"] == refused.headers["Primary"] == "https://eu.example"
         assert (await get(client, "/tables/wallets/documents/a"))["version"] == 1
 
 
