@@ -23,8 +23,9 @@ types: $(VENV)/.test
 tests: $(VENV)/.test
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# As many seeded worlds of the settle buffer as you like; `make test` has 1,000 of them.
+# As many seeded worlds of the settle buffer, and histories of failover, as you like; `make test` has 1,000 of each.
 simulate: $(VENV)/.test
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 	$(BIN)/python -m tests.settle_buffer.simulation --seeds $(SEEDS)
 
 # Half an hour of pgbench under continuous verification: a false alarm ends it with an error.

@@ -32,7 +32,7 @@ _SAFE = "-_.~"
 
 
 class Canaries:
-    """The canaries of one drill. ``leader`` gives whom the watch believes to lead."""
+    """The canaries of one drill. The first are sent to the region ``first``."""
 
     def __init__(
         self,
@@ -40,22 +40,23 @@ class Canaries:
         plan: CanaryPlan,
         regions: Regions,
         writing: Writing,
-        leader: Callable[[], str | None],
+        first: str,
         clock: Callable[[], float],
     ) -> None:
         self.acknowledged: list[Canary] = []
         self.begun = 0
+        self.refused = ""  # why canaries cannot be written at all
         self.not_sent = 0
         self.visible: dict[str, list[float]] = {name: [] for name in regions.places}
         self._drill, self._plan, self._regions, self._writing = drill, plan, regions, writing
-        self._leader, self._clock = leader, clock
+        self._clock = clock
         self._names = list(regions.places)
-        self._guess = leader() or self._names[0]
+        self._guess = first
         self._waiting = 0
         self._draws = random.Random(drill)
 
     async def run(self, stopping: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write until told to stop; then those that wait end. Raises ReplicatorError if canaries are refused."""
+        """Write until told to stop; then those that wait end."""
         async with trio.open_nursery() as readers:
             for name in self._names:
                 readers.start_soon(self._read, name)
@@ -93,7 +94,11 @@ class Canaries:
             while True:
                 region = self._guess
                 attempts += 1
-                answer = await self._writing.write(region, number)
+                try:
+                    answer = await self._writing.write(region, number)
+                except ReplicatorError as error:
+                    self.refused = self.refused or str(error)
+                    return
                 match answer:
                     case Acked(position):
                         canary = Canary(number, sent_at, self._clock(), region, position, attempts)
@@ -110,12 +115,10 @@ class Canaries:
             self._waiting -= 1
 
     def _move_on(self, tried: str, told: str | None) -> None:
-        """Another region for whoever comes next: the one that was named, that seems to lead, or simply the next."""
-        if self._guess != tried:
-            return
-        leads = self._leader()
-        following = self._names[(self._names.index(tried) + 1) % len(self._names)]
-        self._guess = told or (leads if leads is not None and leads != tried else following)
+        """Another region for whoever comes next: the one that was named, or simply the next. A canary knows no more
+        than any client does."""
+        if self._guess == tried:
+            self._guess = told or self._names[(self._names.index(tried) + 1) % len(self._names)]
 
     # -- reading
 

@@ -80,12 +80,15 @@ class Live:
             assert self._first is not None
             writing = self._writing()
             await self._prepare(writing)
-            canaries = Canaries(
-                self._about.id, self._plan.canary, self._regions, writing, lambda: self.sights.leader, self._clock
-            )
+            plan, first = self._plan.canary, self._first
+            canaries = Canaries(self._about.id, plan, self._regions, writing, first, self._clock)
             watching.start_soon(self._signals)
             watching.start_soon(self._guard, canaries)
-            await self._with_canaries(canaries)
+            try:
+                await self._with_canaries(canaries)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._undo()  # also if this program is at fault
             ends: list[RegionEnd] = []
             with self._end_scope:
                 ends = await ends_of(self._regions, self.sights, canaries, self._plan.steps.recover_seconds)
@@ -150,6 +153,10 @@ class Live:
     async def _guard(self, canaries: Canaries) -> None:
         """Stop the event when more is at risk than the plan allows."""
         while not self.stopped:
+            if canaries.refused:
+                self._fail(f"a canary is refused: {canaries.refused}")
+                self._event_scope.cancel()
+                return
             if reason := stops(self._plan.stop, self.sights.latest, canaries.blocked_seconds):
                 self._stop(reason)
             await trio.sleep(GUARD_SECONDS)
@@ -274,8 +281,7 @@ class Live:
     # -- the way back
 
     async def _way_back(self, canaries: Canaries) -> None:
-        with trio.CancelScope(shield=True):
-            await self._undo()
+        await self._undo()
         if self.events:
             if not await self._until(self._all_well, self._plan.steps.recover_seconds):
                 self._fail(f"not all is well again: {self._not_well()}")
@@ -287,11 +293,12 @@ class Live:
         plan = self._plan
         if not self._broken or plan.fault is None:
             return
+        self._broken = False
         wrong = await faults.undo(plan.fault.undo, plan.fault.timeout_seconds)
         if wrong:
             self._fail(f"not undone, do it by hand: {'; '.join(wrong)}")
         else:
-            await trio.to_thread.run_sync(self._note.clear)
+            self._note.clear()
 
     async def _back(self, canaries: Canaries) -> None:
         leader = self.sights.leader

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import multiprocessing
 import os
 import random
 import time
@@ -230,10 +231,12 @@ def _rto(world: Watched, change: Happening | None, gap: Gap, event_at: float) ->
 def live_all(
     setting: Setting, seeds: range, tell: Callable[[int], None] = lambda done: None, workers: int | None = None
 ) -> tuple[list[Lived], float]:
-    """Every seed's history, in order, and how many seconds they took."""
+    """Every seed's history, in order, and how many seconds they took. ``workers`` are processes."""
     began = time.monotonic()
+    if workers is None:
+        workers = 1 if len(seeds) < FEW_SEEDS else os.cpu_count() or 1
     found: list[Lived] = []
-    for some in _turns(setting, seeds, (os.cpu_count() or 1) if workers is None else workers):
+    for some in _turns(setting, seeds, workers):
         found += some
         tell(len(found))
     return found, max(time.monotonic() - began, 1e-9)
@@ -241,10 +244,10 @@ def live_all(
 
 def _turns(setting: Setting, seeds: range, workers: int) -> Iterator[list[Lived]]:
     turns = [seeds[place : place + AT_ONCE] for place in range(0, len(seeds), AT_ONCE)]
-    if len(seeds) < FEW_SEEDS or workers == 1:
+    if workers == 1:
         yield from (_turn(setting, some) for some in turns)
         return
-    with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_turn, [setting] * len(turns), turns)
 
 

@@ -46,7 +46,7 @@ class Note:
 def noting(directory: Path, name: str) -> Iterator[Note]:
     """A note of this drill, locked. It stays behind only if it was written and not cleared."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is noted here is run
         path = directory / f"{name}{SUFFIX}"
         file = path.open("x")
     except OSError as error:

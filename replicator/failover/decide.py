@@ -252,6 +252,10 @@ def _draining(memory: Memory, seen: Seen, rules: Rules) -> Step:
             return _event(memory, Event.REFUSED, f"{best.region} has more, and it did not come in time")
     if seen.following is not None:
         return Step(memory, action=Follow(None), why="all that was received is here")
+    if not seen.settled and not (is_late and seen.order is not None and seen.order.allow_data_loss):
+        if is_late:
+            return _event(memory, Event.REFUSED, "what was received could not be brought into the journal in time")
+        return Step(memory, why="what was received is not in the journal yet")
     if me.applied < me.sequence:
         if is_late:
             return _event(memory, Event.REFUSED, f"block {me.applied + 1} could not be applied in time")

@@ -18,10 +18,11 @@ from replicator.promotion.postgres import PostgresRole
 from replicator.sources.postgres.connection import connect, place_of
 from replicator.sources.postgres.faults import translated
 from replicator.sources.postgres.lsn import parse_lsn
-from replicator.sources.postgres.options import PostgresOptions
+from replicator.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.sources.postgres.slot import written_lsn
 
 REST_SECONDS = 30.0
+SEQUENCES_SECONDS = 1.0
 
 
 def role_ledger(core: Core) -> RoleLedger:
@@ -88,10 +89,15 @@ class PostgresLedger:
         await trio.to_thread.run_sync(self._role.promote, epoch)
 
     async def is_captured(self, half: Half | None, closing: float) -> bool:
-        """Whether the log's end, which does not move for applications any more, has been seen and stored."""
+        """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last
+        values of the sequences, so that no block comes behind it."""
         if not isinstance(half, PostgresPrimary):
             return False
         if self._closed is None or self._closed[0] != closing:
+            with trio.move_on_after(SEQUENCES_SECONDS) as waiting:
+                await half.source.read_sequences()
+            if waiting.cancelled_caught:
+                return False
             self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
         if half.source.report.seen is None or parse_lsn(half.source.report.seen) < self._closed[1]:
             return False
@@ -108,5 +114,11 @@ class PostgresLedger:
 
 
 def _end_of_log(options: PostgresOptions) -> int:
+    """Where the log ends; behind it goes a sign of life, so that whoever reads the log soon knows to be beyond."""
     with translated(place_of(options)), connect(options) as connection:
-        return written_lsn(connection)
+        connection.execute("SET synchronous_commit = local")
+        end = written_lsn(connection)
+        # The message alone would be written when the server gets to it; the commit of a transaction with a number is.
+        message = "SELECT pg_logical_emit_message(false, %s, %s::text), pg_current_xact_id()"
+        connection.execute(message, (HEARTBEAT_PREFIX, options.slot))
+        return end

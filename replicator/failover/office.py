@@ -234,6 +234,7 @@ class Office:
             following=self._following,
             asked=self._asked == self.memory.epoch,
             diverged=self._is_diverged(),
+            settled=not isinstance(self.running.half, ReplicaHalf) or self.running.half.follower.is_drained,
             captured=not closing or await self._is_captured(),
             sealed=rejoining and self.returning.is_sealed,
             rewound=rejoining and self.returning.is_rewound,

@@ -141,6 +141,7 @@ class Seen:
     following: str | None = None
     asked: bool = False  # every peer was asked to promise our epoch, and has answered, or could not be reached
     diverged: bool = False  # the region that is followed says that this chain is not its own
+    settled: bool = True  # all that was received durably is in the journal
     captured: bool = True  # all that the ledger has committed is in the journal
     sealed: bool = False  # the orphans are sealed, or there are none
     rewound: bool = False

@@ -103,15 +103,15 @@ class PostgresFence:
     async def anchor(self) -> Anchor:
         async with self._session() as session:
             if self._guard is None or not self._guard.busy:
-                await self._fresh_guard()  # before it is needed, so that opening takes no connecting
+                # Before it is needed, so that opening takes no connecting. Also in place of a guard whose statement
+                # somebody has cancelled: its session would hold the lock still.
+                await self._fresh_guard()
             return Anchor(only(await session.run(terms.ANCHOR)))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
         from_us = int(anchor.at)
         term = (epoch, from_us, from_us + int(seconds * 1_000_000))
         async with self._session() as session:
-            if self._guard is not None and not self._guard.fresh and not self._guard.busy:
-                self._drop_guard()  # somebody cancelled it; its session may still hold the lock
             while True:
                 ((said, seen),) = await session.run("SELECT * FROM replicator.prolong($1, $2, $3)", *term)
                 if said == "late":

@@ -84,14 +84,15 @@ BEGIN
   EXECUTE 'ALTER TABLE ONLY ' || target || ' ENABLE ALWAYS TRIGGER replicator_fence';
 END $$""",
     # All tables and partitions, or the configured ones with what is below them. tgtype 62: BEFORE, all four, statement.
+    # IN, not EXISTS: with thousands of tables the planner makes a square of the latter.
     """CREATE OR REPLACE FUNCTION replicator.in_scope() RETURNS TABLE (target regclass, fenced boolean)
 LANGUAGE sql STABLE AS $$
   WITH RECURSIVE chosen AS (SELECT tables FROM replicator.fencing),
   below (oid) AS (
     SELECT to_regclass(name)::oid FROM chosen, unnest(tables) AS name
     UNION SELECT inhrelid FROM pg_inherits JOIN below ON inhparent = below.oid)
-  SELECT c.oid::regclass, EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'replicator_fence'
-                                    AND t.tgenabled = 'A' AND t.tgtype = 62 AND t.tgfoid = 'replicator.fence'::regproc)
+  SELECT c.oid::regclass, c.oid IN (SELECT tgrelid FROM pg_trigger WHERE tgname = 'replicator_fence'
+                                       AND tgenabled = 'A' AND tgtype = 62 AND tgfoid = 'replicator.fence'::regproc)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
      AND n.nspname NOT IN ('information_schema', 'replicator')
@@ -100,12 +101,14 @@ $$""",
     f"""CREATE OR REPLACE FUNCTION replicator.fence_altered() RETURNS event_trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
+  done record;
   one record;
 BEGIN
-  FOR one IN SELECT target, fenced, command_tag FROM pg_event_trigger_ddl_commands() JOIN replicator.in_scope()
-                 ON target = objid AND classid = 'pg_class'::regclass LOOP
+  FOR done IN SELECT objid, command_tag FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
+    SELECT * INTO one FROM replicator.in_scope() WHERE target = done.objid;
+    CONTINUE WHEN NOT FOUND;
     IF ({_WRITER}) IS NOT TRUE AND NOT replicator.is_open() THEN
-      PERFORM replicator.refuse(one.command_tag || ' ' || one.target, '{_BY_HAND}');
+      PERFORM replicator.refuse(done.command_tag || ' ' || one.target, '{_BY_HAND}');
     ELSIF NOT one.fenced THEN
       PERFORM replicator.fence_table(one.target);
     END IF;

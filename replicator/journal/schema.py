@@ -9,7 +9,8 @@ note        facts beside the chain, in the source's or follower's own words
 follower    the regions that have followed this one, and up to where each of them has everything durably
 
 What retention removes goes page by page: the note ``base:STRAND`` moves in the same transaction. Parts of a large block
-whose page has gone (up to the base) are remains, and go a little later.
+whose page has gone (up to the base) are remains, and go a little later. Sealed orphans are cut off the end
+(``cutting``): pages, definitions and what is noted beyond go in one transaction, parts a little later.
 """
 
 from __future__ import annotations

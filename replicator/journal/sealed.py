@@ -36,7 +36,7 @@ READ_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seal:
-    """Blocks behind ``fork``, up to and with ``last``, safe in ``directory``. Made by ``verified`` alone."""
+    """Blocks behind ``fork``, up to and with ``last``, in ``directory``. What ``verified`` gives is proven."""
 
     directory: Path
     fork: Position

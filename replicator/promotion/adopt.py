@@ -32,7 +32,7 @@ from replicator.promotion.database import (
 from replicator.promotion.decide import Adopting, AdoptStep, adoption
 from replicator.promotion.promote import NOTES
 from replicator.promotion.tables import adopted_at, as_replica
-from replicator.replicas.postgres import triggers
+from replicator.replicas.postgres import adopted
 from replicator.replicas.postgres.schema import create_own_tables
 from replicator.sources.postgres.connection import Connection
 from replicator.sources.postgres.initial import SLOT_NOTE
@@ -94,7 +94,7 @@ class Adoption:
         with source_session(self._options) as source:
             carried = read_sequences(source, self._options.publication)
         create_own_tables(connection)
-        triggers.silence(connection)
+        adopted.silence(connection)
         with connection.transaction():
             as_replica(connection, position, definitions)
             self._write_definitions(connection, position)

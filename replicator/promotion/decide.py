@@ -32,10 +32,11 @@ class AdoptStep(enum.Enum):
 
 
 class Promoting(NamedTuple):
-    """What is seen before a promotion. ``is_source``: the journal's notes name a server that is read, this one;
-    ``epoch`` is the chain's."""
+    """What is seen before a promotion. ``is_source``: the journal's notes name a server that is read, this one.
+    ``is_replica``: the database was taken as a replica, and the notes may not know it yet. ``epoch`` is the chain's."""
 
     is_source: bool
+    is_replica: bool
     epoch: int
 
 
@@ -51,7 +52,7 @@ class Adopting(NamedTuple):
 def promotion(seen: Promoting, epoch: int) -> tuple[PromoteStep, ...]:
     """What has to be done until this region is the primary's in ``epoch``."""
     steps = tuple(PromoteStep)
-    if seen.is_source:
+    if seen.is_source and not seen.is_replica:
         steps = steps[steps.index(PromoteStep.EPOCH) :]
     return tuple(step for step in steps if step is not PromoteStep.EPOCH or seen.epoch < epoch)
 

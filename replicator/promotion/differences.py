@@ -39,7 +39,8 @@ def _problems(definition: Definition, facts: TableFacts) -> list[str]:
     names = {column.name for column in definition.columns}
     others = [a.name for a in here.values() if a.name not in {*names, *ours} and not a.generated]
     problems += [f"column {name} is not the ledger's" for name in others]
-    key = facts.identity_key if facts.identity == "i" else facts.key
+    primary = () if facts.key_deferrable else facts.key
+    key = facts.identity_key if facts.identity == "i" else primary
     if key not in (definition.key, ours):
         problems.append(f"its key is {', '.join(key) or 'none'} here and {', '.join(definition.key)} in the ledger")
     return problems

@@ -52,12 +52,15 @@ class PostgresRole:
         self._reserve = reserve_of(options.sequence_seconds) if reserve is None else reserve
         self._on_step = on_step
 
-    def promote(self, epoch: int, now_us: int | None = None) -> Position:
-        """Make the database the primary's in ``epoch``; gives the chain's head, a block of that epoch. Blocks."""
+    def promote(self, epoch: int, now_us: int | None = None, *, exact: bool = False) -> Position:
+        """Make the database the primary's in ``epoch``; gives the chain's head, a block of that epoch. Blocks.
+
+        ``exact``: the change is planned, and the last values of the sequences came with the old primary's last block
+        (``capture_rest`` with ``sequences``), so that no numbers are left out.
+        """
         now_us = time.time_ns() // 1000 if now_us is None else now_us
-        Promotion(self._dsn, self._options, self._journal, self._strand, self._reserve, self._on_step).run(
-            epoch, now_us
-        )
+        reserve = 0 if exact else self._reserve
+        Promotion(self._dsn, self._options, self._journal, self._strand, reserve, self._on_step).run(epoch, now_us)
         return self._journal.head(self._strand)
 
     def adopt(self, position: Position) -> None:

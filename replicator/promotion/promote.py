@@ -22,8 +22,8 @@ from replicator.promotion.base import append_epoch
 from replicator.promotion.database import alone, drop_slot, open_quarantine, replicating, source_session, stands_at
 from replicator.promotion.decide import PromoteStep, Promoting, promotion
 from replicator.promotion.forward import move_sequences
-from replicator.promotion.readiness import check_tables, definitions_of, has_rows, tables_of
-from replicator.promotion.tables import as_primary
+from replicator.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
+from replicator.promotion.tables import adopted_at, as_primary
 from replicator.sources.postgres.begins import (
     BEGINS_NOTE,
     NUMBERS_NOTE,
@@ -33,7 +33,7 @@ from replicator.sources.postgres.begins import (
     pack_begins,
     pack_numbering,
 )
-from replicator.sources.postgres.catalog import all_oids, read_tables
+from replicator.sources.postgres.catalog import all_oids
 from replicator.sources.postgres.connection import Connection
 from replicator.sources.postgres.initial import SLOT_NOTE
 from replicator.sources.postgres.options import PostgresOptions
@@ -67,36 +67,42 @@ class Promotion:
 
     def run(self, epoch: int, now_us: int) -> None:
         """Do what remains. Raises Unavailable (call again) or Halted."""
-        seen = Promoting(SYSTEM_NOTE in self._journal.notes(), self._journal.head(self._strand).epoch)
-        steps = promotion(seen, epoch)
-        if PromoteStep.BEGIN in steps:
-            with alone(self._dsn, self._options) as connection:
+        with alone(self._dsn, self._options) as connection:
+            steps = promotion(self._look(connection), epoch)
+            if PromoteStep.BEGIN in steps:
                 check_state(connection, self._journal, self._strand)
                 check_tables(connection, definitions_of(self._journal, self._strand))
-                for step in steps:
-                    self._do(step, connection, epoch, now_us)
-        else:
+                self._forget()
             for step in steps:
-                self._do(step, None, epoch, now_us)
+                self._on_step(f"before {step.name}")
+                match step:
+                    case PromoteStep.SEQUENCES:
+                        move_sequences(connection, self._definitions(), self._reserve)
+                    case PromoteStep.TABLES:
+                        as_primary(connection, self._strand, self._definitions())
+                    case PromoteStep.PUBLICATION:
+                        self._publish()
+                    case PromoteStep.SLOT:
+                        self._make_slot()
+                    case PromoteStep.BEGIN:
+                        self._begin(connection, epoch)
+                    case PromoteStep.EPOCH:
+                        append_epoch(self._journal, self._strand, epoch, now_us)
+                self._on_step(f"after {step.name}")
 
-    def _do(self, step: PromoteStep, connection: Connection | None, epoch: int, now_us: int) -> None:
-        self._on_step(f"before {step.name}")
-        if step is PromoteStep.EPOCH:
-            append_epoch(self._journal, self._strand, epoch, now_us)
-        else:
-            assert connection is not None
-            match step:
-                case PromoteStep.SEQUENCES:
-                    move_sequences(connection, self._definitions(), self._reserve)
-                case PromoteStep.TABLES:
-                    as_primary(connection, self._strand, self._definitions())
-                case PromoteStep.PUBLICATION:
-                    self._publish()
-                case PromoteStep.SLOT:
-                    self._make_slot()
-                case PromoteStep.BEGIN:
-                    self._begin(connection, epoch)
-        self._on_step(f"after {step.name}")
+    def _look(self, connection: Connection) -> Promoting:
+        return Promoting(
+            SYSTEM_NOTE in self._journal.notes(),
+            adopted_at(connection, self._strand) is not None,
+            self._journal.head(self._strand).epoch,
+        )
+
+    def _forget(self) -> None:
+        """What the journal notes of an earlier time as a source is void, save what is ours in the server."""
+        notes = self._journal.notes()
+        kept = {key: notes[key] for key in (SLOT_NOTE, PUBLICATION_NOTE) if key in notes}
+        if SYSTEM_NOTE in notes:
+            self._journal.replace_notes(NOTES, kept)
 
     def _definitions(self) -> list[Definition]:
         return list(definitions_of(self._journal, self._strand).values())
@@ -123,22 +129,21 @@ class Promotion:
     def _begin(self, connection: Connection, epoch: int) -> None:
         assert self._slot_at is not None
         identity, point = self._slot_at
-        head, notes = self._journal.head(self._strand), self._journal.notes()
-        ours = notes.get(PUBLICATION_NOTE) == self._options.publication
-        begins = Begins(epoch, head.sequence, head.hash.hex(), point, ours)
+        ours = self._journal.notes().get(PUBLICATION_NOTE) == self._options.publication
         new = {
             SYSTEM_NOTE: identity.system,
             DATABASE_NOTE: identity.database,
             TIMELINE_NOTE: str(identity.timeline),
             SLOT_NOTE: self._options.slot,
-            BEGINS_NOTE: pack_begins(begins),
+            BEGINS_NOTE: pack_begins(Begins(epoch, self._journal.head(self._strand).sequence, point)),
             **({PUBLICATION_NOTE: self._options.publication} if ours else {}),
             **self._table_notes(connection),
         }
         self._journal.replace_notes(NOTES, new)
 
     def _table_notes(self, connection: Connection) -> dict[str, str]:
-        """What ``relations`` would have noted, had it seen these tables from their beginning."""
+        """What ``relations`` would have noted, had it seen these tables from their beginning. A table that is not the
+        ledger's and has no row counts as one that will be created later: its rows come through the stream."""
         every = list(self._journal.definitions(self._strand).values())
         known: dict[int, Definition] = {}
         notes: dict[str, str] = {}
@@ -152,9 +157,9 @@ class Promotion:
             numbers = numbering(definition, here, highest_ever, highest_here)
             if numbers.pairs:
                 notes[f"{NUMBERS_NOTE}{facts.oid}"] = pack_numbering(numbers)
-        strangers = set(all_oids(connection)) - set(known)
-        empty = {facts.oid for facts in read_tables(connection, strangers) if not has_rows(connection, facts.name)}
-        notes[BEFORE_NOTE] = json.dumps(sorted(set(known) | strangers - empty))
+        with source_session(self._options) as source:
+            empty = [facts.oid for facts in strangers(source, list(known)) if not has_rows(source, facts.name)]
+        notes[BEFORE_NOTE] = json.dumps(sorted(set(all_oids(connection)) - set(empty)))
         return notes
 
 

@@ -39,8 +39,10 @@ def reasons(dsn: str, options: PostgresOptions, journal: Journal, strand: str) -
             definitions = definitions_of(journal, strand)
             found += _state(connection, strand)
             found += differences(definitions, tables_of(connection, definitions))
-            found += _others(connection, options, definitions)
-            if journal.notes().get(SLOT_NOTE) != options.slot and read_slot(connection, options.slot) is not None:
+        with translated(place_of(options)), connect(options) as source:
+            source.execute("SET default_transaction_read_only = on")
+            found += _others(source, options, definitions)
+            if journal.notes().get(SLOT_NOTE) != options.slot and read_slot(source, options.slot) is not None:
                 found.append(f"slot {options.slot} is there already, and it is not ours; drop it, or name another one")
     except ReplicatorError as error:
         found.append(str(error))
@@ -88,13 +90,17 @@ def _others(connection: Connection, options: PostgresOptions, definitions: dict[
             if name not in definitions
         ]
     known = [facts.oid for facts in tables_of(connection, definitions).values()]
-    oids = [oid for (oid,) in connection.execute(_STRANGERS, (IGNORED_NAMESPACE, known))]
     return [
         f"table {'.'.join(facts.name)} has rows and is not in the ledger; move it to another database, or list [source]"
         " tables"
-        for facts in read_tables(connection, oids)
+        for facts in strangers(connection, known)
         if has_rows(connection, facts.name)
     ]
+
+
+def strangers(connection: Connection, known: list[int]) -> list[TableFacts]:
+    """The tables that a publication of all tables would have beside these."""
+    return read_tables(connection, [oid for (oid,) in connection.execute(_STRANGERS, (IGNORED_NAMESPACE, known))])
 
 
 def has_rows(connection: Connection, name: TableName) -> bool:

@@ -7,6 +7,7 @@ bounded, and a fetch that breaks off goes on where it was.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -24,11 +25,14 @@ from replicator.ledger.shown import show_time
 from replicator.position import Position
 from replicator.rejoin.fork import CURE
 from replicator.rejoin.judging import By, Made, There
-from replicator.rewrite.images import pack_texts
-from replicator.rewrite.rightful import Rightful
+from replicator.rejoin.rows import Known, RowFile
+from replicator.rejoin.touches import Keys
+from replicator.rewrite.images import Place, pack_texts
+from replicator.rewrite.rightful import Right, Rightful, Table
 from replicator.wire import StagedPart
 
 SCAN_BYTES = 1 << 20
+SCAN_BLOCKS = 1_000_000
 
 
 class InCharge:
@@ -40,19 +44,29 @@ class InCharge:
         self._fork = fork
         self._strand = fork.strand
         self._rightful = Rightful(journal, history, fork.strand)
-        self._scanned = fork.sequence
+        self._scanned = fork
         self._made: dict[str, Made] = {}
+        self._rows = RowFile()
         self.head = fork
 
+    def close(self) -> None:
+        """Let go of the scratch file."""
+        self._rows.close()
+
     def refresh(self, wanted: Iterable[str] = ()) -> None:
-        """Take in what has come; requests by these ids are looked for. Their number is bounded by the orphans."""
+        """Take in what has come; requests by these ids are looked for, always the same ones. Their number is bounded by
+        the orphans. Of a chain that is very long by now only the beginning is looked through: a request that comes so
+        late is judged by its rows, which is on the safe side."""
         self.head = self._journal.head(self._strand)
         self._rightful.reach(self.head.sequence)
         self._tables = self._rightful.tables(self._journal.definitions(self._strand))
-        ids = frozenset(wanted)
-        while ids and self._scanned < self.head.sequence:
-            for block in self._journal.blocks(self._strand, self._scanned, SCAN_BYTES):
-                self._scanned = block.header.sequence
+        if self._journal.position_at(self._strand, self._scanned.sequence) != self._scanned:
+            self._scanned = self._fork  # the chain was cut back meanwhile
+            self._made.clear()
+        ids, last = frozenset(wanted), min(self.head.sequence, self._fork.sequence + SCAN_BLOCKS)
+        while ids and self._scanned.sequence < last:
+            for block in self._journal.blocks(self._strand, self._scanned.sequence, SCAN_BYTES):
+                self._scanned = block.position
                 note = next((read_note(statement) for statement in statements_of(self._journal, block)), None)
                 if note is not None and note.id in ids:
                     self._made[note.id] = Made(_by(block.header), note.digest.hex())
@@ -66,20 +80,37 @@ class InCharge:
         table = self._tables.get(label)
         return table is not None and (columns is None or columns == [one.name for one in table.definition.columns])
 
-    def look(self, label: str, key: Mapping[str, str | None]) -> There:
-        """What is under a key of a table that there is."""
-        table, packed = self._tables[label], pack_texts(list(key.values()))
-        places = self._history.places(self._strand, label, packed, None, 1)
-        if not places or places[0][0] <= self._fork.sequence:
-            base = self._journal.base(self._strand).sequence
-            if base <= self._fork.sequence:
-                return There(None, None, "")
-            return There(By(base, "", ""), None, f"the journal begins behind {base}, what came before is not known")
-        right = self._rightful.right(table, packed, places[0])
-        assert right.header is not None, "the statement was found"
+    def look_at(self, keys: Keys) -> None:
+        """Read what is under these keys, and no others; ``refresh`` before."""
+        self._rows.close()
+        self._rows = RowFile()
+        keys.place(self._last_place)
+        for chunk in keys.in_order():
+            for (label, key, _), place in chunk:
+                table = self._tables.get(label)
+                if place is not None and table is not None:
+                    self._rows.set(label, key, self._known(table, self._rightful.right(table, key, place)))
+
+    def _last_place(self, label: str, key: bytes) -> Place | None:
+        """Where a key was touched last, if that was behind the fork."""
+        places = self._history.places(self._strand, label, key, None, 1)
+        return places[0] if places and places[0][0] > self._fork.sequence else None
+
+    def _known(self, table: Table, right: Right) -> Known:
         names = [column.name for column in table.stored.columns]
         row = None if right.row is None else dict(zip(names, right.row, strict=True))
-        return There(_by(right.header), row, right.unknown)
+        assert right.header is not None, "the statement was found"
+        return Known(row, right.unknown, json.dumps(_by(right.header)))
+
+    def look(self, label: str, key: Mapping[str, str | None]) -> There:
+        """What is under one of the keys that were looked at."""
+        known = self._rows.get(label, pack_texts(list(key.values())))
+        if known is not None:
+            return There(By(*json.loads(known.note)), known.row, known.unknown)
+        base = self._journal.base(self._strand).sequence
+        if base <= self._fork.sequence:
+            return There(None, None, "")
+        return There(By(base, "", ""), None, f"the journal begins behind {base}, what came before is not known")
 
 
 def _by(header: Header) -> By:

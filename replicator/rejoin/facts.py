@@ -8,8 +8,8 @@ comes to the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from replicator.block import Block
 from replicator.definition import unpack_definition
@@ -18,32 +18,27 @@ from replicator.journal.store import Journal
 from replicator.ledger.index import read_note, statements_of
 from replicator.ledger.shown import show_time
 from replicator.rejoin.fork import Fork
-from replicator.rewrite.images import Place, pack_texts, unpack_texts
+from replicator.rejoin.rows import Known, Row, RowFile
+from replicator.rejoin.touches import Touches
+from replicator.rewrite.images import Place, unpack_texts
 from replicator.rewrite.rightful import Right, Rightful, Table, tables_of
 from replicator.rewrite.touched import Touched
-from replicator.statement import DEFINE, INSERT, MESSAGE, SEQUENCE, TRUNCATE, Op
+from replicator.statement import DEFINE, MESSAGE, SEQUENCE, TRUNCATE, Op
 
 READ_BYTES = 1 << 18
 STATEMENTS_LIMIT = 10_000  # of a transaction that are told
 TOLD_LIMIT_CHARACTERS = 8_000_000
 
 Fields = dict[str, Any]
-Row = dict[str, str | None]
-
-
-class _Before(NamedTuple):
-    """What stood under a key; ``unknown`` says why that cannot be told."""
-
-    row: Row | None
-    unknown: str
 
 
 class Facts:
-    """Reads the orphans of one fork, while the journal still has them."""
+    """Reads the orphans of one fork, while the journal still has them. ``touches`` are theirs. ``close`` it."""
 
-    def __init__(self, journal: Journal, history: HistoryIndex, fork: Fork) -> None:
+    def __init__(self, journal: Journal, history: HistoryIndex, fork: Fork, touches: Touches) -> None:
         self._journal = journal
-        self._history = history
+        self._touches = touches
+        self._rows = RowFile()  # as they are before the next statement
         self._fork = fork
         self._strand = fork.strand
         self._rightful = Rightful(journal, history, fork.strand)
@@ -51,6 +46,10 @@ class Facts:
         self._tables = tables_of(definitions)
         self._touched = Touched(definitions)
         self._labels = {relation: definition.label for relation, definition in definitions.items()}
+
+    def close(self) -> None:
+        """Let go of the scratch file."""
+        self._rows.close()
 
     def requests(self) -> set[str]:
         """The ids under which clients asked for them."""
@@ -62,7 +61,20 @@ class Facts:
     def transactions(self) -> Iterator[Fields]:
         """Each orphan, in order."""
         self._rightful.reach(self._fork.last)
+        self._read_fork()
         return map(self._transaction, self._blocks())
+
+    def _read_fork(self) -> None:
+        """Read the rows at the fork of all that is touched."""
+        sequence = self._fork.position.sequence
+        self._touches.place(lambda label, key: self._rightful.last_place(self._tables[label], key, sequence))
+        for chunk in self._touches.in_order():
+            for (label, key, was_absent), place in chunk:
+                table = self._tables[label]
+                if place is None and (was_absent or not table.definition.key):
+                    continue
+                right = self._rightful.right(table, key, place)
+                self._rows.set(label, key, Known(_named(table, right), right.unknown))
 
     def _blocks(self) -> Iterator[Block]:
         after = self._fork.position.sequence
@@ -119,6 +131,7 @@ class Facts:
             self._touched.add(place[0], [statement], place[1])
             yield {**told, "table": definition.label, "columns": [column.name for column in definition.columns]}
         elif op == TRUNCATE:
+            self._rows.empty(self._labels[statement[1]])
             yield {**told, "table": self._labels[statement[1]]}
         elif op == SEQUENCE:
             yield {**told, "name": f"{statement[1]}.{statement[2]}", "value": statement[3]}
@@ -128,39 +141,27 @@ class Facts:
             self._touched.clear()
             self._touched.add(place[0], [statement], place[1])
             for label, key in self._touched.keys:
-                yield {**told, **self._touch(self._tables[label], key, place, statement)}
+                yield {**told, **self._touch(self._tables[label], key, place)}
 
-    def _touch(self, table: Table, key: bytes, place: Place, statement: list[Any]) -> Fields:
-        before = self._before(table, key, place, statement)
-        after = self._rightful.right(table, key, place)
-        rows = [_named(table, after), before.row]
+    def _touch(self, table: Table, key: bytes, place: Place) -> Fields:
+        before = self._rows.get(table.label, key) or Known(None, "")
+        right = self._rightful.right(table, key, place)
+        after = Known(_named(table, right), right.unknown)
+        self._rows.set(table.label, key, after)
         user = table.definition.user
+        rows = [row for row in (after.row, before.row) if row is not None]
         return {
             "table": table.label,
             "key": dict(zip(table.stored.key, unpack_texts(key), strict=True)),
             "keyless": not table.definition.key,
             "documents": table.definition.documents,
-            "user": next((row[user] for row in rows if row is not None and user is not None), None),
+            "user": next((row[user] for row in rows if user is not None), None),
             "before": before.row,
-            "after": rows[0],
+            "after": after.row,
             "unknown": "; ".join(filter(None, (before.unknown, after.unknown))),
         }
-
-    def _before(self, table: Table, key: bytes, place: Place, statement: Sequence[Any]) -> _Before:
-        if not table.definition.key:
-            return _Before(None, "")
-        places = self._history.places(self._strand, table.label, key, place, 1)
-        if not places and statement[0] == INSERT:
-            return _Before(None, "")
-        right = self._rightful.right(table, key, places[0] if places else None)
-        return _Before(_named(table, right), right.unknown)
 
 
 def _named(table: Table, right: Right) -> Row | None:
     names = [column.name for column in table.stored.columns]
     return None if right.row is None else dict(zip(names, right.row, strict=True))
-
-
-def packed_key(key: dict[str, str | None]) -> bytes:
-    """A key that was told, in canonical form."""
-    return pack_texts(list(key.values()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ from replicator.journal.sealed import SEAL, Seal, read_seal, verified
 from replicator.journal.store import Journal
 from replicator.ledger.shown import show_time
 from replicator.rejoin.charge import InCharge, ScratchMarks
-from replicator.rejoin.handled import Handled, read_handled
-from replicator.rejoin.judging import CLEAN, NOTHING, THERE, Judged, judge, reapply_id
+from replicator.rejoin.handled import REAPPLIED, REFUSED, SENDING, SETTLED, Handled
+from replicator.rejoin.judging import CLEAN, NOTHING, ROW_OPS, THERE, Judged, judge, reapply_id
 from replicator.rejoin.report import read_heading, read_transactions
 from replicator.rejoin.sealing import DIRECTORY
 from replicator.rejoin.sending import Primary
+from replicator.rejoin.touches import Keys, Touch
+from replicator.rewrite.images import pack_texts
 
 PAGE_LIMIT = 1_000
+CHARGES = 4  # that are kept
 REAPPLY_LIMIT = 10_000  # transactions in one go
 REAPPLY_CHARACTERS = 64_000_000
 
@@ -53,6 +56,7 @@ class Orphans:
         self._strand = strand
         self._primary = primary
         self._one = trio.Lock()
+        self._charges: dict[str, InCharge] = {}  # by seal, so that the chain is looked through once
         self.unhandled = 0  # sealed transactions that nobody has re-applied or settled and that are not there: a gauge
 
     def count(self) -> int:
@@ -98,25 +102,25 @@ class Orphans:
 
     async def _send(self, primary: Primary, handled: Handled, one: tuple[Fields, Judged], who: str) -> Fields:
         transaction, judged = one
-        sequence = str(transaction["sequence"])
+        sequence = transaction["sequence"]
         told = _told(one)
-        is_again = sequence in handled.sending
-        if not is_again and (judged.verdict != CLEAN or (missing := _missing(judged, handled.reapplied))):
-            return {
-                **told,
-                "outcome": "left alone" if judged.verdict != CLEAN else f"left alone: needs {missing[0]} first",
-            }
+        if sequence not in handled.sending:
+            if judged.verdict != CLEAN:
+                return told
+            if missing := _missing(judged, handled.reapplied):
+                return {**told, "outcome": f"left alone: needs {missing[0]} first"}
         note = {"who": who, "at": show_time(time.time_ns() // 1000)}
-        handled.sending[sequence] = note
-        await trio.to_thread.run_sync(handled.save)
+        await trio.to_thread.run_sync(handled.note, SENDING, [sequence], note)
         try:
             told["position"] = await primary.send(transaction, who)
-            told["outcome"] = "re-applied"
-            handled.reapplied[sequence] = {**note, "position": told["position"], "id": told["id"]}
+            told["outcome"], became = "re-applied", REAPPLIED
+            note = {**note, "position": told["position"], "id": told["id"]}
         except Rejected as refusal:
-            told["outcome"], told["refusal"] = "refused", refusal.as_json()
-        del handled.sending[sequence]
-        await trio.to_thread.run_sync(handled.save)
+            told["outcome"], became = "refused", REFUSED
+            told["refusal"] = refusal.as_json()
+            note = {**note, "reason": refusal.reason}
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(handled.note, became, [sequence], note)
         return told
 
     # -- in a thread
@@ -137,7 +141,7 @@ class Orphans:
             {
                 **read_heading(directory),
                 "unhandled": _unhandled(directory),
-                "handled": len(read_handled(directory)),
+                "handled": len(Handled(directory)),
                 "directory": str(directory),
             }
             for directory in self._directories()
@@ -145,7 +149,7 @@ class Orphans:
         return sorted(told, key=lambda one: str(one["sealed_at"]), reverse=True)
 
     def _show(self, directory: Path, after: int, limit: int, verdict: str | None) -> Fields:
-        head, handled = read_heading(directory), read_handled(directory)
+        head, handled = read_heading(directory), Handled(directory)
         shown: list[Fields] = []
         more = False
         with self._judging(directory, handled) as (judged_at, judged):
@@ -156,7 +160,7 @@ class Orphans:
                 if len(shown) == limit:
                     more = True
                     break
-                settled = handled.settled.get(str(sequence))
+                settled = handled.settled.get(sequence)
                 shown.append({**transaction, "judged": verdict_now.as_json(), "settled": settled})
         next_ = shown[-1]["sequence"] if more else None
         return {**head, "judged_at": judged_at, "transactions": shown, "next": next_, "directory": str(directory)}
@@ -168,13 +172,18 @@ class Orphans:
         if not self._is_undone(seal):
             yield str(seal.theirs), _as_sealed(directory)
             return
-        charge = InCharge(self._journal, self._history, seal.fork)
-        charge.refresh({reapply_id(one) for one in read_transactions(directory)})
+        charge = self._charges.setdefault(seal.id, InCharge(self._journal, self._history, seal.fork))
+        while len(self._charges) > CHARGES:
+            self._charges.pop(next(iter(self._charges))).close()
+        with contextlib.closing(Keys()) as keys:
+            ids = _take_keys(directory, keys)
+            charge.refresh(ids)
+            charge.look_at(keys)
         with contextlib.closing(ScratchMarks()) as marks:
             yield (
                 str(charge.head),
                 (
-                    (one, judge(one, charge, marks, charge.made, handled.reapplied.get(str(one["sequence"]))))
+                    (one, judge(one, charge, marks, charge.made, handled.reapplied.get(one["sequence"])))
                     for one in read_transactions(directory)
                 ),
             )
@@ -192,29 +201,28 @@ class Orphans:
         if not self._is_undone(verified(directory)):
             message = "the blocks are not undone here, or this region's history has left their fork"
             raise Rejected("not_undone", message, status=409, place="orphans", cure="see replicator orphans show")
-        handled = read_handled(directory)
+        handled = Handled(directory)
         with self._judging(directory, handled) as (_, judged):
             chosen = _bounded(
                 one
                 for one in judged
                 if one[0]["sequence"] in sequences
-                or (not sequences and (one[1].verdict == CLEAN or str(one[0]["sequence"]) in handled.sending))
+                or (not sequences and (one[1].verdict == CLEAN or one[0]["sequence"] in handled.sending))
             )
         if unknown := sequences - {one[0]["sequence"] for one in chosen}:
             raise Rejected("no_such_orphan", f"{min(unknown)} is not among them", status=404, place="orphans")
         return chosen, handled
 
     def _settle(self, directory: Path, sequences: list[int], who: str, why: str) -> Fields:
-        handled = read_handled(directory)
+        handled = Handled(directory)
         note = {"who": who, "why": why, "at": show_time(time.time_ns() // 1000)}
         with self._judging(directory, handled) as (_, judged):
             open_ = {one["sequence"] for one, verdict in judged if verdict.verdict not in (THERE, NOTHING)}
         if unknown := set(sequences) - open_:
             message = f"{min(unknown)} is not among them, or needs no settling"
             raise Rejected("no_such_orphan", message, status=404, place="orphans", cure="see replicator orphans show")
-        wanted = sorted(set(sequences) or {one for one in open_ if str(one) not in handled.settled})
-        handled.settled.update({str(sequence): note for sequence in wanted})
-        handled.save()
+        wanted = sorted(set(sequences) or {one for one in open_ if one not in handled.settled})
+        handled.note(SETTLED, wanted, note)
         self.count()
         return {"orphans": directory.name, "settled": wanted}
 
@@ -233,6 +241,16 @@ def _bounded(chosen: Iterator[tuple[Fields, Judged]]) -> list[tuple[Fields, Judg
     return held
 
 
+def _take_keys(directory: Path, keys: Keys) -> set[str]:
+    """Gather the keys that the transactions touch, and the ids under which they are, or would be, sent again."""
+    ids = set()
+    for one in read_transactions(directory):
+        ids.add(reapply_id(one))
+        touched = [told for told in one["statements"] if told["op"] in ROW_OPS and not told["keyless"]]
+        keys.add(Touch(told["table"], pack_texts(list(told["key"].values())), False) for told in touched)
+    return ids
+
+
 def _as_sealed(directory: Path) -> Iterator[tuple[Fields, Judged]]:
     for one in read_transactions(directory):
         yield one, Judged(one["judged"]["verdict"], one["judged"]["why"])
@@ -242,7 +260,7 @@ def _unhandled(directory: Path) -> int:
     """Transactions that were no nothing and not there when they were sealed, and that nobody has handled since."""
     counts = read_heading(directory)["counts"]
     open_ = sum(int(number) for verdict, number in counts.items() if verdict not in (NOTHING, THERE))
-    return max(0, open_ - len(read_handled(directory)))
+    return max(0, open_ - len(Handled(directory)))
 
 
 def _told(one: tuple[Fields, Judged]) -> Fields:
@@ -257,11 +275,10 @@ def _told(one: tuple[Fields, Judged]) -> Fields:
     }
 
 
-def _missing(judged: Judged, there: Iterable[str]) -> list[int]:
+def _missing(judged: Judged, there: Container[int]) -> list[int]:
     """The orphans that it builds on and that are not there. A version alone does not tell whose it is: the primary may
     have come to the same number on another way."""
-    known = set(there)
-    return [one["builds_on"] for one in judged.why if "builds_on" in one and str(one["builds_on"]) not in known]
+    return [one["builds_on"] for one in judged.why if "builds_on" in one and one["builds_on"] not in there]
 
 
 def _planned(chosen: list[tuple[Fields, Judged]], handled: Handled) -> list[Fields]:
@@ -270,9 +287,9 @@ def _planned(chosen: list[tuple[Fields, Judged]], handled: Handled) -> list[Fiel
     planned = []
     for one in chosen:
         told, judged = _told(one), one[1]
-        if judged.verdict == CLEAN or str(told["sequence"]) in handled.sending:
+        if judged.verdict == CLEAN or told["sequence"] in handled.sending:
             missing = _missing(judged, sent)
             told["outcome"] = f"left alone: needs {missing[0]} first" if missing else "to be sent"
-            sent.update([] if missing else [str(told["sequence"])])
+            sent.update([] if missing else [told["sequence"]])
         planned.append(told)
     return planned

@@ -7,6 +7,7 @@ The file is one JSON object: what is sealed, ``transactions`` (``facts.py``, eac
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 from replicator.journal.sealed import REPORT, Seal
 from replicator.ledger.shown import show_time
-from replicator.rejoin.judging import NOTHING, VERDICTS
+from replicator.rejoin.judging import VERDICTS
+
+COUNTS_BYTES = 1_000  # the last line is shorter
 
 Fields = dict[str, Any]
 
@@ -49,12 +52,13 @@ def write_lines(head: Fields, transactions: Iterable[Fields]) -> Iterator[str]:
 
 def read_heading(directory: Path) -> Fields:
     """What stands before the transactions, and the counts."""
-    with (directory / REPORT).open(encoding="utf-8") as file:
-        head: Fields = json.loads(file.readline().rstrip().removesuffix('"transactions": [').rstrip().rstrip(",") + "}")
-        last = ""
-        for last in file:  # noqa: B007  # the last line is wanted
-            pass
-    head["counts"] = json.loads("{" + last.removeprefix("], "))["counts"]
+    with (directory / REPORT).open("rb") as file:
+        first = file.readline().decode()
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - COUNTS_BYTES))
+        last = file.read().decode(errors="replace").rsplit("\n], ", 1)[-1]
+    head: Fields = json.loads(first.rstrip().removesuffix('"transactions": [').rstrip().rstrip(",") + "}")
+    head["counts"] = json.loads("{" + last)["counts"]
     return head
 
 
@@ -67,8 +71,3 @@ def read_transactions(directory: Path) -> Iterator[Fields]:
                 return
             if line.strip():
                 yield json.loads(line.rstrip().removesuffix(","))
-
-
-def open_count(counts: Fields) -> int:
-    """How many transactions changed rows."""
-    return sum(int(number) for verdict, number in counts.items() if verdict != NOTHING)

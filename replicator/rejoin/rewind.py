@@ -72,8 +72,7 @@ class Rewind:
 
     def pending(self) -> Fork | None:
         """The fork that the region is on its way to; None if it is not going back. Raises Halted."""
-        intent = _read_intent(self._data_dir)
-        return None if intent is None else intent[0]
+        return going_back(self._data_dir)
 
     def run(self, seal: Seal | None, fork: Fork) -> None:
         """Go back to the fork, or go on with it. ``seal`` may be None for what was begun: it is read again.
@@ -171,6 +170,12 @@ def _check_seal(seal: Seal | None, fork: Fork) -> None:
 
 
 # -- the intent
+
+
+def going_back(data_dir: Path) -> Fork | None:
+    """The fork that a region is on its way to, for who may open its files only if it is not. Raises Halted."""
+    intent = _read_intent(data_dir)
+    return None if intent is None else intent[0]
 
 
 def _write_intent(data_dir: Path, fork: Fork, seal: Seal) -> None:

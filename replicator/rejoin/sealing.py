@@ -12,6 +12,7 @@ directory, which is removed when the seal stands.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from replicator.journal.sealed import (
     REPORT,
     SEAL,
     Seal,
+    SealedBlocks,
     file_sum,
     name_of,
     seal_fields,
@@ -44,6 +46,7 @@ from replicator.rejoin.files import sync_directory, unwritable, write_file
 from replicator.rejoin.fork import Fork
 from replicator.rejoin.judging import judge
 from replicator.rejoin.page import page
+from replicator.rejoin.touches import Touches
 from replicator.wire import pack_block, pack_definition_frame, pack_end, pack_part
 
 DIRECTORY = "orphans"
@@ -101,7 +104,7 @@ class Sealing:
             self._write_blocks(part / BLOCKS, fork)
             self._probe("blocks")
             head = report.heading(seal, self._region, other)
-            write_file(part / REPORT, report.write_lines(head, self._judged(fork, scratch)))
+            self._write_report(part, head, fork, seal, scratch)
             self._probe("report")
             write_file(part / PAGE, page(report.read_heading(part), report.read_transactions(part)))
             self._probe("page")
@@ -136,13 +139,20 @@ class Sealing:
                 yield pack_block(block)
         yield pack_end("the last orphan")
 
-    def _judged(self, fork: Fork, scratch: Fetched) -> Iterator[Fields]:
-        charge = InCharge(scratch.journal, scratch.history, fork.position)
-        facts = Facts(self._journal, self._history, fork)
-        charge.refresh(facts.requests())  # none of them was re-applied yet
-        with contextlib.closing(ScratchMarks()) as marks:
-            for told in facts.transactions():
-                yield {**told, "judged": judge(told, charge, marks, charge.made, None).as_json()}
+    def _write_report(self, part: Path, head: Fields, fork: Fork, seal: Seal, scratch: Fetched) -> None:
+        with (
+            contextlib.closing(Touches(SealedBlocks(dataclasses.replace(seal, directory=part)))) as touches,
+            contextlib.closing(Facts(self._journal, self._history, fork, touches)) as facts,
+            contextlib.closing(InCharge(scratch.journal, scratch.history, fork.position)) as charge,
+            contextlib.closing(ScratchMarks()) as marks,
+        ):
+            charge.refresh(facts.requests())  # none of them was re-applied yet
+            charge.look_at(touches)
+            judged = (
+                {**told, "judged": judge(told, charge, marks, charge.made, None).as_json()}
+                for told in facts.transactions()
+            )
+            write_file(part / REPORT, report.write_lines(head, judged))
 
 
 def _put_aside(directory: Path) -> None:

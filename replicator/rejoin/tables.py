@@ -48,11 +48,12 @@ class Tables:
             raise _elsewhere(applied.position, last)
         self._rightful.reach(self._fork.sequence)
         self._waiting = self._read_waiting()
+        self._place(touches)
         self._replica.harden()
         self._replica.begin()
         try:
             self._undefine()
-            for chunk in self._all_keys(touches):
+            for chunk in touches.in_order():
                 write(self._replica, self._strand, [one for one in self._compared(chunk) if one.differs])
             self._replica.quarantine().forget(self._strand, self._fork.sequence)
             undone = applied.position.sequence - self._fork.sequence
@@ -70,7 +71,8 @@ class Tables:
         if applied.position != self._fork:
             raise _elsewhere(applied.position, self._fork)
         self._waiting = self._read_waiting()
-        for chunk in self._all_keys(touches):
+        self._place(touches)
+        for chunk in touches.in_order():
             wrong = next((one for one in self._compared(chunk) if one.differs), None)
             if wrong is not None:
                 raise _wrong(wrong, self._fork)
@@ -94,14 +96,20 @@ class Tables:
 
     # -- keys
 
-    def _all_keys(self, touches: Touches) -> Iterator[list[Touch]]:
-        """What was touched, and of tables that were truncated every key that they had at the fork."""
-        yield from touches.chunks()
-        for label in sorted(touches.truncated):
-            table = self._tables().get(label)
-            if table is not None:
-                self._check_known(table)
-                yield from self._keys_at_fork(table)
+    def _place(self, touches: Touches) -> None:
+        """Find where each key was touched last before the orphans; of tables that they truncated, of every key that
+        there was at the fork."""
+        tables = self._tables()
+        for label in sorted(touches.truncated & tables.keys()):
+            self._check_known(tables[label])
+            for chunk in self._keys_at_fork(tables[label]):
+                touches.add(chunk)
+
+        def place_of(label: str, key: bytes) -> Place | None:
+            table = tables.get(label)
+            return None if table is None else self._rightful.last_place(table, key, self._fork.sequence)
+
+        touches.place(place_of)
 
     def _keys_at_fork(self, table: Table) -> Iterator[list[Touch]]:
         if not table.definition.key:
@@ -151,18 +159,17 @@ class Tables:
                     yield after, ordinal, part.data
                     ordinal += part.statements
 
-    def _compared(self, keys: Iterable[Touch]) -> list[Compared]:
+    def _compared(self, keys: Iterable[tuple[Touch, Place | None]]) -> list[Compared]:
         tables = self._tables()
         asked = []
-        for label, key, was_absent in keys:
+        for (label, key, was_absent), place in keys:
             table = tables.get(label)
             if table is None or key in self._waiting.get(label, ()):
                 continue  # the orphans made the table, and it went with them; or nothing was applied to the key
-            asked.append((table, key, self._right(table, key, was_absent=was_absent)))
+            asked.append((table, key, self._right(table, key, place, was_absent=was_absent)))
         return compare(self._replica, asked)
 
-    def _right(self, table: Table, key: bytes, *, was_absent: bool) -> Right:
-        place = self._rightful.last_place(table, key, self._fork.sequence)
+    def _right(self, table: Table, key: bytes, place: Place | None, *, was_absent: bool) -> Right:
         if place is None and (was_absent or not table.definition.key):
             return Right(None, None, None)
         right = self._rightful.right(table, key, place)

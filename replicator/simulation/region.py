@@ -49,6 +49,7 @@ class Region(Process):
         self._rate, self._true_base, self._own_base = 1.0, 0.0, 1000.0
         # its troubles
         self.disk_full_until = self.database_down_until = self.slow_until = 0.0
+        self.tells_promises_early = False  # for a mutant
         self.forget()
 
     def forget(self) -> None:
@@ -171,7 +172,7 @@ class Region(Process):
             region=self.name,
             state=memory.state,
             epoch=memory.epoch,
-            promised=self.kept_promise,
+            promised=memory.promised if self.tells_promises_early else self.kept_promise,
             head_epoch=head.epoch if head else 0,
             sequence=len(self.journal),
             hash=head.what if head else "",
@@ -202,6 +203,7 @@ class Region(Process):
             following=self.following if self.took_epoch >= memory.promised else None,  # an old session takes nothing
             asked=self.asked == memory.epoch,
             diverged=bool(self.refused_by) and memory.half == "replica",
+            settled=not self.spool,
             captured=self.in_flight == 0,
             sealed=memory.state is State.REJOINING and self.is_sealed,
             rewound=memory.state is State.REJOINING and self.seal is not None and self.seal.done,

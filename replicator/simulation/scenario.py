@@ -83,6 +83,7 @@ def _weather(dice: random.Random) -> Weather:
         crash=sometimes(0.0005, 0.003),
         action_seconds=dice.choice([0.05, 0.5]),
         write_every_seconds=dice.choice([0.1, 0.3]),
+        settles=dice.choice([1.0, 1.0, 0.3, 0.1]),
         replay_blocks=dice.choice([1, 3, 50]),
     )
 

@@ -29,9 +29,8 @@ class LeaseStore(Process):
         if self.holder is not None and self.holder[:2] == (region, epoch):
             self.expires_at = now + self.ttl_seconds
             return self.holder  # its answer was lost
-        if epoch <= self.epoch:
-            return None
-        if self.holder is not None and self.holder != instead_of and self.compares:
+        is_free = self.holder is None or self.holder == instead_of
+        if self.compares and not (is_free and epoch > self.epoch):
             return None
         self.holder = Holder(region, epoch, self._token())
         self.epoch = epoch

@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from replicator.failover.seen import Heard, Memory, Report
-from replicator.failover.states import FOLLOWS, Event, State
+from replicator.failover.states import FOLLOWS, TABLE, Event, State
 from replicator.simulation.chain import Block, Pulled, after
 from replicator.simulation.faults import STORE
 from replicator.simulation.schedule import Reply, Task
@@ -121,7 +121,7 @@ def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
 def keep_promise(region: Region) -> Task:
     """What was received is in the journal before a promise is told: a report says how far the journal goes."""
     limit = region.world.now + DRAIN_SECONDS
-    while region.spool and region.memory.promised > region.took_epoch:
+    while region.spool and region.memory.promised > region.kept_promise:
         yield 0.02
         if region.world.now > limit:
             return
@@ -153,6 +153,17 @@ def change(region: Region, **fields: object) -> Task:
     region.locked = False
 
 
+def pause(region: Region, event: Event) -> Task:
+    """An operator pauses or resumes it, if its state knows that."""
+    while region.locked:
+        yield 0.01
+    after = TABLE.get((region.memory.state, event))
+    if after in (State.PAUSED, State.FOLLOWING):
+        region.locked = True
+        yield from write(region, dataclasses.replace(region.memory, state=after))
+        region.locked = False
+
+
 # -- the flow
 
 
@@ -165,7 +176,8 @@ def unfollow(region: Region, to: str | None = None) -> Task:
     while region.spool and region.world.now < limit:
         yield 0.02
     region.following = to
-    region.took_epoch = region.memory.epoch
+    if to is not None:
+        region.took_epoch = region.memory.promised
 
 
 def follow(region: Region) -> Task:
@@ -231,7 +243,7 @@ def flow(region: Region) -> Task:
     world = region.world
     while True:
         yield 0.15 + world.dice.random() * 0.35
-        if region.spool and not region.disk_fails:
+        if region.spool and world.dice.random() < world.weather.settles and not region.disk_fails:
             region.settle(1 + world.dice.randrange(len(region.spool) + 2))
         if region.kept_promise < region.memory.promised and not region.spool and not region.locked:
             region.kept_promise = region.memory.promised

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.failover.seen import Order
-from replicator.failover.states import TABLE, Event, State
+from replicator.failover.states import Event
 from replicator.simulation.doing import take_order
 from replicator.simulation.faults import ORDERS, STORE, Fault
-from replicator.simulation.tasks import change, start
+from replicator.simulation.tasks import pause, start
 
 if TYPE_CHECKING:
     from replicator.simulation.region import Region
@@ -68,9 +68,7 @@ def order(world: World, region: Region, fault: Fault) -> None:
         return
     if fault.kind in ("pause", "resume"):
         event = Event.PAUSE if fault.kind == "pause" else Event.RESUME
-        after = TABLE.get((region.memory.state, event))
-        if after in (State.PAUSED, State.FOLLOWING) and not region.locked:
-            world.spawn(region, change(region, state=after))
+        world.spawn(region, pause(region, event))
         return
     given = Order(fault.kind, 0.0, target=fault.other or "", allow_data_loss=fault.allow_data_loss)  # type: ignore[arg-type]
     world.deliver(region, take_order, region, given, fault.seconds)

@@ -20,6 +20,7 @@ class Weather:
     crash_seconds: float = 4.0
     action_seconds: float = 0.2
     write_every_seconds: float = 0.4
+    settles: float = 1.0  # the chance that the spool's first entries are certain of their order by now
     replay_blocks: int = 50  # at most so many blocks are applied at a time
 
 

@@ -96,6 +96,8 @@ class Region(Sidecar):
 class Cluster:
     """Regions over one lease store. ``sections`` gives what is particular to a region's ledger."""
 
+    writer: type[Writer] = Writer
+
     def __init__(
         self,
         directory: Path,
@@ -158,7 +160,7 @@ class Cluster:
         """Clients that follow the primary, or with ``only`` ask one region."""
         addresses = {name: region.address for name, region in self.regions.items()}
         base = f"w{time.monotonic_ns()}"
-        made = [Writer(f"{base}-{n}", addresses, self.known_as, **settings) for n in range(number)]
+        made = [self.writer(f"{base}-{n}", addresses, self.known_as, **settings) for n in range(number)]
         self._writers += made
         return made
 
@@ -233,17 +235,22 @@ class Cluster:
         chains = {name: region.headers() for name, region in self.regions.items()}
         chain = chains[leader.name]
         assert all(one == chain for one in chains.values()), self.story()
-        times = Counter(header.txid for header in chain)
-        assert not [id for id, number in times.items() if number > 1 and id.startswith("w")], "done twice"
-        missing = [one for one in acknowledged if one.id not in times]
-        assert lost or not missing, f"{len(missing)} acknowledged writes are lost: {missing[:3]}\n{self.story()}"
         rows = {name: self.rows(name) for name in self.regions}
         assert all(one == rows[leader.name] for one in rows.values())
-        assert {id for id in times if id.startswith("w")} == {row[0] for row in rows[leader.name]}
+        times = Counter(row[0] for row in rows[leader.name])
+        assert not [id for id, number in times.items() if number > 1], "done twice"
+        missing = [one for one in acknowledged if one.id not in times]
+        assert lost or not missing, f"{len(missing)} acknowledged writes are lost: {missing[:3]}\n{self.story()}"
+        self.check_chain(chain, times)
         return leader
 
+    def check_chain(self, chain: Sequence[Header], times: Mapping[str | None, int]) -> None:
+        """An embedded ledger's blocks are named as the requests that they come from: each once, none without a row."""
+        names = Counter(header.txid for header in chain if header.txid.startswith("w"))
+        assert names == times
+
     def rows(self, name: str) -> list[tuple[str | None, ...]]:
-        """The wallets of an embedded region."""
+        """The wallets of an embedded region: the first column is the write's id."""
         path = self[name].directory / "data" / "ledger.sqlite3"
         return list(sqlite_rows(path, "wallets", ["wallet_id", "user_id", "amount"]))
 

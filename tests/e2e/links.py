@@ -1,6 +1,6 @@
 """The lines between machines, for tests that cut them: TCP passed on by a thread, each line in both directions.
 
-A ``Link`` is what one machine's connections to another go through. Each direction has a gate: what was sent while a gate
+A ``Link`` is what one machine's connections to another go through. Each direction has a gate: what was sent while it
 is closed arrives when it is opened, as after TCP's retransmissions, though whoever sent it may have given up long ago.
 A connection that is begun while either gate is closed is not made until both are open: its handshake takes both.
 Connecting to the link's port itself succeeds at once, where a cut line would be silent: so one patience more is tested.
@@ -105,7 +105,7 @@ class Network:
         return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
 
     def link(self, source: str, target: str, port: int) -> int:
-        """A new line from ``source`` to the server of ``target`` at ``port``; the port at which ``source`` reaches it."""
+        """A new line from ``source`` to the server of ``target`` at ``port``; the port where ``source`` reaches it."""
         link = self._links[source, target] = Link(port)
 
         async def start() -> None:

@@ -1,13 +1,14 @@
 """Clients of a cluster under failure, as good clients are, and what they can testify afterwards.
 
-A ``Writer`` follows the ``primary`` that a refusal names, waits for what Retry-After says, and sends again, with the same
-idempotency key, whatever it has no answer to. Every answer that it counts as acknowledged is kept with its times.
+A ``Writer`` follows the ``primary`` that a refusal names, waits for what Retry-After says, and sends again, with the
+same idempotency key, whatever it has no answer to. Every answer that it counts as acknowledged is kept with its times.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import threading
 import time
@@ -60,6 +61,7 @@ class Writer(threading.Thread):
             number += 1
             self._write(f"{self.name}-{number}")
             self._over.wait(PAUSE_SECONDS)
+        self._close()
 
     def end(self) -> None:
         """Give up what is not acknowledged yet, and end."""
@@ -67,22 +69,29 @@ class Writer(threading.Thread):
         self.join(self._patience + 5)
 
     def _write(self, id: str) -> None:
+        """Until it is acknowledged."""
+        while not self._over.is_set():
+            acknowledged = self._attempt(id)
+            if acknowledged is not None:
+                self.acknowledged.append(acknowledged)
+                return
+
+    def _attempt(self, id: str) -> Acknowledged | None:
         document = {"wallet_id": id, "user_id": self.name, "amount": 1}
         body = json.dumps({"id": id, "statements": [{"table": "wallets", "op": "insert", "document": document}]})
-        while not self._over.is_set():
-            region, sent = self._region, time.monotonic()
-            try:
-                status, headers, answer = self._exchange(region, body)
-            except (OSError, http.client.HTTPException, ValueError):
-                self._elsewhere()
-                self._over.wait(PAUSE_SECONDS)
-                continue
-            if status == 200:
-                epoch = int(answer["position"].split(":")[1])
-                repeated = headers.get("Idempotency-Replayed") == "true"
-                self.acknowledged.append(Acknowledged(id, region, epoch, sent, time.monotonic(), repeated))
-                return
-            self._refused(id, status, headers, answer)
+        region, sent = self._region, time.monotonic()
+        try:
+            status, headers, answer = self._exchange(region, body)
+        except (OSError, http.client.HTTPException, ValueError):
+            self._elsewhere()
+            self._over.wait(PAUSE_SECONDS)
+            return None
+        if status == 200:
+            epoch = int(answer["position"].split(":")[1])
+            repeated = headers.get("Idempotency-Replayed") == "true"
+            return Acknowledged(id, region, epoch, sent, time.monotonic(), repeated)
+        self._refused(id, status, headers, answer)
+        return None
 
     def _exchange(self, region: str, body: str) -> tuple[int, Mapping[str, str], dict[str, Any]]:
         try:
@@ -113,10 +122,13 @@ class Writer(threading.Thread):
         self._go(self._order[(self._order.index(self._region) + 1) % len(self._order)])
 
     def _go(self, region: str) -> None:
+        self._close()
+        self._region = self._only or region
+
+    def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._region = self._only or region
 
 
 @contextlib.contextmanager
@@ -154,4 +166,4 @@ def check_one_at_a_time(acknowledged: Sequence[Acknowledged]) -> None:
 def longest_gap(acknowledged: Sequence[Acknowledged]) -> float:
     """The longest time within which nobody was told of a write, in seconds."""
     heard = sorted(one.heard for one in acknowledged)
-    return max((later - earlier for earlier, later in zip(heard, heard[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in itertools.pairwise(heard)), default=0.0)

@@ -12,14 +12,16 @@ from replicator.promotion.decide import Adopting, AdoptStep, PromoteStep, Promot
 def after(seen: Promoting, done: tuple[PromoteStep, ...], epoch: int) -> Promoting:
     """How the world looks then."""
     return Promoting(
-        seen.is_source or PromoteStep.BEGIN in done, max(seen.epoch, epoch if PromoteStep.EPOCH in done else 0)
+        seen.is_source or PromoteStep.BEGIN in done,
+        seen.is_replica and PromoteStep.TABLES not in done,
+        max(seen.epoch, epoch if PromoteStep.EPOCH in done else 0),
     )
 
 
 @pytest.mark.parametrize("epoch_first", [False, True])
 def test_what_is_left_of_a_promotion_leads_to_its_end(epoch_first: bool) -> None:
     """Also where the epoch's block was appended before."""
-    seen = Promoting(is_source=False, epoch=2 if epoch_first else 1)
+    seen = Promoting(is_source=False, is_replica=False, epoch=2 if epoch_first else 1)
     whole = promotion(seen, 2)
     for done in range(len(whole) + 1):
         now = after(seen, whole[:done], 2)
@@ -32,8 +34,13 @@ def test_what_is_left_of_a_promotion_leads_to_its_end(epoch_first: bool) -> None
 
 def test_a_region_that_is_a_source_keeps_its_slot_whatever_the_epoch() -> None:
     for epoch in (1, 2, 3):
-        assert set(promotion(Promoting(is_source=True, epoch=2), epoch)) <= {PromoteStep.EPOCH}
-    assert promotion(Promoting(is_source=True, epoch=2), 3) == (PromoteStep.EPOCH,)
+        assert set(promotion(Promoting(is_source=True, is_replica=False, epoch=2), epoch)) <= {PromoteStep.EPOCH}
+    assert promotion(Promoting(is_source=True, is_replica=False, epoch=2), 3) == (PromoteStep.EPOCH,)
+
+
+def test_a_database_that_was_taken_as_a_replica_is_promoted_anew_whatever_the_notes_say() -> None:
+    for is_source in (False, True):
+        assert promotion(Promoting(is_source, is_replica=True, epoch=1), 2) == tuple(PromoteStep)
 
 
 def test_what_is_left_of_an_adoption_leads_to_its_end() -> None:

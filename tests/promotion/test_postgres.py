@@ -296,6 +296,9 @@ def test_the_last_numbers_come_with_the_rest(new_region: New) -> None:
     ship(paris, lima)
     lima.replay()
     assert lima.ask("SELECT value FROM replicator.sequence WHERE name = 'wallets_id_seq'") == [(3,)]
+    lima.role().promote(2, exact=True)
+    lima.do("INSERT INTO wallets (owner, balance) VALUES ('dan', 1)")
+    assert lima.ask("SELECT id FROM wallets WHERE owner = 'dan'") == [(5,)], "behind 3, and one cache further"
 
 
 # -- adoption
@@ -326,12 +329,37 @@ def test_an_adoption_killed_at_every_step(new_region: New, deaths: list[str]) ->
     assert not [key for key in paris.journal.notes() if key.startswith("postgres.")]
 
 
+@pytest.mark.parametrize("where", ["after TAKE", "after SLOT"])
+def test_an_adoption_that_is_given_up_leaves_a_primary(new_region: New, where: str) -> None:
+    """Whoever was to lead cannot: the former primary leads again, in a later epoch."""
+    paris, lima = pair(new_region, *WALLETS)
+    assert killed_at(where, lambda on_step: reopened(paris).role(on_step).adopt(paris.head))
+    assert killed_at("after TABLES", lambda on_step: reopened(paris).role(on_step).promote(2))
+    head = paris.role().promote(2)
+    paris.do("INSERT INTO events VALUES ('on', 1)", "INSERT INTO wallets (owner, balance) VALUES ('cyd', 4)")
+    follow(paris, lima)
+    assert len([s for s in paris.statements(head.sequence) if s[0] != DEFINE]) == 2
+    for table, columns in (("wallets", "id, owner, balance"), ("events", "what, amount")):
+        assert paris.rows(table, columns) == lima.rows(table, columns)
+
+
+def test_a_partitioned_table_without_a_key_is_refused_by_name(new_region: New) -> None:
+    paris, _ = pair(
+        new_region,
+        "CREATE TABLE log (day date, what text) PARTITION BY RANGE (day)",
+        "CREATE TABLE log_1 PARTITION OF log DEFAULT",
+        "INSERT INTO log VALUES ('2026-01-01', 'x')",
+    )
+    error = error_of(lambda: paris.role().adopt(paris.head))
+    assert (error.reason, error.place) == ("no_key", "table log")
+    assert paris.rows("log") != []
+
+
 def test_a_publication_that_was_there_before_stays(new_region: New) -> None:
     paris, lima = new_region(), new_region()
     paris.do(
         *WALLETS,
-        "CREATE PUBLICATION replicator FOR ALL TABLES WITH (publish_via_partition_root = true,"
-        " publish_generated_columns = stored)",
+        "CREATE PUBLICATION replicator FOR ALL TABLES WITH (publish_via_partition_root = true)",
     )
     follow(paris, lima)
     paris.role().adopt(paris.head)
@@ -350,6 +378,7 @@ SHOP = (
     "CREATE TABLE people (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text UNIQUE NOT NULL)",
     "CREATE TABLE orders (id int PRIMARY KEY, person int NOT NULL REFERENCES people ON DELETE CASCADE,"
     " price numeric(10,2) CHECK (price > 0), tax numeric GENERATED ALWAYS AS (price * 0.2) STORED, note text)",
+    "CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE, what text)",
     "CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY, what text)",
     "CREATE FUNCTION logs() RETURNS trigger LANGUAGE plpgsql AS"
     " $$ BEGIN INSERT INTO public.log (what) VALUES (TG_OP); RETURN NULL; END $$",
@@ -369,6 +398,7 @@ SHOP_ROWS = {
     "people": "id, email",
     "orders": "id, person, price, note",
     "log": "n, what",
+    "deferred": "id, what",
     "tags": "id, price, long",
     "parts": "id, day, x",
 }
@@ -383,6 +413,7 @@ SHOP_WRITES = (
     "DELETE FROM people WHERE id = 5",
     "INSERT INTO orders (id, person, price) VALUES (100, 6, 2)",
     "INSERT INTO log (what) VALUES ('by hand')",
+    "INSERT INTO deferred VALUES (1, 'x')",
     "UPDATE tags SET price = '6 EUR'",
     "UPDATE parts SET x = x + 1",
     "UPDATE parts SET day = day + 1 WHERE id = 30",
@@ -413,7 +444,7 @@ def test_tables_as_their_users_made_them_are_replayed_into(new_region: New) -> N
     with pytest.raises(psycopg.errors.GeneratedAlways):
         paris.do("INSERT INTO people (id, email) VALUES (5000, 'never')")
     paris.do(*SHOP_WRITES[3:5], "INSERT INTO people (email) VALUES ('at last')", "INSERT INTO log (what) VALUES ('z')")
-    paris.do("INSERT INTO log (what) SELECT 'many' FROM generate_series(1, 50)")
+    paris.do("INSERT INTO deferred VALUES (2, 'y')", "INSERT INTO log (what) SELECT 'many' FROM generate_series(1, 50)")
     paris.capture()
     ship(paris, lima)
     lima.replay()

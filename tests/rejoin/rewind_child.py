@@ -18,6 +18,7 @@ from replicator.journal.sealed import verified
 from replicator.journal.store import Journal
 from replicator.rejoin.fork import Fork
 from replicator.rejoin.rewind import Rewind
+from replicator.replicas.base import Replica
 from replicator.replicas.sqlite import SqliteReplica
 
 STRAND = "main"
@@ -27,7 +28,7 @@ EFFECTS = ("begin", "apply", "undefine", "commit", "quarantine")
 class Shim:
     """A replica that tells of each of its effects, before and after."""
 
-    def __init__(self, replica: SqliteReplica, probe: Callable[[str], None]) -> None:
+    def __init__(self, replica: Replica, probe: Callable[[str], None]) -> None:
         self._replica = replica
         self._probe = probe
 

@@ -135,7 +135,7 @@ async def test_a_dry_run_changes_nothing(deployed: Deployment) -> None:
         assert [(one["sequence"], one["outcome"]) for one in told] == [(one, "to be sent") for one in CLEAN]
         assert [one["outcome"] for one in await deployed.reapply(client, 7, apply=False)] == ["left alone"]
     assert deployed.new.head == before
-    assert not list((deployed.old.directory / "orphans").glob("*/handled.json"))
+    assert not list((deployed.old.directory / "orphans").glob("*/handled.jsonl"))
 
 
 async def test_re_applied_twice_they_are_carried_out_once(deployed: Deployment) -> None:
@@ -162,13 +162,12 @@ async def test_re_applied_twice_they_are_carried_out_once(deployed: Deployment) 
 
 async def test_an_answer_that_was_lost(deployed: Deployment) -> None:
     """The transaction was carried out, and the process died before it noted that: it is found, not made again."""
-    handled = deployed.old.directory / "orphans" / deployed.id / "handled.json"
+    handled = deployed.old.directory / "orphans" / deployed.id / "handled.jsonl"
     async with deployed.primary(), deployed.serving() as client:
         await deployed.reapply(client, 8, 11)
         head = deployed.new.head
-        note = json.loads(handled.read_text())
-        note["sending"] = {"8": note["reapplied"].pop("8"), "11": note["reapplied"].pop("11")}
-        handled.write_text(json.dumps(note))
+        lines = [line for line in handled.read_text().splitlines(keepends=True) if "sending" in line]
+        handled.write_text("".join(lines) + '{"sequence": 9, "bec')  # the disk was full
         assert [one["outcome"] for one in await deployed.reapply(client)][:2] == ["re-applied", "re-applied"]
         assert deployed.new.head.sequence == head.sequence + len(CLEAN) - 2
         handled.unlink()  # not even that it was being sent is known

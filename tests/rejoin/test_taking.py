@@ -182,7 +182,7 @@ async def test_from_region_to_primary(tmp_path: Path, dsn: str, new_database: Ca
         assert (after[1][0], after[50][0], after[4][0]) == ("eve", "moved", "first")
         assert not {2, 3} & after.keys()
         (directory,) = (old.directory / "orphans").iterdir()
-        (directory / "handled.json").unlink()  # that they were re-applied is forgotten
+        (directory / "handled.jsonl").unlink()  # that they were re-applied is forgotten
         await orphans.reapply(seal.id, [3], "ann", apply=True)
         assert notes(dsn) == after
         async with AsyncClient(base_url=address, headers={"Authorization": "Bearer secret"}) as client:

@@ -34,9 +34,8 @@ def many(first: int, count: int) -> int:
                 failed += 1
                 print(f"seed {seed}: {error}", flush=True)
     seconds = time.monotonic() - began
-    print(
-        f"{count - failed} of {count} histories of failover hold: {count / seconds:.0f} seeds/s on {os.cpu_count()} cores"
-    )
+    rate = f"{count / seconds:.0f} seeds/s on {os.cpu_count()} cores"
+    print(f"{count - failed} of {count} histories of failover hold: {rate}")
     return failed
 
 

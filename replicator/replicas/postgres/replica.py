@@ -12,7 +12,7 @@ from replicator.definition import Definition, unpack_definition
 from replicator.errors import Halted, Unavailable
 from replicator.position import Position
 from replicator.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
-from replicator.replicas.postgres import bulk, few, schema, sequences, session, triggers
+from replicator.replicas.postgres import adopted, bulk, few, schema, sequences, session
 from replicator.replicas.postgres.bulk import BulkRows, with_places
 from replicator.replicas.postgres.few import FewRows, is_few
 from replicator.replicas.postgres.rows import Rows
@@ -35,8 +35,11 @@ class _Table:
 
     def __init__(self, connection: psycopg.Connection, definition: Definition, number: int) -> None:
         self.definition = definition
-        types, generated = schema.column_types(connection, definition), schema.generated_columns(connection, definition)
-        partitioned = schema.is_partitioned(connection, definition)
+        types, generated = (
+            schema.column_types(connection, definition),
+            adopted.generated_columns(connection, definition),
+        )
+        partitioned = adopted.is_partitioned(connection, definition)
         self.rows = Rows(definition, types, number, generated, partitioned=partitioned)
         self.few = FewRows(connection, self.rows)
         self.bulk = BulkRows(connection, self.rows)
@@ -67,8 +70,8 @@ class PostgresReplica:
                 few.prepare(connection)
                 self._lock(connection)
                 schema.create_own_tables(connection)
-                if triggers.is_adopted(connection):
-                    triggers.silence(connection)
+                if adopted.is_adopted(connection):
+                    adopted.silence(connection)
         except BaseException:
             connection.close()
             raise
@@ -244,7 +247,7 @@ class PostgresReplica:
         take minutes."""
         name = session.quoted(*definition.name)
         answer = self._open.execute("SELECT pg_table_size(%s::regclass)", [name]).fetchone()
-        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not schema.is_referenced(self._open, name)
+        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not adopted.is_referenced(self._open, name)
         self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
 
 

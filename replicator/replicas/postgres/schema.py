@@ -14,6 +14,7 @@ from replicator.definition import Column, Definition, pack_definition, unpack_de
 from replicator.evolution import changes
 from replicator.fencing.sql import INSTALLING, LOCKS
 from replicator.replicas.postgres import sequences
+from replicator.replicas.postgres.adopted import is_adopted, take_as_is
 from replicator.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.replicas.postgres.session import quoted
 from replicator.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
@@ -154,21 +155,6 @@ def column_types(connection: psycopg.Connection, definition: Definition) -> list
     return [types[column.name] for column in definition.columns]
 
 
-def generated_columns(connection: psycopg.Connection, definition: Definition) -> set[str]:
-    """The columns that this database makes by itself; a table that replay made has none."""
-    found = connection.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attgenerated <> '' AND NOT attisdropped",
-        [quoted(*definition.name)],
-    )
-    return {str(name) for (name,) in found}
-
-
-def is_partitioned(connection: psycopg.Connection, definition: Definition) -> bool:
-    """Whether the table has partitions; one that replay made has none."""
-    query = "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
-    return connection.execute(query, [quoted(*definition.name)]).fetchone() is not None
-
-
 def difference(connection: psycopg.Connection, definition: Definition, before: Definition | None) -> str:
     """Why the table cannot be taken as it is; empty if it can. ``before`` is its definition if it is ours."""
     if not _exists(connection, definition):
@@ -178,23 +164,12 @@ def difference(connection: psycopg.Connection, definition: Definition, before: D
         probe = f"CREATE TEMP TABLE replicator_probe {table_body(connection, before or definition)}"
         _execute(connection, probe)
         wanted, found = _shape(connection, "pg_temp.replicator_probe"), _shape(connection, name)
-    if before is not None:
-        _take_as_is(connection, before, wanted, found)
+    if before is not None and is_adopted(connection):
+        take_as_is(connection, before, wanted, found)
     problem = differing_columns(wanted, found)
     if not problem and before is None and _execute(connection, f"SELECT 1 FROM {name} LIMIT 1").fetchone():
         return "it has rows that somebody else wrote"
     return problem
-
-
-def _take_as_is(connection: psycopg.Connection, definition: Definition, wanted: Shape, found: Shape) -> None:
-    """A table that was a primary's has columns of its own making, which the ledger may not know, and the primary's own
-    types, where replay would have made text."""
-    names = {column.name for column in definition.columns}
-    for name in generated_columns(connection, definition) - names:
-        found.pop(name, None)
-    for column in definition.columns:
-        if column.name in found and found[column.name][0] in (column.type, column.type.removeprefix("public.")):
-            wanted[column.name] = found[column.name][0], wanted[column.name][1]
 
 
 def _shape(connection: psycopg.Connection, table: str) -> Shape:
@@ -227,12 +202,6 @@ def check_names(definition: Definition) -> None:
 
 def _exists(connection: psycopg.Connection, definition: Definition) -> bool:
     return connection.execute("SELECT to_regclass(%s)", [quoted(*definition.name)]).fetchone() != (None,)
-
-
-def is_referenced(connection: psycopg.Connection, name: str) -> bool:
-    """Whether a foreign key points to the table: then it cannot be truncated, whatever the session may do."""
-    query = "SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(%s) LIMIT 1"
-    return connection.execute(query, [name]).fetchone() is not None
 
 
 def _follow(connection: psycopg.Connection, old: Definition, new: Definition) -> None:

@@ -25,13 +25,11 @@ NUMBERS_NOTE = "postgres.numbers."
 @dataclasses.dataclass(frozen=True, slots=True)
 class Begins:
     """The first epoch of this server, the last sequence of the chain that its rows were made from, and the place in its
-    log behind which everything is new. ``publication`` tells whether the publication was made by us."""
+    log behind which everything is new."""
 
     epoch: int
     sequence: int
-    hash: str
     lsn: int
-    publication: bool
 
 
 def pack_begins(begins: Begins) -> str:
@@ -46,13 +44,7 @@ def read_begins(notes: Mapping[str, str]) -> Begins | None:
         return None
     try:
         fields = json.loads(text)
-        return Begins(
-            int(fields["epoch"]),
-            int(fields["sequence"]),
-            str(fields["hash"]),
-            parse_lsn(fields["lsn"]),
-            bool(fields["publication"]),
-        )
+        return Begins(int(fields["epoch"]), int(fields["sequence"]), parse_lsn(fields["lsn"]))
     except (ValueError, KeyError, TypeError) as error:
         raise Halted(
             "bad_note",

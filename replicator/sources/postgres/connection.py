@@ -50,10 +50,6 @@ def place_of(options: PostgresOptions) -> str:
 
 def standby_name(options: PostgresOptions) -> str:
     """What the server knows our replication connection by, for ``synchronous_standby_names``."""
-    return str(_fields(options).get("application_name") or _name(options))
-
-
-def _name(options: PostgresOptions) -> str:
     return f"replicator {options.slot}"
 
 
@@ -69,13 +65,13 @@ def connect(options: PostgresOptions, *, replication: bool = False) -> Connectio
         settings["wal_sender_timeout"] = f"{SENDER_TIMEOUT_SECONDS}s"
     ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
     defaults: dict[str, Any] = {
-        "application_name": _name(options),
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
         "tcp_user_timeout": 60_000,
     }
     fixed: dict[str, Any] = {
+        "application_name": standby_name(options),  # by this the fence knows us when it ends sessions
         "client_encoding": "utf8",
         "connect_timeout": max(2, round(options.connect_seconds)),
         "options": f"{fields.get('options') or ''} {ours}".strip(),

@@ -33,7 +33,7 @@ from replicator.sources.postgres.slot import (
     written_lsn,
 )
 from replicator.sources.postgres.stream import Stream
-from replicator.sources.postgres.tail import IDLE_NOTE, Context, Progress, Tail
+from replicator.sources.postgres.tail import IDLE_NOTE, Context, Progress, Readings, Tail
 
 OLDEST_VERSION = 140000
 SYSTEM_NOTE = "postgres.system"
@@ -50,12 +50,18 @@ class PostgresSource:
         self.report = SourceReport()
         self._options = options
         self._progress = Progress()
+        self._readings = Readings()
         self._text_only = False
         self._resume_at = 0
 
     def acknowledge(self, origin: str) -> None:
         """Everything up to ``origin`` is durable, wherever it has to be."""
         self._progress.acknowledge(parse_lsn(origin))
+
+    async def read_sequences(self) -> None:
+        """Return when the sequences' values of now are handed over, if they are read at all; only while it runs."""
+        if self._options.sequence_seconds:
+            await self._readings.now()
 
     async def run(self, state: SourceState, sink: Sink) -> None:
         """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
@@ -107,7 +113,7 @@ class PostgresSource:
             stream = Stream(replication.connection, replication.place)
             await stream.start(self._start_command(start, binary=binary))
             self.report.phase = "streaming"
-            context = Context(self._options, stream, sql, relations, sink, self.report, self._progress)
+            context = Context(self._options, stream, sql, relations, sink, self.report, self._progress, self._readings)
             tail = Tail(context, start, origin, binary=binary)
             try:
                 await tail.run()

@@ -66,6 +66,26 @@ class Progress:
         return max(self.acknowledged, self.idle)
 
 
+class Readings:
+    """When sequences are read: every so often, and when somebody asks."""
+
+    def __init__(self) -> None:
+        self._asked = trio.Event()
+        self._answered = trio.Event()
+
+    async def now(self) -> None:
+        """Return when values that were read after the call are handed over."""
+        self._asked.set()
+        await self._answered.wait()
+
+    async def due(self, seconds: float) -> trio.Event:
+        """Wait for the next reading; what to set when it is handed over."""
+        with trio.move_on_after(seconds):
+            await self._asked.wait()
+        answered, self._asked, self._answered = self._answered, trio.Event(), trio.Event()
+        return answered
+
+
 class Context(NamedTuple):
     """What a tail works with."""
 
@@ -76,6 +96,7 @@ class Context(NamedTuple):
     sink: Sink
     report: SourceReport
     progress: Progress
+    readings: Readings
 
 
 class Tail:
@@ -265,21 +286,26 @@ class Tail:
                 log.error("commits do NOT wait for other regions: synchronous_standby_names; see replicator preflight")
 
     async def _poll_sequences(self) -> None:
-        """Send the sequences that moved, as a block of their own, never in the midst of a large transaction."""
         while True:
-            await trio.sleep(self._context.options.sequence_seconds)
-            values = await self._context.sql.call(read_sequences, self._context.options.publication)
-            moved = [value for value in values if self._sequences.get(value[:2]) != value]
-            if not moved:
-                continue
-            async with self._sending:
-                if self.parted:
-                    continue
-                body = b"".join(pack_sequences(moved))
-                now = time.time_ns() // 1000
-                draft = Draft(SEQUENCES_TXID, lsn_text(self.sent), now, 0, len(moved), body)
-                await self._context.sink.send([draft])
-            self._sequences.update({(value.namespace, value.name): value for value in moved})
+            answered = await self._context.readings.due(self._context.options.sequence_seconds)
+            if await self._send_sequences():
+                answered.set()
+
+    async def _send_sequences(self) -> bool:
+        """Send the sequences that moved, as a block of their own; not in the midst of a large transaction."""
+        values = await self._context.sql.call(read_sequences, self._context.options.publication)
+        moved = [value for value in values if self._sequences.get(value[:2]) != value]
+        if not moved:
+            return True
+        async with self._sending:
+            if self.parted:
+                return False
+            body = b"".join(pack_sequences(moved))
+            now = time.time_ns() // 1000
+            draft = Draft(SEQUENCES_TXID, lsn_text(self.sent), now, 0, len(moved), body)
+            await self._context.sink.send([draft])
+        self._sequences.update({(value.namespace, value.name): value for value in moved})
+        return True
 
 
 async def together(tasks: list[Callable[[], Awaitable[None]]]) -> None:

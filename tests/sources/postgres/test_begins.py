@@ -20,7 +20,7 @@ from replicator.sources.postgres.begins import (
     read_numberings,
 )
 
-BEGINS = Begins(2, 10, "ab" * 32, 0x1_0000_0010, True)
+BEGINS = Begins(2, 10, 0x1_0000_0010)
 
 
 def definition(*numbers: int) -> Definition:
@@ -31,7 +31,7 @@ def definition(*numbers: int) -> Definition:
 def test_the_note_reads_back_and_what_is_none_halts() -> None:
     assert read_begins({BEGINS_NOTE: pack_begins(BEGINS)}) == BEGINS
     assert read_begins({}) is None
-    for text in ("", "[]", "{}", '{"epoch": 1, "sequence": 2, "hash": "", "lsn": "x", "publication": true}'):
+    for text in ("", "[]", "{}", '{"epoch": 1, "sequence": 2, "lsn": "x"}'):
         with pytest.raises(Halted):
             read_begins({BEGINS_NOTE: text})
 

@@ -1,0 +1,16 @@
+"""Seeds whose history has broken a law once, and what it was. They are lived again by every test run.
+
+What a seed tells changes with the model: it is kept for the kind of history that it is.
+"""
+
+from __future__ import annotations
+
+FAILED: dict[int, str] = {
+    9: "a region that stood for an epoch which another did not need refused to follow the winner, for ever",
+    50: "the same primary in a newer epoch was taken for being followed already",
+    280: "a write of an old term was answered in a new one",
+    330: "acknowledged blocks were orphans to a candidate that had yet to fetch them",
+    446: "an old primary stood again and again, and could not get what the others had more",
+    1185: "a replica that had begun its epoch's block and died could not stand any more",
+    2291: "a region that had promised was started again, and its blocks were forgotten",
+}

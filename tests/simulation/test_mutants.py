@@ -1,0 +1,167 @@
+"""The checkers can fail: each way of doing it wrong is caught within a few hundred histories."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from replicator.failover.decide import Step, decide
+from replicator.failover.seen import Close, Memory, Open, Rewind, Rules, Seal, Seen
+from replicator.failover.states import Event, State
+from replicator.simulation.checks import Broken
+from replicator.simulation.scenario import live
+from replicator.simulation.world import World
+
+Decide = Callable[[Memory, Seen, Rules], Step]
+
+
+def open_without_lease(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """A primary goes on as if its lease lasted for ever."""
+    if memory.state is State.PRIMARY:
+        seen = dataclasses.replace(seen, granted=memory.epoch, usable_until=math.inf, lease=None)
+    return decide(memory, seen, rules)
+
+
+def without_promises(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Who holds the lease leads with what it has."""
+    if memory.state in (State.FENCING, State.DRAINING):
+        seen = dataclasses.replace(seen, peers={})
+        rules = dataclasses.replace(rules, regions=(rules.me,), acknowledge=0)
+    return decide(memory, seen, rules)
+
+
+def too_few_promises(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """One promise less than is needed."""
+    if memory.state in (State.FENCING, State.DRAINING) and rules.acknowledge:
+        rules = dataclasses.replace(rules, acknowledge=min(rules.acknowledge + 1, len(rules.regions) - 1))
+    return decide(memory, seen, rules)
+
+
+def does_not_fetch(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """What the others have more is not fetched."""
+    if memory.state is State.DRAINING:
+        seen = dataclasses.replace(
+            seen,
+            peers={
+                name: heard._replace(report=dataclasses.replace(heard.report, head_epoch=0, sequence=0))
+                for name, heard in seen.peers.items()
+            },
+        )
+    return decide(memory, seen, rules)
+
+
+def never_closes(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """A switchover hands over with an open fence."""
+    if memory.state is State.DEMOTING:
+        seen = dataclasses.replace(seen, me=dataclasses.replace(seen.me, open=False), captured=True)
+    step = decide(memory, seen, rules)
+    return Step(memory) if isinstance(step.action, Close) else step
+
+
+def longest_chain(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Chains compare by their length alone."""
+
+    def flat(report: Any) -> Any:
+        return dataclasses.replace(report, head_epoch=0)
+
+    peers = {name: heard._replace(report=flat(heard.report)) for name, heard in seen.peers.items()}
+    return decide(memory, dataclasses.replace(seen, me=flat(seen.me), peers=peers), rules)
+
+
+def rewinds_unsealed(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Orphans are undone without a seal."""
+    step = decide(memory, seen, rules)
+    return step._replace(action=Rewind()) if isinstance(step.action, Seal) else step
+
+
+def believes_a_candidate(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Whoever holds the lease is a measure for orphans, though it has not led yet."""
+    holder = seen.holder
+    if holder is not None and holder.region in seen.peers:
+        heard = seen.peers[holder.region]
+        led = heard._replace(report=dataclasses.replace(heard.report, led=holder.epoch))
+        seen = dataclasses.replace(seen, peers={**seen.peers, holder.region: led})
+    return decide(memory, seen, rules)
+
+
+def opens_early(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """The fence opens as soon as the lease is granted."""
+    if memory.state is State.DRAINING and not seen.me.open and memory.half == "primary":
+        return Step(memory, action=Open(memory.epoch))
+    return decide(memory, seen, rules)
+
+
+def stale_claim(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Every claim of a region counts as one that nobody else has led before."""
+    if memory.state is State.FENCING:
+        return decide(dataclasses.replace(memory, mine=memory.epoch), seen, rules)
+    step = decide(memory, seen, rules)
+    if step.event is Event.GRANTED:
+        return step._replace(memory=dataclasses.replace(step.memory, mine=memory.epoch))
+    return step
+
+
+def forgets_promises(memory: Memory, epoch: int) -> Memory:
+    """A promise that is not kept."""
+    return memory
+
+
+def overstayed(world: World) -> None:
+    """A lease is used for a second after its end."""
+    world.clock_error, world.margin_seconds = 0.0, -1.0
+
+
+def no_compare(world: World) -> None:
+    """A claim takes the lease from whoever holds it."""
+    world.store.compares = False
+
+
+def early_promise(world: World) -> None:
+    """A promise is told before what was received is in the journal."""
+    for region in world.regions.values():
+        region.tells_promises_early = True
+
+
+def no_promise(world: World) -> None:
+    """Peers say yes, and go on as before."""
+    world.promise = forgets_promises
+
+
+DECISIONS: list[Decide] = [
+    open_without_lease,
+    without_promises,
+    too_few_promises,
+    does_not_fetch,
+    never_closes,
+    longest_chain,
+    rewinds_unsealed,
+    believes_a_candidate,
+    opens_early,
+    stale_claim,
+]
+WORLDS: list[Callable[[World], None]] = [overstayed, no_compare, no_promise, early_promise]
+WITHIN_SEEDS = 600
+
+
+def caught_at(**options: Any) -> int | None:
+    """The first seed whose history breaks a law."""
+    for seed in range(WITHIN_SEEDS):
+        try:
+            live(seed, **options)
+        except (Broken, AssertionError):
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("mutant", DECISIONS, ids=lambda mutant: mutant.__name__)
+def test_a_wrong_decision_is_caught(mutant: Decide) -> None:
+    assert caught_at(decide=mutant) is not None
+
+
+@pytest.mark.parametrize("mutant", WORLDS, ids=lambda mutant: mutant.__name__)
+def test_a_wrong_world_is_caught(mutant: Callable[[World], None]) -> None:
+    assert caught_at(change=mutant) is not None
