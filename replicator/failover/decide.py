@@ -179,7 +179,8 @@ def _claiming(memory: Memory, seen: Seen, rules: Rules) -> Step:
     is_mine = holder is not None and holder.region == rules.me
     if memory.closed_at is not None and seen.lease is not None and instead_of is None and not is_mine:
         return _event(memory, Event.LOST, "the primary does not hand over any more")
-    if holder is not None and not is_mine and instead_of is None:
+    is_by_hand = not rules.exclusive and order is not None and order.verb == "failover"
+    if holder is not None and not is_mine and instead_of is None and not is_by_hand:
         return _event(memory, Event.LOST, f"{holder.region} holds the lease in epoch {holder.epoch}")
     if seen.in_state > rules.step_seconds:
         return _event(memory, Event.LOST, "the lease store did not answer in time")
@@ -296,12 +297,26 @@ def _primary(memory: Memory, seen: Seen, rules: Rules) -> Step:
             return _event(memory, Event.EXPIRED, "the lease could not be renewed in time")
         return Step(memory, why="the lease is to be renewed")
     if not seen.me.open:
+        if not (rules.exclusive or seen.polled):
+            return Step(memory, why="the other regions are asked first whether one of them leads by now")
         return Step(memory, action=Open(memory.epoch))
     order = seen.order
     if order is not None and order.verb == "switchover" and seen.now < order.until:
+        if against := _against(seen.fresh(rules).get(order.target), seen.me, rules):
+            return Step(memory, why=f"the switchover waits: {order.target} {against}")
         closing = dataclasses.replace(memory, closed_at=None, reopening=False, handed_to=order.target)
         return _event(closing, Event.HAND_OVER, f"to {order.target}{_said(order)}")
     return Step(memory)
+
+
+def _against(target: Report | None, me: Report, rules: Rules) -> str:
+    """Why writers would be blocked in vain, or for long, if this region closed for that target now."""
+    if target is None:
+        return "does not answer"
+    if target.blocked:
+        return f"cannot be promoted: {target.blocked}"
+    behind = me.sequence - target.applied
+    return f"is {behind} blocks behind" if behind > rules.handover_blocks else ""
 
 
 def _demoting(memory: Memory, seen: Seen, rules: Rules) -> Step:

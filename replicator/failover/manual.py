@@ -23,7 +23,7 @@ def view_of(own: LeaseView, reports: Iterable[Report], last: LeaseView | None) -
     epoch = max([own.epoch, *(report.epoch for report in reports), *(report.promised for report in reports)])
     holders = [Holder(r.region, r.led, f"{r.region}:{r.led}") for r in reports if r.state in _HOLDS]
     if own.holder is not None:
-        holders.append(own.holder)
+        holders.append(own.holder._replace(token=f"{own.holder.region}:{own.holder.epoch}"))
     if last is not None and last.holder is not None and not any(r.region == last.holder.region for r in reports):
         holders.append(last.holder)
     return LeaseView(max(holders, key=lambda holder: holder.epoch, default=None), epoch)

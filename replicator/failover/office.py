@@ -246,6 +246,7 @@ class Office:
             peers=dict(self.peers.heard),
             order=self.order,
             following=self._following,
+            polled=self.peers.polled,
             asked=self._asked == self.memory.epoch,
             diverged=self._is_diverged(),
             settled=not isinstance(self.running.half, ReplicaHalf) or self.running.half.follower.is_drained,
@@ -470,17 +471,17 @@ class Office:
         self._ensure_half()
 
     async def _hand_over(self, target: str, sequence: int) -> None:
-        grant = self.term.grant
-        if grant is None or self.order is None:
+        view = self.lease_view()
+        if view is None or view.holder is None or view.holder.region != self.rules.me or self.order is None:
             return
         left = self.order.until - boot_seconds()
-        if self._handed == grant.holder:  # it was told: the lease shows what comes of it
+        if self._handed == view.holder:  # it was told: the lease shows what comes of it
             await self.term.look()
             await self._pause_briefly()
             return
-        take = Order("take", 0.0, target=target, instead_of=grant.holder, sequence=sequence, reason=self.order.reason)
+        take = Order("take", 0.0, target=target, instead_of=view.holder, sequence=sequence, reason=self.order.reason)
         await self.peers.tell(target, take, left)
-        self._handed = grant.holder
+        self._handed = view.holder
 
     async def _rewind(self) -> None:
         await self.running.stop()

@@ -47,6 +47,7 @@ class Peers:
     ) -> None:
         self.urls = dict(urls)
         self.heard: dict[str, Heard] = {}
+        self._looked_at: set[str] = set()
         self._token, self._ca_file = token, ca_file
         self._clock, self._quick, self._on_heard = clock, quick, on_heard
         self._hurried = trio.Event()
@@ -67,6 +68,11 @@ class Peers:
                 nursery.start_soon(self._watch, name)
             task_status.started()
 
+    @property
+    def polled(self) -> bool:
+        """Whether every peer was looked at, answered or not."""
+        return len(self._looked_at) == len(self.urls)
+
     def hurry(self) -> None:
         """Look again at once."""
         self._hurried.set()
@@ -85,6 +91,7 @@ class Peers:
             self._take(name, answer.get("report"), at)
         except (Unavailable, Rejected) as error:
             log.debug("region %s: %s", name, error)
+        self._looked_at.add(name)
 
     def _take(self, name: str, fields: object, at: float) -> Report:
         try:

@@ -36,6 +36,7 @@ class Rules:
     verify_seconds: float = 2.0  # so long a promotion waits for the last blocks to be verified
     step_seconds: float = 30.0  # so long any other step of a promotion may take
     report_seconds: float = 1.5  # an older report of a peer says nothing of its present
+    handover_blocks: int = 1_000  # a target that has so many blocks yet to apply is waited for before writers are
     max_lost_blocks: int = 0
     max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by table
     rejoin: Literal["automatic", "manual"] = "automatic"
@@ -139,6 +140,7 @@ class Seen:
     peers: Mapping[str, Heard] = dataclasses.field(default_factory=dict)
     order: Order | None = None
     following: str | None = None
+    polled: bool = True  # every peer was looked at since this process began; some may not have answered
     asked: bool = False  # every peer was asked to promise our epoch, and has answered, or could not be reached
     diverged: bool = False  # the region that is followed says that this chain is not its own
     settled: bool = True  # all that was received durably is in the journal

@@ -105,6 +105,7 @@ class Follower:
         self._listener = listener
         self._backoff = backoff
         self._settler = self._new_settler()
+        self._runs = False  # what was in the spool at the start is known
         self._upstream_changed = trio.Event()
         self._feeding = trio.CancelScope()
         self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
@@ -141,7 +142,7 @@ class Follower:
     @property
     def is_drained(self) -> bool:
         """Whether all that has arrived in order is in the journal."""
-        return self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
+        return self._runs and self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
 
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
@@ -149,6 +150,7 @@ class Follower:
 
     async def run_once(self) -> None:
         """Follow until something is raised that the settle buffer or the journal cannot go on with."""
+        self._runs = False
         self._settler = settler = self._new_settler()
         self._decoded.clear()
         self.halted = self._given_up = None
@@ -159,6 +161,7 @@ class Follower:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._store_released, settler)
                 await nursery.start(settler.run)
+                self._runs = True
                 while True:
                     await self._feed_from(await self._some_upstream(), gaps)
         except* SettleError as group:

@@ -91,6 +91,17 @@ class Checks:
             if getattr(memory, name) < getattr(before, name):
                 raise Broken(f"{region.name}: {name} goes back from {getattr(before, name)} to {getattr(memory, name)}")
 
+    def stands(self, region: Region) -> None:
+        """A region wants to lead."""
+        if region.order is not None or region.rules.mode == "automatic":
+            return
+        if self.newest_opened == 0:
+            if region.memory.half == "replica":
+                raise Broken(f"{region.name} stands unasked, and has never led")
+        elif self.opened_by[self.newest_opened] != region.name:
+            by = self.opened_by[self.newest_opened]
+            raise Broken(f"{region.name} stands unasked in {region.rules.mode} mode; {by} led last")
+
     def rewound(self, region: Region, fork: int) -> None:
         """A journal is cut."""
         for block in region.journal[fork:]:

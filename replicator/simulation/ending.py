@@ -62,20 +62,12 @@ def _operators(world: World) -> Task:
             led_at = world.now
         patience = 2 * world.ttl_seconds
         waited = world.now - led_at
-        if waited > patience and any(region.rules.mode != "automatic" for region in regions):
-            best = _best(regions)
-            best = best[0]
-            order(world, best, Fault(0.0, "failover", seconds=5.0, allow_data_loss=waited > patience + 6.0))
-        if waited > patience + 12.0:  # the loss budget keeps everybody from leading: a person decides
-            best = _best(regions)
-            for region in best[:1]:
-                order(world, region, Fault(0.0, "failover", seconds=5.0, allow_data_loss=True))
+        asks_a_person = any(region.rules.mode != "automatic" for region in regions)
+        if waited > patience + (0.0 if asks_a_person else 12.0):  # automatic: the loss budget keeps all from leading
+            is_allowed = waited > patience + 6.0
+            order(world, _best(regions), Fault(0.0, "failover", seconds=5.0, allow_data_loss=is_allowed))
 
 
-def _best(regions: list[Region]) -> list[Region]:
-    """The regions, the one with the most first."""
-
-    def rank(region: Region) -> tuple[int, int]:
-        return (region.head.epoch if region.head else 0), len(region.journal)
-
-    return sorted(regions, key=rank, reverse=True)
+def _best(regions: list[Region]) -> Region:
+    """The region with the most."""
+    return max(regions, key=lambda region: (region.head.epoch if region.head else 0, len(region.journal)))

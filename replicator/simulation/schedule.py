@@ -70,7 +70,7 @@ class Schedule:
         """Run a task of a process; it ends with the process's present life."""
         self.at(self.now + after, self._step, process, process.incarnation, task, None)
 
-    def deliver(self, process: Process, call: Callable[..., None], *arguments: Any) -> None:
+    def deliver(self, process: Process, call: Callable[..., Any], *arguments: Any) -> None:
         """Have a process take something in, once it runs; while it is down it takes nothing."""
         if process.frozen_until > self.now:
             self.at(process.frozen_until, self.deliver, process, call, *arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.failover.seen import Holder, LeaseView
+from replicator.leases.base import Holder, LeaseView
 from replicator.simulation.schedule import Process
 
 

@@ -7,16 +7,19 @@ which the process may be killed, frozen, or overtaken by a promise.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING
 
 from replicator.failover.seen import Heard, Memory, Report
 from replicator.failover.states import FOLLOWS, TABLE, Event, State
+from replicator.leases.base import Holder
 from replicator.simulation.chain import Block, Pulled, after
 from replicator.simulation.faults import STORE
 from replicator.simulation.schedule import Reply, Task
 
 if TYPE_CHECKING:
     from replicator.simulation.region import Region
+    from replicator.simulation.world import World
 
 STEPS_AT_ONCE = 20
 DRAIN_SECONDS = 2.0
@@ -63,9 +66,7 @@ def renew(region: Region) -> Task:
             yield 0.3
             continue
         at = region.clock()  # before the store is asked
-        renewed = yield world.ask(
-            region, STORE, lambda grant=grant: world.store.renew(world.now, grant), world.ttl_seconds / 3
-        )
+        renewed = yield world.ask(region, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
         if region.grant != grant or renewed is None:
             yield 0.2
         elif renewed:
@@ -76,6 +77,10 @@ def renew(region: Region) -> Task:
         else:
             region.grant = None
             yield 0.2
+
+
+def _renewed(world: World, grant: Holder) -> bool:
+    return world.store.renew(world.now, grant)
 
 
 # -- peers
@@ -190,9 +195,7 @@ def follow(region: Region) -> Task:
             continue
         last = region.spool[-1] if region.spool else region.head
         other = world.regions[source]
-        pulled = yield world.ask(
-            region, source, lambda o=other, n=region.received, b=last: serve(o, region.name, n, b), 1.5
-        )
+        pulled = yield world.ask(region, source, partial(serve, other, region.name, region.received, last), 1.5)
         if pulled is None or session != region.session:
             yield 0.1
             continue

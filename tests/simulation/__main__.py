@@ -10,7 +10,8 @@ import traceback
 
 from replicator.simulation.scenario import live
 
-CHUNK_SEEDS = 200
+CHUNK_SEEDS = 100
+SHOWN_CHUNKS = 50
 
 
 def failures(seeds: range) -> list[tuple[int, str]]:
@@ -29,10 +30,12 @@ def many(first: int, count: int) -> int:
     chunks = [range(at, min(at + CHUNK_SEEDS, first + count)) for at in range(first, first + count, CHUNK_SEEDS)]
     began, failed = time.monotonic(), 0
     with multiprocessing.Pool(os.cpu_count()) as pool:
-        for found in pool.imap_unordered(failures, chunks):
+        for lived, found in enumerate(pool.imap_unordered(failures, chunks), 1):
             for seed, error in found:
                 failed += 1
                 print(f"seed {seed}: {error}", flush=True)
+            if lived % SHOWN_CHUNKS == 0:
+                print(f"{lived * CHUNK_SEEDS} lived, {failed} failed", flush=True)
     seconds = time.monotonic() - began
     rate = f"{count / seconds:.0f} seeds/s on {os.cpu_count()} cores"
     print(f"{count - failed} of {count} histories of failover hold: {rate}")
