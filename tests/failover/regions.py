@@ -139,6 +139,7 @@ quiet = "100ms"
 suspect = "1500ms"
 {failover}
 """
+        (directory / f"{name}.toml").write_text(text)
         found[name] = Region(parse(text, directory / f"{name}.toml", {}))
     return found
 
