@@ -92,15 +92,15 @@ class Checks:
                 raise Broken(f"{region.name}: {name} goes back from {getattr(before, name)} to {getattr(memory, name)}")
 
     def stands(self, region: Region) -> None:
-        """A region wants to lead."""
+        """A region decides to stand."""
         if region.order is not None or region.rules.mode == "automatic":
             return
-        if self.newest_opened == 0:
+        last = max(self._world.regions.values(), key=lambda other: other.memory.led)
+        if last.memory.led == 0:
             if region.memory.half == "replica":
                 raise Broken(f"{region.name} stands unasked, and has never led")
-        elif self.opened_by[self.newest_opened] != region.name:
-            by = self.opened_by[self.newest_opened]
-            raise Broken(f"{region.name} stands unasked in {region.rules.mode} mode; {by} led last")
+        elif last is not region:
+            raise Broken(f"{region.name} stands unasked in {region.rules.mode} mode; {last.name} led last")
 
     def rewound(self, region: Region, fork: int) -> None:
         """A journal is cut."""
