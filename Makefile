@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 10000
 MINUTES ?= 30
 
-.PHONY: demo test lint types tests simulate soak bench clean
+.PHONY: demo test lint types tests simulate soak bench bench-failover clean
 
 demo: $(VENV)/.run
 	$(BIN)/replicator demo
@@ -39,6 +39,10 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench.settle
 	$(BIN)/python -m bench.verify
 	$(BIN)/python -m bench.acknowledge
+
+# Switchovers and failovers of real regions, ten of each: how long writers wait, and what is lost.
+bench-failover: $(VENV)/.test
+	$(BIN)/python -m bench.failover
 
 # A stamp says that what pyproject.toml asks for is installed.
 $(VENV)/.run: pyproject.toml

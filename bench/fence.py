@@ -3,16 +3,20 @@
     python -m bench.fence [RUNS] [SECONDS]
 
 Close and open under pgbench with eight clients: ten runs unless told. Closing includes the end of all sessions.
-Throughput without the fence and with it (open), in turns, on one server in one run, for five seconds each.
+Throughput and effort without the fence and with it (open), in turns, on one server in one run, five seconds each.
+Throughput shows little on a machine that does something else meanwhile; processor time is steadier.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
@@ -23,6 +27,7 @@ from tests.servers import Postgres, postgres_bin
 CLIENTS = ["-c", "8", "-j", "2"]
 TERM_SECONDS = 60.0
 WARM_SECONDS = 1.0
+TRANSACTIONS = 4_000
 
 
 def load(postgres: Postgres, *arguments: str) -> subprocess.Popen[str]:
@@ -33,9 +38,9 @@ def load(postgres: Postgres, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def throughput(postgres: Postgres, seconds: float, *arguments: str) -> float:
+def throughput(postgres: Postgres, seconds: float) -> float:
     """Transactions a second."""
-    out, _ = load(postgres, "-T", f"{seconds:.0f}", *arguments).communicate()
+    out, _ = load(postgres, "-T", f"{seconds:.0f}").communicate()
     found = re.search(r"tps = ([0-9.]+)", out)
     assert found is not None, out
     return float(found[1])
@@ -56,15 +61,32 @@ async def turn(fence: PostgresFence, postgres: Postgres) -> tuple[float, float]:
     return opened * 1000, closed * 1000
 
 
-async def compare(fence: PostgresFence, postgres: Postgres, runs: int, seconds: float, *arguments: str) -> list[object]:
-    """Throughput without and with the fence, alternating."""
+def processor(postgres: Postgres) -> float:
+    """The seconds of processor time that the server's ended sessions have taken: those of a load that is over."""
+    assert postgres.process is not None
+    fields = Path(f"/proc/{postgres.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
+def effort(postgres: Postgres) -> float:
+    """The microseconds of the server's processor time for a transaction, one client."""
+    before = processor(postgres)
+    command = [str(postgres_bin() / "pgbench"), "-n", "-M", "prepared", "-t", str(TRANSACTIONS), "ledger"]
+    environment = {**postgres.environment, "PGOPTIONS": "-c synchronous_commit=off"}  # waits for no disk
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    time.sleep(0.2)  # the session's end is reaped
+    return (processor(postgres) - before) / TRANSACTIONS * 1e6
+
+
+async def compare(fence: PostgresFence, runs: int, measured: Callable[[], float]) -> list[str]:
+    """The medians without and with the fence, in turns, and how they differ."""
     bare, fenced = [], []
     for _ in range(runs):
         await fence.remove()
-        bare.append(throughput(postgres, seconds, *arguments))
+        bare.append(measured())
         await fence.install()
         await fence.open(1, await fence.anchor(), TERM_SECONDS)
-        fenced.append(throughput(postgres, seconds, *arguments))
+        fenced.append(measured())
     without, with_it = statistics.median(bare), statistics.median(fenced)
     return [f"{without:,.0f}", f"{with_it:,.0f}", f"{(with_it / without - 1) * 100:+.1f} %"]
 
@@ -77,12 +99,11 @@ async def measure(postgres: Postgres, runs: int, seconds: float) -> None:
     for what, found in zip(("open", "close, all sessions ended"), zip(*times, strict=True), strict=True):
         rows.append([what, *(f"{value:.1f}" for value in (min(found), statistics.median(found), max(found)))])
     print_table(f"the fence under pgbench -c 8, {runs} runs", ["", "least, ms", "median, ms", "most, ms"], rows)
-    rows = [
-        [what, *await compare(fence, postgres, runs, seconds, *arguments)]
-        for what, arguments in (("TPC-B", []), ("TPC-B, prepared", ["-M", "prepared"]))
-    ]
+    tps = await compare(fence, runs, lambda: throughput(postgres, seconds))
+    each = await compare(fence, runs, lambda: effort(postgres))
     fence.release()
-    print_table("transactions a second", ["pgbench -c 8", "without", "with the fence", "difference"], rows)
+    rows = [["transactions a second, -c 8", *tps], ["processor time of the server a transaction, µs, -c 1", *each]]
+    print_table("pgbench, TPC-B", ["", "without", "with the fence", "difference"], rows)
 
 
 def main() -> None:

@@ -87,6 +87,8 @@ def sections() -> list[tuple[str, type[models.Section]]]:
         ("replay", models.Replay),
         ("journal", models.Journal),
         ("copy", models.Copy),
+        ("verify", models.Verify),
+        ("cluster", models.Cluster),
         ("lease", models.EtcdLease),
         ("lease", models.StaticLease),
         ("failover", models.Failover),
@@ -171,6 +173,53 @@ def test_an_amount_has_one_currency_and_a_table_one_amount() -> None:
     assert "already" in refused(PRIMARY + EMBEDDED + amount + amount).message
     for limit in ("-1", '"NaN"', '"much"'):
         assert "limit" in str(refused(PRIMARY + EMBEDDED + amount + f"limit = {limit}\n"))
+
+
+# -- a cluster ------------------------------------------------------------------------------------------------------
+
+CLUSTER = '[cluster]\nregions = { paris = "https://paris:1", tokyo = "https://tokyo:1" }\n'
+SHARED = '[lease]\nkind = "static"\npath = "lease.json"\nttl = "3s"\n'
+BY_HAND = '[lease]\nkind = "static"\n'
+
+
+def test_a_region_of_a_cluster_needs_no_more_than_its_ledger_and_a_lease() -> None:
+    for region in (PRIMARY, REPLICA):
+        config = parse(region + EMBEDDED + CLUSTER + SHARED, "x")
+        assert parts.rules(config).regions == ("paris", "tokyo")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (SHARED + "[failover]\nacknowledge = 2\n", 14, "there are 1"),
+        (BY_HAND + '[failover]\nmode = "automatic"\n', 12, "two regions from leading"),
+        (SHARED + '[failover]\nsuspect = "4s"\n', 14, "its lease of 3 s"),
+        (SHARED + '[failover]\nswitchover = "2s"\n', 14, "still being verified"),
+        (SHARED + '[failover]\nstep = "500ms"\n', 14, "do not answer"),
+        (SHARED + '[http]\ntoken = "a"\n', 7, "[http] token is another"),
+        (SHARED + FOLLOW, 14, "who holds the lease"),
+        ("", 7, "need a lease"),
+        (SHARED + "[failover]\nacknowlege = 1\n", 14, "not known"),
+    ],
+)
+def test_what_does_not_fit_in_a_cluster_is_refused(text: str, line: int, message: str) -> None:
+    error = refused(PRIMARY + EMBEDDED + CLUSTER + text)
+    assert error.place == f"/etc/region.toml, line {line}"
+    assert message in error.message
+    assert error.cure
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ('regions = { paris = "https://a:1", tokyo = "https://a:1/" }\n', "one address"),
+        ('regions = { lima = "https://a:1", tokyo = "https://b:1" }\n', "'paris' is not among"),
+        ('regions = { paris = "https://a:1" }\n', "at least 2"),
+        ('regions = { paris = "https://a:1", tokyo = "b:1" }\n', "is a URL"),
+    ],
+)
+def test_regions_that_are_no_cluster_are_refused(cluster: str, message: str) -> None:
+    assert message in refused(PRIMARY + EMBEDDED + "[cluster]\n" + cluster + SHARED).message
 
 
 # -- values ---------------------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ State = dict[str, Any]
 
 
 class Cluster(NamedTuple):
-    """The regions by name. ``own`` is the one whose configuration was named."""
+    """The regions by name. ``own`` is the one whose configuration was named, with what it says of a switchover."""
 
     own: str
     regions: dict[str, Sidecar]
+    switchover_seconds: float
 
 
 def cluster_of(config_path: Path, ca: Path | None) -> Cluster:
@@ -33,7 +34,7 @@ def cluster_of(config_path: Path, ca: Path | None) -> Cluster:
     if config.cluster is None:
         cure = "failover is for regions that name each other in [cluster]; config/reference.toml explains it"
         raise ConfigError("no_cluster", "this region is in no cluster", place=str(config_path), cure=cure)
-    return Cluster(config.region.name, of_cluster(config, ca))
+    return Cluster(config.region.name, of_cluster(config, ca), config.failover.switchover_seconds)
 
 
 def state_of(whom: Sidecar) -> State:

@@ -15,12 +15,14 @@ from replicator.cli import FAILED, example
 @click.command("switchover")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--to", "target", required=True, help="The region that is to lead.")
-@click.option("--timeout", type=float, default=10.0, show_default=True, help="Called off after so many seconds.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 3600), help="Called off after so many seconds; else [failover] switchover."
+)
 @click.option("--reason", default="", help="Why; it is kept in the history.")
 @click.option("--ca", type=click.Path(path_type=Path), help="Certificates to trust, PEM.")
 @click.option("--json", "as_json", is_flag=True, help="What was measured, as JSON.")
 @example("replicator switchover paris.toml --to tokyo", "replicator switchover tokyo.toml --to tokyo --timeout 5")
-def command(config: Path, target: str, timeout: float, reason: str, ca: Path | None, as_json: bool) -> None:
+def command(config: Path, target: str, timeout: float | None, reason: str, ca: Path | None, as_json: bool) -> None:
     """Moves the primary to another region: writers are told to come again, the target gets all there is, has it
     verified, takes the lease, and opens. CONFIG is that of any region of the cluster.
 
@@ -29,16 +31,17 @@ def command(config: Path, target: str, timeout: float, reason: str, ca: Path | N
     """
     from replicator.cli.ask import tell
     from replicator.cli.cluster import Watcher, cluster_of, primary_of
-    from replicator.cli.whom import user
+    from replicator.cli.whom import said
 
     cluster = cluster_of(config, ca)
+    timeout = timeout or cluster.switchover_seconds
     primary = primary_of(cluster)
     if primary == target:
         click.echo(json.dumps({"primary": target, "moved": False}) if as_json else f"{target} leads already")
         return
     regions = {name: whom for name, whom in cluster.regions.items() if name in (primary, target)}
     watcher = Watcher(regions, lambda line: None if as_json else click.echo(line))
-    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": reason or f"by {user()}"}
+    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": said(reason)}
     tell(cluster.regions[primary], "/v1/failover/orders", order)
     began = time.monotonic()
     blocked: list[float] = []

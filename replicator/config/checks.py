@@ -83,6 +83,42 @@ def _cluster(config: Config, cluster: Cluster) -> Iterator[Problem]:
         yield Problem(("cluster",), "regions that may take over need a lease", cure)
     if config.follow is not None and config.follow.primary is not None:
         yield Problem(("follow", "primary"), "in a cluster the primary is who holds the lease", "remove it")
+    yield from _peers(config, cluster)
+    yield from _taking_over(config, cluster)
+
+
+def _peers(config: Config, cluster: Cluster) -> Iterator[Problem]:
+    """How the regions reach each other: with one token, which each of them asks for."""
+    if cluster.ca is not None and any(url.startswith("http:") for url in cluster.regions.values()):
+        yield Problem(("cluster", "ca"), "ca is for https addresses", "use https in regions, or remove ca")
+    if len(set(cluster.regions.values())) != len(cluster.regions):
+        yield Problem(("cluster", "regions"), "two regions have one address", "give each region its own")
+    asked, given = config.http.token, cluster.token
+    if asked is not None and (given is None or given.reveal() != asked.reveal()):
+        message = "the regions give each other one token, and this region's [http] token is another"
+        yield Problem(("cluster", "token"), message, "set [http] token and [cluster] token alike, in every region")
+
+
+def _taking_over(config: Config, cluster: Cluster) -> Iterator[Problem]:
+    """Times and numbers that must fit to each other before a region can take over from another."""
+    failover, lease, others = config.failover, config.lease, len(cluster.regions) - 1
+    if failover.acknowledge > others:
+        message = f"writers would wait for {failover.acknowledge} other regions for ever: there are {others}"
+        yield Problem(("failover", "acknowledge"), message, f"set it to {others} at most, or add regions")
+    if failover.mode == "automatic" and isinstance(lease, StaticLease) and lease.path is None:
+        message = "without a shared lease nothing keeps two regions from leading at once"
+        cure = 'use [lease] kind = "etcd", or path on one machine; else mode = "manual"'
+        yield Problem(("failover", "mode"), message, cure)
+    has_end = isinstance(lease, EtcdLease) or (isinstance(lease, StaticLease) and lease.path is not None)
+    if lease is not None and has_end and failover.suspect_seconds > lease.ttl_seconds:
+        message = f"a primary would count as heard for longer than its lease of {lease.ttl_seconds:g} s lasts"
+        yield Problem(("failover", "suspect"), message, "set it to [lease] ttl at most")
+    if failover.verify_seconds >= failover.switchover_seconds:
+        message = "a switchover would be called off while its last blocks are still being verified"
+        yield Problem(("failover", "switchover"), message, "set it above verify")
+    if failover.promise_seconds > failover.step_seconds:
+        message = "a promotion would be given up while it still waits for those who do not answer"
+        yield Problem(("failover", "step"), message, "set it above promise")
 
 
 def _same_ledger(config: Config) -> bool:

@@ -1,7 +1,7 @@
 """Bringing a failure about, and undoing it, by the commands that the plan names.
 
 Guarantee: no shell is involved; each command is bounded in time and killed at its end; undoing goes through all of them
-whatever becomes of one, shielded from whatever ends the drill, and is noted durably before anything is injected.
+whatever becomes of one, and is shielded from whatever ends the drill. Noting it is for whoever calls.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import trio
 
-from replicator.drills.notes import Leftover, Note
 from replicator.drills.plan import Fault
 from replicator.errors import Halted, ReplicatorError
 
@@ -27,10 +26,8 @@ KILL_SECONDS = 2.0
 log = logging.getLogger("replicator.drills")
 
 
-async def inject(fault: Fault, note: Note, drill: str) -> None:
-    """Note how to undo it, then bring it about. Raises Halted if a command fails."""
-    fields = {"drill": drill, "undo": [list(one) for one in fault.undo], "timeout_seconds": fault.timeout_seconds}
-    await trio.to_thread.run_sync(note.write, fields)
+async def inject(fault: Fault) -> None:
+    """Bring it about; how to undo it has been noted before. Raises Halted if a command fails."""
     for command in fault.inject:
         await run(command, fault.timeout_seconds)
 
@@ -45,24 +42,6 @@ async def undo(commands: Sequence[Sequence[str]], timeout_seconds: float) -> lis
             except ReplicatorError as error:
                 log.error("undoing: %s", error)
                 wrong.append(str(error))
-    return wrong
-
-
-async def undo_leftover(leftover: Leftover) -> list[str]:
-    """Undo what a killed drill has left behind; its note goes if all went well."""
-    fields = leftover.fields
-    if not fields:
-        leftover.clear()  # killed before there was anything to undo
-        return []
-    log.warning("a drill was killed (%s): undoing what it did", leftover.path.name)
-    try:
-        commands = [[str(word) for word in command] for command in fields.get("undo", ())]
-        seconds = float(fields.get("timeout_seconds", 30.0))
-    except (TypeError, ValueError) as error:
-        return [f"{leftover.path}: the note cannot be read: {error}"]
-    wrong = await undo(commands, seconds)
-    if not wrong:
-        leftover.clear()
     return wrong
 
 

@@ -1,39 +1,95 @@
-"""Cleaning up behind drills that were killed, before another one begins."""
+"""Cleaning up behind drills that were killed, before another one begins.
+
+Guarantee: a note goes only when all that it tells of is undone: the fault's commands, the fork, and the primary, which
+is where it was before the drill.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from replicator.drills import faults
-from replicator.drills.fork import discard
 from replicator.drills.notes import Leftover, leftovers
-from replicator.errors import ReplicatorError
+from replicator.drills.regions import Place, Regions
+from replicator.drills.scratch import discard
+from replicator.drills.sights import Sights
+from replicator.drills.wellness import not_well
+from replicator.errors import ReplicatorError, Unavailable
+from replicator.supervise import first_cause
+
+SLACK_BLOCKS = 1_000
+BACK_SECONDS = 120.0
+LOOK_SECONDS = 0.2
 
 log = logging.getLogger("replicator.drills")
 
 
-def clean_up(directory: Path, servers: Sequence[str] = ()) -> list[str]:
+def clean_up(directory: Path, places: Sequence[Place] = (), servers: Sequence[str] = ()) -> list[str]:
     """Undo what killed drills have left; what could not be undone. ``servers`` are dsns whose passwords may be needed.
     Raises Unavailable while another drill lives."""
     wrong: list[str] = []
     with leftovers(directory) as found:
         for leftover in found:
-            if "fork" in leftover.fields:
-                wrong += _discard(leftover, servers)
-            else:
-                wrong += trio.run(faults.undo_leftover, leftover)
+            some = _clean(leftover, places, servers)
+            wrong += [f"{leftover.path}: {one}" for one in some]
+            if not some:
+                leftover.clear()
     return wrong
 
 
-def _discard(leftover: Leftover, servers: Sequence[str]) -> list[str]:
-    log.warning("a rehearsal was killed (%s): its fork is thrown away", leftover.path.name)
+def _clean(leftover: Leftover, places: Sequence[Place], servers: Sequence[str]) -> list[str]:
+    fields = leftover.fields
+    if not fields:
+        return []  # killed before there was anything to undo
+    log.warning("a drill was killed (%s): undoing what it did", leftover.path.name)
     try:
-        discard(leftover.fields["fork"], servers)
-    except (ReplicatorError, KeyError, TypeError) as error:
-        return [f"{leftover.path}: {error}"]
-    leftover.clear()
-    return []
+        if "fork" in fields:
+            discard(fields["fork"], servers)
+        wrong: list[str] = trio.run(faults.undo, *_commands(fields))
+        if not wrong and fields.get("leader"):
+            trio.run(_switch_back, places, str(fields["leader"]))
+    except* ReplicatorError as group:
+        wrong = [str(first_cause(group))]
+    except* (KeyError, TypeError, ValueError) as group:
+        wrong = [f"the note cannot be read: {group.exceptions[0]!r}"]
+    return wrong
+
+
+def _commands(fields: dict[str, Any]) -> tuple[list[list[str]], float]:
+    commands = [[str(word) for word in command] for command in fields.get("undo", ())]
+    return commands, float(fields.get("timeout_seconds", 30.0))
+
+
+async def _switch_back(places: Sequence[Place], leader: str) -> None:
+    """Have the region lead again that led before. Raises ReplicatorError."""
+    if leader not in {place.name for place in places}:
+        cure = "name its regions, or remove the note"
+        raise Unavailable("not_back", f"a drill has left another primary than {leader}", place="the regions", cure=cure)
+    sights = Sights(0)
+    async with Regions(places, trio.current_time) as regions:
+
+        async def well(wanted: str | None) -> bool:
+            for place in places:
+                sights.saw(await regions.look(place.name))
+            return not not_well(sights.latest, SLACK_BLOCKS) and wanted in (None, sights.leader)
+
+        with trio.move_on_after(BACK_SECONDS):
+            while not await well(None):  # noqa: ASYNC110  # it is other machines that change
+                await trio.sleep(LOOK_SECONDS)
+            if sights.leader == leader:
+                return
+            assert sights.leader is not None
+            log.warning("the primary is in %s, and goes back to %s", sights.leader, leader)
+            fields = {"target": leader, "seconds": BACK_SECONDS / 2, "reason": "back from a drill that was killed"}
+            await regions.order(sights.leader, verb="switchover", **fields)
+            while not await well(leader):  # noqa: ASYNC110
+                await trio.sleep(LOOK_SECONDS)
+            return
+    trouble = not_well(sights.latest, SLACK_BLOCKS) or f"{sights.leader} leads"
+    cure = f"replicator switchover to {leader}, then call the drill again"
+    raise Unavailable("not_back", f"the primary is not back in {leader}: {trouble}", place="the regions", cure=cure)

@@ -20,15 +20,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import trio
 
 from replicator.config import Config, PostgresReplica, PostgresSource
-from replicator.drills.fork import Fork, PostgresFork, Where, Writing, discard
+from replicator.drills.fork import Fork
 from replicator.drills.measures import Canary
 from replicator.drills.notes import Note
 from replicator.drills.plan import Plan
 from replicator.drills.regions import Place, Regions
 from replicator.drills.reporting import About, canaries_of
 from replicator.drills.result import ChangeReport, RegionReport, Report, SpanReport, StepReport
+from replicator.drills.scratch import SUFFIX, Where, discard
 from replicator.drills.sights import Sights
 from replicator.drills.stopping import stops
+from replicator.drills.trial import PostgresFork, Writing
 from replicator.drills.verdict import equal_regions, judged, outcome_of
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.supervise import first_cause
@@ -55,7 +57,7 @@ async def rehearse(configs: list[Config], places: list[Place], plan: Plan, about
         status = await regions.ask(standby.name, "/v1/status")
         strand = str((status or {})["strands"][0]["strand"]) if status else "main"
         config = next((one for one in configs if one.region.name == standby.name), None)
-        directory = note.path.parent / f"{about.id}.fork"
+        directory = note.path.parent / f"{about.id}{SUFFIX}"
         where = Where(directory, about.id, strand, server_of(plan, config), config)
         rehearsal = Rehearsal(regions, standby, plan, about, note, where, lambda: trio.current_time() - began)
         return await rehearsal.run()

@@ -39,7 +39,9 @@ def equal_regions(compared: Sequence[str]) -> TargetReport:
     """Whether every region is equal to the one that the others were compared with."""
     wrong = sum(one not in ("equal", "reference") for one in compared)
     measured = None if not compared else float(wrong)
-    return TargetReport(name="regions_equal", target=0, measured=measured, unit="regions that are not", met=not wrong)
+    return TargetReport(
+        name="regions_equal", target=0, measured=measured, unit="regions that are not", met=measured == 0
+    )
 
 
 def as_expected(expected: Expect, changed: bool) -> TargetReport | None:

@@ -49,6 +49,7 @@ class Term:
         self._on_changed = on_changed
         self._anchor: Anchor | None = None
         self._open_until = -math.inf
+        self._opened: int | None = None  # the epoch in which it was decided to open: renewals prolong nothing else
         self._asking = trio.Lock()
 
     @property
@@ -110,7 +111,7 @@ class Term:
                 if self.grant is not grant:  # it was let go of meanwhile
                     return False
                 self.grant, self._anchor = renewed, anchor
-                if self._open_until > -math.inf:
+                if self._opened == renewed.epoch:
                     await self._open(renewed.epoch)
             except Lost as lost:
                 log.error("the lease is lost: %s", lost)
@@ -175,6 +176,7 @@ class Term:
     async def open(self, epoch: int) -> None:
         """Open the fence for as long as the lease is usable. Raises Unavailable or Halted."""
         async with self._asking:
+            self._opened = epoch
             await self._open(epoch)
 
     async def _open(self, epoch: int) -> None:
@@ -188,6 +190,7 @@ class Term:
     async def close(self, primary_url: str | None, *, retry_after: int | None) -> None:
         """Close the fence. When it raises, the fence is open until its time is over."""
         async with self._asking:
+            self._opened = None
             await self.fence.close(primary_url, retry_after=retry_after)
             self._open_until = -math.inf
 

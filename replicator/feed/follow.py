@@ -136,7 +136,6 @@ class Follower:
         self._upstream = upstream
         self.heard_at = None
         self._upstream_changed.set()
-        self._runs = False  # what was in the spool at the start is known
         self._upstream_changed = trio.Event()
         self._feeding.cancel()
 

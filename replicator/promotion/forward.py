@@ -7,12 +7,14 @@ gives next is in use nowhere that is known. Doing it again changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import starmap
 from typing import Any
 
 from psycopg import sql
 
-from replicator.definition import Definition
+from replicator.definition import Column, Definition
 from replicator.promotion.numbers import Facts, goes_on
+from replicator.replicas.base import SetSequence
 from replicator.replicas.postgres import sequences
 from replicator.sources.postgres.catalog import quoted, read_table, table_oid
 from replicator.sources.postgres.connection import Connection
@@ -32,46 +34,53 @@ class _Use:
 def move_sequences(connection: Connection, definitions: Iterable[Definition], reserve: int) -> None:
     """Every sequence that was carried, or feeds a column, goes on behind what is in use."""
     uses: dict[TableName, _Use] = {}
-    carried = {
-        (namespace, name): (value, increment)
-        for namespace, name, value, increment in connection.execute(
-            "SELECT namespace, name, value, increment FROM replicator.sequence"
-        )
-    }
+    rows = connection.execute("SELECT namespace, name, value, increment FROM replicator.sequence").fetchall()
+    carried = {(step.namespace, step.name): step for step in starmap(SetSequence, rows)}
+    for name, step in carried.items():
+        sequences.advance(connection, step)
+        uses.setdefault(name, _Use()).values.append(step.value)
     for definition in definitions:
-        sequences.attach(connection, definition)
-        for column in definition.columns:
-            if column.sequence is not None:
-                local = _feeding(connection, definition.name, column.name) or column.sequence
-                use = uses.setdefault(local, _Use())
-                use.bound = min(use.bound, _BOUNDS.get(column.type, use.bound))
-                if column.sequence in carried:
-                    use.values.append(carried[column.sequence][0])
-                use.values += _ends(connection, definition.name, column.name)
-    for name, (value, _) in carried.items():
-        uses.setdefault(name, _Use()).values.append(value)
+        for column, here in _fed(connection, definition):
+            use = uses.setdefault(here, _Use())
+            use.bound = min(use.bound, _BOUNDS.get(column.type, use.bound))
+            if column.sequence in carried:
+                use.values.append(carried[column.sequence].value)
+            use.values += _ends(connection, definition.name, column)
     for name, use in uses.items():
         _move(connection, name, use, reserve)
 
 
-def _feeding(connection: Connection, table: TableName, column: str) -> TableName | None:
-    """The sequence that feeds the column here; an identity's may have another name than the ledger's."""
-    oid = table_oid(connection, table)
+def _fed(connection: Connection, definition: Definition) -> list[tuple[Column, TableName]]:
+    """The columns that sequences feed, and by which: an identity's may have another name here than in the ledger. One
+    that nothing feeds here gets the ledger's."""
+    columns = [column for column in definition.columns if column.sequence is not None]
+    feeding = _feeding(connection, definition) if columns else {}
+    if any(feeding.get(column.name) is None for column in columns):
+        sequences.attach(connection, definition)
+        feeding = _feeding(connection, definition)
+    return [(column, here) for column in columns if (here := feeding.get(column.name)) is not None]
+
+
+def _feeding(connection: Connection, definition: Definition) -> dict[str, TableName | None]:
+    oid = table_oid(connection, definition.name)
     facts = read_table(connection, oid) if oid is not None else None
-    return next((a.sequence for a in facts.attributes if a.name == column and not a.dropped), None) if facts else None
+    return {a.name: a.sequence for a in facts.attributes if not a.dropped} if facts else {}
 
 
-def _ends(connection: Connection, table: TableName, column: str) -> list[int]:
-    """The least and the greatest value in the column: only the one in the sequence's direction will count."""
-    name = sql.Identifier(column)
-    row = _one(connection, sql.SQL("SELECT min({0})::int8, max({0})::int8 FROM {1}").format(name, quoted(table)))
-    return [value for value in row if value is not None]
+def _ends(connection: Connection, table: TableName, column: Column) -> list[int]:
+    """The least and the greatest value in the column: only the one in the sequence's direction will count. What no
+    sequence can reach does not."""
+    is_integer = column.type in ("smallint", "integer", "bigint")  # an index gives these at once
+    if not is_integer and not column.type.startswith(("numeric", "real", "double")):
+        return []
+    where = "" if is_integer else " WHERE {0} BETWEEN -9223372036854775807 AND 9223372036854775807"
+    query = sql.SQL("SELECT min({0}), max({0}) FROM {1}" + where)
+    row = _one(connection, query.format(sql.Identifier(column.name), quoted(table)))
+    return [int(value) for value in row if value is not None]
 
 
 def _move(connection: Connection, name: TableName, use: _Use, reserve: int) -> None:
     label = quoted(name).as_string(connection)
-    if connection.execute("SELECT to_regclass(%s)", [label]).fetchone() == (None,):
-        return
     start, increment, low, high, cache = _one(
         connection,
         sql.SQL(

@@ -31,7 +31,7 @@ def as_primary(connection: Connection, strand: str, definitions: Iterable[Defini
     """Take off what only a replica's tables have; in one transaction."""
     with connection.transaction():
         for definition in definitions:
-            if not definition.key:
+            if not definition.key and _has_places(connection, definition):
                 drops = ", ".join(f"DROP COLUMN IF EXISTS {name}" for name in PLACE_COLUMNS)
                 connection.execute(sql.SQL("ALTER TABLE {} " + drops).format(quoted(definition.name)))
         if connection.execute("SELECT to_regclass('replicator.adopted')").fetchone() == (None,):

@@ -1,9 +1,9 @@
 """What orphan blocks did, read from the journal: each transaction with its rows before and after.
 
-Guarantee: rows are the journal's own; one whose value is older than the journal is named unknown, never guessed. Memory
-is bounded: of a transaction with very many or very large rows only the first are told, and how many are not
-(``left_out``); ``blocks.frames`` has them all. A change of a row's key is told as two: the row goes from one key, and
-comes to the other.
+Guarantee: rows are the journal's own; one whose value is older than the journal is named unknown, never guessed.
+Memory is bounded: of a transaction with very many or very large rows only the first are told, and how many are not
+(``left_out``, in ``left_tables``); ``blocks.frames`` has them all. A change of a row's key is told as two: the row goes
+from one key, and comes to the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from replicator.statement import DEFINE, MESSAGE, SEQUENCE, TRUNCATE, Op
 
 READ_BYTES = 1 << 18
 STATEMENTS_LIMIT = 10_000  # of a transaction that are told
-TOLD_LIMIT_CHARACTERS = 8_000_000
+TOLD_LIMIT_CHARACTERS = 4_000_000
 
 Fields = dict[str, Any]
 
@@ -97,19 +97,24 @@ class Facts:
             "digest": None,
             "users": [],
             "left_out": 0,
+            "left_tables": [],
             "statements": [],
         }
         room = TOLD_LIMIT_CHARACTERS
+        left: set[str] = set()
         for ordinal, statement in enumerate(statements_of(self._journal, block)):
-            if len(fields["statements"]) >= STATEMENTS_LIMIT or room < 0:
-                fields["left_out"] += 1
-                continue
             if ordinal == 0 and (note := read_note(statement)) is not None:
                 fields["request"], fields["digest"] = note.id or None, note.digest.hex()
                 continue
             for told in self._statement((header.sequence, ordinal), statement):
-                room -= sum(len(text or "") for row in (told["before"], told["after"]) for text in (row or {}).values())
+                size = sum(len(text or "") for row in (told["before"], told["after"]) for text in (row or {}).values())
+                if size > room or len(fields["statements"]) >= STATEMENTS_LIMIT:
+                    fields["left_out"] += 1
+                    left.update([told["table"]] if told["table"] else [])
+                    continue
+                room -= size
                 fields["statements"].append(told)
+        fields["left_tables"] = sorted(left)
         users = {told["user"]: None for told in fields["statements"] if told.get("user") is not None}
         fields["users"] = list(users)[:100]
         return fields

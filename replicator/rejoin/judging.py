@@ -20,6 +20,8 @@ VERDICTS = (THERE, CLEAN, CONFLICT, NOTHING)
 ROW_OPS = ("insert", "update", "patch", "delete")
 _NAMED_BY_US = re.compile(r"tx-[0-9]+")  # by the embedded ledger, where the client gave no name: no proof of anything
 
+WHOLE_TABLE: dict[str, str | None] = {}  # instead of a key: an orphan that is not there touched any of them
+
 Fields = dict[str, Any]
 Row = dict[str, str | None]
 
@@ -85,7 +87,11 @@ def judge(
 ) -> Judged:
     """Judge one orphan; those before it have been judged with the same ``marks``."""
     judged = _judge(transaction, charge, marks, made, reapplied)
+    for label in transaction["left_tables"]:
+        marks.set(label, WHOLE_TABLE, transaction["sequence"], clean=False)
     for told in transaction["statements"]:
+        if told["op"] == "truncate":
+            marks.set(told["table"], WHOLE_TABLE, transaction["sequence"], clean=False)
         if told["op"] not in ROW_OPS:
             continue
         if judged.verdict == THERE:
@@ -140,7 +146,7 @@ def _statement(told: Fields, transaction: Fields, charge: Charge, marks: Marks) 
         return CONFLICT, _why(f"what it changed cannot be told: {told['unknown']}", label, key)
     if told["keyless"]:
         return CLEAN, None
-    mark = marks.get(label, key)
+    mark = marks.get(label, WHOLE_TABLE) or marks.get(label, key)
     if mark is not None:
         return _after_orphan(mark, label, key)
     return _compared(told, transaction, charge.look(label, key))

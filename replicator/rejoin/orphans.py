@@ -32,6 +32,7 @@ from replicator.rejoin.touches import Keys, Touch
 from replicator.rewrite.images import pack_texts
 
 PAGE_LIMIT = 1_000
+PAGE_CHARACTERS = 4_000_000
 CHARGES = 4  # that are kept
 REAPPLY_LIMIT = 10_000  # transactions in one go
 REAPPLY_CHARACTERS = 64_000_000
@@ -151,13 +152,14 @@ class Orphans:
     def _show(self, directory: Path, after: int, limit: int, verdict: str | None) -> Fields:
         head, handled = read_heading(directory), Handled(directory)
         shown: list[Fields] = []
-        more = False
+        more, size = False, 0
         with self._judging(directory, handled) as (judged_at, judged):
             for transaction, verdict_now in judged:
                 sequence = transaction["sequence"]
                 if sequence <= after or (verdict is not None and verdict_now.verdict != verdict):
                     continue
-                if len(shown) == limit:
+                size += _size(transaction)
+                if len(shown) == limit or (shown and size > PAGE_CHARACTERS):
                     more = True
                     break
                 settled = handled.settled.get(sequence)
@@ -172,7 +174,8 @@ class Orphans:
         if not self._is_undone(seal):
             yield str(seal.theirs), _as_sealed(directory)
             return
-        charge = self._charges.setdefault(seal.id, InCharge(self._journal, self._history, seal.fork))
+        charge = self._charges.pop(seal.id, None) or InCharge(self._journal, self._history, seal.fork)
+        self._charges[seal.id] = charge
         while len(self._charges) > CHARGES:
             self._charges.pop(next(iter(self._charges))).close()
         with contextlib.closing(Keys()) as keys:
@@ -233,12 +236,17 @@ def _bounded(chosen: Iterator[tuple[Fields, Judged]]) -> list[tuple[Fields, Judg
     size = 0
     for one in chosen:
         held.append(one)
-        rows = (told[name] for told in one[0]["statements"] for name in ("before", "after"))
-        size += sum(len(text or "") for row in rows for text in (row or {}).values())
+        size += _size(one[0])
         if len(held) > REAPPLY_LIMIT or size > REAPPLY_CHARACTERS:
             message = "these are too many transactions, or too large ones, for one go"
             raise Rejected("too_many", message, status=422, place="orphans", cure="name some: --tx")
     return held
+
+
+def _size(transaction: Fields) -> int:
+    """About how many characters its rows have."""
+    rows = (told[name] for told in transaction["statements"] for name in ("before", "after"))
+    return sum(len(text or "") for row in rows for text in (row or {}).values())
 
 
 def _take_keys(directory: Path, keys: Keys) -> set[str]:

@@ -129,10 +129,13 @@ class Rewind:
         if not path.exists():
             return
         work = Work(path)
-        with contextlib.closing(work):
-            job = Job.stored(work.open())
-            if job is not None and job.is_active and max(job.last, job.scanned) > fork.position.sequence:
-                work.end(dataclasses.asdict(dataclasses.replace(job, state="cancelled")))
+        try:
+            with contextlib.closing(work):
+                job = Job.stored(work.open())
+                if job is not None and job.is_active and max(job.last, job.scanned) > fork.position.sequence:
+                    work.end(dataclasses.asdict(dataclasses.replace(job, state="cancelled")))
+        except Halted as error:
+            log.error("the worklist of the last resync is set aside as %s: %s", work.set_aside(), error)
 
     def _keep_spool(self, seal: Seal) -> None:
         """What waits in the spool may be of the chain that is undone. It is moved out of the way, not thrown away."""

@@ -76,6 +76,7 @@ def test_what_was_not_measured_is_not_met() -> None:
 def test_regions_have_to_be_equal_and_compared() -> None:
     assert equal_regions(["reference", "equal"]).met
     assert not equal_regions(["reference", "divergent"]).met
+    assert not equal_regions([]).met
     assert equal_regions(["reference", "could not be compared: x", "divergent"]).measured == 2
 
 

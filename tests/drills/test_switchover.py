@@ -119,6 +119,21 @@ def test_a_switchover_and_back_is_measured_and_leaves_all_as_it_was(cluster: Clu
     assert drill.left() == []
 
 
+def test_the_next_drill_goes_back_where_a_killed_one_left_the_primary(cluster: Cluster, tmp_path: Path) -> None:
+    config = str(cluster.sidecars["lima"].config)
+    process = Drill(tmp_path / "drill", SWITCHOVER.replace('duration = "1s"', 'duration = "60s"'), config).start()
+    cluster.sidecars["tokyo"].reach(lambda status: cluster.leads("tokyo"), "the lead")
+    process.kill()
+    process.communicate()
+    drill = Drill(tmp_path / "drill", 'kind = "canary"\nduration = "500ms"\n[steps]\nsteady = "200ms"\n', config)
+    assert len(drill.left()) == 1
+    code, said = drill.run()
+    assert code == 0, said + cluster.logs()
+    assert "the primary is in tokyo, and goes back to paris" in said
+    assert cluster.leads("paris")
+    assert drill.left() == []
+
+
 def loss(cluster: Cluster) -> str:
     """A plan that kills the primary's process, and starts another one for it."""
     paris = cluster.sidecars["paris"]

@@ -33,6 +33,7 @@ SCHEMA = (
     "CREATE TABLE balances (owner int PRIMARY KEY, balance bigint NOT NULL)",
     "INSERT INTO balances SELECT n, 0 FROM generate_series(1, 100) n",
 )
+STANDBY = '"replicator replicator"'  # as ``replicator preflight`` names it
 PAY = "WITH paid AS (INSERT INTO payments (write, amount) VALUES (%s, 1) RETURNING id) SELECT id FROM paid"
 ADD = "UPDATE balances SET balance = balance + 1 WHERE owner = %s"
 
@@ -88,7 +89,8 @@ class PostgresCluster(Cluster):
 
     writer = Payer
 
-    def __init__(self, directory: Path, etcd: Etcd, **settings: Any) -> None:
+    def __init__(self, directory: Path, etcd: Etcd, *, acknowledge: int = 0, **settings: Any) -> None:
+        self._acknowledge = acknowledge
         self.servers = {name: Postgres(directory / f"{name}-server") for name in NAMES}
         self.dsns: dict[str, str] = {}
         for name, server in self.servers.items():
@@ -97,7 +99,16 @@ class PostgresCluster(Cluster):
             self.dsns[name] = server.create_database("ledger")
             self.run(name, *ROLE)
         self.run(NAMES[0], *SCHEMA)
-        super().__init__(directory, etcd, self._section, **settings)
+        super().__init__(directory, etcd, self._section, acknowledge=acknowledge, **settings)
+
+    def start(self) -> None:
+        super().start()
+        if self._acknowledge:  # in every server: whichever leads waits for the others
+            for server in self.servers.values():
+                with server.connect() as session:
+                    session.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'".encode())
+                    session.execute("SELECT pg_reload_conf()")
+            self.wait(lambda: self["paris"].metric("replicator_source_waits") == 1, "commits wait")
 
     def _section(self, name: str) -> str:
         if name == NAMES[0]:
@@ -121,7 +132,8 @@ class PostgresCluster(Cluster):
     def end(self) -> None:
         super().end()
         for server in self.servers.values():
-            server.stop()
+            if server.process is not None and server.process.poll() is None:
+                server.kill()
 
     def writers(self, number: int = 4, **settings: Any) -> list[Writer]:
         made = super().writers(number, **settings)

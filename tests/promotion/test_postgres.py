@@ -100,6 +100,8 @@ def test_numbers_are_not_given_twice(new_region: New) -> None:
         "CREATE TABLE d (id bigint PRIMARY KEY DEFAULT nextval('app.own'), x int)",
         "CREATE TABLE e (id smallserial PRIMARY KEY, x int)",
         "CREATE TABLE never (id serial PRIMARY KEY, x int)",
+        "CREATE TABLE wide (id numeric PRIMARY KEY DEFAULT nextval('app.own'), x int)",
+        "INSERT INTO wide VALUES (1e30, 1), ('NaN', 2)",
         "SELECT setval('e_id_seq', 32700)",
         *(f"INSERT INTO {table} (x) SELECT i FROM generate_series(1, 3) i" for table in "abcde"),
     )

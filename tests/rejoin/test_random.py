@@ -79,7 +79,7 @@ async def part_and_come_back(old: Chain, new: Chain, reference: Chain, seed: int
         )
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(12))
 async def test_a_random_history(tmp_path: Path, number: int) -> None:
     seed = BASE_SEED + number
     print(f"seed {seed}")

@@ -16,6 +16,7 @@ from replicator.errors import Halted, Unavailable
 from replicator.journal.sealed import FILES, SEAL, seal_fields, verified
 from replicator.journal.walk import walk
 from replicator.position import Position
+from replicator.rejoin import facts
 from replicator.rejoin.fork import Fork, find_fork
 from replicator.rejoin.report import read_heading, read_transactions
 from replicator.rejoin.sealing import Sealing
@@ -181,6 +182,19 @@ async def test_the_report_tells_each_transaction_and_how_it_stands(regions: tupl
         (False, True),
         (True, False),
     ]
+
+
+@pytest.mark.parametrize("limit", ["STATEMENTS_LIMIT", "TOLD_LIMIT_CHARACTERS"])
+async def test_a_very_large_transaction_is_told_in_part_and_never_clean(
+    regions: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(facts, limit, 100 if limit == "STATEMENTS_LIMIT" else 200_000)
+    _, seal = await sealed(*regions)
+    (large,) = (one for one in read_transactions(seal.directory) if one["left_out"])
+    assert large["left_out"] + len(large["statements"]) == 130
+    assert len(json.dumps(large)) < 1_200_000
+    assert (large["left_tables"], large["judged"]["verdict"]) == (["points"], "conflict")
+    assert f"{130 - min(50, len(large['statements']))} more statements" in (seal.directory / "report.html").read_text()
 
 
 class Page(HTMLParser):

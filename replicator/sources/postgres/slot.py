@@ -115,7 +115,7 @@ def check_resume(slot: Slot | None, name: str, position: int, written: int, iden
     if slot.confirmed > position:
         message = f"the slot stands at {lsn_text(slot.confirmed)}, ahead of the journal's {lsn_text(position)}"
         raise Halted("slot_ahead", message, place=place, cure=RESYNC)
-    if written < position - 1:  # a message's origin is one beyond its place, so that it is told from a commit there
+    if written < position:
         message = (
             f"its log ends at {lsn_text(written)}, before the journal's {lsn_text(position)}: it lost transactions"
         )
