@@ -35,6 +35,7 @@ class Checks:
         self.newest_opened = 0
         self.opened_by: dict[int, str] = {}
         self.forgiven = 0
+        self._asked: dict[str, bool] = {}
         self._at: dict[tuple[int, int], Block] = {}
 
     def opened(self, region: Region) -> None:
@@ -93,7 +94,11 @@ class Checks:
 
     def stands(self, region: Region) -> None:
         """A region decides to stand."""
-        if region.order is not None or region.rules.mode == "automatic":
+        self._asked[region.name] = region.order is not None
+
+    def granted(self, region: Region) -> None:
+        """A region has got the lease that it stood for; what it saw as it stood may have been old."""
+        if self._asked[region.name] or region.rules.mode == "automatic":
             return
         last = max(self._world.regions.values(), key=lambda other: other.memory.led)
         if last.memory.led == 0:

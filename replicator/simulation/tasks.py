@@ -280,6 +280,8 @@ def decide_for_ever(region: Region) -> Task:
             world.decisions += 1
             if step.event is Event.STAND:
                 world.checks.stands(region)
+            elif step.event is Event.GRANTED:
+                world.checks.granted(region)
             if step.memory != region.memory:
                 yield from write(region, step.memory)
                 if step.event is not None:
