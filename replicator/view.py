@@ -17,6 +17,7 @@ from replicator.board import Board, now
 from replicator.config import Config
 from replicator.drills.posted import DrillResults
 from replicator.failover.at_risk import AtRisk
+from replicator.failover.standing import failover_view, past, role_of
 from replicator.feed.follow import Follower
 from replicator.feed.publish import Publisher
 from replicator.journal.regions import KnownRegion, KnownRegions
@@ -80,6 +81,8 @@ class View:
 
     def primary_url(self) -> str | None:
         """Where the primary is, as far as this region knows."""
+        if self.office is not None and (url := self.office.primary_url()):
+            return url
         if self.follower is not None and self.follower.upstream_url:
             return self.follower.upstream_url
         return self._config.follow.primary if self._config.follow else None
@@ -99,11 +102,11 @@ class View:
 
     def snapshot(self) -> Snapshot:
         """The region, now."""
-        region = self._config.region
+        region, office = self._config.region, self.office
         self._listen_to_source()
         return Snapshot(
             region=region.name,
-            role=region.role,
+            role=region.role if office is None else role_of(office),
             version=__version__,
             at_us=time.time_ns() // 1000,
             uptime_seconds=trio.current_time() - self._started,
@@ -112,9 +115,16 @@ class View:
             replica=parts.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
             primary_url=self.primary_url(),
-            history=tuple(self._history),
+            history=self._past(),
             drills=self.drills.views() if self.drills is not None else (),
+            failover=None if office is None else failover_view(office),
         )
+
+    def _past(self) -> tuple[Event, ...]:
+        """What happened in this process, and what the office remembers."""
+        if self.office is None:
+            return tuple(self._history)
+        return tuple(sorted([*past(self.office), *self._history], key=lambda event: event.at_us))
 
     def _listen_to_source(self) -> None:
         """A first copy moves no mark for as long as it takes; the rows it has copied show that it gets on."""
@@ -136,7 +146,7 @@ class View:
         quarantined = Summary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
-            epoch=self._tail.head.epoch or self._config.region.epoch,
+            epoch=self._epoch(),
             position=self._tail.head,
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
@@ -144,11 +154,18 @@ class View:
             verify=self.watching.view() if self.watching is not None else None,
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
+            lease_remaining_seconds=None if self.office is None else self.office.term.remaining_seconds,
             acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
             at_risk_blocks=None if at_risk is None else at_risk.blocks,
             at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
             at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
         )
+
+    def _epoch(self) -> int:
+        """The newest term that this region has led, or followed."""
+        if self.office is not None:
+            return self.office.memory.epoch
+        return self._tail.head.epoch or self._config.region.epoch
 
     def _kept(self) -> JournalView | None:
         """What the journal held at the last look."""

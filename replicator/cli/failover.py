@@ -40,7 +40,7 @@ def command(
     """
     from replicator.cli.ask import sidecar, tell
     from replicator.cli.cluster import Watcher, state_of
-    from replicator.cli.whom import user
+    from replicator.cli.whom import said
 
     if allow_data_loss and not reason.strip():
         raise click.UsageError("--allow-data-loss needs a --reason")
@@ -55,7 +55,7 @@ def command(
         click.echo(json.dumps(shown, indent=2) if as_json else printable("\n".join(_lines(state, against))))
         raise click.exceptions.Exit(FAILED if against else 0)
     watcher = Watcher({"it": whom}, lambda line: None if as_json else click.echo(line.removeprefix("it: ")))
-    order: dict[str, Any] = {"verb": "failover", "seconds": timeout, "reason": reason or f"by {user()}"}
+    order: dict[str, Any] = {"verb": "failover", "seconds": timeout, "reason": said(reason)}
     order |= {"allow_data_loss": True} if allow_data_loss else {}
     order |= {"primary_is_fenced": True} if primary_is_fenced else {}
     tell(whom, "/v1/failover/orders", order)

@@ -55,12 +55,16 @@ def command(config: Path | None, url: str | None, ca: Path | None, as_json: bool
 def _show(status: dict[str, Any]) -> None:
     from rich.console import Console
 
+    from replicator.cli.failover_lines import show_failover
+
     console = Console(highlight=False, soft_wrap=True)
     state = "[green]ready[/]" if status["ready"] else "[bold red]not ready[/]"
     follows = f", follows {_text(status['primary'])}" if status["primary"] else ""
     console.print(f"[bold]{_text(status['region'])}[/]  {state}  {_text(status['role'])}{follows}")
     if status["blocked"]:
         _show_error(console, status["blocked"])
+    if status.get("failover"):
+        show_failover(console, status["failover"])
     for strand in status["strands"]:
         _show_strand(console, strand)
     for follower in status["followers"]:

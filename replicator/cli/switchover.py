@@ -31,7 +31,7 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
     """
     from replicator.cli.ask import tell
     from replicator.cli.cluster import Watcher, cluster_of, primary_of
-    from replicator.cli.whom import user
+    from replicator.cli.whom import said
 
     cluster = cluster_of(config, ca)
     timeout = timeout or cluster.switchover_seconds
@@ -41,7 +41,7 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
         return
     regions = {name: whom for name, whom in cluster.regions.items() if name in (primary, target)}
     watcher = Watcher(regions, lambda line: None if as_json else click.echo(line))
-    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": reason or f"by {user()}"}
+    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": said(reason)}
     tell(cluster.regions[primary], "/v1/failover/orders", order)
     began = time.monotonic()
     blocked: list[float] = []

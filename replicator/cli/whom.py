@@ -59,12 +59,24 @@ def show_answer(sidecar: Sidecar, answer: Answer, as_json: bool, lines: Callable
         click.echo(line)
 
 
-def give_order(config: Path | None, url: str | None, ca: Path | None, verb: str, done: str, *, as_json: bool) -> None:
+def give_order(
+    config: Path | None, url: str | None, ca: Path | None, verb: str, done: str, reason: str, *, as_json: bool
+) -> None:
     """Give a region of a cluster an order that is carried out at once, and say so."""
     from replicator.cli.ask import sidecar, tell
 
-    answer = tell(sidecar(config, url, ca), "/v1/failover/orders", {"verb": verb, "reason": f"by {user()}"})
+    answer = tell(sidecar(config, url, ca), "/v1/failover/orders", {"verb": verb, "reason": said(reason)})
     click.echo(json.dumps(answer) if as_json else done)
+
+
+def said(reason: str) -> str:
+    """Why an order is given, and by whom; the history keeps it."""
+    return f"{reason.strip()}, by {user()}" if reason.strip() else f"by {user()}"
+
+
+def reason_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that says why."""
+    return click.option("--reason", default="", help="Why; it is kept in the history, with who says so.")(function)
 
 
 def user() -> str:

@@ -151,7 +151,13 @@ def _stand(memory: Memory, seen: Seen) -> Step:
     epoch = max(seen.lease.epoch, memory.epoch, memory.promised, memory.led) + 1
     order = seen.order
     taken_at = order.sequence if order is not None and order.verb == "take" and _is_held_as_said(seen, order) else None
-    return _event(dataclasses.replace(memory, epoch=epoch, closed_at=taken_at), Event.STAND, f"for epoch {epoch}")
+    why = f"for epoch {epoch}" + (f", {order.verb}{_said(order)}" if order is not None else "")
+    return _event(dataclasses.replace(memory, epoch=epoch, closed_at=taken_at), Event.STAND, why)
+
+
+def _said(order: Order) -> str:
+    """Why it was given, and by whom, as it is kept in the history."""
+    return f" ({order.reason})" if order.reason else ""
 
 
 def _is_held_as_said(seen: Seen, order: Order) -> bool:
@@ -299,7 +305,7 @@ def _primary(memory: Memory, seen: Seen, rules: Rules) -> Step:
         if against := _against(seen.fresh(rules).get(order.target), seen.me, rules):
             return Step(memory, why=f"the switchover waits: {order.target} {against}")
         closing = dataclasses.replace(memory, closed_at=None, reopening=False, handed_to=order.target)
-        return _event(closing, Event.HAND_OVER, f"to {order.target}")
+        return _event(closing, Event.HAND_OVER, f"to {order.target}{_said(order)}")
     return Step(memory)
 
 

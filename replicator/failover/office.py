@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import trio
@@ -29,8 +30,9 @@ from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.failover.decide import Step, decide, promise
 from replicator.failover.ledgers import role_ledger
 from replicator.failover.manual import view_of
-from replicator.failover.memory import Happened, Kept, MemoryFile
+from replicator.failover.memory import HAPPENED_LIMIT, Happened, Kept, MemoryFile
 from replicator.failover.orders import check_order
+from replicator.failover.orphaned import Taker, orphans_of
 from replicator.failover.peers import Peers
 from replicator.failover.readiness import why_not
 from replicator.failover.returning import Returning
@@ -63,6 +65,7 @@ from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
 from replicator.leases.base import Holder, LeaseView, boot_seconds
 from replicator.promotion.base import append_epoch
+from replicator.rejoin.serve import routes as orphan_routes
 from replicator.supervise import first_cause
 
 TICK_SECONDS = 0.1
@@ -107,12 +110,15 @@ class Office:
         self.returning = Returning(core, config, self.ledger)
         self.memory = Memory(State.FOLLOWING, "replica")
         self.happened: tuple[Happened, ...] = ()
+        self.totals: Counter[str] = Counter({event.name.lower(): 0 for event in Event})
+        self.orphans = orphans_of(core, self._primary_or_own_url)
         self.order: Order | None = None
         self.why = ""
         self._probe = probe
         self._file = MemoryFile(config.region.data_dir / "role.json")
         self._since = boot_seconds()
         self._began = trio.current_time()
+        self.began_at = boot_seconds()
         self._unfit = ""
         self._told = ""
         self._asked = 0
@@ -125,10 +131,10 @@ class Office:
     # -- running
 
     def routes(self) -> list[BaseRoute]:
-        """Reports, promises and orders over HTTP."""
+        """Reports, promises, orders and sealed orphans over HTTP."""
         from replicator.failover.serve import routes
 
-        return routes(self)
+        return [*routes(self), *orphan_routes(self.orphans, Taker(self).taking)]
 
     async def run(self) -> None:
         """Take part, for ever."""
@@ -150,6 +156,7 @@ class Office:
         self.memory, self.happened = kept.memory, kept.happened
         self.term.grant = kept.grant
         self.core.view.office = self
+        await self._count_orphans()
         await self.term.find_fence()
         self._ensure_half()
 
@@ -202,6 +209,7 @@ class Office:
         if event is not None:
             wall = time.time_ns() // 1000
             happened = (*happened, Happened(wall, event.name.lower(), memory.state.value, memory.epoch, why))
+            happened = happened[-HAPPENED_LIMIT:]
         while True:
             try:
                 kept = Kept(memory, self.term.grant, happened)
@@ -213,17 +221,23 @@ class Office:
         if event is not None:
             log.warning("%s: %s → %s, epoch %d %s", self.rules.me, event.name, memory.state, memory.epoch, why)
             self._since = boot_seconds()
+            self.totals[event.name.lower()] += 1
         self.memory, self.happened = memory, happened
         self._probe(f"after {event.name.lower() if event else 'memory'}")
 
     async def seen(self) -> Seen:
-        now = boot_seconds()
-        if self.order is not None and now >= self.order.until:
+        """What a decision is made from."""
+        if self.order is not None and boot_seconds() >= self.order.until:
             self.order = None
-        rejoining = self.memory.state is State.REJOINING
         closing = self.memory.state is State.DEMOTING and not self.term.is_open and self.memory.closed_at is None
+        seen = self.look()
+        return dataclasses.replace(seen, captured=await self._is_captured()) if closing else seen
+
+    def look(self) -> Seen:
+        """The same as far as it is known without I/O."""
+        rejoining = self.memory.state is State.REJOINING
         return Seen(
-            now=now,
+            now=boot_seconds(),
             since=self._since,
             me=self.report(),
             lease=self.lease_view(),
@@ -236,7 +250,6 @@ class Office:
             asked=self._asked == self.memory.epoch,
             diverged=self._is_diverged(),
             settled=not isinstance(self.running.half, ReplicaHalf) or self.running.half.follower.is_drained,
-            captured=not closing or await self._is_captured(),
             sealed=rejoining and self.returning.is_sealed,
             rewound=rejoining and self.returning.is_rewound,
             stuck=self.returning.stuck if rejoining else "",
@@ -337,7 +350,7 @@ class Office:
         self.order = order
         self.look_again()
 
-    async def pause(self, event: Event) -> None:
+    async def pause(self, event: Event, why: str) -> None:
         """PAUSE or RESUME. Raises Rejected where the state does not know it."""
         async with self._deciding:
             try:
@@ -346,7 +359,7 @@ class Office:
                 message = f"this region is {self.memory.state}"
                 cure = "pause and resume are for regions that follow; rejoin is for one that is halted"
                 raise Rejected("not_now", message, status=409, place=self.rules.me, cure=cure) from None
-            await self._keep(dataclasses.replace(self.memory, state=state), event, "an operator")
+            await self._keep(dataclasses.replace(self.memory, state=state, why=why), event, why)
         self.look_again()
 
     # -- doing
@@ -422,7 +435,8 @@ class Office:
                 await self.term.release()
             case Seal(region):
                 await self.running.stop()
-                await self.returning.seal(self._url(region), was_primary=self.memory.half == "primary")
+                await self.returning.seal(self.url_of(region), was_primary=self.memory.half == "primary")
+                await self._count_orphans()
             case Rewind():
                 await self._rewind()
             case Tell(text):
@@ -437,7 +451,7 @@ class Office:
         half = self.running.half
         if not isinstance(half, ReplicaHalf):
             raise Unavailable("changing_role", "the replica's half does not run yet", place=self.rules.me)
-        half.follow(None if region is None else self._url(region))
+        half.follow(None if region is None else self.url_of(region))
         self._following = region
         if region is None:
             with trio.move_on_after(DRAIN_SECONDS):
@@ -478,6 +492,7 @@ class Office:
         if text != self._told:
             self._told = text
             log.warning("shadow: %s", text)
+            self.totals["shadow"] += 1
             async with self._deciding:
                 shadow = Happened(time.time_ns() // 1000, "shadow", self.memory.state.value, self.memory.epoch, text)
                 self.happened = (*self.happened, shadow)
@@ -486,7 +501,8 @@ class Office:
 
     # -- who is where
 
-    def _url(self, region: str) -> str:
+    def url_of(self, region: str) -> str:
+        """Where the others reach it. Raises Unavailable if nobody knows it."""
         assert self.config.cluster is not None
         url = self.config.cluster.regions.get(region)
         if url is None:
@@ -502,6 +518,17 @@ class Office:
         return self.config.cluster.regions.get(view.holder.region) if self.config.cluster else None
 
     primary_url = _primary_url
+
+    def _primary_or_own_url(self) -> str | None:
+        """Where the primary's sidecar is, also if it is this one."""
+        return self._primary_url() or (self.config.url if self.memory.state is State.PRIMARY else None)
+
+    async def _count_orphans(self) -> None:
+        """What is sealed and not handled, for status; that it cannot be read keeps nothing else from going on."""
+        try:
+            await trio.to_thread.run_sync(self.orphans.count)
+        except ReplicatorError as error:
+            log.error("the sealed orphans cannot be counted: %s", error)
 
     @property
     def follows(self) -> bool:

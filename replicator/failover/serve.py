@@ -21,7 +21,7 @@ from replicator.errors import Rejected
 from replicator.failover.detector import signals
 from replicator.failover.losing import loss, refused
 from replicator.failover.states import Event
-from replicator.failover.wire import lease_json, memory_json, order_from, order_json, report_json
+from replicator.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
 from replicator.leases.base import boot_seconds
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def routes(office: Office) -> list[BaseRoute]:
     async def order(request: Request) -> Response:
         fields = await json_fields(request, {"verb": str}, _ORDER_FIELDS)
         if fields["verb"] in _PAUSES:
-            await office.pause(_PAUSES[fields["verb"]])
+            await office.pause(_PAUSES[fields["verb"]], str(fields.get("reason") or "an operator")[:TEXT_LIMIT])
             return JSONResponse({"accepted": fields["verb"]}, status_code=202)
         try:
             taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())

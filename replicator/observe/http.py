@@ -4,9 +4,10 @@ In Patroni's manner, so that HAProxy, a cloud's balancer or Kubernetes can use t
 200 or 503 to GET, HEAD and OPTIONS, with the reason as JSON to GET.
 
     /liveness                        200: the program runs and answers
-    /health                          503 if a stage is halted
+    /health                          503 if a stage is halted, or the region's part in failover
     /readiness?lag=&mode=            503 while something that is applied (mode=settled: settled) lags beyond the limit
-    /primary                         200 if the region is the primary and takes writes
+    /primary                         200 if the region is the primary and takes writes: in a cluster, for as long as its
+                                     lease lasts
     /replica?lag=                    200 if the region is a replica that is ready
     /cluster  /history  /v1/status   JSON
     /metrics                         for Prometheus
@@ -32,6 +33,7 @@ from starlette.routing import Route
 from replicator.config.units import read_duration
 from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.marks import Condition, Mode
+from replicator.observe.failover import unready
 from replicator.observe.page import CONTENT_SECURITY_POLICY, page
 from replicator.observe.snapshot import Role, Snapshot, StatusSource
 from replicator.observe.status import READY_LAG, LagLimit, blocked, cluster_json, history_json, status_json
@@ -111,6 +113,8 @@ def _told(source: StatusSource, tell: Callable[[Snapshot], Any]) -> Callable[[Re
 
 
 def _health(snapshot: Snapshot) -> ReplicatorError | None:
+    if snapshot.failover is not None and snapshot.failover.own.state == "halted":
+        return unready(snapshot.failover)
     return next(
         (
             stage.trouble
@@ -139,9 +143,8 @@ def _not_role(snapshot: Snapshot, role: Role) -> ReplicatorError | None:
     if snapshot.role == role:
         return None
     where = f"the primary is at {snapshot.primary_url}" if role == "primary" and snapshot.primary_url else ""
-    return Unavailable(
-        f"not_{role}", f"this region is a {snapshot.role}", place=f"region {snapshot.region}", cure=where
-    )
+    state = f"a {snapshot.role}" if snapshot.failover is None else snapshot.failover.own.state
+    return Unavailable(f"not_{role}", f"this region is {state}", place=f"region {snapshot.region}", cure=where)
 
 
 def _mode(request: Request) -> Mode:

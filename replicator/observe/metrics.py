@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from replicator.marks import Mode
 from replicator.observe import readings as read
+from replicator.observe.failover import is_promotable
 from replicator.observe.snapshot import ROLES, Snapshot, StatusSource
 from replicator.observe.status import blocked
 
@@ -292,6 +293,53 @@ CATALOGUE: tuple[Family, ...] = (
         _S,
         "How long the oldest block that they do not have has been waiting",
         read.acknowledge(lambda a: a.oldest_seconds),
+    ),
+    # Failover
+    Family("failover_state", "gauge", ("state",), "1 for the state that the region is in", read.failover_states),
+    Family(
+        "failover_level",
+        "gauge",
+        ("level",),
+        "1 for what is thought of the primary: green there, yellow in doubt, red lost",
+        read.failover_levels,
+    ),
+    Family(
+        "failover_total",
+        "counter",
+        ("event",),
+        "Changes of state since the start, by what led to them",
+        read.failover_totals,
+    ),
+    Family(
+        "promotable",
+        "gauge",
+        (),
+        "1 if the region leads or could be promoted now; status has the reason if not",
+        read.failover(lambda f: float(is_promotable(f.own))),
+    ),
+    Family(
+        "lease_known",
+        "gauge",
+        (),
+        "0 while the lease store does not answer: nobody can be promoted, and a primary stops when its lease ends",
+        read.failover(lambda f: float(f.is_lease_known)),
+    ),
+    Family(
+        "would_lose_blocks",
+        "gauge",
+        (),
+        "Blocks known to be lost if the primary were gone now",
+        read.failover(lambda f: f.lost_blocks),
+    ),
+    Family(
+        "peer_seen_age_seconds", "gauge", ("peer",), "Time since another region of the cluster answered", read.peer_ages
+    ),
+    Family(
+        "orphaned_transactions",
+        "gauge",
+        (),
+        "Sealed transactions that only this region had, and that nobody has re-applied or settled",
+        read.failover(lambda f: f.orphaned),
     ),
     # The journal
     Family("journal_bytes", "gauge", _S, "Blocks that are kept", read.journal(lambda j: j.bytes)),

@@ -10,7 +10,17 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from replicator.errors import ReplicatorError
+from replicator.failover.view import FailoverView
 from replicator.marks import MARKS, Condition, Lag, StageView
+from replicator.observe.failover import (
+    ORPHANS_CURE,
+    is_promotable,
+    lease_text,
+    lost_text,
+    orphans_text,
+    promotable_text,
+    sorted_standings,
+)
 from replicator.observe.snapshot import DrillView, Event, FollowerView, GapView, SettleView, Snapshot, StrandState
 from replicator.observe.status import (
     QUARANTINE_CURE,
@@ -31,6 +41,7 @@ SHOWN_GAPS = 20
 SHOWN_EVENTS = 20
 _UNKNOWN = '<span class="soft">not known</span>'
 _NOT_YET = '<span class="soft">not yet</span>'
+_LEVELS = {"green": "good", "yellow": "wait", "red": "bad"}
 _COLOURS = {
     Condition.WORKING: "good",
     Condition.IDLE: "good",
@@ -45,6 +56,7 @@ def page(snapshot: Snapshot) -> str:
     reason = blocked(snapshot)
     title = f"{snapshot.region}: {'ready' if reason is None else 'not ready'}"
     sections = [
+        "" if snapshot.failover is None else _failover(snapshot.failover),
         *(_strand(snapshot, state) for state in snapshot.strands),
         _source(snapshot),
         _followers(snapshot.followers),
@@ -212,6 +224,39 @@ def _proof(state: StrandState) -> str:
     ]
     heads = ("table", "key", "#first block", "#last block", "likely cause")
     return f'{line}{trouble}<div class="notice bad"><p>Divergent keys: {counts}</p></div>' + _table(heads, rows)
+
+
+def _failover(view: FailoverView) -> str:
+    """The region's part in failover, and how each region of the cluster stands."""
+    figures = [
+        ("this region is", escape(view.own.state)),
+        ("the primary is", _state(view.level, _LEVELS.get(view.level, "bad"))),
+        ("mode", escape(view.mode)),
+        ("epoch", f"{view.own.epoch:,}"),
+        ("would be lost now, blocks", f"{view.lost_blocks:,}"),
+    ]
+    lines = [("Lease:", lease_text(view)), ("If the primary were gone now:", f"{lost_text(view)} would be lost")]
+    lines += [("The primary:", view.level_why)] if view.level_why else []
+    lines += [("Now:", view.why)] if view.why else []
+    lines += [("Order:", f"{view.order}, {view.order_seconds:.1f} s left")] if view.order else []
+    notice = ""
+    if view.orphaned:
+        cure = f"<p><b>What to do:</b> {escape(ORPHANS_CURE)}</p>"
+        notice = f'<div class="notice bad"><p>{escape(orphans_text(view.orphaned))}</p>{cure}</div>'
+    rows = [
+        (
+            escape(one.region),
+            escape(one.state or "?"),
+            f"{one.epoch:,}",
+            f"{one.sequence:,}",
+            f"{one.applied:,}",
+            _state(promotable_text(one), "good" if is_promotable(one) else "bad"),
+        )
+        for one in sorted_standings(view)
+    ]
+    heads = ("region", "state", "#epoch", "#sequence", "#applied", "could be promoted")
+    text = "".join(f'<p class="small"><span class="soft">{name}</span> {escape(line)}</p>' for name, line in lines)
+    return f"<section><h2>Failover</h2>{notice}{_figures(figures)}{text}{_table(heads, rows)}</section>"
 
 
 def _source(snapshot: Snapshot) -> str:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from replicator.acknowledge.view import AcknowledgeView
+from replicator.failover.detector import Level
+from replicator.failover.states import State
+from replicator.failover.view import FailoverView
 from replicator.marks import Condition, Mark, MarkName, StageView
 from replicator.observe.snapshot import JournalView, RegionView, Snapshot, StrandState, VerifyView
 
@@ -169,3 +172,34 @@ def journal_holder(snapshot: Snapshot) -> Iterator[Sample]:
     for state in snapshot.strands:
         if state.journal is not None and state.journal.held_by is not None:
             yield (state.progress.strand, state.journal.held_by), 1.0
+
+
+def failover(value: Callable[[FailoverView], float | None]) -> Read:
+    """A figure of a region that is in a cluster."""
+    return region(lambda snapshot: None if snapshot.failover is None else value(snapshot.failover))
+
+
+def failover_states(snapshot: Snapshot) -> Iterator[Sample]:
+    """Each state: 1 for the one that the region is in."""
+    if snapshot.failover is not None:
+        for state in State:
+            yield (state.value,), float(snapshot.failover.own.state == state.value)
+
+
+def failover_levels(snapshot: Snapshot) -> Iterator[Sample]:
+    """Each level of the detector: 1 for the present one."""
+    if snapshot.failover is not None:
+        for level in Level:
+            yield (level.value,), float(snapshot.failover.level == level.value)
+
+
+def failover_totals(snapshot: Snapshot) -> Iterator[Sample]:
+    """Events since the start."""
+    if snapshot.failover is not None:
+        yield from (((event,), count) for event, count in snapshot.failover.totals.items())
+
+
+def peer_ages(snapshot: Snapshot) -> Iterator[Sample]:
+    """How long ago each of the other regions answered."""
+    if snapshot.failover is not None:
+        yield from (((peer.region,), peer.seen_age_seconds) for peer in snapshot.failover.peers)

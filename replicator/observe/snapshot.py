@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from replicator.acknowledge.view import AcknowledgeView
+from replicator.failover.view import FailoverView
 from replicator.marks import StrandView
 from replicator.position import Position
 
@@ -211,7 +212,8 @@ class StrandState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The region. ``primary_url`` is whom it follows; ``at_us`` the wall time of this moment."""
+    """The region. ``primary_url`` is whom it follows; ``at_us`` the wall time of this moment. In a cluster, whose part
+    in it ``failover`` tells, only who leads with its fence open has the role of a primary."""
 
     region: str
     role: Role
@@ -225,6 +227,7 @@ class Snapshot:
     primary_url: str | None = None
     history: tuple[Event, ...] = ()
     drills: tuple[DrillView, ...] = ()
+    failover: FailoverView | None = None
 
 
 class StatusSource(Protocol):

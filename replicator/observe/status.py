@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from replicator.acknowledge.view import AcknowledgeView
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
+from replicator.observe.failover import failover_json, members_json, unready
 from replicator.observe.snapshot import Event, GapView, JournalView, Snapshot, StrandState, VerifyView
 
 READY_LAG_SECONDS = 30.0
@@ -35,6 +36,8 @@ def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_
     Ready is: no stage is halted, and what is ``mode`` (applied or settled) lags by no more than ``limit``. A stage that
     waits does not end readiness by itself: the lag that grows from it does.
     """
+    if snapshot.failover is not None and (reason := unready(snapshot.failover)) is not None:
+        return reason
     is_starting = snapshot.source is not None and snapshot.source.phase == "starting"
     if not snapshot.strands or is_starting:
         return _first_trouble(snapshot) or Unavailable(
@@ -201,6 +204,7 @@ def status_json(snapshot: Snapshot) -> dict[str, Any]:
         "followers": [_fields(follower) for follower in snapshot.followers],
         "drills": [_fields(drill) for drill in snapshot.drills],
         "strands": [_strand_json(snapshot, state) for state in snapshot.strands],
+        **({} if snapshot.failover is None else {"failover": failover_json(snapshot.failover)}),
     }
 
 
@@ -332,8 +336,11 @@ def history_json(history: tuple[Event, ...]) -> list[dict[str, Any]]:
 
 
 def cluster_json(snapshot: Snapshot) -> dict[str, Any]:
-    """The regions that are known here: itself, whom it follows, and who follows it."""
+    """The regions that are known here: those of its cluster, or itself, whom it follows, and who follows it."""
     lag = _lag_json(snapshot.strands[0].progress.end_to_end) if snapshot.strands else None
+    if snapshot.failover is not None:
+        own = {"role": snapshot.role, "ready": blocked(snapshot) is None, "lag": lag}
+        return {"region": snapshot.region, "members": members_json(snapshot.failover, own)}
     members: list[dict[str, Any]] = [
         {"name": snapshot.region, "role": snapshot.role, "ready": blocked(snapshot) is None, "lag": lag}
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -186,3 +187,16 @@ def test_an_answer_that_is_no_history_is_refused(body: bytes) -> None:
         result = run("history", "--url", url)
     assert result.exit_code == 1
     assert "[bad_answer]" in result.output
+
+
+def test_a_region_of_a_cluster_says_how_each_region_stands() -> None:
+    result = status_of(samples.clustered())
+    assert result.exit_code == 0
+    for text in (
+        "failover, automatic: this region is following; primary yellow",
+        "lease: held by paris in epoch 3",
+        "order: switchover to tokyo (by ann@desk), 7.5 s left",
+        "orphans: 3 that only this region had are sealed and not handled",
+    ):
+        assert text in result.output
+    assert re.search(r"virginia +following .* it has not answered for 12 s", result.output)

@@ -131,14 +131,15 @@ regions = {{ {regions} }}
 [lease]
 kind = "static"
 path = "lease.json"
-ttl = "1s"
-margin = "100ms"
+ttl = "3s"
+margin = "200ms"
 [failover]
 mode = "automatic"
 quiet = "100ms"
-suspect = "800ms"
+suspect = "1500ms"
 {failover}
 """
+        (directory / f"{name}.toml").write_text(text)
         found[name] = Region(parse(text, directory / f"{name}.toml", {}))
     return found
 

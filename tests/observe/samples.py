@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from replicator.errors import Halted, Unavailable
+from replicator.failover.view import FailoverView, Standing
 from replicator.marks import Now
 from replicator.observe.snapshot import (
     Event,
@@ -136,3 +137,29 @@ def copying() -> Snapshot:
         strands=(StrandState(progress.view(at(3)), epoch=1),),
         source=SourceView("postgres", "copying", copied_rows=120_000, copy_rows_estimate=1_000_000),
     )
+
+
+def clustered() -> Snapshot:
+    """A region of a cluster of three that follows paris: virginia is silent, orphans wait for a person."""
+    own = Standing("tokyo", "https://tokyo:1", 0.0, "following", 3, 104_190, 104_140, 104_100)
+    paris = Standing("paris", "https://paris:1", 0.3, "primary", 3, 104_200, 104_200, 104_200, is_open=True)
+    virginia = Standing("virginia", "https://virginia:1", 12.4, "following", 3, 104_000, 104_000, 104_000)
+    view = FailoverView(
+        own,
+        (paris, virginia),
+        mode="automatic",
+        promised=3,
+        why="a <reason>",
+        level="yellow",
+        level_why="the lease is held, but no region hears its holder",
+        holder="paris",
+        holder_epoch=3,
+        order="switchover to tokyo (by ann@desk)",
+        order_seconds=7.5,
+        lost_blocks=2,
+        lost_amounts={"wallets EUR": 12.5},
+        refused="2 blocks would be lost",
+        orphaned=3,
+        totals={"promoted": 1, "refused": 0},
+    )
+    return dataclasses.replace(healthy(), failover=view)

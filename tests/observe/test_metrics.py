@@ -57,6 +57,14 @@ EXPECTED = {
     "replicator_heartbeat_age_seconds": ("gauge", "region strand stage"),
     "replicator_info": ("gauge", "region version"),
     "replicator_lag_blocks": ("gauge", "region strand stage"),
+    "replicator_failover_level": ("gauge", "region level"),
+    "replicator_failover_state": ("gauge", "region state"),
+    "replicator_failover_total": ("counter", "region event"),
+    "replicator_lease_known": ("gauge", "region"),
+    "replicator_orphaned_transactions": ("gauge", "region"),
+    "replicator_peer_seen_age_seconds": ("gauge", "region peer"),
+    "replicator_promotable": ("gauge", "region"),
+    "replicator_would_lose_blocks": ("gauge", "region"),
     "replicator_lag_seconds": ("gauge", "region strand stage"),
     "replicator_last_progress_timestamp_seconds": ("gauge", "region strand stage"),
     "replicator_lease_remaining_seconds": ("gauge", "region strand"),
@@ -152,6 +160,7 @@ def everything() -> Snapshot:
         source=dataclasses.replace(source, retained_bytes=10, safe_bytes=20),
         followers=samples.primary().followers,
         drills=(DrillView("switchover", "weekly", "passed", 86_400.0, 0.4, 0.0),),
+        failover=samples.clustered().failover,
     )
 
 
@@ -277,3 +286,15 @@ def test_lateness_is_a_histogram() -> None:
 
 def test_a_region_without_a_settle_buffer_has_no_lateness() -> None:
     assert not [name for name in scrape(samples.primary()) if name.startswith("settle_")]
+
+
+def test_failover_is_told_by_state_level_event_and_peer() -> None:
+    scraped = scrape(samples.clustered())
+    assert scraped["failover_state{state=following}"] == 1
+    assert sum(value for name, value in scraped.items() if name.startswith("failover_state")) == 1
+    assert scraped["failover_level{level=yellow}"] == 1
+    assert scraped["failover_total{event=promoted}"] == 1
+    assert scraped["failover_total{event=refused}"] == 0
+    assert scraped["peer_seen_age_seconds{peer=virginia}"] == 12.4
+    assert (scraped["promotable{}"], scraped["orphaned_transactions{}"], scraped["would_lose_blocks{}"]) == (1, 3, 2)
+    assert not [name for name in scrape(samples.healthy()) if name.startswith(("failover", "peer", "promot", "orph"))]
