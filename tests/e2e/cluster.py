@@ -94,7 +94,8 @@ class Region(Sidecar):
 
 
 class Cluster:
-    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger."""
+    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger. With K = 0 any number of
+    blocks may be lost: what a primary had said to have, and not sent, would make a region wait for a person."""
 
     writer: type[Writer] = Writer
 
@@ -125,7 +126,8 @@ class Cluster:
                     f'[feed]\nheartbeat = "200ms"\n\n{sections(name)}\n[cluster]\nregions = {{ {urls} }}\n\n'
                     f'[lease]\nkind = "etcd"\nendpoints = ["http://127.0.0.1:{store}"]\nprefix = "{prefix}"\n'
                     f'ttl = "{ttl_seconds}s"\nmargin = "300ms"\n\n'
-                    f'[failover]\nmode = "automatic"\nquiet = "1s"\nacknowledge = {acknowledge}\n{failover}\n'
+                    f'[failover]\nmode = "automatic"\nquiet = "1s"\nacknowledge = {acknowledge}\n'
+                    f"max_lost_blocks = {0 if acknowledge else 1_000_000}\n{failover}\n"
                 )
 
     def _port(self, source: str, target: str, port: int) -> int:

@@ -131,12 +131,12 @@ regions = {{ {regions} }}
 [lease]
 kind = "static"
 path = "lease.json"
-ttl = "1s"
-margin = "100ms"
+ttl = "3s"
+margin = "200ms"
 [failover]
 mode = "automatic"
 quiet = "100ms"
-suspect = "800ms"
+suspect = "1500ms"
 {failover}
 """
         (directory / f"{name}.toml").write_text(text)

@@ -10,7 +10,7 @@ import trio
 
 from tests.failover.regions import Region, cluster, converged, has, order, running, until, write
 
-AT_A_TIME = 6
+AT_A_TIME = 5
 
 History = Callable[[Path, str | None, int | None], Awaitable[dict[str, Region]]]
 
@@ -27,9 +27,9 @@ async def _switchover(directory: Path, victim: str | None, dies_at: int | None) 
             region.steps.clear()
         if victim is not None:
             regions[victim].dies_at = dies_at
-        await order(paris.url, verb="switchover", target="tokyo", seconds=3.0)
+        await order(paris.url, verb="switchover", target="tokyo", seconds=8.0)
         if victim is not None:
-            with trio.move_on_after(5.0):
+            with trio.move_on_after(8.0):
                 await regions[victim].ended()
             if regions[victim].died is not None:
                 await regions[victim].start(nursery)

@@ -107,6 +107,19 @@ def stale_claim(memory: Memory, seen: Seen, rules: Rules) -> Step:
     return step
 
 
+def promises_too_early(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """An epoch is promised as soon as it is wanted."""
+    step = decide(memory, seen, rules)
+    if step.event is Event.STAND:
+        return step._replace(memory=dataclasses.replace(step.memory, promised=step.memory.epoch))
+    return step
+
+
+def forgets_the_spool(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """A promotion waits for the journal, not for what was received and is not in it yet."""
+    return decide(memory, dataclasses.replace(seen, settled=True), rules)
+
+
 def forgets_promises(memory: Memory, epoch: int) -> Memory:
     """A promise that is not kept."""
     return memory
@@ -143,6 +156,8 @@ DECISIONS: dict[Decide, int] = {
     believes_a_candidate: 350,
     opens_early: 30,
     stale_claim: 30,
+    promises_too_early: 0,
+    forgets_the_spool: 205,
 }
 WORLDS: dict[Callable[[World], None], int] = {overstayed: 190, no_compare: 0, no_promise: 380, early_promise: 328}
 WITHIN_SEEDS = 600

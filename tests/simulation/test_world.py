@@ -1,0 +1,93 @@
+"""The world itself: a plan happens, what comes of it is told, and a fault does what its name says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from replicator.failover.decide import Step
+from replicator.failover.seen import Mode, Rules
+from replicator.failover.states import State
+from replicator.simulation.checks import Broken
+from replicator.simulation.faults import KINDS, ORDERS, STORE, Fault
+from replicator.simulation.world import World
+
+NAMES = ("amber", "birch", "coral")
+
+
+def world_of(mode: Mode = "automatic", acknowledge: int = 1, seed: int = 7) -> World:
+    common = Rules("", NAMES, mode=mode, acknowledge=acknowledge, quiet_seconds=0.0, max_lost_blocks=1000)
+    return World({name: dataclasses.replace(common, me=name) for name in NAMES}, seed)
+
+
+def kinds(world: World) -> list[str]:
+    return [event.kind for event in world.events]
+
+
+def test_the_loss_of_the_primary_runs_its_course() -> None:
+    world = world_of()
+    world.run([Fault(10.0, "region_loss", seconds=60.0)], until=30.0)
+    course = kinds(world)[kinds(world).index("region_loss") :]
+    steps = ["region_loss", "detected", "decided", "fenced", "drained", "promoted", "first_write"]
+    places = [course.index(step) for step in steps]
+    assert places == sorted(places)
+    assert world.outcome().acknowledged_lost == 0
+    world.settle(40.0)
+    assert world.outcome().converged
+    assert kinds(world)[-1] == "verified"
+
+
+@pytest.mark.parametrize("mode", ["manual", "shadow"])
+def test_nobody_leads_unasked(mode: Mode) -> None:
+    world = world_of(mode)
+    world.run([Fault(10.0, "region_loss", seconds=60.0)], until=30.0)
+    assert not any(region.is_open for region in world.regions.values())
+    world.run([Fault(30.0, "failover", "coral")], until=50.0)
+    assert world.regions["coral"].is_open
+
+
+def test_without_the_lease_store_nobody_leads_and_the_primary_comes_back() -> None:
+    world = world_of()
+    world.run([Fault(10.0, "lease_store_loss", seconds=20.0)], until=28.0)
+    assert not any(region.is_open for region in world.regions.values())
+    world.run([], until=40.0)
+    assert world.regions["amber"].is_open
+
+
+def test_a_primary_that_was_frozen_for_longer_than_its_lease_does_not_write() -> None:
+    world = world_of()
+    world.run([Fault(10.0, "freeze", "amber", seconds=20.0)], until=29.0)
+    assert world.regions["amber"].memory.state is State.PRIMARY
+    world.run([], until=35.0)
+    assert world.regions["amber"].memory.state is State.FOLLOWING
+    assert len([region for region in world.regions.values() if region.is_open]) == 1
+
+
+def test_a_primary_behind_a_partition_keeps_its_blocks_for_a_person() -> None:
+    world = world_of(acknowledge=0)
+    plan = [Fault(10.0, "partition", "amber", name, 30.0) for name in ("birch", "coral", STORE)]
+    world.run(plan, until=30.0)
+    world.settle(40.0)
+    outcome = world.outcome()
+    assert outcome.acknowledged_lost
+    assert outcome.sealed_blocks >= outcome.acknowledged_lost
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_fault_and_order_ends_well(kind: str) -> None:
+    world = world_of()
+    other = "birch" if kind in ("switchover", "slow_link") else None
+    region = "birch" if kind in ORDERS - {"switchover"} else ""
+    world.run([Fault(10.0, kind, region, other, seconds=8.0, amount=0.01)], until=25.0)  # type: ignore[arg-type]
+    world.settle(60.0)
+    assert kind in kinds(world)
+    assert world.outcome().acknowledged_lost == 0
+
+
+def test_a_world_that_does_not_converge_is_broken() -> None:
+    world = world_of()
+    world.run([Fault(19.0, "region_loss", "coral", seconds=30.0)], until=20.0)
+    world.decide = lambda memory, seen, rules: Step(memory)
+    with pytest.raises(Broken, match="no convergence"):
+        world.settle(10.0)
