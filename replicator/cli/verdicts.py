@@ -46,7 +46,7 @@ def _primary(config: Config) -> Endpoint:
 
     url = None
     if config.cluster is not None:
-        url = ask(own_sidecar(config), "/v1/status").get("primary_url")
+        url = ask(own_sidecar(config), "/v1/status").get("primary")
     endpoint = parts.primary_endpoint(config, url)
     if endpoint is None:
         cure = "name the configuration of a region that follows one"

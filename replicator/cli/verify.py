@@ -43,7 +43,7 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     verdicts: list[Verdict] = []
     told: list[dict[str, Any]] = []
     for settings in [load(path) for path in configs]:
-        primary, replica = _endpoints(settings)
+        primary, replica = _of_cluster(settings) if settings.cluster else _endpoints(settings)
         try:
             verdict = trio.run(verify, primary, replica, listed)
             verdicts.append(verdict)
@@ -74,6 +74,26 @@ def _endpoints(settings: Any) -> tuple[Any, Any]:
     return (
         Endpoint("primary", follow.primary, primary_token, follow.ca),
         Endpoint(settings.region.name, settings.url, token, settings.http.certificate),
+    )
+
+
+def _of_cluster(settings: Any) -> tuple[Any, Any]:
+    """A region of a cluster is compared with the one that leads now. Raises ReplicatorError if none does."""
+    from replicator.cli.ask import of_cluster
+    from replicator.cli.cluster import Cluster, primary_of
+    from replicator.errors import ConfigError
+    from replicator.verify.check import Endpoint
+
+    me = settings.region.name
+    primary = primary_of(Cluster(me, of_cluster(settings, None), settings.failover.switchover_seconds))
+    if primary == me:
+        cure = "name the configurations of the other regions"
+        raise ConfigError("not_a_replica", "this region leads: the others are compared with it", place=me, cure=cure)
+    token = settings.http.token.reveal() if settings.http.token else None
+    theirs = settings.cluster.token.reveal() if settings.cluster.token else None
+    return (
+        Endpoint(primary, settings.cluster.regions[primary], theirs, settings.cluster.ca),
+        Endpoint(me, settings.url, token, settings.http.certificate),
     )
 
 

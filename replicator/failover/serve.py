@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from replicator.body import json_fields
+from replicator.config import Config, EtcdLease
+from replicator.config.roles import source_of
 from replicator.errors import Rejected
 from replicator.failover.detector import signals
 from replicator.failover.losing import loss, refused
@@ -72,6 +74,20 @@ def routes(office: Office) -> list[BaseRoute]:
     ]
 
 
+def cluster_json(config: Config) -> dict[str, Any]:
+    """What must be the same in every region of a cluster; ``preflight`` compares it."""
+    source = source_of(config)
+    return {
+        "strand": config.region.strand,
+        "regions": sorted(config.cluster.regions) if config.cluster else [],
+        "ledger": None if source is None else source.kind,
+        "mode": config.failover.mode,
+        "acknowledge": config.failover.acknowledge,
+        "lease": f"etcd, {config.lease.prefix}" if isinstance(config.lease, EtcdLease) else "static",
+        "ttl_seconds": None if config.lease is None else config.lease.ttl_seconds,
+    }
+
+
 async def shown(office: Office) -> dict[str, Any]:
     """All that the office knows, as JSON."""
     seen = await office.seen()
@@ -81,6 +97,7 @@ async def shown(office: Office) -> dict[str, Any]:
         "report": report_json(seen.me),
         "memory": memory_json(office.memory),
         "mode": office.rules.mode,
+        "cluster": cluster_json(office.config),
         "level": found.level.value,
         "why": office.why or found.why,
         "views": found.views,

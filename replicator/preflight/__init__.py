@@ -4,8 +4,9 @@ Guarantee asked of every check that returns findings: it changes nothing, and it
 Nothing of the world's is raised: what cannot be looked at is a finding, too.
 
 Where to look: ``look`` (which checks a region needs), ``machine`` (versions, directory, disk), ``listening`` (address,
-TLS), ``following`` (the primary's feed), ``lease`` (who may be primary), ``stored`` (what the region has already). The
-databases' own checks are with their sources and replicas.
+TLS), ``following`` (the primary's feed), ``lease`` (who may be primary), ``cluster`` (the other regions of it, and
+whether this one could take over), ``stored`` (what the region has already). The databases' own checks are with their
+sources and replicas.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from replicator.errors import Rejected, ReplicatorError
 from replicator.ledger.tables import check_declaration, definition_of
 from replicator.position import genesis
 from replicator.preflight import Finding, failed
+from replicator.preflight.cluster import check_cluster
 from replicator.preflight.following import check_following
 from replicator.preflight.lease import check_lease
 from replicator.preflight.listening import check_listening
@@ -37,7 +38,8 @@ def look(config: Config) -> list[Finding]:
     except ReplicatorError as error:
         findings.append(failed(error))
         stored = Stored(genesis(config.region.strand))
-    return [*findings, *_role(config, stored), *check_lease(config, stored.head)]
+    findings += [*_role(config, stored), *check_lease(config, stored.head)]
+    return findings if config.cluster is None else [*findings, *check_cluster(config, config.cluster, stored)]
 
 
 def _role(config: Config, stored: Stored) -> Iterator[Finding]:
