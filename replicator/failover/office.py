@@ -275,6 +275,8 @@ class Office:
         """Carry an order out from now on. Raises Rejected if something speaks against it."""
         check_order(order, self.memory, self.report(), self.lease_view(), self.rules, self.order, boot_seconds())
         self.order = order
+        if order.verb == "take" and isinstance(self.running.half, ReplicaHalf):
+            self.running.half.watching.prove()  # while the lease is claimed; the promotion asks for it anyway
         self.look_again()
 
     async def pause(self, event: Event, why: str) -> None:
