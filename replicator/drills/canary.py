@@ -171,10 +171,10 @@ class Canaries:
                 nursery.start_soon(look)
         return there if known else None
 
-    async def remove(self, leader: str, there: set[int]) -> str:
+    async def remove(self, leader: str) -> str:
         """Take the canaries out of the ledger; what went wrong."""
         try:
-            await self._writing.remove(leader, sorted(there))
+            await self._writing.remove(leader)
         except ReplicatorError as error:
             return f"canaries are left in table {self._plan.table}: {error}"
         return ""

@@ -15,29 +15,35 @@ import trio
 
 from replicator.drills import faults
 from replicator.drills.notes import Leftover, leftovers
+from replicator.drills.plan import CanaryPlan
 from replicator.drills.regions import Place, Regions
 from replicator.drills.scratch import discard
 from replicator.drills.sights import Sights
 from replicator.drills.wellness import not_well
+from replicator.drills.writing import writing_of
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.supervise import first_cause
 
 SLACK_BLOCKS = 1_000
 BACK_SECONDS = 120.0
 LOOK_SECONDS = 0.2
+REMOVE_SECONDS = 30.0
 
 log = logging.getLogger("replicator.drills")
 
 
-def clean_up(directory: Path, places: Sequence[Place] = (), servers: Sequence[str] = ()) -> list[str]:
-    """Undo what killed drills have left; what could not be undone. ``servers`` are dsns whose passwords may be needed.
-    Raises Unavailable while another drill lives."""
+def clean_up(
+    directory: Path, places: Sequence[Place] = (), servers: Sequence[str] = (), plan: CanaryPlan | None = None
+) -> list[str]:
+    """Undo what killed drills have left; what could not be undone. ``servers`` are dsns whose passwords may be needed;
+    ``plan`` says how canaries are reached. Raises Unavailable while another drill lives."""
     wrong: list[str] = []
     with leftovers(directory) as found:
         for leftover in found:
             some = _clean(leftover, places, servers)
             wrong += [f"{leftover.path}: {one}" for one in some]
             if not some:
+                _remove_canaries(leftover.fields, places, plan or CanaryPlan())
                 leftover.clear()
     return wrong
 
@@ -58,6 +64,31 @@ def _clean(leftover: Leftover, places: Sequence[Place], servers: Sequence[str]) 
     except* (KeyError, TypeError, ValueError) as group:
         wrong = [f"the note cannot be read: {group.exceptions[0]!r}"]
     return wrong
+
+
+def _remove_canaries(fields: dict[str, Any], places: Sequence[Place], plan: CanaryPlan) -> None:
+    """Those that are left harm nobody: it is tried once, and told if it fails."""
+    drill, table = str(fields.get("drill", "")), str(fields.get("canaries", ""))
+    if table and places:
+        try:
+            trio.run(_remove, drill, plan.model_copy(update={"table": table}), places)
+        except* ReplicatorError as group:
+            log.warning("canaries of %s are left in table %s: %s", drill, table, first_cause(group))
+
+
+async def _remove(drill: str, plan: CanaryPlan, places: Sequence[Place]) -> None:
+    async with Regions(places, trio.current_time) as regions:
+        leading = [place.name for place in places if (await regions.look(place.name)).leads]
+        if len(leading) != 1:
+            raise Unavailable("not_fit", f"{len(leading)} regions take writes", place="the regions")
+        writing = writing_of(drill, plan, regions)
+        try:
+            with trio.fail_after(REMOVE_SECONDS):
+                await writing.remove(leading[0])
+        except trio.TooSlowError as error:
+            raise Unavailable("slow", "it took too long", place=leading[0]) from error
+        finally:
+            await writing.close()
 
 
 def _commands(fields: dict[str, Any]) -> tuple[list[list[str]], float]:

@@ -9,7 +9,6 @@ where it was. A second signal gives up waiting, never the undoing. Each region i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -27,11 +26,12 @@ from replicator.drills.result import Report
 from replicator.drills.sights import Sights
 from replicator.drills.watching import Watch
 from replicator.drills.wellness import check_fit, not_well
-from replicator.drills.writing import EmbeddedWriting, PostgresWriting, Writing
+from replicator.drills.writing import Writing, writing_of
 from replicator.errors import ConfigError, ReplicatorError, Unavailable
 from replicator.supervise import first_cause
 
 CANARY_SECONDS = 10.0
+REMOVE_SECONDS = 30.0
 
 log = logging.getLogger("replicator.drills")
 
@@ -63,13 +63,14 @@ class Live:
         self._first: str | None = None
         self._broken = False
         self._left: list[str] = []
+        self._is_back = False
 
     async def run(self) -> Report:
         """From the first look to the report."""
         async with trio.open_nursery() as watching:
             await self.watch.begin(watching)
             self._first = check_fit(self._plan, self._regions.places, self.sights.latest)
-            writing = self._writing()
+            writing = writing_of(self._about.id, self._plan.canary, self._regions)
             await self._prepare(writing)
             plan, first = self._plan.canary, self._first
             canaries = Canaries(self._about.id, plan, self._regions, writing, first, self._clock)
@@ -84,18 +85,14 @@ class Live:
             with self.watch.end:
                 ends = await ends_of(self._regions, self.sights, canaries, self._plan.steps.recover_seconds)
             report = self._report(canaries, ends)
-            await self._remove(canaries, ends)
+            await self._remove(canaries)
             await writing.close()
+            if not self._left and (self._is_back or not self.events):
+                await trio.to_thread.run_sync(self._note.clear)
             watching.cancel_scope.cancel()
         return report.model_copy(update={"notes": self.notes})
 
     # -- before
-
-    def _writing(self) -> Writing:
-        dsns = {name: secret.reveal() for name, secret in self._plan.canary.dsn.items()}
-        if dsns:
-            return PostgresWriting(self._about.id, self._plan.canary, dsns)
-        return EmbeddedWriting(self._about.id, self._plan.canary, self._regions)
 
     async def _prepare(self, writing: Writing) -> None:
         assert self._first is not None
@@ -140,8 +137,7 @@ class Live:
     async def _event(self, canaries: Canaries) -> None:
         plan = self._plan
         event = self._begin_event("event")
-        if plan.kind != "canary":
-            await trio.to_thread.run_sync(self._note.write, self._to_undo())
+        await trio.to_thread.run_sync(self._note.write, self._to_undo())
         if plan.kind == "switchover":
             await self._switch(event, plan.target[0], canaries)
         elif plan.fault is not None:
@@ -206,13 +202,13 @@ class Live:
                 self.watch.fail(f"not all is well again: {self._trouble()}")
                 return
             self.events[0].new = self.events[0].new or self.sights.leader
-            if await self._back(canaries) and not self._left:
-                self._note.clear()
+            self._is_back = await self._back(canaries)
 
     def _to_undo(self) -> dict[str, object]:
         """What the next drill has to undo if this one is killed from now on."""
         fault = self._plan.fault
-        fields: dict[str, object] = {"drill": self._about.id, "leader": self._first if self._plan.back else ""}
+        leader = self._first if self._plan.back and self._plan.kind != "canary" else ""
+        fields: dict[str, object] = {"drill": self._about.id, "leader": leader, "canaries": self._plan.canary.table}
         if fault is not None:
             fields |= {"undo": [list(one) for one in fault.undo], "timeout_seconds": fault.timeout_seconds}
         return fields
@@ -266,8 +262,8 @@ class Live:
             notes=self.notes,
         )
 
-    async def _remove(self, canaries: Canaries, ends: list[RegionEnd]) -> None:
-        there = next((end.there for end in ends if end.name == self.sights.leader), None)
-        if there and self.sights.leader is not None:
-            with contextlib.suppress(trio.TooSlowError), trio.fail_after(CANARY_SECONDS):
-                self.notes += filter(None, [await canaries.remove(self.sights.leader, there)])
+    async def _remove(self, canaries: Canaries) -> None:
+        leader = self.sights.leader
+        with trio.move_on_after(REMOVE_SECONDS):
+            wrong = "nobody leads: canaries are left" if leader is None else await canaries.remove(leader)
+            self.notes += [wrong] if wrong else []

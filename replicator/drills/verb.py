@@ -74,7 +74,7 @@ def carry_out(asked: Asked) -> Report:
     places = places_of(configs, asked.addresses, asked.ca)
     directory = state_directory(asked.state, configs)
     servers = [server for config in (None, *configs) if (server := server_of(plan, config)) is not None]
-    if wrong := clean_up(directory, places, servers):
+    if wrong := clean_up(directory, places, servers, plan.canary):
         cure = "do by hand what could not be undone, then remove the note"
         raise ConfigError("not_undone", "; ".join(wrong), place=str(directory), cure=cure)
     wall_us = time.time_ns() // 1000

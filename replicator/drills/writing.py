@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import httpx
@@ -63,8 +63,8 @@ class Writing(Protocol):
     async def write(self, region: str, number: int) -> Answer:
         """One attempt."""
 
-    async def remove(self, leader: str, numbers: Sequence[int]) -> None:
-        """Take canaries out again. Raises ReplicatorError."""
+    async def remove(self, leader: str) -> None:
+        """Take the drill's canaries out again, as many as there are. Raises ReplicatorError."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -73,6 +73,12 @@ class Writing(Protocol):
 def key_of(drill: str, number: int) -> str:
     """A canary's key, and the idempotency key of its write."""
     return f"{drill}-{number}"
+
+
+def writing_of(drill: str, plan: CanaryPlan, regions: Regions) -> Writing:
+    """In PostgreSQL where the plan names databases, else in the embedded ledger."""
+    dsns = {name: secret.reveal() for name, secret in plan.dsn.items()}
+    return PostgresWriting(drill, plan, dsns) if dsns else EmbeddedWriting(drill, plan, regions)
 
 
 # -- the embedded ledger
@@ -102,13 +108,22 @@ class EmbeddedWriting:
         }
         return await self._send(region, key, [{"op": "insert", "table": self._plan.table, "document": document}])
 
-    async def remove(self, leader: str, numbers: Sequence[int]) -> None:
-        for start in range(0, len(numbers), REMOVED_AT_ONCE):
-            some = [key_of(self._drill, number) for number in numbers[start : start + REMOVED_AT_ONCE]]
-            deletes: list[dict[str, object]] = [{"op": "delete", "table": self._plan.table, "key": key} for key in some]
-            answer = await self._send(leader, f"{self._drill}-remove-{start}", deletes)
+    async def remove(self, leader: str) -> None:
+        """Those that the leader lists as the drill's; the last page is empty."""
+        while keys := await self._keys(leader):
+            deletes: list[dict[str, object]] = [{"op": "delete", "table": self._plan.table, "key": key} for key in keys]
+            answer = await self._send(leader, f"{self._drill}-remove-{keys[0]}", deletes)
             if not isinstance(answer, Acked):
                 raise Unavailable("canaries_left", f"canaries were not removed: {answer}", place=leader)
+
+    async def _keys(self, leader: str) -> list[str]:
+        """The next keys, as the leader shows them."""
+        path = f"/v1/tables/{self._plan.table}/users/{self._drill}?limit={REMOVED_AT_ONCE}"
+        found = await self._regions.ask(leader, path)
+        try:
+            return [] if found is None else [str(one["document"]["canary_id"]) for one in found["documents"]]
+        except (KeyError, TypeError) as error:
+            raise Unavailable("bad_answer", f"it cannot be read: {error!r}", place=leader) from error
 
     async def close(self) -> None:
         pass
@@ -176,10 +191,9 @@ class PostgresWriting:
             return Lost(str(error))
         return Acked()
 
-    async def remove(self, leader: str, numbers: Sequence[int]) -> None:
-        keys = [key_of(self._drill, number) for number in numbers]
-        query = sql.SQL("DELETE FROM {} WHERE canary_id = ANY(%s)").format(self._table)
-        await self._run(leader, lambda db: db.execute(query, (keys,)))
+    async def remove(self, leader: str) -> None:
+        query = sql.SQL("DELETE FROM {} WHERE user_id = %s").format(self._table)
+        await self._run(leader, lambda db: db.execute(query, (self._drill,)))
 
     async def close(self) -> None:
         for some in self._idle.values():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from replicator.failover.wire import order_json, report_from
 ANSWER_LIMIT_BYTES = 256 * 1024
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 1.5
+SILENT_SECONDS = 0.3  # for a promise of one that does not answer
 CALM_SECONDS = 0.5  # between looks while all is well
 QUICK_SECONDS = 0.05
 
@@ -106,13 +108,17 @@ class Peers:
         return report
 
     async def promise(self, epoch: int) -> None:
-        """Ask every peer to promise ``epoch``; those who do have reported by the time this returns."""
+        """Ask every peer to promise ``epoch``; those who do have reported by the time this returns. One that has been
+        silent for long is waited for only as long as an answer of one that is well may take."""
 
         async def ask(name: str) -> None:
             at = self._clock()
+            heard = self.heard.get(name)
+            is_silent = heard is None or at - heard.at > ANSWER_SECONDS
             try:
-                answer = await self._exchange(name, "POST", "/v1/failover/promise", {"epoch": epoch})
-                self._take(name, answer.get("report"), at)
+                with trio.move_on_after(SILENT_SECONDS if is_silent else math.inf):
+                    answer = await self._exchange(name, "POST", "/v1/failover/promise", {"epoch": epoch})
+                    self._take(name, answer.get("report"), at)
             except (Unavailable, Rejected) as error:
                 log.debug("region %s has not promised epoch %d: %s", name, epoch, error)
 

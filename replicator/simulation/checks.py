@@ -35,6 +35,7 @@ class Checks:
         self.newest_opened = 0
         self.opened_by: dict[int, str] = {}
         self.forgiven = 0
+        self._asked: dict[str, bool] = {}
         self._at: dict[tuple[int, int], Block] = {}
 
     def opened(self, region: Region) -> None:
@@ -92,15 +93,19 @@ class Checks:
                 raise Broken(f"{region.name}: {name} goes back from {getattr(before, name)} to {getattr(memory, name)}")
 
     def stands(self, region: Region) -> None:
-        """A region wants to lead."""
-        if region.order is not None or region.rules.mode == "automatic":
+        """A region decides to stand."""
+        self._asked[region.name] = region.order is not None
+
+    def granted(self, region: Region) -> None:
+        """A region has got the lease that it stood for; what it saw as it stood may have been old."""
+        if self._asked[region.name] or region.rules.mode == "automatic":
             return
-        if self.newest_opened == 0:
+        last = max(self._world.regions.values(), key=lambda other: other.memory.led)
+        if last.memory.led == 0:
             if region.memory.half == "replica":
                 raise Broken(f"{region.name} stands unasked, and has never led")
-        elif self.opened_by[self.newest_opened] != region.name:
-            by = self.opened_by[self.newest_opened]
-            raise Broken(f"{region.name} stands unasked in {region.rules.mode} mode; {by} led last")
+        elif last is not region:
+            raise Broken(f"{region.name} stands unasked in {region.rules.mode} mode; {last.name} led last")
 
     def rewound(self, region: Region, fork: int) -> None:
         """A journal is cut."""

@@ -278,6 +278,10 @@ def decide_for_ever(region: Region) -> Task:
             seen = region.seen()
             step = world.decide(region.memory, seen, region.rules)
             world.decisions += 1
+            if step.event is Event.STAND:
+                world.checks.stands(region)
+            elif step.event is Event.GRANTED:
+                world.checks.granted(region)
             if step.memory != region.memory:
                 yield from write(region, step.memory)
                 if step.event is not None:

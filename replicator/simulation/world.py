@@ -280,8 +280,6 @@ class World(Schedule):
                 self.allowed_loss.add(region.name)
             else:
                 self.allowed_loss.discard(region.name)
-        if event is Event.STAND:
-            self.checks.stands(region)
         self.note(region.name, _KINDS.get(event, event.name.lower()), why)
 
     def note(self, region: str, kind: str, text: str) -> None:

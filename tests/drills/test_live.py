@@ -163,16 +163,24 @@ def test_what_a_killed_drill_did_is_undone_by_the_next(pair: Pair, tmp_path: Pat
         process.kill()
         process.communicate()
         assert is_stopped(pair.tokyo)
-        assert drill.left() != []
+        (note,) = drill.left()
+        drill_id = note.removesuffix(".undo.json")
+        assert canaries_left(pair, drill_id) > 0
         after = Drill(tmp_path / "drill", 'kind = "canary"\nduration = "1s"\n' + QUICK, str(pair.tokyo.config))
         code, said = after.run()
         assert not is_stopped(pair.tokyo)
         assert code == 0, said
         assert "a drill was killed" in said
         assert after.left() == []
+        assert canaries_left(pair, drill_id) == 0
     finally:
         assert pair.tokyo.process is not None
         pair.tokyo.process.send_signal(signal.SIGCONT)
+
+
+def canaries_left(pair: Pair, drill_id: str) -> int:
+    answer = httpx.get(f"{pair.paris.url}/v1/tables/replicator_canary/users/{drill_id}", trust_env=False)
+    return len(answer.json()["documents"])
 
 
 def test_what_cannot_be_undone_is_said_and_stays_noted(pair: Pair, tmp_path: Path) -> None:

@@ -13,12 +13,17 @@ from tests.etcd import Etcd
 
 
 def test_a_killed_primary_loses_nothing_that_another_region_has_acknowledged(tmp_path: Path, etcd: Etcd) -> None:
-    """K = 1. SIGKILL under load: another region leads, every acknowledged write is in every region exactly once."""
+    """K = 1. SIGKILL under load, with blocks that no other region has: nobody was told of those, another region leads, and
+    every acknowledged write is in every region exactly once."""
     with cluster(tmp_path, etcd, acknowledge=1) as three:
         writers = three.writers(4)
         with writing(writers):
             three.wait(lambda: all(len(writer.acknowledged) >= 20 for writer in writers), "a load")
+            three.network.part("paris", "tokyo", "lima")
+            alone = three["paris"].report()["sequence"]
+            three.wait(lambda: three["paris"].report()["sequence"] >= alone + 2, "blocks that only paris has")
             three["paris"].kill()
+            three.network.heal()
             leader = three.leads("tokyo", "lima")
             before = [len(writer.acknowledged) for writer in writers]
             three.wait(
