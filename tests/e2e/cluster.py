@@ -94,8 +94,8 @@ class Region(Sidecar):
 
 
 class Cluster:
-    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger. With K = 0 any number of
-    blocks may be lost: what a primary had said to have, and not sent, would make a region wait for a person."""
+    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger. With K = 0 any number
+    of blocks may be lost: what a primary had said to have, and not sent, would make a region wait for a person."""
 
     writer: type[Writer] = Writer
 
