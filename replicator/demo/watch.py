@@ -26,8 +26,8 @@ _GRAVE = ("halted", "stuck", "waiting")
 
 @dataclasses.dataclass(slots=True)
 class RegionState:
-    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second. ``state`` is its state
-    in failover, and ``is_open`` whether it takes writes."""
+    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second. ``state`` is its
+    state in failover, and ``is_open`` whether it takes writes."""
 
     name: str
     role: str
