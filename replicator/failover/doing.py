@@ -138,7 +138,7 @@ class Doing:
         office, core = self._office, self._office.core
         await office.running.stop()
         if office.memory.half == "replica":
-            await office.ledger.promote(epoch)
+            await office.ledger.promote(epoch, planned=office.memory.closed_at is not None)
             await trio.to_thread.run_sync(discard_spool, core.config.region.spool_path)
         await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
         core.look_again()

@@ -23,9 +23,9 @@ class RoleLedger(Protocol):
     async def unfit(self) -> str:
         """Why this ledger could not be a primary's, empty if it could. Asked now and then while a replica runs."""
 
-    async def promote(self, epoch: int) -> None:
-        """Make it a primary's, at the journal's end, which is applied; it may begin the epoch in the journal. Raises
-        Unavailable or Halted."""
+    async def promote(self, epoch: int, *, planned: bool) -> None:
+        """Make it a primary's, at the journal's end, which is applied; it may begin the epoch in the journal.
+        ``planned``: the old primary had closed, and its last values are all there. Raises Unavailable or Halted."""
 
     async def is_captured(self, half: Half | None, closing: float) -> bool:
         """Whether all that was committed before the fence closed is in the journal, by the primary's half. ``closing``

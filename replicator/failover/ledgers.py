@@ -50,7 +50,7 @@ class EmbeddedLedger:
         await trio.lowlevel.checkpoint()
         return f"table {foreign[0]} is no embedded ledger's: a PostgreSQL region can be promoted" if foreign else ""
 
-    async def promote(self, epoch: int) -> None:
+    async def promote(self, epoch: int, *, planned: bool) -> None:
         """Nothing is to be changed."""
         await trio.lowlevel.checkpoint()
 
@@ -87,9 +87,9 @@ class PostgresLedger:
         reasons = await trio.to_thread.run_sync(self._role.readiness)
         return reasons[0] if reasons else ""
 
-    async def promote(self, epoch: int) -> None:
+    async def promote(self, epoch: int, *, planned: bool) -> None:
         """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
-        await trio.to_thread.run_sync(self._role.promote, epoch)
+        await trio.to_thread.run_sync(lambda: self._role.promote(epoch, exact=planned))
 
     async def is_captured(self, half: Half | None, closing: float) -> bool:
         """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last
