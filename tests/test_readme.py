@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from replicator.failover.states import diagram
 from tests.servers import Postgres, postgres_bin
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +100,21 @@ def test_postgresql_as_printed(directory: Path, tmp_path: Path) -> None:
             server.stop()
     assert re.search(r"ada\s+\|\s+7", output)
     assert "virginia: equal at sequence" in output
+
+
+def test_failover_as_printed(directory: Path) -> None:
+    output = run(directory, commands("Failover"))
+    assert "failover, automatic: this region is following; primary green" in output
+    assert "strand main: no orphans are sealed here" in output
+    assert "paris leads after" in output
+    assert "paris is whole again, by" in output
+    for region in ("tokyo", "virginia"):
+        assert f"{region}: equal at sequence" in output
+
+
+def test_the_diagram_is_drawn_from_the_table_of_states() -> None:
+    (drawn,) = re.findall(r"```mermaid\n(.*?)\n```", README, re.DOTALL)
+    assert drawn == diagram()
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "bench", "simulate"])

@@ -24,7 +24,7 @@ FAILED, WRONG_USAGE = 1, 2
 
 # In the order in which people need them.
 VERBS: dict[str, str] = {
-    "demo": "Three regions on this machine, real traffic, kills, and the proof that all ends equal.",
+    "demo": "Three regions on this machine, real traffic, a failover and back, and the proof that all ends equal.",
     "preflight": "Checks everything that run will need, changes nothing, names each problem and its cure.",
     "run": "The sidecar of a region, until it is told to stop.",
     "status": "How the running sidecar of a region is, and what holds it up.",

@@ -1,4 +1,4 @@
-"""``replicator demo``: three regions on this machine, with traffic, kills and a verdict."""
+"""``replicator demo``: three regions on this machine, with traffic, kills, a failover and back, and a verdict."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ MOST_SECONDS = 3600
 @click.option("--json", "as_json", is_flag=True, help="One JSON object at the end; progress goes to standard error.")
 @example("replicator demo", "replicator demo --seconds 60 --keep /var/tmp/demo", "replicator demo --json | jq .equal")
 def command(seconds: float, keep: Path | None, as_json: bool) -> None:
-    """Three regions on this machine, under real traffic, with a replica's and the primary's sidecar killed on the way.
+    """Three regions on this machine, under real traffic; a replica is killed, then the primary: another region leads.
 
     Customers of three regions top up, transfer and redeem over HTTP, repeat themselves, and read in their region what
-    they wrote. In the end every row, every cent and every block of all regions is compared. Nothing is left behind.
+    they wrote; they find the primary by themselves. The lost region comes back as a replica, what only it had is
+    sealed, and the primary is switched back to it. In the end every row, every cent and every block of all regions is
+    compared. Nothing is left behind.
 
     Exit code 0: all regions are equal. 1: they are not, or the demo did not come to its end. 2: wrong usage. 128 and
     the signal's number: ended by a signal.
@@ -64,6 +66,6 @@ def _tell(report: Report, keep: Path | None) -> None:
     for check in report.checks:
         lines.say(f"{'ok  ' if check.passed else 'FAIL'} {check.region}, {check.what}: {check.told}")
     if keep is not None:
-        lines.say(f"kept: sqlite3 {keep}/tokyo/data/replica.sqlite3 'SELECT * FROM wallets LIMIT 5'")
+        lines.say(f"kept: sqlite3 {keep}/tokyo/data/ledger.sqlite3 'SELECT * FROM wallets LIMIT 5'")
         lines.say(f"      replicator run {keep}/paris/config.toml, replicator run {keep}/tokyo/config.toml")
     lines.say(report.sentence())

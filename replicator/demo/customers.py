@@ -1,8 +1,10 @@
 """The demo's traffic: customers of three regions who pay, repeat themselves, and read at home what they just wrote.
 
 Guarantee: each operation is sent, unchanged and under one idempotency key, until the ledger gives a definite answer, so
-the books know of each whether it happened. A read with ``?after=`` that shows something older than the customer's own
-write is counted as stale, a repetition that is not recognised as a repetition is counted, too; both must be none.
+the books know of each whether it happened. Customers find the primary by themselves: a region that does not lead names
+the one that does, and where nobody answers the next one is asked. A read with ``?after=`` that shows something older
+than the customer's own write is counted as stale, a repetition that is not recognised as a repetition is counted, too;
+both must be none.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import httpx
 import trio
 
 from replicator.demo.bank import Books, Operation, User, draw, opening
-from replicator.demo.regions import NAMES, REPLICAS, Region, Regions
+from replicator.demo.regions import NAMES, Region, Regions
 from replicator.errors import ReplicatorError, Unavailable
 
 USERS_PER_REGION = 20
@@ -33,7 +35,8 @@ REQUEST_SECONDS = 10.0
 @dataclasses.dataclass(slots=True)
 class Tally:
     """What the customers saw. ``read_seconds`` run from a write's acknowledgement to the answer of the read;
-    ``answered_sent_at`` is when the latest request that was answered had been sent."""
+    ``answered_sent_at`` is when the latest request that was answered had been sent, ``answered_at`` when an answer came
+    last, and ``longest_gap_seconds`` the longest time between two answers, since it was set to zero."""
 
     repeated: int = 0
     not_recognised: int = 0
@@ -42,6 +45,8 @@ class Tally:
     stale: int = 0
     read_seconds: list[float] = dataclasses.field(default_factory=list)
     answered_sent_at: float = 0.0
+    answered_at: float = 0.0
+    longest_gap_seconds: float = 0.0
 
 
 class _Answer(NamedTuple):
@@ -97,8 +102,9 @@ class Customers:
             return
         self.books.acknowledge(operation)
         if draws.random() < READ_BACK:
+            elsewhere = [region.name for region in self._regions.replicas]
             home = operation.user.region
-            await self._read_back(client, operation, answer, home if home in REPLICAS else draws.choice(REPLICAS))
+            await self._read_back(client, operation, answer, home if home in elsewhere else draws.choice(elsewhere))
         if draws.random() < REPEATED:
             again = await self._send(client, operation.body())
             self.tally.repeated += 1
@@ -106,33 +112,40 @@ class Customers:
 
     async def _send(self, client: httpx.AsyncClient, body: dict[str, Any]) -> _Answer | None:
         """The ledger's answer; None if a condition refuses it. Sent again for as long as there is no answer."""
-        primary = self._regions.primary
+        asked = self._regions.primary
         lost = False
         with trio.move_on_after(PATIENCE_SECONDS):
             while True:
                 sent_at = trio.current_time()
                 try:
-                    response = await client.post(f"{primary.url}/v1/transactions", content=json.dumps(body))
+                    response = await client.post(f"{asked.url}/v1/transactions", content=json.dumps(body))
                 except httpx.TransportError:
-                    lost = True
+                    lost, asked = True, self._regions.behind(asked)
                 else:
                     if response.status_code == 200:
+                        self._regions.primary = asked
                         self._note_answer(sent_at)
-                        answer = _answer(response, primary)
+                        answer = _answer(response, asked)
                         self.tally.found_done += lost and answer.replayed
                         return answer
                     if _reason(response) == "condition_failed":
                         return None
-                    if response.status_code != 503:
-                        raise _unexpected(response, primary)
+                    if _reason(response) == "not_primary":
+                        asked = self._regions.at(_primary_of(response)) or self._regions.behind(asked)
+                    elif response.status_code != 503:
+                        raise _unexpected(response, asked)
+                    lost = lost or _reason(response) == "outcome_unknown"
                 self.tally.resent += 1
                 await trio.sleep(PAUSE_SECONDS)
         raise Unavailable(
-            "no_answer", f"no answer within {PATIENCE_SECONDS:.0f} s", place=primary.url, cure="see the region's log"
+            "no_answer", f"no answer within {PATIENCE_SECONDS:.0f} s", place=asked.url, cure="see the region's log"
         )
 
     def _note_answer(self, sent_at: float) -> None:
-        self.tally.answered_sent_at = max(sent_at, self.tally.answered_sent_at)
+        now, tally = trio.current_time(), self.tally
+        tally.answered_sent_at = max(sent_at, tally.answered_sent_at)
+        tally.longest_gap_seconds = max(tally.longest_gap_seconds, now - (tally.answered_at or now))
+        tally.answered_at = now
         self._answered.set()
         self._answered = trio.Event()
 
@@ -174,6 +187,13 @@ def _field(response: httpx.Response, region: Region, name: str) -> Any:
 def _reason(response: httpx.Response) -> str:
     try:
         return str(response.json()["reason"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _primary_of(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["primary"])
     except (ValueError, KeyError, TypeError):
         return ""
 

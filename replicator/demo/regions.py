@@ -1,7 +1,7 @@
-"""Three regions on loopback: one embedded primary and two SQLite replicas, each a process of its own.
+"""Three regions on loopback, each a process of its own: embedded ledgers that may take over from each other.
 
 Guarantee: whatever happens within ``Regions`` as a context, no process is left when it is left. A region that is killed
-and started again is the same region: same files, same port.
+and started again is the same region: same files, same port. ``primary`` is who leads as far as the customers know.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from pathlib import Path
 import replicator
 from replicator.errors import ReplicatorError, Unavailable
 
-PRIMARY = "paris"
-REPLICAS = ("tokyo", "virginia")
-NAMES = (PRIMARY, *REPLICAS)
+FIRST = "paris"  # begins as primary, and is switched back to
+NAMES = (FIRST, "tokyo", "virginia")
 STOP_SECONDS = 5.0
 LOG_SHOWN_BYTES = 3000
 # Below the range that systems take the ports of outgoing connections from: nothing sits on it after a kill.
 PORTS = range(15_000, 30_000)
 PORT_TRIES = 200
 
-_COMMON = """\
+_CONFIG = """\
 # A region of `replicator demo`. It runs by itself:  replicator run config.toml
 
 [region]
@@ -40,8 +39,6 @@ data_dir = "data"
 [http]
 listen = "127.0.0.1:{port}"
 
-"""
-_SOURCE = """\
 [source]
 kind = "embedded"
 
@@ -54,37 +51,44 @@ user = "user_id"
 name = "payments"
 key = "payment_id"
 user = "user_id"
-"""
-_REPLICA = """\
-[follow]
-primary = "http://127.0.0.1:{port}"
-reconnect_max = "1s"                # come back soon after the primary was killed
 
-[replica]
-kind = "sqlite"
-path = "data/replica.sqlite3"
+[cluster]
+regions = {{ {regions} }}
+
+[lease]
+kind = "static"                     # a file that the three share: they are on one machine
+path = "../lease.json"
+ttl = "2s"
+margin = "200ms"
+
+[failover]
+mode = "automatic"
+acknowledge = 1                     # a customer is answered when another region has the write, too
+acknowledge_timeout = "2s"
+suspect = "1s"
+quiet = "1s"
 """
 
 
 class Region:
     """One region's files and process."""
 
-    def __init__(self, directory: Path, name: str, port: int, primary_port: int) -> None:
+    def __init__(self, directory: Path, name: str, urls: dict[str, str]) -> None:
         self.name = name
-        self.role = "primary" if name == PRIMARY else "replica"
-        self.url = f"http://127.0.0.1:{port}"
+        self.role = "primary" if name == FIRST else "replica"  # that it begins in
+        self.url = urls[name]
         self.directory = directory / name
         self.config_path = self.directory / "config.toml"
         self.is_killed = False
         self._process: subprocess.Popen[bytes] | None = None
         self.directory.mkdir()
-        rest = _SOURCE if self.role == "primary" else _REPLICA.format(port=primary_port)
-        self.config_path.write_text(_COMMON.format(name=name, role=self.role, port=port) + rest)
+        port, regions = self.url.rpartition(":")[2], ", ".join(f'{one} = "{url}"' for one, url in urls.items())
+        self.config_path.write_text(_CONFIG.format(name=name, role=self.role, port=port, regions=regions))
 
     @property
     def database_path(self) -> Path:
         """The SQLite file with the region's tables."""
-        return self.directory / "data" / ("ledger.sqlite3" if self.role == "primary" else "replica.sqlite3")
+        return self.directory / "data" / "ledger.sqlite3"
 
     @property
     def journal_path(self) -> Path:
@@ -146,9 +150,22 @@ class Regions:
     """The three regions; nothing of them runs after the context."""
 
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(len(NAMES))
-        self.all = [Region(directory, name, port, ports[0]) for name, port in zip(NAMES, ports, strict=True)]
-        self.primary, *self.replicas = self.all
+        urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(len(NAMES)), strict=True)}
+        self.all = [Region(directory, name, urls) for name in NAMES]
+        self.primary = self.all[0]
+
+    @property
+    def replicas(self) -> list[Region]:
+        """All but who leads."""
+        return [region for region in self.all if region is not self.primary]
+
+    def at(self, url: str) -> Region | None:
+        """The region with this address."""
+        return next((region for region in self.all if region.url == url), None)
+
+    def behind(self, region: Region) -> Region:
+        """Whom to ask next where one does not lead."""
+        return self.all[(self.all.index(region) + 1) % len(self.all)]
 
     def __getitem__(self, name: str) -> Region:
         return next(region for region in self.all if region.name == name)

@@ -20,13 +20,27 @@ class Kill:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """A change of primary: to which region and epoch, how long until the first write that was sent behind it was
+    acknowledged, and the longest time without any acknowledged write."""
+
+    kind: str
+    region: str
+    seconds: float
+    blocked_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """A run that came to its end. ``traffic_seconds`` is for how long customers were at work."""
+    """A run that came to its end. ``traffic_seconds`` is for how long customers were at work, ``orphans`` how many
+    transactions a lost primary had alone."""
 
     traffic_seconds: float
     books: Books
     tally: Tally
     kills: Sequence[Kill]
+    changes: Sequence[Change]
+    orphans: int
     live_verifications: int
     checks: Sequence[Check]
 
@@ -68,6 +82,15 @@ class Report:
                 "p99_ms": _milliseconds(tally.read_seconds, 0.99),
             },
             "kills": [{"region": k.region, "recovered_seconds": round(k.recovered_seconds, 2)} for k in self.kills],
+            "changes": [
+                {
+                    **dataclasses.asdict(c),
+                    "seconds": round(c.seconds, 3),
+                    "blocked_seconds": round(c.blocked_seconds, 3),
+                }
+                for c in self.changes
+            ],
+            "orphans": self.orphans,
             "verified_under_traffic": self.live_verifications,
             "checks": [check._asdict() for check in self.checks],
         }
@@ -81,11 +104,17 @@ class Report:
             return f"NOT EQUAL: {len(failed)} of {len(self.checks)} checks failed, {where}"
         books, tally = self.books, self.tally
         kills = " and ".join(f"{kill.region} (back in {kill.recovered_seconds:.1f} s)" for kill in self.kills)
+        changes = ", ".join(
+            f"a {change.kind} to {change.region} (no write for {change.blocked_seconds:.2f} s)"
+            for change in self.changes
+        )
+        orphans = "no orphan" if not self.orphans else "1 orphan" if self.orphans == 1 else f"{self.orphans:,} orphans"
         again = tally.repeated + tally.found_done
         return (
             f"Shown: {books.acknowledged:,} transactions acknowledged and {books.refused:,} refused in"
             f" {self.traffic_seconds:.0f} s, {again:,} of them sent again and counted once, {kills} killed under"
-            f" traffic, and all three regions equal in the end, row for row, hash for hash and cent for cent:"
+            f" traffic, {changes}, {orphans} sealed, and all three regions equal in the end, row for row, hash for"
+            f" hash and cent for cent:"
             f" {cents(books.amounts['top-up'])} topped up - {cents(books.amounts['redemption'])} redeemed ="
             f" {cents(books.money)} in the wallets."
         )
@@ -98,7 +127,7 @@ def seen_by_customers(tally: Tally) -> list[Check]:
     times = f"{_milliseconds(tally.read_seconds, 0.5)} ms p50, {_milliseconds(tally.read_seconds, 0.99)} ms p99"
     return [
         Check("replicas", "own writes read", not stale, f"{reads:,} reads in other regions, {stale} stale; {times}"),
-        Check("paris", "repetitions", not unknown, f"{tally.repeated:,} repeated requests, {unknown} not recognised"),
+        Check("all", "repetitions", not unknown, f"{tally.repeated:,} repeated requests, {unknown} not recognised"),
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -25,7 +26,8 @@ _GRAVE = ("halted", "stuck", "waiting")
 
 @dataclasses.dataclass(slots=True)
 class RegionState:
-    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second."""
+    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second. ``state`` is its
+    state in failover, and ``is_open`` whether it takes writes."""
 
     name: str
     role: str
@@ -36,6 +38,8 @@ class RegionState:
     rate: float = 0.0
     verified: str = "-"
     applied_blocks: int | None = None
+    state: str = ""
+    is_open: bool = False
 
 
 class Watch:
@@ -54,6 +58,18 @@ class Watch:
                     for region in self._regions.all:
                         nursery.start_soon(self._ask, client, region)
                 await trio.sleep(POLL_SECONDS)
+
+    async def until(self, region: Region, is_so: Callable[[RegionState], bool], what: str, seconds: float) -> None:
+        """Return once the region answers and is so. Raises Unavailable if that takes too long."""
+        state = self.states[region.name]
+        with trio.move_on_after(seconds):
+            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
+                while True:
+                    if await self._ask(client, region) is not None and is_so(state):
+                        return
+                    await trio.sleep(REACH_POLL_SECONDS)
+        message = f"it does not {what} within {seconds:.0f} s; it is {state.state or state.condition}"
+        raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
 
     async def reach(self, region: Region, sequence: int, seconds: float) -> None:
         """Return once the region answers and has applied the sequence. Raises Unavailable if that takes too long."""
@@ -78,6 +94,8 @@ class Watch:
             state.condition = "killed" if region.is_killed else "starting"
             return None
         try:
+            state.role, failover = str(status["role"]), status["failover"]
+            state.state, state.is_open = str(failover["state"]), bool(failover["fence_open"])
             return self._take(state, status["strands"][0])
         except (KeyError, TypeError, IndexError) as error:
             message = f"its status is another one than expected: {error!r}"

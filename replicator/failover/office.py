@@ -48,6 +48,7 @@ from replicator.failover.states import FOLLOWS, Event, State, moved
 from replicator.failover.term import Term
 from replicator.halves.base import Half
 from replicator.halves.primary import Primary
+from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
 from replicator.leases.base import LeaseView, boot_seconds
 from replicator.rejoin.serve import routes as orphan_routes

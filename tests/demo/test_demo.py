@@ -65,6 +65,10 @@ def test_a_short_run_ends_equal_and_leaves_nothing(tmp_path: Path) -> None:
     assert all(check["passed"] for check in report["checks"])
     assert {check["region"] for check in report["checks"]} >= set(NAMES)
     assert [kill["region"] for kill in report["kills"]] == ["tokyo", "paris"]
+    failover, switchover = report["changes"]
+    assert (failover["kind"], switchover["kind"], switchover["region"]) == ("failover", "switchover", "paris")
+    assert failover["region"] in ("tokyo", "virginia")
+    assert 0 < switchover["blocked_seconds"] < failover["blocked_seconds"] < 20
     transactions, money, reads = report["transactions"], report["money"], report["reads_of_own_writes"]
     assert transactions["acknowledged"] > 20
     assert transactions["refused"] > 0
@@ -91,11 +95,8 @@ def test_a_terminal_that_knows_only_ascii_and_regions_that_are_kept(tmp_path: Pa
     for name in NAMES:
         config = load(kept / name / "config.toml")
         assert config.region.journal_path.exists()
-        with closing(sqlite3.connect(kept / name / "data" / DATABASES[name])) as connection:
+        with closing(sqlite3.connect(kept / name / "data" / "ledger.sqlite3")) as connection:
             assert connection.execute("SELECT * FROM payments").fetchone()
-
-
-DATABASES = {"paris": "ledger.sqlite3", "tokyo": "replica.sqlite3", "virginia": "replica.sqlite3"}
 
 
 def on_a_terminal(command: list[str], variables: dict[str, str]) -> tuple[int, bytes]:
