@@ -35,7 +35,7 @@ def test_the_lease_store_is_lost_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_lease_of_another_cluster_is_nobody_to_follow(tmp_path: Path, etcd: Etcd) -> None:
-    """A prefix that is another cluster's: whoever holds it is named as a stranger, and neither followed nor replaced."""
+    """A prefix of another cluster: whoever holds its lease is named as a stranger, neither followed nor replaced."""
     three = Cluster(tmp_path, etcd, embedded)
     with contextlib.closing(three):
         berlin = EtcdLease(EtcdOptions((etcd.url,), 60, three.prefix), "main")
