@@ -53,6 +53,8 @@ class Core:
             self.view.source_heard,
             {strand: self.regions},
         )
+        # Who follows a region that is about to lead hears the wish before there is a primary's half to have it.
+        self.publisher.wants_reports = lambda: config.cluster is not None and config.failover.acknowledge > 0
         self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
         self.view.drills = self.drills = DrillResults(config.region.data_dir)
         self.registry = CollectorRegistry()

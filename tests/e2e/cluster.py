@@ -60,14 +60,14 @@ class Cluster:
             name: Region(directory, name, "primary" if name == NAMES[0] else "replica", "") for name in NAMES
         }
         self.known_as = {region.url: name for name, region in self.regions.items()}
-        prefix = f"/test-{next(_prefixes)}-{time.time_ns()}"
+        self.prefix = f"/test-{next(_prefixes)}-{time.time_ns()}"
         for name, region in self.regions.items():
             urls = ", ".join(f'{other} = "{self._url(name, other)}"' for other in NAMES)
             store = self._port(name, ETCD, etcd.port)
             with region.config.open("a") as file:
                 file.write(
                     f'[feed]\nheartbeat = "200ms"\n\n{sections(name)}\n[cluster]\nregions = {{ {urls} }}\n\n'
-                    f'[lease]\nkind = "etcd"\nendpoints = ["http://127.0.0.1:{store}"]\nprefix = "{prefix}"\n'
+                    f'[lease]\nkind = "etcd"\nendpoints = ["http://127.0.0.1:{store}"]\nprefix = "{self.prefix}"\n'
                     f'ttl = "{ttl_seconds}s"\nmargin = "300ms"\n\n'
                     f'[failover]\nmode = "automatic"\nquiet = "1s"\nacknowledge = {acknowledge}\n'
                     f"max_lost_blocks = {0 if acknowledge else 1_000_000}\n{failover}\n"
@@ -95,7 +95,7 @@ class Cluster:
             region.start()
         assert self.settled().name == NAMES[0]
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing is left behind."""
         for region in self.regions.values():
             region.end()
@@ -233,7 +233,7 @@ def cluster(
         three.start()
         yield three
     finally:
-        three.end()
+        three.close()
 
 
 def lost_of(acknowledged: Sequence[Acknowledged], headers: Sequence[Header]) -> list[Acknowledged]:

@@ -30,6 +30,7 @@ ROLE = (
 )
 SCHEMA = (
     "CREATE TABLE payments (id serial PRIMARY KEY, write text NOT NULL UNIQUE, amount int NOT NULL)",
+    "INSERT INTO payments (write, amount) VALUES ('the first of all', 1)",
     "CREATE TABLE balances (owner int PRIMARY KEY, balance bigint NOT NULL)",
     "INSERT INTO balances SELECT n, 0 FROM generate_series(1, 100) n",
 )
@@ -103,6 +104,9 @@ class PostgresCluster(Cluster):
 
     def start(self) -> None:
         super().start()
+        self.wait(lambda: all(len(self.rows(name)) == 1 for name in NAMES), "the first copy")
+        for name in NAMES[1:]:  # what no block carries, whoever migrates the schema applies to every region
+            self.run(name, "SET replicator.writer = on", "ALTER TABLE payments ADD UNIQUE (write)")
         if self._acknowledge:  # in every server: whichever leads waits for the others
             for server in self.servers.values():
                 with server.connect() as session:
@@ -129,8 +133,8 @@ class PostgresCluster(Cluster):
             return True
         return False
 
-    def end(self) -> None:
-        super().end()
+    def close(self) -> None:
+        super().close()
         for server in self.servers.values():
             if server.process is not None and server.process.poll() is None:
                 server.kill()
@@ -142,7 +146,10 @@ class PostgresCluster(Cluster):
         return made
 
     def rows(self, name: str) -> list[tuple[str | None, ...]]:
-        return list(postgres_rows(self.dsns[name], "payments", ["write", "id", "amount"]))
+        """The payments of a region; none before it has the table."""
+        with contextlib.suppress(psycopg.errors.UndefinedTable):
+            return list(postgres_rows(self.dsns[name], "payments", ["write", "id", "amount"]))
+        return []
 
     def check_chain(self, chain: Sequence[Header], times: Mapping[str | None, int]) -> None:
         """Numbers that were handed out twice would be seen here, and a balance that was added to twice."""
@@ -160,7 +167,7 @@ def postgres_cluster(directory: Path, etcd: Etcd, **settings: Any) -> Iterator[P
         three.start()
         yield three
     finally:
-        three.end()
+        three.close()
 
 
 def terms(acknowledged: Sequence[Acknowledged]) -> list[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.e2e.cluster import TTL_SECONDS, Cluster, cluster
+import trio
+
+from replicator.leases.etcd.lease import EtcdLease
+from replicator.leases.etcd.options import EtcdOptions
+from tests.e2e.cluster import TTL_SECONDS, Cluster, cluster, embedded
 from tests.e2e.writers import Writer, all_acknowledged, check_one_at_a_time, writing
 from tests.etcd import Etcd, running
 
@@ -27,6 +32,19 @@ def test_the_lease_store_is_lost_and_comes_back(tmp_path: Path) -> None:
         assert three.judge(acknowledged).name == "paris"
         for name in ("tokyo", "lima"):
             assert not STANDS & set(three[name].happened()), three.story()
+
+
+def test_the_lease_of_another_cluster_is_nobody_to_follow(tmp_path: Path, etcd: Etcd) -> None:
+    """A prefix of another cluster: whoever holds its lease is named as a stranger, neither followed nor replaced."""
+    three = Cluster(tmp_path, etcd, embedded)
+    with contextlib.closing(three):
+        berlin = EtcdLease(EtcdOptions((etcd.url,), 60, three.prefix), "main")
+        trio.run(berlin.claim, "berlin", 7)
+        tokyo = three["tokyo"]
+        tokyo.start()
+        three.wait(lambda: "'berlin' is not in the cluster" in (tokyo.office() or {}).get("why", ""), "it says so")
+        assert tokyo.report()["state"] == "following"
+        assert not STANDS & set(tokyo.happened())
 
 
 def lose(three: Cluster, writers: list[Writer], away: Callable[[], None], back: Callable[[], None]) -> None:

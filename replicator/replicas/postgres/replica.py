@@ -126,7 +126,7 @@ class PostgresReplica:
             self._run("DISCARD TEMP")
 
     def harden(self) -> None:
-        self._run("SET synchronous_commit = on")
+        self._run("SET synchronous_commit = local")  # on its own disk: the standby that ``on`` waits for may be us
 
     def undefine(self, strand: str, relation: int) -> None:
         self._tables.clear()

@@ -1,0 +1,33 @@
+"""A whole PostgreSQL region dies under load, its sidecar and its server, while commits wait for another region."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.e2e.postgres_cluster import postgres_cluster
+from tests.e2e.writers import all_acknowledged, writing
+from tests.etcd import Etcd
+
+
+def test_a_killed_region_loses_no_acknowledged_payment(tmp_path: Path, etcd: Etcd) -> None:
+    """K = 1. Another region leads, no payment that was acknowledged is lost, none is made twice; the server comes back
+    with what it had committed for nobody, which is sealed and undone."""
+    with postgres_cluster(tmp_path, etcd, acknowledge=1) as three:
+        paris = three["paris"]
+        writers = three.writers(4)
+        with writing(writers):
+            three.more(writers)
+            three.network.part("paris", "tokyo", "lima")
+            alone = paris.report()["sequence"]
+            three.wait(lambda: paris.report()["sequence"] >= alone + 2, "commits that only paris has")
+            paris.kill()
+            three.servers["paris"].kill()
+            three.network.heal()
+            leader = three.leads("tokyo", "lima")
+            three.more(writers)
+            three.servers["paris"].start()
+            paris.start()
+            three.wait(lambda: paris.report().get("state") == "following", "it comes back")
+            three.more(writers)
+        assert three.judge(all_acknowledged(writers)) is leader
+        assert sum(seal["blocks"] for seal in paris.seals()) >= 2
