@@ -194,6 +194,7 @@ def test_a_region_of_a_cluster_needs_no_more_than_its_ledger_and_a_lease() -> No
         (SHARED + "[failover]\nacknowledge = 2\n", 14, "there are 1"),
         (BY_HAND + '[failover]\nmode = "automatic"\n', 12, "two regions from leading"),
         (SHARED + '[failover]\nsuspect = "4s"\n', 14, "its lease of 3 s"),
+        (SHARED + '[failover]\nacknowledge = 1\nmissing = "degrade"\ndegrade_after = "2s"\n', 16, "before it knows"),
         (SHARED + '[failover]\nswitchover = "2s"\n', 14, "still being verified"),
         (SHARED + '[failover]\nstep = "500ms"\n', 14, "do not answer"),
         (SHARED + '[http]\ntoken = "a"\n', 7, "[http] token is another"),

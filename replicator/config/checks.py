@@ -113,6 +113,10 @@ def _taking_over(config: Config, cluster: Cluster) -> Iterator[Problem]:
     if lease is not None and has_end and failover.suspect_seconds > lease.ttl_seconds:
         message = f"a primary would count as heard for longer than its lease of {lease.ttl_seconds:g} s lasts"
         yield Problem(("failover", "suspect"), message, "set it to [lease] ttl at most")
+    degrades = failover.acknowledge and failover.missing == "degrade"
+    if lease is not None and has_end and degrades and failover.degrade_after_seconds < lease.ttl_seconds:
+        message = "a primary that is cut off would answer without other regions before it knows that it lost the lease"
+        yield Problem(("failover", "degrade_after"), message, "set it to [lease] ttl at least")
     if failover.verify_seconds >= failover.switchover_seconds:
         message = "a switchover would be called off while its last blocks are still being verified"
         yield Problem(("failover", "switchover"), message, "set it above verify")

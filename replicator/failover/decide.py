@@ -422,6 +422,8 @@ def _rejoining(memory: Memory, seen: Seen, rules: Rules) -> Step:
     if seen.stuck:
         return _event(memory, Event.HALT, seen.stuck)
     if not seen.sealed:
+        if seen.lease is not None and holder is None and memory.state is State.REJOINING:
+            return _event(memory, Event.LOST, "there is no primary to come back to")
         if holder is None or holder.region == rules.me or not _has_led(seen, holder.region, holder.epoch):
             return Step(memory, why="waits for a primary to compare with")
         return Step(memory, action=Seal(holder.region))

@@ -22,6 +22,7 @@ from replicator.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOption
 from replicator.sources.postgres.slot import written_lsn
 
 REST_SECONDS = 30.0
+CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself
 SEQUENCES_SECONDS = 1.0
 
 
@@ -74,7 +75,9 @@ class PostgresLedger:
         replica = replica_of(core.config)
         assert isinstance(replica, PostgresReplica)
         options = parts.postgres_options(source)
-        self.fence: Fence = PostgresFence(source.conninfo(), parts.fenced_tables(source))
+        assert core.config.lease is not None
+        seconds = min(core.config.lease.ttl_seconds / CALLS_A_TTL, CALL_SECONDS_AT_MOST)
+        self.fence: Fence = PostgresFence(source.conninfo(), parts.fenced_tables(source), call_seconds=seconds)
         self._core, self._options = core, options
         self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
         self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)

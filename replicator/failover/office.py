@@ -26,36 +26,23 @@ from replicator import parts
 from replicator.config import Config
 from replicator.config.roles import in_role
 from replicator.core import Core
-from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.failover.decide import Step, decide, promise
+from replicator.failover.doing import Doing
+from replicator.failover.following import Following
 from replicator.failover.ledgers import role_ledger
 from replicator.failover.manual import view_of
 from replicator.failover.memory import HAPPENED_LIMIT, Happened, Kept, MemoryFile
 from replicator.failover.orders import check_order
 from replicator.failover.orphaned import Taker, orphans_of
 from replicator.failover.peers import Peers
-from replicator.failover.readiness import why_not
+from replicator.failover.reporting import report
 from replicator.failover.returning import Returning
 from replicator.failover.seen import (
-    Action,
-    AskPromises,
-    Claim,
-    Close,
-    Fetch,
-    Follow,
-    HandOver,
-    KeepMine,
     Memory,
-    Open,
     Order,
-    Promote,
-    Prove,
-    Release,
     Report,
-    Rewind,
-    Seal,
     Seen,
-    Tell,
 )
 from replicator.failover.states import FOLLOWS, Event, State, moved
 from replicator.failover.term import Term
@@ -63,10 +50,8 @@ from replicator.halves.base import Half
 from replicator.halves.primary import Primary
 from replicator.halves.replica import ReplicaHalf
 from replicator.halves.running import Running
-from replicator.leases.base import Holder, LeaseView, boot_seconds
-from replicator.promotion.base import append_epoch
+from replicator.leases.base import LeaseView, boot_seconds
 from replicator.rejoin.serve import routes as orphan_routes
-from replicator.supervise import first_cause
 
 TICK_SECONDS = 0.1
 ACTION_SECONDS = 60.0
@@ -108,24 +93,21 @@ class Office:
         token = config.cluster.token.reveal() if config.cluster.token else None
         self.peers = Peers(others, token, config.cluster.ca, boot_seconds, self._is_urgent, self.look_again)
         self.returning = Returning(core, config, self.ledger)
+        self.following = Following(running)
         self.memory = Memory(State.FOLLOWING, "replica")
         self.happened: tuple[Happened, ...] = ()
         self.totals: Counter[str] = Counter({event.name.lower(): 0 for event in Event})
         self.orphans = orphans_of(core, self._primary_or_own_url)
         self.order: Order | None = None
         self.why = ""
-        self._probe = probe
+        self.probe = probe
         self._file = MemoryFile(config.region.data_dir / "role.json")
         self._since = boot_seconds()
-        self._began = trio.current_time()
         self.began_at = boot_seconds()
-        self._unfit = ""
-        self._told = ""
-        self._asked = 0
-        self._handed: Holder | None = None
-        self._following: str | None = None
-        self._deciding = trio.Lock()
-        self._changed = trio.Event()
+        self.unfit = ""
+        self._doing = Doing(self)
+        self.deciding = trio.Lock()
+        self.changed = trio.Event()
         self._manual: LeaseView | None = None
 
     # -- running
@@ -156,14 +138,14 @@ class Office:
         self.memory, self.happened = kept.memory, kept.happened
         self.term.grant = kept.grant
         self.core.view.office = self
-        await self._count_orphans()
+        await self.count_orphans()
         await self.term.find_fence()
-        self._ensure_half()
+        self.ensure_half()
 
     def look_again(self) -> None:
         """Something has changed that a decision may hang on."""
-        self._changed.set()
-        self._changed = trio.Event()
+        self.changed.set()
+        self.changed = trio.Event()
 
     def _is_urgent(self) -> bool:
         """Whether the peers are looked at as often as possible."""
@@ -173,38 +155,38 @@ class Office:
         """What came since (a new table, say) is fenced, too."""
         while True:
             try:
-                self._unfit = await self.ledger.unfit() if self.memory.half == "replica" else ""
+                self.unfit = await self.ledger.unfit() if self.memory.half == "replica" else ""
                 await self.ledger.fence.install()
             except ReplicatorError as error:
                 log.warning("the ledger cannot be looked after: %s", error)
-            await trio.sleep(UNFIT_SECONDS if self._unfit else INSTALL_SECONDS)
+            await trio.sleep(UNFIT_SECONDS if self.unfit else INSTALL_SECONDS)
 
     # -- deciding
 
     async def _decide_for_ever(self) -> None:
         while True:
-            changed = self._changed
+            changed = self.changed
             step = await self._decide()
             if step.event is not None:
                 await self._entered(step.event)
             elif step.action is not None:
-                await self._do(step.action)
+                await self._doing.do(step.action)
             else:
                 with trio.move_on_after(TICK_SECONDS):
                     await changed.wait()
 
     async def _decide(self) -> Step:
-        async with self._deciding:
+        async with self.deciding:
             seen = await self.seen()
             step = decide(self.memory, seen, self.rules)
             self.why = step.why
             if step.memory != self.memory:
-                await self._keep(step.memory, step.event, step.why)
+                await self.keep(step.memory, step.event, step.why)
             return step
 
-    async def _keep(self, memory: Memory, event: Event | None, why: str) -> None:
+    async def keep(self, memory: Memory, event: Event | None, why: str) -> None:
         """Make a memory durable; until it is, nothing else is done."""
-        self._probe(f"before {event.name.lower() if event else 'memory'}")
+        self.probe(f"before {event.name.lower() if event else 'memory'}")
         happened = self.happened
         if event is not None:
             wall = time.time_ns() // 1000
@@ -223,7 +205,7 @@ class Office:
             self._since = boot_seconds()
             self.totals[event.name.lower()] += 1
         self.memory, self.happened = memory, happened
-        self._probe(f"after {event.name.lower() if event else 'memory'}")
+        self.probe(f"after {event.name.lower() if event else 'memory'}")
 
     async def seen(self) -> Seen:
         """What a decision is made from."""
@@ -245,11 +227,11 @@ class Office:
             usable_until=self.term.usable_until,
             peers=dict(self.peers.heard),
             order=self.order,
-            following=self._following,
+            following=self.following.seen(self.memory.epoch),
             polled=self.peers.polled,
-            asked=self._asked == self.memory.epoch,
-            diverged=self._is_diverged(),
-            settled=not isinstance(self.running.half, ReplicaHalf) or self.running.half.follower.is_drained,
+            asked=self._doing.asked == self.memory.epoch,
+            diverged=self.following.is_diverged,
+            settled=self.following.is_settled,
             sealed=rejoining and self.returning.is_sealed,
             rewound=rejoining and self.returning.is_rewound,
             stuck=self.returning.stuck if rejoining else "",
@@ -273,74 +255,20 @@ class Office:
 
     def report(self) -> Report:
         """This region, as it says."""
-        head, half = self.core.tail.head, self.running.half
-        is_replica = isinstance(half, ReplicaHalf)
-        strand = self.core.view.strand_state()
-        heard, heard_head = self._heard(half)
-        at_risk, unknown = self._at_risk()
-        return Report(
-            region=self.rules.me,
-            state=self.memory.state,
-            epoch=self.memory.epoch,
-            promised=self.memory.promised,
-            head_epoch=head.epoch,
-            sequence=head.sequence,
-            hash=head.hash.hex(),
-            applied=half.applied.head.sequence if is_replica and half is not None else head.sequence,
-            verified=strand.verify.verified if is_replica and strand.verify is not None else head.sequence,
-            open=self.term.is_open,
-            priority=self.config.failover.priority,
-            blocked=why_not(self.memory.state, strand, self._unfit)[:500],
-            heard_seconds=heard,
-            heard_head=heard_head,
-            at_risk=at_risk,
-            at_risk_unknown=unknown,
-            led=self.memory.led,
-        )
-
-    def _at_risk(self) -> tuple[dict[str, float], int]:
-        """What would be lost with the primary, as it says itself."""
-        at_risk = self.core.view.at_risk
-        if at_risk is not None:
-            view = at_risk.view()
-            return {
-                f"{table} {currency}": float(sum_) for (table, currency), sum_ in view.amounts.items()
-            }, view.unknown
-        heard = self.peers.heard.get(self._following or "")
-        return (dict(heard.report.at_risk), heard.report.at_risk_unknown) if heard is not None else ({}, 0)
-
-    def _heard(self, half: Half | None) -> tuple[float | None, int]:
-        """How long ago this region heard one that may write, and how far that was. The feed alone does not tell: who is
-        cut off from the lease store may still be sending it, fenced. So its last report counts if that is older."""
-        if self.term.is_open:
-            return 0.0, self.core.tail.head.sequence
-        if not isinstance(half, ReplicaHalf):
-            return None, 0
-        heard = self.peers.heard.get(self._following or "")
-        ago = trio.current_time() - max(half.follower.heard_at or self._began, self._began)
-        if heard is None:
-            return ago, half.follower.heard_head
-        if heard.report.state not in (State.PRIMARY, State.DEMOTING, State.PROMOTING):
-            return None, half.follower.heard_head
-        return max(ago, boot_seconds() - heard.at), half.follower.heard_head
-
-    def _is_diverged(self) -> bool:
-        half = self.running.half
-        return isinstance(half, ReplicaHalf) and half.refused in FORK_REASONS
+        return report(self)
 
     # -- what others ask
 
     async def promised(self, epoch: int) -> Report:
         """Promise an epoch: nothing older is taken, acknowledged or written from now on."""
-        async with self._deciding:
+        async with self.deciding:
             memory = promise(self.memory, epoch)
             if memory != self.memory:
-                await self._keep(memory, None, "")
-            if self.memory.epoch < epoch:
-                if self.term.is_open:
-                    await self.term.close(None, retry_after=None)
-                if isinstance(self.running.half, ReplicaHalf):
-                    await self._follow(None)
+                await self.keep(memory, None, "")
+            if self.term.is_open and self.memory.led < epoch:
+                await self.term.close(None, retry_after=None)
+            if not self.following.honours(epoch):
+                await self.following.follow(None, None, epoch)
         self.look_again()
         return self.report()
 
@@ -348,18 +276,20 @@ class Office:
         """Carry an order out from now on. Raises Rejected if something speaks against it."""
         check_order(order, self.memory, self.report(), self.lease_view(), self.rules, self.order, boot_seconds())
         self.order = order
+        if order.verb == "take" and isinstance(self.running.half, ReplicaHalf):
+            self.running.half.watching.prove()  # while the lease is claimed; the promotion asks for it anyway
         self.look_again()
 
     async def pause(self, event: Event, why: str) -> None:
         """PAUSE or RESUME. Raises Rejected where the state does not know it."""
-        async with self._deciding:
+        async with self.deciding:
             try:
                 state = moved(self.memory.state, event)
             except AssertionError:
                 message = f"this region is {self.memory.state}"
                 cure = "pause and resume are for regions that follow; rejoin is for one that is halted"
                 raise Rejected("not_now", message, status=409, place=self.rules.me, cure=cure) from None
-            await self._keep(dataclasses.replace(self.memory, state=state, why=why), event, why)
+            await self.keep(dataclasses.replace(self.memory, state=state, why=why), event, why)
         self.look_again()
 
     # -- doing
@@ -375,129 +305,14 @@ class Office:
             self.term.forget()
         if event in (Event.DIVERGED, Event.REJOIN):
             self.returning.begin()
-        self._ensure_half()
+        self.ensure_half()
         self.peers.hurry()
 
-    def _ensure_half(self) -> None:
+    def ensure_half(self) -> None:
         """A half runs, save while this region comes back."""
         if self.running.half is None and self.memory.state not in (State.REJOINING, State.HALTED):
-            self._following = None
+            self.following.begin()
             self.running.start(self._build(in_role(self.config, self.memory.half, self.memory.epoch)))
-
-    async def _do(self, action: Action) -> None:
-        """Do it, or show why it could not be done; it is decided anew in either case."""
-        try:
-            with trio.fail_after(ACTION_SECONDS):
-                self._probe(f"before {type(action).__name__}")
-                await self._act(action)
-                self._probe(f"after {type(action).__name__}")
-        except* (ReplicatorError, trio.TooSlowError) as group:
-            leaves = group.subgroup(ReplicatorError)
-            error = first_cause(leaves) if leaves is not None else None
-            words = f"{type(action).__name__}: {error or 'not done in time'}"
-            self.why = words
-            log.warning("%s", words)
-            if isinstance(error, Halted) and isinstance(action, Seal | Rewind):
-                self.returning.stuck = str(error)
-            await trio.sleep(RETRY_SECONDS)
-
-    async def _act(self, action: Action) -> None:
-        match action:
-            case Follow(region):
-                await self._follow(region)
-            case Fetch(region):
-                await self._follow(region)
-                await self._pause_briefly()
-            case Claim(epoch, instead_of):
-                await self.term.claim(epoch, instead_of)
-                if self.term.grant is not None:
-                    await self._keep(self.memory, None, "")
-            case AskPromises(epoch):
-                await self.peers.promise(epoch)
-                self._asked = epoch
-            case Prove():
-                if isinstance(self.running.half, ReplicaHalf):
-                    self.running.half.watching.prove()
-                await self._pause_briefly()
-            case Promote(epoch):
-                await self._promote(epoch)
-            case Open(epoch):
-                await self.term.open(epoch)
-            case Close(moving):
-                retry_after = MOVING_RETRY_AFTER_SECONDS if moving else None
-                await self.term.close(None if moving else self._primary_url(), retry_after=retry_after)
-            case HandOver(target, sequence):
-                await self._hand_over(target, sequence)
-            case KeepMine():
-                if await self.term.keep_mine():
-                    await self._keep(dataclasses.replace(self.memory, reopening=True), None, "")
-            case Release():
-                await self.term.release()
-            case Seal(region):
-                await self.running.stop()
-                await self.returning.seal(self.url_of(region), was_primary=self.memory.half == "primary")
-                await self._count_orphans()
-            case Rewind():
-                await self._rewind()
-            case Tell(text):
-                await self._tell(text)
-
-    async def _pause_briefly(self) -> None:
-        changed = self._changed
-        with trio.move_on_after(TICK_SECONDS / 4):
-            await changed.wait()
-
-    async def _follow(self, region: str | None) -> None:
-        half = self.running.half
-        if not isinstance(half, ReplicaHalf):
-            raise Unavailable("changing_role", "the replica's half does not run yet", place=self.rules.me)
-        half.follow(None if region is None else self.url_of(region))
-        self._following = region
-        if region is None:
-            with trio.move_on_after(DRAIN_SECONDS):
-                while not half.follower.is_drained:  # noqa: ASYNC110  # a plain fact, that sets no event
-                    await trio.sleep(0.005)
-
-    async def _promote(self, epoch: int) -> None:
-        """Set the ledger up as a primary's. What is durable says how far that has come; each step may be repeated."""
-        await self.running.stop()
-        core = self.core
-        if self.memory.half == "replica":
-            await self.ledger.promote(epoch)
-        await trio.to_thread.run_sync(append_epoch, core.journal, core.strand, epoch, time.time_ns() // 1000)
-        core.look_again()
-        async with self._deciding:
-            await self._keep(dataclasses.replace(self.memory, half="primary", led=epoch), None, "")
-        self._ensure_half()
-
-    async def _hand_over(self, target: str, sequence: int) -> None:
-        view = self.lease_view()
-        if view is None or view.holder is None or view.holder.region != self.rules.me or self.order is None:
-            return
-        left = self.order.until - boot_seconds()
-        if self._handed == view.holder:  # it was told: the lease shows what comes of it
-            await self.term.look()
-            await self._pause_briefly()
-            return
-        take = Order("take", 0.0, target=target, instead_of=view.holder, sequence=sequence, reason=self.order.reason)
-        await self.peers.tell(target, take, left)
-        self._handed = view.holder
-
-    async def _rewind(self) -> None:
-        await self.running.stop()
-        await self.returning.rewind(was_primary=self.memory.half == "primary")
-        self.core.look_again()
-
-    async def _tell(self, text: str) -> None:
-        if text != self._told:
-            self._told = text
-            log.warning("shadow: %s", text)
-            self.totals["shadow"] += 1
-            async with self._deciding:
-                shadow = Happened(time.time_ns() // 1000, "shadow", self.memory.state.value, self.memory.epoch, text)
-                self.happened = (*self.happened, shadow)
-                await self._keep(self.memory, None, "")
-        await trio.sleep(TICK_SECONDS)
 
     # -- who is where
 
@@ -523,7 +338,7 @@ class Office:
         """Where the primary's sidecar is, also if it is this one."""
         return self._primary_url() or (self.config.url if self.memory.state is State.PRIMARY else None)
 
-    async def _count_orphans(self) -> None:
+    async def count_orphans(self) -> None:
         """What is sealed and not handled, for status; that it cannot be read keeps nothing else from going on."""
         try:
             await trio.to_thread.run_sync(self.orphans.count)

@@ -55,6 +55,9 @@ def _check_standing(order: Order, memory: Memory, me: Report, lease: LeaseView |
     if lease is None:
         cure = "the lease store must answer, for it keeps two regions from writing"
         raise _refusal("no_lease_store", "the lease store does not answer", rules.me, cure)
+    if max(memory.epoch, lease.epoch) == 0:
+        cure = "start the region that is configured as primary: it begins"
+        raise _refusal("never_led", "no region has ever led, and this one has nothing", rules.me, cure)
     if lease.holder is not None and (rules.exclusive or not order.primary_is_fenced):
         held = f"{lease.holder.region} holds the lease in epoch {lease.holder.epoch}"
         cure = "replicator switchover moves it; if that region is lost, wait for the lease to end"

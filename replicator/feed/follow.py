@@ -106,6 +106,7 @@ class Follower:
         self._backoff = backoff
         self._settler = self._new_settler()
         self._runs = False  # what was in the spool at the start is known
+        self._fed_by: Upstream | None = None
         self._upstream_changed = trio.Event()
         self._feeding = trio.CancelScope()
         self._decoded: dict[bytes, Block] = {}  # by hash: what was proven on arrival and is still on its way
@@ -141,8 +142,11 @@ class Follower:
 
     @property
     def is_drained(self) -> bool:
-        """Whether all that has arrived in order is in the journal."""
-        return self._runs and self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
+        """Whether all that has arrived in order is in the journal, and nothing of an upstream before this one is still
+        arriving."""
+        if not self._runs or self._fed_by not in (None, self._upstream):
+            return False
+        return self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
 
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
@@ -174,11 +178,13 @@ class Follower:
 
     async def _feed_from(self, upstream: Upstream, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:
         """Take what this upstream sends; returns when another one is to be followed."""
+        self._fed_by = upstream
         with trio.CancelScope() as self._feeding:
             async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
                 nursery.start_soon(self._fill_gaps, client, gaps)
                 nursery.start_soon(report_for_ever, client, self._tail)
                 await supervise("feed", lambda: self._connect_once(client), self._listener.feed, self._backoff())
+        self._fed_by = None
 
     def _new_settler(self) -> Settler:
         return Settler(self._config, self._spool, notify=self._on_event)
@@ -219,7 +225,7 @@ class Follower:
         heartbeats = [frame for frame in batch if type(frame) is Heartbeat]
         if heartbeats and heartbeats[-1].position.strand == self._strand:
             self.heard_at = trio.current_time()
-            self.heard_head = heartbeats[-1].position.sequence
+            self.heard_head = max(self.heard_head, heartbeats[-1].position.sequence)
             self._listener.heard(heartbeats[-1])
 
     async def _hear(self, batch: Sequence[Frame], sent: int | None) -> None:

@@ -70,7 +70,7 @@ def test_what_a_killed_rehearsal_left_is_removed_by_the_next(pair: Pair, tmp_pat
     drill = Drill(tmp_path / "drill", PLAN, str(pair.tokyo.config))
     code, said = drill.run()
     assert code == 0, said
-    assert "a rehearsal was killed" in said
+    assert "a drill was killed" in said
     assert drill.left() == []
 
 

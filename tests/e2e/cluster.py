@@ -10,7 +10,6 @@ digests everywhere, each acknowledged write once.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import itertools
 import json
 import time
@@ -22,80 +21,24 @@ from typing import Any
 import trio
 
 from replicator.block import Header
-from replicator.journal.reading import JournalReader
-from replicator.position import genesis
 from replicator.verify.check import Endpoint, verify
 from tests.e2e.links import Network
-from tests.e2e.sidecars import Sidecar, sqlite_rows
+from tests.e2e.region import Region
+from tests.e2e.sidecars import sqlite_rows
 from tests.e2e.writers import Acknowledged, Writer
 from tests.etcd import Etcd
 from tests.faults.regions import WALLETS
 
 NAMES = ("paris", "tokyo", "lima")  # paris begins as primary
-STRAND = "main"
 TTL_SECONDS = 3
 ETCD = "etcd"
 PATIENCE_SECONDS = 60
 _prefixes = itertools.count(1)
 
 
-class Region(Sidecar):
-    """One region's sidecar, and what it says of its office. ``office`` may be asked of one that is stopped: None."""
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return "127.0.0.1", self.port
-
-    def ask(self, method: str, path: str, fields: object = None, seconds: float = 5.0) -> tuple[int, dict[str, Any]]:
-        """One request; raises OSError or HTTPException if there is no answer."""
-        connection = http.client.HTTPConnection(*self.address, timeout=seconds)
-        with contextlib.closing(connection):
-            body = None if fields is None else json.dumps(fields)
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-
-    def office(self, seconds: float = 2.0) -> dict[str, Any] | None:
-        """All that it shows of its role; None while it does not answer."""
-        try:
-            status, answer = self.ask("GET", "/v1/failover", seconds=seconds)
-        except (OSError, http.client.HTTPException, ValueError):
-            return None
-        return answer if status == 200 else None
-
-    def report(self) -> dict[str, Any]:
-        """What it says of itself; nothing while it does not answer."""
-        office = self.office()
-        return {} if office is None else office["report"]
-
-    def order(self, **fields: object) -> tuple[int, dict[str, Any]]:
-        """Give it an order."""
-        return self.ask("POST", "/v1/failover/orders", fields)
-
-    def happened(self) -> list[str]:
-        """The events of its past."""
-        office = self.office()
-        assert office is not None, f"{self.name} does not answer\n{self.log()}"
-        return [event["event"] for event in office["history"]]
-
-    def headers(self) -> list[Header]:
-        """What its journal holds, proven block by block."""
-        reader, found = JournalReader(self.directory / "data" / "journal.sqlite3"), [genesis(STRAND).sequence]
-        headers: list[Header] = []
-        while blocks := reader.blocks(STRAND, found[-1], 1 << 22):
-            headers += [block.header for block in blocks]
-            found.append(blocks[-1].header.sequence)
-        reader.close()
-        return headers
-
-    def seals(self) -> list[dict[str, Any]]:
-        """The reports of the orphans that it has sealed."""
-        return [json.loads(path.read_text()) for path in sorted(self.directory.glob("data/orphans/*/report.json"))]
-
-
 class Cluster:
-    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger. With K = 0 any number of
-    blocks may be lost: what a primary had said to have, and not sent, would make a region wait for a person."""
+    """Regions over one lease store. ``sections`` gives what is particular to a region's ledger. With K = 0 any number
+    of blocks may be lost: what a primary had said to have, and not sent, would make a region wait for a person."""
 
     writer: type[Writer] = Writer
 
@@ -166,6 +109,11 @@ class Cluster:
         self._writers += made
         return made
 
+    def switch_over(self, target: str, seconds: float = 30.0) -> None:
+        """Order it; returns when it is accepted."""
+        status, answer = self.leads(*NAMES).order(verb="switchover", target=target, seconds=seconds)
+        assert status == 202, f"{answer}\n{self.story()}"
+
     # -- waiting
 
     def wait(self, done: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -180,6 +128,11 @@ class Cluster:
                 why = f"ended by themselves: {ended}; answers that should not be: {faults}"
                 raise AssertionError(f"{what}: not reached; {why}\n{self.story()}")
             time.sleep(0.05)  # polls other processes
+
+    def more(self, writers: Sequence[Writer], each: int = 20) -> None:
+        """Wait until each of these has been told of so many more writes."""
+        goals = [(writer, len(writer.acknowledged) + each) for writer in writers]
+        self.wait(lambda: all(len(writer.acknowledged) >= goal for writer, goal in goals), "writes go on")
 
     def primary(self) -> Region | None:
         """The region that says that it leads with its fence open."""

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 from tests.e2e.postgres_cluster import APP, PostgresCluster, postgres_cluster, terms
-from tests.e2e.test_failover_planned import more, switch_over
 from tests.e2e.writers import Acknowledged, all_acknowledged, writing
 from tests.etcd import Etcd
 
@@ -22,19 +21,19 @@ def test_the_database_refuses_while_its_sidecar_sleeps_and_comes_back_without_it
         assert paris.process is not None
         loyal, fickle = three.writers(2, only="paris"), three.writers(2)
         with writing([*loyal, *fickle]):
-            more(three, [*loyal, *fickle])
+            three.more([*loyal, *fickle])
             three.network.part("paris", "tokyo", "lima")  # from here on its commits are received by nobody
-            more(three, [*loyal, *fickle])
+            three.more([*loyal, *fickle])
             os.kill(paris.process.pid, signal.SIGSTOP)
             leader = three.leads("tokyo", "lima")
             assert three.is_refused("paris", APP), "an application wrote beside the new primary"
             assert three.is_refused("paris", "postgres"), "a superuser wrote beside the new primary"
             three.network.heal()
-            more(three, fickle)
+            three.more(fickle)
             assert three.is_refused("paris", APP)
             os.kill(paris.process.pid, signal.SIGCONT)
             three.wait(lambda: paris.report().get("state") == "following", "it comes back")
-            more(three, fickle)
+            three.more(fickle)
         acknowledged = all_acknowledged([*loyal, *fickle])
         assert terms(acknowledged) == ["paris", leader.name]
         assert three.judge(acknowledged, lost=True) is leader
@@ -61,8 +60,8 @@ def back_again(three: PostgresCluster) -> None:
     """The region that was rewound leads again, by a switchover; numbers go on."""
     writers = three.writers(2)
     with writing(writers):
-        more(three, writers)
-        assert switch_over(three, "paris") == 202
+        three.more(writers)
+        three.switch_over("paris")
         three.leads("paris")
-        more(three, writers)
+        three.more(writers)
     assert three.judge(all_acknowledged(writers)).name == "paris"

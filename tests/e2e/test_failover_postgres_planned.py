@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.e2e.postgres_cluster import postgres_cluster, terms
-from tests.e2e.test_failover_planned import more, switch_over
 from tests.e2e.writers import all_acknowledged, writing
 from tests.etcd import Etcd
 
@@ -16,11 +15,11 @@ def test_a_switchover_and_back(tmp_path: Path, etcd: Etcd) -> None:
     with postgres_cluster(tmp_path, etcd) as three:
         writers = three.writers(4)
         with writing(writers):
-            more(three, writers)
+            three.more(writers)
             for target in ("tokyo", "paris"):
-                assert switch_over(three, target) == 202
+                three.switch_over(target)
                 three.leads(target)
-                more(three, writers)
+                three.more(writers)
         acknowledged = all_acknowledged(writers)
         assert terms(acknowledged) == ["paris", "tokyo", "paris"]
         assert three.judge(acknowledged).name == "paris"
