@@ -31,6 +31,7 @@ from replicator.observe.snapshot import (
     FollowerView,
     JournalView,
     RegionView,
+    Role,
     SettleView,
     Snapshot,
     SourceView,
@@ -106,7 +107,7 @@ class View:
         self._listen_to_source()
         return Snapshot(
             region=region.name,
-            role=region.role if office is None else role_of(office),
+            role=self._role(),
             version=__version__,
             at_us=time.time_ns() // 1000,
             uptime_seconds=trio.current_time() - self._started,
@@ -119,6 +120,12 @@ class View:
             drills=self.drills.views() if self.drills is not None else (),
             failover=None if office is None else failover_view(office),
         )
+
+    def _role(self) -> Role:
+        """What it is for those who read and write. In a cluster nobody is primary before its office says so."""
+        if self.office is not None:
+            return role_of(self.office)
+        return self._config.region.role if self._config.cluster is None else "replica"
 
     def _past(self) -> tuple[Event, ...]:
         """What happened in this process, and what the office remembers."""

@@ -65,3 +65,11 @@ async def test_a_large_block_is_stuck_only_when_no_part_comes(autojump_clock: tr
         assert condition() is Condition.WORKING
     await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
     assert condition() is Condition.STUCK
+
+
+async def test_a_region_of_a_cluster_is_no_primary_before_its_office_says_so(tmp_path: Path) -> None:
+    cluster = '[cluster]\nregions = { paris = "http://a:1", tokyo = "http://b:1" }\n[lease]\nkind = "static"\n'
+    for text, role in ((PRIMARY, "primary"), (PRIMARY + cluster, "replica")):
+        config = parse(text, tmp_path / "paris.toml", {})
+        view = View(config, Journal(tmp_path / "j"), Tail(genesis("main")), Board(Progress("main", ["source"], now())))
+        assert view.snapshot().role == role

@@ -1,4 +1,4 @@
-"""``replicator demo``: the main job on this machine, with real processes and real traffic, judged at its end.
+"""``replicator demo``: replication, failover and back on this machine, with real processes and traffic, then judged.
 
 Guarantee: everything that is shown happened. The regions are sidecars started as an operator starts them, the traffic
 goes over their HTTP API, the kills are SIGKILL, and the last word is a comparison of every row of every region and of

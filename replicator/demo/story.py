@@ -180,8 +180,11 @@ class Story:
     async def _sealed(self, region: Region) -> Counter[str]:
         """How many transactions the region sealed that were in no other region, by how they were judged."""
         async with httpx.AsyncClient(trust_env=False) as client:
-            sealed = (await client.get(f"{region.url}/v1/orphans")).json()["orphans"]
-        return sum((Counter(one["counts"]) for one in sealed), Counter())
+            answer = await client.get(f"{region.url}/v1/orphans")
+        if answer.status_code != 200:
+            message = f"its orphans are not told: {answer.text[:500]}"
+            raise ReplicatorError("no_orphans", message, place=f"region {region.name}", cure="see the region's log")
+        return sum((Counter(one["counts"]) for one in answer.json()["orphans"]), Counter())
 
     async def _answered_after(self, moment: float) -> None:
         """A write that was sent after the moment is acknowledged: an answer may have been on its way before."""

@@ -26,8 +26,10 @@ _GRAVE = ("halted", "stuck", "waiting")
 
 @dataclasses.dataclass(slots=True)
 class RegionState:
-    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second. ``state`` is its
-    state in failover, and ``is_open`` whether it takes writes."""
+    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second.
+
+    ``state`` is its state in failover, and ``is_open`` whether it takes writes.
+    """
 
     name: str
     role: str
@@ -94,7 +96,9 @@ class Watch:
             state.condition = "killed" if region.is_killed else "starting"
             return None
         try:
-            state.role, failover = str(status["role"]), status["failover"]
+            if (failover := status.get("failover")) is None:  # it has just begun
+                return None
+            state.role = str(status["role"])
             state.state, state.is_open = str(failover["state"]), bool(failover["fence_open"])
             return self._take(state, status["strands"][0])
         except (KeyError, TypeError, IndexError) as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from replicator.body import json_fields
@@ -26,6 +26,7 @@ from replicator.failover.losing import loss, refused
 from replicator.failover.states import Event
 from replicator.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
 from replicator.leases.base import boot_seconds
+from replicator.observe.http import AnyTextJSON
 
 if TYPE_CHECKING:
     from replicator.failover.office import Office
@@ -47,26 +48,26 @@ def routes(office: Office) -> list[BaseRoute]:
     """The routes."""
 
     async def show(request: Request) -> Response:
-        return JSONResponse(await shown(office))
+        return AnyTextJSON(await shown(office))
 
     async def promise(request: Request) -> Response:
         fields = await json_fields(request, {"epoch": int})
         epoch = fields["epoch"]
         if not 0 < epoch < 2**53:
             raise Rejected("bad_request", "an epoch is a number above zero", place="epoch")
-        return JSONResponse({"report": report_json(await office.promised(epoch))})
+        return AnyTextJSON({"report": report_json(await office.promised(epoch))})
 
     async def order(request: Request) -> Response:
         fields = await json_fields(request, {"verb": str}, _ORDER_FIELDS)
         if fields["verb"] in _PAUSES:
             await office.pause(_PAUSES[fields["verb"]], str(fields.get("reason") or "an operator")[:TEXT_LIMIT])
-            return JSONResponse({"accepted": fields["verb"]}, status_code=202)
+            return AnyTextJSON({"accepted": fields["verb"]}, status_code=202)
         try:
             taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())
         except (ValueError, TypeError, KeyError) as error:
             raise Rejected("bad_request", f"this is no order: {error}", place=request.url.path) from error
         office.take_order(taken)
-        return JSONResponse({"accepted": taken.verb}, status_code=202)
+        return AnyTextJSON({"accepted": taken.verb}, status_code=202)
 
     return [
         Route("/v1/failover", show, methods=["GET"]),

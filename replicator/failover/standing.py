@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from replicator.failover.detector import signals
 from replicator.failover.losing import Loss, loss, refused
 from replicator.failover.seen import Order, Report, Seen
-from replicator.failover.states import LEADING, State
+from replicator.failover.states import State
 from replicator.failover.view import FailoverView, Standing
 from replicator.leases.base import boot_seconds
 from replicator.observe.snapshot import Event, Role
@@ -60,7 +60,7 @@ def _peers(office: Office, seen: Seen) -> tuple[Standing, ...]:
 
 
 def _standing(report: Report, url: str, age_seconds: float) -> Standing:
-    standing = Standing(
+    return Standing(
         report.region,
         url,
         age_seconds,
@@ -72,7 +72,6 @@ def _standing(report: Report, url: str, age_seconds: float) -> Standing:
         report.open,
         "" if report.state is State.PRIMARY else report.blocked,
     )
-    return standing
 
 
 def _loss(office: Office, seen: Seen) -> Loss:
@@ -107,8 +106,3 @@ def past(office: Office) -> list[Event]:
         )
         for one in office.happened
     ]
-
-
-def is_leading(office: Office) -> bool:
-    """Whether the region leads, or is about to."""
-    return office.memory.state in LEADING

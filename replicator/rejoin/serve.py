@@ -19,12 +19,13 @@ from typing import Any
 
 import trio
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.body import Fields, json_fields
 from replicator.errors import Rejected
 from replicator.ledger.asking import parameters
+from replicator.observe.http import AnyTextJSON
 from replicator.position import MAX_SEQUENCE
 from replicator.rejoin.judging import VERDICTS
 from replicator.rejoin.orphans import PAGE_LIMIT, Orphans
@@ -50,7 +51,7 @@ def routes(orphans: Orphans, taking: Callable[[], Taking] | None = None) -> list
 
 def _route(path: str, answer: Callable[[Request], Awaitable[Fields]], method: str) -> Route:
     async def endpoint(request: Request) -> Response:
-        return JSONResponse(await answer(request))
+        return AnyTextJSON(await answer(request))
 
     return Route(path, endpoint, methods=[method])
 

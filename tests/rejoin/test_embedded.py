@@ -63,9 +63,9 @@ async def test_it_is_written_to_as_if_the_orphans_had_never_been(regions: tuple[
         region.clock.now = old.clock.now
         told = region.submit(*bodies)
         assert all(isinstance(one, Answer) for one in told)
-        outcomes.append([one[3:] for one in told if isinstance(one, Answer)])
+        outcomes.append([(one.versions, one.repeated) for one in told if isinstance(one, Answer)])
     assert outcomes[0] == outcomes[1]
-    assert [repeated for *_, repeated in outcomes[0]] == [False, True, False, False, False]
+    assert [repeated for _, repeated in outcomes[0]] == [False, True, False, False, False]
     assert digests(old.kind) == digests(reference.kind)
 
 
