@@ -23,8 +23,8 @@ def test_a_killed_primary_loses_nothing_that_another_region_has_acknowledged(tmp
             alone = three["paris"].report()["sequence"]
             three.wait(lambda: three["paris"].report()["sequence"] >= alone + 2, "blocks that only paris has")
             three["paris"].kill()
-            three.network.heal()
             leader = three.leads("tokyo", "lima")
+            three.network.heal()  # what was on its way arrives now: too late
             three.more(writers)
             three["paris"].start()
             three.wait(lambda: three["paris"].report().get("state") == "following", "it comes back")
