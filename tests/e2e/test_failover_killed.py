@@ -23,8 +23,8 @@ def test_a_killed_primary_loses_nothing_that_another_region_has_acknowledged(tmp
             alone = three["paris"].report()["sequence"]
             three.wait(lambda: three["paris"].report()["sequence"] >= alone + 2, "blocks that only paris has")
             three["paris"].kill()
-            three.network.heal()
             leader = three.leads("tokyo", "lima")
+            three.network.heal()  # what was on its way arrives now: too late
             three.more(writers)
             three["paris"].start()
             three.wait(lambda: three["paris"].report().get("state") == "following", "it comes back")
@@ -47,8 +47,8 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
             three.network.part("paris", "tokyo", "lima")  # from here on its blocks are received by nobody
             only_paris = paris.report()["sequence"] + 20
             three.wait(lambda: paris.report()["sequence"] >= only_paris, "blocks of its own")
-            os.kill(paris.process.pid, signal.SIGSTOP)
             stopped = time.monotonic()
+            os.kill(paris.process.pid, signal.SIGSTOP)
             leader = three.leads("tokyo", "lima")
             three.network.heal()
             assert time.monotonic() > stopped + TTL_SECONDS - 1, "promoted before the lease can have ended"
@@ -58,7 +58,8 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
             three.more(fickle)
         acknowledged = all_acknowledged([*loyal, *fickle])
         check_one_at_a_time(acknowledged)
-        late = [one for one in acknowledged if one.heard > continued and one.region == "paris"]
+        # An answer that was on its way out when the process was stopped is nobody's to take back: its block is older.
+        late = [one for one in acknowledged if one.heard > continued and one.region == "paris" and one.sent > stopped]
         assert not late, f"acknowledged after it had slept: {late[:3]}\n{three.story()}"
         assert three.judge(acknowledged, lost=True) is leader
         lost = {one.id for one in acknowledged} - {header.txid for header in leader.headers()}

@@ -22,8 +22,8 @@ def test_a_killed_region_loses_no_acknowledged_payment(tmp_path: Path, etcd: Etc
             three.wait(lambda: paris.report()["sequence"] >= alone + 2, "commits that only paris has")
             paris.kill()
             three.servers["paris"].kill()
-            three.network.heal()
             leader = three.leads("tokyo", "lima")
+            three.network.heal()  # what was on its way arrives now: too late
             three.more(writers)
             three.servers["paris"].start()
             paris.start()
