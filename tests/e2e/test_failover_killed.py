@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import time
@@ -47,7 +48,7 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
             three.network.part("paris", "tokyo", "lima")  # from here on its blocks are received by nobody
             only_paris = paris.report()["sequence"] + 20
             three.wait(lambda: paris.report()["sequence"] >= only_paris, "blocks of its own")
-            stopped = time.monotonic()
+            stopped, stopped_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
             os.kill(paris.process.pid, signal.SIGSTOP)
             leader = three.leads("tokyo", "lima")
             three.network.heal()
@@ -63,6 +64,11 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
         assert not late, f"acknowledged after it had slept: {late[:3]}\n{three.story()}"
         assert three.judge(acknowledged, lost=True) is leader
         lost = {one.id for one in acknowledged} - {header.txid for header in leader.headers()}
-        sealed = {transaction["transaction"] for seal in paris.seals() for transaction in seal["transactions"]}
+        transactions = [transaction for seal in paris.seals() for transaction in seal["transactions"]]
+        sealed = {transaction["transaction"] for transaction in transactions}
+        woken = {
+            t["transaction"] for t in transactions if datetime.datetime.fromisoformat(t["committed_at"]) > stopped_at
+        }
+        assert not woken & {one.id for one in acknowledged}, "acknowledged although it was written after the sleep"
         assert lost, "this test is about blocks that nobody received"
         assert lost <= sealed, f"lost without a word: {sorted(lost - sealed)[:5]}"
