@@ -9,7 +9,7 @@ import trio
 
 from tests.failover.regions import Region
 
-AT_A_TIME = 5
+AT_A_TIME = 8
 
 History = Callable[[Path, str | None, int | None], Awaitable[dict[str, Region]]]
 
