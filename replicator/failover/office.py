@@ -27,6 +27,7 @@ from replicator.config import Config
 from replicator.config.roles import in_role
 from replicator.core import Core
 from replicator.errors import Rejected, ReplicatorError, Unavailable
+from replicator.failover.admission import Admission
 from replicator.failover.decide import Step, decide, promise
 from replicator.failover.doing import Doing
 from replicator.failover.following import Following
@@ -106,6 +107,7 @@ class Office:
         self.began_at = boot_seconds()
         self.unfit = ""
         self._doing = Doing(self)
+        running.admit = Admission(self)
         self.deciding = trio.Lock()
         self.changed = trio.Event()
         self._manual: LeaseView | None = None

@@ -6,7 +6,7 @@ goes on meanwhile: what belongs to a half that is gone is answered as Unavailabl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from starlette.routing import BaseRoute, Match, Router
@@ -26,6 +26,7 @@ class Running:
         self._ended = trio.Event()
         self._ended.set()
         self._router = Router(default=_between_halves)
+        self.admit: Callable[[Scope], Awaitable[None]] = _at_once
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run whatever half is started, until cancelled."""
@@ -59,7 +60,8 @@ class Running:
             ended.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI: the routes of the half that runs."""
+        """ASGI: the routes of the half that runs, once ``admit`` lets the request in."""
+        await self.admit(scope)
         await self._router(scope, receive, send)
 
 
@@ -76,6 +78,10 @@ class Swapped(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on."""
         await self._running(scope, receive, send)
+
+
+async def _at_once(scope: Scope) -> None:
+    """Nobody waits."""
 
 
 async def _between_halves(scope: Scope, receive: Receive, send: Send) -> None:
