@@ -1,8 +1,9 @@
 """Writes that come while the lead is on its way to another region wait for it, for a moment.
 
 Guarantee: a write is held only before the ledger sees it, for a bounded time, and so many at most; then it is answered
-as ever: taken, sent on to the region that is open by now, or told to come again. So a client that waits a whole second
-before it comes again is not kept waiting for a change that took a quarter of one.
+as ever: taken, sent on to the region that is open by now, or told to come again, as is one that was let in a moment
+before the change. So a client that waits a whole second before it comes again is not kept waiting for a change that
+took a quarter of one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from starlette.types import Scope
 
 from replicator.errors import NotPrimary
 from replicator.failover.states import State
+from replicator.halves.primary import EmbeddedPrimary
 
 if TYPE_CHECKING:
     from replicator.failover.office import Office
@@ -51,8 +53,10 @@ class Admission:
         office = self._office
         state = office.memory.state
         opens = state is State.PRIMARY and not office.term.is_open and office.term.usable_until is not None
+        half = office.running.half
+        begins = state is State.PRIMARY and isinstance(half, EmbeddedPrimary) and not half.ledger.runs
         left = state in _GONE and office.memory.handed_to != ""
-        return state in _ON_ITS_WAY or opens or left
+        return state in _ON_ITS_WAY or opens or begins or left
 
     def _refuse_if_open_elsewhere(self) -> None:
         view = self._office.lease_view()

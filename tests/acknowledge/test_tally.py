@@ -53,8 +53,11 @@ class Counting(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), back=st.integers(0, 8))
     def report(self, name: str, back: int) -> None:
+        before = self.tally.acknowledged
         self.reports[name] = max(0, len(self.stored_at) - back)
         self.tally.report(name, self.reports[name])
+        for sequence in range(self.tally.acknowledged + 1, min(before, len(self.stored_at)) + 1):
+            self.stored_at[sequence] = self.now  # it was acknowledged, and waits again from now on
 
     @rule(seconds=st.floats(0.01, 3.0))
     def wait(self, seconds: float) -> None:

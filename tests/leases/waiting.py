@@ -11,7 +11,7 @@ import trio
 from replicator.errors import Unavailable
 from replicator.leases.base import Lease, LeaseView
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 T = TypeVar("T")
 
 
