@@ -355,6 +355,12 @@ async def test_a_server_that_is_stopped_is_unavailable_in_time_and_well_again_la
                 await lease.look()
             assert given_up.cancelled_caught
         server.thaw()
+        with trio.move_on_after(5):
+            while not await trio.to_thread.run_sync(server.is_well):  # noqa: ASYNC110  # it gives no signal
+                await trio.sleep(0.1)
+        if not server.is_well():  # etcd 3.5.1 does not always get well after a stop under load: that is not the client
+            server.kill()
+            server.start()
         assert (await patiently(lease.look)).epoch == grant.epoch
         await lease.aclose()
 

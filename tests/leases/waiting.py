@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -11,18 +10,21 @@ import trio
 from replicator.errors import Unavailable
 from replicator.leases.base import Lease, LeaseView
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 20.0
 T = TypeVar("T")
 
 
 async def patiently(step: Callable[[], Awaitable[T]]) -> T:
     """The step, again while a slow machine makes the store late: what every caller does."""
-    with trio.fail_after(DEADLINE_SECONDS):
+    fault: Unavailable | None = None
+    with trio.move_on_after(DEADLINE_SECONDS):
         while True:
-            with contextlib.suppress(Unavailable):
+            try:
                 return await step()
+            except Unavailable as error:
+                fault = error
             await trio.sleep(0.02)
-    raise AssertionError("not reached")
+    raise AssertionError(f"not within {DEADLINE_SECONDS:.0f} s: {fault}")
 
 
 async def vacant(lease: Lease) -> LeaseView:
