@@ -12,11 +12,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from replicator.copying.wire import Begun
+from replicator.durable import replace_file, sync_directory
 from replicator.errors import Halted
 from replicator.position import Position, parse_position
 from replicator.replicas.base import Applied
@@ -72,13 +72,7 @@ def write_half(data_dir: Path, half: Half) -> None:
         "position": str(begun.position),
         "definitions": [[relation, base64.b64encode(data).decode()] for relation, data in begun.definitions],
     }
-    path, coming = data_dir / FILE, data_dir / f"{FILE}.new"
-    with coming.open("w") as file:
-        json.dump(fields, file)
-        file.flush()
-        os.fsync(file.fileno())
-    coming.replace(path)
-    _sync(data_dir)
+    replace_file(data_dir / FILE, [json.dumps(fields)])
 
 
 def read_half(data_dir: Path) -> Half | None:
@@ -106,12 +100,4 @@ def read_half(data_dir: Path) -> Half | None:
 def remove_half(data_dir: Path) -> None:
     """The copy is whole. Durable on return."""
     (data_dir / FILE).unlink(missing_ok=True)
-    _sync(data_dir)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(data_dir)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from replicator.durable import sync_directory
 from replicator.errors import ConfigError, Unavailable
 
 LIMIT_BYTES = 1_000_000
@@ -55,7 +56,7 @@ def noting(directory: Path, name: str) -> Iterator[Note]:
         raise ConfigError("state_unusable", message, place=str(directory), cure=cure) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _sync(directory)
+        sync_directory(directory)
         yield Note(path, file)
         if path.exists() and not path.stat().st_size:
             path.unlink()
@@ -98,11 +99,3 @@ def _last_whole_line(text: str) -> dict[str, Any]:
             if isinstance(fields, dict):
                 return fields
     return {}
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 import threading
 import time
@@ -29,6 +28,7 @@ from starlette.routing import Route
 from replicator.body import json_fields
 from replicator.drills.plan import KINDS
 from replicator.drills.result import Outcome, Report
+from replicator.durable import replace_file
 from replicator.errors import Rejected, Unavailable
 from replicator.observe.http import AnyTextJSON
 from replicator.observe.snapshot import DrillView
@@ -117,18 +117,9 @@ class DrillResults:
             return []
 
     def _store(self, results: Iterable[Result]) -> None:
-        coming = self._path.with_name(f"{FILE}.new")
+        fields = {"results": [dataclasses.asdict(result) for result in results]}
         try:
-            with coming.open("w") as file:
-                json.dump({"results": [dataclasses.asdict(result) for result in results]}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            coming.replace(self._path)
-            descriptor = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            replace_file(self._path, [json.dumps(fields)])
         except OSError as error:
             cure = "check disk and rights; then send it again"
             raise Unavailable(

@@ -10,10 +10,10 @@ A change is kept before anything that follows from it is done.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from replicator.durable import replace_file
 from replicator.errors import Corrupt, Unavailable
 from replicator.failover.seen import Memory
 from replicator.failover.wire import memory_from, memory_json
@@ -76,18 +76,8 @@ class MemoryFile:
             "grant": None if kept.grant is None else kept.grant.as_json(),
             "happened": [list(event) for event in kept.happened[-HAPPENED_LIMIT:]],
         }
-        aside = self._path.with_suffix(".new")
         try:
-            with aside.open("wb") as file:
-                file.write(json.dumps(fields).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self._path)
-            directory = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            replace_file(self._path, [json.dumps(fields)])
         except OSError as error:
             cure = "free disk space, or mend the disk; it is tried again by itself"
             raise Unavailable("role_unwritable", error.strerror or "", place=str(self._path), cure=cure) from error

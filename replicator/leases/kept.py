@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from replicator.durable import replace_file
 from replicator.errors import Halted
 from replicator.leases.base import Holder, LeaseView, duration_of, epoch_of, text_of
 
@@ -83,14 +83,4 @@ def write_kept(path: Path, strand: str, kept: Kept) -> None:
             "began_at": kept.began_at,
             "ttl_seconds": None if math.isinf(kept.ttl_seconds) else kept.ttl_seconds,
         }
-    new = path.with_name(f"{path.name}.new")
-    with new.open("w") as file:
-        json.dump({"strand": strand, "epoch": kept.epoch, "held": held}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    replace_file(path, [json.dumps({"strand": strand, "epoch": kept.epoch, "held": held})])

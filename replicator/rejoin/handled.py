@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from replicator.durable import sync_directory
 from replicator.errors import Halted
-from replicator.rejoin.files import sync_directory, unwritable
+from replicator.rejoin.files import unwritable
 
 FILE = "handled.jsonl"
 SENDING, REAPPLIED, REFUSED, SETTLED = "sending", "reapplied", "refused", "settled"

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from replicator.durable import sync_directory
 from replicator.errors import Halted, Unavailable
 from replicator.journal.cutting import check_cut
 from replicator.journal.history import HistoryIndex
@@ -31,7 +32,7 @@ from replicator.journal.sealed import Seal, SealedBlocks, verified
 from replicator.journal.store import Journal
 from replicator.ledger import index as requests
 from replicator.position import parse_position
-from replicator.rejoin.files import sync_directory, write_file
+from replicator.rejoin.files import write_file
 from replicator.rejoin.fork import Fork
 from replicator.rejoin.tables import Tables
 from replicator.rejoin.touches import Touches

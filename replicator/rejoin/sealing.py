@@ -22,6 +22,7 @@ from pathlib import Path
 
 import trio
 
+from replicator.durable import sync_directory
 from replicator.errors import Halted
 from replicator.feed.client import FeedClient
 from replicator.journal.history import HistoryIndex
@@ -42,7 +43,7 @@ from replicator.journal.store import Journal
 from replicator.rejoin import report
 from replicator.rejoin.charge import Fetched, InCharge, ScratchMarks
 from replicator.rejoin.facts import Facts, Fields
-from replicator.rejoin.files import sync_directory, unwritable, write_file
+from replicator.rejoin.files import unwritable, write_file
 from replicator.rejoin.fork import Fork
 from replicator.rejoin.judging import judge
 from replicator.rejoin.page import page

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from replicator.durable import replace_file, sync_directory
 from replicator.errors import Rejected, Unavailable
 from replicator.journal.store import Journal
 from replicator.ledger.shown import show_time
@@ -253,24 +253,10 @@ def _named(names: Sequence[str], row: Sequence[str | None] | None) -> dict[str, 
 
 def _store(path: Path, content: Fields) -> None:
     """Write the file and make it durable, itself and its name."""
-    part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w") as file:
-            json.dump(content, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        for directory in (path.parent, path.parent.parent):
-            _sync(directory)
+        replace_file(path, [json.dumps(content, indent=2)])
+        sync_directory(path.parent.parent)
     except OSError as error:
         cure = "free disk space, or mend the directory's rights; then repair again"
         raise Unavailable("report_unwritable", f"the report: {error.strerror}", place=str(path), cure=cure) from error
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -33,7 +33,7 @@ def is_adopted(connection: psycopg.Connection) -> bool:
 
 
 def silence(connection: psycopg.Connection) -> None:
-    """No trigger and no foreign key for this session. Raises Halted if there are any that the role cannot silence."""
+    """No trigger and no foreign key on this connection. Raises Halted if the role cannot silence one that is there."""
     row = connection.execute(_FIRING).fetchone()
     assert row is not None
     firing, always = row
