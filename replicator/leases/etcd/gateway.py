@@ -40,8 +40,6 @@ class Gateway:
         if question.decided_by is not None:
             first = question.decided_by
             self._members.sort(key=lambda member: member is not first)  # stable: the others stay in their order
-        else:
-            await self._cluster.renew(self._budget_seconds)
         return question.outcome()
 
     async def aclose(self) -> None:

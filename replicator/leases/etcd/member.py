@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import trio
 
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.leases.etcd.answers import Header, read_header
@@ -48,8 +47,6 @@ class Cluster:
     def __init__(self, options: EtcdOptions) -> None:
         self.options = options
         self._http: httpx.AsyncClient | None = None
-        self._retired: list[tuple[float, httpx.AsyncClient]] = []  # since when; their last requests may still run
-        self._tls: ssl.SSLContext | None = None
         self._id: int | None = None
 
     @property
@@ -58,10 +55,8 @@ class Cluster:
         if self._http is None:
             # Without an https endpoint nobody's certificate is looked at: then there is nothing to load.
             has_tls = any(endpoint.startswith("https:") for endpoint in self.options.endpoints)
-            if has_tls and self._tls is None:
-                self._tls = tls_context(self.options)
             self._http = httpx.AsyncClient(
-                verify=False if self._tls is None else self._tls,
+                verify=tls_context(self.options) if has_tls else False,
                 trust_env=False,
                 timeout=None,
                 limits=httpx.Limits(keepalive_expiry=IDLE_CONNECTION_SECONDS),
@@ -69,26 +64,11 @@ class Cluster:
             )
         return self._http
 
-    async def renew(self, request_seconds: float) -> None:
-        """Ask with new connections from now on: nobody has answered on these. ``request_seconds`` is how long a request
-        lasts at most; what was retired longer ago than that is closed."""
-        if self._http is not None:
-            self._retired.append((trio.current_time(), self._http))
-            self._http = None
-        over = trio.current_time() - 2 * request_seconds
-        closing = [client for since, client in self._retired if since < over]
-        self._retired = [one for one in self._retired if one[0] >= over]
-        for client in closing:
-            await client.aclose()
-
     async def aclose(self) -> None:
         """Close the connections."""
-        clients = [client for _, client in self._retired]
         if self._http is not None:
-            clients.append(self._http)
-        self._http, self._retired = None, []
-        for client in clients:
-            await client.aclose()
+            await self._http.aclose()
+            self._http = None
 
     def check(self, header: Header, place: str) -> None:
         """Two clusters would each give the lease away: only the one that answered first is heard."""

@@ -2,8 +2,10 @@
 
     https://etcd.io/docs/v3.5/learning/api/#transaction
 
-Each transaction compares revisions and writes only if they hold; where they do not, and in a mere look, it reads both
-keys at one revision. None is a serializable (possibly old) read.
+Each transaction compares revisions and writes only if they hold; where they do not, it reads both keys at one revision.
+A mere look is one range over the strand's keys, which sees one revision, too. It must be no transaction: one that only
+reads and is given up by its client takes an etcd before 3.5.5 down with it (etcd-io/etcd 14110; up to 3.5.6, 14891).
+None is a serializable (possibly old) read.
 """
 
 from __future__ import annotations
@@ -23,11 +25,21 @@ class Keys:
         self.place = f"{prefix}/{strand}"
         self._leader = _packed(f"{prefix}/{strand}/leader")
         self._epoch = _packed(f"{prefix}/{strand}/epoch")
+        self._first, self._behind = _packed(f"{prefix}/{strand}/"), _packed(f"{prefix}/{strand}0")  # "0" follows "/"
         self._read_both = [{"request_range": {"key": key}} for key in (self._leader, self._epoch)]
 
     def look(self) -> dict[str, Any]:
-        """Read both keys."""
-        return {"success": self._read_both}
+        """Read both keys: a range, not a transaction."""
+        return {"key": self._first, "range_end": self._behind}
+
+    def looked(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer to ``look`` in the form of a transaction's that read both keys. Raises ValueError, KeyError or
+        TypeError for what is none."""
+        kvs = answer.get("kvs", [])
+        if not isinstance(kvs, list):
+            raise ValueError("keys and values are a list")
+        found = [[kv for kv in kvs if kv["key"] == key] for key in (self._leader, self._epoch)]
+        return {**answer, "responses": [{"response_range": {"kvs": one}} for one in found]}
 
     def claim(self, seen: Seen, wanted: Grant) -> dict[str, Any]:
         """Write both keys, if both are as they were seen."""
