@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from bench.setting import seconds_until
-from replicator.sqlite import connect
+from replicator.storage.sqlite import connect
 from tests.e2e.sidecars import Sidecar, sequence
 from tests.servers import Postgres
 

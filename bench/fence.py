@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from bench.setting import directory, pgbench, print_table, server
-from replicator.fencing.postgres import PostgresFence
+from replicator.cluster.fencing.postgres import PostgresFence
 from tests.servers import Postgres, postgres_bin
 
 CLIENTS = ["-c", "8", "-j", "2"]

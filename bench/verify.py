@@ -18,13 +18,13 @@ from pathlib import Path
 from bench.catchup import catch_up
 from bench.contenders import NOTE, Project, begin_anew
 from bench.setting import directory, print_table, server
-from replicator.definition import Column, Definition
-from replicator.digest import TableDigest
-from replicator.position import Position
-from replicator.replicas.base import Applied, Change, Define, Reader, Replica
-from replicator.replicas.postgres import PostgresReader, PostgresReplica
-from replicator.replicas.sqlite import SqliteReader, SqliteReplica
-from replicator.row import pack_row
+from replicator.format.definition import Column, Definition
+from replicator.format.digest import TableDigest
+from replicator.format.position import Position
+from replicator.format.row import pack_row
+from replicator.pipeline.replicas.base import Applied, Change, Define, Reader, Replica
+from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
+from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from tests.servers import Postgres
 
 TURNS = 3

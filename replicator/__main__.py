@@ -1,5 +1,5 @@
 """``python -m replicator`` is ``replicator``."""
 
-from replicator.cli import main
+from replicator.ops.cli import main
 
 main()

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.servers import free_port
 
 START_SECONDS = 60
-TLS = Path(__file__).parent / "leases" / "tls"  # made for these tests only
+TLS = Path(__file__).parent / "cluster" / "leases" / "tls"  # made for these tests only
 
 
 @functools.cache

@@ -29,13 +29,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import NotPrimary, Rejected
-from replicator.ledger import asking
+from replicator.format.position import Position
+from replicator.ledger import request_body
 from replicator.ledger.exact_json import read, write
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.presentation import describe, show_time
 from replicator.ledger.reads import Found, Reads
-from replicator.ledger.shown import describe, show_time
 from replicator.ledger.tables import KeyType, TableDeclaration
-from replicator.position import Position
 
 DECLARATION_LIMIT_BYTES = 64 * 1024
 _AFTER = ("after", "timeout")
@@ -47,11 +47,11 @@ def routes(ledger: Ledger | None, reads: Reads, primary: Callable[[], str | None
     writes = _Writes(ledger, primary)
     asked = _Asked(reads)
     return [
-        Route(f"{asking.PREFIX}/transactions", writes.transact, methods=["POST"]),
-        Route(f"{asking.PREFIX}/tables", asked.tables, methods=["GET"]),
-        Route(f"{asking.PREFIX}/tables/{{rest:path}}", writes.declare, methods=["PUT"]),
-        Route(f"{asking.PREFIX}/tables/{{rest:path}}", asked.in_table, methods=["GET"]),
-        Route(f"{asking.PREFIX}/users/{{rest:path}}", asked.of_user, methods=["GET"]),
+        Route(f"{request_body.PREFIX}/transactions", writes.transact, methods=["POST"]),
+        Route(f"{request_body.PREFIX}/tables", asked.tables, methods=["GET"]),
+        Route(f"{request_body.PREFIX}/tables/{{rest:path}}", writes.declare, methods=["PUT"]),
+        Route(f"{request_body.PREFIX}/tables/{{rest:path}}", asked.in_table, methods=["GET"]),
+        Route(f"{request_body.PREFIX}/users/{{rest:path}}", asked.of_user, methods=["GET"]),
     ]
 
 
@@ -61,7 +61,7 @@ class _Writes:
     def __init__(self, ledger: Ledger | None, primary: Callable[[], str | None]) -> None:
         self._ledger = ledger
         self._primary = primary
-        self._bodies = asking.Bodies()
+        self._bodies = request_body.Bodies()
 
     def _here(self) -> Ledger:
         if self._ledger is None:
@@ -71,7 +71,7 @@ class _Writes:
     async def transact(self, request: Request) -> Response:
         """POST /v1/transactions."""
         ledger = self._here()
-        asking.parameters(request, ())
+        request_body.parameters(request, ())
         answer = await ledger.submit(await self._bodies.read(request, ledger.limits.request_bytes))
         content: dict[str, Any] = {
             "sequence": answer.position.sequence,
@@ -90,8 +90,8 @@ class _Writes:
     async def declare(self, request: Request) -> Response:
         """PUT /v1/tables/{table}."""
         ledger = self._here()
-        asking.parameters(request, ())
-        _, *names = asking.segments(request)
+        request_body.parameters(request, ())
+        _, *names = request_body.segments(request)
         if len(names) != 1:
             raise _no_route()
         declared = await ledger.declare(
@@ -108,41 +108,43 @@ class _Asked:
 
     async def tables(self, request: Request) -> Response:
         """GET /v1/tables."""
-        given = asking.parameters(request, _AFTER)
-        return _found(await self._reads.tables(asking.after_of(given)))
+        given = request_body.parameters(request, _AFTER)
+        return _found(await self._reads.tables(request_body.after_of(given)))
 
     async def in_table(self, request: Request) -> Response:
         """GET /v1/tables/{table} and what lies below it."""
-        match asking.segments(request):
+        match request_body.segments(request):
             case ["tables", table]:
-                given = asking.parameters(request, _AFTER)
-                return _found(await self._reads.table(table, asking.after_of(given)))
+                given = request_body.parameters(request, _AFTER)
+                return _found(await self._reads.table(table, request_body.after_of(given)))
             case ["tables", table, "documents", *key] if key:
                 return await self._document(request, table, key)
             case ["tables", table, "history", *key] if key:
-                given = asking.parameters(request, (*_PAGE, *_AFTER))
-                page = asking.limit_of(given), asking.change_cursor_of(given)
-                return _found(await self._reads.history(table, key, *page, asking.after_of(given)))
+                given = request_body.parameters(request, (*_PAGE, *_AFTER))
+                page = request_body.limit_of(given), request_body.change_cursor_of(given)
+                return _found(await self._reads.history(table, key, *page, request_body.after_of(given)))
             case ["tables", table, "users", user]:
-                given = asking.parameters(request, (*_PAGE, *_AFTER))
-                page_behind = asking.limit_of(given), asking.key_cursor_of(given)
-                found = await self._reads.of_user(table, user, *page_behind, asking.after_of(given))
+                given = request_body.parameters(request, (*_PAGE, *_AFTER))
+                page_behind = request_body.limit_of(given), request_body.key_cursor_of(given)
+                found = await self._reads.of_user(table, user, *page_behind, request_body.after_of(given))
                 return _found(found)
         raise _no_route()
 
     async def _document(self, request: Request, table: str, key: list[str]) -> Response:
-        given = asking.parameters(request, ("as_of", *_AFTER))
-        after = asking.after_of(given)
+        given = request_body.parameters(request, ("as_of", *_AFTER))
+        after = request_body.after_of(given)
         if "as_of" in given:
-            return _found(await self._reads.as_of(table, key, asking.moment_of(given["as_of"]), after))
+            return _found(await self._reads.as_of(table, key, request_body.moment_of(given["as_of"]), after))
         return _found(await self._reads.document(table, key, after))
 
     async def of_user(self, request: Request) -> Response:
         """GET /v1/users/{user}."""
-        match asking.segments(request):
+        match request_body.segments(request):
             case ["users", user]:
-                given = asking.parameters(request, ("limit", *_AFTER))
-                found = await self._reads.of_user_everywhere(user, asking.limit_of(given), asking.after_of(given))
+                given = request_body.parameters(request, ("limit", *_AFTER))
+                found = await self._reads.of_user_everywhere(
+                    user, request_body.limit_of(given), request_body.after_of(given)
+                )
                 return _found(found)
         raise _no_route()
 
@@ -176,7 +178,7 @@ def _found(found: Found) -> Response:
     content = found.content
     for page in (content, *content.get("tables", ())):
         if isinstance(page.get("next"), list):
-            page["next"] = asking.key_cursor(page["next"])
+            page["next"] = request_body.key_cursor(page["next"])
     return _answer(found.position, content)
 
 

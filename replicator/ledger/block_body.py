@@ -6,8 +6,8 @@ it in one piece; one that grows beyond the limit is refused.
 
 from __future__ import annotations
 
-from replicator.block import BODY_LIMIT_BYTES, Draft, Part
 from replicator.errors import Rejected
+from replicator.format.block import BODY_LIMIT_BYTES, Draft, Part
 
 
 class Body:

@@ -22,21 +22,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.block import HAS_DEFINITIONS, Block, Draft, Part
-from replicator.definition import Definition
 from replicator.errors import Halted, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
-from replicator.journal.store import Journal
+from replicator.format.block import HAS_DEFINITIONS, Block, Draft, Part
+from replicator.format.definition import Definition
+from replicator.format.position import Position
+from replicator.format.statement import pack_define
 from replicator.ledger.index import RequestIndex
-from replicator.ledger.judge import Answer, Changes, Judge, Planned
 from replicator.ledger.permit import Permits, Unfenced
+from replicator.ledger.planning import Answer, Changes, Judge, Planned
 from replicator.ledger.request import Limits, read_request
 from replicator.ledger.state import State
 from replicator.ledger.tables import Table, TableDeclaration, check_declaration, definition_of
-from replicator.position import Position
-from replicator.replay.apply import Replayer
-from replicator.replicas.base import Applied
-from replicator.replicas.sqlite.replica import SqliteReplica
-from replicator.statement import pack_define
+from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.replicas.sqlite.replica import SqliteReplica
+from replicator.storage.journal.store import Journal
 
 REPLAY_BYTES = 4 << 20
 REPLAY_BLOCKS = 2000

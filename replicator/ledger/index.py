@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
-from replicator.block import Block, Part
 from replicator.errors import Corrupt
+from replicator.format.block import Block, Part
+from replicator.format.position import Position
+from replicator.format.statement import DELETE, MESSAGE, pack_message, unpack_statements
 from replicator.ledger.tables import Table
-from replicator.position import Position
-from replicator.sqlite import connect, transaction, translated
-from replicator.statement import DELETE, MESSAGE, pack_message, unpack_statements
+from replicator.storage.sqlite import connect, transaction, translated
 
 PREFIX = "ledger.request"
 STEP_BYTES = 4 << 20

@@ -19,15 +19,15 @@ from typing import Protocol
 
 import trio
 
-from replicator.block import Block
 from replicator.errors import Halted, NotPrimary, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
-from replicator.journal.store import Journal
+from replicator.format.block import Block
 from replicator.ledger.commit import Committer, Declared, Options
-from replicator.ledger.judge import Answer
 from replicator.ledger.permit import Permits
+from replicator.ledger.planning import Answer
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
-from replicator.replicas.base import Applied
+from replicator.pipeline.replicas.base import Applied
+from replicator.storage.journal.store import Journal
 
 GROUP_REQUESTS = 500
 GROUP_BYTES = 1 << 20  # a larger request is a group of its own

@@ -17,13 +17,13 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import trio
 
-from replicator.definition import Definition
 from replicator.errors import Rejected, Unavailable
-from replicator.ledger.past import History, Past
-from replicator.ledger.shown import Content, describe, key_texts, show_document, show_version
-from replicator.position import Position, genesis
-from replicator.replicas.base import Reader
-from replicator.replicas.keys import checked_key, unknown_table
+from replicator.format.definition import Definition
+from replicator.format.position import Position, genesis
+from replicator.ledger.key_past import History, Past
+from replicator.ledger.presentation import Content, describe, key_texts, show_document, show_version
+from replicator.pipeline.replicas.base import Reader
+from replicator.pipeline.replicas.keys import checked_key, unknown_table
 
 READERS = 8
 PAGE_LIMIT = 1000

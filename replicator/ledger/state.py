@@ -14,7 +14,7 @@ from pathlib import Path
 
 from replicator.ledger.evaluate import Held
 from replicator.ledger.tables import Key, Table
-from replicator.sqlite import connect, translated
+from replicator.storage.sqlite import connect, translated
 
 _VARIABLES = 5000  # SQLite's own limit is 32,766
 

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from replicator.definition import Column, Definition
 from replicator.errors import Rejected
-from replicator.row import pack_row
+from replicator.format.definition import Column, Definition
+from replicator.format.row import pack_row
 
 KEY_LIMIT_BYTES = 1024
 KEY_FIELDS_LIMIT = 32

@@ -13,7 +13,7 @@ import dataclasses
 import trio
 
 from replicator.errors import ReplicatorError, Unavailable
-from replicator.position import Order, Position, compare
+from replicator.format.position import Order, Position, compare
 from replicator.verify.compare import TableResult, compare_sides
 from replicator.verify.remote import Endpoint, remote_side
 from replicator.verify.side import Side

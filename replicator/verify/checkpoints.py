@@ -19,12 +19,12 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from replicator.block import Block, Part
-from replicator.canonical import Lines, texts_of
-from replicator.definition import Definition
-from replicator.journal.tail import Tail
-from replicator.replicas.base import KeyedLine, Reader
-from replicator.statement import unpack_bodies, unpack_statements
+from replicator.format.block import Block, Part
+from replicator.format.canonical import Lines, texts_of
+from replicator.format.definition import Definition
+from replicator.format.statement import unpack_bodies, unpack_statements
+from replicator.pipeline.replicas.base import KeyedLine, Reader
+from replicator.storage.journal.head import Tail
 from replicator.verify.diagnosis import Diagnosis, diagnose
 from replicator.verify.evidence import Question, Witness
 from replicator.verify.findings import Findings, Wrong

@@ -12,9 +12,9 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
-from replicator.canonical import texts_of
-from replicator.digest import EMPTY, Digest, differing_buckets
-from replicator.replicas.base import KeyedLine
+from replicator.format.canonical import texts_of
+from replicator.format.digest import EMPTY, Digest, differing_buckets
+from replicator.pipeline.replicas.base import KeyedLine
 from replicator.verify.diagnosis import Diagnosis, diagnose
 from replicator.verify.evidence import Evidence, Question
 from replicator.verify.side import Side, TableHead
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 class Difference(NamedTuple):
     """A key whose rows differ; None where a side has no such row. ``key`` and rows by column name; ``key_line`` as in
-    ``canonical.py``."""
+    ``format/canonical.py``."""
 
     table: str
     key: Values

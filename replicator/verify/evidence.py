@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from replicator.canonical import line_of, texts_of
-from replicator.definition import Column, Definition
-from replicator.journal.history import HistoryEntry
-from replicator.row import UNCHANGED, Cell, unpack_row
-from replicator.values import text_of
+from replicator.format.canonical import line_of, texts_of
+from replicator.format.definition import Column, Definition
+from replicator.format.row import UNCHANGED, Cell, unpack_row
+from replicator.format.values import text_of
+from replicator.storage.journal.history import HistoryEntry
 
 VERSIONS_LIMIT = 500  # of a key that are looked at
 INDEX_SECONDS = 10.0
@@ -64,7 +64,7 @@ class Witness(Protocol):
 
 
 class History(Protocol):
-    """The index over the journal; see ``journal/history.py``."""
+    """The index over the journal; see ``storage/journal/history.py``."""
 
     def entries(
         self, strand: str, table: str, key: Sequence[str], before: tuple[int, int] | None, limit: int

@@ -17,10 +17,10 @@ import httpx
 import msgpack
 import trio
 
-from replicator.digest import Digest
 from replicator.errors import Corrupt, Unavailable
-from replicator.position import Position, genesis, parse_position
-from replicator.replicas.base import KeyedLine
+from replicator.format.digest import Digest
+from replicator.format.position import Position, genesis, parse_position
+from replicator.pipeline.replicas.base import KeyedLine
 from replicator.verify.evidence import BlockRef, Evidence, Question
 from replicator.verify.serve import DIGESTS, END, READ, ROWS
 from replicator.verify.side import TableHead

@@ -7,9 +7,9 @@
                                                       its name, its position and its tables
     DELETE /v1/verify/moments/{moment}                ends it; it ends by itself a minute after the last request
     GET    /v1/verify/moments/{moment}/digests?table=T&buckets=B[&rate=ROWS]
-                                                      a table's digests by bucket (``digest.py``), read at so many rows
-                                                      a second: [1 READ, rows so far] …,
-                                                      [2 DIGESTS, [[bucket, rows, sum], …]]
+                                                      a table's digests by bucket (``format/digest.py``), read at so
+                                                      many rows a second: [1 READ, rows so far] …, [2 DIGESTS, [[bucket,
+                                                      rows, sum], …]]
     GET    /v1/verify/moments/{moment}/rows?table=T&buckets=B&in=3,17
                                                       the rows of these buckets: [3 ROWS, [[key line, line], …]] …,
                                                       [4 END, rows]
@@ -17,7 +17,7 @@
                                                       the journal says of these keys, see ``evidence.py``
 
 The streams are msgpack arrays one after another; one that was cut off lacks its last. Guarantee: no database credential
-leaves the region; what goes out is what the database stores, as canonical lines (``canonical.py``).
+leaves the region; what goes out is what the database stores, as canonical lines (``format/canonical.py``).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from replicator.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
 from replicator.errors import Rejected
+from replicator.format.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
+from replicator.pipeline.moments import Moments
 from replicator.verify.evidence import Question
-from replicator.verify.held import HeldMoments
-from replicator.verify.moments import Moments
+from replicator.verify.held_moments import HeldMoments
 from replicator.verify.side import LocalSide, Pace
 
 HOLD_LIMIT_SECONDS = 300

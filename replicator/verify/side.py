@@ -13,12 +13,12 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from replicator.canonical import line_of
-from replicator.digest import Digest, TableDigest, bucket_of
-from replicator.position import Position, genesis
-from replicator.replicas.base import KeyedLine, Reader
+from replicator.format.canonical import line_of
+from replicator.format.digest import Digest, TableDigest, bucket_of
+from replicator.format.position import Position, genesis
+from replicator.pipeline.moments import Moment, Moments
+from replicator.pipeline.replicas.base import KeyedLine, Reader
 from replicator.verify.evidence import Evidence, Question, Witness
-from replicator.verify.moments import Moment, Moments
 
 BUSY_FACTOR = 10
 PAUSE_SECONDS = 60.0

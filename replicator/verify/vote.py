@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replicator.canonical import line_of
+from replicator.format.canonical import line_of
 from replicator.verify.check import Verdict
 from replicator.verify.compare import Difference, Values
 from replicator.verify.diagnosis import diagnose

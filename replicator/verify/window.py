@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from replicator.canonical import Lines, line_of, texts_of
-from replicator.definition import Definition, unpack_definition
-from replicator.keys import key_reader
-from replicator.row import UNCHANGED, Cell, pack_row, unpack_row
-from replicator.statement import DEFINE, DELETE, INSERT, PATCH, SEQUENCE, TRUNCATE, UPDATE
-from replicator.values import text_of
+from replicator.format.canonical import Lines, line_of, texts_of
+from replicator.format.definition import Definition, unpack_definition
+from replicator.format.keys import key_reader
+from replicator.format.row import UNCHANGED, Cell, pack_row, unpack_row
+from replicator.format.statement import DEFINE, DELETE, INSERT, PATCH, SEQUENCE, TRUNCATE, UPDATE
+from replicator.format.values import text_of
 from replicator.verify.evidence import texts_under
 
 Place = tuple[int, int]  # (sequence, ordinal)

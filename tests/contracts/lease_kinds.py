@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from replicator.leases.base import Lease
-from replicator.leases.etcd import EtcdLease, EtcdOptions
-from replicator.leases.static import StaticLease
+from replicator.cluster.leases.base import Lease
+from replicator.cluster.leases.etcd import EtcdLease, EtcdOptions
+from replicator.cluster.leases.static import StaticLease
 from tests.etcd import Etcd
 
 LASTING_SECONDS = 600

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import psycopg
 
-from replicator.definition import Column, Definition
-from replicator.position import Position
-from replicator.replicas.base import Applied, Reader, Replica
-from replicator.replicas.postgres import PostgresReader, PostgresReplica
-from replicator.replicas.sqlite import SqliteReader, SqliteReplica
-from replicator.row import Cell, pack_row
+from replicator.format.definition import Column, Definition
+from replicator.format.position import Position
+from replicator.format.row import Cell, pack_row
+from replicator.pipeline.replicas.base import Applied, Reader, Replica
+from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
+from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 
 
 class Kind(Protocol):

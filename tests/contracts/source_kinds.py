@@ -10,9 +10,9 @@ from typing import Protocol
 
 import psycopg
 
-from replicator.sources.base import Source
-from replicator.sources.postgres import PostgresOptions, PostgresSource
-from replicator.sources.postgres.lsn import parse_lsn
+from replicator.pipeline.sources.base import Source
+from replicator.pipeline.sources.postgres import PostgresOptions, PostgresSource
+from replicator.pipeline.sources.postgres.lsn import parse_lsn
 
 
 class SourceKind(Protocol):

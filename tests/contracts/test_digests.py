@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from replicator.digest import Digest, TableDigest
-from replicator.replay.plan import Planner
-from replicator.statement import TRUNCATE
+from replicator.format.digest import Digest, TableDigest
+from replicator.format.statement import TRUNCATE
+from replicator.pipeline.replay.plan import Planner
 from tests.contracts.replica_kinds import STRAND, Kind, PostgresKind, SqliteKind, applied
 from tests.verify.histories import history, lines
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from replicator.leases.base import NEVER, Grant, Holder, Lease, LeaseView, Lost, boot_seconds, usable_until
+from replicator.cluster.leases.base import NEVER, Grant, Holder, Lease, LeaseView, Lost, boot_seconds, usable_until
+from tests.cluster.leases.waiting import DEADLINE_SECONDS, patiently, vacant
 from tests.contracts.lease_kinds import KINDS, LeaseKind
-from tests.leases.waiting import DEADLINE_SECONDS, patiently, vacant
 
 
 @pytest.fixture(params=KINDS)

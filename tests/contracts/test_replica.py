@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from replicator.canonical import line_of
-from replicator.definition import Column, Definition
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
-from replicator.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
-from replicator.replicas.quarantine import Closing, Quarantined
-from replicator.rewrite.images import as_stored
-from replicator.row import UNCHANGED
+from replicator.format.canonical import line_of
+from replicator.format.definition import Column, Definition
+from replicator.format.row import UNCHANGED
+from replicator.pipeline.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
+from replicator.pipeline.replicas.quarantine import Closing, Quarantined
+from replicator.verify.repair.images import as_stored
 from tests.contracts.replica_kinds import (
     STRAND,
     Kind,
@@ -647,8 +647,8 @@ class _Blocker:
 
         import psycopg
 
-        from replicator import sqlite
-        from replicator.replicas.postgres import replica as postgres_replica
+        from replicator.pipeline.replicas.postgres import replica as postgres_replica
+        from replicator.storage import sqlite
 
         self.connection: sqlite3.Connection | psycopg.Connection
         if isinstance(kind, SqliteKind):

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from replicator.block import Block
 from replicator.errors import Unavailable
-from replicator.journal.capture import Capture
-from replicator.journal.store import Journal
-from replicator.journal.tail import Tail
-from replicator.journal.walk import walk
-from replicator.row import unpack_row
-from replicator.statement import DEFINE, INSERT, unpack_statements
+from replicator.format.block import Block
+from replicator.format.row import unpack_row
+from replicator.format.statement import DEFINE, INSERT, unpack_statements
+from replicator.pipeline.capture import Capture
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.store import Journal
+from replicator.storage.journal.walk import walk
 from tests.contracts.source_kinds import KINDS, SourceKind
 
 STRAND = "main"

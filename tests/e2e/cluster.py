@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from replicator.block import Header
+from replicator.format.block import Header
 from replicator.verify.check import Endpoint, verify
 from tests.e2e.links import Network
 from tests.e2e.region import Region

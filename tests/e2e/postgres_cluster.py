@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from replicator.block import Header
+from replicator.format.block import Header
 from tests.e2e.cluster import NAMES, Cluster
 from tests.e2e.sidecars import postgres_rows
 from tests.e2e.writers import PAUSE_SECONDS, Acknowledged, Writer

@@ -7,8 +7,8 @@ import http.client
 import json
 from typing import Any
 
-from replicator.block import Header
-from replicator.journal.reading import JournalReader
+from replicator.format.block import Header
+from replicator.storage.journal.reading import JournalReader
 from tests.e2e.sidecars import Sidecar
 
 STRAND = "main"

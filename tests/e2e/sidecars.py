@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from replicator.sqlite import connect
+from replicator.storage.sqlite import connect
 from tests.servers import free_port
 
 PATIENCE_SECONDS = 120

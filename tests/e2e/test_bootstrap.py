@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.replicas.sqlite import SqliteReader
+from replicator.pipeline.replicas.sqlite import SqliteReader
 from tests.e2e.sidecars import sequence
 from tests.faults.regions import (
     EMBEDDED,

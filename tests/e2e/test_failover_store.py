@@ -9,8 +9,8 @@ from pathlib import Path
 
 import trio
 
-from replicator.leases.etcd.lease import EtcdLease
-from replicator.leases.etcd.options import EtcdOptions
+from replicator.cluster.leases.etcd.lease import EtcdLease
+from replicator.cluster.leases.etcd.options import EtcdOptions
 from tests.e2e.cluster import TTL_SECONDS, Cluster, cluster, embedded
 from tests.e2e.writers import Writer, all_acknowledged, check_one_at_a_time, writing
 from tests.etcd import Etcd, running

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 import trio
 
-from replicator.journal.store import Journal
-from replicator.journal.tail import Tail
-from replicator.promotion import PostgresRole
-from replicator.sources.postgres import PostgresOptions
+from replicator.cluster.promotion import PostgresRole
+from replicator.pipeline.sources.postgres import PostgresOptions
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.store import Journal
 from tests.e2e.deployment import Deployment
 from tests.e2e.sidecars import Sidecar, postgres_rows, sequence, sqlite_rows
 from tests.servers import postgres_bin

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from replicator.block import Block
-from replicator.wire import DefinitionFrame, End, Frame, FrameReader, Heartbeat
+from replicator.format.block import Block
+from replicator.format.wire import DefinitionFrame, End, Frame, FrameReader, Heartbeat
 from tests.faults.regions import EMBEDDED, Region, assert_equal, follow, postgres_replica, sqlite_replica
 
 # Read by every Python at its start: the wall clock is off by what the file beside it says, in seconds.

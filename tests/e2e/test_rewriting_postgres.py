@@ -25,7 +25,7 @@ from tests.faults.regions import (
     run_verb,
     sqlite_replica,
 )
-from tests.replicas.test_types import TYPES, VALUES
+from tests.pipeline.replicas.test_types import TYPES, VALUES
 
 
 class Chain:

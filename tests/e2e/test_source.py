@@ -16,7 +16,7 @@ from psycopg import sql
 from tests.e2e.deployment import lsn_number
 from tests.e2e.sidecars import sequence
 from tests.faults.regions import Region, assert_equal, follow, postgres_replica, postgres_source, sqlite_replica
-from tests.replicas.test_types import TYPES, VALUES
+from tests.pipeline.replicas.test_types import TYPES, VALUES
 from tests.servers import Postgres
 
 BEFORE = """

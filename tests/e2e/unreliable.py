@@ -21,9 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from replicator.block import Block
-from replicator.http import Listen, application, serve
-from replicator.wire import (
+from replicator.format.block import Block
+from replicator.format.wire import (
     DefinitionFrame,
     End,
     Frame,
@@ -36,6 +35,7 @@ from replicator.wire import (
     pack_heartbeat,
     pack_part,
 )
+from replicator.transport.server import Listen, application, serve
 
 
 class Cut(Exception):

@@ -15,9 +15,9 @@ import httpx
 import psycopg
 import pytest
 
-from replicator.journal.reading import JournalReader
-from replicator.position import parse_position
-from replicator.sources.postgres import PostgresOptions, preflight
+from replicator.format.position import parse_position
+from replicator.pipeline.sources.postgres import PostgresOptions, preflight
+from replicator.storage.journal.reading import JournalReader
 from tests.e2e.sidecars import sequence, sqlite_rows
 from tests.faults.regions import EMBEDDED, Region, follow, postgres_source, run_verb, sqlite_replica
 from tests.servers import Postgres

@@ -15,9 +15,9 @@ import httpx
 import msgpack
 import pytest
 
-from replicator.block import HAS_DEFINITIONS, Block, Draft, seal_small
-from replicator.position import Position, genesis
-from replicator.wire import FrameReader, pack_block
+from replicator.format.block import HAS_DEFINITIONS, Block, Draft, seal_small
+from replicator.format.position import Position, genesis
+from replicator.format.wire import FrameReader, pack_block
 from tests.faults.hostile import HEAD, STREAM, HostileFeed
 from tests.faults.regions import EMBEDDED, Region, assert_equal, follow, sqlite_replica
 

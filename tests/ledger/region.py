@@ -14,20 +14,20 @@ import trio
 from hypercorn.config import Config
 from starlette.routing import Route
 
-from replicator.block import Block
-from replicator.http import application
-from replicator.journal.history import HistoryIndex
-from replicator.journal.store import Journal
-from replicator.journal.tail import Tail
+from replicator.format.block import Block
+from replicator.format.position import Position, genesis
 from replicator.ledger.api import routes
 from replicator.ledger.commit import Committer, Options
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.reads import Reads
 from replicator.ledger.request import Limits
 from replicator.ledger.tables import TableDeclaration
-from replicator.position import Position, genesis
-from replicator.replicas.base import Applied, Reader
-from replicator.replicas.sqlite.reader import SqliteReader
+from replicator.pipeline.replicas.base import Applied, Reader
+from replicator.pipeline.replicas.sqlite.reader import SqliteReader
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.history import HistoryIndex
+from replicator.storage.journal.store import Journal
+from replicator.transport.server import application
 
 WALLETS = TableDeclaration("wallets", ("wallet_id",), ("string",), "user_id")
 POINTS = TableDeclaration("points", ("tenant", "number"), ("string", "integer"), "user_id")

@@ -11,10 +11,10 @@ import httpx
 import pytest
 import trio
 
-from replicator.block import Draft
-from replicator.journal.pruning import remove_pages
+from replicator.format.block import Draft
+from replicator.format.position import Position, parse_position
 from replicator.ledger.api import routes
-from replicator.position import Position, parse_position
+from replicator.storage.journal.pruning import remove_pages
 from tests.ledger.region import Clock, Region, api, change, insert, running, served, transaction
 
 

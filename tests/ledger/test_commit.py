@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicator.block import BODY_LIMIT_BYTES
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.format.block import BODY_LIMIT_BYTES
 from replicator.ledger.commit import Committer
-from replicator.ledger.judge import Answer
-from replicator.replicas.sqlite.reader import SqliteReader
+from replicator.ledger.planning import Answer
+from replicator.pipeline.replicas.sqlite.reader import SqliteReader
 from tests.ledger.region import WALLETS, Clock, change, insert, new_committer, new_journal, options, transaction
 
 

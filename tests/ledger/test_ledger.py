@@ -9,12 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from replicator.block import Block
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.format.block import Block
 from replicator.ledger import ledger as module
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.tables import TableDeclaration
-from replicator.replicas.base import Applied
+from replicator.pipeline.replicas.base import Applied
 from tests.ledger.region import WALLETS, Region, change, insert, new_journal, options, transaction
 
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicator.block import HAS_DEFINITIONS, Draft
-from replicator.definition import Column, Definition
-from replicator.journal.history import HistoryIndex
-from replicator.ledger.past import Past
-from replicator.row import UNCHANGED, Cell, pack_row
-from replicator.statement import (
-    pack_define,
-    pack_delete,
-    pack_insert,
-    pack_patch,
-    pack_truncate,
-    pack_update,
-)
+from replicator.format.block import HAS_DEFINITIONS, Draft
+from replicator.format.definition import Column, Definition
+from replicator.format.row import UNCHANGED, Cell, pack_row
+from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
+from replicator.ledger.key_past import Past
+from replicator.storage.journal.history import HistoryIndex
 from tests.ledger.region import new_journal
 
 NOTES = Definition("public", "notes", tuple(Column(name, "text") for name in ("id", "text", "n")), ("id",))

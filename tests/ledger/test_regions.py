@@ -7,12 +7,12 @@ from collections.abc import Callable
 import psycopg
 import trio
 
+from replicator.format.position import Position
 from replicator.ledger.api import routes
 from replicator.ledger.reads import Reads
-from replicator.position import Position
-from replicator.replay.apply import Replayer
-from replicator.replicas.postgres.reader import PostgresReader
-from replicator.replicas.postgres.replica import PostgresReplica
+from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replicas.postgres.reader import PostgresReader
+from replicator.pipeline.replicas.postgres.replica import PostgresReplica
 from tests.ledger.region import Clock, Region, api, change, insert, served, transaction
 
 ASKED = [

@@ -8,7 +8,7 @@ import os
 import time
 import traceback
 
-from replicator.simulation.scenario import live
+from replicator.ops.simulation.scenario import live
 
 CHUNK_SEEDS = 100
 SHOWN_CHUNKS = 50

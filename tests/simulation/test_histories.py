@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.simulation.scenario import live
+from replicator.ops.simulation.scenario import live
 from tests.simulation.__main__ import failures
 from tests.simulation.seeds import FAILED
 

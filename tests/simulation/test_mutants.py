@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from replicator.failover.decide import Step, decide
-from replicator.failover.seen import Close, Memory, Open, Rewind, Rules, Seal, Seen
-from replicator.failover.states import Event, State
-from replicator.simulation.checks import Broken
-from replicator.simulation.faults import Fault
-from replicator.simulation.scenario import live
-from replicator.simulation.weather import FAIR
-from replicator.simulation.world import World
+from replicator.cluster.failover.decide import Step, decide
+from replicator.cluster.failover.model import Close, Memory, Open, Rewind, Rules, Seal, Seen
+from replicator.cluster.failover.states import Event, State
+from replicator.ops.simulation.checks import Broken
+from replicator.ops.simulation.faults import Fault
+from replicator.ops.simulation.scenario import live
+from replicator.ops.simulation.weather import FAIR
+from replicator.ops.simulation.world import World
 
 Decide = Callable[[Memory, Seen, Rules], Step]
 

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
-from replicator.failover.decide import Step
-from replicator.failover.seen import Mode, Rules
-from replicator.failover.states import State
-from replicator.simulation.checks import Broken
-from replicator.simulation.faults import KINDS, ORDERS, STORE, Fault
-from replicator.simulation.world import World
+from replicator.cluster.failover.decide import Step
+from replicator.cluster.failover.model import Mode, Rules
+from replicator.cluster.failover.states import State
+from replicator.ops.simulation.checks import Broken
+from replicator.ops.simulation.faults import KINDS, ORDERS, STORE, Fault
+from replicator.ops.simulation.world import World
 
 NAMES = ("amber", "birch", "coral")
 

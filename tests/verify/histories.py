@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from replicator.canonical import Lines
-from replicator.definition import Column, Definition, pack_definition
-from replicator.row import UNCHANGED, Cell, pack_row
-from replicator.statement import DEFINE, DELETE, INSERT, PATCH, TRUNCATE, UPDATE
+from replicator.format.canonical import Lines
+from replicator.format.definition import Column, Definition, pack_definition
+from replicator.format.row import UNCHANGED, Cell, pack_row
+from replicator.format.statement import DEFINE, DELETE, INSERT, PATCH, TRUNCATE, UPDATE
 
 TABLE = Definition(
     "public",

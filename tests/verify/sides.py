@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replicator.canonical import line_of
-from replicator.digest import Digest, TableDigest, bucket_of
-from replicator.position import Position, genesis
-from replicator.replicas.base import KeyedLine
+from replicator.format.canonical import line_of
+from replicator.format.digest import Digest, TableDigest, bucket_of
+from replicator.format.position import Position, genesis
+from replicator.pipeline.replicas.base import KeyedLine
 from replicator.verify.evidence import Evidence, Question
 from replicator.verify.side import TableHead
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import trio
 
-from replicator.block import HAS_DEFINITIONS, Draft
-from replicator.definition import Column, Definition
-from replicator.journal.history import HistoryIndex
-from replicator.journal.pruning import remove_pages
-from replicator.journal.reading import JournalReader
-from replicator.journal.store import Journal
-from replicator.journal.tail import Tail
-from replicator.position import genesis
-from replicator.replay.apply import Replayer
-from replicator.replicas.base import Applied, Change, Reader, Replica, Step
-from replicator.replicas.postgres import PostgresReader, PostgresReplica
-from replicator.replicas.sqlite import SqliteReader, SqliteReplica
-from replicator.row import UNCHANGED, pack_row
-from replicator.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
+from replicator.format.block import HAS_DEFINITIONS, Draft
+from replicator.format.definition import Column, Definition
+from replicator.format.position import genesis
+from replicator.format.row import UNCHANGED, pack_row
+from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
+from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replicas.base import Applied, Change, Reader, Replica, Step
+from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
+from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.history import HistoryIndex
+from replicator.storage.journal.pruning import remove_pages
+from replicator.storage.journal.reading import JournalReader
+from replicator.storage.journal.store import Journal
 from replicator.verify.checkpoints import REST_LIMIT_SECONDS, Cadence, Checkpoints, rest_seconds
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.findings import Findings, Wrong

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from replicator.definition import Column, Definition
-from replicator.journal.history import HistoryEntry
-from replicator.row import UNCHANGED, Cell, pack_row
-from replicator.statement import Op
+from replicator.format.definition import Column, Definition
+from replicator.format.row import UNCHANGED, Cell, pack_row
+from replicator.format.statement import Op
+from replicator.storage.journal.history import HistoryEntry
 from replicator.verify.diagnosis import diagnose
 from replicator.verify.evidence import UNKNOWN, BlockRef, Evidence, judge, states_of
 

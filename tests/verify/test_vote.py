@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replicator.position import genesis
+from replicator.format.position import genesis
 from replicator.verify.check import Verdict
 from replicator.verify.compare import Difference, TableResult, Values
 from replicator.verify.diagnosis import Diagnosis

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from replicator.canonical import Lines
-from replicator.definition import Column, Definition, pack_definition
-from replicator.row import UNCHANGED, pack_row
-from replicator.statement import DEFINE, DELETE, INSERT, PATCH, UPDATE
+from replicator.format.canonical import Lines
+from replicator.format.definition import Column, Definition, pack_definition
+from replicator.format.row import UNCHANGED, pack_row
+from replicator.format.statement import DEFINE, DELETE, INSERT, PATCH, UPDATE
 from replicator.verify.window import Window
 from tests.verify.histories import KEYS, TABLE, history, lines
 

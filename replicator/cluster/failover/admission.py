@@ -1,0 +1,67 @@
+"""Writes that come while the lead is on its way to another region wait for it, for a moment.
+
+Guarantee: a write is held only before the ledger sees it, for a bounded time, and so many at most; then it is answered
+as ever: taken, sent on to the region that is open by now, or told to come again, as is one that was let in a moment
+before the change. So a client that waits a whole second before it comes again is not kept waiting for a change that
+took a quarter of one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from starlette.types import Scope
+
+from replicator.cluster.failover.states import State
+from replicator.errors import NotPrimary
+from replicator.runtime.roles.primary import EmbeddedPrimary
+
+if TYPE_CHECKING:
+    from replicator.cluster.failover.controller import Office
+
+HOLD_SECONDS = 1.5
+HELD_LIMIT = 2_000
+LOOK_SECONDS = 0.02
+WRITES = frozenset({"POST", "PUT"})
+PATHS = ("/v1/transactions", "/v1/tables/")
+_ON_ITS_WAY = frozenset({State.CLAIMING, State.FENCING, State.DRAINING, State.PROMOTING, State.DEMOTING})
+_GONE = frozenset({State.DEMOTED, State.REJOINING})
+
+
+class Admission:
+    """Holds the writes that come to one region."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._held = 0
+
+    async def __call__(self, scope: Scope) -> None:
+        """Return when the request is to be answered. Raises NotPrimary if another region is open."""
+        if scope["method"] not in WRITES or not scope["path"].startswith(PATHS) or self._held >= HELD_LIMIT:
+            return
+        self._held += 1
+        try:
+            with trio.move_on_after(HOLD_SECONDS):
+                while self._is_moving():
+                    self._refuse_if_open_elsewhere()
+                    await trio.sleep(LOOK_SECONDS)
+        finally:
+            self._held -= 1
+
+    def _is_moving(self) -> bool:
+        office = self._office
+        state = office.memory.state
+        opens = state is State.PRIMARY and not office.term.is_open and office.term.usable_until is not None
+        half = office.running.half
+        begins = state is State.PRIMARY and isinstance(half, EmbeddedPrimary) and not half.ledger.runs
+        left = state in _GONE and office.memory.handed_to != ""
+        return state in _ON_ITS_WAY or opens or begins or left
+
+    def _refuse_if_open_elsewhere(self) -> None:
+        view = self._office.lease_view()
+        if view is None or view.holder is None:
+            return
+        heard = self._office.peers.heard.get(view.holder.region)
+        if heard is not None and heard.report.open and heard.report.led >= view.holder.epoch:
+            raise NotPrimary("this region does not lead any more", self._office.url_of(view.holder.region))

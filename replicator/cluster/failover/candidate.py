@@ -1,0 +1,29 @@
+"""Who is to lead: the region that has the most, among those that may be promoted.
+
+Guarantee: every region that has heard the same reports ranks the candidates alike. A region that is not among the best
+still gets its turn, later, for the best may be unable to reach the lease store; what it lacks it fetches from them.
+
+Pure. Chains compare by the epoch of their end, then by length, as in Raft (Ongaro and Ousterhout, 2014, 5.4.1): a long
+tail of orphans of an old epoch never wins over a newer epoch.
+"""
+
+from __future__ import annotations
+
+from replicator.cluster.failover.model import Report, Rules, Seen
+
+
+def candidates(seen: Seen, rules: Rules) -> list[Report]:
+    """Those who may be promoted, the best first."""
+    reports = [seen.me, *(report for name, report in seen.fresh(rules).items() if name in rules.regions)]
+    fit = [report for report in reports if not report.blocked]
+    return sorted(fit, key=lambda report: (*_negative(report.rank), -report.priority, report.region))
+
+
+def my_turn(seen: Seen, rules: Rules, red_seconds: float) -> bool:
+    """Whether this region is to stand now that the primary has been lost for so long."""
+    names = [report.region for report in candidates(seen, rules)]
+    return rules.me in names and red_seconds >= names.index(rules.me) * rules.stand_seconds
+
+
+def _negative(rank: tuple[int, int]) -> tuple[int, int]:
+    return -rank[0], -rank[1]

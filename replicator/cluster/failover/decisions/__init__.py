@@ -1,0 +1,1 @@
+"""What a region does next in each of its states; ``cluster/failover/decide`` is where to begin."""

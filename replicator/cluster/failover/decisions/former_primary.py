@@ -1,0 +1,95 @@
+"""A region that leads no more: it leads again if nobody else has, or comes back as a replica.
+
+Guarantee: nothing is undone before it is sealed.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from replicator.cluster.failover.candidate import my_turn
+from replicator.cluster.failover.decisions.step import Step, entering, has_led, ordered_to_stand, stand
+from replicator.cluster.failover.detector import Level, signals
+from replicator.cluster.failover.loss import refused
+from replicator.cluster.failover.model import Close, Memory, Release, Rewind, Rules, Seal, Seen
+from replicator.cluster.failover.states import LEADING, Event, State
+
+
+def demoted(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Closed, and without a lease: lead again, follow, or come back."""
+    if seen.me.open:
+        return Step(memory, action=Close(), why="this region does not lead any more")
+    holder = seen.holder
+    if holder is not None and holder.region != rules.me:
+        leader = seen.fresh(rules).get(holder.region)
+        if leader is not None and leader.state is State.PRIMARY:
+            return entering(memory, Event.REJOIN, f"{holder.region} leads in epoch {holder.epoch}")
+        return Step(memory, why=f"{holder.region} holds the lease, and does not lead yet")
+    if memory.half == "replica" and seen.me.head_epoch < memory.epoch and seen.granted is None:
+        return entering(_without_claim(memory), Event.RETURN)
+    if seen.granted is not None:
+        return Step(memory, action=Release(), why="what is left of a lease is given back")
+    if seen.lease is None:
+        return Step(memory, why="the lease store does not answer")
+    if _may_lead_again(memory, seen, rules):
+        return stand(memory, seen)
+    return Step(memory, why="nobody leads; another region may have to, or replicator failover")
+
+
+def _without_claim(memory: Memory) -> Memory:
+    """The memory without an epoch that was claimed and not granted: somebody else may lead in an older one."""
+    return dataclasses.replace(memory, epoch=min(memory.epoch, memory.promised))
+
+
+def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
+    """The last primary stands again at once: nobody has led since. So does the first one of all, and one whose
+    switchover came to nothing: whom it handed over to has let go."""
+    assert seen.lease is not None
+    if ordered_to_stand(memory, seen, rules):
+        return True
+    nobody_since = max(seen.lease.epoch, memory.promised) <= max(memory.led, memory.mine)
+    if memory.half == "primary" and (nobody_since or _has_let_go(memory, seen, rules)):
+        return True
+    if memory.half == "primary" and any(report.rank > seen.me.rank for report in seen.fresh(rules).values()):
+        return False  # it could not get what the other has more: a primary's ledger follows nobody
+    is_lost = signals(seen, rules).level is Level.RED and not refused(seen, rules, None)
+    return rules.mode == "automatic" and is_lost and my_turn(seen, rules, seen.in_state)
+
+
+def _has_let_go(memory: Memory, seen: Seen, rules: Rules) -> bool:
+    """Whether the region that this one handed over to says that it did not lead, and nobody else can have."""
+    assert seen.lease is not None
+    target = seen.fresh(rules).get(memory.handed_to)
+    is_next = max(seen.lease.epoch, memory.promised) <= memory.led + 1
+    return is_next and target is not None and target.led <= memory.led and target.state not in LEADING
+
+
+def rejoining(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """Seal what only this region has, then rewind it."""
+    holder = seen.holder
+    if seen.rewound:
+        back = dataclasses.replace(_without_claim(memory), half="replica", approved=False, closed_at=None, handed_to="")
+        return entering(back, Event.REWOUND)
+    if seen.stuck:
+        return entering(memory, Event.HALT, seen.stuck)
+    if not seen.sealed:
+        if seen.lease is not None and holder is None and memory.state is State.REJOINING:
+            return entering(memory, Event.LOST, "there is no primary to come back to")
+        if holder is None or holder.region == rules.me or not has_led(seen, holder.region, holder.epoch):
+            return Step(memory, why="waits for a primary to compare with")
+        return Step(memory, action=Seal(holder.region))
+    ordered = seen.order is not None and seen.order.verb == "rejoin"
+    if rules.rejoin == "manual" and not (memory.approved or ordered):
+        return Step(memory, why="the orphans are sealed; replicator rejoin goes on when a person has looked at them")
+    return Step(dataclasses.replace(memory, approved=True), action=Rewind())
+
+
+def halted(memory: Memory, seen: Seen, rules: Rules) -> Step:
+    """A person is needed."""
+    if seen.me.open:
+        return Step(memory, action=Close())
+    if seen.order is not None and seen.order.verb == "rejoin":
+        return entering(memory, Event.RESUME)
+    return Step(memory, why=memory.why)

@@ -1,0 +1,55 @@
+"""Is the primary lost? Two signals that fail independently: its lease, and who still hears it.
+
+Guarantee: *red* takes both. A lease store that is away says nothing of the primary: without it nobody is promoted. One
+region whose own line is cut does not call a primary lost that its peers still hear.
+
+    green    the lease is held, and the primary is heard
+    yellow   one of the two is bad, or cannot be known
+    red      the lease is held by nobody, and no region that answers hears the primary
+
+Pure. A level is a function of what is seen; what keeps it from flapping is that the lease itself ends only after its
+ttl, and that ``suspect_seconds`` is several heartbeats long.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+from replicator.cluster.failover.model import Rules, Seen
+from replicator.cluster.failover.states import State
+
+
+class Level(enum.StrEnum):
+    """How sure it is that the primary is lost."""
+
+    GREEN = "green"
+    YELLOW = "yellow"
+    RED = "red"
+
+
+class Signals(NamedTuple):
+    """The level, and each region's view: the region's name, and how long ago it heard the primary (None: never)."""
+
+    level: Level
+    why: str
+    views: dict[str, float | None]
+
+
+def signals(seen: Seen, rules: Rules) -> Signals:
+    """Both signals together."""
+    views = {rules.me: seen.me.heard_seconds}
+    views |= {name: report.heard_seconds for name, report in seen.fresh(rules).items()}
+    heard = [name for name, ago in views.items() if ago is not None and ago < rules.suspect_seconds]
+    writes = [name for name, report in seen.fresh(rules).items() if report.state is State.PRIMARY and report.open]
+    if seen.lease is None:
+        return Signals(Level.YELLOW, "the lease store does not answer", views)
+    held = seen.lease.holder is not None
+    if held and heard:
+        return Signals(Level.GREEN, "", views)
+    if held:
+        return Signals(Level.YELLOW, "the lease is held, but no region hears its holder", views)
+    if heard or writes:
+        names = ", ".join(sorted({*heard, *writes}))
+        return Signals(Level.YELLOW, f"nobody holds the lease, but the primary is heard by {names}", views)
+    return Signals(Level.RED, "nobody holds the lease, and no region that answers hears the primary", views)

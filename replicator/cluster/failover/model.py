@@ -1,0 +1,269 @@
+"""What a decision is made from, and what can come of it. Values only.
+
+``Rules`` come from the configuration, ``Memory`` is what this region keeps durably, ``Seen`` is one moment's view of
+the world, ``Report`` is what a region says of itself (to its peers, too). An ``Action`` is something to do; whoever
+does it (``loop``, or the simulation) looks again afterwards, so an action that failed, or was done twice, is harmless.
+
+Times are seconds of one clock that also counts suspension, save where a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from replicator.cluster.failover.states import State
+from replicator.cluster.leases.base import Holder, LeaseView
+
+Mode = Literal["manual", "automatic", "shadow"]
+Half = Literal["primary", "replica"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rules:
+    """How this region behaves. ``exclusive``: the lease store itself keeps two regions from holding the lease."""
+
+    me: str
+    regions: tuple[str, ...]
+    mode: Mode = "manual"
+    acknowledge: int = 0
+    exclusive: bool = True
+    suspect_seconds: float = 2.0  # the primary was not heard for so long
+    quiet_seconds: float = 30.0  # after a change of primary nobody stands by itself for so long
+    stand_seconds: float = 1.0  # each candidate waits so long behind a better one
+    promise_seconds: float = 1.0  # so long those are waited for who do not promise
+    verify_seconds: float = 2.0  # so long a promotion waits for the last blocks to be verified
+    step_seconds: float = 30.0  # so long any other step of a promotion may take
+    report_seconds: float = 1.5  # an older report of a peer says nothing of its present
+    handover_blocks: int = 1_000  # a target that has so many blocks yet to apply is waited for before writers are
+    max_lost_blocks: int = 0
+    max_lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by table
+    rejoin: Literal["automatic", "manual"] = "automatic"
+
+    @property
+    def promises_needed(self) -> int:
+        """So many regions, this one included, are certain to have among them one that has any acknowledged block: it is
+        in the primary's journal and in those of ``acknowledge`` others."""
+        return max(len(self.regions) - self.acknowledge, 1) if self.acknowledge else 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
+
+    ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago it last
+    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
+    furthest that it has heard a primary to be, and ``at_risk`` what that primary last said would be lost with it, by
+    table and currency (``losing``).
+    """
+
+    region: str
+    state: State
+    epoch: int = 0
+    promised: int = 0
+    head_epoch: int = 0
+    sequence: int = 0
+    hash: str = ""
+    applied: int = 0
+    verified: int = 0
+    open: bool = False
+    priority: int = 0
+    blocked: str = ""
+    heard_seconds: float | None = None
+    heard_head: int = 0
+    at_risk: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    at_risk_unknown: int = 0
+    led: int = 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Who has more: chains compare by the epoch of their end, then by length."""
+        return self.head_epoch, self.sequence
+
+
+class Heard(NamedTuple):
+    """A peer's report, and when it was heard."""
+
+    report: Report
+    at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Order:
+    """What an operator, or the primary that hands over, wants. ``until`` (our clock) ends it."""
+
+    verb: Literal["switchover", "failover", "take", "rejoin"]
+    until: float
+    target: str = ""
+    instead_of: Holder | None = None  # take: the claim that is replaced
+    sequence: int = 0  # take: where the primary has closed
+    allow_data_loss: bool = False
+    primary_is_fenced: bool = False  # failover: a person's word that the old primary cannot write
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """What a region keeps durably. ``epoch`` is the newest that it claimed or followed, ``promised`` the oldest that it
+    still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is which half of the flow its ledger
+    is set up for. ``mine`` is the last epoch that was granted to this region with no other region's since it led.
+    ``closed_at`` is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to``
+    who that is. ``changed_at``: the primary changed
+    then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being called off."""
+
+    state: State
+    half: Half
+    epoch: int = 0
+    promised: int = 0
+    led: int = 0
+    mine: int = 0
+    closed_at: int | None = None
+    handed_to: str = ""
+    changed_at: float | None = None
+    approved: bool = False
+    reopening: bool = False
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """One moment. ``lease`` is None while the store does not answer. ``usable_until`` is up to when this region may act
+    as holder of ``granted``; both None without a grant. ``since`` is when the present state was entered."""
+
+    now: float
+    since: float
+    me: Report
+    lease: LeaseView | None = None
+    granted: int | None = None
+    usable_until: float | None = None
+    peers: Mapping[str, Heard] = dataclasses.field(default_factory=dict)
+    order: Order | None = None
+    following: str | None = None
+    polled: bool = True  # every peer was looked at since this process began; some may not have answered
+    asked: bool = False  # every peer was asked to promise our epoch, and has answered, or could not be reached
+    diverged: bool = False  # the region that is followed says that this chain is not its own
+    settled: bool = True  # all that was received durably is in the journal
+    captured: bool = True  # all that the ledger has committed is in the journal
+    sealed: bool = False  # the orphans are sealed, or there are none
+    rewound: bool = False
+    stuck: str = ""  # what no retry cures in coming back
+
+    @property
+    def in_state(self) -> float:
+        """How long the present state has lasted."""
+        return self.now - self.since
+
+    @property
+    def holds(self) -> bool:
+        """Whether this region may act as the lease's holder."""
+        return self.usable_until is not None and self.now < self.usable_until
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds the lease, as far as is known now."""
+        return None if self.lease is None else self.lease.holder
+
+    def fresh(self, rules: Rules) -> dict[str, Report]:
+        """What peers have said lately."""
+        return {name: heard.report for name, heard in self.peers.items() if self.now - heard.at < rules.report_seconds}
+
+
+# -- what can be done
+
+
+class Follow(NamedTuple):
+    """Follow this region's feed, or nobody's."""
+
+    region: str | None
+
+
+class Claim(NamedTuple):
+    """Ask the store for the lease in this epoch."""
+
+    epoch: int
+    instead_of: Holder | None = None
+
+
+class AskPromises(NamedTuple):
+    """Have every peer promise to take nothing older than this epoch, and to say what it has."""
+
+    epoch: int
+
+
+class Fetch(NamedTuple):
+    """Get the blocks up to ``sequence`` that this peer has more."""
+
+    region: str
+    sequence: int
+
+
+class Prove(NamedTuple):
+    """Have what was applied verified at once."""
+
+
+class Promote(NamedTuple):
+    """Set the ledger up as primary of this epoch: its first block, sequences, source. The fence stays closed."""
+
+    epoch: int
+
+
+class Open(NamedTuple):
+    """Open the fence for as long as the lease is usable."""
+
+    epoch: int
+
+
+class Close(NamedTuple):
+    """Close the fence. ``moving``: writers are told to come back in a moment."""
+
+    moving: bool = False
+
+
+class HandOver(NamedTuple):
+    """Tell the target to claim the lease in our place."""
+
+    target: str
+    sequence: int
+
+
+class KeepMine(NamedTuple):
+    """Make the target's claim in our place impossible, or learn that it has been made."""
+
+
+class Release(NamedTuple):
+    """Give the lease back."""
+
+
+class Seal(NamedTuple):
+    """Capture what the ledger still holds, find the fork with this region, seal the orphans."""
+
+    region: str
+
+
+class Rewind(NamedTuple):
+    """Undo what is sealed, and become a replica."""
+
+
+class Tell(NamedTuple):
+    """Say what would be done, and do nothing."""
+
+    text: str
+
+
+Action = (
+    Follow
+    | Claim
+    | AskPromises
+    | Fetch
+    | Prove
+    | Promote
+    | Open
+    | Close
+    | HandOver
+    | KeepMine
+    | Release
+    | Seal
+    | Rewind
+    | Tell
+)

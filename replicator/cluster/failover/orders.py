@@ -1,0 +1,70 @@
+"""What speaks against an order, told before it is taken. Pure."""
+
+from __future__ import annotations
+
+from replicator.cluster.failover.model import Memory, Order, Report, Rules
+from replicator.cluster.failover.states import State
+from replicator.cluster.leases.base import LeaseView
+from replicator.errors import Rejected
+
+_STANDS = (State.FOLLOWING, State.SUSPECTING, State.DEMOTED)
+
+
+def check_order(
+    order: Order,
+    memory: Memory,
+    me: Report,
+    lease: LeaseView | None,
+    rules: Rules,
+    present: Order | None,
+    now: float,
+) -> None:
+    """Raise Rejected if this order cannot be carried out by this region now."""
+    if present is not None and present.verb != order.verb and now < present.until:
+        cure = "wait until it has ended; replicator status shows it"
+        raise _refusal("busy", f"a {present.verb} is under way", rules.me, cure)
+    match order.verb:
+        case "switchover":
+            _check_switchover(order, memory, rules)
+        case "failover" | "take":
+            _check_standing(order, memory, me, lease, rules)
+        case "rejoin":
+            if memory.state not in (State.REJOINING, State.HALTED):
+                raise _refusal("not_now", f"this region is {memory.state}", rules.me, "it has nothing to rejoin with")
+
+
+def _check_switchover(order: Order, memory: Memory, rules: Rules) -> None:
+    if memory.state is not State.PRIMARY:
+        cure = "give the order to the primary; replicator status names it"
+        raise _refusal("not_primary", f"this region is {memory.state}", rules.me, cure)
+    if order.target not in rules.regions or order.target == rules.me:
+        others = ", ".join(name for name in rules.regions if name != rules.me)
+        raise _refusal("bad_target", f"{order.target!r} is none of the other regions", rules.me, f"one of {others}")
+
+
+def _check_standing(order: Order, memory: Memory, me: Report, lease: LeaseView | None, rules: Rules) -> None:
+    if memory.state not in _STANDS:
+        cure = "replicator resume" if memory.state is State.PAUSED else "give the order to a region that follows"
+        raise _refusal("not_now", f"this region is {memory.state}", rules.me, cure)
+    if me.blocked:
+        raise _refusal("not_ready", f"it cannot be promoted: {me.blocked}", rules.me, "cure that, or name another")
+    if order.allow_data_loss and not order.reason.strip():
+        raise _refusal("no_reason", "a loss is decided for a reason", rules.me, "--reason says it")
+    if order.verb == "take":
+        return
+    if lease is None:
+        cure = "the lease store must answer, for it keeps two regions from writing"
+        raise _refusal("no_lease_store", "the lease store does not answer", rules.me, cure)
+    if max(memory.epoch, lease.epoch) == 0:
+        cure = "start the region that is configured as primary: it begins"
+        raise _refusal("never_led", "no region has ever led, and this one has nothing", rules.me, cure)
+    if lease.holder is not None and (rules.exclusive or not order.primary_is_fenced):
+        held = f"{lease.holder.region} holds the lease in epoch {lease.holder.epoch}"
+        cure = "replicator switchover moves it; if that region is lost, wait for the lease to end"
+        if not rules.exclusive:
+            cure = "replicator switchover moves it; --primary-is-fenced says that somebody has made sure of its end"
+        raise _refusal("held", held, rules.me, cure)
+
+
+def _refusal(reason: str, message: str, region: str, cure: str) -> Rejected:
+    return Rejected(reason, message, status=409, place=f"region {region}", cure=cure)

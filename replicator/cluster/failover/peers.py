@@ -1,0 +1,152 @@
+"""The other regions of the cluster: what they report, and asking them for a promise or a deed.
+
+Guarantee: a peer that does not answer costs a bounded time and keeps nobody waiting who does not wait for it; an answer
+that is not a report is no report.
+
+    GET  /v1/failover            {"report": …, …}
+    POST /v1/failover/promise    {"epoch": N}   answers a report that is true after the promise
+    POST /v1/failover/orders     an order
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from replicator.cluster.failover.model import Heard, Order, Report
+from replicator.cluster.failover.wire import order_json, report_from
+from replicator.errors import Rejected, Unavailable
+
+ANSWER_LIMIT_BYTES = 256 * 1024
+CONNECT_SECONDS = 0.5
+ANSWER_SECONDS = 1.5
+SILENT_SECONDS = 0.3  # for a promise of one that does not answer
+CALM_SECONDS = 0.5  # between looks while all is well
+QUICK_SECONDS = 0.05
+
+log = logging.getLogger("replicator")
+
+
+class Peers:
+    """Keeps the last report of each peer. ``run`` polls; ``quick`` says when to look as often as possible."""
+
+    def __init__(
+        self,
+        urls: Mapping[str, str],
+        token: str | None,
+        ca_file: Path | None,
+        clock: Callable[[], float],
+        quick: Callable[[], bool],
+        on_heard: Callable[[], None],
+    ) -> None:
+        self.urls = dict(urls)
+        self.heard: dict[str, Heard] = {}
+        self._looked_at: set[str] = set()
+        self._token, self._ca_file = token, ca_file
+        self._clock, self._quick, self._on_heard = clock, quick, on_heard
+        self._hurried = trio.Event()
+        self._clients: dict[str, httpx.AsyncClient] = {}
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look at every peer, for ever."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        async with trio.open_nursery() as nursery:
+            for name, url in self.urls.items():
+                verify: ssl.SSLContext | bool = url.startswith("https:")
+                if verify and self._ca_file is not None:
+                    verify = ssl.create_default_context(cafile=str(self._ca_file))
+                self._clients[name] = httpx.AsyncClient(
+                    base_url=url, headers=headers, verify=verify, trust_env=False, timeout=timeout
+                )
+                nursery.start_soon(self._watch, name)
+            task_status.started()
+
+    @property
+    def polled(self) -> bool:
+        """Whether every peer was looked at, answered or not."""
+        return len(self._looked_at) == len(self.urls)
+
+    def hurry(self) -> None:
+        """Look again at once."""
+        self._hurried.set()
+        self._hurried = trio.Event()
+
+    async def _watch(self, name: str) -> None:
+        while True:
+            await self._look(name)
+            with trio.move_on_after(QUICK_SECONDS if self._quick() else CALM_SECONDS):
+                await self._hurried.wait()
+
+    async def _look(self, name: str) -> None:
+        at = self._clock()
+        try:
+            answer = await self._exchange(name, "GET", "/v1/failover", None)
+            self._take(name, answer.get("report"), at)
+        except (Unavailable, Rejected) as error:
+            log.debug("region %s: %s", name, error)
+        self._looked_at.add(name)
+
+    def _take(self, name: str, fields: object, at: float) -> Report:
+        try:
+            report = report_from(fields)
+            if report.region != name:
+                raise ValueError(f"the region calls itself {report.region!r}")
+        except ValueError as error:
+            message = f"the answer is no report: {error}"
+            raise Unavailable("bad_report", message, place=self.urls[name], cure="check [cluster] regions") from error
+        self.heard[name] = Heard(report, at)
+        self._on_heard()
+        return report
+
+    async def promise(self, epoch: int) -> None:
+        """Ask every peer to promise ``epoch``; those who do have reported by the time this returns. One that has been
+        silent for long is waited for only as long as an answer of one that is well may take."""
+
+        async def ask(name: str) -> None:
+            at = self._clock()
+            heard = self.heard.get(name)
+            is_silent = heard is None or at - heard.at > ANSWER_SECONDS
+            try:
+                with trio.move_on_after(SILENT_SECONDS if is_silent else math.inf):
+                    answer = await self._exchange(name, "POST", "/v1/failover/promise", {"epoch": epoch})
+                    self._take(name, answer.get("report"), at)
+            except (Unavailable, Rejected) as error:
+                log.debug("region %s has not promised epoch %d: %s", name, epoch, error)
+
+        async with trio.open_nursery() as nursery:
+            for name in self.urls:
+                nursery.start_soon(ask, name)
+
+    async def tell(self, name: str, order: Order, seconds: float) -> None:
+        """Give a peer an order. Raises Unavailable or Rejected."""
+        await self._exchange(name, "POST", "/v1/failover/orders", order_json(order, seconds))
+
+    async def _exchange(self, name: str, method: str, path: str, fields: dict[str, Any] | None) -> dict[str, Any]:
+        place = f"region {name} at {self.urls[name]}"
+        try:
+            async with self._clients[name].stream(method, path, json=fields) as response:
+                content = b""
+                async for piece in response.aiter_raw():
+                    content += piece
+                    if len(content) > ANSWER_LIMIT_BYTES:
+                        break
+            answer = json.loads(content)
+        except (httpx.HTTPError, ValueError, RecursionError, ssl.SSLError, KeyError) as error:
+            message = f"it does not answer: {error or type(error).__name__}"
+            raise Unavailable("peer_unreachable", message, place=place, cure="see its sidecar") from error
+        if not isinstance(answer, dict):
+            raise Unavailable("bad_report", "the answer is no object", place=place)
+        if response.status_code >= 500:
+            raise Unavailable(str(answer.get("reason")), str(answer.get("message"))[:500], place=place)
+        if response.status_code >= 400:
+            raise Rejected(str(answer.get("reason")), str(answer.get("message"))[:500], place=place)
+        return answer

@@ -1,0 +1,118 @@
+"""The office over HTTP: for peers, and for an operator's verbs.
+
+    GET  /v1/failover              the report, the memory, the detector's level and views, the lease, what has happened
+    POST /v1/failover/promise      {"epoch"}: durable before it is answered with a report
+    POST /v1/failover/orders       {"verb": "switchover" | "failover" | "take" | "rejoin" | "pause" | "resume", …}
+
+Guarantee: an order that is answered with 202 is being carried out; what becomes of it is seen in the report. Bounds and
+errors are those of ``body``: hostile input is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from replicator.cluster.failover.detector import signals
+from replicator.cluster.failover.loss import loss, refused
+from replicator.cluster.failover.states import Event
+from replicator.cluster.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
+from replicator.cluster.leases.base import boot_seconds
+from replicator.config import Config, EtcdLease
+from replicator.config.roles import source_of
+from replicator.errors import Rejected
+from replicator.status.routes import AnyTextJSON
+from replicator.transport.body import json_fields
+
+if TYPE_CHECKING:
+    from replicator.cluster.failover.controller import Office
+
+_PAUSES = {"pause": Event.PAUSE, "resume": Event.RESUME}
+DEFAULT_SECONDS = 30.0
+_ORDER_FIELDS = {
+    "target": str,
+    "instead_of": dict,
+    "sequence": int,
+    "allow_data_loss": bool,
+    "primary_is_fenced": bool,
+    "reason": str,
+    "seconds": float,
+}
+
+
+def routes(office: Office) -> list[BaseRoute]:
+    """The routes."""
+
+    async def show(request: Request) -> Response:
+        return AnyTextJSON(await shown(office))
+
+    async def promise(request: Request) -> Response:
+        fields = await json_fields(request, {"epoch": int})
+        epoch = fields["epoch"]
+        if not 0 < epoch < 2**53:
+            raise Rejected("bad_request", "an epoch is a number above zero", place="epoch")
+        return AnyTextJSON({"report": report_json(await office.promised(epoch))})
+
+    async def order(request: Request) -> Response:
+        fields = await json_fields(request, {"verb": str}, _ORDER_FIELDS)
+        if fields["verb"] in _PAUSES:
+            await office.pause(_PAUSES[fields["verb"]], str(fields.get("reason") or "an operator")[:TEXT_LIMIT])
+            return AnyTextJSON({"accepted": fields["verb"]}, status_code=202)
+        try:
+            taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())
+        except (ValueError, TypeError, KeyError) as error:
+            raise Rejected("bad_request", f"this is no order: {error}", place=request.url.path) from error
+        office.take_order(taken)
+        return AnyTextJSON({"accepted": taken.verb}, status_code=202)
+
+    return [
+        Route("/v1/failover", show, methods=["GET"]),
+        Route("/v1/failover/promise", promise, methods=["POST"]),
+        Route("/v1/failover/orders", order, methods=["POST"]),
+    ]
+
+
+def cluster_json(config: Config) -> dict[str, Any]:
+    """What must be the same in every region of a cluster; ``preflight`` compares it."""
+    source = source_of(config)
+    return {
+        "strand": config.region.strand,
+        "regions": sorted(config.cluster.regions) if config.cluster else [],
+        "ledger": None if source is None else source.kind,
+        "mode": config.failover.mode,
+        "acknowledge": config.failover.acknowledge,
+        "lease": f"etcd, {config.lease.prefix}" if isinstance(config.lease, EtcdLease) else "static",
+        "ttl_seconds": None if config.lease is None else config.lease.ttl_seconds,
+    }
+
+
+async def shown(office: Office) -> dict[str, Any]:
+    """All that the office knows, as JSON."""
+    seen = office.look()  # a peer's look must not ask the ledger what only a decision needs
+    await trio.lowlevel.checkpoint()
+    found, lost = signals(seen, office.rules), loss(seen, office.rules)
+    order = office.order
+    return {
+        "report": report_json(seen.me),
+        "memory": memory_json(office.memory),
+        "mode": office.rules.mode,
+        "cluster": cluster_json(office.config),
+        "level": found.level.value,
+        "why": office.why or found.why,
+        "views": found.views,
+        "lease": lease_json(seen.lease),
+        "lease_remaining_seconds": office.term.remaining_seconds,
+        "lease_trouble": None if office.term.trouble is None else office.term.trouble.as_json(),
+        "refused": refused(seen, office.rules, None),
+        "would_lose": lost._asdict(),
+        "peers": {
+            name: {"report": report_json(heard.report), "age_seconds": max(seen.now - heard.at, 0.0)}
+            for name, heard in seen.peers.items()
+        },
+        "order": None if order is None else order_json(order, max(order.until - boot_seconds(), 0.0)),
+        "history": [event._asdict() for event in office.happened],
+    }

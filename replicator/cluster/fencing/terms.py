@@ -1,0 +1,141 @@
+"""Terms: SQL that opens the fence for a time, keeps watch over it, and ends the sessions of applications.
+
+    prolong()       moves the end of a term that runs
+    guard()         opens, and stays in the server until the end, when it ends the applications' sessions: it needs no
+                    sidecar for that
+    shut()          closes
+    end_sessions()  ends the applications' sessions, and waits for their end
+
+Whoever moves the time holds the mutex. So either the guard sees a new end, or who prolongs sees that the guard gave up;
+and a guard that was sent for before a closing comes too late, however slow the way.
+"""
+
+from __future__ import annotations
+
+from replicator.cluster.fencing.sql import GUARD, LOCKS, MUTEX, NOW_US, OURS
+
+GUARD_ROUND_US = 50_000  # how long the guard sleeps at most; the end of a term is met more exactly
+GUARD_PATIENCE_SECONDS = 10
+
+OBJECTS = (
+    # The sessions of applications that began before ``moment``. Those that began later found it closed.
+    f"""CREATE OR REPLACE FUNCTION replicator.sessions(moment timestamptz) RETURNS TABLE (pid integer, kind text,
+  name text, transaction timestamptz) LANGUAGE sql AS $$
+  SELECT pid, backend_type, application_name, xact_start FROM pg_stat_activity
+   WHERE datname = current_database() AND pid <> pg_backend_pid() AND NOT {OURS}
+     AND backend_start < moment AND (backend_type = 'client backend' OR backend_xid IS NOT NULL
+     AND backend_type NOT IN ('parallel worker', 'walsender', 'autovacuum worker'))
+$$""",
+    # Gives what has not ended within the time; empty if nothing.
+    """CREATE OR REPLACE FUNCTION replicator.end_sessions(patience_seconds float8) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+  moment timestamptz := clock_timestamp();
+  told integer[] := '{}';
+  beyond_us integer[] := '{}';
+  rest text[];
+  one record;
+BEGIN
+  LOOP
+    rest := '{}';
+    PERFORM pg_stat_clear_snapshot();
+    FOR one IN SELECT * FROM replicator.sessions(moment) LOOP
+      IF one.kind = 'client backend' AND one.pid <> ALL (told) THEN
+        told := told || one.pid;
+        BEGIN
+          PERFORM pg_terminate_backend(one.pid);
+        EXCEPTION WHEN insufficient_privilege THEN
+          beyond_us := beyond_us || one.pid;
+        END;
+      END IF;
+      -- A session that we may not end does no harm once it has no transaction from before.
+      CONTINUE WHEN one.pid = ANY (beyond_us) AND (one.transaction IS NULL OR one.transaction > moment);
+      rest := rest || format('%s %s (%s)', one.kind, one.pid, one.name);
+    END LOOP;
+    EXIT WHEN rest = '{}' OR clock_timestamp() > moment + patience_seconds * interval '1 second';
+    PERFORM pg_sleep(0.0005);
+  END LOOP;
+  RETURN array_to_string(rest[:5], ', ');
+END $$""",
+    # open: prolonged · late: the time is over · older: a newer epoch is known · closed: it takes a guard to open it.
+    f"""CREATE OR REPLACE FUNCTION replicator.prolong(term bigint, from_us bigint, until_us bigint, OUT said text,
+  OUT seen bigint) LANGUAGE plpgsql AS $$
+DECLARE
+  known bigint;
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);  -- a crash closes, whatever was written
+  PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+  SELECT epoch, closings INTO known, seen FROM replicator.fencing;
+  said := CASE WHEN until_us <= {NOW_US} THEN 'late' WHEN term < known THEN 'older'
+               WHEN replicator.is_open() THEN 'open' ELSE 'closed' END;
+  IF said = 'open' AND until_us > pg_sequence_last_value('replicator.open_until') THEN
+    PERFORM setval('replicator.open_from', from_us);
+    PERFORM setval('replicator.open_until', until_us);
+  END IF;
+  IF said = 'open' AND term > known THEN
+    UPDATE replicator.fencing SET epoch = term;
+  END IF;
+END $$""",
+    f"""CREATE OR REPLACE FUNCTION replicator.shut(url text, seconds integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+  PERFORM setval('replicator.open_until', 0);
+  UPDATE replicator.fencing SET closings = closings + 1, primary_url = url, retry_after = seconds;
+END $$""",
+    f"""CREATE OR REPLACE PROCEDURE replicator.guard(term bigint, from_us bigint, until_us bigint, seen bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+  left_us float8;
+BEGIN
+  PERFORM pg_advisory_lock({LOCKS}, {GUARD});
+  PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+  UPDATE replicator.fencing SET epoch = term, primary_url = NULL, retry_after = NULL
+   WHERE epoch <= term AND closings = seen AND until_us > {NOW_US};
+  IF NOT FOUND THEN
+    PERFORM pg_advisory_unlock({LOCKS}, {GUARD});
+    RETURN;
+  END IF;
+  PERFORM setval('replicator.open_from', from_us);
+  PERFORM setval('replicator.open_until', until_us);
+  COMMIT;
+  -- What ends sessions must not fail: it waits for no disk, and not for ever for the mutex.
+  PERFORM set_config('synchronous_commit', 'off', false), set_config('lock_timeout', '1s', false);
+  LOOP
+    left_us := pg_sequence_last_value('replicator.open_until') - ({NOW_US});
+    IF left_us > 0 AND pg_sequence_last_value('replicator.open_from') <= {NOW_US} THEN
+      PERFORM pg_sleep(least(left_us, {GUARD_ROUND_US}) / 1e6);
+    ELSE
+      BEGIN
+        PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+      EXCEPTION WHEN lock_not_available THEN NULL;
+      END;
+      EXIT WHEN pg_sequence_last_value('replicator.open_until') <= {NOW_US}
+             OR pg_sequence_last_value('replicator.open_from') > {NOW_US};
+    END IF;
+    COMMIT;
+  END LOOP;
+  PERFORM setval('replicator.open_until', 0);
+  COMMIT;
+  PERFORM replicator.end_sessions({GUARD_PATIENCE_SECONDS});
+  PERFORM pg_advisory_unlock({LOCKS}, {GUARD});
+END $$""",
+    "REVOKE EXECUTE ON FUNCTION replicator.end_sessions(float8), replicator.sessions(timestamptz),"
+    " replicator.prolong(bigint, bigint, bigint), replicator.shut(text, integer) FROM PUBLIC",
+    "REVOKE EXECUTE ON PROCEDURE replicator.guard(bigint, bigint, bigint, bigint) FROM PUBLIC",
+)
+DROP_OBJECTS = (
+    "DROP PROCEDURE IF EXISTS replicator.guard(bigint, bigint, bigint, bigint)",
+    "DROP FUNCTION IF EXISTS replicator.end_sessions(float8), replicator.sessions(timestamptz),"
+    " replicator.prolong(bigint, bigint, bigint), replicator.shut(text, integer)",
+)
+ANCHOR = f"SELECT ({NOW_US})::bigint"
+END_GUARD = f"""
+SELECT pg_terminate_backend(pid) FROM pg_locks
+ WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 2 AND classid = {LOCKS}
+   AND objid = {GUARD} AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared LIMIT 5"
+LOOK = f"""
+SELECT replicator.is_open(), epoch, round((pg_sequence_last_value('replicator.open_until') - {NOW_US}) / 1e6)
+  FROM replicator.fencing
+"""
+INSTALLED = "SELECT to_regprocedure('replicator.guard(bigint, bigint, bigint, bigint)') IS NOT NULL"

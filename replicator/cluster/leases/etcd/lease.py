@@ -1,0 +1,210 @@
+"""The lease of one strand in etcd v3.
+
+    <prefix>/<strand>/leader   {"region": "paris", "epoch": 3}, attached to an etcd lease: goes when that one ends
+    <prefix>/<strand>/epoch    3, the highest that was ever granted: stays
+
+A claim is one transaction: if the leader's key is not there (or is of the revision that the claimant may replace) and
+the epoch's key is as it was looked at, write both. The revision that wrote the leader's key is the holder's token. The
+key that is written with another etcd lease is detached from the earlier one: what becomes of the former holder's lease
+then, ending or revoked, does not touch it.
+
+Why a renewal is two requests: etcd's leader renews a lease from its own memory. A leader that was stopped for a while
+does so, too, before it learns that it has been deposed; the time would then count for nothing. So a renewal is followed
+by a read that takes a quorum, from the same member in the same term: the leader that renewed was still the leader.
+
+Each request may arrive twice (see ``gateway``): the id of an etcd lease is drawn here, a transaction that has been done
+finds its own lease at the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import trio
+
+from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseView, Lost, boot_seconds, may_claim
+from replicator.cluster.leases.etcd.answers import Header, Seen, number, read_header, read_seen
+from replicator.cluster.leases.etcd.gateway import Gateway
+from replicator.cluster.leases.etcd.member import FAILED_PRECONDITION, NOT_FOUND, Member, Refused, garbled
+from replicator.cluster.leases.etcd.options import EtcdOptions
+from replicator.cluster.leases.etcd.transactions import Keys
+from replicator.errors import ReplicatorError, Unavailable
+
+TRIES = 3  # of a step that another one of ours, or an election in etcd, has overtaken
+REVOKE_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+class EtcdLease:
+    """A ``Lease``."""
+
+    def __init__(self, options: EtcdOptions, strand: str, clock: Clock = boot_seconds) -> None:
+        self._options = options
+        self._strand = strand
+        self._clock = clock
+        self._gateway = Gateway(options)
+        self._keys = Keys(options.prefix, strand)
+
+    @property
+    def ttl_seconds(self) -> float:
+        return self._options.ttl_seconds
+
+    @property
+    def exclusive(self) -> bool:
+        return True
+
+    async def look(self) -> LeaseView:
+        return (await self._ask(self._look)).view
+
+    async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
+        asked_at, lease_id = self._clock(), secrets.randbelow(2**62) + 1
+        wanted = Grant(self._strand, region, epoch, "", str(lease_id), asked_at, self.ttl_seconds)
+        return await self._ask(lambda member: self._claim(member, wanted, instead_of))
+
+    async def renew(self, grant: Grant) -> Grant:
+        asked = dataclasses.replace(grant, asked_at=self._clock())
+        return await self._ask(lambda member: self._renew(member, asked))
+
+    async def keep_mine(self, grant: Grant) -> Grant:
+        return await self._ask(lambda member: self._keep_mine(member, grant))
+
+    async def release(self, grant: Grant) -> None:
+        await self._ask(lambda member: self._revoke(member, grant.lease_id))
+
+    async def aclose(self) -> None:
+        await self._gateway.aclose()
+
+    async def _ask(self, step: Callable[[Member], Awaitable[T]]) -> T:
+        try:
+            return await self._gateway.ask(step)
+        except Refused as refusal:  # for a reason that no step knows
+            cure = "look at etcd's log"
+            raise Unavailable(refusal.reason, refusal.message, place=refusal.place, cure=cure) from refusal
+
+    # -- one step at one member ---------------------------------------------------------------------------------------
+
+    async def _look(self, member: Member) -> Seen:
+        answer = await member.call("/v3/kv/range", self._keys.look())
+        with garbled(member.endpoint):
+            answer = self._keys.looked(answer)
+        return self._seen(answer, member)
+
+    async def _claim(self, member: Member, wanted: Grant, instead_of: Holder | None) -> Grant:
+        seen = await self._look(member)
+        if seen.view.holder is not None and seen.view.holder[:2] == (wanted.region, wanted.epoch):
+            # An earlier claim whose answer was lost; ours by name, so the time is what is left to prove.
+            return await self._renew(member, dataclasses.replace(wanted, lease_id=str(seen.lease_id)))
+        may_claim(seen.view, wanted.region, wanted.epoch, instead_of, self._keys.place)
+        granted = dataclasses.replace(wanted, ttl_seconds=await self._grant(member, wanted.lease_id))
+        try:
+            answer = await member.call("/v3/kv/txn", self._keys.claim(seen, wanted))
+        except Refused as refusal:
+            message = f"the etcd lease ended before the claim was through: {refusal.message}"
+            raise Unavailable("lease_store_slow", message, place=member.endpoint, cure="check etcd's disk") from refusal
+        if answer.get("succeeded"):
+            return dataclasses.replace(granted, token=self._revision(answer, member))
+        seen = self._seen(answer, member)
+        if (mine := _mine(seen, wanted)) is not None:  # this request has arrived before, by another member
+            return dataclasses.replace(granted, token=mine.token)
+        await self._try_to_revoke(member, wanted.lease_id)
+        raise self._lost(wanted, seen)
+
+    async def _renew(self, member: Member, asked: Grant) -> Grant:
+        for _ in range(TRIES):
+            renewed, ttl_seconds = await self._keep_alive(member, asked.lease_id)
+            seen = await self._look(member)
+            mine = _mine(seen, asked)
+            if mine is None:
+                if str(seen.lease_id) != asked.lease_id:
+                    await self._try_to_revoke(member, asked.lease_id)  # it has no key any more
+                raise self._lost(asked, seen)
+            proven = (renewed.member_id, renewed.term) == (seen.header.member_id, seen.header.term)
+            if proven and ttl_seconds > 0:
+                return dataclasses.replace(asked, token=mine.token, ttl_seconds=ttl_seconds)
+        message = "its members do not agree on a leader for long enough to renew the lease"
+        cure = "look at etcd's health; a balancer in front of it must keep a connection at one member"
+        raise Unavailable("lease_store_unsettled", message, place=member.endpoint, cure=cure)
+
+    async def _keep_mine(self, member: Member, grant: Grant) -> Grant:
+        token = grant.token
+        for _ in range(TRIES):
+            try:
+                answer = await member.call("/v3/kv/txn", self._keys.keep(token, grant))
+            except Refused:  # the etcd lease is gone, and the key with it
+                raise self._lost(grant, await self._look(member)) from None
+            if answer.get("succeeded"):
+                return dataclasses.replace(grant, token=self._revision(answer, member))
+            seen = self._seen(answer, member)
+            mine = _mine(seen, grant)
+            if mine is None:
+                raise self._lost(grant, seen)
+            token = mine.token  # of an earlier keep_mine whose answer was lost; somebody may have seen that one, too
+        raise Unavailable("lease_store_unsettled", "the holder's key changes all the time", place=member.endpoint)
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    async def _grant(self, member: Member, lease_id: str) -> float:
+        """Make the etcd lease; how long it is. etcd may give more than was asked for."""
+        try:
+            answer = await member.call("/v3/lease/grant", {"ID": lease_id, "TTL": self._options.ttl_seconds})
+        except Refused as refusal:
+            if refusal.code == FAILED_PRECONDITION:  # it is there: this request has arrived before
+                return self.ttl_seconds
+            raise
+        with garbled(member.endpoint):
+            return _ttl(answer)
+
+    async def _keep_alive(self, member: Member, lease_id: str) -> tuple[Header, float]:
+        """Renew the etcd lease: who answered, and its time; 0 if there is none."""
+        answer = await member.call("/v3/lease/keepalive", {"ID": lease_id})
+        with garbled(member.endpoint):
+            result = answer["result"]
+            return read_header(result["header"]), float(number(result.get("TTL")))
+
+    async def _revoke(self, member: Member, lease_id: str) -> None:
+        """End the etcd lease, and what is attached to it."""
+        try:
+            await member.call("/v3/lease/revoke", {"ID": lease_id})
+        except Refused as refusal:
+            if refusal.code != NOT_FOUND:
+                raise
+
+    async def _try_to_revoke(self, member: Member, lease_id: str) -> None:
+        """It ends by itself, too."""
+        with trio.move_on_after(REVOKE_SECONDS), contextlib.suppress(ReplicatorError):
+            await self._revoke(member, lease_id)
+
+    def _seen(self, answer: dict[str, Any], member: Member) -> Seen:
+        with garbled(member.endpoint):
+            return read_seen(answer, self._keys.place)
+
+    def _revision(self, answer: dict[str, Any], member: Member) -> str:
+        with garbled(member.endpoint):
+            return str(read_header(answer["header"]).revision)
+
+    def _lost(self, grant: Grant, seen: Seen) -> Lost:
+        holder = seen.view.holder
+        who = f"{holder.region} holds it in epoch {holder.epoch}" if holder else "nobody holds it"
+        return Lost(
+            f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}", seen.view, place=self._keys.place
+        )
+
+
+def _mine(seen: Seen, grant: Grant) -> Holder | None:
+    """The holder, if it is by this grant: by the etcd lease at the key, whose id nobody else has drawn."""
+    holder = seen.view.holder
+    if holder is None or str(seen.lease_id) != grant.lease_id or holder[:2] != (grant.region, grant.epoch):
+        return None
+    return holder
+
+
+def _ttl(answer: dict[str, Any]) -> float:
+    ttl_seconds = number(answer.get("TTL"))
+    if ttl_seconds <= 0:
+        raise ValueError("a lease without time")
+    return float(ttl_seconds)

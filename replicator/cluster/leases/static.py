@@ -1,0 +1,170 @@
+"""The lease of one strand in a file on this machine.
+
+Two forms. *Shared*: all sidecars of one machine are given the same ``path``; the file keeps two of them from holding
+the lease, by a lock and by the machine's clock, which is the same for all of them. *Manual*: each region has a file of
+its own; a grant does not end, and nobody but the person who tells a region to claim keeps two from holding it.
+
+Guarantee: a step is read, decided and written under one lock, and is on disk when it is done; a process killed at any
+instruction leaves the file as it was before or after. In the shared form a restart of the machine ends every grant: the
+clock begins anew then. The epoch stays.
+
+Not for a network file system: neither its locks nor its clock are to be relied on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseView, Lost, boot_seconds, may_claim
+from replicator.cluster.leases.record import Kept, boot_id, read_kept, write_kept
+from replicator.errors import Unavailable
+
+LOCK_SECONDS_AT_MOST = 5.0
+LOCK_LOOK_SECONDS = 0.005
+
+T = TypeVar("T")
+
+
+class StaticLease:
+    """A ``Lease``. ``ttl_seconds`` is ``math.inf`` for the manual form."""
+
+    def __init__(
+        self,
+        path: Path,
+        strand: str,
+        ttl_seconds: float,
+        clock: Clock = boot_seconds,
+        boot: Callable[[], str] = boot_id,
+    ) -> None:
+        self._path = path
+        self._strand = strand
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._boot = boot
+
+    @property
+    def ttl_seconds(self) -> float:
+        return self._ttl_seconds
+
+    @property
+    def exclusive(self) -> bool:
+        return not math.isinf(self._ttl_seconds)
+
+    async def look(self) -> LeaseView:
+        return await self._locked(self._view)
+
+    async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
+        return await self._locked(lambda kept: self._claim(kept, region, epoch, instead_of))
+
+    async def renew(self, grant: Grant) -> Grant:
+        return await self._locked(lambda kept: self._renew(kept, grant))
+
+    async def keep_mine(self, grant: Grant) -> Grant:
+        return await self._locked(lambda kept: self._keep_mine(kept, grant))
+
+    async def release(self, grant: Grant) -> None:
+        await self._locked(lambda kept: self._release(kept, grant))
+
+    async def aclose(self) -> None:
+        """Nothing is open between steps."""
+
+    # -- one step, under the lock -------------------------------------------------------------------------------------
+
+    def _view(self, kept: Kept) -> LeaseView:
+        return kept.view(self._boot(), self._clock())
+
+    def _claim(self, kept: Kept, region: str, epoch: int, instead_of: Holder | None) -> Grant:
+        view = self._view(kept)
+        if view.holder is not None and view.holder[:2] == (region, epoch):
+            return self._begin(view.epoch, view.holder, kept.lease_id)  # an earlier claim whose answer was lost
+        may_claim(view, region, epoch, instead_of, self._place)
+        return self._begin(epoch, Holder(region, epoch, _drawn()), _drawn())
+
+    def _renew(self, kept: Kept, grant: Grant) -> Grant:
+        holder = self._mine(kept, grant)
+        return self._begin(kept.epoch, holder, grant.lease_id)
+
+    def _keep_mine(self, kept: Kept, grant: Grant) -> Grant:
+        holder = self._mine(kept, grant)._replace(token=_drawn())
+        self._write(kept._replace(holder=holder))
+        return dataclasses.replace(grant, token=holder.token)
+
+    def _release(self, kept: Kept, grant: Grant) -> None:
+        if kept.holder is not None and kept.lease_id == grant.lease_id:
+            self._write(Kept(kept.epoch))
+
+    def _mine(self, kept: Kept, grant: Grant) -> Holder:
+        view = self._view(kept)
+        if view.holder is None or kept.lease_id != grant.lease_id:
+            who = f"{view.holder.region} holds it in epoch {view.holder.epoch}" if view.holder else "nobody holds it"
+            message = f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}"
+            raise Lost(message, view, place=self._place)
+        return view.holder
+
+    def _begin(self, epoch: int, holder: Holder, lease_id: str) -> Grant:
+        now = self._clock()
+        self._write(Kept(epoch, holder, lease_id, self._boot(), now, self._ttl_seconds))
+        return Grant(self._strand, *holder, lease_id, now, self._ttl_seconds)
+
+    # -- the file -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _place(self) -> str:
+        return f"{self._path} ({self._strand})"
+
+    async def _locked(self, step: Callable[[Kept], T]) -> T:
+        """One step in a thread. It is not left behind when its caller is cancelled: it may be writing."""
+
+        def run() -> T:
+            with _translated(self._path), self._lock():
+                return step(self._read())
+
+        return await trio.to_thread.run_sync(run)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """A lock that goes with the process. Of a file beside it: the file itself is replaced with every step."""
+        deadline = time.monotonic() + min(self._ttl_seconds / 3, LOCK_SECONDS_AT_MOST)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.with_name(f"{self._path.name}.lock").open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        message = "another sidecar keeps the file locked"
+                        cure = "see whether one of them hangs"
+                        raise Unavailable("lease_store_silent", message, place=str(self._path), cure=cure) from None
+                    time.sleep(LOCK_LOOK_SECONDS)  # a lock with a deadline is not to be had
+            yield
+
+    def _read(self) -> Kept:
+        return read_kept(self._path, self._strand)
+
+    def _write(self, kept: Kept) -> None:
+        write_kept(self._path, self._strand, kept)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"the file cannot be read or written: {error.strerror or error}"
+        cure = "give the sidecar's user the right to write there, and free disk space"
+        raise Unavailable("lease_store_unusable", message, place=str(path), cure=cure) from error
+
+
+def _drawn() -> str:
+    return secrets.token_hex(8)

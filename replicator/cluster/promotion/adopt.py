@@ -1,0 +1,155 @@
+"""A primary's database becomes a replica at a position, without a copy.
+
+Given: the fence is closed; what the slot held is in the journal (``rest``); the rows are those of the position: what
+others never received is undone, elsewhere. Then all that is missing is what a replica writes down beside its rows.
+
+Guarantee: the database takes its position, its definitions and what replay needs of the tables in one transaction;
+after that the slot and the publication go, if they are ours, and last what the journal notes of the server. Killed
+between any two steps, another call goes on; a database that has replayed since is left as it is.
+
+Blocking: it belongs in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from psycopg import sql
+
+from replicator.cluster.promotion.database import (
+    alone,
+    drop_slot,
+    has_own_tables,
+    in_force,
+    open_quarantine,
+    source_session,
+    stands_at,
+)
+from replicator.cluster.promotion.decide import Adopting, AdoptStep, adoption
+from replicator.cluster.promotion.promote import NOTES
+from replicator.cluster.promotion.tables import adopted_at, as_replica
+from replicator.errors import Halted
+from replicator.format.definition import Definition
+from replicator.format.position import Position
+from replicator.pipeline.replicas.postgres import adopted
+from replicator.pipeline.replicas.postgres.schema import create_own_tables
+from replicator.pipeline.sources.postgres.connection import Connection
+from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.publication import has_publication
+from replicator.pipeline.sources.postgres.sequences import read_sequences
+from replicator.pipeline.sources.postgres.slot import read_slot
+from replicator.pipeline.sources.postgres.source import CAPTURED_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE
+from replicator.storage.journal.store import Journal
+
+
+class Adoption:
+    """One call. ``on_step`` hears of each step before it is done and after it, for tests that end it there."""
+
+    def __init__(
+        self,
+        dsn: str,
+        options: PostgresOptions,
+        journal: Journal,
+        strand: str,
+        on_step: Callable[[str], None] = lambda where: None,
+    ) -> None:
+        self._dsn = dsn
+        self._options = options
+        self._journal = journal
+        self._strand = strand
+        self._on_step = on_step
+
+    def run(self, position: Position) -> None:
+        """Do what remains. Raises Unavailable (call again) or Halted."""
+        with alone(self._dsn, self._options) as connection:
+            for step in adoption(self._look(connection, position)):
+                self._on_step(f"before {step.name}")
+                match step:
+                    case AdoptStep.TAKE:
+                        self._take(connection, position)
+                    case AdoptStep.SLOT:
+                        self._drop_slot()
+                    case AdoptStep.PUBLICATION:
+                        self._drop_publication()
+                    case AdoptStep.NOTES:
+                        self._journal.replace_notes(NOTES, {})
+                self._on_step(f"after {step.name}")
+
+    def _look(self, connection: Connection, position: Position) -> Adopting:
+        notes = self._journal.notes()
+        with source_session(self._options) as source:
+            slot = notes.get(SLOT_NOTE) == self._options.slot and read_slot(source, self._options.slot) is not None
+            publication = notes.get(PUBLICATION_NOTE) == self._options.publication and has_publication(
+                source, self._options
+            )
+        noted = any(key.startswith(NOTES) for key in notes)
+        return Adopting(adopted_at(connection, self._strand) == str(position), slot, publication, noted)
+
+    def _take(self, connection: Connection, position: Position) -> None:
+        self._check(connection, position)
+        definitions = [
+            definition for _, definition in in_force(self._journal, self._strand, position.sequence).values()
+        ]
+        with source_session(self._options) as source:
+            carried = read_sequences(source, self._options.publication)
+        create_own_tables(connection)
+        adopted.silence(connection)
+        with connection.transaction():
+            as_replica(connection, position, definitions)
+            self._write_definitions(connection, position)
+            for value in carried:
+                further = "greatest" if value.increment > 0 else "least"
+                connection.execute(
+                    sql.SQL(
+                        "INSERT INTO replicator.sequence AS s VALUES (%s, %s, %s, %s) ON CONFLICT (namespace, name)"
+                        " DO UPDATE SET value = {further}(s.value, excluded.value), increment = excluded.increment"
+                    ).format(further=sql.SQL(further)),
+                    value,
+                )
+            self._write_position(connection, position)
+
+    def _check(self, connection: Connection, position: Position) -> None:
+        place = f"strand {self._strand}, sequence {position.sequence}"
+        if self._journal.position_at(self._strand, position.sequence) != position:
+            message = "the position is not on the journal's chain"
+            raise Halted("not_in_journal", message, place=place, cure="adopt at a position that the journal holds")
+        notes = self._journal.notes()
+        is_source = SYSTEM_NOTE in notes
+        if not is_source and not stands_at(connection, self._journal, self._strand, position):
+            message = "nothing says that the database has the rows of this position: it was no source, and is elsewhere"
+            raise Halted("not_captured", message, place=place, cure="make this region anew: replicator bootstrap")
+        if is_source and not notes.get(CAPTURED_NOTE):
+            message = "what the slot holds is not known to be in the journal"
+            raise Halted("not_captured", message, place=place, cure="capture the rest first; the fence stays closed")
+        aside = open_quarantine(connection, self._strand) if has_own_tables(connection) else []
+        if aside:
+            message = f"statements of an earlier time are set aside: {', '.join(aside)}"
+            raise Halted("quarantine_open", message, place=place, cure="replicator quarantine drop, then go on")
+
+    def _write_definitions(self, connection: Connection, position: Position) -> None:
+        connection.execute("DELETE FROM replicator.definition WHERE strand = %s", (self._strand,))
+        every: dict[int, Definition] = self._journal.definitions(self._strand, position.sequence)
+        for relation, packed in self._journal.definitions_in_order(self._strand, position.sequence):
+            connection.execute(
+                "INSERT INTO replicator.definition (strand, relation, namespace, name, definition)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                (self._strand, relation, *every[relation].name, packed),
+            )
+
+    def _write_position(self, connection: Connection, position: Position) -> None:
+        """All blocks up to there count as applied."""
+        block = self._journal.block(self._strand, position.sequence)
+        committed_at = block.header.committed_at if block else self._journal.base_high_at(self._strand) or 0
+        connection.execute("DELETE FROM replicator.position WHERE strand = %s", (self._strand,))
+        connection.execute(
+            "INSERT INTO replicator.position VALUES (%s, %s, %s, %s, %s, %s)",
+            (*position, committed_at, position.sequence),
+        )
+
+    def _drop_slot(self) -> None:
+        drop_slot(self._options, ours=True)
+
+    def _drop_publication(self) -> None:
+        with source_session(self._options) as source:
+            source.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(self._options.publication)))

@@ -1,0 +1,101 @@
+"""Sequences of a promoted database: made, tied to their columns, moved on (``numbers``).
+
+Guarantee: a column that the ledger knows to be fed by a sequence is fed by one here, its default works, and what it
+gives next is in use nowhere that is known. Doing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import starmap
+from typing import Any
+
+from psycopg import sql
+
+from replicator.cluster.promotion.numbers import Facts, goes_on
+from replicator.format.definition import Column, Definition
+from replicator.pipeline.replicas.base import SetSequence
+from replicator.pipeline.replicas.postgres import sequences
+from replicator.pipeline.sources.postgres.catalog import quoted, read_table, table_oid
+from replicator.pipeline.sources.postgres.connection import Connection
+from replicator.pipeline.sources.postgres.options import TableName
+
+_BOUNDS = {"smallint": 2**15 - 1, "integer": 2**31 - 1}
+
+
+class _Use:
+    """Who uses a sequence: the values that are known to be used, and the bound of the narrowest column."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self.bound = 2**63 - 1
+
+
+def move_sequences(connection: Connection, definitions: Iterable[Definition], reserve: int) -> None:
+    """Every sequence that was carried, or feeds a column, goes on behind what is in use."""
+    uses: dict[TableName, _Use] = {}
+    rows = connection.execute("SELECT namespace, name, value, increment FROM replicator.sequence").fetchall()
+    carried = {(step.namespace, step.name): step for step in starmap(SetSequence, rows)}
+    for name, step in carried.items():
+        sequences.advance(connection, step)
+        uses.setdefault(name, _Use()).values.append(step.value)
+    for definition in definitions:
+        for column, here in _fed(connection, definition):
+            use = uses.setdefault(here, _Use())
+            use.bound = min(use.bound, _BOUNDS.get(column.type, use.bound))
+            if column.sequence in carried:
+                use.values.append(carried[column.sequence].value)
+            use.values += _ends(connection, definition.name, column)
+    for name, use in uses.items():
+        _move(connection, name, use, reserve)
+
+
+def _fed(connection: Connection, definition: Definition) -> list[tuple[Column, TableName]]:
+    """The columns that sequences feed, and by which: an identity's may have another name here than in the ledger. One
+    that nothing feeds here gets the ledger's."""
+    columns = [column for column in definition.columns if column.sequence is not None]
+    feeding = _feeding(connection, definition) if columns else {}
+    if any(feeding.get(column.name) is None for column in columns):
+        sequences.attach(connection, definition)
+        feeding = _feeding(connection, definition)
+    return [(column, here) for column in columns if (here := feeding.get(column.name)) is not None]
+
+
+def _feeding(connection: Connection, definition: Definition) -> dict[str, TableName | None]:
+    oid = table_oid(connection, definition.name)
+    facts = read_table(connection, oid) if oid is not None else None
+    return {a.name: a.sequence for a in facts.attributes if not a.dropped} if facts else {}
+
+
+def _ends(connection: Connection, table: TableName, column: Column) -> list[int]:
+    """The least and the greatest value in the column: only the one in the sequence's direction will count. What no
+    sequence can reach does not."""
+    is_integer = column.type in ("smallint", "integer", "bigint")  # an index gives these at once
+    if not is_integer and not column.type.startswith(("numeric", "real", "double")):
+        return []
+    where = "" if is_integer else " WHERE {0} BETWEEN -9223372036854775807 AND 9223372036854775807"
+    query = sql.SQL("SELECT min({0}), max({0}) FROM {1}" + where)
+    row = _one(connection, query.format(sql.Identifier(column.name), quoted(table)))
+    return [int(value) for value in row if value is not None]
+
+
+def _move(connection: Connection, name: TableName, use: _Use, reserve: int) -> None:
+    label = quoted(name).as_string(connection)
+    start, increment, low, high, cache = _one(
+        connection,
+        sql.SQL(
+            "SELECT seqstart, seqincrement, seqmin, seqmax, seqcache FROM pg_sequence WHERE seqrelid = {}::regclass"
+        ).format(sql.Literal(label)),
+    )
+    last, called = _one(connection, sql.SQL("SELECT last_value, is_called FROM {}").format(quoted(name)))
+    bounds = max(low, -use.bound - 1), min(high, use.bound)
+    facts = Facts(start, increment, *bounds, cache, last if called else None)
+    value = goes_on(facts, use.values, reserve).value
+    if value is not None:
+        connection.execute("SELECT setval(%s::regclass, %s, true)", [label, value])
+
+
+def _one(connection: Connection, query: sql.Composed) -> Any:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row

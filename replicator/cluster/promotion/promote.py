@@ -1,0 +1,187 @@
+"""A replica's database becomes the primary's: sequences, tables, publication, slot, and where the chain goes on.
+
+Given: the fence is closed, so nobody but us writes; replay is stopped; every block of the journal is applied. Then the
+database is the state at the journal's head, and what it logs behind the new slot's first place is all new. So nothing
+is copied, and replay's own writes are never captured: they are before that place.
+
+Guarantee: until the last step but one (``BEGIN``) nothing in the journal says that this server is read, and all before
+is done again by another call. ``BEGIN`` is one transaction of the journal. Behind it the slot is never touched.
+
+Blocking: it belongs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from replicator.cluster.promotion.base import append_epoch
+from replicator.cluster.promotion.database import (
+    alone,
+    drop_slot,
+    open_quarantine,
+    replicating,
+    source_session,
+    stands_at,
+)
+from replicator.cluster.promotion.decide import PromoteStep, Promoting, promotion
+from replicator.cluster.promotion.forward import move_sequences
+from replicator.cluster.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
+from replicator.cluster.promotion.tables import adopted_at, as_primary
+from replicator.errors import Halted
+from replicator.format.definition import Definition
+from replicator.pipeline.sources.postgres.catalog import all_oids
+from replicator.pipeline.sources.postgres.chain_start import (
+    BEGINS_NOTE,
+    NUMBERS_NOTE,
+    Begins,
+    highest_number,
+    numbering,
+    pack_begins,
+    pack_numbering,
+)
+from replicator.pipeline.sources.postgres.connection import Connection
+from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.publication import ensure_publication, has_publication
+from replicator.pipeline.sources.postgres.relations import BEFORE_NOTE, TABLE_NOTE
+from replicator.pipeline.sources.postgres.slot import Identity, create_slot, identify
+from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
+from replicator.storage.journal.store import Journal
+
+NOTES = "postgres."
+
+
+class Promotion:
+    """One call. ``on_step`` hears of each step before it is done and after it, for tests that end it there."""
+
+    def __init__(
+        self,
+        dsn: str,
+        options: PostgresOptions,
+        journal: Journal,
+        strand: str,
+        reserve: int,
+        on_step: Callable[[str], None] = lambda where: None,
+    ) -> None:
+        self._dsn = dsn
+        self._options = options
+        self._journal = journal
+        self._strand = strand
+        self._reserve = reserve
+        self._on_step = on_step
+        self._slot_at: tuple[Identity, int] | None = None
+
+    def run(self, epoch: int, now_us: int) -> None:
+        """Do what remains. Raises Unavailable (call again) or Halted."""
+        with alone(self._dsn, self._options) as connection:
+            steps = promotion(self._look(connection), epoch)
+            if PromoteStep.BEGIN in steps:
+                check_state(connection, self._journal, self._strand)
+                check_tables(connection, definitions_of(self._journal, self._strand))
+                self._forget()
+            for step in steps:
+                self._on_step(f"before {step.name}")
+                match step:
+                    case PromoteStep.SEQUENCES:
+                        move_sequences(connection, self._definitions(), self._reserve)
+                    case PromoteStep.TABLES:
+                        as_primary(connection, self._strand, self._definitions())
+                    case PromoteStep.PUBLICATION:
+                        self._publish()
+                    case PromoteStep.SLOT:
+                        self._make_slot()
+                    case PromoteStep.BEGIN:
+                        self._begin(connection, epoch)
+                    case PromoteStep.EPOCH:
+                        append_epoch(self._journal, self._strand, epoch, now_us)
+                self._on_step(f"after {step.name}")
+
+    def _look(self, connection: Connection) -> Promoting:
+        return Promoting(
+            SYSTEM_NOTE in self._journal.notes(),
+            adopted_at(connection, self._strand) is not None,
+            self._journal.head(self._strand).epoch,
+        )
+
+    def _forget(self) -> None:
+        """What the journal notes of an earlier time as a source is void, save what is ours in the server."""
+        notes = self._journal.notes()
+        kept = {key: notes[key] for key in (SLOT_NOTE, PUBLICATION_NOTE) if key in notes}
+        if SYSTEM_NOTE in notes:
+            self._journal.replace_notes(NOTES, kept)
+
+    def _definitions(self) -> list[Definition]:
+        return list(definitions_of(self._journal, self._strand).values())
+
+    def _publish(self) -> None:
+        """It has to be there before the slot: the log is read by the catalogs of its time."""
+        with source_session(self._options) as connection:
+            if not has_publication(connection, self._options):
+                self._journal.set_note(PUBLICATION_NOTE, self._options.publication)
+                self._on_step("within PUBLICATION")
+            ensure_publication(connection, self._options)
+
+    def _make_slot(self) -> None:
+        """A slot that an earlier call left behind is made anew: it was never read, and nobody has written since."""
+        name = self._options.slot
+        drop_slot(self._options, ours=self._journal.notes().get(SLOT_NOTE) == name)
+        self._journal.set_note(SLOT_NOTE, name)
+        self._on_step("within SLOT")
+        with replicating(self._options) as replication:
+            identity = identify(replication)
+            point, _ = create_slot(replication, name)
+        self._slot_at = identity, point
+
+    def _begin(self, connection: Connection, epoch: int) -> None:
+        assert self._slot_at is not None
+        identity, point = self._slot_at
+        ours = self._journal.notes().get(PUBLICATION_NOTE) == self._options.publication
+        new = {
+            SYSTEM_NOTE: identity.system,
+            DATABASE_NOTE: identity.database,
+            TIMELINE_NOTE: str(identity.timeline),
+            SLOT_NOTE: self._options.slot,
+            BEGINS_NOTE: pack_begins(Begins(epoch, self._journal.head(self._strand).sequence, point)),
+            **({PUBLICATION_NOTE: self._options.publication} if ours else {}),
+            **self._table_notes(connection),
+        }
+        self._journal.replace_notes(NOTES, new)
+
+    def _table_notes(self, connection: Connection) -> dict[str, str]:
+        """What ``relations`` would have noted, had it seen these tables from their beginning. A table that is not the
+        ledger's and has no row counts as one that will be created later: its rows come through the stream."""
+        every = list(self._journal.definitions(self._strand).values())
+        known: dict[int, Definition] = {}
+        notes: dict[str, str] = {}
+        definitions = definitions_of(self._journal, self._strand)
+        for name, facts in tables_of(connection, definitions).items():
+            known[facts.oid] = definition = definitions[name]
+            notes[f"{TABLE_NOTE}{facts.oid}"] = json.dumps((*facts.name, facts.storage))
+            highest_ever = highest_number(other for other in every if other.name == definition.name)
+            here = {a.name: a.number for a in facts.attributes if not a.dropped}
+            highest_here = max((a.number for a in facts.attributes), default=0)
+            numbers = numbering(definition, here, highest_ever, highest_here)
+            if numbers.pairs:
+                notes[f"{NUMBERS_NOTE}{facts.oid}"] = pack_numbering(numbers)
+        with source_session(self._options) as source:
+            empty = [facts.oid for facts in strangers(source, list(known)) if not has_rows(source, facts.name)]
+        notes[BEFORE_NOTE] = json.dumps(sorted(set(all_oids(connection)) - set(empty)))
+        return notes
+
+
+def check_state(connection: Connection, journal: Journal, strand: str) -> None:
+    """Raise Halted unless the database is the state at the journal's head."""
+    head = journal.head(strand)
+    place = f"strand {strand}, sequence {head.sequence}"
+    if not head.sequence or not stands_at(connection, journal, strand, head):
+        message = "the database is not at the journal's head: it has not followed, or lacks blocks of the journal"
+        raise Halted("not_applied", message, place=place, cure="let replay come to the journal's end first")
+    aside = open_quarantine(connection, strand)
+    if aside:
+        raise Halted(
+            "quarantine_open",
+            f"statements are set aside here: {', '.join(aside)}",
+            place=place,
+            cure="replicator quarantine replay or drop, then promote",
+        )

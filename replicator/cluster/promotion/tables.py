@@ -1,0 +1,136 @@
+"""What a table has of its role: a replica's places where there is no key, and what a primary's identity refuses.
+
+A replica keys a table without a key on two columns of its own (``_sequence``, ``_ordinal``), the place of each row's
+insert; a primary's table has none. Dropping them touches no row; adding them rewrites the table, and the rows that are
+there are numbered anew, all behind one another at the position of the change.
+
+A column GENERATED ALWAYS AS IDENTITY refuses the values that replay brings; in a replica it is BY DEFAULT, and ALWAYS
+again after the next promotion: ``replicator.adopted`` keeps that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from psycopg import sql
+
+from replicator.errors import Halted
+from replicator.format.definition import Definition
+from replicator.format.position import Position
+from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
+from replicator.pipeline.sources.postgres.catalog import quoted
+from replicator.pipeline.sources.postgres.connection import Connection
+
+ADOPTED = """CREATE TABLE IF NOT EXISTS replicator.adopted (
+    strand text PRIMARY KEY, position text NOT NULL, always_identities json NOT NULL)"""
+
+
+def as_primary(connection: Connection, strand: str, definitions: Iterable[Definition]) -> None:
+    """Take off what only a replica's tables have; in one transaction."""
+    with connection.transaction():
+        for definition in definitions:
+            if not definition.key and _has_places(connection, definition):
+                drops = ", ".join(f"DROP COLUMN IF EXISTS {name}" for name in PLACE_COLUMNS)
+                connection.execute(sql.SQL("ALTER TABLE {} " + drops).format(quoted(definition.name)))
+        if connection.execute("SELECT to_regclass('replicator.adopted')").fetchone() == (None,):
+            return
+        for (always,) in connection.execute("DELETE FROM replicator.adopted WHERE strand = %s RETURNING"
+                                            " always_identities", (strand,)).fetchall():  # fmt: skip
+            _set_identities(connection, always, "ALWAYS")
+
+
+def as_replica(connection: Connection, position: Position, definitions: Iterable[Definition]) -> None:
+    """Make them take what replay writes; within a transaction."""
+    wanted = list(definitions)
+    for definition in wanted:
+        if not definition.key and not _has_places(connection, definition):
+            _add_places(connection, definition, position.sequence)
+    connection.execute(ADOPTED)
+    before = connection.execute(
+        "SELECT always_identities FROM replicator.adopted WHERE strand = %s", (position.strand,)
+    ).fetchone()
+    always = [*(before[0] if before else []), *_always_identities(connection, wanted)]
+    _set_identities(connection, always, "BY DEFAULT")
+    connection.execute(
+        "INSERT INTO replicator.adopted VALUES (%s, %s, %s::text::json) ON CONFLICT (strand) DO UPDATE"
+        " SET position = excluded.position, always_identities = excluded.always_identities",
+        (position.strand, str(position), json.dumps(always)),
+    )
+
+
+def adopted_at(connection: Connection, strand: str) -> str | None:
+    """The position at which the database was taken as a replica; None if it was not, or is the primary's again."""
+    if connection.execute("SELECT to_regclass('replicator.adopted')").fetchone() == (None,):
+        return None
+    row = connection.execute("SELECT position FROM replicator.adopted WHERE strand = %s", (strand,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _has_places(connection: Connection, definition: Definition) -> bool:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = ANY(%s) AND NOT attisdropped",
+        (quoted(definition.name).as_string(connection), list(PLACE_COLUMNS)),
+    ).fetchone()
+    return row == (len(PLACE_COLUMNS),)
+
+
+def _add_places(connection: Connection, definition: Definition, sequence: int) -> None:
+    name = quoted(definition.name).as_string(connection)
+    kind, has_key = _one(
+        connection,
+        "SELECT relkind, EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary) FROM pg_class c"
+        " WHERE oid = %s::regclass",
+        name,
+    )
+    if kind == "p":
+        raise Halted(
+            "no_key",
+            "a partitioned table without a key cannot be a replica's: nothing could tell its rows apart",
+            place=f"table {definition.label}",
+            cure="give it a primary key before, or make this region anew: replicator bootstrap",
+        )
+    table = quoted(definition.name)
+    places = list(map(sql.Identifier, PLACE_COLUMNS))
+    key = sql.SQL("UNIQUE" if has_key else "PRIMARY KEY")
+    connection.execute(
+        sql.SQL(
+            "ALTER TABLE {} ADD COLUMN {} bigint NOT NULL DEFAULT {},"
+            " ADD COLUMN {} bigint GENERATED BY DEFAULT AS IDENTITY (MINVALUE 0 START 0), ADD {} ({})"
+        ).format(table, places[0], sql.Literal(sequence), places[1], key, sql.SQL(", ").join(places))
+    )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP DEFAULT, ALTER COLUMN {} DROP IDENTITY").format(table, *places)
+    )
+
+
+def _always_identities(connection: Connection, definitions: Iterable[Definition]) -> list[list[str]]:
+    names = [quoted(definition.name).as_string(connection) for definition in definitions]
+    rows = connection.execute(
+        "SELECT n.nspname, c.relname, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.attidentity = 'a' AND NOT a.attisdropped"
+        " AND a.attrelid = ANY(%s::text[]::regclass[]::oid[]) ORDER BY 1, 2, a.attnum",
+        (names,),
+    )
+    return [list(row) for row in rows]
+
+
+def _set_identities(connection: Connection, columns: Iterable[list[str]], how: str) -> None:
+    """Of those that are there still."""
+    for namespace, table, column in columns:
+        name = quoted((namespace, table))
+        is_identity = connection.execute(
+            "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND attidentity <> ''",
+            (name.as_string(connection), column),
+        ).fetchone()
+        if is_identity is not None:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET GENERATED " + how).format(name, sql.Identifier(column))
+            )
+
+
+def _one(connection: Connection, query: str, *values: object) -> tuple[Any, ...]:
+    row = connection.execute(query.encode(), values).fetchone()
+    assert row is not None
+    return row

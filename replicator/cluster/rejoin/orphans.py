@@ -1,0 +1,303 @@
+"""Sealed orphans for a person: what there is, how it stands to the history in charge by now, and re-applying it.
+
+Guarantee: judged anew whenever it is asked for, by this region's own journal, which follows the region in charge; where
+that cannot be (the blocks are not undone yet, or the journal does not reach back to the fork) the sealed judgement is
+shown and nothing is re-applied. Only what is clean is ever sent, and the primary checks it once more. What was sent is
+noted before and after, durably.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from replicator.cluster.rejoin.conflict_check import CLEAN, NOTHING, ROW_OPS, THERE, Judged, judge, reapply_id
+from replicator.cluster.rejoin.orphan_keys import Keys, Touch
+from replicator.cluster.rejoin.outcomes import REAPPLIED, REFUSED, SENDING, SETTLED, Handled
+from replicator.cluster.rejoin.primary_client import Primary
+from replicator.cluster.rejoin.report import read_heading, read_transactions
+from replicator.cluster.rejoin.seal import DIRECTORY
+from replicator.cluster.rejoin.winning_chain import InCharge, ScratchMarks
+from replicator.errors import Rejected, Unavailable
+from replicator.ledger.presentation import show_time
+from replicator.pipeline.feed.client import Upstream
+from replicator.storage.journal.history import HistoryIndex
+from replicator.storage.journal.sealed import SEAL, Seal, read_seal, verified
+from replicator.storage.journal.store import Journal
+from replicator.verify.repair.images import pack_texts
+
+PAGE_LIMIT = 1_000
+PAGE_CHARACTERS = 4_000_000
+CHARGES = 4  # that are kept
+REAPPLY_LIMIT = 10_000  # transactions in one go
+REAPPLY_CHARACTERS = 64_000_000
+
+Fields = dict[str, Any]
+
+
+class Orphans:
+    """The sealed orphans of one region. ``primary`` gives the region in charge, None if it is not known."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        journal: Journal,
+        history: HistoryIndex,
+        strand: str,
+        primary: Callable[[], Upstream | None],
+    ) -> None:
+        self._home = data_dir / DIRECTORY
+        self._journal = journal
+        self._history = history
+        self._strand = strand
+        self._primary = primary
+        self._one = trio.Lock()
+        self._charges: dict[str, InCharge] = {}  # by seal, so that the chain is looked through once
+        self.unhandled = 0  # sealed transactions that nobody has re-applied or settled and that are not there: a gauge
+
+    def count(self) -> int:
+        """Count anew what is not handled; kept in ``unhandled``. Blocks."""
+        self.unhandled = sum(_unhandled(directory) for directory in self._directories())
+        return self.unhandled
+
+    async def listed(self) -> Fields:
+        """What is sealed, the newest first."""
+        return {"strand": self._strand, "orphans": await trio.to_thread.run_sync(self._listed)}
+
+    async def show(self, seal_id: str, after: int, limit: int, verdict: str | None) -> Fields:
+        """One seal with its transactions behind the sequence ``after``, judged by now."""
+        async with self._one:
+            return await trio.to_thread.run_sync(self._show, self._directory(seal_id), after, limit, verdict)
+
+    async def settle(self, seal_id: str, sequences: list[int], who: str, why: str) -> Fields:
+        """Note that a person has dealt with these transactions (all that are open, if none is named)."""
+        async with self._one:
+            return await trio.to_thread.run_sync(self._settle, self._directory(seal_id), sequences, who, why)
+
+    async def reapply(self, seal_id: str, sequences: list[int], who: str, *, apply: bool) -> Fields:
+        """Send those of these transactions (of all, if none is named) that are clean to the primary, one by one, in
+        their order; without ``apply``, say what would be sent. Raises Rejected or Unavailable."""
+        async with self._one:
+            directory = self._directory(seal_id)
+            chosen, handled = await trio.to_thread.run_sync(self._chosen, directory, frozenset(sequences))
+            content = {"orphans": seal_id, "applied": False, "transactions": _planned(chosen, handled)}
+            upstream = self._primary()
+            content["primary"] = None if upstream is None else upstream.url
+            if not apply:
+                return content
+            if upstream is None:
+                cure = "wait until there is a primary"
+                raise Unavailable("no_primary", "the region in charge is not known", place="orphans", cure=cure)
+            try:
+                async with Primary(upstream) as primary:
+                    told = [await self._send(primary, handled, one, who) for one in chosen]
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self.count)
+            return {**content, "applied": True, "transactions": told}
+
+    async def _send(self, primary: Primary, handled: Handled, one: tuple[Fields, Judged], who: str) -> Fields:
+        transaction, judged = one
+        sequence = transaction["sequence"]
+        told = _told(one)
+        if sequence not in handled.sending:
+            if judged.verdict != CLEAN:
+                return told
+            if missing := _missing(judged, handled.reapplied):
+                return {**told, "outcome": f"left alone: needs {missing[0]} first"}
+        note = {"who": who, "at": show_time(time.time_ns() // 1000)}
+        await trio.to_thread.run_sync(handled.note, SENDING, [sequence], note)
+        try:
+            told["position"] = await primary.send(transaction, who)
+            told["outcome"], became = "re-applied", REAPPLIED
+            note = {**note, "position": told["position"], "id": told["id"]}
+        except Rejected as refusal:
+            told["outcome"], became = "refused", REFUSED
+            told["refusal"] = refusal.as_json()
+            note = {**note, "reason": refusal.reason}
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(handled.note, became, [sequence], note)
+        return told
+
+    # -- in a thread
+
+    def _directories(self) -> list[Path]:
+        return sorted(path.parent for path in self._home.glob(f"*/{SEAL}") if "." not in path.parent.name)
+
+    def _directory(self, seal_id: str) -> Path:
+        for directory in self._directories():
+            if directory.name == seal_id:
+                return directory
+        message = f"no orphans {seal_id[:80]!r} are sealed here"
+        raise Rejected("no_such_orphans", message, status=404, place="orphans", cure="see replicator orphans list")
+
+    def _listed(self) -> list[Fields]:
+        self.count()
+        told = [
+            {
+                **read_heading(directory),
+                "unhandled": _unhandled(directory),
+                "handled": len(Handled(directory)),
+                "directory": str(directory),
+            }
+            for directory in self._directories()
+        ]
+        return sorted(told, key=lambda one: str(one["sealed_at"]), reverse=True)
+
+    def _show(self, directory: Path, after: int, limit: int, verdict: str | None) -> Fields:
+        head, handled = read_heading(directory), Handled(directory)
+        shown: list[Fields] = []
+        more, size = False, 0
+        with self._judging(directory, handled) as (judged_at, judged):
+            for transaction, verdict_now in judged:
+                sequence = transaction["sequence"]
+                if sequence <= after or (verdict is not None and verdict_now.verdict != verdict):
+                    continue
+                size += _size(transaction)
+                if len(shown) == limit or (shown and size > PAGE_CHARACTERS):
+                    more = True
+                    break
+                settled = handled.settled.get(sequence)
+                shown.append({**transaction, "judged": verdict_now.as_json(), "settled": settled})
+        next_ = shown[-1]["sequence"] if more else None
+        return {**head, "judged_at": judged_at, "transactions": shown, "next": next_, "directory": str(directory)}
+
+    @contextlib.contextmanager
+    def _judging(self, directory: Path, handled: Handled) -> Iterator[tuple[str, Iterator[tuple[Fields, Judged]]]]:
+        """Every transaction with its verdict; as sealed, where it cannot be judged anew."""
+        seal = read_seal(directory)
+        if not self._is_undone(seal):
+            yield str(seal.theirs), _as_sealed(directory)
+            return
+        charge = self._charges.pop(seal.id, None) or InCharge(self._journal, self._history, seal.fork)
+        self._charges[seal.id] = charge
+        while len(self._charges) > CHARGES:
+            self._charges.pop(next(iter(self._charges))).close()
+        with contextlib.closing(Keys()) as keys:
+            ids = _take_keys(directory, keys)
+            charge.refresh(ids)
+            charge.look_at(keys)
+        with contextlib.closing(ScratchMarks()) as marks:
+            yield (
+                str(charge.head),
+                (
+                    (one, judge(one, charge, marks, charge.made, handled.reapplied.get(one["sequence"])))
+                    for one in read_transactions(directory)
+                ),
+            )
+
+    def _is_undone(self, seal: Seal) -> bool:
+        """Whether this region's chain goes on from the fork without the orphans."""
+        base = self._journal.base(self._strand)
+        if base.sequence > seal.fork.sequence:
+            return self._journal.position_at(self._strand, seal.last.sequence) != seal.last
+        at_fork = self._journal.position_at(self._strand, seal.fork.sequence)
+        first = self._journal.position_at(self._strand, seal.last.sequence)
+        return at_fork == seal.fork and first != seal.last
+
+    def _chosen(self, directory: Path, sequences: frozenset[int]) -> tuple[list[tuple[Fields, Judged]], Handled]:
+        if not self._is_undone(verified(directory)):
+            message = "the blocks are not undone here, or this region's history has left their fork"
+            raise Rejected("not_undone", message, status=409, place="orphans", cure="see replicator orphans show")
+        handled = Handled(directory)
+        with self._judging(directory, handled) as (_, judged):
+            chosen = _bounded(
+                one
+                for one in judged
+                if one[0]["sequence"] in sequences
+                or (not sequences and (one[1].verdict == CLEAN or one[0]["sequence"] in handled.sending))
+            )
+        if unknown := sequences - {one[0]["sequence"] for one in chosen}:
+            raise Rejected("no_such_orphan", f"{min(unknown)} is not among them", status=404, place="orphans")
+        return chosen, handled
+
+    def _settle(self, directory: Path, sequences: list[int], who: str, why: str) -> Fields:
+        handled = Handled(directory)
+        note = {"who": who, "why": why, "at": show_time(time.time_ns() // 1000)}
+        with self._judging(directory, handled) as (_, judged):
+            open_ = {one["sequence"] for one, verdict in judged if verdict.verdict not in (THERE, NOTHING)}
+        if unknown := set(sequences) - open_:
+            message = f"{min(unknown)} is not among them, or needs no settling"
+            raise Rejected("no_such_orphan", message, status=404, place="orphans", cure="see replicator orphans show")
+        wanted = sorted(set(sequences) or {one for one in open_ if one not in handled.settled})
+        handled.note(SETTLED, wanted, note)
+        self.count()
+        return {"orphans": directory.name, "settled": wanted}
+
+
+def _bounded(chosen: Iterator[tuple[Fields, Judged]]) -> list[tuple[Fields, Judged]]:
+    """These, unless they are too many to be held at once."""
+    held: list[tuple[Fields, Judged]] = []
+    size = 0
+    for one in chosen:
+        held.append(one)
+        size += _size(one[0])
+        if len(held) > REAPPLY_LIMIT or size > REAPPLY_CHARACTERS:
+            message = "these are too many transactions, or too large ones, for one go"
+            raise Rejected("too_many", message, status=422, place="orphans", cure="name some: --tx")
+    return held
+
+
+def _size(transaction: Fields) -> int:
+    """About how many characters its rows have."""
+    rows = (told[name] for told in transaction["statements"] for name in ("before", "after"))
+    return sum(len(text or "") for row in rows for text in (row or {}).values())
+
+
+def _take_keys(directory: Path, keys: Keys) -> set[str]:
+    """Gather the keys that the transactions touch, and the ids under which they are, or would be, sent again."""
+    ids = set()
+    for one in read_transactions(directory):
+        ids.add(reapply_id(one))
+        touched = [told for told in one["statements"] if told["op"] in ROW_OPS and not told["keyless"]]
+        keys.add(Touch(told["table"], pack_texts(list(told["key"].values())), False) for told in touched)
+    return ids
+
+
+def _as_sealed(directory: Path) -> Iterator[tuple[Fields, Judged]]:
+    for one in read_transactions(directory):
+        yield one, Judged(one["judged"]["verdict"], one["judged"]["why"])
+
+
+def _unhandled(directory: Path) -> int:
+    """Transactions that were no nothing and not there when they were sealed, and that nobody has handled since."""
+    counts = read_heading(directory)["counts"]
+    open_ = sum(int(number) for verdict, number in counts.items() if verdict not in (NOTHING, THERE))
+    return max(0, open_ - len(Handled(directory)))
+
+
+def _told(one: tuple[Fields, Judged]) -> Fields:
+    transaction, judged = one
+    return {
+        "sequence": transaction["sequence"],
+        "transaction": transaction["transaction"],
+        "id": reapply_id(transaction),
+        "verdict": judged.verdict,
+        "why": judged.why,
+        "outcome": "left alone",
+    }
+
+
+def _missing(judged: Judged, there: Container[int]) -> list[int]:
+    """The orphans that it builds on and that are not there. A version alone does not tell whose it is: the primary may
+    have come to the same number on another way."""
+    return [one["builds_on"] for one in judged.why if "builds_on" in one and one["builds_on"] not in there]
+
+
+def _planned(chosen: list[tuple[Fields, Judged]], handled: Handled) -> list[Fields]:
+    """What would become of these."""
+    sent = set(handled.reapplied)
+    planned = []
+    for one in chosen:
+        told, judged = _told(one), one[1]
+        if judged.verdict == CLEAN or told["sequence"] in handled.sending:
+            missing = _missing(judged, sent)
+            told["outcome"] = f"left alone: needs {missing[0]} first" if missing else "to be sent"
+            sent.update([] if missing else [told["sequence"]])
+        planned.append(told)
+    return planned

@@ -1,0 +1,108 @@
+"""A PostgreSQL primary takes an orphan transaction of another region.
+
+Guarantee: all of it in one transaction of the database, in which every row is first locked and compared with what it
+was before the orphan; a row that differs refuses the whole. Sent twice it is carried out once: where every row is
+already as the orphan left it, nothing is done. Rows of tables without a key cannot be told apart, so they are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import psycopg
+
+from replicator.errors import Halted, Rejected
+from replicator.format.definition import Definition
+from replicator.pipeline.replicas.postgres import few, schema, session
+from replicator.pipeline.replicas.postgres.few import FewRows
+from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.verify.repair.images import as_stored, pack_texts, unpack_texts
+
+_SETTINGS = {"lock_timeout": "5s", "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
+
+Fields = dict[str, Any]
+Row = dict[str, str | None]
+
+
+class Taking(Protocol):
+    """Where orphans of other regions are carried out."""
+
+    def take(self, rows: list[Fields]) -> bool: ...
+
+
+class PostgresTaking:
+    """One database; ``definitions`` are those of its tables by label."""
+
+    def __init__(self, dsn: str, definitions: Mapping[str, Definition]) -> None:
+        self._dsn = dsn
+        self._definitions = definitions
+
+    def take(self, rows: list[Fields]) -> bool:
+        """Carry out these changes (``table``, ``key``, ``before``, ``after``), in order; False if they were already.
+        Raises Rejected (then nothing was changed) or Unavailable. Blocks."""
+        connection = session.connect(self._dsn, _SETTINGS)
+        place = session.place_of(self._dsn)
+        with contextlib.closing(connection):
+            few.prepare(connection)
+            try:
+                with session.translated(place), connection.transaction():
+                    return self._take(connection, rows)
+            except Halted as error:
+                raise Rejected(error.reason, error.message, status=409, place=place, cure=error.cure) from error
+
+    def _take(self, connection: psycopg.Connection, rows: list[Fields]) -> bool:
+        tables = {label: self._table(connection, label) for label in dict.fromkeys(one["table"] for one in rows)}
+        ends = {(one["table"], pack_texts(list(one["key"].values()))): one["after"] for one in rows}
+        if all(tables[label].row(key) == after for (label, key), after in ends.items()):
+            return False
+        for one in rows:
+            table, key = tables[one["table"]], pack_texts(list(one["key"].values()))
+            if table.row(key) != one["before"]:
+                raise _changed(one)
+            table.write(key, one)
+        return True
+
+    def _table(self, connection: psycopg.Connection, label: str) -> _Table:
+        definition = self._definitions.get(label)
+        if definition is None or not definition.key:
+            what = "there is no such table" if definition is None else "its rows have no key"
+            cure = "carry it out by hand, by the report"
+            raise Rejected("cannot_take", what, status=409, place=f"table {label[:100]}", cure=cure)
+        return _Table(connection, as_stored(definition))
+
+
+class _Table:
+    """A table of the primary, row by row."""
+
+    def __init__(self, connection: psycopg.Connection, definition: Definition) -> None:
+        self._names = [column.name for column in definition.columns]
+        self._few = FewRows(connection, Rows(definition, schema.column_types(connection, definition), 0))
+
+    def row(self, key: bytes) -> Row | None:
+        """The row, locked; None if there is none."""
+        (found,) = self._few.stored([key])
+        return None if found is None else dict(zip(self._names, found, strict=True))
+
+    def write(self, key: bytes, one: Fields) -> None:
+        """The row as it was after the orphan."""
+        if one["after"] is None:
+            self._few.delete([key])
+            return
+        if list(one["after"]) != self._names:
+            raise _changed(one)
+        fresh = self._few.upsert([pack_texts(list(one["after"].values()))])
+        if bool(fresh) != (one["before"] is None):
+            raise _changed(one)  # somebody was quicker
+
+
+def _changed(one: Fields) -> Rejected:
+    key = ", ".join(str(text)[:80] for text in unpack_texts(pack_texts(list(one["key"].values()))))
+    return Rejected(
+        "row_changed",
+        "the row is not as it was before the orphan: nothing was changed",
+        status=409,
+        place=f"table {one['table']}, key {key}",
+        cure="see replicator orphans show, and decide by the report",
+    )

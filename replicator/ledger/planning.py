@@ -1,0 +1,152 @@
+"""Judging one request: by the state, by what its group did before it, and by whether it was applied already.
+
+Guarantee: a request that is refused has changed nothing. One that is accepted is a whole block to be, judged by exactly
+the documents that its block will meet. Keys are looked up by the thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from replicator.errors import Rejected
+from replicator.format.block import Block, Draft, Part
+from replicator.format.position import Position
+from replicator.format.statement import INSERT, UPDATE, pack_delete, pack_insert, pack_update
+from replicator.ledger.block_body import Body
+from replicator.ledger.evaluate import Held, Statement, evaluate
+from replicator.ledger.index import Note, RequestIndex, pack_note, read_note, statements_of
+from replicator.ledger.request import DEPTH_LIMIT, Limits, Request
+from replicator.ledger.state import State
+from replicator.ledger.tables import Key, version_of
+from replicator.storage.journal.store import Journal
+
+CHUNK_STATEMENTS = 5000
+
+Changes = dict[tuple[int, Key], Held]  # by relation and key
+
+
+class Answer(NamedTuple):
+    """A transaction that is committed. ``versions`` are its statements' (a delete's too), ``repeated`` says that it was
+    committed by an earlier request of the same idempotency key, ``acknowledged_by`` how many other regions have it
+    durably, where the writer waits for some."""
+
+    position: Position
+    committed_at: int
+    id: str
+    versions: Sequence[int]
+    repeated: bool = False
+    acknowledged_by: int | None = None
+
+
+class Planned(NamedTuple):
+    """An accepted request: its block to be, and its answer but for the position."""
+
+    request: Request
+    items: list[Part | Draft]
+    versions: list[int]
+
+
+class Judge:
+    """Looks at the ledger for the one writer."""
+
+    def __init__(self, journal: Journal, strand: str, state: State, index: RequestIndex, limits: Limits) -> None:
+        self._journal = journal
+        self._strand = strand
+        self._state = state
+        self._index = index
+        self._limits = limits
+
+    def repetition(self, request: Request, by_id: dict[str, int], outcomes: Sequence[object]) -> Answer | int | None:
+        """The answer that a repeated request had, or its place within the group. Raises Rejected if it is another."""
+        if not request.id:
+            return None
+        if request.id in by_id:
+            first = outcomes[by_id[request.id]]
+            assert isinstance(first, Planned)
+            _check_same(request, first.request.digest)
+            return by_id[request.id]
+        known = self._index.request(request.id)
+        if known is None:
+            return None
+        _check_same(request, known.digest)
+        block = self._journal.block(self._strand, known.sequence)
+        if block is None:
+            message = f"the request was applied at sequence {known.sequence}; its block is no longer kept here"
+            raise Rejected("already_applied", message, status=409, place="id")
+        return Answer(block.position, block.header.committed_at, request.id, self._versions(block), True)
+
+    def _versions(self, block: Block) -> list[int]:
+        """The versions in a block of an idempotent request: rows carry theirs, the note those of deletes."""
+        statements = statements_of(self._journal, block)
+        note = read_note(next(statements))
+        deleted = iter(note.deleted if note else ())
+        return [
+            version_of(statement[2]) if statement[0] in (INSERT, UPDATE) else next(deleted) for statement in statements
+        ]
+
+    def plan(self, request: Request, changes: Changes | None, committed_at: int) -> Planned:
+        """Judge a request by the state and by ``changes``, which it adds to if it is accepted. Raises Rejected."""
+        limits = self._limits
+        mine: Changes = {}
+        body = Body(limits.transaction_bytes)
+        versions: list[int] = []
+        deleted: list[int] = []
+        for chunk in _chunks(request.statements):
+            held = self._held(chunk, changes or {})
+            for statement in chunk:
+                table, key = statement.table, statement.key
+                before = held.get((table.relation, key), _NOTHING)
+                version, text, user = evaluate(statement, before, limits.document_bytes, DEPTH_LIMIT)
+                versions.append(version)
+                if text is None:
+                    deleted.append(version)
+                    body.add(pack_delete(table.relation, table.pack_key(key)))
+                else:
+                    pack = pack_insert if before.text is None else pack_update
+                    body.add(pack(table.relation, table.pack(key, user, text, version)))
+                if changes is not None:
+                    mine[table.relation, key] = Held(version, None if text is None else text.decode())
+        if changes is not None:
+            changes.update(mine)
+        note = pack_note(Note(request.id, request.digest, deleted)) if request.id or deleted else None
+        return Planned(request, body.items(note, request.id, committed_at), versions)
+
+    def _held(self, statements: Sequence[Statement], changes: Changes) -> Changes:
+        """What is held under the statements' keys, before them."""
+        held: Changes = {}
+        unknown: dict[int, list[Statement]] = {}
+        for statement in statements:
+            place = (statement.table.relation, statement.key)
+            if place in changes:
+                held[place] = changes[place]
+            else:
+                unknown.setdefault(statement.table.relation, []).append(statement)
+        for relation, asked in unknown.items():
+            table = asked[0].table
+            found = self._state.held(table, [statement.key for statement in asked])
+            gone = asked if self._index.has_deleted else ()
+            missing = {table.pack_key(s.key): s.key for s in gone if s.key not in found}
+            for image, version in self._index.deleted(table, list(missing)).items():
+                found[missing[image]] = Held(version, None)
+            held.update({(relation, key): what for key, what in found.items()})
+        return held
+
+
+def _check_same(request: Request, digest: bytes) -> None:
+    if request.digest != digest:
+        raise Rejected(
+            "id_reused",
+            "another transaction was sent under this idempotency key",
+            status=422,
+            place="id",
+            cure="send a retry unchanged, and everything else under a key of its own",
+        )
+
+
+_NOTHING = Held(0, None)
+
+
+def _chunks(statements: Sequence[Statement]) -> Iterator[Sequence[Statement]]:
+    for start in range(0, len(statements), CHUNK_STATEMENTS):
+        yield statements[start : start + CHUNK_STATEMENTS]

@@ -1,0 +1,1 @@
+"""What people run: the command line, preflight, bootstrap, drills, the simulation and the demo."""

@@ -1,0 +1,253 @@
+"""Making this region anew: READ FIRST on the asking side.
+
+    look ─▶ decide ─▶ (set aside) ─▶ have a moment held ─▶ chunk, commit, chunk, commit, … ─▶ position ─▶ journal
+
+Guarantee: see the package. What can get better is tried again for ``PATIENCE_SECONDS`` since the copy last got on; then
+it ends with the reason, and another call goes on. A moment that is gone is not patched up: another copy is begun. The
+region that will be followed has to hold the copy's position on its chain, or nothing is begun.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+from typing import Any
+
+import trio
+
+from replicator.config import Config
+from replicator.errors import ConfigError, Corrupt, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.format.position import Position
+from replicator.ops.bootstrap import target
+from replicator.ops.bootstrap.decide import Way, way
+from replicator.ops.bootstrap.target import Filling
+from replicator.pipeline.copies.client import CopyClient
+from replicator.pipeline.copies.partial_copy import Half, remove_half, write_half
+from replicator.pipeline.copies.wire import Begun, Chunk, Last
+from replicator.pipeline.feed.client import FeedClient, Upstream
+from replicator.runtime import wiring
+from replicator.storage.data_dir import locked
+from replicator.supervise import Backoff, first_cause
+
+CHUNK_ROWS = 5_000
+PATIENCE_SECONDS = 300.0
+COPIES = 5  # begun in one call: more would only hide what is wrong
+
+log = logging.getLogger("replicator")
+
+
+@dataclasses.dataclass(slots=True)
+class Report:
+    """How the copy gets on, for whoever shows it. ``rows`` are those that are committed here."""
+
+    phase: str = "looking"
+    position: Position | None = None
+    rows: int = 0
+    rows_estimate: int | None = None
+    waits: str = ""
+    set_aside: list[str] = dataclasses.field(default_factory=list)
+
+
+async def plan(config: Config, source: Upstream, *, replace: bool, named: bool = False) -> dict[str, Any]:
+    """What ``bootstrap`` would do. Changes nothing, here or there. Raises what it would meet at once."""
+    found = await trio.to_thread.run_sync(target.look, config)
+    try:
+        what = way(found, replace=replace, source=source.url if named else None).value
+        refused = None
+    except Halted as refusal:
+        what, refused = "nothing: it is refused", refusal.as_json()
+        way(found, replace=True)
+    would_replace = found.half is None and (found.journal is not None or found.replica is not None)
+    async with CopyClient(source) as client:
+        answer = await client.plan()
+    return {
+        "from": source.url,
+        "way": what,
+        "refused": refused,
+        "position": str(answer["position"]),
+        "rows": answer["rows"],
+        "tables": answer["tables"],
+        "journal": None if found.journal is None else str(found.journal),
+        "replica": None if found.replica is None else str(found.replica),
+        "set_aside": [str(file) for file in target.old_files(config)] if would_replace else [],
+        "emptied": await trio.to_thread.run_sync(target.old_tables, config) if would_replace else [],
+    }
+
+
+class Bootstrap:
+    """One call of the verb."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: Upstream,
+        *,
+        replace: bool,
+        rate: int | None,
+        report: Report,
+        named: bool = False,
+    ) -> None:
+        """``named``: the source was asked for by name; a copy of another region is then not gone on with."""
+        self._config = config
+        self._named = source.url if named else None
+        self._source = source
+        self._replace = replace
+        self._rate = rate
+        self._report = report
+        self._moved_at = 0.0
+
+    async def run(self) -> Position:
+        """Do it; the position that the region is at then. Raises ReplicatorError."""
+        with locked(self._config.region.data_dir):
+            self._moved_at = trio.current_time()
+            backoff, copies = Backoff(0.2, 5.0, random.Random()), 0
+            done: Position | None = None
+            while done is None:
+                cause: ReplicatorError | None = None
+                found = await trio.to_thread.run_sync(target.look, self._config)
+                what = way(found, replace=self._replace, source=self._named)
+                try:
+                    if what in (Way.RESUME, Way.FINISH):
+                        assert found.half is not None
+                        await self._go_on(found.half, is_whole=what is Way.FINISH)
+                        done = found.half.begun.position
+                    elif copies == COPIES:
+                        message = f"{COPIES} copies were begun and none came to its end"
+                        raise Halted("no_copy", message, place=self._source.url, cure="see the other region's log")
+                    else:
+                        copies += 1
+                        await self._begin(what)
+                except* ReplicatorError as group:
+                    cause = first_cause(group)
+                if cause is not None:
+                    await self._survive(cause, backoff)
+            return done
+
+    async def _survive(self, cause: ReplicatorError, backoff: Backoff) -> None:
+        """Wait for what can get better; give up a copy whose moment is gone. Raises everything else."""
+        if isinstance(cause, Rejected) and cause.reason == "no_such_copy":
+            log.warning("%s; the half copy is removed and another one begun", cause)
+            await trio.to_thread.run_sync(remove_half, self._config.region.data_dir)
+            return  # the mark alone tells that there is half a copy to remove
+        if not isinstance(cause, Unavailable):
+            raise cause
+        if trio.current_time() - self._moved_at > PATIENCE_SECONDS:
+            raise cause
+        if self._report.waits != str(cause):
+            self._report.waits = str(cause)
+            log.warning("the copy waits: %s", cause)
+        await trio.sleep(backoff.next())
+
+    # -- begin
+
+    async def _begin(self, what: Way) -> None:
+        """Have a moment held and empty the replica; the rows come next."""
+        chunk_rows = min(CHUNK_ROWS, self._rate) if self._rate else CHUNK_ROWS
+        async with CopyClient(self._source) as client:
+            begun = await client.begin(chunk_rows)
+            self._check_strand(begun)
+            await self._check_followed(begun.position)
+        if what is Way.REPLACE:
+            aside = await trio.to_thread.run_sync(target.set_aside, self._config)
+            self._report.set_aside += map(str, aside)
+        half = Half(self._source.url, begun, chunk_rows)
+        await trio.to_thread.run_sync(write_half, self._config.region.data_dir, half)
+        filling = Filling(wiring.replica(self._config), begun)
+        try:
+            await trio.to_thread.run_sync(filling.open)
+            await trio.to_thread.run_sync(filling.begin)
+        finally:
+            filling.close()
+        self._moved_at = trio.current_time()
+
+    def _check_strand(self, begun: Begun) -> None:
+        strand = self._config.region.strand
+        if begun.position.strand != strand:
+            message = f"the other region keeps strand {begun.position.strand!r}, this one {strand!r}"
+            cure = "check [region] strand on both sides"
+            raise Halted("other_strand", message, place=self._source.url, cure=cure)
+
+    async def _check_followed(self, position: Position) -> None:
+        """Whom we will follow keeps its journal for us from here on, or says now why it cannot."""
+        followed = self._source if self._config.cluster else source_of(self._config, None)
+        place = f"[follow] primary = {followed.url}"
+        async with FeedClient(followed) as client:
+            try:
+                await client.report(position)
+            except Unavailable as error:
+                log.warning("whether this region can follow from there is not known: %s", error)
+            except Rejected as refusal:
+                if refusal.reason != "not_found":
+                    message = f"this region could not follow from the copy's position {position}: {refusal.message}"
+                    cure = "take the copy from the region that [follow] names, or one that is not behind its journal"
+                    raise Halted(refusal.reason, message, place=place, cure=cure) from refusal
+
+    # -- rows
+
+    async def _go_on(self, half: Half, *, is_whole: bool) -> None:
+        begun, report = half.begun, self._report
+        report.position, report.rows_estimate = begun.position, begun.rows
+        source = dataclasses.replace(self._source, url=half.url)
+        filling = Filling(wiring.replica(self._config), begun)
+        try:
+            await trio.to_thread.run_sync(filling.open)
+            report.rows = filling.rows
+            if not is_whole:
+                report.phase = "copying"
+                async with CopyClient(source) as client:
+                    await self._fill(client, filling, begun)
+            report.phase = "finishing"
+            await trio.to_thread.run_sync(target.begin_journal, self._config, begun)
+            await trio.to_thread.run_sync(filling.clear)
+        finally:
+            filling.close()
+        await trio.to_thread.run_sync(remove_half, self._config.region.data_dir)
+        await _let_go(source, begun.copy)
+        report.phase = "done"
+
+    async def _fill(self, client: CopyClient, filling: Filling, begun: Begun) -> None:
+        began, before = trio.current_time(), filling.rows
+        send, receive = trio.open_memory_channel[Chunk | Last](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ask, client, begun.copy, filling.chunks + 1, send)
+            async with receive:
+                async for chunk in receive:
+                    if isinstance(chunk, Last):
+                        await trio.to_thread.run_sync(filling.finish, chunk)
+                        return
+                    await trio.to_thread.run_sync(filling.add, chunk)
+                    self._moved_at = trio.current_time()
+                    self._report.rows, self._report.waits = filling.rows, ""
+                    if self._rate:
+                        await trio.sleep_until(began + (filling.rows - before) / self._rate)
+        raise Corrupt("bad_copy", "the chunks ended before the copy did", place="copy")
+
+
+async def _ask(client: CopyClient, copy: str, number: int, send: trio.MemorySendChannel[Chunk | Last]) -> None:
+    """One chunk ahead of the replica."""
+    async with send:
+        while True:
+            chunk = await client.chunk(copy, number)
+            await send.send(chunk)
+            if isinstance(chunk, Last):
+                return
+            number += 1
+
+
+async def _let_go(source: Upstream, copy: str) -> None:
+    """It would let go by itself."""
+    async with CopyClient(source) as client:
+        try:
+            await client.end(copy)
+        except (Unavailable, Rejected, Halted) as error:
+            log.info("the other region was not told that the copy is whole: %s", error)
+
+
+def source_of(config: Config, url: str | None) -> Upstream:
+    """The region to copy: the one that is followed, unless another is named. The token is [follow]'s."""
+    source = wiring.upstream(config, None if url is None else url.rstrip("/"))
+    if source is None:
+        cure = "name it: --from URL; in a cluster any region that has everything will do"
+        raise ConfigError("nobody_to_copy", "no region to copy is named", place=config.region.name, cure=cure)
+    return source

@@ -1,0 +1,161 @@
+"""What is in the region that is made anew: looked at without a trace, set aside, filled.
+
+Guarantee: ``look`` changes nothing. ``set_aside`` renames; a database's tables are emptied in the transaction that
+begins the copy, and only those that this ledger's replica made. Every step may be interrupted and done again. All calls
+block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from replicator.cluster.rejoin.rewind import FILE as GOING_BACK
+from replicator.config import Config, SqliteReplica
+from replicator.errors import Corrupt, Halted, Unavailable
+from replicator.format.definition import Definition, unpack_definition
+from replicator.format.position import Position
+from replicator.ops.bootstrap.decide import Found
+from replicator.pipeline.copies.partial_copy import HALF_COPY, mark_of, read_half
+from replicator.pipeline.copies.wire import Begun, Chunk, Last, as_text, in_force
+from replicator.pipeline.replicas.base import Append, Applied, Change, Define, Replica, Step, Truncate
+from replicator.pipeline.replicas.quarantine import Closing
+from replicator.runtime import wiring
+from replicator.storage import sqlite
+from replicator.storage.journal.store import Journal
+
+
+def look(config: Config) -> Found:
+    """What is here. Raises Unavailable or Halted."""
+    strand, path = config.region.strand, config.region.journal_path
+    end: Position | None = None
+    if path.exists():
+        journal = Journal(path, traceless=True)
+        try:
+            end = journal.head(strand)
+        finally:
+            journal.close()
+    applied, mark = _look_at_replica(config)
+    return Found(read_half(config.region.data_dir), _some(end), _some(applied.position if applied else None), mark)
+
+
+def _look_at_replica(config: Config) -> tuple[Applied | None, Applied | None]:
+    try:
+        with contextlib.closing(wiring.reader(config, dict)()) as reader:
+            return reader.applied(config.region.strand), reader.applied(HALF_COPY)
+    except Unavailable as error:
+        if error.reason == "replica_missing":
+            return None, None
+        raise
+
+
+def _some(position: Position | None) -> Position | None:
+    return position if position is not None and position.sequence else None
+
+
+def old_files(config: Config) -> list[Path]:
+    """The files that would be set aside, the journal first: without it nothing here goes on by itself."""
+    region = config.region
+    files = [region.journal_path, region.spool_path, region.data_dir / "history.sqlite3", region.data_dir / GOING_BACK]
+    if isinstance(config.replica, SqliteReplica):
+        files.append(config.replica.path)
+    return [file for file in files if file.exists()]
+
+
+def old_tables(config: Config) -> list[str]:
+    """The tables that would be emptied: a file is set aside whole instead."""
+    if isinstance(config.replica, SqliteReplica):
+        return []
+    with contextlib.closing(wiring.reader(config, dict)()) as reader:
+        return [definition.label for definition in reader.tables()]
+
+
+def set_aside(config: Config) -> list[Path]:
+    """Rename the old files; their new names."""
+    return [sqlite.set_aside(file, "replaced") for file in old_files(config)]
+
+
+class Filling:
+    """The replica while it is filled. After an error, ``open`` again."""
+
+    def __init__(self, replica: Replica, begun: Begun) -> None:
+        self._replica = replica
+        self._begun = begun
+        self._strand = begun.position.strand
+        tables = in_force(begun.definitions).values()
+        self._tables: dict[int, Definition] = {relation: as_text(definition) for relation, definition in tables}
+        self.chunks = self.rows = 0
+
+    def open(self) -> None:
+        """Connect, and find how far it is."""
+        self._replica.open()
+        mark = self._replica.applied(HALF_COPY)
+        self.chunks, self.rows = (mark.position.sequence, mark.blocks) if mark else (0, 0)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._replica.close()
+
+    def begin(self) -> None:
+        """Empty what is there of this ledger, and make the copy's tables."""
+        known = self._replica.definitions(self._strand)
+        steps: list[Step] = [Truncate(table) for table in {table.name: table for table in known.values()}.values()]
+        for relation, packed in self._begun.definitions:
+            definition = unpack_definition(packed)
+            if known.get(relation) != definition:
+                steps.append(Define(relation, definition))
+        self._replica.begin()
+        self._replica.apply(self._strand, steps)
+        self._replica.forget(self._strand)
+        aside = self._replica.quarantine()
+        void = Closing("truncated", time.time_ns() // 1000, "bootstrap", "the region is made anew")
+        aside.close(self._strand, [one.place for one in aside.open(self._strand)], void)
+        self._commit(0, 0)
+
+    def add(self, chunk: Chunk) -> None:
+        """One chunk, in one transaction with the mark."""
+        if chunk.number != self.chunks + 1:
+            raise Corrupt("bad_copy", f"chunk {chunk.number} came behind {self.chunks}", place="copy")
+        table = self._tables.get(chunk.relation)
+        if table is None or (chunk.places is None) != bool(table.key):
+            raise Corrupt("bad_copy", f"chunk {chunk.number} is of no table that was announced", place="copy")
+        step: Step = Change(table, (), (), (), chunk.rows, ())
+        if chunk.places is not None:
+            step = Append(table, chunk.rows, chunk.places)
+        self._replica.begin()
+        self._replica.apply(self._strand, [step])
+        self._commit(chunk.number, self.rows + len(chunk.rows))
+
+    def finish(self, last: Last) -> None:
+        """The copy is whole: its position beside the mark. The blocks up to it count as applied."""
+        if last.rows != self.rows:
+            raise Corrupt("bad_copy", f"{self.rows:,} rows came, there are {last.rows:,}", place="copy")
+        position = self._begun.position
+        self._replica.begin()
+        self._replica.apply(self._strand, last.sequences)
+        self._replica.commit(Applied(position, self._begun.committed_at, position.sequence))
+
+    def clear(self) -> None:
+        """The journal begins at the copy: the mark has done its work."""
+        position = self._begun.position
+        self._replica.begin()
+        self._replica.forget(HALF_COPY)
+        self._replica.commit(Applied(position, self._begun.committed_at, position.sequence))
+
+    def _commit(self, chunks: int, rows: int) -> None:
+        self._replica.commit(mark_of(self._begun, chunks, rows))
+        self.chunks, self.rows = chunks, rows
+
+
+def begin_journal(config: Config, begun: Begun) -> None:
+    """The journal begins behind the copy's position."""
+    journal = Journal(config.region.journal_path)
+    journal.open()
+    try:
+        if journal.base(begun.position.strand) != begun.position:
+            journal.begin_at(begun.position, dict(begun.definitions), begun.high_at)
+        if journal.base(begun.position.strand) != begun.position:
+            raise Halted("journal_not_empty", "it begins elsewhere", place=str(config.region.journal_path))
+    finally:
+        journal.close()

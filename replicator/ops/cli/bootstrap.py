@@ -1,0 +1,159 @@
+"""``replicator bootstrap``: a region is made anew from a consistent copy of another one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replicator.ops.cli import example, printable
+
+if TYPE_CHECKING:
+    from replicator.format.position import Position
+    from replicator.ops.bootstrap.bootstrap import Bootstrap, Report
+
+LOOK_SECONDS = 0.25
+LOG_SECONDS = 10.0
+
+
+@click.command("bootstrap")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--from", "url", help="The region to copy, by its sidecar's address; without it the one in [follow].")
+@click.option("--plan", "planned", is_flag=True, help="Show what would happen; change nothing.")
+@click.option("--replace", is_flag=True, help="Set aside what the region has now.")
+@click.option("--rate", type=click.IntRange(min=1), help="At most so many rows a second.")
+@click.option("--json", "as_json", is_flag=True, help="The plan, or the result, as JSON.")
+@example(
+    "replicator bootstrap tokyo.toml --plan",
+    "replicator bootstrap tokyo.toml --from https://lima.example:7400 --rate 20000",
+    "replicator bootstrap tokyo.toml --replace",
+)
+def command(config: Path, url: str | None, planned: bool, replace: bool, rate: int | None, as_json: bool) -> None:
+    """Makes the replica region of CONFIG anew: a copy of another one at one exact position, then the feed from there.
+
+    For a new region whose primary has pruned its journal, and for one that was away for too long. The region's own
+    sidecar must be stopped; any region that holds everything can be copied while it runs, the primary or another one.
+    Its token is that of [follow].
+
+    It may be killed at any time: called again it goes on where it was, if the other region still holds the moment
+    ([copy] hold there), else it begins anew. Until it is whole the tables are being filled and have no position, and
+    replicator run refuses the region. A region that has data is refused without --replace; with it journal, spool and
+    SQLite replica are renamed, and in PostgreSQL this ledger's own tables are emptied.
+
+    Exit code 0: whole; start it with replicator run. 1: refused or failed; call it again. 2: wrong usage or
+    configuration.
+    """
+    import trio
+
+    from replicator.config import load
+    from replicator.config.roles import in_role
+    from replicator.errors import ConfigError, ReplicatorError
+    from replicator.ops.bootstrap.bootstrap import Bootstrap, Report, plan, source_of
+    from replicator.ops.cli.logs import log_to_stderr
+    from replicator.supervise import first_cause
+
+    settings = load(config)
+    if settings.cluster is not None:  # whatever it was before, it is made anew as a replica
+        settings = in_role(settings, "replica", 1)
+    if settings.region.role != "replica":
+        message, cure = "only a replica region can be made anew", "name the configuration of a replica region"
+        raise ConfigError("not_a_replica", message, place=settings.region.name, cure=cure)
+    source = source_of(settings, _checked(url))
+    log_to_stderr(verbose=False)
+    try:
+        if planned:
+            found = trio.run(lambda: plan(settings, source, replace=replace, named=url is not None))
+            click.echo(json.dumps(found, indent=2) if as_json else printable("\n".join(_plan_lines(found))))
+            return
+        report = Report()
+        bootstrap = Bootstrap(settings, source, replace=replace, rate=rate, report=report, named=url is not None)
+        position = trio.run(_shown, bootstrap, report)
+    except* ReplicatorError as group:
+        raise first_cause(group) from None
+    if as_json:
+        done = {"position": str(position), "rows": report.rows, "set_aside": report.set_aside}
+        click.echo(json.dumps(done, indent=2))
+        return
+    for aside in report.set_aside:
+        click.echo(printable(f"set aside: {aside}"))
+    click.echo(
+        printable(f"whole at sequence {position.sequence:,}: {report.rows:,} rows. Now: replicator run {config}")
+    )
+
+
+def _checked(url: str | None) -> str | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from replicator.config.models import Follow
+    from replicator.errors import ConfigError
+
+    if url is None:
+        return None
+    try:
+        return TypeAdapter(Follow).validate_python({"primary": url}).primary
+    except ValidationError as error:
+        cure = "write it like https://lima.example:7400"
+        raise ConfigError("bad_url", "this is no address", place=f"--from {url}", cure=cure) from error
+
+
+async def _shown(bootstrap: Bootstrap, report: Report) -> Position:
+    import sys
+
+    import trio
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_draw if sys.stderr.isatty() else _tell, report)
+        position = await bootstrap.run()
+        nursery.cancel_scope.cancel()
+    return position
+
+
+async def _draw(report: Report) -> None:
+    import trio
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("copy", total=None)
+        while True:
+            estimate = report.rows_estimate
+            total = None if estimate is None else max(estimate, report.rows)
+            words = "copy waits" if report.waits else report.phase
+            progress.update(task, description=words, total=total, completed=report.rows)
+            await trio.sleep(LOOK_SECONDS)
+
+
+async def _tell(report: Report) -> None:
+    import logging
+
+    import trio
+
+    while True:
+        await trio.sleep(LOG_SECONDS)
+        of_all = "" if report.rows_estimate is None else f" of about {report.rows_estimate:,}"
+        logging.getLogger("replicator").info("%s: %s rows%s", report.phase, f"{report.rows:,}", of_all)
+
+
+def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
+    rows = "rows" if plan["rows"] is None else f"about {plan['rows']:,} rows"
+    yield f"copy from {plan['from']}, now at {plan['position']}: {len(plan['tables'])} tables, {rows}"
+    for table, count in plan["tables"].items():
+        yield f"  {table}" + ("" if count is None else f": about {count:,} rows")
+    yield f"what would be done: {plan['way']}"
+    for name in ("journal", "replica"):
+        if plan[name] is not None:
+            yield f"  this region's {name} is at {plan[name]}"
+    yield from (f"  would be set aside: {file}" for file in plan["set_aside"])
+    yield from (f"  would be emptied, rows and all: table {table}" for table in plan["emptied"])
+    if plan["refused"]:
+        yield f"  {plan['refused']['message']}; {plan['refused']['cure']}"

@@ -1,0 +1,74 @@
+"""``replicator journal``: looking after a region's journal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from replicator.ops.cli import FAILED, example, printable
+
+
+@click.group("journal")
+def command() -> None:
+    """Looks after a region's journal."""
+
+
+@command.command("verify")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--strand", help="Only this strand.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@example("replicator journal verify region.toml")
+def verify(config: Path, strand: str | None, as_json: bool) -> None:
+    """Walks every strand's chain: each block's body, hash and link to the one before.
+
+    The sidecar may run meanwhile. Exit code 0: whole. 1: broken; the first broken link is named. 2: wrong usage or
+    configuration.
+    """
+    import json
+
+    from replicator.config import load
+    from replicator.errors import ConfigError
+    from replicator.storage.journal.store import Journal
+    from replicator.storage.journal.walk import walk
+
+    settings = load(config)
+    path = settings.region.journal_path
+    if not path.exists():
+        cure = "name the configuration of a region that has run"
+        raise ConfigError("no_journal", "there is no journal", place=str(path), cure=cure)
+    journal = Journal(path)
+    try:
+        results = [walk(journal, name) for name in ([strand] if strand else journal.strands())]
+    finally:
+        journal.close()
+    if as_json:
+        click.echo(json.dumps([result.as_json() for result in results], indent=2))
+    for result in [] if as_json else results:
+        click.echo(printable(str(result)))
+    sys.exit(0 if all(result.broken is None for result in results) else FAILED)
+
+
+@command.command("compact")
+@click.argument("config", type=click.Path(path_type=Path))
+@example("replicator journal compact region.toml")
+def compact(config: Path) -> None:
+    """Gives the disk back what pruning has freed in the journal's file. The sidecar must be stopped.
+
+    It is of use after [journal] was set on a region that had kept everything: what is freed later is used again by
+    itself. Needs as much free disk as the blocks that are kept. Killed at any time, the file is what it was. Exit code
+    0: done. 1: failed. 2: wrong usage or configuration, or the sidecar runs.
+    """
+    from replicator.config import load
+    from replicator.errors import ConfigError
+    from replicator.storage.data_dir import locked
+    from replicator.storage.journal.pruning import compact as give_back
+
+    region = load(config).region
+    if not region.journal_path.exists():
+        cure = "name the configuration of a region that has run"
+        raise ConfigError("no_journal", "there is no journal", place=str(region.journal_path), cure=cure)
+    with locked(region.data_dir):
+        before, after = give_back(region.journal_path)
+    click.echo(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")

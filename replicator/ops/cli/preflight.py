@@ -1,0 +1,56 @@
+"""``replicator preflight``: is everything there that ``run`` will need?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replicator.ops.cli import FAILED, example, printable
+
+if TYPE_CHECKING:
+    from replicator.ops.preflight import Finding
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command("preflight")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+@example("replicator preflight region.toml", "replicator preflight region.toml --json | jq '.findings[].what'")
+def command(config: Path, as_json: bool) -> None:
+    """Checks everything that run will need with CONFIG, changes nothing, and names each problem with its cure.
+
+    Looks at the machine, the data directory, the address, TLS, the databases, and the primary's feed. Exit code 0:
+    nothing fails, though there may be warnings. 1: something fails. 2: wrong usage or configuration.
+    """
+    import json
+
+    from replicator.config import load
+    from replicator.ops.preflight.checks import look
+
+    findings = look(load(config))
+    ready = all(finding.level != "fail" for finding in findings)
+    if as_json:
+        shown = [{"level": found.level, "what": found.what, "cure": found.cure} for found in findings]
+        click.echo(json.dumps({"ready": ready, "findings": shown}, indent=2))
+    else:
+        _tell(findings)
+    sys.exit(0 if ready else FAILED)
+
+
+def _tell(findings: list[Finding]) -> None:
+    for found in findings:
+        level = click.style(f"{found.level:4}", fg=_COLOURS[found.level])
+        click.echo(f"{level}  {_one_line(found.what)}")
+        if found.cure:
+            click.echo(f"      cure: {_one_line(found.cure)}")
+    counts = {level: sum(found.level == level for found in findings) for level in _COLOURS}
+    click.echo(f"{counts['ok']} ok, {counts['warn']} to know, {counts['fail']} to cure before the start")
+
+
+def _one_line(text: str) -> str:
+    """A database's message may have several lines."""
+    return printable(" ".join(text.split()))

@@ -1,0 +1,76 @@
+"""``replicator switchover``: the primary moves, planned."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replicator.ops.cli import FAILED, example
+
+
+@click.command("switchover")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--to", "target", required=True, help="The region that is to lead.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 3600), help="Called off after so many seconds; else [failover] switchover."
+)
+@click.option("--reason", default="", help="Why; it is kept in the history.")
+@click.option("--ca", type=click.Path(path_type=Path), help="Certificates to trust, PEM.")
+@click.option("--json", "as_json", is_flag=True, help="What was measured, as JSON.")
+@example("replicator switchover paris.toml --to tokyo", "replicator switchover tokyo.toml --to tokyo --timeout 5")
+def command(config: Path, target: str, timeout: float | None, reason: str, ca: Path | None, as_json: bool) -> None:
+    """Moves the primary to another region: writers are told to come again, the target gets all there is, has it
+    verified, takes the lease, and opens. CONFIG is that of any region of the cluster.
+
+    If a step cannot be done in its time the old primary opens again. Exit code 0: the target leads. 1: called off,
+    refused, or not reachable. 2: wrong usage or configuration.
+    """
+    from replicator.ops.cli.client import tell
+    from replicator.ops.cli.common import said
+    from replicator.ops.cli.known_cluster import Watcher, cluster_of, primary_of
+
+    cluster = cluster_of(config, ca)
+    timeout = timeout or cluster.switchover_seconds
+    primary = primary_of(cluster)
+    if primary == target:
+        click.echo(json.dumps({"primary": target, "moved": False}) if as_json else f"{target} leads already")
+        return
+    regions = {name: whom for name, whom in cluster.regions.items() if name in (primary, target)}
+    watcher = Watcher(regions, lambda line: None if as_json else click.echo(line))
+    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": said(reason)}
+    tell(cluster.regions[primary], "/v1/failover/orders", order)
+    began = time.monotonic()
+    blocked: list[float] = []
+    called_off: list[str] = []
+
+    def done(name: str, event: dict[str, Any]) -> bool:
+        leads = watcher.states.get(target, {}).get("report", {})
+        was = watcher.states.get(primary, {}).get("report", {})
+        if not blocked and was and not was["open"]:
+            blocked.append(time.monotonic())
+        if name == primary and event.get("event") == "reopen":
+            called_off.append(str(event.get("why")))
+            return True
+        return bool(leads) and leads["state"] == "primary" and bool(leads["open"])
+
+    came = watcher.until(done, timeout + 10.0)
+    seconds = time.monotonic() - began
+    moved = came and not called_off
+    waited = time.monotonic() - blocked[0] if blocked and moved else None
+    if as_json:
+        fields = {"primary": target if moved else primary, "moved": moved, "seconds": seconds}
+        click.echo(
+            json.dumps({**fields, "blocked_seconds": waited, "called_off": called_off[0] if called_off else None})
+        )
+    elif moved:
+        words = "" if waited is None else f"; writers were blocked for about {waited:.2f} s"
+        click.echo(f"{target} leads after {seconds:.2f} s{words}")
+    else:
+        why = called_off[0] if called_off else "it was not done in time; replicator status shows who leads"
+        click.echo(f"called off: {why}", err=True)
+    if not moved:
+        raise click.exceptions.Exit(FAILED)

@@ -1,0 +1,130 @@
+"""What the regions say of themselves, asked as an operator asks: over ``/v1/status``.
+
+Guarantee: figures are the sidecars' own. A region that does not answer, or does not know yet, keeps its last ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import trio
+
+from replicator.errors import ReplicatorError, Unavailable
+from replicator.ops.demo.regions import Region, Regions
+from replicator.verify.check import Endpoint
+
+POLL_SECONDS = 0.25
+REACH_POLL_SECONDS = 0.05
+ANSWER_SECONDS = 2.0
+RATE_SECONDS = 2.0
+_GRAVE = ("halted", "stuck", "waiting")
+
+
+@dataclasses.dataclass(slots=True)
+class RegionState:
+    """A region as it is shown. ``lag_seconds`` None is not known; ``rate`` is in blocks a second.
+
+    ``state`` is its state in failover, and ``is_open`` whether it takes writes.
+    """
+
+    name: str
+    role: str
+    condition: str = "starting"
+    sequence: int = 0
+    lag_blocks: int | None = None
+    lag_seconds: float | None = None
+    rate: float = 0.0
+    verified: str = "-"
+    applied_blocks: int | None = None
+    state: str = ""
+    is_open: bool = False
+
+
+class Watch:
+    """Asks all regions, again and again. Raises ReplicatorError if a sidecar ended by itself."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
+        self._seen: dict[str, deque[tuple[float, int]]] = {region.name: deque() for region in regions.all}
+        self.states = {region.name: RegionState(region.name, region.role) for region in regions.all}
+
+    async def run(self) -> None:
+        """Keep ``states`` fresh."""
+        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
+            while True:
+                async with trio.open_nursery() as nursery:
+                    for region in self._regions.all:
+                        nursery.start_soon(self._ask, client, region)
+                await trio.sleep(POLL_SECONDS)
+
+    async def until(self, region: Region, is_so: Callable[[RegionState], bool], what: str, seconds: float) -> None:
+        """Return once the region answers and is so. Raises Unavailable if that takes too long."""
+        state = self.states[region.name]
+        with trio.move_on_after(seconds):
+            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
+                while True:
+                    if await self._ask(client, region) is not None and is_so(state):
+                        return
+                    await trio.sleep(REACH_POLL_SECONDS)
+        message = f"it does not {what} within {seconds:.0f} s; it is {state.state or state.condition}"
+        raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
+
+    async def reach(self, region: Region, sequence: int, seconds: float) -> None:
+        """Return once the region answers and has applied the sequence. Raises Unavailable if that takes too long."""
+        state = self.states[region.name]
+        with trio.move_on_after(seconds):
+            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
+                while True:
+                    applied = await self._ask(client, region)
+                    if applied is not None and applied >= sequence:
+                        return
+                    await trio.sleep(REACH_POLL_SECONDS)
+        message = f"sequence {sequence} was not applied within {seconds:.0f} s; it is {state.condition}"
+        raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
+
+    async def _ask(self, client: httpx.AsyncClient, region: Region) -> int | None:
+        """What it has applied; None if it does not answer."""
+        region.check_runs()
+        state = self.states[region.name]
+        try:
+            status = (await client.get(f"{region.url}/v1/status")).json()
+        except (httpx.TransportError, ValueError):
+            state.condition = "killed" if region.is_killed else "starting"
+            return None
+        try:
+            if (failover := status.get("failover")) is None:  # it has just begun
+                return None
+            state.role = str(status["role"])
+            state.state, state.is_open = str(failover["state"]), bool(failover["fence_open"])
+            return self._take(state, status["strands"][0])
+        except (KeyError, TypeError, IndexError) as error:
+            message = f"its status is another one than expected: {error!r}"
+            raise ReplicatorError("bad_status", message, place=f"region {region.name}", cure="see its log") from error
+
+    def _take(self, state: RegionState, strand: dict[str, Any]) -> int:
+        applied: int = strand["marks"]["applied"] or 0
+        conditions = {stage["condition"] for stage in strand["stages"]}
+        worst = next((condition for condition in _GRAVE if condition in conditions), None)
+        state.condition = worst or ("working" if "working" in conditions else "idle")
+        state.sequence = max(applied, state.sequence)
+        state.lag_blocks, state.lag_seconds = strand["lag"]["blocks"], strand["lag"]["seconds"]
+        state.applied_blocks = strand["applied_blocks"]
+        state.rate = self._rate(state)
+        return applied
+
+    def _rate(self, state: RegionState) -> float:
+        seen = self._seen[state.name]
+        seen.append((trio.current_time(), state.sequence))
+        while len(seen) > 2 and seen[-1][0] - seen[1][0] >= RATE_SECONDS:
+            seen.popleft()
+        (since, first), (until, last) = seen[0], seen[-1]
+        return max(0.0, (last - first) / (until - since)) if until > since else 0.0
+
+
+def endpoint(region: Region) -> Endpoint:
+    """The region as verification asks it."""
+    return Endpoint(region.name, region.url)

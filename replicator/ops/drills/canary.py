@@ -1,0 +1,185 @@
+"""Canaries: small writes at a steady rate through the whole path, and reads of them in every region.
+
+Guarantee: each turn begins a new canary, whatever became of those before, as new customers come whether or not others
+wait: so the longest time without an acknowledged write is that of the service, not of a writer who was told to come
+back later. A canary follows the primary, does as it is told (another region, Retry-After), and is sent again under its
+key until it is acknowledged or the drill ends. At most ``WAITING`` wait at a time; turns beyond it are counted.
+"""
+
+from __future__ import annotations
+
+import random
+import urllib.parse
+from collections.abc import Callable
+
+import httpx
+import trio
+
+from replicator.errors import ReplicatorError
+from replicator.ops.drills.canary_writers import Acked, Later, Lost, NotHere, Writing, key_of
+from replicator.ops.drills.measures import Canary
+from replicator.ops.drills.plan import CanaryPlan
+from replicator.ops.drills.regions import Regions
+
+WAITING = 1_000
+LIMIT = 500_000
+PAUSE_LEAST_SECONDS, PAUSE_MOST_SECONDS = 0.02, 0.5
+LOOK_SECONDS = 0.2  # between two reads in a region
+VISIBLE_SECONDS = 5.0
+READERS = 16
+
+_SAFE = "-_.~"
+
+
+class Canaries:
+    """The canaries of one drill. The first are sent to the region ``first``."""
+
+    def __init__(
+        self,
+        drill: str,
+        plan: CanaryPlan,
+        regions: Regions,
+        writing: Writing,
+        first: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.acknowledged: list[Canary] = []
+        self.begun = 0
+        self.refused = ""  # why canaries cannot be written at all
+        self.not_sent = 0
+        self.visible: dict[str, list[float]] = {name: [] for name in regions.places}
+        self._drill, self._plan, self._regions, self._writing = drill, plan, regions, writing
+        self._clock = clock
+        self._names = list(regions.places)
+        self._guess = first
+        self._waiting = 0
+        self._draws = random.Random(drill)
+
+    async def run(self, stopping: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until told to stop; then those that wait end."""
+        async with trio.open_nursery() as readers:
+            for name in self._names:
+                readers.start_soon(self._read, name)
+            task_status.started()
+            async with trio.open_nursery() as writers:
+                await self._turns(writers, stopping)
+                writers.cancel_scope.deadline = trio.current_time() + 2 * self._plan.attempt_seconds
+            readers.cancel_scope.cancel()
+
+    @property
+    def blocked_seconds(self) -> float:
+        """How long ago the last write was acknowledged, while some wait."""
+        if not self._waiting:
+            return 0.0
+        return self._clock() - (self.acknowledged[-1].acked_at if self.acknowledged else 0.0)
+
+    async def _turns(self, writers: trio.Nursery, stopping: trio.Event) -> None:
+        due = trio.current_time()
+        with trio.CancelScope() as turns:
+            writers.start_soon(_cancel_after, stopping, turns)
+            while self.begun < LIMIT:
+                await trio.sleep_until(due)
+                due = max(due + 1 / self._plan.rate, trio.current_time() - 1.0)
+                if self._waiting >= WAITING:
+                    self.not_sent += 1
+                    continue
+                self.begun += 1
+                writers.start_soon(self._write, self.begun)
+            await trio.sleep_forever()
+
+    async def _write(self, number: int) -> None:
+        sent_at, attempts, pause = self._clock(), 0, PAUSE_LEAST_SECONDS
+        self._waiting += 1
+        try:
+            while True:
+                region = self._guess
+                attempts += 1
+                try:
+                    answer = await self._writing.write(region, number)
+                except ReplicatorError as error:
+                    self.refused = self.refused or str(error)
+                    return
+                match answer:
+                    case Acked(position):
+                        canary = Canary(number, sent_at, self._clock(), region, position, attempts)
+                        self.acknowledged.append(canary)
+                        return
+                    case NotHere(other):
+                        self._move_on(region, other)
+                    case Lost():
+                        self._move_on(region, None)
+                told = answer.seconds if isinstance(answer, Later) else 0.0
+                await trio.sleep(max(pause, told))
+                pause = min(pause * self._draws.uniform(1.2, 1.8), PAUSE_MOST_SECONDS)
+        finally:
+            self._waiting -= 1
+
+    def _move_on(self, tried: str, told: str | None) -> None:
+        """Another region for whoever comes next: the one that was named, or simply the next. A canary knows no more
+        than any client does."""
+        if self._guess == tried:
+            self._guess = told or self._names[(self._names.index(tried) + 1) % len(self._names)]
+
+    # -- reading
+
+    async def _read(self, name: str) -> None:
+        """How long it takes until what was just acknowledged is seen in a region."""
+        last = 0
+        while True:
+            if self.acknowledged and (newest := self.acknowledged[-1]).number != last:
+                last = newest.number
+                if await self._seen(name, newest):
+                    self.visible[name].append(self._clock() - newest.acked_at)
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _seen(self, name: str, canary: Canary) -> bool:
+        with trio.move_on_after(VISIBLE_SECONDS):
+            while True:
+                if await self.holds(name, canary.number, canary.position):
+                    return True
+                await trio.sleep(PAUSE_LEAST_SECONDS)
+        return False
+
+    async def holds(self, name: str, number: int, after: str = "") -> bool | None:
+        """Whether a region shows a canary; None if it does not say."""
+        key = urllib.parse.quote(key_of(self._drill, number), safe=_SAFE)
+        table = urllib.parse.quote(self._plan.table.removeprefix("public."), safe=_SAFE)
+        query = {"after": after, "timeout": f"{VISIBLE_SECONDS:g}s"} if after else {}
+        try:
+            client = self._regions.client(name)
+            response = await client.get(f"/v1/tables/{table}/documents/{key}", params=query, timeout=10)
+        except (httpx.HTTPError, OSError):
+            return None
+        return {200: True, 404: False}.get(response.status_code)
+
+    async def held(self, name: str) -> set[int] | None:
+        """Which of the acknowledged canaries a region shows; None if it does not say of each."""
+        there: set[int] = set()
+        known = True
+        numbers = iter([canary.number for canary in self.acknowledged])
+
+        async def look() -> None:
+            nonlocal known
+            for number in numbers:
+                holds = await self.holds(name, number)
+                if holds:
+                    there.add(number)
+                known = known and holds is not None
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(READERS):
+                nursery.start_soon(look)
+        return there if known else None
+
+    async def remove(self, leader: str) -> str:
+        """Take the canaries out of the ledger; what went wrong."""
+        try:
+            await self._writing.remove(leader)
+        except ReplicatorError as error:
+            return f"canaries are left in table {self._plan.table}: {error}"
+        return ""
+
+
+async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -1,0 +1,257 @@
+"""How a canary is written, looked for and removed: by the embedded ledger's API, or in PostgreSQL.
+
+Guarantee: a write that is sent again is the same write (an idempotency key; a key of the table), so that of each canary
+it is known whether it happened. Where the answer is that the region does not write, it names the one that does, if it
+can. All that a region says becomes one of ``Acked``, ``NotHere``, ``Later`` and ``Lost``; what no repetition cures is a
+ReplicatorError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import httpx
+import psycopg
+import trio
+from psycopg import sql
+
+from replicator.errors import ConfigError, Rejected, ReplicatorError, Unavailable
+from replicator.ops.drills.plan import CanaryPlan
+from replicator.ops.drills.regions import Regions
+
+RETRY_AFTER_LIMIT_SECONDS = 30.0
+SESSIONS = 8
+REMOVED_AT_ONCE = 1_000
+
+
+class Acked(NamedTuple):
+    """It is written; ``position`` is empty where the ledger tells none."""
+
+    position: str = ""
+
+
+class NotHere(NamedTuple):
+    """This region does not write; ``region`` does, if it is known."""
+
+    region: str | None = None
+
+
+class Later(NamedTuple):
+    """Come back after so many seconds."""
+
+    seconds: float
+
+
+class Lost(NamedTuple):
+    """No answer, or none that says anything."""
+
+    why: str
+
+
+Answer = Acked | NotHere | Later | Lost
+
+
+class Writing(Protocol):
+    """The canaries of one drill in a ledger."""
+
+    async def prepare(self, leader: str) -> None:
+        """Make the table, if it is not there. Raises ReplicatorError."""
+
+    async def write(self, region: str, number: int) -> Answer:
+        """One attempt."""
+
+    async def remove(self, leader: str) -> None:
+        """Take the drill's canaries out again, as many as there are. Raises ReplicatorError."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+def key_of(drill: str, number: int) -> str:
+    """A canary's key, and the idempotency key of its write."""
+    return f"{drill}-{number}"
+
+
+def writing_of(drill: str, plan: CanaryPlan, regions: Regions) -> Writing:
+    """In PostgreSQL where the plan names databases, else in the embedded ledger."""
+    dsns = {name: secret.reveal() for name, secret in plan.dsn.items()}
+    return PostgresWriting(drill, plan, dsns) if dsns else EmbeddedWriting(drill, plan, regions)
+
+
+# -- the embedded ledger
+
+
+class EmbeddedWriting:
+    """By HTTP, as any client of the ledger does it."""
+
+    def __init__(self, drill: str, plan: CanaryPlan, regions: Regions) -> None:
+        self._drill, self._plan, self._regions = drill, plan, regions
+
+    async def prepare(self, leader: str) -> None:
+        declaration = {"key": "canary_id", "user": "user_id"}
+        url = f"/v1/tables/{self._plan.table}"
+        response = await self._regions.client(leader).put(url, json=declaration, timeout=10)
+        if response.status_code not in (200, 201):
+            raise _refused(response)
+
+    async def write(self, region: str, number: int) -> Answer:
+        key = key_of(self._drill, number)
+        document = {
+            "canary_id": key,
+            "user_id": self._drill,
+            "number": number,
+            "amount": self._plan.amount,
+            "currency": self._plan.currency,
+        }
+        return await self._send(region, key, [{"op": "insert", "table": self._plan.table, "document": document}])
+
+    async def remove(self, leader: str) -> None:
+        """Those that the leader lists as the drill's; the last page is empty."""
+        while keys := await self._keys(leader):
+            deletes: list[dict[str, object]] = [{"op": "delete", "table": self._plan.table, "key": key} for key in keys]
+            answer = await self._send(leader, f"{self._drill}-remove-{keys[0]}", deletes)
+            if not isinstance(answer, Acked):
+                raise Unavailable("canaries_left", f"canaries were not removed: {answer}", place=leader)
+
+    async def _keys(self, leader: str) -> list[str]:
+        """The next keys, as the leader shows them."""
+        path = f"/v1/tables/{self._plan.table}/users/{self._drill}?limit={REMOVED_AT_ONCE}"
+        found = await self._regions.ask(leader, path)
+        try:
+            return [] if found is None else [str(one["document"]["canary_id"]) for one in found["documents"]]
+        except (KeyError, TypeError) as error:
+            raise Unavailable("bad_answer", f"it cannot be read: {error!r}", place=leader) from error
+
+    async def close(self) -> None:
+        pass
+
+    async def _send(self, region: str, key: str, statements: list[dict[str, object]]) -> Answer:
+        body = json.dumps({"id": key, "statements": statements})
+        try:
+            client, seconds = self._regions.client(region), self._plan.attempt_seconds
+            response = await client.post("/v1/transactions", content=body, timeout=seconds)
+        except (httpx.HTTPError, OSError) as error:
+            return Lost(str(error) or type(error).__name__)
+        if response.status_code == 200:
+            return Acked(response.headers.get("Position", ""))
+        if response.status_code == 409 and _fields(response).get("reason") == "not_primary":
+            return NotHere(self._regions.named_in(response.text + response.headers.get("Location", "")))
+        if response.status_code in (409, 429) or response.status_code >= 500:
+            return Later(retry_after(response.headers.get("Retry-After")))
+        raise _refused(response)
+
+
+def retry_after(text: str | None) -> float:
+    """The seconds of a Retry-After header; 0 without one."""
+    try:
+        return min(max(float(text or 0), 0.0), RETRY_AFTER_LIMIT_SECONDS)
+    except ValueError:
+        return 0.0
+
+
+def _fields(response: httpx.Response) -> dict[str, object]:
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(fields := response.json(), dict):
+            return fields
+    return {}
+
+
+def _refused(response: httpx.Response) -> Rejected:
+    fields = _fields(response)
+    reason, message = str(fields.get("reason") or "refused"), str(fields.get("message") or f"{response.status_code}")
+    return Rejected(reason, f"a canary is refused: {message}", place=str(response.url), cure=str(fields.get("cure")))
+
+
+# -- PostgreSQL
+
+
+class PostgresWriting:
+    """In the regions' databases, each attempt in a worker thread. ``dsns`` by region."""
+
+    def __init__(self, drill: str, plan: CanaryPlan, dsns: Mapping[str, str]) -> None:
+        self._drill, self._plan, self._dsns = drill, plan, dsns
+        self._idle: dict[str, list[psycopg.Connection]] = {region: [] for region in dsns}
+        self._limit = trio.CapacityLimiter(SESSIONS)
+        self._table = sql.SQL(".").join(sql.Identifier(part) for part in plan.table.split(".", 1))
+
+    async def prepare(self, leader: str) -> None:
+        await self._run(leader, self._make)
+
+    async def write(self, region: str, number: int) -> Answer:
+        if region not in self._dsns:
+            return Lost(f"[canary] dsn names no {region}")
+        try:
+            await self._run(region, lambda db: self._insert(db, number))
+        except Rejected:
+            return NotHere()  # it is read-only, or the role may not write: fenced
+        except Unavailable as error:
+            return Lost(str(error))
+        return Acked()
+
+    async def remove(self, leader: str) -> None:
+        query = sql.SQL("DELETE FROM {} WHERE user_id = %s").format(self._table)
+        await self._run(leader, lambda db: db.execute(query, (self._drill,)))
+
+    async def close(self) -> None:
+        for some in self._idle.values():
+            while some:
+                some.pop().close()
+
+    async def _run(self, region: str, work: object) -> None:
+        await trio.to_thread.run_sync(self._in_session, region, work, limiter=self._limit)
+
+    def _in_session(self, region: str, work: object) -> None:
+        assert callable(work)
+        dsn = self._dsns.get(region)
+        if dsn is None:
+            cure = "name every region that may lead in [canary] dsn"
+            raise ConfigError("no_dsn", "there is no dsn", place=f"[canary] dsn, {region}", cure=cure)
+        with _translated(region):
+            idle = self._idle[region]
+            db = idle.pop() if idle else self._connect(dsn)
+            try:
+                work(db)
+            except BaseException:
+                db.close()
+                raise
+            idle.append(db)
+
+    def _connect(self, dsn: str) -> psycopg.Connection:
+        milliseconds = max(int(self._plan.attempt_seconds * 1000), 1)
+        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        return psycopg.connect(
+            dsn,
+            autocommit=True,
+            connect_timeout=max(round(self._plan.attempt_seconds), 2),
+            options=options,
+            application_name="replicator drill",
+        )
+
+    def _make(self, db: psycopg.Connection) -> None:
+        text = (
+            "CREATE TABLE IF NOT EXISTS {} (canary_id text PRIMARY KEY, user_id text NOT NULL,"
+            " number bigint NOT NULL, amount numeric NOT NULL, currency text NOT NULL)"
+        )
+        found = db.execute("SELECT to_regclass(%s)", (self._table.as_string(db),)).fetchone()
+        if found is None or found[0] is None:
+            db.execute(sql.SQL(text).format(self._table))
+
+    def _insert(self, db: psycopg.Connection, number: int) -> None:
+        query = sql.SQL("INSERT INTO {} VALUES (%s, %s, %s, %s, %s) ON CONFLICT (canary_id) DO NOTHING")
+        row = (key_of(self._drill, number), self._drill, number, self._plan.amount, self._plan.currency)
+        db.execute(query.format(self._table), row)
+
+
+@contextlib.contextmanager
+def _translated(region: str) -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
+        raise Rejected("not_primary", str(error), place=f"the database of {region}") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unavailable("database_away", str(error), place=f"the database of {region}") from error
+    except psycopg.Error as error:
+        raise ReplicatorError("canary_refused", str(error), place=f"the database of {region}") from error

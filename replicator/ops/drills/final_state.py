@@ -1,0 +1,89 @@
+"""The end of a drill: what every region holds of the canaries, and whether it equals the primary.
+
+Guarantee: regions are compared row for row at one position (``verify``); what could not be compared is told as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import trio
+
+from replicator.errors import ReplicatorError
+from replicator.ops.drills.canary import Canaries
+from replicator.ops.drills.observations import Sights
+from replicator.ops.drills.regions import Place, Regions
+from replicator.ops.drills.report_making import RegionEnd
+from replicator.supervise import first_cause
+from replicator.verify.check import verify
+
+LOOK_SECONDS = 0.05
+
+
+class Comparison(NamedTuple):
+    """How a region compares with the primary: equal, divergent, or why it could not be compared."""
+
+    told: str
+    position: str = ""
+    digests: dict[str, str] = {}  # noqa: RUF012  # never changed
+    reference: dict[str, str] = {}  # noqa: RUF012  # the primary's, at that position
+
+
+async def compared(primary: Place, region: Place) -> Comparison:
+    """Compare a region with the primary. Never raises for what the regions say."""
+    found = Comparison("")
+    try:
+        verdict = await verify(primary.endpoint, region.endpoint, 0)
+        found = Comparison(
+            "equal" if verdict.is_equal else "divergent",
+            str(verdict.position),
+            {table.table: table.replica_digest for table in verdict.tables},
+            {table.table: table.primary_digest for table in verdict.tables},
+        )
+    except* ReplicatorError as group:
+        found = Comparison(f"could not be compared: {first_cause(group)}")
+    return found
+
+
+async def ends_of(regions: Regions, sights: Sights, canaries: Canaries, patience_seconds: float) -> list[RegionEnd]:
+    """Every region, as it is in the end."""
+    leader = sights.leader
+    comparisons: dict[str, Comparison] = {}
+    for name, place in regions.places.items():
+        if leader is None:
+            comparisons[name] = Comparison("nobody leads")
+        elif name != leader:
+            await _caught_up(canaries, leader, name, patience_seconds)
+            comparisons[name] = await compared(regions.places[leader], place)
+    if leader is not None:
+        comparisons[leader] = _reference(list(comparisons.values()))
+    return [
+        RegionEnd(
+            name,
+            place.url,
+            await canaries.held(name),
+            sights.latest[name].sequence,
+            comparisons[name].position,
+            comparisons[name].told,
+            comparisons[name].digests,
+            canaries.visible[name],
+        )
+        for name, place in regions.places.items()
+    ]
+
+
+def _reference(comparisons: Sequence[Comparison]) -> Comparison:
+    """The primary, at the position of the last comparison."""
+    last = next((one for one in reversed(comparisons) if one.reference), Comparison(""))
+    return Comparison("reference", last.position, last.reference)
+
+
+async def _caught_up(canaries: Canaries, leader: str, name: str, patience_seconds: float) -> None:
+    """Wait until a region shows the last canary, unless the primary itself does not have it."""
+    if not canaries.acknowledged:
+        return
+    last = canaries.acknowledged[-1].number
+    with trio.move_on_after(patience_seconds):
+        while not await canaries.holds(name, last) and await canaries.holds(leader, last) is not False:  # noqa: ASYNC110
+            await trio.sleep(LOOK_SECONDS)

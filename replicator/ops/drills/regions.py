@@ -1,0 +1,218 @@
+"""The regions of a deployment, asked over HTTP.
+
+Guarantee: what a region answers is bounded in size and time; whatever it answers becomes a ``Sight`` (an answer that
+cannot be read: a region that is away), or a ReplicatorError for what was ordered. A deployment without failover is read
+by its status alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import ssl
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from replicator.errors import ConfigError, ReplicatorError, Unavailable
+from replicator.ops.drills.observations import Past, Sight
+from replicator.verify.remote import Endpoint
+
+ANSWER_LIMIT_BYTES = 8_000_000
+LOOK_SECONDS = 1.0
+LAG_SECONDS = 1.0
+TELL_SECONDS = 30.0
+HISTORY_LIMIT = 1_000
+
+Fields = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a region's sidecar is, and what it asks for."""
+
+    name: str
+    url: str
+    token: str | None = dataclasses.field(default=None, repr=False)
+    ca: Path | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """For a comparison."""
+        return Endpoint(self.name, self.url, self.token, self.ca)
+
+
+class Regions:
+    """All regions of a deployment. Use as an async context manager; ``clock`` counts seconds since the drill began."""
+
+    def __init__(self, places: Iterable[Place], clock: Callable[[], float]) -> None:
+        self.places = {place.name: place for place in places}
+        self._clock = clock
+        self._clients = {name: _client(place) for name, place in self.places.items()}
+        self._with_status: set[str] = set()  # those that know no failover
+        self._lags: dict[str, tuple[float, float | None]] = {}
+
+    async def __aenter__(self) -> Regions:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+    def client(self, name: str) -> httpx.AsyncClient:
+        """A region's client."""
+        return self._clients[name]
+
+    def named_in(self, text: str) -> str | None:
+        """The region whose address a text holds."""
+        return next((name for name, place in self.places.items() if place.url in text), None)
+
+    async def look(self, name: str) -> Sight:
+        """How a region is, now. Never raises."""
+        asked_at = self._clock()
+        try:
+            with trio.fail_after(LOOK_SECONDS):
+                sight = await self._look(name, asked_at)
+        except (trio.TooSlowError, ReplicatorError, KeyError, TypeError, ValueError, AttributeError):
+            return Sight(name, asked_at, self._clock())
+        return dataclasses.replace(sight, at=self._clock())
+
+    async def _look(self, name: str, asked_at: float) -> Sight:
+        if name not in self._with_status:
+            answer = await self._ask(name, "GET", "/v1/failover", None, LOOK_SECONDS)
+            if answer is not None:
+                return of_failover(name, asked_at, answer, await self._lag(name))
+            self._with_status.add(name)
+        status = await self._ask(name, "GET", "/v1/status", None, LOOK_SECONDS)
+        if status is None:
+            raise Unavailable("bad_answer", "it has no status", place=self.places[name].url)
+        return of_status(name, asked_at, status)
+
+    async def _lag(self, name: str) -> float | None:
+        """How far behind a region is, from its status, asked for now and then."""
+        before = self._lags.get(name)
+        if before is None or self._clock() - before[0] > LAG_SECONDS:
+            status = await self._ask(name, "GET", "/v1/status", None, LOOK_SECONDS)
+            lag = None if status is None else status["strands"][0]["lag"]["seconds"]
+            before = self._lags[name] = (self._clock(), lag)
+        return before[1]
+
+    async def ask(self, name: str, path: str) -> Fields | None:
+        """A region's JSON; None for 404. Raises ReplicatorError."""
+        return await self._ask(name, "GET", path, None, TELL_SECONDS)
+
+    async def tell(self, name: str, path: str, fields: Fields, seconds: float = TELL_SECONDS) -> Fields | None:
+        """Post fields; the answer, None for 404. Raises ReplicatorError."""
+        return await self._ask(name, "POST", path, fields, seconds)
+
+    async def order(self, name: str, **fields: Any) -> None:
+        """Order something of the region's failover. Raises ReplicatorError if it is refused."""
+        if await self.tell(name, "/v1/failover/orders", fields) is None:
+            cure = "give its configuration a [cluster] and a [lease]"
+            raise ConfigError("no_failover", "the region takes no orders", place=self.places[name].url, cure=cure)
+
+    async def _ask(self, name: str, method: str, path: str, fields: Fields | None, seconds: float) -> Fields | None:
+        place = self.places[name].url + path
+        body = bytearray()
+        try:
+            async with self._clients[name].stream(method, path, json=fields, timeout=seconds) as response:
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) > ANSWER_LIMIT_BYTES:
+                        raise Unavailable("bad_answer", "the answer is too large", place=place)
+        except (httpx.HTTPError, ssl.SSLError) as error:
+            message = str(error) or type(error).__name__
+            raise Unavailable("unreachable", message, place=place, cure="start the sidecar") from error
+        return _read(place, response.status_code, bytes(body))
+
+
+def _client(place: Place) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {place.token}"} if place.token else {}
+    verify: ssl.SSLContext | bool = place.url.startswith("https:")
+    if place.ca is not None and verify:
+        try:
+            verify = ssl.create_default_context(cafile=str(place.ca))
+        except (OSError, ssl.SSLError) as error:
+            where = f"ca = {place.ca}"
+            raise ConfigError("bad_ca", "it cannot be read", place=where, cure="name a PEM file") from error
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    return httpx.AsyncClient(base_url=place.url, headers=headers, verify=verify, trust_env=False, limits=limits)
+
+
+def _read(place: str, status: int, body: bytes) -> Fields | None:
+    if status == 404:
+        return None
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Unavailable("bad_answer", f"HTTP {status}, and no JSON", place=place) from error
+    if not isinstance(answer, dict):
+        raise Unavailable("bad_answer", "the answer is no object", place=place)
+    if status >= 300:
+        told = {name: str(answer.get(name) or "") for name in ("reason", "message", "cure")}
+        raise ReplicatorError(
+            told["reason"] or "refused", told["message"] or f"HTTP {status}", place=place, cure=told["cure"]
+        )
+    return answer
+
+
+# -- from JSON to a Sight: pure
+
+
+def of_failover(name: str, asked_at: float, answer: Fields, lag_seconds: float | None = None) -> Sight:
+    """What ``GET /v1/failover`` says. Raises KeyError, TypeError or ValueError for what is no such answer."""
+    report = answer["report"]
+    state = str(report["state"])
+    return Sight(
+        region=name,
+        asked_at=asked_at,
+        at=asked_at,
+        state=state,
+        leads=state == "primary" and bool(report["open"]),
+        epoch=int(report["epoch"]),
+        sequence=int(report["sequence"]),
+        applied=int(report["applied"]),
+        verified=int(report["verified"]),
+        heard_head=int(report["heard_head"]),
+        lag_seconds=lag_seconds,
+        blocked=str(report["blocked"]),
+        level=str(answer.get("level") or ""),
+        at_risk={str(currency): float(amount) for currency, amount in report["at_risk"].items()},
+        history=[_past(entry) for entry in answer.get("history", ())[-HISTORY_LIMIT:]],
+    )
+
+
+def _past(entry: Fields) -> Past:
+    return Past(
+        int(entry["at_us"]),
+        str(entry["state"]),
+        str(entry.get("event") or ""),
+        int(entry.get("epoch") or 0),
+        str(entry.get("why") or ""),
+    )
+
+
+def of_status(name: str, asked_at: float, status: Fields) -> Sight:
+    """What ``GET /v1/status`` says: a region without failover leads if its configuration says so."""
+    strand = status["strands"][0]
+    marks = strand["marks"]
+    is_primary = status["role"] == "primary"
+    verify = strand.get("verify") or {}
+    settled = int(marks["settled"] or 0)
+    return Sight(
+        region=name,
+        asked_at=asked_at,
+        at=asked_at,
+        state="primary" if is_primary else "following",
+        leads=is_primary,
+        epoch=int(strand["epoch"]),
+        sequence=settled,
+        applied=int(marks["applied"] or 0),
+        verified=int(verify.get("verified") or 0),
+        heard_head=int((strand["head"] or {}).get("sequence") or 0),
+        lag_seconds=strand["lag"]["seconds"],
+        blocked="" if status["blocked"] is None else str(status["blocked"]["message"]),
+    )

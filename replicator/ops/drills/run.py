@@ -1,0 +1,201 @@
+"""What ``replicator drill`` does, from its arguments to a report on disk and in the regions.
+
+Order: read everything, undo what killed drills have left, note, carry out, write, tell the regions. Only what comes
+before "carry out" may raise; from there on there is a report.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import json
+import logging
+import os
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+from replicator import __version__
+from replicator.config import Config, load
+from replicator.errors import ConfigError, ReplicatorError
+from replicator.ops.drills import live
+from replicator.ops.drills.fingerprint import fingerprint, shown
+from replicator.ops.drills.leftovers import clean_up
+from replicator.ops.drills.load import load_plan
+from replicator.ops.drills.notes import noting
+from replicator.ops.drills.page import page
+from replicator.ops.drills.plan import Plan
+from replicator.ops.drills.regions import Place, Regions
+from replicator.ops.drills.rehearsal import rehearse, server_of
+from replicator.ops.drills.report_making import About
+from replicator.ops.drills.result import Report
+from replicator.ops.drills.targets import places_of
+from replicator.status import drill_results
+from replicator.supervise import first_cause
+
+TELL_SECONDS = 10.0
+
+log = logging.getLogger("replicator.drills")
+
+
+class Asked(NamedTuple):
+    """The arguments of a drill on a running deployment."""
+
+    configs: tuple[Path, ...]
+    addresses: tuple[str, ...]
+    ca: Path | None
+    plan: Path
+    state: Path | None
+
+
+class Simulated(NamedTuple):
+    """The arguments of a simulated drill."""
+
+    configs: tuple[Path, ...]
+    plan: Path | None
+    seed: int
+    seeds: int
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of ``report.json``."""
+    return Report.model_json_schema()
+
+
+def carry_out(asked: Asked) -> Report:
+    """The drill, and its report. Raises ReplicatorError if it cannot begin."""
+    plan = load_plan(asked.plan)
+    configs = [load(path) for path in asked.configs]
+    places = places_of(configs, asked.addresses, asked.ca)
+    directory = state_directory(asked.state, configs)
+    servers = [server for config in (None, *configs) if (server := server_of(plan, config)) is not None]
+    if wrong := clean_up(directory, places, servers, plan.canary):
+        cure = "do by hand what could not be undone, then remove the note"
+        raise ConfigError("not_undone", "; ".join(wrong), place=str(directory), cure=cure)
+    wall_us = time.time_ns() // 1000
+    about = _about(plan, configs, places, wall_us)
+    report: Report
+    with noting(directory, about.id) as note:
+        if plan.kind == "rehearsal":
+            report = _run(rehearse, configs, places, plan, about, note)
+        else:
+            report = _run(live.run_live, places, plan, about, note, wall_us)
+    untold: list[str] = _run(_tell, places, report)
+    return report.model_copy(update={"notes": [*report.notes, *untold]})
+
+
+def check(asked: Asked) -> Iterator[str]:
+    """What would be done, and whether the regions are fit. Changes nothing."""
+    plan = load_plan(asked.plan)
+    configs = [load(path) for path in asked.configs]
+    places = places_of(configs, asked.addresses, asked.ca)
+    yield f"{plan.title}: {plan.kind.replace('_', ' ')} {' and '.join(plan.target)}".rstrip()
+    yield from _run(_looks, places)
+    for command in plan.fault.inject if plan.fault else ():
+        yield f"would run:  {json.dumps(list(command))}"
+    for command in plan.fault.undo if plan.fault else ():
+        yield f"would undo: {json.dumps(list(command))}"
+    yield "nothing was done"
+
+
+async def _looks(places: list[Place]) -> list[str]:
+    async with Regions(places, trio.current_time) as regions:
+        sights = [await regions.look(place.name) for place in places]
+    return [
+        f"{one.region}: {one.state}{', takes writes' if one.leads else ''}, block {one.sequence:,}"
+        + (f"; cannot be promoted: {one.blocked}" if one.blocked else "")
+        for one in sights
+    ]
+
+
+def simulate(asked: Simulated) -> Report:
+    """The simulated drill's report. Raises ReplicatorError."""
+    from replicator.ops.drills import local, simulated  # heavy, and of no use for the other ways
+
+    if len(asked.configs) != 1 or asked.plan is None:
+        cure = "replicator drill --local CONFIG --plan FILE --seed N --seeds M"
+        raise ConfigError("bad_usage", "a simulation takes one CONFIG and a plan", place="--local", cure=cure)
+    config, plan = load(asked.configs[0]), load_plan(asked.plan)
+    setting = local.setting_of(config, plan)
+    about = _about(plan, [config], [], time.time_ns() // 1000)
+    found, seconds = local.live_all(setting, range(asked.seed, asked.seed + asked.seeds))
+    return simulated.report_of(setting, about, found, seconds)
+
+
+def write(report: Report, directory: Path) -> None:
+    """``report.json`` and ``report.html``. Raises ConfigError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (directory / "report.html").write_text(page(report), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        message = f"the report cannot be written: {error.strerror}"
+        raise ConfigError("report_unwritable", message, place=f"--report {directory}", cure="name another") from error
+
+
+def state_directory(named: Path | None, configs: list[Config]) -> Path:
+    """Where notes of what is to be undone are kept: next to the region, else in this user's own directory."""
+    if named is not None:
+        return named
+    if configs:
+        return configs[0].region.data_dir / "drills"
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "replicator" / "drills"
+
+
+def _about(plan: Plan, configs: list[Config], places: list[Place], wall_us: int) -> About:
+    began = datetime.datetime.fromtimestamp(wall_us / 1e6, datetime.UTC)
+    name = f"{began:%Y%m%dT%H%M%S}-{plan.kind.replace('_', '-')}-{secrets.token_hex(3)}"
+    versions = {"replicator": __version__, "python": platform.python_version()}
+    versions |= _run(_versions, places)
+    text = began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return About(name, shown(plan), fingerprint(configs[0]) if configs else "", versions, text)
+
+
+async def _versions(places: list[Place]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    async with Regions(places, trio.current_time) as regions:
+        for place in places:
+            try:
+                status = await regions.ask(place.name, "/v1/status")
+            except ReplicatorError:
+                continue  # who does not answer is told of when the drill begins
+            found[place.name] = str((status or {}).get("version", ""))
+    return found
+
+
+async def _tell(places: list[Place], report: Report) -> list[str]:
+    """Tell the result to each region; who was not told."""
+    try:
+        who = f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError, ImportError):
+        who = socket.gethostname()
+    untold = []
+    async with Regions(places, trio.current_time) as regions:
+        for place in places:
+            try:
+                answer = await regions.tell(
+                    place.name, drill_results.PATH, drill_results.told(report, who), TELL_SECONDS
+                )
+                why = "" if answer is not None else "its version keeps no results"
+            except ReplicatorError as error:
+                why = str(error)
+            if why:
+                untold.append(f"{place.name} was not told of the result: {why}")
+    return untold
+
+
+def _run(work: Any, *arguments: Any) -> Any:
+    """Run it in an event loop; a ReplicatorError leaves as itself."""
+    found: Any = None
+    try:
+        found = trio.run(work, *arguments)
+    except* ReplicatorError as group:
+        raise first_cause(group) from group
+    return found

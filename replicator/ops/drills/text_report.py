@@ -1,0 +1,57 @@
+"""A report in lines, for a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from replicator.ops.drills.picture import lengths
+from replicator.ops.drills.result import Report, SimulationReport, SpreadReport
+from replicator.status.json_form import seconds_text
+
+
+def lines(report: Report) -> list[str]:
+    """What was measured, step by step, and the verdict last."""
+    return list(_lines(report))
+
+
+def _lines(report: Report) -> Iterator[str]:
+    for change in report.changes:
+        if change.new and change.new != change.old:
+            yield f"{change.name}: {change.old} to {change.new}"
+            for step, since, took in lengths(change):
+                yield f"  {step.step:<12} {since * 1000:>9,.0f} ms  (+{took * 1000:,.0f} ms)  {step.region}"
+        if change.blocked_seconds is not None:
+            yield f"  longest without an acknowledged write {change.blocked_seconds * 1000:,.0f} ms"
+    if report.canaries is not None:
+        yield f"canaries: {report.canaries.written:,} written, {report.canaries.acknowledged:,} acknowledged"
+    for region in report.regions:
+        missing = "not known what is" if region.missing_blocks is None else f"{region.missing_blocks:,} canaries"
+        yield f"{region.region}: {missing} missing, {region.compared}"
+    if report.simulation is not None:
+        yield from _simulation(report.simulation)
+    yield from report.notes
+    for target in report.targets:
+        figure = "not measured" if target.measured is None else f"{target.measured:,.6g}"
+        word = "ok  " if target.met else "MISS"
+        yield f"{word} {target.name}: {figure} {target.unit}, at most {target.target:,.6g}"
+    yield f"{report.outcome}: {report.why or report.name}. {report.id} took {seconds_text(report.seconds)}"
+
+
+def _simulation(found: SimulationReport) -> Iterator[str]:
+    yield f"{found.seeds:,} seeds from {found.first_seed} on, {found.seeds_per_second:,.0f} seeds/s"
+    yield from _spread("RTO", found.rto_seconds, "s")
+    yield from _spread("without a writer", found.blocked_seconds, "s")
+    yield from _spread("RPO", found.rpo_blocks, "blocks")
+    yield from _spread("not carried on", found.lost_blocks, "blocks")
+    for what, seeds in (("did not converge", found.not_converged), ("no writer in the end", found.without_writer)):
+        if seeds:
+            yield f"{what}: seeds {', '.join(map(str, seeds[:20]))}"
+    if found.missed_count:
+        shown = ", ".join(map(str, found.missed[:20]))
+        yield f"{found.missed_count:,} seeds missed a target: {shown}; replay one alone with --seed"
+
+
+def _spread(name: str, found: SpreadReport | None, unit: str) -> Iterator[str]:
+    if found is not None:
+        seed = "" if found.max_seed is None else f" (seed {found.max_seed})"
+        yield f"  {name:<22} p50 {found.p50:,.3f}  p99 {found.p99:,.3f}  max {found.max:,.3f} {unit}{seed}"

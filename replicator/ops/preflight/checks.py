@@ -1,0 +1,86 @@
+"""All that a region will need, looked at in the order in which ``run`` needs it.
+
+Guarantee: nothing is created, changed or held: no file, no directory, no table, slot or publication. A sidecar that
+runs meanwhile is not disturbed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.errors import Rejected, ReplicatorError
+from replicator.format.position import genesis
+from replicator.ledger.tables import check_declaration, definition_of
+from replicator.ops.preflight import Finding, failed
+from replicator.ops.preflight.cluster import check_cluster
+from replicator.ops.preflight.following import check_following
+from replicator.ops.preflight.lease import check_lease
+from replicator.ops.preflight.listening import check_listening
+from replicator.ops.preflight.machine import check_data_dir, check_versions
+from replicator.ops.preflight.stored_region import Stored, read_stored
+from replicator.pipeline.replicas.postgres import check as postgres_check
+from replicator.pipeline.replicas.sqlite import check as sqlite_check
+from replicator.pipeline.sources.postgres import preflight as postgres_source
+from replicator.runtime import wiring
+
+
+def look(config: Config) -> list[Finding]:
+    """Everything that ``run`` will need with this configuration. Blocks; not for within trio."""
+    findings = [*check_versions(), *check_data_dir(config), *check_listening(wiring.listen(config))]
+    try:
+        stored = read_stored(config)
+        if stored.head.sequence:
+            findings.append(Finding("ok", f"{config.region.journal_path} ends at sequence {stored.head.sequence:,}"))
+    except ReplicatorError as error:
+        findings.append(failed(error))
+        stored = Stored(genesis(config.region.strand))
+    findings += [*_role(config, stored), *check_lease(config, stored.head)]
+    return findings if config.cluster is None else [*findings, *check_cluster(config, config.cluster, stored)]
+
+
+def _role(config: Config, stored: Stored) -> Iterator[Finding]:
+    match config.source:
+        case PostgresSource() as source:
+            yield from postgres_source(wiring.postgres_options(source, synchronous=config.failover.acknowledge > 0))
+        case EmbeddedSource() as source:
+            yield from _check_tables(source, stored)
+            assert config.state_path is not None
+            yield from _check_sqlite(config, config.state_path, stored)
+    match config.replica:
+        case PostgresReplica() as replica:
+            yield from postgres_check.preflight(replica.conninfo(), stored.definitions)
+        case SqliteReplica(path=path):
+            yield from _check_sqlite(config, path, stored)
+    followed = wiring.upstream(config, None)
+    if followed is not None:
+        yield from trio.run(check_following, followed, stored.head)
+
+
+def _check_sqlite(config: Config, path: Path, stored: Stored) -> Iterator[Finding]:
+    """Where the start will make the file's directory, that one was looked at: there is nothing to add."""
+    made = (config.region.data_dir, *config.region.data_dir.parents)
+    if path.parent.exists() or path.parent not in made:
+        yield from sqlite_check.preflight(path, stored.definitions)
+
+
+def _check_tables(source: EmbeddedSource, stored: Stored) -> Iterator[Finding]:
+    """The declared tables are possible, and those that the ledger has already are as declared."""
+    there = {definition.label.lower(): definition for definition in stored.definitions}
+    for declaration in wiring.declarations(source):
+        try:
+            check_declaration(declaration)
+        except Rejected as refusal:
+            yield Finding("fail", f"[[source.tables]] {declaration.name}: {refusal.message}", "declare it otherwise")
+            continue
+        found = there.get(declaration.name.lower())
+        if found is None:
+            yield Finding("ok", f"table {declaration.name} can be made")
+        elif found == definition_of(declaration):
+            yield Finding("ok", f"table {declaration.name} is as declared")
+        else:
+            what = f"[[source.tables]] {declaration.name}: it is there with another key, user field or spelling"
+            yield Finding("fail", what, "declare it as it is; for another key, declare another table")

@@ -1,0 +1,175 @@
+"""The other regions of a cluster, and whether this region could take over from them.
+
+Guarantee: asked is only what every region tells its peers. A region that does not answer is a warning: whoever starts
+the first of them has no others yet.
+"""
+
+from __future__ import annotations
+
+import ssl
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import trio
+
+from replicator.cluster.failover.durable_state import MemoryFile
+from replicator.cluster.failover.serve import cluster_json
+from replicator.cluster.fencing import needs
+from replicator.cluster.promotion.readiness import reasons
+from replicator.config import Cluster, Config, EmbeddedSource, PostgresReplica, PostgresSource
+from replicator.config.roles import replica_of, source_of
+from replicator.errors import ReplicatorError
+from replicator.ops.preflight import Finding, failed
+from replicator.ops.preflight.listening import is_local
+from replicator.ops.preflight.stored_region import Stored
+from replicator.runtime import wiring
+from replicator.storage.journal.store import Journal
+
+ANSWER_SECONDS = 5.0
+ANSWER_LIMIT_BYTES = 1 << 20
+_MUST = {"strand": "[region] strand", "regions": "the names in [cluster] regions", "lease": "[lease]"}
+_SHOULD = {"mode": "[failover] mode", "acknowledge": "[failover] acknowledge", "ttl_seconds": "[lease] ttl"}
+
+
+def check_cluster(config: Config, cluster: Cluster, stored: Stored) -> Iterator[Finding]:
+    """Everything about ``[cluster]`` and ``[failover]``. Blocks; not for within trio."""
+    yield from _encryption(config, cluster)
+    yield from trio.run(_ask_all, config, cluster)
+    yield from _remembered(config)
+    source = source_of(config)
+    if isinstance(source, PostgresSource):
+        yield from needs.preflight(source.conninfo(), wiring.fenced_tables(source))
+        yield from _promotable_database(config, source)
+    elif isinstance(source, EmbeddedSource):
+        yield from _promotable_ledger(stored)
+
+
+# -- the others
+
+
+async def _ask_all(config: Config, cluster: Cluster) -> list[Finding]:
+    found: dict[str, list[Finding]] = {}
+
+    async def ask(client: httpx.AsyncClient, name: str, url: str) -> None:
+        found[name] = await _ask(client, config, name, url)
+
+    try:
+        tls = ssl.create_default_context(cafile=str(cluster.ca)) if cluster.ca else True
+    except (OSError, ssl.SSLError) as error:
+        return [Finding("fail", f"[cluster] ca = {cluster.ca}: {error}", "name a readable PEM file")]
+    headers = {"Authorization": f"Bearer {cluster.token.reveal()}"} if cluster.token else {}
+    async with (
+        httpx.AsyncClient(headers=headers, verify=tls, trust_env=False, timeout=ANSWER_SECONDS) as client,
+        trio.open_nursery() as nursery,
+    ):
+        for name, url in cluster.regions.items():
+            nursery.start_soon(ask, client, name, url)
+    return [finding for name in cluster.regions for finding in found[name]]
+
+
+async def _ask(client: httpx.AsyncClient, config: Config, name: str, url: str) -> list[Finding]:
+    place = f"[cluster] {name} = {url}"
+    try:
+        with trio.fail_after(ANSWER_SECONDS):
+            status, content = await _get(client, f"{url}/v1/failover")
+    except (httpx.HTTPError, ssl.SSLError, trio.TooSlowError) as error:
+        if name == config.region.name:
+            return []  # this sidecar does not run yet
+        cure = "start it, or correct its address; see that nothing between blocks the way"
+        return [Finding("warn", f"{place} does not answer: {error or type(error).__name__}", cure)]
+    if status == 401:
+        cure = "set [http] token and [cluster] token to the same in every region"
+        return [Finding("fail", f"{place} refuses the token", cure)]
+    try:
+        answer = httpx.Response(status, content=content).json()
+        called, theirs = answer["report"]["region"], answer["cluster"]
+        state, blocked = str(answer["report"]["state"]), str(answer["report"]["blocked"])
+        told = {key: theirs[key] for key in (*_MUST, *_SHOULD)}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        cure = "check the address; that region needs a [cluster] section, too, and this version"
+        return [Finding("fail", f"{place} answers HTTP {status}, and is no region of a cluster", cure)]
+    if called != name:
+        cure = "let each name in [cluster] regions have its own region's address"
+        return [Finding("fail", f"{place} is the region {str(called)[:64]!r}", cure)]
+    findings = list(_differences(place, told, cluster_json(config)))
+    could = f"; it could not be promoted: {blocked}" if blocked and state != "primary" else ""
+    return [*findings, Finding("ok", f"{place} answers, and is {state[:20]}{could[:500]}")]
+
+
+async def _get(client: httpx.AsyncClient, url: str) -> tuple[int, bytes]:
+    content = bytearray()
+    async with client.stream("GET", url) as response:
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > ANSWER_LIMIT_BYTES:
+                break
+    return response.status_code, bytes(content)
+
+
+def _differences(place: str, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Finding]:
+    """What is not the same there; what must be before what should be."""
+    for key, name in _MUST.items():
+        if theirs[key] != ours[key]:
+            what = f"{place}: {name} is {_shown(theirs[key])} there and {_shown(ours[key])} here"
+            yield Finding("fail", what, "let all regions of a cluster have the same")
+    for key, name in _SHOULD.items():
+        if theirs[key] != ours[key]:
+            what = f"{place}: {name} is {_shown(theirs[key])} there and {_shown(ours[key])} here"
+            yield Finding("warn", what, "let all regions have the same, unless that is meant")
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value))[:300] if isinstance(value, list) else str(value)[:100]
+
+
+def _encryption(config: Config, cluster: Cluster) -> Iterator[Finding]:
+    local = {name: is_local(urllib.parse.urlsplit(url).hostname or "") for name, url in cluster.regions.items()}
+    for name, url in cluster.regions.items():
+        if url.startswith("http:") and not local[name]:
+            what = f"[cluster] {name} = {url}: rows, orders{' and token' if cluster.token else ''} travel unencrypted"
+            yield Finding("warn", what, "use https, with a certificate in each region, or a private network")
+    me = config.region.name
+    if local[me] and not all(local.values()):
+        what = f"[cluster] {me} = {cluster.regions[me]}: others would be sent to their own machine"
+        yield Finding("fail", what, "name this region's address as the others reach it")
+
+
+# -- this region
+
+
+def _remembered(config: Config) -> Iterator[Finding]:
+    try:
+        kept = MemoryFile(config.region.data_dir / "role.json").read()
+    except ReplicatorError as error:
+        yield failed(error)
+        return
+    if kept is not None:
+        yield Finding("ok", f"this region's role is kept: {kept.memory.state}, epoch {kept.memory.epoch}")
+
+
+def _promotable_ledger(stored: Stored) -> Iterator[Finding]:
+    foreign = sorted(one.label for one in stored.definitions if not one.documents)
+    if foreign:
+        what = f"it follows another kind of ledger (table {foreign[0]}), and could not be promoted"
+        yield Finding("warn", what, "keep the copy of a PostgreSQL ledger in PostgreSQL")
+
+
+def _promotable_database(config: Config, source: PostgresSource) -> Iterator[Finding]:
+    """Once there is a replica's bookkeeping, what a promotion would stumble over."""
+    path, replica = config.region.journal_path, replica_of(config)
+    kept = MemoryFile(config.region.data_dir / "role.json").read() if path.exists() else None
+    if kept is None or kept.memory.half != "replica" or not isinstance(replica, PostgresReplica):
+        return
+    journal = Journal(path, traceless=True)
+    try:
+        found = reasons(replica.conninfo(), wiring.postgres_options(source), journal, config.region.strand)
+    except ReplicatorError as error:
+        found = [str(error)]
+    finally:
+        journal.close()
+    if not found:
+        yield Finding("ok", "the database could be promoted")
+    for reason in found:
+        yield Finding("warn", f"could not be promoted: {reason}", "cure that before this region is needed")

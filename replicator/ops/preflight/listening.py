@@ -1,0 +1,87 @@
+"""Where the region listens: the address is free, its certificate is good, and it is not open to everybody unawares."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import ssl
+from collections.abc import Iterator
+
+from replicator.errors import ConfigError
+from replicator.ops.preflight import Finding, failed
+from replicator.transport.server import Listen, check_address
+
+
+def check_listening(listen: Listen) -> Iterator[Finding]:
+    """Address, TLS and who may come in."""
+    try:
+        check_address(listen)
+        yield Finding("ok", f"[http] listen = {listen.address} is free")
+    except ConfigError as error:
+        yield failed(error)
+    if listen.certificate_file is not None:
+        yield from _check_certificate(listen)
+    if is_local(listen.host):
+        return
+    if listen.token is None:
+        what = f"[http] listen = {listen.address}: whoever reaches it may read the ledger, and write where it is"
+        yield Finding("warn", what, "set [http] token, or listen on 127.0.0.1 behind a proxy that asks who comes")
+    elif listen.certificate_file is None:
+        what = f"[http] listen = {listen.address}: rows and token travel without encryption"
+        yield Finding("warn", what, "set [http] certificate and key, or leave TLS to a proxy")
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches the host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_certificate(listen: Listen) -> Iterator[Finding]:
+    place = f"[http] certificate = {listen.certificate_file}, key = {listen.key_file}"
+    assert listen.certificate_file is not None
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An encrypted key would ask for its password at the terminal; the server has none to give, either.
+        server.load_cert_chain(listen.certificate_file, listen.key_file, password=lambda: b"")
+    except (OSError, ssl.SSLError) as error:
+        cure = "name PEM files that belong together, readable by the sidecar's user, the key without a password"
+        yield Finding("fail", f"{place}: {_reason(error)}", cure)
+        return
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # its own issuer is not asked: only its dates and its form
+    client.load_verify_locations(listen.certificate_file)
+    try:
+        until = _shake_hands(server, client)
+    except ssl.SSLError as error:
+        yield Finding("fail", f"{place}: clients refuse it: {_reason(error)}", "renew the certificate")
+        return
+    yield Finding("ok", f"{place} belong together, valid until {until}")
+
+
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
+    """A handshake in memory; until when the client takes the certificate. Raises SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asked = client.wrap_bio(to_client, to_server)
+    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(10):  # more rounds than any version of TLS takes
+        with contextlib.suppress(ssl.SSLWantReadError):
+            asked.do_handshake()
+            certificate = asked.getpeercert()
+            assert certificate is not None, "the client asked for one"
+            return str(certificate["notAfter"])
+        with contextlib.suppress(ssl.SSLWantReadError):
+            answering.do_handshake()
+    raise ssl.SSLError("the handshake does not come to its end")
+
+
+def _reason(error: Exception) -> str:
+    """What OpenSSL says, without its own line numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "not PEM, or not a certificate and a key").lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error)

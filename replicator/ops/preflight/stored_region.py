@@ -1,0 +1,30 @@
+"""What the region has stored already, read without leaving a trace."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from replicator.config import Config
+from replicator.format.definition import Definition
+from replicator.format.position import Position, genesis
+from replicator.storage.journal.store import Journal
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """The journal's end, and the tables that it knows. A region that has not run has genesis and none."""
+
+    head: Position
+    definitions: tuple[Definition, ...] = ()
+
+
+def read_stored(config: Config) -> Stored:
+    """Raises Unavailable, Halted or Corrupt if the journal is there and cannot be read."""
+    strand, path = config.region.strand, config.region.journal_path
+    if not path.exists() or not path.stat().st_size:  # killed right after it had made the file
+        return Stored(genesis(strand))
+    journal = Journal(path, traceless=True)
+    try:
+        return Stored(journal.head(strand), tuple(journal.definitions(strand).values()))
+    finally:
+        journal.close()

@@ -1,0 +1,73 @@
+"""How a history ends: no faults any more, the orders that are needed, and everybody has converged in time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replicator.cluster.failover.states import State
+from replicator.ops.simulation.checks import Broken
+from replicator.ops.simulation.faults import Fault
+from replicator.ops.simulation.schedule import Task
+from replicator.ops.simulation.troubles import end, order
+from replicator.ops.simulation.weather import FAIR
+
+if TYPE_CHECKING:
+    from replicator.ops.simulation.region import Region
+    from replicator.ops.simulation.world import World
+
+LAST_WRITES_SECONDS = 1.0
+
+
+def settle(world: World, within_seconds: float) -> None:
+    """Let the world come to rest; Broken if it does not, or if something is missing then."""
+    world.weather = FAIR
+    end(world)
+    answered = len(world.checks.acknowledged)
+    world.spawn(world.outside, _operators(world))
+    world.pass_time(world.now + within_seconds, lambda: _leads_again(world, answered))
+    world.is_quiet = True  # writers stop, so that heads can be equal
+    world.pass_time(world.now + within_seconds, world.is_converged)
+    if not world.is_converged():
+        raise Broken(f"no convergence within {within_seconds:.0f} s: {_states(world)}")
+    if len(world.checks.acknowledged) == answered:
+        raise Broken("nobody can write at the end")
+    world.checks.end()
+    world.note("", "verified", "all regions are equal")
+
+
+def _leads_again(world: World, answered: int) -> bool:
+    return len(world.checks.acknowledged) > answered + 3
+
+
+def _states(world: World) -> str:
+    return ", ".join(
+        f"{region.name}: {region.memory.state} at {len(region.journal)}+{len(region.spool)}, applied {region.applied},"
+        f" follows {region.following} {region.refused_by} ({region.memory.why})"
+        for region in world.regions.values()
+    )
+
+
+def _operators(world: World) -> Task:
+    """Resume what is paused, let rejoin who waits for it, and name a primary where none is found without a person."""
+    led_at = world.now
+    while True:
+        yield 0.5
+        regions = list(world.regions.values())
+        for region in regions:
+            if region.memory.state is State.PAUSED:
+                order(world, region, Fault(0.0, "resume"))
+            if region.memory.state in (State.REJOINING, State.HALTED) and region.rules.rejoin == "manual":
+                order(world, region, Fault(0.0, "rejoin"))
+        if any(region.is_open for region in regions):
+            led_at = world.now
+        patience = 2 * world.ttl_seconds
+        waited = world.now - led_at
+        asks_a_person = any(region.rules.mode != "automatic" for region in regions)
+        if waited > patience + (0.0 if asks_a_person else 12.0):  # automatic: the loss budget keeps all from leading
+            is_allowed = waited > patience + 6.0
+            order(world, _best(regions), Fault(0.0, "failover", seconds=5.0, allow_data_loss=is_allowed))
+
+
+def _best(regions: list[Region]) -> Region:
+    """The region with the most."""
+    return max(regions, key=lambda region: (region.head.epoch if region.head else 0, len(region.journal)))

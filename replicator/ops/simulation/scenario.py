@@ -1,0 +1,125 @@
+"""A whole random history from a seed: how many regions, their rules, the weather, faults and orders."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+from replicator.cluster.failover.model import Mode, Rules
+from replicator.ops.simulation.faults import STORE, Fault, Kind
+from replicator.ops.simulation.weather import Weather
+from replicator.ops.simulation.world import Outcome, World
+
+NAMES = ("amber", "birch", "coral", "dune", "ember")
+STORY_SECONDS = 20.0
+_WEIGHTED: dict[Kind, int] = {
+    "region_loss": 4,
+    "partition": 4,
+    "partition_one_way": 3,
+    "slow_link": 2,
+    "sidecar_crash": 4,
+    "database_crash": 2,
+    "disk_full": 2,
+    "clock_skew": 2,
+    "lease_store_loss": 2,
+    "freeze": 3,
+    "slow_replay": 1,
+    "switchover": 5,
+    "failover": 3,
+    "pause": 1,
+    "resume": 1,
+    "rejoin": 1,
+}
+
+
+def world_of(seed: int, **options: Any) -> World:
+    """The world of a seed, before anything happens."""
+    dice = random.Random(seed * 7919 + 1)
+    names = NAMES[: dice.choice([2, 3, 3, 3, 3, 4, 5])]
+    mode = cast(Mode, dice.choice(["automatic"] * 6 + ["manual", "manual", "shadow"]))
+    acknowledge = dice.choice([0, 1, 1, dice.randrange(len(names))])
+    common: dict[str, Any] = {
+        "regions": names,
+        "mode": mode,
+        "acknowledge": min(acknowledge, len(names) - 1),
+        "suspect_seconds": dice.choice([1.0, 2.0]),
+        "quiet_seconds": dice.choice([0.0, 2.0, 6.0]),
+        "stand_seconds": dice.choice([0.3, 1.0]),
+        "promise_seconds": dice.choice([0.5, 1.0]),
+        "verify_seconds": 1.0,
+        "step_seconds": dice.choice([3.0, 6.0]),
+        "max_lost_blocks": dice.choice([0, 0, 3, 1000]),
+        "rejoin": dice.choice(["automatic", "automatic", "manual"]),
+    }
+    rules = {name: Rules(me=name, **common) for name in names}
+    priorities = {name: dice.randrange(3) for name in names}
+    clock_error = dice.choice([0.001, 0.01, 0.05])
+    return World(
+        rules,
+        seed,
+        ttl_seconds=dice.choice([1.0, 2.0, 3.0]),
+        clock_error=clock_error,
+        margin_seconds=dice.choice([0.05, 0.2]),
+        weather=_weather(dice),
+        priorities=priorities,
+        first=dice.choice(names),
+        blocks=dice.choice([0, 3]),
+        **options,
+    )
+
+
+def _weather(dice: random.Random) -> Weather:
+    def sometimes(low: float, high: float) -> float:
+        return dice.choice([0.0, low, high])
+
+    return Weather(
+        delay_seconds=dice.choice([0.005, 0.05, 0.2]),
+        long_delay=sometimes(0.005, 0.05),
+        loss=sometimes(0.01, 0.1),
+        double=sometimes(0.05, 0.3),
+        disk_fails=sometimes(0.01, 0.1),
+        action_fails=sometimes(0.05, 0.2),
+        crash=sometimes(0.0005, 0.003),
+        action_seconds=dice.choice([0.05, 0.5]),
+        write_every_seconds=dice.choice([0.1, 0.3]),
+        settles=dice.choice([1.0, 1.0, 0.3, 0.1]),
+        replay_blocks=dice.choice([1, 3, 50]),
+    )
+
+
+def plan_of(seed: int, world: World) -> list[Fault]:
+    """The faults and orders of a seed."""
+    dice = random.Random(seed * 104729 + 2)
+    kinds, weights = list(_WEIGHTED), list(_WEIGHTED.values())
+    names = list(world.regions)
+    plan = []
+    for _ in range(dice.choice([0, 1, 2, 4, 6, 10])):
+        kind = dice.choices(kinds, weights)[0]
+        region = dice.choice(["", "", *names])
+        other = dice.choice([None, *names, STORE]) if "partition" in kind or kind == "slow_link" else None
+        if kind == "switchover":
+            other = dice.choice(names)
+        plan.append(
+            Fault(
+                at=dice.uniform(1.0, STORY_SECONDS - 5.0),
+                kind=kind,
+                region=dice.choice(names) if kind in ("failover", "pause", "resume", "rejoin") else region,
+                other=other,
+                seconds=dice.choice([0.3, 1.0, 3.0, 8.0]),
+                amount=dice.uniform(-1, 1) * world.clock_error if kind == "clock_skew" else dice.uniform(0.1, 1.0),
+                allow_data_loss=dice.random() < 0.3,
+            )
+        )
+    return [fault._replace(seconds=min(fault.seconds, STORY_SECONDS - fault.at)) for fault in plan]
+
+
+def live(seed: int, change: Callable[[World], None] | None = None, **options: Any) -> Outcome:
+    """Live a seed's history to its end. Raises Broken, or whatever the decisions raise."""
+    world = world_of(seed, **options)
+    if change is not None:
+        change(world)
+    world.run(plan_of(seed, world), STORY_SECONDS)
+    steps = next(iter(world.regions.values())).rules.step_seconds
+    world.settle(10 * world.ttl_seconds + 4 * steps + 20.0)
+    return world.outcome()

@@ -1,0 +1,310 @@
+"""What runs in a region's process beside its actions: looking, renewing, polling, following, applying, deciding.
+
+The order of things is that of ``cluster/failover/controller``, ``cluster/failover/lease_keeper`` and
+``cluster/failover/peers``: each wait is a place at which the process may be killed, frozen, or overtaken by a promise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import TYPE_CHECKING
+
+from replicator.cluster.failover.model import Heard, Memory, Report
+from replicator.cluster.failover.states import FOLLOWS, TABLE, Event, State
+from replicator.cluster.leases.base import Holder
+from replicator.ops.simulation.chain import Block, Pulled, after
+from replicator.ops.simulation.faults import STORE
+from replicator.ops.simulation.schedule import Reply, Task
+
+if TYPE_CHECKING:
+    from replicator.ops.simulation.region import Region
+    from replicator.ops.simulation.world import World
+
+STEPS_AT_ONCE = 20
+DRAIN_SECONDS = 2.0
+ENDS_ORDERS = frozenset(
+    {Event.LOST, Event.REFUSED, Event.PROMOTED, Event.REOPEN, Event.HANDED_OVER, Event.EXPIRED, Event.REWOUND}
+)
+FAR = frozenset({State.PRIMARY, State.FOLLOWING, State.PAUSED, State.HALTED})
+
+
+def start(region: Region) -> None:
+    """Begin a life of the region's process."""
+    world = region.world
+    region.forget()
+    for task in (look(region), renew(region), follow(region), flow(region), decide_for_ever(region)):
+        world.spawn(region, task, world.dice.random() * 0.2)
+    for peer in region.rules.regions:
+        if peer != region.name:
+            world.spawn(region, poll(region, peer), world.dice.random() * 0.3)
+
+
+# -- the lease
+
+
+def look(region: Region) -> Task:
+    """Look at the lease, for ever."""
+    world = region.world
+    while True:
+        yield from look_once(region)
+        yield 0.2 + world.dice.random() * 0.4
+
+
+def look_once(region: Region) -> Task:
+    """Look at the lease now."""
+    world = region.world
+    region.view = yield world.ask(region, STORE, lambda: world.store.look(world.now), world.ttl_seconds / 3)
+
+
+def renew(region: Region) -> Task:
+    """Renew what is held three times within its time, for ever."""
+    world = region.world
+    while True:
+        grant = region.grant
+        if grant is None or world.now < region.database_down_until:
+            yield 0.3
+            continue
+        at = region.clock()  # before the store is asked
+        renewed = yield world.ask(region, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
+        if region.grant != grant or renewed is None:
+            yield 0.2
+        elif renewed:
+            region.asked_at = max(at, region.asked_at)
+            if region.is_open:
+                region.permit(grant.epoch)
+            yield world.ttl_seconds / 3
+        else:
+            region.grant = None
+            yield 0.2
+
+
+def _renewed(world: World, grant: Holder) -> bool:
+    return world.store.renew(world.now, grant)
+
+
+# -- peers
+
+
+def poll(region: Region, peer: str) -> Task:
+    """Keep a peer's last report, for ever."""
+    world = region.world
+    other = world.regions[peer]
+    while True:
+        at = region.clock()
+        report = yield world.ask(region, peer, other.report, 1.5)
+        if report is not None:
+            take_report(region, report, at)
+        yield 0.6 if region.memory.state in FAR else 0.15
+
+
+def take_report(region: Region, report: Report, at: float) -> None:
+    """What a peer has said; an older report than the last is dropped."""
+    known = region.peers.get(report.region)
+    if known is None or known.at <= at:
+        region.peers[report.region] = Heard(report, at)
+
+
+def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
+    """A peer asks for a promise: durable, and true of the journal, before it is answered."""
+    world = region.world
+    while region.locked:
+        yield 0.01
+    region.locked = True
+    memory = world.promise(region.memory, epoch)
+    if memory != region.memory:
+        yield from write(region, memory)
+    if region.permit_epoch < epoch:
+        region.permit_until = min(region.permit_until, region.clock())
+    if region.following is not None and region.took_epoch < epoch:
+        yield from unfollow(region)
+    yield from keep_promise(region)
+    region.locked = False
+    world.answer(region.name, back, reply, region.report())
+
+
+def keep_promise(region: Region) -> Task:
+    """What was received is in the journal before a promise is told: a report says how far the journal goes."""
+    limit = region.world.now + DRAIN_SECONDS
+    while region.spool and region.memory.promised > region.kept_promise:
+        yield 0.02
+        if region.world.now > limit:
+            return
+    region.kept_promise = region.memory.promised
+
+
+# -- memory
+
+
+def write(region: Region, memory: Memory) -> Task:
+    """Make a memory durable, however often that takes; nothing is done meanwhile."""
+    world = region.world
+    while True:
+        yield 0.002 + world.dice.random() * 0.008
+        if not region.disk_fails:
+            break
+        yield 0.2
+    world.checks.remembers(region, memory)
+    region.memory = memory
+    yield 0.0  # a process that dies now has kept it, and has done nothing yet
+
+
+def change(region: Region, **fields: object) -> Task:
+    """Change the memory as it is at that moment: a promise may have come in between."""
+    while region.locked:
+        yield 0.01
+    region.locked = True
+    yield from write(region, dataclasses.replace(region.memory, **fields))  # type: ignore[arg-type]
+    region.locked = False
+
+
+def pause(region: Region, event: Event) -> Task:
+    """An operator pauses or resumes it, if its state knows that."""
+    while region.locked:
+        yield 0.01
+    after = TABLE.get((region.memory.state, event))
+    if after in (State.PAUSED, State.FOLLOWING):
+        region.locked = True
+        yield from write(region, dataclasses.replace(region.memory, state=after))
+        region.locked = False
+
+
+# -- the flow
+
+
+def unfollow(region: Region, to: str | None = None) -> Task:
+    """Follow nobody, or another one: what was received is settled first."""
+    region.following = None
+    region.session += 1
+    region.refused_by = ""
+    limit = region.world.now + DRAIN_SECONDS
+    while region.spool and region.world.now < limit:
+        yield 0.02
+    region.following = to
+    if to is not None:
+        region.took_epoch = region.memory.promised
+
+
+def follow(region: Region) -> Task:
+    """Pull from the region that is followed, for ever. Each request says how far this region has durably."""
+    world, dice = region.world, region.world.dice
+    while True:
+        source, session = region.following, region.session
+        if source is None or region.memory.half != "replica":
+            yield 0.2
+            continue
+        last = region.spool[-1] if region.spool else region.head
+        other = world.regions[source]
+        pulled = yield world.ask(region, source, partial(serve, other, region.name, region.received, last), 1.5)
+        if pulled is None or session != region.session:
+            yield 0.1
+            continue
+        if take_blocks(region, pulled):
+            yield 0.01
+        else:
+            yield 0.15 + dice.random() * 0.25
+
+
+def serve(region: Region, name: str, sequence: int, head: Block | None) -> Pulled:
+    """The feed: what follows a position. Whoever asks has all before it durably."""
+    says, blocks = after(region.journal, sequence, head, 20)
+    if not says:
+        region.durable_at[name] = max(region.durable_at.get(name, 0), sequence)
+        answer_writers(region)
+    return Pulled(says, blocks, region.name, region.memory.epoch, len(region.journal), region.is_open)
+
+
+def answer_writers(region: Region) -> None:
+    """Answer the writers whose blocks enough other regions have."""
+    needed = region.rules.acknowledge
+    while region.pending:
+        block = region.pending[0]
+        if block.epoch != region.permit_epoch:  # of a term that is over: its writer was never answered
+            del region.pending[0]
+            continue
+        if needed and sum(at >= block.sequence for at in region.durable_at.values()) < needed:
+            return
+        del region.pending[0]
+        region.world.checks.answers(region, block)
+
+
+def take_blocks(region: Region, pulled: Pulled) -> bool:
+    """Take what the feed has sent; whether something came."""
+    if pulled.is_open:
+        region.heard_at = region.clock()
+        region.heard_head = pulled.head
+    region.refused_by = pulled.region if pulled.says else ""
+    if not pulled.blocks or region.memory.promised > region.took_epoch or region.disk_fails:
+        return False
+    assert pulled.blocks[0].sequence == region.received + 1
+    region.spool += pulled.blocks
+    return True
+
+
+def flow(region: Region) -> Task:
+    """Settle, apply and verify what was received, for ever."""
+    world = region.world
+    while True:
+        yield 0.15 + world.dice.random() * 0.35
+        if region.spool and world.dice.random() < world.weather.settles and not region.disk_fails:
+            region.settle(1 + world.dice.randrange(len(region.spool) + 2))
+        if region.kept_promise < region.memory.promised and not region.spool and not region.locked:
+            region.kept_promise = region.memory.promised
+        if world.now < region.database_down_until or region.memory.state is State.REJOINING:
+            continue
+        step = 1 if world.now < region.slow_until else world.weather.replay_blocks
+        if region.memory.half == "primary" and region.memory.state not in FOLLOWS:
+            region.applied = region.verified = len(region.journal)
+            continue
+        region.verified = max(region.verified, region.applied - world.dice.randrange(3))
+        region.applied = min(region.applied + step, len(region.journal))
+
+
+# -- deciding
+
+
+def decide_for_ever(region: Region) -> Task:
+    """Take one step after another."""
+    from replicator.ops.simulation.executor import do
+
+    world = region.world
+    while True:
+        for _ in range(STEPS_AT_ONCE):
+            while region.locked:
+                yield 0.01
+            region.locked = True
+            if region.memory.state is not State.REJOINING:
+                region.seal = None
+            seen = region.seen()
+            step = world.decide(region.memory, seen, region.rules)
+            world.decisions += 1
+            if step.event is Event.STAND:
+                world.checks.stands(region)
+            elif step.event is Event.GRANTED:
+                world.checks.granted(region)
+            if step.memory != region.memory:
+                yield from write(region, step.memory)
+                if step.event is not None:
+                    entered(region, step.event, step.why)
+            region.locked = False
+            if step.action is not None and step.event is None:
+                is_done = yield from do(region, step.action, seen)
+                if not is_done:
+                    break
+            elif step.event is None:
+                break
+        yield 0.15 + world.dice.random() * 0.2
+
+
+def entered(region: Region, event: Event, why: str) -> None:
+    """What follows from an event."""
+    region.since = region.clock()
+    if event in ENDS_ORDERS:
+        region.order = None
+    if event is Event.HANDED_OVER:
+        region.grant = None
+    if event in (Event.DIVERGED, Event.REJOIN):
+        region.seal = None
+        region.following = None
+        region.session += 1
+    region.world.happened(region, event, why)

@@ -1,0 +1,11 @@
+"""Zero-loss acknowledgement: a writer is answered only when enough other regions have its block durably.
+
+``tally`` (pure): what the regions report, what that acknowledges, and when a primary without enough of them goes on
+degraded. ``waiting``: writers that wait for it. ``confirming``: a source's ledger hears it, in its own terms.
+"""
+
+from replicator.pipeline.acknowledge.tally import Rule
+from replicator.pipeline.acknowledge.view import AcknowledgeView
+from replicator.pipeline.acknowledge.waiting import Acknowledgement
+
+__all__ = ["AcknowledgeView", "Acknowledgement", "Rule"]

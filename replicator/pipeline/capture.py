@@ -1,0 +1,160 @@
+"""Capture: a source's drafts become durable blocks.
+
+Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order, and, where other regions
+have to have it first, only for what is ``released``. What arrives while a
+group commit is under way joins the next one, so the fsyncs follow the load and nobody waits for a timer. Memory is
+bounded by ``QUEUE_BATCHES`` batches: a slow disk makes ``send`` wait, and through it the source's ledger.
+
+The sink lives for one run of the source. A commit under way is seen through when a run ends; what still waited, or was
+arriving in parts, is dropped, and the next run gets it again: it begins at the journal's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from replicator.format.block import Block, Draft, Header, Part
+from replicator.pipeline.acknowledge.confirmations import Confirming
+from replicator.pipeline.sources.base import Source, SourceState
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.store import Journal
+
+QUEUE_BATCHES = 4
+GROUP_ITEMS = 4_000  # more in one go would let the stages behind stand idle, and then work alone
+
+Item = Part | Draft
+
+
+class Releases(Protocol):
+    """Who says up to where the source may be told that its blocks are safe."""
+
+    on_released: Callable[[int], None]
+
+    def stored(self, sequence: int) -> None:
+        """Everything up to ``sequence`` is durable here."""
+
+
+class Capture:
+    """Runs a source into a strand of the journal. ``on_stored`` hears of each group commit's blocks; with ``releases``
+    the source is told of a block when it is released, else when it is durable."""
+
+    def __init__(
+        self,
+        source: Source,
+        journal: Journal,
+        tail: Tail,
+        epoch: int,
+        on_stored: Callable[[Sequence[Block]], None],
+        releases: Releases | None = None,
+    ) -> None:
+        self._source = source
+        self._journal = journal
+        self._tail = tail
+        self._strand = tail.head.strand
+        self._epoch = epoch
+        self._on_stored = on_stored
+        self._releases = releases
+        self._confirming = Confirming()
+        if releases is not None:
+            releases.on_released = lambda sequence: self._acknowledge(self._confirming.release(sequence))
+        self._handed = 0
+        self._stored = 0
+        self._moved = trio.Event()
+
+    async def stored_so_far(self) -> None:
+        """Return once everything that the source has handed over by now is durable."""
+        handed = self._handed
+        while self._stored < handed:
+            await self._moved.wait()
+
+    async def run_once(self) -> None:
+        """One run of the source, from the journal's end. Raises what the source or the journal raises."""
+        state = await trio.to_thread.run_sync(self._begin)
+        self._handed = self._stored = 0
+        if self._releases is not None:
+            self._acknowledge(self._confirming.begin(self._tail.head.sequence, state.origin))
+            self._releases.stored(self._tail.head.sequence)
+        send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._store_all, receive)
+            async with send:
+                await self._source.run(state, _Sink(send, self._journal, self._count))
+
+    def _count(self, items: int) -> None:
+        self._handed += items
+
+    def _begin(self) -> SourceState:
+        self._journal.discard_arriving(self._strand)
+        last = self._last_with_origin()
+        return SourceState(
+            origin=last.origin if last else None,
+            relations=self._journal.definitions(self._strand),
+            notes=self._journal.notes(),
+            sequence=last.sequence if last else 0,
+        )
+
+    def _last_with_origin(self) -> Header | None:
+        """The first block of an epoch comes from no source: it is passed over."""
+        sequence = self._journal.head(self._strand).sequence
+        while sequence and (block := self._journal.block(self._strand, sequence)) is not None:
+            if block.header.origin or block.header.statements:
+                return block.header
+            sequence -= 1
+        return None
+
+    async def _store_all(self, receive: trio.MemoryReceiveChannel[list[Item]]) -> None:
+        async with receive:
+            async for items in receive:
+                _take_waiting(receive, items)
+                with trio.CancelScope(shield=True):  # a commit under way is seen through: its outcome must be known
+                    blocks = await trio.to_thread.run_sync(self._journal.append, self._strand, items, self._epoch)
+                self._stored += len(items)
+                self._moved.set()
+                self._moved = trio.Event()
+                if blocks:
+                    self._tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
+                    self._source.report.stored = blocks[-1].header.origin
+                    self._on_stored(blocks)
+                    self._confirm(blocks)
+
+    def _confirm(self, blocks: Sequence[Block]) -> None:
+        """Tell the source what it may forget by now."""
+        if self._releases is None:
+            self._acknowledge(blocks[-1].header.origin)
+            return
+        self._acknowledge(self._confirming.add([(b.header.sequence, b.header.origin) for b in blocks]))
+        self._releases.stored(blocks[-1].header.sequence)
+
+    def _acknowledge(self, origin: str | None) -> None:
+        if origin is not None:
+            self._source.acknowledge(origin)
+
+
+def _take_waiting(receive: trio.MemoryReceiveChannel[list[Item]], items: list[Item]) -> None:
+    """Add what waits already, so that one fsync serves it all."""
+    while len(items) < GROUP_ITEMS:
+        try:
+            items.extend(receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+
+
+class _Sink:
+    """The source's way into the queue."""
+
+    def __init__(
+        self, channel: trio.MemorySendChannel[list[Item]], journal: Journal, count: Callable[[int], None]
+    ) -> None:
+        self._channel = channel
+        self._journal = journal
+        self._count = count
+
+    async def send(self, items: Sequence[Item]) -> None:
+        self._count(len(items))
+        await self._channel.send(list(items))
+
+    async def note(self, key: str, value: str) -> None:
+        await trio.to_thread.run_sync(self._journal.set_note, key, value)

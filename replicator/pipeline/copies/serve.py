@@ -1,0 +1,230 @@
+"""Copies of this region for others: the moment is held here, the rows are asked for chunk by chunk.
+
+    POST   /v1/copy?chunk_rows=N     begin; ``Feed-Region`` names the region that is made anew (``wire.Begun``)
+    GET    /v1/copy                  what a copy of now would be: position, tables, rows about. Changes nothing
+    GET    /v1/copy/{id}/{number}    a chunk: the next one, or one of the last two again
+    DELETE /v1/copy/{id}             done; lets go of the moment
+
+    404 no_such_copy    it ended, was not asked for in time, or this sidecar was started anew: begin another one
+    429 too_many_copies
+
+Guarantee: all chunks of a copy are of one moment. It ends by itself ``hold_seconds`` after the last request, when its
+region begins another one, or when its database connection breaks; nobody who dies can hold a moment for ever.
+Meanwhile, on PostgreSQL, statements that rewrite, empty or alter a table wait. Non-goal: keeping the journal for the
+region that is made anew; it tells whom it will follow that it has everything up to the moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import trio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from replicator.errors import Rejected
+from replicator.pipeline.copies.snapshot_reader import CopyReader, chunks
+from replicator.pipeline.copies.wire import CONTENT_TYPE, Begun, Chunk, Last, in_force, pack_begun, pack_chunk
+from replicator.pipeline.moments import Moment, Moments
+from replicator.pipeline.replicas.base import SetSequence
+from replicator.storage.journal.store import Journal
+
+COPIES_LIMIT = 16
+CHUNK_ROWS = 5_000
+KEPT_CHUNKS = 2  # one that was not committed at the other end, and one asked for ahead of it
+ATTEMPTS = 5
+LOOK_SECONDS = 0.5
+
+log = logging.getLogger("replicator")
+
+
+class _Copy:
+    """One that is under way."""
+
+    def __init__(self, region: str, moment: Moment, found: Iterator[Chunk | Last]) -> None:
+        self.region = region
+        self.moment = moment
+        self.found = found
+        self.sent: deque[tuple[int, bytes]] = deque(maxlen=KEPT_CHUNKS)
+        self.asked_at = trio.current_time()
+        self.reading = trio.Lock()
+
+
+class Copies:
+    """The copies of one strand. ``reader_of`` gives a moment's reader; ``sequences`` their values."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        strand: str,
+        moments: Moments,
+        hold_seconds: float,
+        sequences: Callable[[CopyReader], list[SetSequence]] = lambda reader: reader.sequences(),
+    ) -> None:
+        self._journal = journal
+        self._strand = strand
+        self._moments = moments
+        self._hold_seconds = hold_seconds
+        self._sequences = sequences
+        self._copies: dict[str, _Copy] = {}
+
+    def routes(self) -> list[Route]:
+        """The copies' part of the HTTP surface."""
+        return [
+            Route("/v1/copy", self._begin, methods=["POST"]),
+            Route("/v1/copy", self._plan, methods=["GET"]),
+            Route("/v1/copy/{copy}/{number}", self._chunk, methods=["GET"]),
+            Route("/v1/copy/{copy}", self._end, methods=["DELETE"]),
+        ]
+
+    async def run(self) -> None:
+        """Let go of what is not asked for any more, for ever."""
+        try:
+            while True:
+                await trio.sleep(LOOK_SECONDS)
+                for name, copy in list(self._copies.items()):
+                    if trio.current_time() - copy.asked_at > self._hold_seconds and not copy.reading.locked():
+                        log.warning("the copy for region %s was not asked for in time: it is let go", copy.region)
+                        self._let_go(name)
+        finally:
+            for name in list(self._copies):
+                self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        copy = self._copies.pop(name, None)
+        if copy is not None:
+            copy.moment.reader.close()
+
+    # -- answers
+
+    async def _begin(self, request: Request) -> Response:
+        chunk_rows = _whole(request.query_params.get("chunk_rows", str(CHUNK_ROWS)), "chunk_rows")
+        region = request.headers.get("feed-region", "")[:64]
+        for name, copy in list(self._copies.items()):
+            if region and copy.region == region and not copy.reading.locked():
+                self._let_go(name)  # it begins anew: it has given that one up
+        if len(self._copies) >= COPIES_LIMIT:
+            message = f"{COPIES_LIMIT} copies are under way"
+            raise Rejected("too_many_copies", message, status=429, retry_after=30, place="copy", cure="try again later")
+        moment, begun = await self._fixed()
+        reader = _copy_reader(moment)
+        tables = dict(in_force(begun.definitions).values())
+        found = chunks(
+            reader,
+            tables,
+            begun.position.sequence,
+            lambda: self._sequences(reader),
+            max(1, min(chunk_rows, CHUNK_ROWS)),
+        )
+        self._copies[begun.copy] = _Copy(region, moment, found)
+        log.info("a copy for region %s is begun at %s", region, begun.position)
+        return Response(pack_begun(begun), media_type=CONTENT_TYPE)
+
+    async def _plan(self, request: Request) -> Response:
+        moment, begun = await self._fixed()
+        with contextlib.closing(moment.reader):
+            names = sorted(definition.label for _, definition in in_force(begun.definitions).values())
+            about = {name: await trio.to_thread.run_sync(_copy_reader(moment).about_rows, name) for name in names}
+        return JSONResponse({"position": str(begun.position), "rows": begun.rows, "tables": about})
+
+    async def _chunk(self, request: Request) -> Response:
+        name, number = request.path_params["copy"], _whole(request.path_params["number"], "number")
+        copy = self._copy(name)
+        async with copy.reading:
+            copy.asked_at = trio.current_time()
+            for sent, data in copy.sent:
+                if sent == number:
+                    return Response(data, media_type=CONTENT_TYPE)
+            if name not in self._copies or number != (copy.sent[-1][0] + 1 if copy.sent else 1):
+                raise _no_such_copy(name)
+            with trio.CancelScope(shield=True):  # whoever asked may be gone: it comes back for the very chunk
+                data = await self._next(name, copy, number)
+            return Response(data, media_type=CONTENT_TYPE)
+
+    async def _next(self, name: str, copy: _Copy, number: int) -> bytes:
+        try:
+            chunk = await trio.to_thread.run_sync(next, copy.found, None)
+        except BaseException:
+            self._let_go(name)  # the moment went with its connection, or the reading is half done
+            raise
+        if chunk is None:
+            raise _no_such_copy(name)
+        data = pack_chunk(chunk)
+        copy.sent.append((number, data))
+        copy.asked_at = trio.current_time()
+        return data
+
+    async def _end(self, request: Request) -> Response:
+        name = request.path_params["copy"]
+        copy = self._copy(name)
+        async with copy.reading:
+            self._let_go(name)
+        log.info("the copy for region %s has ended", copy.region)
+        return JSONResponse({"ended": name})
+
+    def _copy(self, name: str) -> _Copy:
+        try:
+            return self._copies[name]
+        except KeyError:
+            raise _no_such_copy(name) from None
+
+    # -- the moment
+
+    async def _fixed(self) -> tuple[Moment, Begun]:
+        """A moment whose tables are those that the journal defines there. The definitions may just be changing."""
+        for _ in range(ATTEMPTS):
+            moment = await self._moments.fix(None)
+            try:
+                begun = await trio.to_thread.run_sync(self._described, moment)
+                if begun is not None:
+                    return moment, begun
+            except BaseException:
+                moment.reader.close()
+                raise
+            moment.reader.close()
+        message = "the tables' definitions changed each time that a moment was to be fixed"
+        raise Rejected("no_moment", message, status=503, retry_after=1, place="copy", cure="try again")
+
+    def _described(self, moment: Moment) -> Begun | None:
+        position = moment.position
+        if position.sequence == 0:
+            raise Rejected("nothing_to_copy", "this region has nothing yet", status=409, place=f"strand {self._strand}")
+        if waiting := len(moment.reader.quarantine().open(self._strand)):
+            message = f"{waiting} statements are set aside here and not in its tables: it is no whole copy"
+            cure = "replay them (replicator quarantine replay), or copy another region"
+            raise Rejected("quarantined", message, status=409, place=f"strand {self._strand}", cure=cure)
+        definitions = self._journal.definitions_in_order(self._strand, position.sequence)
+        tables = {name: definition for name, (_, definition) in in_force(definitions).items()}
+        reader = _copy_reader(moment)
+        if tables != {definition.name: definition for definition in reader.tables()}:
+            return None
+        if self._journal.position_at(self._strand, position.sequence) != position:
+            return None  # pruned just now
+        block = self._journal.block(self._strand, position.sequence)
+        high_at = self._journal.high_at(self._strand, position.sequence)
+        about = [reader.about_rows(definition.label) for definition in tables.values()]
+        rows = None if None in about else sum(count or 0 for count in about)
+        committed_at = block.header.committed_at if block else high_at
+        return Begun(secrets.token_hex(16), position, committed_at, high_at, definitions, rows)
+
+
+def _copy_reader(moment: Moment) -> CopyReader:
+    reader = moment.reader
+    assert hasattr(reader, "placed_rows"), "copies are made with readers that know places"
+    return reader  # type: ignore[return-value]  # every reader of this program is one
+
+
+def _no_such_copy(name: str) -> Rejected:
+    message = "there is no such copy: it ended, was not asked for in time, or the sidecar was started anew"
+    return Rejected("no_such_copy", message, status=404, place=f"copy {name[:64]}", cure="begin another one")
+
+
+def _whole(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        raise Rejected("bad_request", f"{name} is a whole number, not {text[:64]!r}", place=name)
+    return int(text)

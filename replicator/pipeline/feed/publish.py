@@ -1,0 +1,300 @@
+"""The feed's serving end: the journal over HTTP, to any number of regions.
+
+Protocol, version 1 (frames in ``format/wire.py``; any ledger that serves this can be a primary):
+
+    GET /feed/v1/{strand}?after=SEQUENCE&hash=HEX     blocks behind a position, then new ones as they come, for ever
+    GET /feed/v1/{strand}?from=TIME                   from the first block committed at or after TIME (RFC 3339); the
+                                                      definitions in force there come first
+        &until=SEQUENCE or &to=TIME                   optional end: an END frame, and the stream closes
+    GET /feed/v1/{strand}/positions/{sequence}        this chain's position at a sequence (``head`` for its end)
+    POST /feed/v1/{strand}/received                   a follower has everything up to a position durably
+
+The answer is a stream of frames; its header ``Feed-Position`` is the position behind which it starts. A HEARTBEAT comes
+at least every ``heartbeat_seconds``, also while there is nothing else to send. Its header ``Feed-Reports: prompt``, and
+that of the answer to a report, asks the follower to report as soon as blocks are durable, because somebody waits for
+that; a follower that does not know it reports now and then. ``hash`` may be left out for a backfill
+of a range that the asker will check by its links. Refusals are JSON:
+
+    400 bad_request   404 unknown_strand, no_such_position
+    409 diverged      the position asked for is not on this chain: another hash stands at its sequence
+    409 ahead         this chain ends before the position
+    410 pruned        the blocks right behind the position are no longer (or never were) in this journal
+
+Guarantee: bytes go out as they stand in the journal. Backpressure is the connection's: one page is read, sent, and only
+then the next is read. Non-goal: deciding what a follower does about a refusal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+import trio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from replicator.errors import Rejected
+from replicator.format.position import HASH_BYTES, MAX_SEQUENCE, Position, parse_position
+from replicator.format.wire import (
+    CONTENT_TYPE,
+    PROMPT,
+    REPORTS_HEADER,
+    Heartbeat,
+    pack_block,
+    pack_definition_frame,
+    pack_end,
+    pack_heartbeat,
+    pack_part,
+    unpack_page,
+)
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.reading import Page
+from replicator.storage.journal.regions import NAME, KnownRegions
+from replicator.storage.journal.store import Journal
+
+READ_BYTES = 1 << 20
+REPORT_LIMIT_BYTES = 4096
+
+log = logging.getLogger("replicator")
+
+
+class Follower(NamedTuple):
+    """A region that is being served: its name, as it calls itself, and the sequence sent last."""
+
+    region: str
+    sent: int
+
+
+class Publisher:
+    """Serves one journal. ``heard`` gives when the ledger itself last showed life (µs since 1970), if known;
+    ``regions`` remember who follows which strand. ``on_report`` hears what each region has durably (strand, region,
+    sequence); while ``wants_reports`` says so, followers are asked for prompt ones."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        tails: dict[str, Tail],
+        heartbeat_seconds: float = 1.0,
+        heard: Callable[[], int | None] = lambda: None,
+        regions: dict[str, KnownRegions] | None = None,
+    ) -> None:
+        self.on_report: Callable[[str, str, int], None] = lambda strand, region, sequence: None
+        self.wants_reports: Callable[[], bool] = lambda: False
+        self._journal = journal
+        self._regions = regions or {}
+        self._tails = tails
+        self._heartbeat_seconds = heartbeat_seconds
+        self._heard = heard
+        self.followers: dict[int, Follower] = {}  # by a number for each open stream
+        self._streams = 0
+
+    def slowest(self) -> int:
+        """The sequence that the slowest follower is at; beyond every block if nobody follows."""
+        return min((follower.sent for follower in self.followers.values()), default=MAX_SEQUENCE)
+
+    def routes(self) -> list[Route]:
+        """The feed's part of the HTTP surface."""
+        return [
+            Route("/feed/v1/{strand}", self._feed, methods=["GET"]),
+            Route("/feed/v1/{strand}/positions/{sequence}", self._position, methods=["GET"]),
+            Route("/feed/v1/{strand}/received", self._received, methods=["POST"]),
+        ]
+
+    async def _position(self, request: Request) -> Response:
+        strand, asked = request.path_params["strand"], request.path_params["sequence"]
+        tail = self._tail(strand)
+        sequence = tail.head.sequence if asked == "head" else _sequence(asked, "sequence")
+        position = await trio.to_thread.run_sync(self._journal.position_at, strand, sequence)
+        if position is None:
+            raise Rejected("no_such_position", f"sequence {sequence} is not here", status=404, place=f"strand {strand}")
+        return JSONResponse({"position": str(position), "base": str(self._journal.base(strand))})
+
+    async def _received(self, request: Request) -> Response:
+        strand = request.path_params["strand"]
+        self._tail(strand)
+        position = await _reported(request, strand)
+        base = await trio.to_thread.run_sync(self._take_report, strand, _region(request), position)
+        self._tell_report(strand, _region(request), position.sequence)
+        return JSONResponse({"received": str(position), "base": str(base)}, headers=self._wishes())
+
+    def _take_report(self, strand: str, region: str, position: Position) -> Position:
+        """Prove and remember a report; where the journal begins."""
+        self._checked(strand, position.sequence, position.hash.hex())
+        self._remember(strand, region, position.sequence)
+        return self._journal.base(strand)
+
+    def _remember(self, strand: str, region: str, sequence: int) -> None:
+        """A region says that it has everything up to here."""
+        if strand in self._regions:
+            self._regions[strand].report(region, sequence, time.time_ns() // 1000)
+
+    def _tell_report(self, strand: str, region: str, sequence: int) -> None:
+        if NAME.fullmatch(region):
+            self.on_report(strand, region, sequence)
+
+    def _wishes(self) -> dict[str, str]:
+        """What is asked of a follower."""
+        return {REPORTS_HEADER: PROMPT} if self.wants_reports() else {}
+
+    async def _feed(self, request: Request) -> Response:
+        strand = request.path_params["strand"]
+        self._tail(strand)
+        start = await trio.to_thread.run_sync(self._start, strand, request)
+        if "hash" in request.query_params and start.until is None:  # a range that is asked for proves nothing
+            await trio.to_thread.run_sync(self._remember, strand, _region(request), start.position.sequence)
+            self._tell_report(strand, _region(request), start.position.sequence)
+        return StreamingResponse(
+            self._stream(start, _region(request)),
+            media_type=CONTENT_TYPE,
+            headers={"Feed-Position": str(start.position), **self._wishes()},
+        )
+
+    def _tail(self, strand: str) -> Tail:
+        try:
+            return self._tails[strand]
+        except KeyError:
+            raise Rejected(
+                "unknown_strand", f"this region keeps no strand {strand[:64]!r}", status=404, place="feed"
+            ) from None
+
+    def _start(self, strand: str, request: Request) -> _Start:
+        query = request.query_params
+        if "from" in query:
+            moment = parse_time(query["from"])
+            position = self._checked(strand, self._journal.sequence_before(strand, moment), None)
+            if not self._journal.reaches_back(strand, moment):
+                raise self._pruned(strand, f"strand {strand}, from {query['from'][:64]}")
+            definitions = self._journal.packed_definitions(strand, position.sequence)
+        else:
+            position = self._checked(strand, _sequence(query.get("after", "0"), "after"), query.get("hash"))
+            definitions = {}
+        if "to" in query:
+            until: int | None = self._journal.sequence_before(strand, parse_time(query["to"]))
+        else:
+            until = _sequence(query["until"], "until") if "until" in query else None
+        return _Start(position, definitions, until)
+
+    def _checked(self, strand: str, after: int, digest: str | None) -> Position:
+        place = f"strand {strand}, sequence {after}"
+        head = self._journal.head(strand)
+        if after > head.sequence:
+            raise Rejected("ahead", f"this chain ends at sequence {head.sequence}", status=409, place=place)
+        position = self._journal.position_at(strand, after)
+        if position is None:
+            raise self._pruned(strand, place)
+        if digest is not None and digest != position.hash.hex():
+            raise Rejected(
+                "diverged", f"diverged at sequence {after}: another hash stands there", status=409, place=place
+            )
+        return position
+
+    def _pruned(self, strand: str, place: str) -> Rejected:
+        base = self._journal.base(strand).sequence
+        return Rejected("pruned", f"this journal begins behind sequence {base}", status=410, place=place)
+
+    async def _stream(self, start: _Start, region: str) -> AsyncIterator[bytes]:
+        self._streams += 1
+        stream = self._streams
+        strand, after = start.position.strand, start.position.sequence
+        try:
+            yield self._heartbeat(strand)
+            for relation, data in start.definitions.items():
+                yield pack_definition_frame(relation, data)
+            while start.until is None or after < start.until:
+                self.followers[stream] = Follower(region, after)
+                beat_at = trio.current_time() + self._heartbeat_seconds
+                with trio.move_on_after(self._heartbeat_seconds):
+                    await self._tails[strand].beyond(after)
+                for page in await trio.to_thread.run_sync(self._journal.pages, strand, after, READ_BYTES):
+                    if page.first > after + 1:
+                        raise _PrunedMeanwhile
+                    async for data in self._page(strand, page, after, start.until):
+                        yield data
+                    after = page.last if start.until is None else min(page.last, start.until)
+                    if after == start.until:
+                        break
+                if trio.current_time() >= beat_at or after == self._tails[strand].head.sequence:
+                    yield self._heartbeat(strand)
+            yield pack_end("the end that was asked for")
+        except _PrunedMeanwhile:
+            log.warning("strand %s: the feed of region %r breaks off: what it needs next was pruned", strand, region)
+        finally:
+            self.followers.pop(stream, None)
+
+    async def _page(self, strand: str, page: Page, after: int, until: int | None) -> AsyncIterator[bytes]:
+        """A page's bytes; its blocks beyond the asked range are cut off."""
+        if page.large:
+            parts, number = self._journal.parts(strand, page.last), 0
+            while (part := await trio.to_thread.run_sync(next, parts, None)) is not None:
+                yield pack_part(page.last, number, part)
+                number += 1
+            if self._journal.base(strand).sequence >= page.last:  # some of its parts may have gone meanwhile
+                raise _PrunedMeanwhile
+        if page.first > after and (until is None or page.last <= until):
+            yield page.data
+            return
+        last = page.last if until is None else until
+        yield b"".join(pack_block(b) for b in unpack_page(page.data) if after < b.header.sequence <= last)
+
+    def _heartbeat(self, strand: str) -> bytes:
+        tail = self._tails[strand]
+        return pack_heartbeat(Heartbeat(tail.head, tail.committed_at, time.time_ns() // 1000, self._heard()))
+
+
+def _region(request: Request) -> str:
+    """What the asker calls itself."""
+    return request.headers.get("feed-region", "")[:64]
+
+
+async def _reported(request: Request, strand: str) -> Position:
+    """The position in a report's body. Raises Rejected."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > REPORT_LIMIT_BYTES:
+            raise Rejected("too_large", "a report is a position", status=413, place="received")
+    try:
+        position = parse_position(json.loads(body)["position"])
+        if position.strand != strand:
+            raise ValueError("the position is another strand's")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = f'the body is {{"position": "strand:epoch:sequence:hash"}}: {error}'
+        raise Rejected("bad_request", message, place="received") from error
+    return position
+
+
+class _PrunedMeanwhile(Exception):
+    """What was to be sent next is gone."""
+
+
+class _Start(NamedTuple):
+    position: Position
+    definitions: dict[int, bytes]
+    until: int | None
+
+
+def parse_time(text: str) -> int:
+    """An RFC 3339 time as microseconds since 1970; raises Rejected. Without an offset it would be a guess."""
+    try:
+        moment = datetime.datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped "+" arrives as a space
+        if moment.tzinfo is None:
+            raise ValueError("no offset from UTC")
+        elapsed = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    except (ValueError, OverflowError) as error:
+        message = f"{text[:64]!r} is not a time: {error}"
+        raise Rejected("bad_request", message, place="time", cure="write RFC 3339, 2026-01-31T12:00:00Z") from error
+    return elapsed // datetime.timedelta(microseconds=1)
+
+
+def _sequence(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_SEQUENCE):
+        raise Rejected("bad_request", f"{name} is a whole number, not {text[:64]!r}", place=name)
+    return int(text)
+
+
+assert HASH_BYTES == 32

@@ -1,0 +1,217 @@
+"""What is set aside in a strand, kept in step with replay's transactions.
+
+Guarantee: a statement that is not applied is in the replica's quarantine when the position behind it is; what is set
+aside in a transaction is stored in it, and forgotten with it. While anything is open, what has to wait behind it is set
+aside, whatever the policy says now; the policy decides about refusals only.
+
+``load`` before use, and again after every rollback. Non-goal: finding the statement that is refused (``careful``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from replicator.errors import Halted, ReplicatorError
+from replicator.format.block import Header
+from replicator.format.definition import Definition
+from replicator.format.statement import DEFINE, MESSAGE, TRUNCATE, Op, pack_statement
+from replicator.pipeline.replay.blocked_keys import Held, Touched
+from replicator.pipeline.replicas.base import Replica
+from replicator.pipeline.replicas.quarantine import Closing, Place, Quarantined
+
+CURABLE = frozenset(("replica_refused_row", "replica_row_missing", "bad_row"))  # reasons that lie with one statement
+HELD = "held"
+MESSAGE_LIMIT_CHARACTERS = 1000
+_NOTHING = [int(MESSAGE), "", b""]  # stands for a statement that was set aside, so that ordinals stay
+
+
+log = logging.getLogger("replicator")
+
+
+class Policy(NamedTuple):
+    """Whether a statement that is refused is set aside (else it halts the strand), and how many may be."""
+
+    sets_aside: bool = False
+    limit: int = 10_000
+
+
+HALTS = Policy()
+
+
+class Summary(NamedTuple):
+    """What is open: how many statements, and how many keys wait by table label."""
+
+    statements: int = 0
+    keys: Mapping[str, int] = {}
+
+
+def is_curable(error: ReplicatorError) -> bool:
+    """Whether the error lies with one statement, and could go once something else is changed."""
+    return error.reason in CURABLE
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000
+
+
+class Quarantine:
+    """One strand's, for the one thread that replays it; ``summary`` may be read from any."""
+
+    def __init__(self, strand: str, policy: Policy = HALTS, now_us: Callable[[], int] = _wall_us) -> None:
+        self._strand = strand
+        self._policy = policy
+        self._now_us = now_us
+        self._held = Held({})
+        self._pending: dict[Place, Quarantined] = {}
+        self._void: dict[Place, Closing] = {}
+        self._changed = False
+        self._refused, self._first = 0, ""  # in this transaction: how many, and the first of them
+        self.summary = Summary()
+
+    def load(self, replica: Replica, definitions: Mapping[int, Definition]) -> None:
+        """Begin from what the replica has stored."""
+        self._pending.clear()
+        self._void.clear()
+        self._refused, self._first = 0, ""
+        self._held = Held(definitions, replica.quarantine().open(self._strand))
+        self._summarise()
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is open; if not, every statement may pass unasked."""
+        return self._held.count > 0
+
+    def takes(self, error: ReplicatorError) -> bool:
+        """Whether the statement that this error lies with is to be set aside."""
+        return self._policy.sets_aside and is_curable(error)
+
+    # -- statement by statement
+
+    def passing(self, header: Header, statements: Iterable[list[Any]], first: int = 0) -> Iterator[list[Any]]:
+        """These statements of a block, from ordinal ``first``, for a batch that is done or undone as a whole: in the
+        place of one that has to wait stands one that does nothing."""
+        for ordinal, statement in enumerate(statements, first):
+            if self._held.concerns(statement):
+                if self.waits(header, ordinal, statement):
+                    statement = _NOTHING
+                else:
+                    self.passed(header, ordinal, statement)
+            yield statement
+
+    def waits(self, header: Header, ordinal: int, statement: list[Any]) -> bool:
+        """Set the statement aside if it has to wait behind another one; whether it had to."""
+        if statement[0] >= TRUNCATE or not self._held.concerns(statement):
+            return False
+        definition = self._held.definition(statement[1])
+        if definition is None:
+            return False  # the planner says so
+        what = self._held.touched(statement)
+        behind = self._held.behind(definition.name, what)
+        if behind is None:
+            return False
+        message = f"waits behind sequence {behind[0]}, ordinal {behind[1]}, which is set aside"
+        self._set_aside(header, ordinal, statement, definition, what, HELD, message)
+        return True
+
+    def refused(self, header: Header, ordinal: int, statement: list[Any], error: ReplicatorError) -> None:
+        """Set aside a statement that the replica refused. Raises the error where that cannot be."""
+        definition = self._held.definition(statement[1]) if statement[0] <= TRUNCATE else None
+        if definition is None or not self.takes(error):
+            raise error
+        what = self._held.touched(statement)
+        self._set_aside(header, ordinal, statement, definition, what, error.reason, error.message)
+        self._refused += 1
+        self._first = (
+            self._first or f"sequence {header.sequence}, ordinal {ordinal}, {definition.label}: {error.message}"
+        )
+
+    def passed(self, header: Header, ordinal: int, statement: list[Any]) -> None:
+        """Take note of what is done: a DEFINE that changes what rows are read by, a TRUNCATE that makes void."""
+        if statement[0] == DEFINE:
+            self._held.define(statement)
+        elif statement[0] == TRUNCATE and (definition := self._held.definition(statement[1])) is not None:
+            why = f"the table was truncated at sequence {header.sequence}, ordinal {ordinal}"
+            closing = Closing("truncated", self._now_us(), "replay", why)
+            for place in self._held.void(definition.name):
+                self._void_one(place, closing)
+
+    def _void_one(self, place: Place, closing: Closing) -> None:
+        self._changed = True
+        if place in self._pending:
+            outcome, at, by, why = closing
+            self._pending[place] = self._pending[place]._replace(
+                outcome=outcome, closed_at=at, closed_by=by, closed_why=why
+            )
+        else:
+            self._void[place] = closing
+
+    def _set_aside(
+        self,
+        header: Header,
+        ordinal: int,
+        statement: list[Any],
+        definition: Definition,
+        what: Touched,
+        reason: str,
+        message: str,
+    ) -> None:
+        if self._held.count >= self._policy.limit:
+            raise _full(self._strand, header, self._held.count, reason, message)
+        one = Quarantined(
+            header.sequence,
+            ordinal,
+            header.txid,
+            statement[1],
+            *definition.name,
+            Op(statement[0]).name.lower(),
+            what.key,
+            what.before,
+            pack_statement(statement),
+            reason,
+            message[:MESSAGE_LIMIT_CHARACTERS].replace("\x00", ""),
+            self._now_us(),
+        )
+        self._changed = True
+        self._pending[one.place] = one
+        self._held.add(definition.name, one.place, what)
+
+    # -- transactions
+
+    def store(self, replica: Replica) -> None:
+        """Write down, in the replica's transaction, what was set aside and made void in it so far."""
+        table = replica.quarantine()
+        for place, closing in self._void.items():
+            table.close(self._strand, [place], closing)
+        table.add(self._strand, list(self._pending.values()))
+        self._pending.clear()
+        self._void.clear()
+
+    def committed(self) -> None:
+        """The transaction is done."""
+        if self._changed:
+            self._summarise()
+        if self._refused:
+            told = "strand %s: %d statements were refused and set aside, %d are by now; the first of them: %s"
+            log.warning(told, self._strand, self._refused, self._held.count, self._first)
+            self._refused, self._first = 0, ""
+
+    def _summarise(self) -> None:
+        self._changed = False
+        keys = {
+            table if namespace == "public" else f"{namespace}.{table}": count
+            for (namespace, table), count in self._held.keys().items()
+        }
+        self.summary = Summary(self._held.count, keys)
+
+
+def _full(strand: str, header: Header, count: int, reason: str, message: str) -> Halted:
+    return Halted(
+        "quarantine_full",
+        f"{count:,} statements are set aside already, and one more would have to be: {message} [{reason}]",
+        place=f"strand {strand}, sequence {header.sequence}",
+        cure="cure what they were refused for, then replicator quarantine replay; or raise [replay] quarantine_limit; "
+        "then start the sidecar again",
+    )

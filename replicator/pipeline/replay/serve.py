@@ -1,0 +1,213 @@
+"""The quarantine over HTTP: what is set aside, and what a person does about it.
+
+    GET  /v1/quarantine                             what is open, the oldest first, and how many keys wait
+    GET  /v1/quarantine/closed                      what was replayed, dropped or made void, the newest first
+    GET  /v1/quarantine/keys                        the keys that wait, by table: where the replica has older rows
+    GET  /v1/quarantine/statements/SEQUENCE/ORDINAL one statement: its block's header, its row, why it is set aside
+    POST /v1/quarantine/replay                      {"who", "table", "keys": [["k1"]], "apply": true}: try again what is
+                                                    asked for, all without "table"; a dry run without "apply"
+    POST /v1/quarantine/drop                        {"sequence", "ordinal", "who", "why"}: give a statement up
+
+Guarantee: all of it asks for the token if there is one; a POST is a bounded JSON object and answers only when what it
+did is durable. A replay runs between two steps of the replay loop, also while that is halted.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import trio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from replicator.errors import Rejected
+from replicator.format.position import MAX_SEQUENCE
+from replicator.format.statement import DELETE, TRUNCATE, unpack_statements
+from replicator.pipeline.replay import quarantine_replay
+from replicator.pipeline.replay.blocked_keys import UNREADABLE
+from replicator.pipeline.replay.loop import Replay
+from replicator.pipeline.replay.translate import shown
+from replicator.pipeline.replicas.base import Reader
+from replicator.pipeline.replicas.quarantine import Closing, Quarantined, QuarantineTable
+from replicator.storage.journal.reading import JournalReader
+from replicator.transport.body import Fields, json_fields
+
+LISTED = 1000  # statements in an answer
+KEYS_LIMIT = 1000  # in a request
+log = logging.getLogger("replicator")
+
+
+class Desk:
+    """A replica region's quarantine, as far as people may reach into it."""
+
+    def __init__(self, strand: str, replay: Replay, open_reader: Callable[[], Reader], journal: JournalReader) -> None:
+        self.strand = strand
+        self._replay = replay
+        self._open_reader = open_reader
+        self._journal = journal
+
+    async def open(self) -> Fields:
+        """What is open."""
+        found = await self._read(lambda table: table.open(self.strand))
+        keys = {(one.label, key) for one in found for key in (one.key, one.key_before) if key is not None}
+        return {
+            "open": len(found),
+            "held_keys": len(keys),
+            "statements": [_listed(one) for one in found[:LISTED]],
+        }
+
+    async def closed(self) -> Fields:
+        """What was closed last."""
+        found = await self._read(lambda table: table.closed(self.strand, LISTED))
+        return {"statements": [_listed(one) for one in found]}
+
+    async def keys(self) -> Fields:
+        """The keys that wait, by table."""
+        found = await self._read(lambda table: table.keys(self.strand))
+        return {"keys": {label: sorted(keys) for label, keys in found.items()}}
+
+    async def one(self, sequence: int, ordinal: int) -> Fields:
+        """A statement. Raises Rejected if it was never set aside."""
+        found = await self._read(lambda table: table.one(self.strand, (sequence, ordinal)))
+        if found is None:
+            place = f"sequence {sequence}, ordinal {ordinal}"
+            message = "this statement was never set aside"
+            raise Rejected("not_set_aside", message, status=404, place=place, cure="see replicator quarantine")
+        block, row = await trio.to_thread.run_sync(self._from_journal, found)
+        return {"statement": _listed(found), "block": block, **row}
+
+    async def replay(self, wanted: quarantine_replay.Wanted, who: str, *, for_good: bool) -> Fields:
+        """Try again what is asked for."""
+        closing = Closing("replayed", _now_us(), who, "replayed once cured") if for_good else None
+        tried = await self._replay.between_steps(
+            functools.partial(quarantine_replay.replay, wanted=wanted, closing=closing)
+        )
+        done = [one for one in tried if one.outcome == "replayed"]
+        if for_good and done:
+            count = sum(len(one.places) for one in done)
+            log.warning("strand %s: %d statements that were set aside were replayed by %s", self.strand, count, who)
+        return {"applied": for_good, "groups": [one._asdict() for one in tried]}
+
+    async def drop(self, sequence: int, ordinal: int, who: str, why: str) -> Fields:
+        """Give a statement up, durably."""
+        closing = Closing("dropped", _now_us(), who, why)
+        work = functools.partial(quarantine_replay.drop, place=(sequence, ordinal), closing=closing)
+        await self._replay.between_steps(work)
+        log.warning(
+            "strand %s: sequence %d, ordinal %d was dropped by %s: %s", self.strand, sequence, ordinal, who, why
+        )
+        return {"dropped": {"sequence": sequence, "ordinal": ordinal}}
+
+    async def _read(self, read: Callable[[QuarantineTable], Any]) -> Any:
+        def reading() -> Any:
+            reader = self._open_reader()
+            try:
+                return read(reader.quarantine())
+            finally:
+                reader.close()
+
+        return await trio.to_thread.run_sync(reading)
+
+    def _from_journal(self, one: Quarantined) -> tuple[Fields | None, Fields]:
+        """The header of the statement's block, if the journal has it, and the statement's row."""
+        block = self._journal.block(self.strand, one.sequence)
+        header = None
+        if block is not None:
+            header = {
+                "sequence": block.header.sequence,
+                "epoch": block.header.epoch,
+                "txid": block.header.txid,
+                "committed_at": block.header.committed_at,
+                "statements": block.header.statements,
+                "hash": block.hash.hex(),
+            }
+        (statement,) = unpack_statements(one.statement)
+        if statement[0] in (DELETE, TRUNCATE):
+            return header, {"row": None}
+        definition = self._journal.definitions(self.strand).get(one.relation)
+        try:
+            if definition is None:
+                raise ValueError("the journal does not have its table's definition")
+            return header, {"row": shown(definition, statement[2])}
+        except UNREADABLE as error:
+            return header, {"row": None, "unreadable": str(error), "image": statement[2].hex()}
+
+
+def routes(desk: Desk | None) -> list[Route]:
+    """The routes; without a desk (on a primary) each says that nothing is replayed here."""
+
+    async def open_(request: Request, desk: Desk) -> Fields:
+        return await desk.open()
+
+    async def closed(request: Request, desk: Desk) -> Fields:
+        return await desk.closed()
+
+    async def keys(request: Request, desk: Desk) -> Fields:
+        return await desk.keys()
+
+    async def one(request: Request, desk: Desk) -> Fields:
+        return await desk.one(*_place(request.path_params))
+
+    async def replay(request: Request, desk: Desk) -> Fields:
+        fields = await json_fields(request, {"who": str}, {"table": str, "keys": list, "apply": bool})
+        wanted = quarantine_replay.Wanted(fields.get("table"), _keys(fields.get("keys", [])))
+        return await desk.replay(wanted, fields["who"], for_good=fields.get("apply", False))
+
+    async def drop(request: Request, desk: Desk) -> Fields:
+        fields = await json_fields(request, {"sequence": int, "ordinal": int, "who": str, "why": str})
+        return await desk.drop(*_place(fields), fields["who"], fields["why"])
+
+    asked: list[tuple[str, str, Callable[[Request, Desk], Awaitable[Fields]]]] = [
+        ("GET", "/v1/quarantine", open_),
+        ("GET", "/v1/quarantine/closed", closed),
+        ("GET", "/v1/quarantine/keys", keys),
+        ("GET", "/v1/quarantine/statements/{sequence:int}/{ordinal:int}", one),
+        ("POST", "/v1/quarantine/replay", replay),
+        ("POST", "/v1/quarantine/drop", drop),
+    ]
+    return [Route(path, _endpoint(desk, answer), methods=[method]) for method, path, answer in asked]
+
+
+def _endpoint(
+    desk: Desk | None, answer: Callable[[Request, Desk], Awaitable[Fields]]
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        if desk is None:
+            message = "this region is the primary: it replays nothing, so nothing is set aside here"
+            raise Rejected("not_a_replica", message, status=404, place=request.url.path, cure="ask a replica region")
+        return JSONResponse({"strand": desk.strand, **await answer(request, desk)})
+
+    return endpoint
+
+
+def _listed(one: Quarantined) -> Fields:
+    fields = one._asdict()
+    for name in ("namespace", "relation", "statement"):
+        del fields[name]
+    return {**fields, "table": one.label}
+
+
+def _place(fields: Mapping[str, Any]) -> tuple[int, int]:
+    sequence, ordinal = fields["sequence"], fields["ordinal"]
+    if not (1 <= sequence <= MAX_SEQUENCE and 0 <= ordinal <= MAX_SEQUENCE):
+        message = "a statement's place is its sequence from 1 and its ordinal from 0"
+        raise Rejected("bad_request", message, status=422, place="sequence, ordinal")
+    return sequence, ordinal
+
+
+def _keys(given: list[Any]) -> tuple[tuple[str, ...], ...]:
+    """Keys as lists of texts, one text per column of the key."""
+    is_key = [isinstance(key, list) and key != [] and all(isinstance(text, str) for text in key) for key in given]
+    if len(given) > KEYS_LIMIT or not all(is_key):
+        message = f"keys is a list of at most {KEYS_LIMIT} lists of texts"
+        raise Rejected("bad_request", message, status=422, place="keys")
+    return tuple(tuple(key) for key in given)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,71 @@
+"""What a PostgreSQL replica needs, looked at before the start. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import psycopg
+
+from replicator.errors import ReplicatorError
+from replicator.format.definition import Definition
+from replicator.ops.preflight import Finding, failed
+from replicator.pipeline.replicas.postgres import schema, session
+from replicator.pipeline.replicas.shape import table_differs
+
+OLDEST_VERSION = 140000
+
+
+def preflight(dsn: str, definitions: Iterable[Definition] = ()) -> list[Finding]:
+    """Reachable, writable, tables that can be taken. ``definitions`` are those of the region's journal, if any."""
+    place = session.place_of(dsn)
+    try:
+        connection = session.connect(dsn, {"statement_timeout": "30s", "lock_timeout": "5s"})
+    except ReplicatorError as error:
+        return [failed(error)]
+    try:
+        with session.translated(place), connection:
+            return [
+                Finding("ok", f"{place} answers"),
+                *_server(connection, place),
+                *_tables(connection, place, definitions),
+            ]
+    except ReplicatorError as error:
+        return [failed(error)]
+
+
+def _server(connection: psycopg.Connection, place: str) -> list[Finding]:
+    findings = []
+    if connection.info.server_version < OLDEST_VERSION:
+        findings.append(Finding("fail", f"{place} is older than PostgreSQL 14", "upgrade the replica's server"))
+    answer = connection.execute(
+        "SELECT current_setting('transaction_read_only') = 'on',"
+        " has_database_privilege(current_database(), 'CREATE'), has_database_privilege(current_database(), 'TEMP'),"
+        " has_schema_privilege('public', 'CREATE'), quote_ident(current_user), quote_ident(current_database())"
+    ).fetchone()
+    assert answer is not None
+    read_only, may_create, may_stage, may_create_public, user, database = answer
+    if read_only:
+        findings.append(Finding("fail", f"{place} takes no writes", "point the dsn at the server that takes writes"))
+    for may, what, grant in (
+        (may_create, "create schemas", f"GRANT CREATE ON DATABASE {database} TO {user}"),
+        (may_stage, "create temporary tables", f"GRANT TEMP ON DATABASE {database} TO {user}"),
+        (may_create_public, "create tables in schema public", f"GRANT CREATE ON SCHEMA public TO {user}"),
+    ):
+        findings.append(
+            Finding("ok", f"{user} may {what}") if may else Finding("fail", f"{user} may not {what}", f"run: {grant}")
+        )
+    return findings
+
+
+def _tables(connection: psycopg.Connection, place: str, definitions: Iterable[Definition]) -> list[Finding]:
+    """Tables that are there and differ: from what was written down here, else from what is to come."""
+    known: dict[tuple[str, str], Definition] = {}
+    if connection.execute("SELECT to_regclass('replicator.definition')").fetchone() != (None,):
+        known = schema.current_definitions(connection)
+    findings = []
+    for definition in {**{coming.name: coming for coming in definitions}, **known}.values():
+        problem = schema.difference(connection, definition, known.get(definition.name))
+        if problem:
+            error = table_differs(definition, problem)
+            findings.append(Finding("fail", f"{place}, {error.place}: {error.message}", error.cure))
+    return findings or [Finding("ok", f"{place}: no table stands in the way")]

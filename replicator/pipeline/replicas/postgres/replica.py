@@ -1,0 +1,259 @@
+"""The writing side on PostgreSQL: one session, one transaction at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from replicator.errors import Halted, Unavailable
+from replicator.format.definition import Definition, unpack_definition
+from replicator.format.position import Position
+from replicator.pipeline.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
+from replicator.pipeline.replicas.postgres import adopted, bulk, few, schema, sequences, session
+from replicator.pipeline.replicas.postgres.bulk import BulkRows, with_places
+from replicator.pipeline.replicas.postgres.few import FewRows, is_few
+from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.pipeline.replicas.quarantine import QuarantineTable
+
+_SETTINGS = {
+    **bulk.SETTINGS,
+    "synchronous_commit": "off",
+    "lock_timeout": "5s",
+    "statement_timeout": "15min",
+    "idle_in_transaction_session_timeout": "15min",
+}
+# An arbitrary number that every sidecar locks in the database it writes to.
+WRITER_LOCK = 7_235_421_398_517
+_DELETE_LIMIT_BYTES = 256 << 20
+
+
+class _Table:
+    """A definition's SQL and the two ways of writing by it."""
+
+    def __init__(self, connection: psycopg.Connection, definition: Definition, number: int) -> None:
+        self.definition = definition
+        types, generated = (
+            schema.column_types(connection, definition),
+            adopted.generated_columns(connection, definition),
+        )
+        partitioned = adopted.is_partitioned(connection, definition)
+        self.rows = Rows(definition, types, number, generated, partitioned=partitioned)
+        self.few = FewRows(connection, self.rows)
+        self.bulk = BulkRows(connection, self.rows)
+
+
+class PostgresReplica:
+    """See ``base.Replica``. ``drifted_rows`` counts since the replica was made, committed transactions only."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._place = session.place_of(dsn)
+        self._connection: psycopg.Connection | None = None
+        self._tables: dict[int, _Table] = {}
+        self._made = 0
+        self._drifted_now = 0
+        self.drifted_rows = 0
+
+    @property
+    def _open(self) -> psycopg.Connection:
+        assert self._connection is not None, "open() comes first"
+        return self._connection
+
+    def open(self) -> None:
+        self.close()
+        connection = session.connect(self._dsn, _SETTINGS)
+        try:
+            with session.translated(self._place):
+                few.prepare(connection)
+                self._lock(connection)
+                schema.create_own_tables(connection)
+                if adopted.is_adopted(connection):
+                    adopted.silence(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _lock(self, connection: psycopg.Connection) -> None:
+        """Waits as long as any lock may take: a former session of ours may need a moment to end."""
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s)", [WRITER_LOCK])
+        except psycopg.errors.LockNotAvailable as error:
+            raise Unavailable(
+                "replica_in_use",
+                "another session writes to this replica: a second sidecar, or this one's former session, still ending",
+                place=self._place,
+                cure="stop the other sidecar; a former session ends by itself",
+            ) from error
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._tables.clear()
+        self._drifted_now = 0
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    def applied(self, strand: str) -> Applied | None:
+        with session.translated(self._place):
+            return read_applied(self._open, strand)
+
+    def definitions(self, strand: str) -> dict[int, Definition]:
+        with session.translated(self._place):
+            sql = "SELECT relation, definition FROM replicator.definition WHERE strand = %s"
+            return {relation: unpack_definition(data) for relation, data in self._open.execute(sql, [strand])}
+
+    def begin(self) -> None:
+        self._drifted_now = 0
+        with session.translated(self._place):
+            self._open.execute("BEGIN")
+        for table in self._tables.values():
+            table.bulk.transaction_begins()
+
+    def rollback(self) -> None:
+        self._drifted_now = 0
+        self._undo("ROLLBACK")
+
+    def _undo(self, rollback: str) -> None:
+        """Staging tables and definitions made since are gone with it; those from before would stay without a name."""
+        has_stage = any(table.bulk.stages for table in self._tables.values())
+        self._tables.clear()
+        self._run(rollback)
+        if has_stage:
+            self._run("DISCARD TEMP")
+
+    def harden(self) -> None:
+        self._run("SET synchronous_commit = local")  # on its own disk: the standby that ``on`` waits for may be us
+
+    def undefine(self, strand: str, relation: int) -> None:
+        self._tables.clear()
+        with session.translated(self._place):
+            schema.undefine(self._open, strand, relation)
+
+    def attempt(self, strand: str, steps: Sequence[Step]) -> None:
+        drifted, tables = self._drifted_now, dict(self._tables)
+        stages = {key: table.bulk.stages for key, table in tables.items()}
+        self._run("SAVEPOINT attempt")
+        self._run("SET CONSTRAINTS ALL DEFERRED")
+        try:
+            self.apply(strand, steps)
+            self._run("SET CONSTRAINTS ALL IMMEDIATE")
+        except Halted:
+            self._drifted_now = drifted
+            if any(isinstance(step, Define) for step in steps):
+                self._undo("ROLLBACK TO attempt")
+            else:  # what was known of the tables before is still true
+                self._run("ROLLBACK TO attempt")
+                self._tables = tables
+                for key, made in stages.items():
+                    tables[key].bulk.back_to(made)
+            self._run("RELEASE attempt")
+            raise
+        self._run("RELEASE attempt")
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._run, "replicator.quarantine", "%s")
+
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with session.translated(self._place):
+            cursor = self._open.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def commit(self, applied: Applied) -> None:
+        strand, epoch, sequence, digest = applied.position
+        with session.translated(self._place):
+            with self._open.pipeline():
+                self._open.execute(
+                    "INSERT INTO replicator.position VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (strand) DO UPDATE SET"
+                    " epoch = excluded.epoch, sequence = excluded.sequence, hash = excluded.hash,"
+                    " committed_at = excluded.committed_at, blocks = excluded.blocks",
+                    (strand, epoch, sequence, digest, applied.committed_at, applied.blocks),
+                )
+                committed = self._open.execute("COMMIT")
+            assert committed.statusmessage == "COMMIT", "a transaction that failed was committed"
+        self.drifted_rows += self._drifted_now
+        self._drifted_now = 0
+
+    def forget(self, strand: str) -> None:
+        with session.translated(self._place):
+            self._open.execute("DELETE FROM replicator.position WHERE strand = %s", [strand])
+
+    def apply(self, strand: str, steps: Sequence[Step]) -> None:
+        with session.translated(self._place):
+            for step in steps:
+                match step:
+                    case Change():
+                        self._change(step)
+                    case Append():
+                        self._append(step)
+                    case Define(relation, definition):
+                        self._tables.clear()
+                        schema.define(self._open, strand, relation, definition)
+                    case Truncate(definition):
+                        self._truncate(definition)
+                    case SetSequence():
+                        sequences.advance(self._open, step)
+
+    def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
+        with session.translated(self._place):
+            return self._table(definition).few.stored(keys)
+
+    def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
+        with session.translated(self._place):
+            return self._table(definition).few.stored_keys(after, limit)
+
+    def _table(self, definition: Definition) -> _Table:
+        table = self._tables.get(id(definition))
+        if table is None or table.definition is not definition:
+            self._made += 1
+            table = self._tables[id(definition)] = _Table(self._open, definition, self._made)
+        return table
+
+    def _change(self, change: Change) -> None:
+        table = self._table(change.definition)
+        if change.deletes:
+            way = table.few if is_few(change.deletes) else table.bulk
+            self._drifted_now += way.delete(change.deletes)
+        for key, image in change.moves:
+            self._drifted_now += table.few.move(key, image)
+        if change.patches:
+            table.few.patch(change.patches)
+        if change.inserts:
+            self._drifted_now += self._insert(table, change.inserts)
+        if change.updates:
+            self._drifted_now += self._update(table, change.updates)
+
+    def _insert(self, table: _Table, images: Sequence[bytes]) -> int:
+        drifted = len(images) - table.few.upsert(images) if is_few(images) else table.bulk.insert(images)
+        return drifted if table.rows.tells else 0
+
+    def _update(self, table: _Table, images: Sequence[bytes]) -> int:
+        if is_few(images):
+            return table.few.upsert(images)
+        return table.bulk.update(images)
+
+    def _append(self, step: Append) -> None:
+        table = self._table(step.definition)
+        if is_few(step.rows):
+            self._drifted_now += len(step.rows) - table.few.upsert(step.rows, step.places)
+        else:
+            self._drifted_now += table.bulk.insert(with_places(step.rows, step.places))
+
+    def _truncate(self, definition: Definition) -> None:
+        """By DELETE, which readers with an older snapshot do not see; by TRUNCATE, which they do, where a DELETE would
+        take minutes."""
+        name = session.quoted(*definition.name)
+        answer = self._open.execute("SELECT pg_table_size(%s::regclass)", [name]).fetchone()
+        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not adopted.is_referenced(self._open, name)
+        self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
+
+
+def read_applied(connection: psycopg.Connection, strand: str) -> Applied | None:
+    """The stored position of a strand."""
+    found = connection.execute(
+        "SELECT epoch, sequence, hash, committed_at, blocks FROM replicator.position WHERE strand = %s", [strand]
+    ).fetchone()
+    return None if found is None else Applied(Position(strand, *found[:3]), found[3], found[4])

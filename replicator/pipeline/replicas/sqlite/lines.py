@@ -1,0 +1,114 @@
+"""A table's rows as canonical lines, put together by SQLite itself where that gives the same text.
+
+Guarantee: what comes out is what the file stores, at the moment that the connection sees. Whole numbers and plain text,
+most of what ledgers hold, are joined in SQL; every other value goes through ``values.stored_text``, so a value that
+this program would never have stored has a text of its own. Memory is bounded by ``CHUNK_ROWS``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+
+from replicator.format.canonical import Lines, escaped
+from replicator.format.definition import Column, Definition
+from replicator.format.values import FLOAT_KINDS, INTEGER_KINDS, Stored, kind_of, storage_from_text, stored_text
+from replicator.pipeline.replicas.base import KeyedLine
+from replicator.pipeline.replicas.sqlite.rows import PLACE_COLUMNS, quoted
+
+CHUNK_ROWS = 2000
+KEYS_AT_ONCE = 200
+_SPECIAL = "'*[\\' || char(8, 9, 10, 11, 12, 13) || ']*'"
+_TAB = "char(9)"
+
+
+def all_lines(connection: sqlite3.Connection, definition: Definition) -> Iterator[list[KeyedLine]]:
+    """Every row; within a transaction."""
+    lines = Lines(definition)
+    key, rest = _key_and_rest(connection, lines)
+    yield from _chunks(connection.execute(f"SELECT {key}, {rest} FROM {quoted(definition.label)}"), lines)
+
+
+def lines_of_keys(
+    connection: sqlite3.Connection, definition: Definition, keys: Sequence[Sequence[str]]
+) -> list[KeyedLine]:
+    """The rows of these keys, each a text for every key column, as far as they are there; within a transaction."""
+    lines = Lines(definition)
+    key, rest = _key_and_rest(connection, lines)
+    columns = [definition.columns[place] for place in definition.key_places]
+    names = f"({', '.join(map(quoted, definition.key))})"
+    found: list[KeyedLine] = []
+    for at in range(0, len(keys), KEYS_AT_ONCE):
+        some = keys[at : at + KEYS_AT_ONCE]
+        marks = ", ".join([f"({', '.join('?' * len(columns))})"] * len(some))
+        parameters = [
+            storage_from_text(column, text) for texts in some for column, text in zip(columns, texts, strict=True)
+        ]
+        where = f"{names} IN (VALUES {marks})"
+        cursor = connection.execute(f"SELECT {key}, {rest} FROM {quoted(definition.label)} WHERE {where}", parameters)
+        found += [row for chunk in _chunks(cursor, lines) for row in chunk]
+    return found
+
+
+def lines_placed(
+    connection: sqlite3.Connection, definition: Definition, after: int, until: int
+) -> Iterator[list[KeyedLine]]:
+    """The rows of a table without a key that blocks behind ``after``, up to ``until``, have inserted; the key line is
+    their place, ``sequence ordinal``. Within a transaction."""
+    lines = Lines(definition)
+    _, rest = _key_and_rest(connection, lines)
+    places = " || ' ' || ".join(PLACE_COLUMNS)
+    cursor = connection.execute(
+        f"SELECT {places}, {rest} FROM {quoted(definition.label)} WHERE _sequence > ? AND _sequence <= ?",
+        (after, until),
+    )
+    while rows := cursor.fetchmany(CHUNK_ROWS):
+        yield [(place.encode(), rest.encode()) for place, rest in rows]
+
+
+def _chunks(cursor: sqlite3.Cursor, lines: Lines) -> Iterator[list[KeyedLine]]:
+    whole = lines.keys == len(lines.names)
+    while rows := cursor.fetchmany(CHUNK_ROWS):
+        if not lines.keys:
+            yield [(line, line) for line in (rest.encode() for _, rest in rows)]
+        elif whole:
+            yield [(line, line) for line in (key.encode() for key, _ in rows)]
+        else:
+            yield [((line := key.encode()), line + b"\t" + rest.encode()) for key, rest in rows]
+
+
+def _key_and_rest(connection: sqlite3.Connection, lines: Lines) -> tuple[str, str]:
+    """SQL for the key line and for what follows it."""
+    columns = [lines.definition.columns[place] for place in lines.places]
+    cells = [_cell(connection, column, place) for place, column in enumerate(columns)]
+    return _joined(cells[: lines.keys]), _joined(cells[lines.keys :])
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return f" || {_TAB} || ".join(cells) or "''"
+
+
+def _cell(connection: sqlite3.Connection, column: Column, place: int) -> str:
+    """SQL for a column's text as it stands in a line. What SQL does not give goes through a function of ours."""
+    name, kind = quoted(column.name), kind_of(column.type)
+    function = f"line_cell_{place}"
+    connection.create_function(function, 1, _cell_function(column), deterministic=True)
+    if kind in INTEGER_KINDS:
+        plain = f"WHEN 'integer' THEN CAST({name} AS TEXT)"
+    elif kind == "bool":
+        plain = f"WHEN 'integer' THEN CASE {name} WHEN 1 THEN 't' WHEN 0 THEN 'f' ELSE {function}({name}) END"
+    elif kind in FLOAT_KINDS or kind == "bytea":
+        plain = ""
+    else:
+        plain = f"WHEN 'text' THEN CASE WHEN {name} GLOB {_SPECIAL} THEN {function}({name}) ELSE {name} END"
+    return f"CASE typeof({name}) {plain} WHEN 'null' THEN '\\N' ELSE {function}({name}) END"
+
+
+def _cell_function(column: Column) -> Callable[[Stored], str]:
+    read = stored_text(column)
+
+    def cell(value: Stored) -> str:
+        text = read(value)
+        return "\\N" if text is None else escaped(text)
+
+    return cell

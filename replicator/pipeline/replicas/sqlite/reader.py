@@ -1,0 +1,206 @@
+"""The reading side on SQLite: its own read-only connection, which sees one commit at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from replicator.errors import Halted, Unavailable
+from replicator.format.definition import Definition
+from replicator.format.values import Stored, json_of, storage_from_text, stored_text
+from replicator.pipeline.replicas.base import Applied, Document, KeyedLine, SetSequence
+from replicator.pipeline.replicas.keys import checked_key, checked_text, unknown_table
+from replicator.pipeline.replicas.quarantine import QuarantineTable
+from replicator.pipeline.replicas.sqlite import lines, schema
+from replicator.pipeline.replicas.sqlite.replica import read_applied
+from replicator.pipeline.replicas.sqlite.rows import PLACE_COLUMNS, quoted
+from replicator.storage import sqlite
+
+FETCH_ROWS = 1000
+COUNT_SECONDS = 2.0
+
+
+class SqliteReader:
+    """See ``base.Reader``. Raises Unavailable (``replica_missing``) while the file is not there."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = Path(path)
+        self._number = -1
+        self._definitions: dict[str, Definition] = {}
+        if not self._path.exists():
+            raise Unavailable(
+                "replica_missing", "the replica is not there yet", place=str(path), cure="it comes with the first block"
+            )
+        self._connection = sqlite.connect(self._path, synchronous="NORMAL", read_only=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def snapshot(self) -> None:
+        with sqlite.translated(self._path):
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN")
+                self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # BEGIN alone fixes nothing
+
+    def release(self) -> None:
+        with sqlite.translated(self._path):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def applied(self, strand: str) -> Applied | None:
+        with self._one_moment():
+            return read_applied(self._connection, strand) if self._has_own_tables() else None
+
+    def tables(self) -> list[Definition]:
+        with self._one_moment():
+            return sorted(self._current().values(), key=lambda definition: definition.label)
+
+    def document(self, table: str, key: Sequence[str]) -> Document | None:
+        with self._one_moment():
+            definition = self._definition(table)
+            parameters = self._key(definition, key)
+            where = " AND ".join(f"{quoted(name)} = ?" for name in definition.key)
+            found = self._documents(definition, where, parameters, 1)
+        return found[0] if found else None
+
+    def of_user(self, table: str, user: str, limit: int, after: Sequence[str] | None) -> list[Document]:
+        with self._one_moment():
+            definition = self._definition(table)
+            if definition.user is None:
+                return []
+            (column,) = (column for column in definition.columns if column.name == definition.user)
+            where = f"{quoted(definition.user)} = ?"
+            parameters = [storage_from_text(column, checked_text(column, user))]
+            if after is not None:
+                names = ", ".join(quoted(name) for name in definition.key)
+                where += f" AND ({names}) > ({', '.join('?' * len(definition.key))})"
+                parameters += self._key(definition, after)
+            return self._documents(definition, where, parameters, limit)
+
+    def rows(self, table: str) -> Iterator[list[str | None]]:
+        with self._one_moment():
+            definition = self._definition(table)
+            readers = [stored_text(column) for column in definition.columns]
+            cursor = self._connection.execute(f"SELECT {_columns(definition)} FROM {quoted(definition.label)}")
+            while rows := cursor.fetchmany(FETCH_ROWS):
+                for row in rows:
+                    yield [read(value) for read, value in zip(readers, row, strict=True)]
+
+    def placed_rows(self, table: str) -> Iterator[tuple[list[str | None], tuple[int, int] | None]]:
+        """As ``rows``; with (sequence, ordinal) where the table has no key."""
+        with self._one_moment():
+            definition = self._definition(table)
+            readers = [stored_text(column) for column in definition.columns]
+            places = "" if definition.key else f", {', '.join(PLACE_COLUMNS)}"
+            cursor = self._connection.execute(f"SELECT {_columns(definition)}{places} FROM {quoted(definition.label)}")
+            width = len(readers)
+            while rows := cursor.fetchmany(FETCH_ROWS):
+                for row in rows:
+                    cells = [read(value) for read, value in zip(readers, row, strict=False)]
+                    yield cells, (row[width], row[width + 1]) if places else None
+
+    def sequences(self) -> list[SetSequence]:
+        """The values that were carried here."""
+        with self._one_moment():
+            if not self._has_own_tables():
+                return []
+            found = self._connection.execute("SELECT namespace, name, value, increment FROM _replicator_sequence")
+            return [SetSequence(*row) for row in found]
+
+    def about_rows(self, table: str) -> int | None:
+        """The number of rows; None if counting takes longer than a moment."""
+        end = time.monotonic() + COUNT_SECONDS
+        self._connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+        try:
+            with self._one_moment():
+                counted = self._connection.execute(f"SELECT count(*) FROM {quoted(self._definition(table).label)}")
+                return int(counted.fetchone()[0])
+        except Halted:  # interrupted
+            return None
+        finally:
+            self._connection.set_progress_handler(None, 0)
+
+    def lines(self, table: str) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.all_lines(self._connection, self._definition(table))
+
+    def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
+        with self._one_moment():
+            return lines.lines_of_keys(self._connection, self._definition(table), keys)
+
+    def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
+        with self._one_moment():
+            yield from lines.lines_placed(self._connection, self._definition(table), after, until)
+
+    def quarantine(self) -> QuarantineTable:
+        return QuarantineTable(self._quarantine_rows, f"{schema.OWN_PREFIX}quarantine", "?")
+
+    def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._one_moment():
+            there = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_quarantine'"
+            if self._connection.execute(there).fetchone() is None:
+                return []
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def _documents(
+        self, definition: Definition, where: str, parameters: Sequence[Stored], limit: int
+    ) -> list[Document]:
+        order = ", ".join(quoted(name) for name in definition.key or ("_sequence", "_ordinal"))
+        found = self._connection.execute(
+            f"SELECT {_columns(definition)} FROM {quoted(definition.label)} WHERE {where} ORDER BY {order} LIMIT ?",
+            [*parameters, limit],
+        ).fetchall()
+        return [_document(definition, row) for row in found]
+
+    def _key(self, definition: Definition, key: Sequence[str]) -> list[Stored]:
+        return [storage_from_text(column, text) for column, text in checked_key(definition, key)]
+
+    def _definition(self, table: str) -> Definition:
+        definition = self._current().get(table)
+        if definition is None:
+            raise unknown_table(table)
+        return definition
+
+    def _current(self) -> dict[str, Definition]:
+        """The definitions as this reader sees them now; read anew only if one was written."""
+        if not self._has_own_tables():
+            return {}
+        number = self._connection.execute("SELECT coalesce(max(number), 0) FROM _replicator_definition").fetchone()[0]
+        if number != self._number:
+            self._definitions = schema.current_definitions(self._connection)
+            self._number = number
+        return self._definitions
+
+    def _has_own_tables(self) -> bool:
+        sql = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_definition'"
+        return self._connection.execute(sql).fetchone() is not None
+
+    @contextlib.contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """Everything read within belongs to one commit, with or without ``snapshot``."""
+        with sqlite.translated(self._path):
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                    self._connection.execute("ROLLBACK")
+
+
+def _columns(definition: Definition) -> str:
+    return ", ".join(quoted(column.name) for column in definition.columns)
+
+
+def _document(definition: Definition, row: Sequence[Stored]) -> Document:
+    values = {}
+    for column, value in zip(definition.columns, row, strict=True):
+        text = stored_text(column)(value)
+        values[column.name] = None if text is None else json_of(column)(text)
+    return Document(definition, {name: values[name] for name in definition.key}, values)

@@ -1,0 +1,80 @@
+"""What a source is: the adapter that turns a ledger's change feed into drafts of blocks.
+
+How to write one. ``run`` is called with what the journal already holds and a sink. It sends Parts and Drafts in commit
+order and never returns by itself: it raises Unavailable for what can get better (it is then run again, from the
+journal's new end) and Halted for what cannot. A Draft's ``origin`` is where reading goes on after a restart; the source
+must not tell its ledger to forget anything before ``acknowledge(origin)`` has said that the block is durable. A
+transaction that is too large for one body goes as Parts followed by a Draft without a body. Table definitions are
+numbered by the source: the highest relation in ``state.relations`` + 1 is the next, and a definition is sent in or
+before the first block that uses it, in a draft with the flag HAS_DEFINITIONS. Every source passes ``tests/contracts``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from replicator.format.block import Draft, Part
+from replicator.format.definition import Definition
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceState:
+    """What the journal holds of this source when it starts.
+
+    ``origin`` is that of the last block that has one (the first block of an epoch has none), None if there is no such
+    block yet: then the source begins with a consistent copy. ``sequence`` is that block's. ``relations`` are the
+    definitions in force, ``notes`` what the source wrote down with ``sink.note``.
+    """
+
+    origin: str | None
+    relations: dict[int, Definition]
+    notes: dict[str, str]
+    sequence: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class SourceReport:
+    """What a source tells of itself, for status and metrics; the source keeps it current.
+
+    ``phase``: connecting, copying, streaming. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
+    sign of life of the whole path; ``seen`` the ledger's own log position up to which everything has been sent to the
+    sink, ``stored`` that of the last block that is durable (whoever stores it writes that here). Bytes are None where
+    the ledger does not tell them. ``waited_for``: whether the ledger's commits wait for ``acknowledge``; None where
+    they never do, and while it is not known.
+    """
+
+    phase: str = "connecting"
+    heard_at: float | None = None
+    seen: str | None = None
+    stored: str | None = None
+    copied_rows: int = 0
+    copy_rows_estimate: int | None = None
+    retained_bytes: int | None = None
+    safe_bytes: int | None = None
+    duplicates: int = 0
+    waited_for: bool | None = None
+
+
+class Sink(Protocol):
+    """Where a source sends to. Waiting here is the backpressure."""
+
+    async def send(self, items: Sequence[Part | Draft]) -> None:
+        """Hand over, in commit order. Returning does not mean durable: ``acknowledge`` does."""
+
+    async def note(self, key: str, value: str) -> None:
+        """Keep a fact beside the journal; durable on return."""
+
+
+class Source(Protocol):
+    """A ledger's change feed."""
+
+    report: SourceReport
+
+    async def run(self, state: SourceState, sink: Sink) -> None:
+        """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
+
+    def acknowledge(self, origin: str) -> None:
+        """Everything up to ``origin`` is durable in the journal, and wherever else it has to be before the ledger may
+        forget it, or tell its own client that it is safe. Called from the trio thread."""

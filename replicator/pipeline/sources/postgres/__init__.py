@@ -1,0 +1,8 @@
+"""PostgreSQL as a source: see ``source.py``."""
+
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.preflight import preflight
+from replicator.pipeline.sources.postgres.snapshot import Snapshot, last_visible, open_snapshot
+from replicator.pipeline.sources.postgres.source import PostgresSource
+
+__all__ = ["PostgresOptions", "PostgresSource", "Snapshot", "last_visible", "open_snapshot", "preflight"]

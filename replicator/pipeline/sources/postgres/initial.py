@@ -1,0 +1,133 @@
+"""The initial copy: slot, snapshot, and everything that the tables hold, as one block.
+
+Guarantee: the block's rows are exactly those committed before the slot's consistent point, which is its origin; the
+stream begins right behind it. A copy that did not come to its end leaves a slot that this journal noted as its own
+before creating it: the next attempt drops it and begins again. There is never half a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import trio
+
+from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.pipeline.sources.base import Sink, SourceReport
+from replicator.pipeline.sources.postgres.catalog import TableFacts, all_oids, published_oids, read_tables
+from replicator.pipeline.sources.postgres.connection import Connection, Worker, connect, place_of
+from replicator.pipeline.sources.postgres.copy import (
+    CopyTable,
+    check_unchanged,
+    copy_parts,
+    enter_snapshot,
+    estimate_rows,
+    lock_tables,
+)
+from replicator.pipeline.sources.postgres.definitions import can_be_binary
+from replicator.pipeline.sources.postgres.lsn import lsn_text
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.publication import Publication
+from replicator.pipeline.sources.postgres.relations import Relations
+from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
+from replicator.pipeline.sources.postgres.slot import create_slot, drop_own_slot
+
+SLOT_NOTE = "postgres.slot"
+COPY_TXID = "copy"
+
+
+class InitialCopy:
+    """One attempt. ``sql`` is the ordinary connection, ``replication`` an idle replication connection."""
+
+    def __init__(
+        self,
+        options: PostgresOptions,
+        sql: Worker,
+        replication: Worker,
+        relations: Relations,
+        sink: Sink,
+        report: SourceReport,
+    ) -> None:
+        self._options = options
+        self._sql = sql
+        self._replication = replication
+        self._relations = relations
+        self._sink = sink
+        self._report = report
+
+    async def run(self, notes: dict[str, str], publication: Publication, *, text_only: bool) -> str:
+        """Send the block; gives its origin."""
+        name = self._options.slot
+        ours = notes.get(SLOT_NOTE) == name
+        await self._sql.call(partial(drop_own_slot, ours=ours), name)
+        await self._sink.note(SLOT_NOTE, name)
+        point, snapshot = await self._replication.call(create_slot, name)
+        self._report.phase = "copying"
+        self._report.copied_rows = 0
+        async with opened(self._options) as reader:
+            await reader.call(enter_snapshot, snapshot)
+            await self._relations.note_before(await reader.call(all_oids))
+            facts = await reader.call(_published, self._options.publication)
+            await reader.call(lock_tables, facts)
+            await self._sql.call(partial(_check, facts))
+            self._report.copy_rows_estimate = await reader.call(estimate_rows, facts)
+            binary = not text_only and can_be_binary(facts, generated=publication.generated)
+            tables = [
+                CopyTable(*await self._relations.first(table, publication, binary=binary), table) for table in facts
+            ]
+            origin = lsn_text(point)
+            await self._send(reader, tables, origin)
+        return origin
+
+    async def _send(self, reader: Worker, tables: list[CopyTable], origin: str) -> None:
+        parts = copy_parts(reader.connection, tables)
+        statements = -len(tables)  # the definitions are no rows
+        held = await reader.call(_next, parts)
+        while held is not None:
+            statements += held.statements
+            self._report.copied_rows = statements
+            following = await reader.call(_next, parts)
+            if following is None:
+                break
+            await self._sink.send([held])
+            held = following
+        sequences = pack_sequences(await self._sql.call(read_sequences, self._options.publication))
+        last = Part(
+            (held.statements if held else 0) + len(sequences), (held.data if held else b"") + b"".join(sequences)
+        )
+        committed_at = await self._sql.call(_clock)
+        count = statements + len(tables) + len(sequences)
+        draft = Draft(COPY_TXID, origin, committed_at, HAS_DEFINITIONS, count, last.data)
+        if count != last.statements:  # parts went ahead
+            await self._sink.send([last, draft._replace(body=None)])
+        else:
+            await self._sink.send([draft])
+
+
+@contextlib.asynccontextmanager
+async def opened(options: PostgresOptions, *, replication: bool = False) -> AsyncIterator[Worker]:
+    """A connection for the length of the block."""
+    connection = await trio.to_thread.run_sync(partial(connect, options, replication=replication))
+    try:
+        yield Worker(connection, place_of(options))
+    finally:
+        connection.close()
+
+
+def _next(_connection: Connection, parts: Iterator[Part]) -> Part | None:
+    return next(parts, None)
+
+
+def _published(connection: Connection, publication: str) -> list[TableFacts]:
+    return read_tables(connection, published_oids(connection, publication))
+
+
+def _check(facts: list[TableFacts], fresh: Connection) -> None:
+    check_unchanged(facts, fresh)
+
+
+def _clock(connection: Connection) -> int:
+    row = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8").fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,232 @@
+"""Preflight: everything that the PostgreSQL source will need, looked at before it starts.
+
+Guarantee: read-only transactions and no replication command that leaves something behind, so it changes nothing. Each
+problem is named with its cure. What cannot be looked at is a finding too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from replicator.errors import ReplicatorError
+from replicator.ops.preflight import Finding, failed
+from replicator.pipeline.sources.postgres.catalog import TableFacts, read_tables, table_oid
+from replicator.pipeline.sources.postgres.connection import Connection, connect, place_of
+from replicator.pipeline.sources.postgres.faults import translated
+from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
+from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
+from replicator.pipeline.sources.postgres.slot import PLUGIN, identify, read_slot
+from replicator.pipeline.sources.postgres.source import OLDEST_VERSION
+from replicator.pipeline.sources.postgres.standby import check as check_standby
+
+
+def preflight(options: PostgresOptions) -> list[Finding]:
+    """Look at the server, the role and the tables; blocks. Raises nothing of the world's: that is a finding."""
+    findings: list[Finding] = []
+    try:
+        with translated(place_of(options)), connect(options) as connection:
+            findings.append(Finding("ok", f"{place_of(options)} is reachable"))
+            connection.execute("SET default_transaction_read_only = on")
+            for check in _CHECKS:
+                findings += check(connection, options)
+    except ReplicatorError as error:
+        findings.append(failed(error))
+        return findings
+    try:
+        with translated(place_of(options)), connect(options, replication=True) as replication:
+            identify(replication)
+        findings.append(Finding("ok", "the role may replicate"))
+    except ReplicatorError as error:
+        findings.append(failed(error))
+    return findings
+
+
+def _one(connection: Connection, query: str, *values: Any) -> Any:
+    row = connection.execute(query.encode(), values).fetchone()
+    assert row is not None
+    return row if len(row) > 1 else row[0]
+
+
+def _server(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    version = connection.info.server_version
+    if version < OLDEST_VERSION:
+        yield Finding("fail", f"the server has version {version // 10000}", "use PostgreSQL 14 or newer")
+    else:
+        yield Finding("ok", f"the server has version {version // 10000}")
+    level = _one(connection, "SELECT current_setting('wal_level')")
+    if level == "logical":
+        yield Finding("ok", "wal_level is logical")
+    else:
+        yield Finding("fail", f"wal_level is {level}", "ALTER SYSTEM SET wal_level = logical; then restart the server")
+    if _one(connection, "SELECT pg_is_in_recovery()"):
+        yield Finding("fail", "the server is a standby", "connect to the primary")
+    limit = _one(connection, "SELECT current_setting('max_slot_wal_keep_size')")
+    if limit == "-1":
+        yield Finding(
+            "warn",
+            "max_slot_wal_keep_size is unlimited: while this sidecar is down, the server's disk can fill up",
+            "set max_slot_wal_keep_size to what the disk can spare; a slot beyond it is lost and needs a new copy",
+        )
+    else:
+        yield Finding("ok", f"max_slot_wal_keep_size is {limit}: a slot that falls behind further is lost")
+
+
+def _room(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    slot = read_slot(connection, options.slot)
+    if slot is None:
+        slots, used = _one(
+            connection,
+            "SELECT current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots)",
+        )
+        if used >= slots:
+            yield Finding(
+                "fail", f"all {slots} replication slots are in use", "raise max_replication_slots, or drop one"
+            )
+        else:
+            yield Finding("ok", f"{slots - used} of {slots} replication slots are free")
+    elif slot.plugin != PLUGIN:
+        yield Finding("fail", f"slot {options.slot} belongs to something else", "name another slot")
+    elif slot.wal_status == "lost":
+        yield Finding("fail", f"slot {options.slot} is lost", "drop it and resync; raise max_slot_wal_keep_size")
+    else:
+        yield Finding("ok", f"slot {options.slot} exists{', and is in use' if slot.active else ''}")
+    senders, sending = _one(
+        connection,
+        "SELECT current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_activity"
+        " WHERE backend_type = 'walsender')",
+    )
+    if sending >= senders:
+        yield Finding("fail", f"all {senders} WAL senders are in use", "raise max_wal_senders and restart the server")
+    else:
+        yield Finding("ok", f"{senders - sending} of {senders} WAL senders are free")
+
+
+def _role(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    superuser, replicates, creates = _one(
+        connection,
+        "SELECT rolsuper, rolreplication, has_database_privilege(current_database(), 'CREATE') FROM pg_roles"
+        " WHERE rolname = current_user",
+    )
+    if not (superuser or replicates):
+        yield Finding("fail", "the role may not replicate", "ALTER ROLE … REPLICATION")
+    exists = _one(connection, "SELECT count(*) FROM pg_publication WHERE pubname = %s", options.publication)
+    if exists:
+        try:
+            check_publication(connection, options, starting=True)
+            yield Finding("ok", f"publication {options.publication} publishes what is configured")
+        except ReplicatorError as error:
+            yield failed(error)
+    elif superuser or (creates and options.tables is not None):
+        yield Finding("ok", f"the role may create publication {options.publication}")
+    elif options.tables is None:
+        yield Finding(
+            "fail",
+            "only a superuser can publish all tables",
+            "list the tables, or let a superuser create the publication",
+        )
+    else:
+        yield Finding("fail", "the role may not create a publication", "GRANT CREATE ON DATABASE … TO the role")
+
+
+def _oids(connection: Connection, options: PostgresOptions) -> list[int]:
+    """The configured tables that exist, or all that a publication of all tables would have."""
+    names = options.table_names
+    if names is not None:
+        return [oid for name in names if (oid := table_oid(connection, name)) is not None]
+    rows = connection.execute(
+        "SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p'"
+        " AND n.nspname NOT IN ('pg_catalog', 'information_schema', %s) ORDER BY n.nspname, c.relname",
+        (IGNORED_NAMESPACE,),
+    )
+    return [row[0] for row in rows]
+
+
+def _tables(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    try:
+        check_tables(connection, options)
+    except ReplicatorError as error:
+        yield failed(error)
+    tables = read_tables(connection, _oids(connection, options))
+    if not tables:
+        yield Finding("warn", "there is no table to follow", "create tables, or check the configuration")
+    for table in tables:
+        yield from _table(connection, table, options)
+    if any(table.kind == "p" for table in tables):
+        yield Finding(
+            "warn",
+            "TRUNCATE, DROP, ATTACH and DETACH of a single partition are not in PostgreSQL's change stream",
+            "use DELETE for a partition's rows, or resync after such a statement",
+        )
+
+
+def _sequences(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind = 'S' AND n.nspname IN (SELECT p.nspname FROM pg_class t JOIN pg_namespace p"
+        " ON p.oid = t.relnamespace WHERE t.oid = ANY(%s::oid[]))"
+        " AND CASE c.relkind WHEN 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT, USAGE') END ORDER BY 1",
+        (_oids(connection, options),),
+    )
+    for (label,) in rows:
+        yield Finding("fail", f"sequence {label}: the role may not read it", f"GRANT SELECT ON SEQUENCE {label}")
+
+
+def _table(connection: Connection, table: TableFacts, options: PostgresOptions) -> Iterator[Finding]:
+    label = ".".join(table.name)
+    owner, select = _one(
+        connection, "SELECT pg_has_role(relowner, 'USAGE'), has_table_privilege(oid, 'SELECT') FROM pg_class"
+        " WHERE oid = %s", table.oid
+    )  # fmt: skip
+    published = _one(connection, "SELECT count(*) FROM pg_publication WHERE pubname = %s", options.publication)
+    if not select:
+        yield Finding("fail", f"table {label}: the role may not read it", f"GRANT SELECT ON {label}")
+    if not owner and not published:
+        yield Finding("fail", f"table {label}: only its owner can publish it", "let its owner create the publication")
+    yield _key_finding(table, label)
+    named, explicit = options.user_column_of(table.name)
+    if explicit and named not in {a.name for a in table.attributes if not a.dropped}:
+        yield Finding("fail", f"table {label}: there is no column {named}", "correct its user column")
+    for attribute in table.attributes:
+        stored = attribute.generated == "s" and connection.info.server_version >= GENERATED_SINCE
+        if attribute.generated and not attribute.dropped and not stored:
+            yield Finding(
+                "warn",
+                f"table {label}: generated column {attribute.name} is not carried",
+                "nothing, if replicas can do without; a stored one is carried from PostgreSQL 18 on",
+            )
+
+
+def _key_finding(table: TableFacts, label: str) -> Finding:
+    cure = (
+        "nothing while rows are only inserted; otherwise add a primary key, or NOT NULL and a unique index and"
+        f" ALTER TABLE {label} REPLICA IDENTITY USING INDEX that index"
+    )
+    if table.identity == "i" and table.identity_key:
+        return Finding("ok", f"table {label}: keyed on {', '.join(table.identity_key)} (REPLICA IDENTITY USING INDEX)")
+    if table.identity == "f":
+        if table.key:
+            return Finding("ok", f"table {label}: keyed on {', '.join(table.key)} (REPLICA IDENTITY FULL)")
+        return Finding("warn", f"table {label}: no key, append-only; an update or delete will halt", cure)
+    if table.identity == "n" and table.key:
+        cure = f"ALTER TABLE {label} REPLICA IDENTITY DEFAULT"
+        return Finding("warn", f"table {label}: REPLICA IDENTITY NOTHING: its updates and deletes will fail", cure)
+    if table.key and not table.key_deferrable:
+        return Finding("ok", f"table {label}: keyed on {', '.join(table.key)}")
+    why = "its primary key is deferrable" if table.key else "no primary key"
+    return Finding(
+        "warn",
+        f"table {label}: {why}, append-only; once published, PostgreSQL refuses updates and deletes of it",
+        cure,
+    )
+
+
+_CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] = (
+    _server,
+    _room,
+    _role,
+    _tables,
+    _sequences,
+    check_standby,
+)

@@ -1,0 +1,189 @@
+"""The tables of the stream: which relation number and definition the rows of a message are read by.
+
+Guarantee: a definition is resolved before the first row that needs it; a table whose earlier rows the journal does not
+have, or that is not the one of that name any more, halts the source.
+
+What is noted beside the journal: for each table its oid, name and storage (``postgres.table.<oid>``), and the oids of
+all tables that existed when the copy was made (``postgres.tables_before``). A table that is neither known nor among
+those was created later, so all its rows come through the stream. In a promoted database a table's columns may have
+other numbers than in the ledger (``begins``): what the catalogs say is compared by the database's, what is sent has
+the ledger's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from replicator.errors import Halted
+from replicator.format.definition import Definition
+from replicator.format.evolution import RESYNC, changes
+from replicator.pipeline.sources.base import Sink, SourceState
+from replicator.pipeline.sources.postgres.catalog import TableFacts, read_table
+from replicator.pipeline.sources.postgres.chain_start import Numbering, read_numberings
+from replicator.pipeline.sources.postgres.connection import Connection, Worker
+from replicator.pipeline.sources.postgres.definitions import (
+    SAFE_BINARY_OIDS,
+    Relation,
+    check_added,
+    define,
+    published_attributes,
+    relation_of,
+)
+from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions, TableName
+from replicator.pipeline.sources.postgres.pgoutput import Table
+from replicator.pipeline.sources.postgres.publication import Publication
+
+TABLE_NOTE = "postgres.table."
+BEFORE_NOTE = "postgres.tables_before"
+
+
+class NeedsText(Exception):
+    """A type came up whose binary form does not travel: the stream has to be opened again, in text."""
+
+
+class Resolved(NamedTuple):
+    """A table for the assembler; ``new`` if its definition has to be sent first."""
+
+    table: Table
+    new: bool
+
+
+class Relations:
+    """All that is known of tables, from the journal and its notes; shared by the copy and the stream."""
+
+    def __init__(self, state: SourceState, sink: Sink, options: PostgresOptions) -> None:
+        self._sink = sink
+        self._options = options
+        self._known: dict[TableName, tuple[int, Definition]] = {}
+        for relation, definition in sorted(state.relations.items()):
+            self._known[definition.name] = (relation, definition)
+        self._next = max(state.relations, default=0) + 1
+        self._noted: dict[int, tuple[str, str, str]] = {
+            int(key.removeprefix(TABLE_NOTE)): tuple(json.loads(value))
+            for key, value in state.notes.items()
+            if key.startswith(TABLE_NOTE)
+        }
+        self._before = frozenset(json.loads(state.notes.get(BEFORE_NOTE, "[]")))
+        self._numberings = read_numberings(state.notes)
+        self._at_start: dict[int, frozenset[int]] = {}
+        self._start_lsn = 0
+        self._seen: set[int] = set()
+
+    async def note_before(self, oids: Sequence[int]) -> None:
+        """Keep which tables exist as the copy is made."""
+        self._before = frozenset(oids)
+        await self._sink.note(BEFORE_NOTE, json.dumps(sorted(oids)))
+
+    async def first(self, facts: TableFacts, publication: Publication, *, binary: bool) -> tuple[int, Definition]:
+        """Number and definition of a table as it is copied."""
+        relation = relation_of(facts, generated=publication.generated)
+        types = [a.type for a in published_attributes(facts, generated=publication.generated)]
+        definition = define(relation, facts, types, None, self._options, binary=binary, copying=True)
+        number = self._number(definition)
+        await self._note(facts.oid, facts.name, facts.storage)
+        return number, definition
+
+    def begin_session(self, tables: Sequence[TableFacts], lsn: int, publication: Publication) -> None:
+        """A stream begins; the catalogs said this of the published tables when the log ended at ``lsn``."""
+        self._publication = publication
+        self._start_lsn = lsn
+        self._seen.clear()
+        self._at_start = {table.oid: _numbers(table) for table in tables}
+        for table in tables:
+            self._check_complete(table.oid, table.name)
+
+    async def resolve(self, relation: Relation, commit_lsn: int, worker: Worker, *, binary: bool) -> Resolved:
+        """The table that a Relation message announces. Raises Halted, Unavailable or NeedsText."""
+        if relation.namespace == IGNORED_NAMESPACE:
+            return Resolved(Table(None, Definition(*relation.name, (), ()), ()), new=False)
+        if binary and not all(column.type_oid in SAFE_BINARY_OIDS for column in relation.columns):
+            raise NeedsText
+        self._check_complete(relation.oid, relation.name)
+        facts, types = await worker.call(_look_up, relation)
+        if "???" in types:
+            raise Halted("unknown_type", "a column's type was dropped", place=_place(relation.name), cure=RESYNC)
+        number, known = self._known.get(relation.name, (0, None))
+        numbering = self._numberings.get(relation.oid, Numbering())
+        known_here = numbering.here(known) if known else None
+        found = define(
+            relation,
+            facts,
+            types,
+            known_here,
+            self._options,
+            binary=binary,
+            certain=self._certain(relation, commit_lsn, facts),
+        )
+        definition = numbering.in_ledger(found)
+        noted = self._noted.get(relation.oid)
+        if known is not None and known_here is not None and definition != known:
+            changes(known, definition)
+            check_added(known_here, found, facts, rewritten=not (noted and facts and noted[2] == facts.storage))
+        new = definition != known
+        if new:
+            number = self._number(definition)
+        self._seen.add(relation.oid)
+        await self._note_storage(relation, facts, found)
+        return Resolved(Table(number, definition, definition.key_places), new)
+
+    def _certain(self, relation: Relation, commit_lsn: int, facts: TableFacts | None) -> frozenset[int]:
+        """Numbers of columns that the table had already when the transaction that names it committed."""
+        if facts is not None and relation.oid in self._seen:  # it is announced again because it was altered
+            return _numbers(facts)
+        if commit_lsn > self._start_lsn:
+            return self._at_start.get(relation.oid, frozenset())
+        return frozenset()
+
+    def _check_complete(self, oid: int, name: TableName) -> None:
+        """Raise Halted unless the journal has all of the table's rows, or will get them."""
+        noted = self._noted.get(oid)
+        if noted is not None:
+            if noted[:2] != name:
+                message = f"table {'.'.join(noted[:2])} was renamed to {'.'.join(name)}"
+                raise Halted("table_renamed", message, place=_place(name), cure=f"rename it back, or {RESYNC}")
+            return
+        if name in self._known:
+            message = "the table was dropped and created again; the old one's rows went without being logged"
+            raise Halted("table_replaced", message, place=_place(name), cure=RESYNC)
+        if oid in self._before or not self._publication.all_tables:
+            message = "the table came into the publication after the copy; rows that it had are missing"
+            raise Halted("table_not_copied", message, place=_place(name), cure=f"take it out again, or {RESYNC}")
+
+    def _number(self, definition: Definition) -> int:
+        number, self._next = self._next, self._next + 1
+        self._known[definition.name] = (number, definition)
+        return number
+
+    async def _note_storage(self, relation: Relation, facts: TableFacts | None, definition: Definition) -> None:
+        """Keep the storage as one that belongs to the definition, if the catalogs are not ahead of the stream."""
+        if facts is not None and {c.number for c in definition.columns} == {
+            a.number for a in published_attributes(facts, generated=self._publication.generated)
+        }:
+            await self._note(relation.oid, relation.name, facts.storage)
+        elif relation.oid not in self._noted:
+            await self._note(relation.oid, relation.name, "")
+
+    async def _note(self, oid: int, name: TableName, storage: str) -> None:
+        value = (*name, storage)
+        if self._noted.get(oid) != value:
+            await self._sink.note(f"{TABLE_NOTE}{oid}", json.dumps(value))
+            self._noted[oid] = value
+
+
+def _look_up(connection: Connection, relation: Relation) -> tuple[TableFacts | None, list[str]]:
+    row = connection.execute(
+        "SELECT array_agg(coalesce(format_type(t, m), '???') ORDER BY place)"
+        " FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS x (t, m, place)",
+        ([column.type_oid for column in relation.columns], [column.modifier for column in relation.columns]),
+    ).fetchone()
+    return read_table(connection, relation.oid), (row[0] if row else None) or []
+
+
+def _numbers(facts: TableFacts) -> frozenset[int]:
+    return frozenset(a.number for a in facts.attributes if not a.dropped)
+
+
+def _place(name: TableName) -> str:
+    return f"table {'.'.join(name)}"

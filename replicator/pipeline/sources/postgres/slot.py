@@ -1,0 +1,175 @@
+"""The replication slot: created with an exported snapshot, checked before every start, dropped only if it is ours.
+
+Guarantee: streaming starts only at a slot that still holds everything behind our position. A slot that is gone, lost,
+ahead of us, of another kind or of another database halts with that reason.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from psycopg import sql
+
+from replicator.errors import Halted, Unavailable
+from replicator.pipeline.sources.postgres.connection import Connection
+from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
+
+PLUGIN = "pgoutput"
+PARENTHESES_SINCE = 150000  # options of CREATE_REPLICATION_SLOT are written in parentheses
+RESYNC = "resync from a new copy: an empty journal, with another slot name or after dropping the slot"
+
+
+class Identity(NamedTuple):
+    """Which server and database this is, as the server says."""
+
+    system: str
+    timeline: int
+    database: str
+
+
+class Slot(NamedTuple):
+    """A slot as pg_replication_slots shows it; LSNs as numbers."""
+
+    plugin: str | None
+    database: str | None
+    active: bool
+    wal_status: str | None
+    confirmed: int
+    retained_bytes: int | None
+    safe_bytes: int | None
+
+
+def identify(replication: Connection) -> Identity:
+    """IDENTIFY_SYSTEM on a replication connection."""
+    row = replication.execute("IDENTIFY_SYSTEM").fetchone()
+    assert row is not None
+    return Identity(str(row[0]), int(row[1]), str(row[3]))
+
+
+def read_slot(connection: Connection, name: str) -> Slot | None:
+    """The slot; None if there is none of that name."""
+    row = connection.execute(
+        "SELECT plugin, database, active, wal_status, confirmed_flush_lsn::text,"
+        " pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8, safe_wal_size"
+        " FROM pg_replication_slots WHERE slot_name = %s",
+        (name,),
+    ).fetchone()
+    if row is None:
+        return None
+    return Slot(row[0], row[1], row[2], row[3], parse_lsn(row[4]) if row[4] else 0, row[5], row[6])
+
+
+def written_lsn(connection: Connection) -> int:
+    """The place up to which the server's log is written."""
+    row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+    assert row is not None
+    return parse_lsn(row[0])
+
+
+def create_slot(replication: Connection, name: str) -> tuple[int, str]:
+    """Create the slot; gives its consistent point and the name of the snapshot of exactly that point.
+
+    The snapshot can be taken over by another connection until this one does something else. Waits for transactions
+    that are open.
+    """
+    command = 'CREATE_REPLICATION_SLOT "{}" LOGICAL pgoutput {}'
+    parentheses = replication.info.server_version >= PARENTHESES_SINCE
+    how = "(SNAPSHOT 'export')" if parentheses else "EXPORT_SNAPSHOT"
+    row = replication.execute(command.format(name, how).encode()).fetchone()
+    assert row is not None
+    return parse_lsn(row[1]), str(row[2])
+
+
+def drop_own_slot(connection: Connection, name: str, *, ours: bool) -> None:
+    """Drop the slot of a copy that did not come to its end; nothing if there is none.
+
+    Raises Halted if it is not ours, Unavailable while it is in use.
+    """
+    slot = read_slot(connection, name)
+    if slot is None:
+        return
+    if not ours:
+        raise Halted(
+            "slot_foreign",
+            "the slot exists and this journal did not create it",
+            place=f"slot {name}",
+            cure=f"name another slot in the configuration, or drop it: SELECT pg_drop_replication_slot('{name}')",
+        )
+    if slot.active:
+        raise _active(name)
+    connection.execute(sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(name)))
+
+
+def check_resume(slot: Slot | None, name: str, position: int, written: int, identity: Identity) -> None:
+    """Raise Halted or Unavailable unless reading can go on at ``position``. Pure."""
+    place = f"slot {name}"
+    if slot is None:
+        raise Halted("slot_missing", "the slot does not exist any more", place=place, cure=RESYNC)
+    if slot.plugin != PLUGIN:
+        raise Halted("slot_foreign", f"a slot of {slot.plugin or 'physical replication'}", place=place, cure=RESYNC)
+    if slot.database != identity.database:
+        raise Halted("other_database", f"the slot belongs to {slot.database}", place=place, cure="correct the dsn")
+    if slot.wal_status == "lost":
+        cure = f"{RESYNC}; raise max_slot_wal_keep_size"
+        raise Halted("slot_lost", "the server removed log that was still needed", place=place, cure=cure)
+    if slot.confirmed > position:
+        message = f"the slot stands at {lsn_text(slot.confirmed)}, ahead of the journal's {lsn_text(position)}"
+        raise Halted("slot_ahead", message, place=place, cure=RESYNC)
+    if written < position:
+        message = (
+            f"its log ends at {lsn_text(written)}, before the journal's {lsn_text(position)}: it lost transactions"
+        )
+        raise Halted("server_behind", message, place=f"database {identity.database}", cure=RESYNC)
+    if slot.active:
+        raise _active(name)
+
+
+def _active(name: str) -> Unavailable:
+    return Unavailable(
+        "slot_active", "another process reads the slot", place=f"slot {name}", cure="stop the other sidecar, or wait"
+    )
+
+
+def read_forks(replication: Connection, timeline: int) -> dict[int, int]:
+    """Where each older timeline was left on the way to this one. Timeline 1 has no history."""
+    if timeline == 1:
+        return {}
+    row = replication.execute(f"TIMELINE_HISTORY {timeline}".encode()).fetchone()
+    assert row is not None
+    content = row[1] if isinstance(row[1], bytes) else str(row[1]).encode()
+    return parse_forks(content.decode(errors="replace"))
+
+
+def parse_forks(history: str) -> dict[int, int]:
+    """Read a timeline history file: lines of timeline, place where it was left, reason."""
+    forks = {}
+    for line in history.splitlines():
+        fields = line.split("\t")
+        if len(fields) >= 2 and fields[0].strip().isdecimal():
+            forks[int(fields[0])] = parse_lsn(fields[1].strip())
+    return forks
+
+
+def check_timeline(forks: dict[int, int], noted: str | None, position: int) -> None:
+    """Raise Halted if the server left our timeline before our position: it never had what we hold. Pure."""
+    fork = forks.get(int(noted)) if noted and noted.isdecimal() else None
+    if fork is not None and fork < position:
+        raise Halted(
+            "timeline_forked",
+            f"the server was promoted or restored at {lsn_text(fork)}, before the journal's {lsn_text(position)}",
+            place=f"timeline {noted}",
+            cure=RESYNC,
+        )
+
+
+def check_identity(identity: Identity, notes: dict[str, str]) -> None:
+    """Raise Halted if this is another server or database than the one that the journal was begun with. Pure."""
+    for key, now in (("postgres.system", identity.system), ("postgres.database", identity.database)):
+        then = notes.get(key)
+        if then is not None and then != now:
+            raise Halted(
+                "other_database",
+                f"the journal was begun with {key.removeprefix('postgres.')} {then}, this is {now}",
+                place=f"database {identity.database}",
+                cure="correct the dsn, or start an empty journal",
+            )

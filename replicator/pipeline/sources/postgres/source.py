@@ -1,0 +1,177 @@
+"""The PostgreSQL source: READ FIRST. Connects, copies or checks where to go on, then tails.
+
+Guarantee: every committed transaction of the published tables becomes one block, in commit order, from one consistent
+copy on. It never starts silently: a slot, server or table that cannot lead on from the journal's end halts.
+
+The parts, in the order of the flow: ``connection``, ``publication``, ``slot``, ``initial`` (the copy), ``tail`` over
+``stream`` (bytes), ``pgoutput`` (messages to drafts, pure), ``relations`` with ``definitions`` (pure) and ``catalog``.
+
+Non-goals: TRUNCATE of a single partition, DROP, ATTACH and DETACH are not in PostgreSQL's change stream.
+"""
+
+from __future__ import annotations
+
+from replicator.errors import Halted, Unavailable
+from replicator.pipeline.sources.base import Sink, SourceReport, SourceState
+from replicator.pipeline.sources.postgres.catalog import TableFacts, published_oids, read_tables
+from replicator.pipeline.sources.postgres.chain_start import origin_here
+from replicator.pipeline.sources.postgres.connection import Connection, Worker, place_of
+from replicator.pipeline.sources.postgres.definitions import can_be_binary
+from replicator.pipeline.sources.postgres.initial import InitialCopy, opened
+from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.publication import (
+    Publication,
+    check_publication,
+    ensure_publication,
+    has_publication,
+)
+from replicator.pipeline.sources.postgres.relations import NeedsText, Relations
+from replicator.pipeline.sources.postgres.slot import (
+    Identity,
+    check_identity,
+    check_resume,
+    check_timeline,
+    identify,
+    read_forks,
+    read_slot,
+    written_lsn,
+)
+from replicator.pipeline.sources.postgres.stream import Stream
+from replicator.pipeline.sources.postgres.wal_reader import IDLE_NOTE, Context, Progress, Readings, Tail
+
+OLDEST_VERSION = 140000
+SYSTEM_NOTE = "postgres.system"
+DATABASE_NOTE = "postgres.database"
+TIMELINE_NOTE = "postgres.timeline"
+PUBLICATION_NOTE = "postgres.publication"  # the publication that we made
+CAPTURED_NOTE = "postgres.captured"  # where the log ended when all of it was in the journal; empty once it is read on
+
+
+class PostgresSource:
+    """A ledger in PostgreSQL 14 or newer, read by logical replication."""
+
+    def __init__(self, options: PostgresOptions) -> None:
+        self.report = SourceReport()
+        self._options = options
+        self._progress = Progress()
+        self._readings = Readings()
+        self._text_only = False
+        self._resume_at = 0
+
+    def acknowledge(self, origin: str) -> None:
+        """Everything up to ``origin`` is durable, wherever it has to be."""
+        self._progress.acknowledge(parse_lsn(origin))
+
+    async def read_sequences(self) -> None:
+        """Return when the sequences' values of now are handed over, if they are read at all; only while it runs."""
+        if self._options.sequence_seconds:
+            await self._readings.now()
+
+    async def run(self, state: SourceState, sink: Sink) -> None:
+        """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
+        self.report.phase = "connecting"
+        if state.notes.get(CAPTURED_NOTE):
+            await sink.note(CAPTURED_NOTE, "")
+        noted = origin_here(state.notes, state.sequence, state.origin)
+        origin = _noted_lsn(noted, "origin")
+        if not self._options.synchronous:  # else it may not yet be durable everywhere where it has to be
+            self._progress.acknowledged = origin
+        self._progress.idle = _noted_lsn(state.notes.get(IDLE_NOTE), IDLE_NOTE) if noted else 0
+        relations = Relations(state, sink, self._options)
+        async with opened(self._options) as sql:
+            if noted is None:
+                origin = await self._copy(state, sink, sql, relations)
+            start = max(origin, self._progress.idle)
+            while True:
+                try:
+                    await self._tail(state, sink, sql, relations, start, origin)
+                except NeedsText:
+                    self._text_only = True
+                    origin = max(origin, self._resume_at)
+                    start = max(origin, self._progress.idle)  # what the server was told to forget held nothing for us
+
+    async def _copy(self, state: SourceState, sink: Sink, sql: Worker, relations: Relations) -> int:
+        async with opened(self._options, replication=True) as replication:
+            identity = await replication.call(self._identify)
+            check_identity(identity, state.notes)
+            await sink.note(SYSTEM_NOTE, identity.system)
+            await sink.note(DATABASE_NOTE, identity.database)
+            await sink.note(TIMELINE_NOTE, str(identity.timeline))
+            if not await sql.call(has_publication, self._options):
+                await sink.note(PUBLICATION_NOTE, self._options.publication)
+            publication = await sql.call(ensure_publication, self._options)
+            copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
+            return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
+
+    async def _tail(
+        self, state: SourceState, sink: Sink, sql: Worker, relations: Relations, start: int, origin: int
+    ) -> None:
+        """Stream from ``start`` on, where ``origin`` is that of the last block."""
+        async with opened(self._options, replication=True) as replication:
+            identity = await replication.call(self._identify)
+            check_identity(identity, state.notes)
+            await self._check_timeline(state, sink, replication, identity, start)
+            publication, tables, lsn = await sql.call(self._check, start, identity)
+            relations.begin_session(tables, lsn, publication)
+            binary = not self._text_only and can_be_binary(tables, generated=publication.generated)
+            stream = Stream(replication.connection, replication.place)
+            await stream.start(self._start_command(start, binary=binary))
+            self.report.phase = "streaming"
+            context = Context(self._options, stream, sql, relations, sink, self.report, self._progress, self._readings)
+            tail = Tail(context, start, origin, binary=binary)
+            try:
+                await tail.run()
+            except NeedsText:
+                self._text_only = True
+                self._resume_at = tail.sent
+                if tail.parted:
+                    raise Unavailable(
+                        "format_changed",
+                        "a large transaction has to be read again in another form",
+                        place=replication.place,
+                        cure="it is tried again by itself",
+                    ) from None
+                raise
+
+    async def _check_timeline(
+        self, state: SourceState, sink: Sink, replication: Worker, identity: Identity, start: int
+    ) -> None:
+        if state.notes.get(TIMELINE_NOTE) == str(identity.timeline):
+            return
+        check_timeline(await replication.call(read_forks, identity.timeline), state.notes.get(TIMELINE_NOTE), start)
+        await sink.note(TIMELINE_NOTE, str(identity.timeline))
+
+    def _identify(self, replication: Connection) -> Identity:
+        if replication.info.server_version < OLDEST_VERSION:
+            raise Halted(
+                "server_too_old",
+                f"the server has version {replication.info.server_version // 10000}",
+                place=place_of(self._options),
+                cure="PostgreSQL 14 or newer is needed",
+            )
+        return identify(replication)
+
+    def _check(
+        self, connection: Connection, start: int, identity: Identity
+    ) -> tuple[Publication, list[TableFacts], int]:
+        """Everything that must hold before streaming; the tables, and where the log ended before they were read."""
+        lsn = written_lsn(connection)
+        check_resume(read_slot(connection, self._options.slot), self._options.slot, start, lsn, identity)
+        publication = check_publication(connection, self._options)
+        return publication, read_tables(connection, published_oids(connection, self._options.publication)), lsn
+
+    def _start_command(self, start: int, *, binary: bool) -> str:
+        quoted = '"' + self._options.publication.replace('"', '""') + '"'
+        options = f"proto_version '1', publication_names '{quoted.replace(chr(39), chr(39) * 2)}', messages 'true'"
+        if binary:
+            options += ", binary 'true'"
+        return f'START_REPLICATION SLOT "{self._options.slot}" LOGICAL {lsn_text(start)} ({options})'
+
+
+def _noted_lsn(text: str | None, what: str) -> int:
+    """An LSN that the journal keeps. Raises Halted if it is none: then it is another kind of source's journal."""
+    try:
+        return parse_lsn(text) if text else 0
+    except ValueError as error:
+        raise Halted("other_source", str(error), place=f"journal, {what}", cure="check the source's kind") from error

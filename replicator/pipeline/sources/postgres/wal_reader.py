@@ -1,0 +1,336 @@
+"""The tail: reads the stream, sends drafts, keeps the server informed.
+
+Guarantee: drafts go to the sink in commit order, each once; the server is told to forget only what was acknowledged
+as durable, or, while nothing is in flight, what holds nothing for us and was noted as passed. Unsent work is bounded.
+Where commits wait for us (``synchronous``) the server is told at once, also of what holds nothing for us.
+
+Four tasks. The reader collects what is at hand without waiting, and sends it as one batch. The status writer speaks
+to the server in time even while the reader waits for the sink. The heartbeat and the sequence poll use the ordinary
+connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import trio
+
+from replicator.errors import Halted
+from replicator.format.block import Draft
+from replicator.pipeline.sources.base import Sink, SourceReport
+from replicator.pipeline.sources.postgres.connection import Connection, Worker, first_error
+from replicator.pipeline.sources.postgres.definitions import Relation, parse_relation
+from replicator.pipeline.sources.postgres.lsn import lsn_text
+from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
+from replicator.pipeline.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler, Unresolved
+from replicator.pipeline.sources.postgres.relations import NeedsText, Relations
+from replicator.pipeline.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences
+from replicator.pipeline.sources.postgres.slot import Slot, read_slot
+from replicator.pipeline.sources.postgres.standby import is_waited_for
+from replicator.pipeline.sources.postgres.stream import KEEPALIVE, XLOG_DATA, Stream, read_keepalive
+
+IDLE_NOTE = "postgres.idle"
+SEQUENCES_TXID = "sequences"
+BATCH_DRAFTS = 2000
+BATCH_BYTES = 1 << 20
+STATUS_SECONDS = 10
+STATUS_PAUSE_SECONDS = 0.1
+ASK_AFTER_SECONDS = 20
+
+log = logging.getLogger("replicator.source")
+
+
+class Progress:
+    """How far the journal is; shared by the source, whose ``acknowledge`` moves it, and its tails."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.idle = 0
+        self.wake = trio.Event()
+        self.moved = trio.Event()
+
+    def acknowledge(self, lsn: int) -> None:
+        """Everything up to here may be forgotten."""
+        self.acknowledged = max(self.acknowledged, lsn)
+        self.wake.set()
+        self.moved.set()
+        self.moved = trio.Event()
+
+    @property
+    def durable(self) -> int:
+        """What the server may forget."""
+        return max(self.acknowledged, self.idle)
+
+
+class Readings:
+    """When sequences are read: every so often, and when somebody asks."""
+
+    def __init__(self) -> None:
+        self._asked = trio.Event()
+        self._answered = trio.Event()
+
+    async def now(self) -> None:
+        """Return when values that were read after the call are handed over."""
+        self._asked.set()
+        await self._answered.wait()
+
+    async def due(self, seconds: float) -> trio.Event:
+        """Wait for the next reading; what to set when it is handed over."""
+        with trio.move_on_after(seconds):
+            await self._asked.wait()
+        answered, self._asked, self._answered = self._answered, trio.Event(), trio.Event()
+        return answered
+
+
+class Context(NamedTuple):
+    """What a tail works with."""
+
+    options: PostgresOptions
+    stream: Stream
+    sql: Worker
+    relations: Relations
+    sink: Sink
+    report: SourceReport
+    progress: Progress
+    readings: Readings
+
+
+class Tail:
+    """One stream, from its start to the error that ends it. ``sent`` is the origin of the last draft handed over."""
+
+    def __init__(self, context: Context, start: int, origin: int, *, binary: bool) -> None:
+        self._context = context
+        self._binary = binary
+        self._assembler = Assembler(binary, start)
+        self._next_message = context.stream.reader()
+        self._sending = trio.Lock()
+        self._heartbeats = 0
+        self._note_at = 0.0
+        self._asked = False
+        self._dry = False
+        self._held: bytes | None = None  # a message that waits for its table
+        self._announced: dict[int, Relation] = {}
+        self._heard = trio.current_time()
+        self._sequences: dict[tuple[str, str], SequenceValue] = {}
+        self.sent = origin
+
+    async def run(self) -> None:
+        """Never returns. Raises Unavailable, Halted, or NeedsText with everything before it sent."""
+        options = self._context.options
+        tasks: list[Callable[[], Awaitable[None]]] = [self._read, self._tell]
+        if options.heartbeat_seconds:
+            tasks.append(self._beat)
+        if options.sequence_seconds:
+            tasks.append(self._poll_sequences)
+        await together(tasks)
+
+    # -- the reader
+
+    async def _read(self) -> None:
+        while True:
+            oid = self._take_at_hand()
+            if oid is not None:
+                await self._define(oid)
+                continue
+            await self._flush()
+            if self._dry:
+                await self._pass_idle()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Until something arrives. Where a commit waits for us to pass it, also until we may."""
+        progress = self._context.progress
+        if not self._context.options.synchronous or self._assembler.complete <= progress.durable:
+            await self._context.stream.wait()
+            self._heard = trio.current_time()
+            return
+
+        async def acknowledged() -> None:
+            await progress.moved.wait()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(acknowledged)
+            await self._context.stream.wait()
+            self._heard = trio.current_time()
+            nursery.cancel_scope.cancel()
+
+    def _take_at_hand(self) -> int | None:
+        """Take what has arrived, up to a batch; gives the oid of a table that only the catalogs can explain."""
+        assembler, next_message, items = self._assembler, self._next_message, self._assembler.items
+        self._dry = False
+        try:
+            while len(items) < BATCH_DRAFTS and assembler.item_bytes < BATCH_BYTES:
+                data = self._held or next_message()
+                self._held = None
+                if data is None:
+                    self._dry = True
+                    break
+                if data[0] == XLOG_DATA:
+                    if data[XLOG_HEADER_BYTES] == RELATION:
+                        self._announce(data)
+                    else:
+                        assembler.take(data)
+                elif data[0] == KEEPALIVE:
+                    self._keepalive(data)
+                else:
+                    raise ValueError(f"a stream message of kind {data[0]}")
+        except Unresolved as unresolved:
+            self._held = data
+            return unresolved.oid
+        except (ValueError, IndexError, struct.error) as error:
+            raise _bad_message(error) from error
+        return None
+
+    def _keepalive(self, data: bytes) -> None:
+        end, ask = read_keepalive(data)
+        if not self._assembler.in_transaction:
+            self._assembler.complete = max(self._assembler.complete, end)
+        if ask:
+            self._asked = True
+            self._context.progress.wake.set()
+
+    def _announce(self, message: bytes) -> None:
+        """Keep a Relation message. Most are never used: partitions are announced beside their root."""
+        relation = parse_relation(message, XLOG_HEADER_BYTES + 1)
+        self._announced[relation.oid] = relation
+        self._assembler.announce(relation.oid)
+
+    async def _define(self, oid: int) -> None:
+        relation = self._announced.get(oid)
+        if relation is None:
+            raise _bad_message(ValueError(f"a change of table {oid}, which was not announced"))
+        assembler = self._assembler
+        context = self._context
+        try:
+            resolved = await context.relations.resolve(relation, assembler.commit_lsn, context.sql, binary=self._binary)
+        except NeedsText:
+            await self._flush()
+            raise
+        assembler.define(relation.oid, resolved.table, new=resolved.new)
+
+    @property
+    def parted(self) -> bool:
+        """Whether parts of a transaction were cut off whose draft has yet to come."""
+        return self._assembler.large
+
+    async def _flush(self) -> None:
+        """Send what was collected."""
+        assembler, report = self._assembler, self._context.report
+        async with self._sending:
+            if assembler.items:
+                await self._context.sink.send(assembler.take_items())
+                self.sent = max(self.sent, assembler.sent)
+                report.heard_at = trio.current_time()
+            else:
+                await trio.lowlevel.checkpoint()
+        if assembler.heartbeats != self._heartbeats:
+            self._heartbeats = assembler.heartbeats
+            report.heard_at = trio.current_time()
+        report.seen = lsn_text(assembler.complete)
+        report.duplicates += assembler.duplicates
+        assembler.duplicates = 0
+
+    async def _pass_idle(self) -> None:
+        """While nothing is in flight, let the server forget the log that holds nothing for us.
+
+        It is noted first: a slot that is ahead of both the journal and the note is one that somebody else moved.
+        """
+        progress, complete = self._context.progress, self._assembler.complete
+        if self._assembler.in_transaction or progress.acknowledged < self.sent or complete <= progress.durable:
+            return
+        if self._asked or self._context.options.synchronous or trio.current_time() >= self._note_at:
+            self._asked = False
+            self._note_at = trio.current_time() + max(1.0, self._context.options.heartbeat_seconds)
+            await self._context.sink.note(IDLE_NOTE, lsn_text(complete))
+            progress.idle = complete
+            progress.wake.set()
+
+    # -- the others
+
+    async def _tell(self) -> None:
+        """Write status: soon after something became durable or was asked for, and every 10 s."""
+        progress = self._context.progress
+        pause = 0.0 if self._context.options.synchronous else STATUS_PAUSE_SECONDS
+        while True:
+            progress.wake = trio.Event()
+            ask = trio.current_time() - self._heard > ASK_AFTER_SECONDS
+            await self._context.stream.write_status(progress.durable, ask=ask)
+            await trio.sleep(pause)
+            with trio.move_on_after(STATUS_SECONDS):
+                await progress.wake.wait()
+
+    async def _beat(self) -> None:
+        """Send a message through the server's log; its return proves the whole path."""
+        report = self._context.report
+        while True:
+            slot = await self._context.sql.call(_emit_heartbeat, self._context.options.slot)
+            if slot is not None:
+                report.retained_bytes, report.safe_bytes = slot.retained_bytes, slot.safe_bytes
+            if self._context.options.synchronous:
+                self._say_waited_for(await self._context.sql.call(is_waited_for, self._context.options.slot))
+            await trio.sleep(self._context.options.heartbeat_seconds)
+
+    def _say_waited_for(self, waited_for: bool) -> None:
+        """Loudly, once: commits that do not wait are a promise that nobody keeps."""
+        report = self._context.report
+        if report.waited_for != waited_for:
+            report.waited_for = waited_for
+            if waited_for:
+                log.info("commits wait until other regions have them")
+            else:
+                log.error("commits do NOT wait for other regions: synchronous_standby_names; see replicator preflight")
+
+    async def _poll_sequences(self) -> None:
+        while True:
+            answered = await self._context.readings.due(self._context.options.sequence_seconds)
+            if await self._send_sequences():
+                answered.set()
+
+    async def _send_sequences(self) -> bool:
+        """Send the sequences that moved, as a block of their own; not in the midst of a large transaction."""
+        values = await self._context.sql.call(read_sequences, self._context.options.publication)
+        moved = [value for value in values if self._sequences.get(value[:2]) != value]
+        if not moved:
+            return True
+        async with self._sending:
+            if self.parted:
+                return False
+            body = b"".join(pack_sequences(moved))
+            now = time.time_ns() // 1000
+            draft = Draft(SEQUENCES_TXID, lsn_text(self.sent), now, 0, len(moved), body)
+            await self._context.sink.send([draft])
+        self._sequences.update({(value.namespace, value.name): value for value in moved})
+        return True
+
+
+async def together(tasks: list[Callable[[], Awaitable[None]]]) -> None:
+    """Run the tasks; raise the gravest single error of the first ones that fail."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for task in tasks:
+                nursery.start_soon(task)
+    except BaseExceptionGroup as group:
+        cancelled, rest = group.split(trio.Cancelled)
+        if cancelled is not None or rest is None:
+            raise
+        halted, others = rest.split(Halted)
+        raise first_error(halted or others or rest) from None
+
+
+def _emit_heartbeat(connection: Connection, slot: str) -> Slot | None:
+    connection.execute("SELECT pg_logical_emit_message(false, %s, %s::text)", (HEARTBEAT_PREFIX, slot))
+    return read_slot(connection, slot)
+
+
+def _bad_message(error: Exception) -> Halted:
+    return Halted(
+        "bad_message",
+        f"the replication stream cannot be read: {error!r}",
+        place="replication stream",
+        cure="report this with the server's version; nothing was skipped",
+    )

@@ -1,0 +1,89 @@
+"""What a region has in every role: its journal, the feed that serves it, who follows, and what is shown of it all.
+
+Guarantee: none of this ends with a role. A follower of this region stays connected while the region changes its role,
+and the metrics go on.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from starlette.routing import BaseRoute
+
+from replicator.cluster.fencing.embedded import Gate
+from replicator.config import Config
+from replicator.format.position import Position
+from replicator.pipeline.feed.publish import Publisher
+from replicator.pipeline.feed.regions import routes as region_routes
+from replicator.runtime import wiring
+from replicator.status.drill_results import DrillResults
+from replicator.status.drill_results import routes as drill_routes
+from replicator.status.metrics import Metrics
+from replicator.status.progress import Progress
+from replicator.status.routes import routes as observe_routes
+from replicator.status.snapshot import View
+from replicator.status.stage_board import Board, now
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.history import HistoryIndex
+from replicator.storage.journal.keeper import Retaining
+from replicator.storage.journal.regions import KnownRegions
+from replicator.storage.journal.store import Journal
+from replicator.supervise import Backoff
+
+
+class Core:
+    """The lasting parts of a running region. ``journal`` is open."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self.config = config
+        self.journal = journal
+        self.strand = strand = config.region.strand
+        head, committed_at = self._end()
+        self.tail = Tail(head, committed_at)
+        self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
+        self.view = View(config, journal, self.tail, Board(Progress(strand, [], now())))
+        self.regions = KnownRegions(journal, strand)
+        self.retaining = Retaining(journal, strand, wiring.retention(config), self.regions)
+        self.publisher = Publisher(
+            journal,
+            {strand: self.tail},
+            config.feed.heartbeat_seconds,
+            self.view.source_heard,
+            {strand: self.regions},
+        )
+        # Who follows a region that is about to lead hears the wish before there is a primary's half to have it.
+        self.publisher.wants_reports = lambda: config.cluster is not None and config.failover.acknowledge > 0
+        self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
+        self.view.drills = self.drills = DrillResults(config.region.data_dir)
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, self.view)
+
+        self.gate = None if config.cluster is None else Gate()  # an embedded ledger asks it before each write
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the region keeps its files."""
+        return self.config.region.data_dir
+
+    def routes(self) -> list[BaseRoute]:
+        """What is served in every role."""
+        observed = observe_routes(self.view, self.registry)
+        known = region_routes(self.regions, self.view)
+        return [*observed, *self.publisher.routes(), *known, *drill_routes(self.drills)]
+
+    def backoff(self) -> Backoff:
+        """How a stage waits before it tries again."""
+        follow = self.config.follow
+        least, most = (follow.reconnect_min_seconds, follow.reconnect_max_seconds) if follow else (0.2, 15.0)
+        return Backoff(least, most, random.Random())
+
+    def look_again(self) -> None:
+        """The journal was changed by somebody else than a stage: a role's first block, or blocks that were cut off."""
+        self.tail.moved(*self._end())
+
+    def _end(self) -> tuple[Position, int]:
+        head = self.journal.head(self.strand)
+        last = self.journal.block(self.strand, head.sequence)
+        return head, last.header.committed_at if last else 0

@@ -1,0 +1,127 @@
+"""The two kinds of ledger that change their role: the embedded one, and a PostgreSQL database."""
+
+from __future__ import annotations
+
+import trio
+
+from replicator.cluster.failover.role_adapter import RoleLedger
+from replicator.cluster.fencing.base import Fence
+from replicator.cluster.fencing.postgres import PostgresFence
+from replicator.cluster.promotion.postgres import PostgresRole
+from replicator.config import EmbeddedSource, PostgresReplica, PostgresSource
+from replicator.config.roles import replica_of, source_of
+from replicator.format.position import Position
+from replicator.pipeline.sources.postgres.connection import connect, place_of
+from replicator.pipeline.sources.postgres.faults import translated
+from replicator.pipeline.sources.postgres.lsn import parse_lsn
+from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
+from replicator.pipeline.sources.postgres.slot import written_lsn
+from replicator.runtime import wiring
+from replicator.runtime.context import Core
+from replicator.runtime.roles.pipeline import Half
+from replicator.runtime.roles.primary import PostgresPrimary
+
+REST_SECONDS = 30.0
+CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself
+SEQUENCES_SECONDS = 1.0
+
+
+def role_ledger(core: Core) -> RoleLedger:
+    """The ledger of this region. Opens nothing."""
+    source = source_of(core.config)
+    if isinstance(source, PostgresSource):
+        return PostgresLedger(core, source)
+    assert core.gate is not None
+    assert isinstance(source, EmbeddedSource)
+    return EmbeddedLedger(core, core.gate)
+
+
+class EmbeddedLedger:
+    """The embedded ledger: its state is a replica's, to the byte, and only its own process writes to it."""
+
+    def __init__(self, core: Core, fence: Fence) -> None:
+        self.fence = fence
+        self._core = core
+
+    async def unfit(self) -> str:
+        """A replica of another kind of ledger has tables that the embedded one could not write to."""
+        definitions = self._core.journal.definitions(self._core.strand).values()
+        foreign = sorted(definition.label for definition in definitions if not definition.documents)
+        await trio.lowlevel.checkpoint()
+        return f"table {foreign[0]} is no embedded ledger's: a PostgreSQL region can be promoted" if foreign else ""
+
+    async def promote(self, epoch: int, *, planned: bool) -> None:
+        """Nothing is to be changed."""
+        await trio.lowlevel.checkpoint()
+
+    async def is_captured(self, half: Half | None, closing: float) -> bool:
+        """A commit is the journal's append."""
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def capture_rest(self) -> None:
+        """Nothing was committed that is not in the journal."""
+        await trio.lowlevel.checkpoint()
+
+    async def adopt(self, position: Position) -> None:
+        """Nothing is to be changed."""
+        await trio.lowlevel.checkpoint()
+
+
+class PostgresLedger:
+    """A PostgreSQL database."""
+
+    def __init__(self, core: Core, source: PostgresSource) -> None:
+        replica = replica_of(core.config)
+        assert isinstance(replica, PostgresReplica)
+        options = wiring.postgres_options(source)
+        assert core.config.lease is not None
+        seconds = min(core.config.lease.ttl_seconds / CALLS_A_TTL, CALL_SECONDS_AT_MOST)
+        self.fence: Fence = PostgresFence(source.conninfo(), wiring.fenced_tables(source), call_seconds=seconds)
+        self._core, self._options = core, options
+        self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
+        self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)
+
+    async def unfit(self) -> str:
+        """The one reason why this database could not be a primary's."""
+        reasons = await trio.to_thread.run_sync(self._role.readiness)
+        return reasons[0] if reasons else ""
+
+    async def promote(self, epoch: int, *, planned: bool) -> None:
+        """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
+        await trio.to_thread.run_sync(lambda: self._role.promote(epoch, exact=planned))
+
+    async def is_captured(self, half: Half | None, closing: float) -> bool:
+        """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last
+        values of the sequences, so that no block comes behind it."""
+        if not isinstance(half, PostgresPrimary):
+            return False
+        if self._closed is None or self._closed[0] != closing:
+            with trio.move_on_after(SEQUENCES_SECONDS) as waiting:
+                await half.source.read_sequences()
+            if waiting.cancelled_caught:
+                return False
+            self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
+        if half.source.report.seen is None or parse_lsn(half.source.report.seen) < self._closed[1]:
+            return False
+        await half.capture.stored_so_far()
+        return True
+
+    async def capture_rest(self) -> None:
+        """Read what the slot still holds, to the log's end."""
+        await self._role.capture_rest(self._core.tail, REST_SECONDS)
+
+    async def adopt(self, position: Position) -> None:
+        """Give the database a replica's bookkeeping, and take the primary's away."""
+        await trio.to_thread.run_sync(self._role.adopt, position)
+
+
+def _end_of_log(options: PostgresOptions) -> int:
+    """Where the log ends; behind it goes a sign of life, so that whoever reads the log soon knows to be beyond."""
+    with translated(place_of(options)), connect(options) as connection:
+        connection.execute("SET synchronous_commit = local")
+        end = written_lsn(connection)
+        # The message alone would be written when the server gets to it; the commit of a transaction with a number is.
+        message = "SELECT pg_logical_emit_message(false, %s, %s::text), pg_current_xact_id()"
+        connection.execute(message, (HEARTBEAT_PREFIX, options.slot))
+        return end

@@ -1,0 +1,143 @@
+"""What both halves have: a region's ledger is read, compared and copied in every role.
+
+Guarantee: a half is built for one role and thrown away with it; building it opens nothing. ``run`` runs its stages
+until it is cancelled, and each stage sees a step through that has begun; ``close`` lets go of what is open then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar
+
+import trio
+from starlette.routing import BaseRoute, Route
+
+from replicator.config import Config
+from replicator.errors import ReplicatorError
+from replicator.format.position import Position
+from replicator.ledger.api import routes as api_routes
+from replicator.ledger.ledger import Ledger
+from replicator.ledger.reads import Reads
+from replicator.pipeline.copies.serve import Copies
+from replicator.pipeline.copies.snapshot_reader import CopyReader
+from replicator.pipeline.feed.gaps import routes as gap_routes
+from replicator.pipeline.moments import Moments
+from replicator.pipeline.replay.serve import routes as quarantine_routes
+from replicator.pipeline.replicas.base import Applied, SetSequence
+from replicator.runtime import wiring
+from replicator.runtime.context import Core
+from replicator.status.marks import StageName
+from replicator.status.progress import Progress
+from replicator.status.stage_board import Board, StageTrouble, now
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.indexer import Indexing
+from replicator.supervise import supervise
+from replicator.verify.evidence import JournalWitness
+from replicator.verify.held_moments import HeldMoments
+from replicator.verify.repair.serve import routes as rewrite_routes
+from replicator.verify.serve import routes as verify_routes
+
+FOR_REPLICAS: Sequence[BaseRoute] = [*quarantine_routes(None), *rewrite_routes(None)]  # a primary says that it is none
+NO_GAPS: Sequence[BaseRoute] = gap_routes(None)
+
+
+class Half:
+    """A half of the flow, for ``config``: the region's configuration in this role."""
+
+    stage_names: ClassVar[Sequence[StageName]] = ()
+
+    def __init__(self, core: Core, config: Config) -> None:
+        self.core = core
+        self.config = config
+        self.strand = core.strand
+        self.applied = Tail(core.journal.base(core.strand))
+        self.board = Board(Progress(core.strand, self.stage_names, now()))
+        head = core.tail.head
+        if head.sequence:
+            self.board.progress.advance("settled", head.sequence, core.tail.committed_at, now())
+        core.view.begin(config, self.board)
+        self._open_reader = wiring.reader(config, lambda: core.journal.definitions(core.strand))
+        self.reads: Reads | None = None
+        self.stages: list[Callable[[], Awaitable[None]]] = []
+        self.routes: list[BaseRoute] = []
+
+    async def run(self) -> None:
+        """Run every stage, until cancelled."""
+        self._own_needs()
+        async with trio.open_nursery() as nursery:
+            for stage in [*self.stages, *self._beside_the_flow()]:
+                nursery.start_soon(stage)
+
+    def close(self) -> None:
+        """Let go of what readers hold open."""
+        if self.reads is not None:
+            self.reads.close()
+
+    def halt(self, cause: ReplicatorError) -> None:
+        """Show every stage as halted."""
+        for name in self.stage_names:
+            StageTrouble(self.board.progress, name).halt(cause)
+
+    # -- what both serve
+
+    def _copies(
+        self,
+        moments: Moments,
+        sequences: Callable[[CopyReader], list[SetSequence]] = lambda reader: reader.sequences(),
+    ) -> Copies:
+        """Copies of this region, for others that are made anew."""
+        return Copies(self.core.journal, self.strand, moments, self.config.copying.hold_seconds, sequences)
+
+    def _verify_routes(self, moments: Moments, ask_for_scrub: Callable[[], None] = lambda: None) -> list[Route]:
+        """Comparisons from outside; the moments that are held for them end with the half."""
+        self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
+        return verify_routes(moments, self.held_moments, ask_for_scrub)
+
+    def _witness(self) -> JournalWitness:
+        history = self.core.history if self.config.replay.history else None
+        return JournalWitness(self.core.journal, history, self.strand)
+
+    def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
+        """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
+
+        async def wait_applied(position: Position, seconds: float) -> bool:
+            with trio.move_on_after(seconds):
+                await visible.beyond(position.sequence - 1)
+            return visible.head.sequence >= position.sequence
+
+        history = self.core.history if self.config.replay.history else None
+        self.reads = Reads(self.strand, self._open_reader, self.core.journal, history, wait_applied)
+        return api_routes(ledger, self.reads, self.core.view.primary_url)
+
+    async def _supervised(self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble) -> None:
+        await supervise(name, run_once, trouble, self.core.backoff())
+
+    # -- beside the flow
+
+    def _visible(self) -> Tail:
+        """How far the past is indexed: as far as readers see."""
+        return self.core.tail
+
+    def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
+        beside: list[Callable[[], Awaitable[None]]] = [self.held_moments.run, self.copies.run]
+        if not self.config.replay.history:
+            return beside
+        core = self.core
+        indexing = Indexing(core.history, core.tail, self._visible(), core.publisher.slowest, core.backoff)
+        return [*beside, indexing.run, indexing.sweep]
+
+    def _own_needs(self) -> None:
+        """Who of this region's own parts reads the journal, and may do so again after a loss of power."""
+        for who, sequence in wiring.durable(self.config):
+            self.core.retaining.needs(who, sequence)
+        if self.config.replay.history:
+            self.core.retaining.needs("its own index of the past", lambda: self.core.history.indexed(self.strand))
+
+    # -- what stages report
+
+    copies: Copies
+
+    def _on_applied(self, applied: Applied) -> None:
+        self.applied.moved(applied.position, applied.committed_at)
+        self.core.view.applied_blocks = applied.blocks
+        self.board.applied(applied)

@@ -1,0 +1,126 @@
+"""The primary's half.
+
+PostgreSQL   source ─▶ Capture ─▶ journal
+embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behind it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from replicator.cluster.failover.at_risk import AtRisk
+from replicator.cluster.failover.rows_before import RowsBefore
+from replicator.config import Config, EmbeddedSource, PostgresSource
+from replicator.format.block import Block
+from replicator.ledger.ledger import Ledger
+from replicator.pipeline.acknowledge import Acknowledgement
+from replicator.pipeline.capture import Capture
+from replicator.pipeline.moments import LedgerMoments
+from replicator.pipeline.sources.base import SourceReport
+from replicator.pipeline.sources.postgres import PostgresSource as Postgres
+from replicator.pipeline.sources.postgres.moments import PostgresMoments
+from replicator.runtime import wiring
+from replicator.runtime.context import Core
+from replicator.runtime.roles.pipeline import FOR_REPLICAS, NO_GAPS, Half
+
+
+class Primary(Half):
+    """What both kinds of primary have: others' reports count here."""
+
+    acknowledgement: Acknowledgement | None = None
+
+    def _acknowledging(self) -> Acknowledgement | None:
+        """Who makes writers wait for other regions, if they do; and what would be lost with this region is followed."""
+        core, config = self.core, self.config
+        others = None if config.cluster is None else frozenset(config.cluster.regions) - {config.region.name}
+        rule, at_risk = wiring.acknowledge_rule(config, others), self._at_risk(others)
+        acknowledgement = None if rule is None else Acknowledgement(rule, core.tail.head.sequence)
+
+        def reported(strand: str, region: str, sequence: int) -> None:
+            at_risk.reported(region, sequence)
+            if acknowledgement is not None:
+                acknowledgement.reported(region, sequence)
+
+        if acknowledgement is not None:
+            acknowledgement.on_change = lambda change: core.view.event(f"acknowledgement {change}")
+        core.publisher.on_report = reported
+        core.publisher.wants_reports = lambda: acknowledgement is not None or bool(config.failover.amounts)
+        core.view.acknowledgement = self.acknowledgement = acknowledgement
+        self.stages += [part.run for part in (acknowledgement, at_risk) if part is not None]
+        return acknowledgement
+
+    def _at_risk(self, others: frozenset[str] | None) -> AtRisk:
+        """What would be lost with this primary."""
+        core = self.core
+        rows = RowsBefore(core.history, self.strand) if self.config.replay.history else None
+        known = {region.name: region.sequence for region in core.regions.all() if region.forgotten is None}
+        rules = wiring.amount_rules(self.config)
+        core.view.at_risk = at_risk = AtRisk(core.journal, core.tail, rules, rows, others, known)
+        return at_risk
+
+
+class PostgresPrimary(Primary):
+    """A PostgreSQL database that is read by logical replication."""
+
+    stage_names = ("source",)
+
+    def __init__(
+        self, core: Core, config: Config, show_copy: Callable[[SourceReport], Awaitable[None]] | None = None
+    ) -> None:
+        super().__init__(core, config)
+        settings = config.source
+        assert isinstance(settings, PostgresSource)
+        acknowledgement = self._acknowledging()
+        options = wiring.postgres_options(settings, synchronous=acknowledgement is not None)
+        self.source = source = Postgres(options)
+        core.view.source = source
+        self.capture = Capture(source, core.journal, core.tail, config.region.epoch, self._captured, acknowledgement)
+        moments, held = self._moments(settings, locking=False), self._moments(settings, locking=True)
+        self.copies = self._copies(held, lambda reader: wiring.primary_sequences(settings))
+        verifying, api = self._verify_routes(moments), self._api(None, core.tail)
+        self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
+        self.stages.append(lambda: self._supervised("source", self.capture.run_once, self.board.source))
+        if show_copy is not None:
+            self.stages.append(lambda: show_copy(source.report))
+
+    def _moments(self, settings: PostgresSource, *, locking: bool) -> PostgresMoments:
+        core, capture = self.core, self.capture
+        dsn, report = settings.conninfo(), self.source.report
+        return PostgresMoments(dsn, core.journal, core.tail, report, capture.stored_so_far, locking=locking)
+
+    def _captured(self, blocks: Sequence[Block]) -> None:
+        self.board.captured(blocks[-1].header)
+
+
+class EmbeddedPrimary(Primary):
+    """The embedded ledger, which writes the journal itself."""
+
+    stage_names = ("apply",)
+
+    def __init__(self, core: Core, config: Config) -> None:
+        super().__init__(core, config)
+        settings = config.source
+        assert isinstance(settings, EmbeddedSource)
+        self.ledger = ledger = Ledger(
+            core.journal,
+            self.strand,
+            config.region.epoch,
+            wiring.ledger_options(config, settings),
+            on_applied=self._on_applied,
+            on_committed=self._committed,
+            on_waiting=self.board.apply.wait,
+            permits=core.gate,
+            acknowledges=self._acknowledging(),
+        )
+        core.view.ledger = ledger
+        declarations = wiring.declarations(settings)
+        moments = LedgerMoments(self.strand, self._open_reader)
+        self.copies = self._copies(moments)
+        verifying, api = self._verify_routes(moments), self._api(ledger, self.applied)
+        self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
+        self.stages.append(lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply))
+
+    def _committed(self, last: Block) -> None:
+        self.core.tail.moved(last.position, last.header.committed_at)
+        if self.acknowledgement is not None:
+            self.acknowledgement.stored(last.header.sequence)

@@ -1,0 +1,315 @@
+"""Concrete parts for a configuration: the only file that knows which source, replica and reader a word means.
+
+Guarantee: building a part opens nothing; what can fail fails when the part is started, where its stage is supervised.
+To add a source or a replica: write it against ``pipeline/sources/base.py`` or ``pipeline/replicas/base.py``, name it in
+``config.models`` and here, and let ``tests/contracts`` run on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from psycopg import conninfo
+
+from replicator.cluster.failover.amounts import AmountRule
+from replicator.cluster.failover.budget import Budget
+from replicator.cluster.failover.model import Rules
+from replicator.cluster.leases import etcd as etcd_lease
+from replicator.cluster.leases import static as static_lease
+from replicator.cluster.leases.base import Lease
+from replicator.config import (
+    Config,
+    EmbeddedSource,
+    EtcdLease,
+    Follow,
+    PostgresReplica,
+    PostgresSource,
+    SqliteReplica,
+    StaticLease,
+)
+from replicator.format.definition import Definition
+from replicator.ledger.commit import Options
+from replicator.ledger.request import Limits
+from replicator.ledger.tables import TableDeclaration
+from replicator.pipeline.acknowledge import Rule
+from replicator.pipeline.feed.client import Upstream
+from replicator.pipeline.replay.quarantine import Policy
+from replicator.pipeline.replicas import postgres as postgres_replica
+from replicator.pipeline.replicas import sqlite as sqlite_replica
+from replicator.pipeline.replicas.base import Reader, Replica, SetSequence
+from replicator.pipeline.replicas.postgres.durable import PostgresDurable
+from replicator.pipeline.replicas.sqlite.durable import REQUESTS, SqliteDurable
+from replicator.pipeline.sources import postgres as postgres_source
+from replicator.pipeline.sources.postgres.connection import connect, place_of
+from replicator.pipeline.sources.postgres.faults import translated
+from replicator.pipeline.sources.postgres.sequences import read_sequences
+from replicator.status.model import ReplicaView
+from replicator.storage.journal.retention import Policy as JournalPolicy
+from replicator.transport.server import Listen
+from replicator.verify.checkpoints import Cadence
+from replicator.verify.remote import Endpoint
+from replicator.verify.scrub import ScrubPlan
+from replicator.verify.watch import WatchPlan
+from settle_buffer.config import AutoWindow, SettleConfig
+
+MICROSECONDS = 1_000_000
+
+
+def lease(config: Config, strand: str) -> Lease:
+    """The right to be primary of the strand. Without ``path`` a static one is by hand, in the region's directory."""
+    match config.lease:
+        case EtcdLease() as etcd:
+            return etcd_lease.EtcdLease(etcd_options(etcd), strand)
+        case StaticLease(path=path, ttl_seconds=ttl):
+            own = config.region.data_dir / "lease.json"
+            return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
+        case None:
+            raise AssertionError("a region that takes part in failover has a lease")
+
+
+def etcd_options(lease: EtcdLease) -> etcd_lease.EtcdOptions:
+    """How to reach the cluster that keeps the lease."""
+    password = lease.password.reveal() if lease.password else None
+    tls = (lease.ca, lease.certificate, lease.key)
+    return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
+
+
+def rules(config: Config) -> Rules:
+    """How a region of a cluster behaves."""
+    failover, cluster = config.failover, config.cluster
+    assert cluster is not None
+    exclusive = not isinstance(config.lease, StaticLease) or config.lease.path is not None
+    return Rules(
+        me=config.region.name,
+        regions=tuple(cluster.regions),
+        mode=failover.mode,
+        acknowledge=failover.acknowledge,
+        exclusive=exclusive,
+        suspect_seconds=failover.suspect_seconds,
+        quiet_seconds=failover.quiet_seconds,
+        stand_seconds=failover.stand_seconds,
+        promise_seconds=failover.promise_seconds,
+        verify_seconds=failover.verify_seconds,
+        step_seconds=failover.step_seconds,
+        max_lost_blocks=failover.max_lost_blocks,
+        max_lost_amounts={table: float(limit) for table, limit in loss_budget(config).amounts.items()},
+        rejoin=failover.rejoin,
+    )
+
+
+def fenced_tables(source: PostgresSource) -> list[tuple[str, str]] | None:
+    """The tables that applications write to only in the primary region; None: all of the database."""
+    if source.tables is None:
+        return None
+    return [
+        (schema, name) if dot else ("public", schema) for schema, dot, name in (t.partition(".") for t in source.tables)
+    ]
+
+
+def listen(config: Config) -> Listen:
+    """Where the HTTP server listens."""
+    http = config.http
+    return Listen(
+        http.listen.host, http.listen.port, http.certificate, http.key, http.token.reveal() if http.token else None
+    )
+
+
+def upstream(config: Config, url: str | None) -> Upstream | None:
+    """The region at ``url``, or else the one that the configuration names, as a replica region follows it."""
+    follow = config.follow or Follow()
+    url = url or follow.primary
+    if url is None:
+        return None
+    token, ca = _trust(config)
+    return Upstream(url, config.region.name, token, ca, follow.idle_timeout_seconds)
+
+
+def _trust(config: Config) -> tuple[str | None, Path | None]:
+    """The token that other regions ask for, and the authority that signed their certificates."""
+    follow, cluster = config.follow or Follow(), config.cluster
+    token = follow.token or (cluster.token if cluster else None)
+    return token.reveal() if token else None, follow.ca or (cluster.ca if cluster else None)
+
+
+def settle_config(config: Config) -> SettleConfig:
+    """How entries settle."""
+    settle = config.settle
+    window: int | AutoWindow
+    if settle.window_seconds == "auto":
+        window = AutoWindow(settle.window_miss, _us(settle.window_min_seconds), _us(settle.window_max_seconds))
+    else:
+        window = _us(settle.window_seconds)
+    return SettleConfig(
+        window_us=window,
+        request_every_us=_us(settle.gap_repeat_seconds),
+        expire_after_us=_us(settle.gap_expires_seconds),
+        late=settle.late,
+        remembered=settle.remembered,
+        entries_limit=settle.max_entries,
+        bytes_limit=settle.max_bytes,
+        gaps_limit=settle.max_gaps,
+        age_limit_us=_us(settle.max_age_seconds),
+        resident_entries=settle.memory_entries,
+        resident_bytes=settle.memory_bytes,
+        straight=True,
+    )
+
+
+def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
+    """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
+    found = upstream(config, url)
+    return None if found is None else Endpoint("primary", found.url, found.token, found.ca_file)
+
+
+def watch_plan(config: Config) -> WatchPlan:
+    """How a replica is watched."""
+    verify = config.verify
+    cadence = Cadence(verify.checkpoint_seconds, verify.checkpoint_blocks, verify.share)
+    scrub = ScrubPlan(verify.scrub_seconds, verify.scrub_rows)
+    return WatchPlan(cadence if verify.checkpoints else None, scrub if verify.scrubs else None)
+
+
+def _us(seconds: float) -> int:
+    """At least one microsecond: a duration is above zero."""
+    return max(1, round(seconds * MICROSECONDS))
+
+
+def postgres_options(source: PostgresSource, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
+    """A PostgreSQL source's options. ``synchronous``: its commits wait for other regions."""
+    return postgres_source.PostgresOptions(
+        dsn=source.conninfo(),
+        slot=source.slot,
+        publication=source.publication,
+        tables=source.tables,
+        user_column=source.user_column,
+        user_columns=source.user_columns,
+        heartbeat_seconds=source.heartbeat_seconds,
+        sequence_seconds=source.sequences_seconds,
+        synchronous=synchronous,
+    )
+
+
+def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> Rule | None:
+    """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
+    that count; None: all that follow."""
+    failover = config.failover
+    if not failover.acknowledge:
+        return None
+    return Rule(
+        failover.acknowledge,
+        failover.missing,
+        failover.degrade_after_seconds,
+        failover.acknowledge_timeout_seconds,
+        regions,
+    )
+
+
+def amount_rules(config: Config) -> tuple[AmountRule, ...]:
+    """The amounts that are summed up while they are at risk."""
+    amounts = config.failover.amounts
+    return tuple(AmountRule(one.table, one.column, one.currency, one.currency_column) for one in amounts)
+
+
+def loss_budget(config: Config) -> Budget:
+    """What a promotion may lose."""
+    limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
+    return Budget(config.failover.max_lost_blocks, limits)
+
+
+def ledger_options(config: Config, source: EmbeddedSource) -> Options:
+    """The embedded ledger's files and limits."""
+    assert config.state_path is not None
+    limits = Limits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
+    requests = config.region.data_dir / "requests.sqlite3"
+    return Options(config.state_path, requests, limits, source.idempotency_retention_seconds)
+
+
+def declarations(source: EmbeddedSource) -> tuple[TableDeclaration, ...]:
+    """The tables that the configuration declares."""
+    return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
+
+
+def replay_policy(config: Config) -> Policy:
+    """What becomes of a statement that the replica refuses."""
+    return Policy(config.replay.on_error == "quarantine", config.replay.quarantine_limit)
+
+
+def replica(config: Config) -> Replica:
+    """The writing side of the region's copy."""
+    match config.replica:
+        case SqliteReplica(path=path):
+            return sqlite_replica.SqliteReplica(path)
+        case PostgresReplica() as postgres:
+            return postgres_replica.PostgresReplica(postgres.conninfo())
+        case None:
+            raise AssertionError("a replica region has a replica")
+
+
+def reader(
+    config: Config, definitions: Callable[[], dict[int, Definition]], *, locking: bool = False
+) -> Callable[[], Reader]:
+    """Opens the reading side of the region's ledger: its replica, or the primary's own database. ``locking``: a
+    moment's tables then stay as they are (PostgreSQL)."""
+    if config.region.role == "replica":
+        match config.replica:
+            case SqliteReplica(path=path):
+                return lambda: sqlite_replica.SqliteReader(path)
+            case PostgresReplica() as postgres:
+                return lambda: postgres_replica.PostgresReader(postgres.conninfo(), locking=locking)
+    match config.source:
+        case PostgresSource() as source:
+            return lambda: postgres_replica.PostgresReader(source.conninfo(), definitions(), locking=locking)
+        case _:
+            state = config.state_path
+            assert state is not None
+            return lambda: sqlite_replica.SqliteReader(state)
+
+
+def retention(config: Config) -> JournalPolicy:
+    """How much of the journal is kept."""
+    journal = config.journal
+    age = None if journal.keep_age_seconds is None else _us(journal.keep_age_seconds)
+    return JournalPolicy(age, journal.keep_bytes, journal.budget_bytes)
+
+
+def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
+    """What the region builds from its journal, and how to ask up to where that is on disk."""
+    strand = config.region.strand
+    if config.region.role == "replica":
+        match config.replica:
+            case SqliteReplica(path=path):
+                return [("its own replica", SqliteDurable(path, strand).sequence)]
+            case PostgresReplica() as postgres:
+                return [("its own replica", PostgresDurable(postgres.conninfo(), strand).sequence)]
+    if config.state_path is None:
+        return []
+    requests = SqliteDurable(config.region.data_dir / "requests.sqlite3", strand, REQUESTS)
+    return [
+        ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
+        ("its own ledger's requests", requests.sequence),
+    ]
+
+
+def primary_sequences(source: PostgresSource) -> list[SetSequence]:
+    """What the sequences of a PostgreSQL primary have handed out by now. Blocks."""
+    connection = connect(postgres_options(source))
+    try:
+        with translated(place_of(postgres_options(source))):
+            return [SetSequence(*value) for value in read_sequences(connection, source.publication)]
+    finally:
+        connection.close()
+
+
+def replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:
+    """The replica for the status, without credentials."""
+    match config.replica:
+        case SqliteReplica(path=path):
+            return ReplicaView("sqlite", str(path), drifted_rows)
+        case PostgresReplica() as postgres:
+            fields = conninfo.conninfo_to_dict(postgres.dsn.reveal())
+            place = f"{fields.get('host', 'local')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
+            return ReplicaView("postgres", place, drifted_rows)
+        case None:
+            return None

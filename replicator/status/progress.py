@@ -1,0 +1,298 @@
+"""How far each stage of a strand is, how far behind, and whether it is idle or stuck.
+
+Guarantee: marks only move forward and keep their order, received ≥ settled ≥ applied ≥ verified; going back is an
+error that is counted, save through ``reset`` with a reason. Lag is never negative, is unknown (None) rather than
+invented, and does not shrink because a clock jumped.
+
+The idea. A mark lags behind what feeds it: *received* behind the head of the primary, *settled* behind received,
+*applied* behind settled, and end to end applied behind the head. In time, a mark that equals what feeds it lags by
+nothing as long as the heartbeat is fresh, and otherwise by the age of the oldest block that it does not have. That
+block was committed after the mark's own, and after the last moment at which the mark was known to miss nothing: the
+later of the two is taken, so an idle hour is not shown as an hour of lag. A ``committed_at`` of another machine's
+clock is turned into this process' monotonic clock once, when it arrives; from then on no wall clock matters, and a
+wall clock that jumps is bounded by the last moment of equality.
+
+Pure: time comes in as ``Now``. It does not persist anything (the stores hold the positions) and sees blocks only by
+sequence; two chains that part are found elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from replicator.errors import Halted, ReplicatorError, Unavailable
+from replicator.status.marks import MARKS, STAGES, Condition, Lag, Mark, MarkName, Now, StageName, StageView, StrandView
+
+HEARTBEAT_LIMIT_SECONDS = 10.0
+
+# What lags behind what: (the mark, what feeds it).
+_PAIRS: dict[str, tuple[str, str]] = {
+    "feed": ("received", "head"),
+    "settle": ("settled", "received"),
+    "apply": ("applied", "settled"),
+    "settled": ("settled", "head"),
+    "applied": ("applied", "head"),
+}
+
+
+class _Stage:
+    """The mutable side of a stage."""
+
+    def __init__(self, now: Now) -> None:
+        self.progress_at = now.monotonic
+        self.heard_at: float | None = None
+        self.trouble: ReplicatorError | None = None
+        self.trouble_at = 0.0
+        self.met_at = 0.0  # when the trouble was met last; it was met first at trouble_at
+
+
+class Progress:
+    """One strand's marks and stages.
+
+    ``stages`` are those that run here: a primary has ``source`` (an embedded ledger none), a replica region ``feed``
+    and ``settle``, both ``apply`` where there is a replica. Without source or feed the journal itself is the head.
+    """
+
+    def __init__(
+        self,
+        strand: str,
+        stages: Sequence[StageName],
+        now: Now,
+        *,
+        heartbeat_limit_seconds: float = HEARTBEAT_LIMIT_SECONDS,
+    ) -> None:
+        self.strand = strand
+        self.regressions = 0
+        self._limit = heartbeat_limit_seconds
+        self._started_at = now.monotonic
+        self._is_own_head = not {"source", "feed"} & set(stages)
+        self._stages = {name: _Stage(now) for name in STAGES if name in stages}
+        self._marks: dict[str, Mark] = {}  # by mark's name, and "head"
+        if self._is_own_head:
+            self._marks["head"] = Mark(0, 0, now.monotonic, now.monotonic)
+        self._equal_at: dict[str, float] = {}  # by pair: when the mark was last known to miss nothing
+        self._resets: list[str] = []
+
+    # -- what happened ------------------------------------------------------------------------------------------
+
+    def advance(self, mark: MarkName, sequence: int, committed_at: int, now: Now) -> None:
+        """The mark reached ``sequence``; so have the marks before it, for what is applied was settled and received.
+        A mark whose stage does not run here goes with the one before it: a primary's readers read the ledger itself.
+
+        Raises Halted ``mark_backwards``, and counts it, if the mark is beyond that already.
+        """
+        before = self._marks.get(mark)
+        if before is not None and sequence < before.sequence:
+            self.regressions += 1
+            raise Halted(
+                "mark_backwards",
+                f"{mark} would go back from sequence {before.sequence} to {sequence}",
+                place=f"strand {self.strand}",
+                cure="resync the strand; if nobody restored or replaced a database, report it as a bug",
+            )
+        if before is not None and sequence == before.sequence:
+            return
+        self._note_equality(now.monotonic)
+        new = _mark(sequence, committed_at, now)
+        for name in self._reached(mark):
+            held = self._marks.get(name)
+            if held is None or held.sequence < sequence:
+                self._marks[name] = new
+                for stage in self._stages.keys() & _STAGES_OF_MARK[name]:
+                    self._stages[stage].progress_at = now.monotonic
+        self._raise_head(new)
+        self._note_equality(now.monotonic)
+
+    def prove(self, sequence: int, now: Now) -> None:
+        """What is applied up to ``sequence`` is proven equal; beyond what is applied nothing can be."""
+        applied = self._marks.get("applied")
+        if applied is not None:
+            self._marks["verified"] = applied._replace(sequence=min(sequence, applied.sequence), moved_at=now.monotonic)
+
+    def hear_head(self, sequence: int, committed_at: int, now: Now) -> None:
+        """The primary says that its head is at ``sequence``: a heartbeat. An older word changes only the time."""
+        self._note_equality(now.monotonic)
+        held = self._marks.get("head")
+        if held is None or sequence > held.sequence:
+            self._marks["head"] = _mark(sequence, committed_at, now)
+        else:
+            self._marks["head"] = held._replace(moved_at=now.monotonic)
+        self._note_equality(now.monotonic)
+        if "feed" in self._stages:
+            self.hear("feed", now.monotonic)
+
+    def hear(self, stage: StageName, at: float) -> None:
+        """A sign of life came the whole way to ``stage`` at the monotonic time ``at``."""
+        state = self._stages[stage]
+        state.heard_at = at if state.heard_at is None else max(at, state.heard_at)
+        if stage == "source":  # what the ledger has said so far is in the journal: its end is the head
+            head = self._marks.get("head") or self._marks.get("received") or Mark(0, 0, at, at)
+            self._marks["head"] = head._replace(moved_at=state.heard_at)
+            self._note_equality(at)
+
+    def work(self, stage: StageName, now: Now) -> None:
+        """The stage got on with something that moves no mark yet, such as a part of a large block."""
+        self._stages[stage].progress_at = now.monotonic
+
+    def wait(self, stage: StageName, cause: Unavailable, now: Now) -> None:
+        """The stage cannot go on now and tries again. The first of equal causes keeps its time."""
+        self._trouble(stage, cause, now)
+
+    def halt(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
+        """The stage cannot go on without a person."""
+        self._trouble(stage, cause, now)
+
+    def met_trouble_at(self, stage: StageName) -> float:
+        """When the stage last met a trouble, on the monotonic clock."""
+        return self._stages[stage].met_at
+
+    def trouble(self, stage: StageName) -> ReplicatorError | None:
+        """What the stage waits for or is halted by."""
+        return self._stages[stage].trouble
+
+    def go_on(self, stage: StageName) -> None:
+        """The stage does something: what it waited for is there. A halt stays."""
+        if isinstance(self._stages[stage].trouble, Unavailable):
+            self._stages[stage].trouble = None
+
+    def resume(self, stage: StageName) -> None:
+        """The stage runs again: it is neither waiting nor halted."""
+        self._stages[stage].trouble = None
+
+    def reset(self, mark: MarkName, sequence: int, committed_at: int, reason: str, now: Now) -> None:
+        """Set a mark back on purpose (resync, rewind), and those behind it with it. ``reason`` is kept and shown."""
+        if not reason.strip():
+            raise ValueError("a reset has a reason")
+        for name in MARKS[MARKS.index(mark) :]:
+            held = self._marks.get(name)
+            if name == mark or (held is not None and held.sequence > sequence):
+                self._marks[name] = _mark(sequence, committed_at, now)
+        self._equal_at.clear()
+        self._resets = [*self._resets[-9:], f"{mark} set to {sequence}: {reason}"]
+        self._note_equality(now.monotonic)
+
+    # -- what it means ------------------------------------------------------------------------------------------
+
+    def sequence(self, mark: MarkName) -> int:
+        """Where the mark is; 0 before its first block."""
+        held = self._marks.get(mark)
+        return 0 if held is None else held.sequence
+
+    def view(self, now: Now) -> StrandView:
+        """Everything, as of now."""
+        head = self._marks.get("head")
+        return StrandView(
+            strand=self.strand,
+            head=head,
+            head_age_seconds=None if head is None else self._head_age(head, now),
+            marks={name: self._marks.get(name) for name in MARKS},
+            stages=tuple(self._stage_view(name, state, now) for name, state in self._stages.items()),
+            settled_lag=self._lag("settled", now),
+            applied_lag=self._lag("applied", now),
+            regressions=self.regressions,
+            resets=tuple(self._resets),
+        )
+
+    def _stage_view(self, name: StageName, state: _Stage, now: Now) -> StageView:
+        lag = self._source_lag(now) if name == "source" else self._lag(name, now)
+        age = None
+        if name in ("source", "feed"):
+            since = self._started_at if state.heard_at is None else state.heard_at
+            age = max(0.0, now.monotonic - since)
+        return StageView(
+            name=name,
+            condition=self._condition(name, state, lag, age, now),
+            lag=lag,
+            progress_age_seconds=max(0.0, now.monotonic - state.progress_at),
+            heartbeat_age_seconds=age,
+            trouble=state.trouble,
+            trouble_age_seconds=None if state.trouble is None else max(0.0, now.monotonic - state.trouble_at),
+        )
+
+    def _condition(self, name: str, state: _Stage, lag: Lag, heartbeat_age: float | None, now: Now) -> Condition:
+        if state.trouble is not None:
+            return Condition.WAITING if isinstance(state.trouble, Unavailable) else Condition.HALTED
+        moving = now.monotonic - max(state.progress_at, self._equal_at.get(name, 0.0)) <= self._limit
+        if heartbeat_age is not None and heartbeat_age > self._limit:
+            moving = now.monotonic - state.progress_at <= self._limit  # equality with an old head proves nothing
+            return Condition.WORKING if moving else Condition.STUCK
+        if lag.blocks:
+            return Condition.WORKING if moving else Condition.STUCK
+        return Condition.WORKING if lag.blocks is None and moving else Condition.IDLE
+
+    def _source_lag(self, now: Now) -> Lag:
+        """A heartbeat overtakes nothing, so what was committed before the last one is here. Blocks are not numbered yet
+        on the other side: not known."""
+        heard_at = self._stages["source"].heard_at
+        if heard_at is None:
+            return Lag(None, None)
+        age = max(0.0, now.monotonic - heard_at)
+        return Lag(None, 0.0 if age <= self._limit else age)
+
+    def _lag(self, pair: str, now: Now) -> Lag:
+        name, feeder_name = _PAIRS[pair]
+        feeder = self._marks.get(feeder_name)
+        if feeder is None:
+            return Lag(None, None) if feeder_name == "head" else Lag(0, 0.0)
+        held = self._marks.get(name)
+        blocks = feeder.sequence - (0 if held is None else held.sequence)
+        if blocks <= 0:
+            age = self._head_age(feeder, now) if feeder_name == "head" else 0.0
+            return Lag(0, 0.0 if age <= self._limit else age)
+        committed = self._oldest_missing(pair, held, feeder)
+        return Lag(blocks, None if committed is None else max(0.0, now.monotonic - committed))
+
+    def _oldest_missing(self, pair: str, held: Mark | None, feeder: Mark) -> float | None:
+        """When the oldest block that the mark misses was committed, on the monotonic clock; rather too early than late.
+        None where nothing is known of it."""
+        bounds = [self._equal_at[pair]] if pair in self._equal_at else []
+        if feeder.sequence == (1 if held is None else held.sequence + 1):
+            bounds.append(feeder.committed_monotonic)
+        elif held is not None and held.sequence:  # before the first block there is no time to go by
+            bounds.append(held.committed_monotonic)
+        return max(bounds, default=None)
+
+    def _head_age(self, head: Mark, now: Now) -> float:
+        return 0.0 if self._is_own_head else max(0.0, now.monotonic - head.moved_at)
+
+    # -- keeping the books --------------------------------------------------------------------------------------
+
+    def _reached(self, mark: MarkName) -> tuple[MarkName, ...]:
+        """The marks that are where ``mark`` is: those before it, and those behind it whose stage does not run here."""
+        end = MARKS.index(mark) + 1
+        while end < len(MARKS) - 1 and not _STAGES_OF_MARK[MARKS[end]] & self._stages.keys():
+            end += 1
+        return MARKS[:end]
+
+    def _raise_head(self, new: Mark) -> None:
+        """A block beyond the last known head proves that the head is at least there, not that nothing follows: the time
+        of the heartbeat stays. Before the first word of the primary there is no head."""
+        held = self._marks.get("head")
+        if held is not None and held.sequence < new.sequence:
+            self._marks["head"] = new if self._is_own_head else new._replace(moved_at=held.moved_at)
+
+    def _note_equality(self, monotonic: float) -> None:
+        for pair, (name, feeder_name) in _PAIRS.items():
+            feeder, held = self._marks.get(feeder_name), self._marks.get(name)
+            if feeder is not None and (0 if held is None else held.sequence) >= feeder.sequence:
+                known_at = feeder.moved_at if feeder_name == "head" and not self._is_own_head else monotonic
+                self._equal_at[pair] = max(known_at, self._equal_at.get(pair, known_at))
+
+    def _trouble(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
+        state = self._stages[stage]
+        if state.trouble is None or str(state.trouble) != str(cause) or type(state.trouble) is not type(cause):
+            state.trouble_at = now.monotonic
+        state.trouble, state.met_at = cause, now.monotonic
+
+
+_STAGES_OF_MARK: dict[MarkName, set[StageName]] = {
+    "received": {"source", "feed"},
+    "settled": {"settle"},
+    "applied": {"apply"},
+    "verified": set(),
+}
+
+
+def _mark(sequence: int, committed_at: int, now: Now) -> Mark:
+    age_seconds = max(0, now.wall_us - committed_at) / 1e6
+    return Mark(sequence, committed_at, now.monotonic, now.monotonic - age_seconds)

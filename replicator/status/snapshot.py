@@ -1,0 +1,232 @@
+"""The region at one moment, for status and metrics: what the running parts report, put together.
+
+Guarantee: quick, and without I/O; it is asked on every scrape.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from replicator import __version__
+from replicator.cluster.failover.at_risk import AtRisk
+from replicator.cluster.failover.status import failover_view, past, role_of
+from replicator.config import Config
+from replicator.ledger.ledger import Ledger
+from replicator.pipeline.acknowledge import Acknowledgement
+from replicator.pipeline.feed.follow import Follower
+from replicator.pipeline.feed.publish import Publisher
+from replicator.pipeline.replay.quarantine import Quarantine, Summary
+from replicator.pipeline.replicas.base import Replica
+from replicator.pipeline.sources.base import Source
+from replicator.runtime import wiring
+from replicator.status.drill_results import DrillResults
+from replicator.status.model import (
+    Event,
+    FollowerView,
+    JournalView,
+    RegionView,
+    Role,
+    SettleView,
+    Snapshot,
+    SourceView,
+    StrandState,
+)
+from replicator.status.settling import settle_view
+from replicator.status.stage_board import Board, now
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.keeper import Retaining
+from replicator.storage.journal.regions import KnownRegion, KnownRegions
+from replicator.storage.journal.store import Journal
+from replicator.verify.watch import Watching
+
+EVENTS_LIMIT = 1_000
+
+if TYPE_CHECKING:
+    from replicator.cluster.failover.controller import Office
+
+
+class View:
+    """Puts snapshots together. Parts that this region's role does not have stay None."""
+
+    def __init__(self, config: Config, journal: Journal, tail: Tail, board: Board) -> None:
+        self._journal = journal
+        self._tail = tail
+        self._started = trio.current_time()
+        self._config = config
+        self._history: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self.event("start")
+        self.office: Office | None = None
+        self.publisher: Publisher | None = None
+        self.regions: KnownRegions | None = None
+        self.retaining: Retaining | None = None
+        self.drills: DrillResults | None = None
+        self.begin(config, board)
+
+    def begin(self, config: Config, board: Board) -> None:
+        """Another half of the flow runs from now on, with this configuration; it tells which parts it has."""
+        self._config = config
+        self._board = board
+        self.source: Source | None = None
+        self.ledger: Ledger | None = None
+        self.replica: Replica | None = None
+        self.follower: Follower | None = None
+        self.watching: Watching | None = None
+        self.applied_blocks: int | None = None
+        self.quarantine: Quarantine | None = None
+        self.acknowledgement: Acknowledgement | None = None
+        self.at_risk: AtRisk | None = None
+        self._copied_rows = 0
+
+    def primary_url(self) -> str | None:
+        """Where the primary is, as far as this region knows."""
+        if self.office is not None and (url := self.office.primary_url()):
+            return url
+        if self.follower is not None and self.follower.upstream_url:
+            return self.follower.upstream_url
+        return self._config.follow.primary if self._config.follow else None
+
+    def event(self, kind: str, note: str = "") -> None:
+        """Something happened that history should tell."""
+        region = self._config.region
+        self._history.append(Event(time.time_ns() // 1000, kind, region.role, region.epoch, note))
+
+    def source_heard(self) -> int | None:
+        """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
+        wall = time.time_ns() // 1000
+        if self.source is None:
+            return wall if self._config.region.role == "primary" else None
+        heard_at = self.source.report.heard_at
+        return None if heard_at is None else wall - round((trio.current_time() - heard_at) * 1e6)
+
+    def snapshot(self) -> Snapshot:
+        """The region, now."""
+        region, office = self._config.region, self.office
+        self._listen_to_source()
+        return Snapshot(
+            region=region.name,
+            role=self._role(),
+            version=__version__,
+            at_us=time.time_ns() // 1000,
+            uptime_seconds=trio.current_time() - self._started,
+            strands=(self._strand(),),
+            source=self._source(),
+            replica=wiring.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
+            followers=self._followers(),
+            primary_url=self.primary_url(),
+            history=self._past(),
+            drills=self.drills.views() if self.drills is not None else (),
+            failover=None if office is None else failover_view(office),
+        )
+
+    def _role(self) -> Role:
+        """What it is for those who read and write. In a cluster nobody is primary before its office says so."""
+        if self.office is not None:
+            return role_of(self.office)
+        return self._config.region.role if self._config.cluster is None else "replica"
+
+    def _past(self) -> tuple[Event, ...]:
+        """What happened in this process, and what the office remembers."""
+        if self.office is None:
+            return tuple(self._history)
+        return tuple(sorted([*past(self.office), *self._history], key=lambda event: event.at_us))
+
+    def _listen_to_source(self) -> None:
+        """A first copy moves no mark for as long as it takes; the rows it has copied show that it gets on."""
+        if self.source is None:
+            return
+        report = self.source.report
+        if report.heard_at is not None:
+            self._board.lives(report.heard_at)
+        if report.copied_rows > self._copied_rows:
+            self._board.progress.work("source", now())
+        self._copied_rows = report.copied_rows
+
+    def strand_state(self) -> StrandState:
+        """The strand, now."""
+        return self._strand()
+
+    def _strand(self) -> StrandState:
+        at_risk = None if self.at_risk is None else self.at_risk.view()
+        quarantined = Summary() if self.quarantine is None else self.quarantine.summary
+        return StrandState(
+            progress=self._board.progress.view(now()),
+            epoch=self._epoch(),
+            position=self._tail.head,
+            applied_blocks=self.applied_blocks,
+            settle=self._settle(),
+            journal=self._kept(),
+            verify=self.watching.view() if self.watching is not None else None,
+            quarantined_statements=None if self.quarantine is None else quarantined.statements,
+            held_keys=quarantined.keys,
+            lease_remaining_seconds=None if self.office is None else self.office.term.remaining_seconds,
+            acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
+            at_risk_blocks=None if at_risk is None else at_risk.blocks,
+            at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
+            at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
+        )
+
+    def _epoch(self) -> int:
+        """The newest term that this region has led, or followed."""
+        if self.office is not None:
+            return self.office.memory.epoch
+        return self._tail.head.epoch or self._config.region.epoch
+
+    def _kept(self) -> JournalView | None:
+        """What the journal held at the last look."""
+        kept = self.retaining.kept if self.retaining is not None else None
+        if kept is None or self.regions is None:
+            return None
+        wall = time.time_ns() // 1000
+        return JournalView(
+            bytes=kept.bytes,
+            begins_behind=kept.base_sequence,
+            first_sequence=kept.first_sequence,
+            oldest_age_seconds=None if kept.oldest_at is None else (wall - kept.oldest_at) / 1e6,
+            held_by=None if kept.held_by is None else kept.held_by.who,
+            held_at=None if kept.held_by is None else kept.held_by.sequence,
+            lost=kept.lost,
+            pruned_blocks=kept.pruned_blocks,
+            forced_blocks=kept.forced_blocks,
+            trouble=kept.trouble,
+            regions=tuple(region_view(region, kept.base_sequence, wall) for region in self.regions.all()),
+        )
+
+    def _source(self) -> SourceView | None:
+        if self.source is None:
+            kind = self._config.source.kind if self._config.source and self._config.region.role == "primary" else None
+            phase = "serving" if self.ledger is not None and self.ledger.runs else "starting"
+            return None if kind is None else SourceView(kind, phase)
+        report = self.source.report
+        return SourceView(
+            kind="postgres",
+            phase=report.phase,
+            seen=report.seen,
+            stored=report.stored,
+            copied_rows=report.copied_rows,
+            copy_rows_estimate=report.copy_rows_estimate,
+            retained_bytes=report.retained_bytes,
+            safe_bytes=report.safe_bytes,
+            duplicates=report.duplicates,
+            waited_for=report.waited_for,
+        )
+
+    def _settle(self) -> SettleView | None:
+        if self.follower is None:
+            return None
+        return settle_view(self.follower.status(), self.follower.gap_counts, self.follower.spool_set_aside)
+
+    def _followers(self) -> tuple[FollowerView, ...]:
+        if self.publisher is None:
+            return ()
+        strand = self._config.region.strand
+        return tuple(FollowerView(f.region, strand, f.sent) for f in self.publisher.followers.values())
+
+
+def region_view(region: KnownRegion, base: int, wall_us: int) -> RegionView:
+    """A known region beside a journal that begins behind ``base``."""
+    state = "forgotten" if region.forgotten is not None else "lost" if region.sequence < base else "known"
+    return RegionView(region.name, region.sequence, max(wall_us - region.reported_at, 0) / 1e6, state)

@@ -1,0 +1,147 @@
+"""Keeping the journal as small as its policy allows: looks, decides (``retention``), prunes (``pruning``).
+
+Guarantee: what is told to status and metrics is what the last look saw. Pruning past what a known region needs is an
+error in the log, each time a region is hit, and stays visible until the region is made anew or forgotten. It works in
+short steps and rests as long after each as the step took, so that appends wait for a step at most, not for the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import trio
+
+from replicator.errors import ReplicatorError
+from replicator.storage.journal.pruning import Extent, remove_pages, sweep_parts
+from replicator.storage.journal.regions import KnownRegions
+from replicator.storage.journal.retention import OWN, REGION, Choice, Hold, PageFacts, Policy, choose
+from replicator.storage.journal.store import Journal
+
+LOOK_SECONDS = 1.0
+
+log = logging.getLogger("replicator")
+
+T = TypeVar("T")
+
+
+class Kept(NamedTuple):
+    """What the journal holds now, and why it is no smaller. Times are µs since 1970."""
+
+    bytes: int
+    first_sequence: int | None
+    oldest_at: int | None
+    base_sequence: int
+    held_by: Hold | None
+    lost: tuple[str, ...]  # known regions whose next block is gone
+    trouble: str = ""  # why it could not be pruned
+    pruned_blocks: int = 0  # since the start
+    forced_blocks: int = 0  # of these, past what a known region needed
+
+
+class Retaining:
+    """Looks after one strand of a journal."""
+
+    def __init__(self, journal: Journal, strand: str, policy: Policy, regions: KnownRegions) -> None:
+        self._journal = journal
+        self._strand = strand
+        self._policy = policy
+        self._regions = regions
+        self._own_needs: dict[str, Callable[[], int]] = {}
+        self._extent = Extent(journal, strand)
+        self._told: frozenset[str] = frozenset()
+        self._pruned = self._forced = 0
+        self.kept: Kept | None = None
+
+    def needs(self, who: str, sequence: Callable[[], int]) -> None:
+        """A part of this region reads the journal, and needs what is behind ``sequence()``, which may block."""
+        self._own_needs[who] = sequence
+
+    async def run(self) -> None:
+        """Look and prune, for ever. A disk that is full or a file that cannot be read is told and tried again."""
+        trouble = ""
+        while True:
+            try:
+                await self._surely(self._regions.save)
+                while await self._timed(self.step):
+                    pass
+                trouble = ""
+            except ReplicatorError as error:
+                if trouble != str(error):
+                    trouble = str(error)
+                    log.error("the journal cannot be pruned: %s", error)
+                if self.kept is not None:
+                    self.kept = self.kept._replace(trouble=trouble)
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _timed(self, step: Callable[[], bool]) -> bool:
+        began = trio.current_time()
+        more = await self._surely(step)
+        await trio.sleep(trio.current_time() - began if more else 0)
+        return more
+
+    async def _surely(self, work: Callable[[], T]) -> T:
+        """A step that has begun is seen through, also when the sidecar stops: the journal is closed behind it."""
+        return await trio.to_thread.run_sync(work)  # by itself it is not abandoned
+
+    def step(self) -> bool:
+        """One look and one short step of work; whether there is more to do. Blocks."""
+        self._extent.look()
+        oldest = self._extent.oldest()
+        now_us = time.time_ns() // 1000
+        choice = choose(self._policy, self._extent.bytes, oldest, (), now_us)
+        if choice.pages:  # something should go: only then everybody is asked
+            own = [Hold(who, sequence(), OWN) for who, sequence in self._own_needs.items()]
+            with self._regions.standing():
+                choice = choose(self._policy, self._extent.bytes, oldest, [*self._region_holds(), *own], now_us)
+                if choice.pages:
+                    self._prune(choice, oldest)
+        is_sweeping = not choice.pages and sweep_parts(self._journal, self._strand)
+        self._tell(choice.held_by)
+        return bool(choice.pages) or is_sweeping
+
+    def _prune(self, choice: Choice, oldest: Sequence[PageFacts]) -> None:
+        before = self._journal.base(self._strand).sequence
+        base = remove_pages(self._journal, self._strand, choice.until).sequence
+        self._extent.bytes -= sum(page.bytes for page in oldest if page.last <= base)
+        self._pruned += base - before
+        needed = min((region.sequence for region in self._regions.all() if region.forgotten is None), default=base)
+        self._forced += max(base - max(needed, before), 0)
+
+    def _region_holds(self) -> list[Hold]:
+        """The known regions' needs. One whose next block has gone already keeps nothing."""
+        base = self._journal.base(self._strand).sequence
+        return [
+            Hold(region.name, region.sequence, REGION)
+            for region in self._regions.all()
+            if region.forgotten is None and region.sequence >= base
+        ]
+
+    def _tell(self, held_by: Hold | None) -> None:
+        self._extent.look()
+        base = self._journal.base(self._strand).sequence
+        lost = frozenset(
+            region.name for region in self._regions.all() if region.forgotten is None and region.sequence < base
+        )
+        for name in sorted(lost - self._told):
+            log.error(
+                "strand %s: the journal was pruned past what region %s needs, up to sequence %d: its budget is used up."
+                " That region has to be made anew (replicator bootstrap), or forgotten (replicator regions forget)",
+                self._strand,
+                name,
+                base,
+            )
+        self._told = lost
+        self.kept = Kept(
+            self._extent.bytes,
+            self._extent.first_sequence,
+            self._extent.oldest_at,
+            base,
+            held_by,
+            tuple(sorted(lost)),
+            "",
+            self._pruned,
+            self._forced,
+        )

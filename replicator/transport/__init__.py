@@ -1,0 +1,1 @@
+"""What goes over HTTP, whatever it says: the server, and the bodies of requests."""

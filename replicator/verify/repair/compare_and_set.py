@@ -1,0 +1,75 @@
+"""Comparing keys of a replica with what they should be, and writing those that differ.
+
+Guarantee: what is compared is what the database stores within the transaction that the caller began; what is written is
+the right row or nothing, and only where the two differ. A key whose right row is unknown is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from replicator.pipeline.replicas.base import Change, Replica
+from replicator.verify.repair.expected_row import Right, Row, Table
+from replicator.verify.repair.images import pack_texts
+
+
+class Compared(NamedTuple):
+    """A key with what it holds (``before``, None: no row) and what it should hold."""
+
+    table: Table
+    key: bytes
+    before: Row | None
+    right: Right
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is to be written."""
+        return not self.right.unknown and self.right.row != self.before
+
+    def is_of(self, users: frozenset[str]) -> bool:
+        """Whether the row belongs, or should belong, to one of these users."""
+        user = self.table.definition.user
+        if user is None:
+            return False
+        place = [column.name for column in self.table.stored.columns].index(user)
+        return any(row is not None and row[place] in users for row in (self.before, self.right.row))
+
+
+def compare(replica: Replica, keys: Iterable[tuple[Table, bytes, Right]]) -> list[Compared]:
+    """Read what is stored under these keys."""
+    compared: list[Compared] = []
+    for table, of_table in _by_table(keys).items():
+        stored = replica.stored(table.stored, [key for key, _ in of_table])
+        for (key, right), before in zip(of_table, stored, strict=True):
+            # To PostgreSQL 1.0 and 1.00 are one key: a row that is found under the other's name is the other's.
+            is_own = before is not None and table.key_of(before) == key
+            compared.append(Compared(table, key, before if is_own else None, right))
+    return compared
+
+
+def _by_table(keys: Iterable[tuple[Table, bytes, Right]]) -> dict[Table, list[tuple[bytes, Right]]]:
+    by_table: dict[Table, list[tuple[bytes, Right]]] = {}
+    for table, key, right in keys:
+        by_table.setdefault(table, []).append((key, right))
+    return by_table
+
+
+def write(replica: Replica, strand: str, differing: Sequence[Compared]) -> None:
+    """Write the right rows of keys that differ, within the caller's transaction."""
+    by_table: dict[Table, list[Compared]] = {}
+    for one in differing:
+        by_table.setdefault(one.table, []).append(one)
+    replica.apply(strand, [_change(table, of_table) for table, of_table in by_table.items()])
+
+
+def _change(table: Table, differing: Sequence[Compared]) -> Change:
+    deletes, inserts, updates = [], [], []
+    for one in differing:
+        if one.right.row is None:
+            deletes.append(one.key)
+        elif one.before is None:
+            inserts.append(pack_texts(one.right.row))
+        else:
+            updates.append(pack_texts(one.right.row))
+    return Change(table.stored, deletes, [], [], inserts, updates)

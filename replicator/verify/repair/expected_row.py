@@ -1,0 +1,247 @@
+"""What a key's row rightfully is: what the last statement that touched it left, completed from older ones.
+
+Guarantee: a row given here is the journal's own. Where the journal does not hold what it takes (it begins later, or a
+value is older than everything it has of the key), the answer is *unknown*, never a guess.
+
+The last statement's place is the caller's (a resync has gathered it) or is found by the history index. The index is
+brought as far as it takes. Right rows are remembered, so that who asks ahead of time finds them at hand.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, cast
+
+from replicator.errors import Corrupt
+from replicator.format.block import Header
+from replicator.format.definition import Definition
+from replicator.format.position import Position
+from replicator.format.row import UNCHANGED
+from replicator.format.statement import INSERT, TRUNCATE
+from replicator.verify.repair.images import (
+    Carrier,
+    Effect,
+    Images,
+    Place,
+    Text,
+    as_stored,
+    effect,
+    fill,
+    pack_texts,
+    unpack_texts,
+)
+from replicator.verify.repair.statements import Chain, Found, Statements
+
+OLDER_AT_ONCE = 16
+OLDER_LIMIT = 10_000  # statements looked at to complete one row
+REMEMBERED_BYTES = 32 << 20
+ENTRY_BYTES = 200  # what an entry takes beside its row, about
+
+Row = list[str | None]
+
+
+class History(Protocol):
+    """The index over the region's journal."""
+
+    def indexed(self, strand: str) -> int: ...
+    def step(self, strand: str, until: int) -> int: ...
+    def places(self, strand: str, table: str, key: bytes, before: Place | None, limit: int) -> list[Place]: ...
+
+
+class Origin(Chain, Protocol):
+    """The region's journal."""
+
+    def base(self, strand: str) -> Position: ...
+
+
+class Right(NamedTuple):
+    """A key's right row, in the order of the table's ``stored`` definition; None if there is none. ``unknown`` says why
+    it cannot be told. ``header`` and ``place`` are those of the last statement; none if none ever touched the key."""
+
+    row: Row | None
+    place: Place | None
+    header: Header | None
+    unknown: str = ""
+
+    @property
+    def size(self) -> int:
+        """About how many characters the row has."""
+        return sum(len(text) for text in self.row or () if text is not None)
+
+
+class Table:
+    """A table's definitions so far, oldest first, and how its rows are read and written now."""
+
+    def __init__(self, relations: dict[int, Definition]) -> None:
+        self.relations = relations
+        self.definition = list(relations.values())[-1]
+        self.stored = as_stored(self.definition)
+        self.label = self.definition.label
+        self._key_places = self.stored.key_places
+        self._images: dict[int, Images] = {}
+        self._carriers: dict[tuple[int, int], Carrier] = {}
+
+    def key_of(self, row: Row) -> bytes:
+        """The canonical key of a stored row."""
+        return pack_texts([row[place] for place in self._key_places])
+
+    def images(self, relation: int) -> Images:
+        """Reads a relation's images. Raises Corrupt at one that is not of this table."""
+        if relation not in self.relations:
+            raise Corrupt("unknown_relation", f"relation {relation} is not of table {self.label}", place=self.label)
+        if relation not in self._images:
+            self._images[relation] = Images(self.relations[relation])
+        return self._images[relation]
+
+    def carry(self, row: list[Text], relation: int, to: int | None = None) -> list[Text]:
+        """A relation's row in the columns of another one; of the one in force, without ``to``."""
+        to = max(self.relations) if to is None else to
+        if relation == to:
+            return row
+        if (relation, to) not in self._carriers:
+            path = [definition for number, definition in self.relations.items() if relation < number <= to]
+            self._carriers[relation, to] = Carrier([self.relations[relation], *(path or [self.relations[to]])])
+        return self._carriers[relation, to].carry(row)
+
+
+def tables_of(definitions: Mapping[int, Definition]) -> dict[str, Table]:
+    """The tables by their labels, out of a replica's definitions."""
+    by_label: dict[str, dict[int, Definition]] = {}
+    for relation, definition in sorted(definitions.items()):
+        by_label.setdefault(definition.label, {})[relation] = definition
+    return {label: Table(relations) for label, relations in by_label.items()}
+
+
+class Rightful:
+    """Right rows of one strand. Not for more than one thread at a time."""
+
+    def __init__(self, journal: Origin, history: History, strand: str) -> None:
+        self._journal = journal
+        self._history = history
+        self._strand = strand
+        self._statements = Statements(journal, strand)
+        self._definitions: Mapping[int, Definition] = {}
+        self._tables: dict[str, Table] = {}
+        self._remembered: dict[tuple[str, bytes, Place], Right] = {}  # read ahead, so that replay need not wait for it
+        self._remembered_bytes = 0
+
+    def tables_so_far(self) -> dict[str, Table]:
+        """The tables as they were asked for last."""
+        return self._tables
+
+    def tables(self, definitions: Mapping[int, Definition]) -> dict[str, Table]:
+        """The tables of these definitions: the same objects for as long as nothing was defined anew, for replicas keep
+        what they have prepared by the definition's identity."""
+        if definitions != self._definitions:
+            self._definitions = dict(definitions)
+            self._tables = tables_of(definitions)
+            self._remembered.clear()
+            self._remembered_bytes = 0
+        return self._tables
+
+    def indexed(self) -> int:
+        """How far the history index is."""
+        return self._history.indexed(self._strand)
+
+    def reach(self, sequence: int) -> None:
+        """Bring the history index so far."""
+        while self.indexed() < sequence:
+            self._history.step(self._strand, sequence)
+
+    def last_truncate(self, table: Table, sequence: int) -> Place | None:
+        """The last truncate of a table without a key, up to and with ``sequence``, which the index has reached."""
+        places = self._history.places(self._strand, table.label, b"", (sequence + 1, 0), 1)
+        return places[0] if places else None
+
+    def last_place(self, table: Table, key: bytes, sequence: int) -> Place | None:
+        """Where the key was touched last, up to and with ``sequence``, which the index has reached."""
+        places = self._history.places(self._strand, table.label, key, (sequence + 1, 0), 1)
+        if table.definition.key:
+            return places[0] if places else None
+        inserted = cast(Place, tuple(int(text or 0) for text in unpack_texts(key)))
+        if inserted[0] > sequence or not self._is_insert(table, inserted):
+            return places[0] if places else None
+        return max([inserted, *places])
+
+    def _is_insert(self, table: Table, place: Place) -> bool:
+        try:
+            _, statement = self._statements.at(place)
+        except Corrupt as error:
+            if error.reason == "not_in_journal":
+                return False
+            raise
+        return statement[0] == INSERT and statement[1] in table.relations
+
+    def _at(self, place: Place) -> Found | None:
+        """The statement there; None if the journal began there once and begins later now: the index may know more."""
+        try:
+            return self._statements.at(place)
+        except Corrupt as error:
+            if error.reason == "not_in_journal" and place[0] <= self._journal.base(self._strand).sequence:
+                return None
+            raise
+
+    def right(self, table: Table, key: bytes, place: Place | None) -> Right:
+        """The row that the statement at ``place``, the last that touched the key, left there."""
+        if place is None:
+            base = self._journal.base(self._strand).sequence
+            return Right(None, None, None, f"the journal begins behind sequence {base}" if base else "")
+        known = self._remembered.get((table.label, key, place))
+        if known is None:
+            known = self._read(table, key, place)
+            self._remembered_bytes += known.size + ENTRY_BYTES
+            if self._remembered_bytes > REMEMBERED_BYTES:
+                self._remembered.clear()
+                self._remembered_bytes = 0
+            self._remembered[table.label, key, place] = known
+        return known
+
+    def _read(self, table: Table, key: bytes, place: Place) -> Right:
+        try:
+            found = self._at(place)
+            if found is None:
+                return Right(None, place, None, "its last change is not in the journal any more")
+            header, statement = found
+            if statement[0] == TRUNCATE:
+                return Right(None, place, header)
+            relation = statement[1]
+            left = effect(statement, table.images(relation), key)
+            if left.row is None:
+                return Right(None, place, header)
+            row = self._completed(table, left, place, relation)
+        except (ValueError, struct.error) as error:
+            where = f"table {table.label}, sequence {place[0]}, ordinal {place[1]}"
+            raise Corrupt("bad_row", f"a statement cannot be read: {error}", place=where) from error
+        if row is None:
+            return Right(None, place, header, "a column's value is older than the journal")
+        texts = cast(Row, table.carry(row, relation))
+        return Right(texts if table.definition.key else [*unpack_texts(key), *texts], place, header)
+
+    def _completed(self, table: Table, left: Effect, place: Place, relation: int) -> list[Text] | None:
+        """The row without unchanged columns; None if the journal does not tell them."""
+        row, key = left.row, left.source_key
+        assert row is not None
+        looked_at = 0
+        if UNCHANGED in row:
+            self.reach(place[0])
+        while UNCHANGED in row and looked_at < OLDER_LIMIT:
+            older = self._history.places(self._strand, table.label, key, place, OLDER_AT_ONCE)
+            if not older:
+                return None
+            for place in older:
+                looked_at += 1
+                found = self._at(place)
+                if found is None or found.statement[0] == TRUNCATE:
+                    return None
+                statement = found.statement
+                before = effect(statement, table.images(statement[1]), key)
+                if before.row is None:
+                    return None  # another row lived under this key
+                row = fill(row, table.carry(before.row, statement[1], relation))
+                if UNCHANGED not in row:
+                    return row
+                if before.source_key != key:
+                    key = before.source_key
+                    break  # the row came from another key: its past goes on there
+        return None if UNCHANGED in row else row

@@ -1,0 +1,84 @@
+"""Gathering what the blocks of a resync's span touch into its worklist, and following the journal behind it.
+
+Guarantee: within the span every key that is touched is in the worklist, with its last place. Behind the span only keys
+that are still to be done are moved to their new place, so the worklist shrinks however busy the ledger is; save for
+tables that are yet to be swept, of which every key that is touched must be known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from replicator.format.statement import unpack_bodies, unpack_statements
+from replicator.storage.journal.store import Journal
+from replicator.verify.repair.job import Job
+from replicator.verify.repair.touched_keys import Touched
+from replicator.verify.repair.worklist import Work
+
+SCAN_BYTES = 1 << 18
+SAMPLE_KEYS = 20_000  # compared by a plan
+
+
+class Gathering:
+    """Fills one worklist. ``begin`` before a job, and whenever the worklist was opened anew."""
+
+    def __init__(self, work: Work, journal: Journal, strand: str) -> None:
+        self._work = work
+        self._journal = journal
+        self._strand = strand
+        self._touched: Touched | None = None
+
+    def begin(self) -> None:
+        """Forget what was gathered and not stored: it is gathered again."""
+        self._touched = None
+
+    def scan(self, job: Job, until: int) -> None:
+        """Gather what the next blocks touch, not beyond ``until``; how far that is goes into the job."""
+        began = time.monotonic()
+        in_span = job.scanned < job.last
+        until = min(until, job.last) if in_span else until
+        touched = self._gatherer(job)
+        for block in self._journal.blocks(self._strand, job.scanned, SCAN_BYTES):
+            sequence = block.header.sequence
+            if sequence > until:
+                break
+            if block.body is not None:
+                for of_block, statements in unpack_bodies([block]):
+                    touched.add(of_block, statements)
+            else:
+                self._scan_parts(job, touched, sequence)
+            job.scanned = sequence
+            if in_span:
+                job.blocks += 1
+                job.bytes += block.header.body_bytes
+        if in_span:
+            job.scan_seconds += time.monotonic() - began
+        self._store(job, touched, in_span=in_span)
+
+    def _scan_parts(self, job: Job, touched: Touched, sequence: int) -> None:
+        """A large block: what a part touches is stored before the next is read. Found again, it changes nothing."""
+        in_span, ordinal = job.scanned < job.last, 0
+        for part in self._journal.parts(self._strand, sequence):
+            touched.add(sequence, unpack_statements(part.data), ordinal)
+            ordinal += part.statements
+            self._store(job, touched, in_span=in_span)
+
+    def _store(self, job: Job, touched: Touched, *, in_span: bool) -> None:
+        adding = None if in_span else job.unswept
+        self._work.gather(touched.keys, touched.truncated, adding, dataclasses.asdict(job))
+        touched.clear()
+
+    def _gatherer(self, job: Job) -> Touched:
+        if self._touched is None:
+            tables = None if job.tables is None else frozenset(job.tables)
+            self._touched = Touched(self._journal.definitions(self._strand), tables)
+        return self._touched
+
+    def close_span(self, job: Job) -> None:
+        """The span is gathered: what is to be swept and how many keys there are is known from here on."""
+        job.to_sweep = sorted(self._work.truncated())
+        job.keys = self._work.count()
+        job.sampled = job.plan and job.users is None and job.keys > SAMPLE_KEYS
+        job.state = "rewriting"
+        self._work.save(dataclasses.asdict(job))

@@ -1,0 +1,262 @@
+"""Repair: given keys of the replica, set to what the journal says, in one transaction.
+
+Guarantee: nothing is changed unless it was asked for; then only keys whose stored row differs from what the journal
+says at the very position where the replica stands, and the values that are replaced are in a report on disk, synced,
+before the first of them is. A key is left alone whose last change is no longer in the journal, or where the journal
+says what is stored already: then it is the primary that differs from its own history.
+
+A report of a repair that was killed says so (``"applied": false``): whether its change was made is what the next dry
+run tells. Tables without a key are compared as a whole, place by place, because their rows have no other name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from replicator.errors import Rejected, Unavailable
+from replicator.format.position import Position, genesis
+from replicator.format.statement import unpack_bodies, unpack_statements
+from replicator.ledger.presentation import show_time
+from replicator.pipeline.replay.loop import Replay
+from replicator.pipeline.replicas.base import Applied, Replica
+from replicator.pipeline.replicas.keys import checked_key
+from replicator.storage.atomic_file import replace_file, sync_directory
+from replicator.storage.journal.store import Journal
+from replicator.verify.repair.compare_and_set import Compared, compare, write
+from replicator.verify.repair.expected_row import Rightful, Table
+from replicator.verify.repair.images import Place, pack_texts, place_key, unpack_texts
+from replicator.verify.repair.touched_keys import Touched
+
+KEYS_LIMIT = 10_000
+CHUNK_KEYS = 500
+SCAN_BYTES = 1 << 18
+INDEX_BLOCKS = 2000  # that may be indexed while replay waits
+
+T = TypeVar("T")
+Named = tuple[str, Sequence[str]]  # a table's label, and a key's canonical texts
+Fields = dict[str, Any]
+
+
+class Repairs:
+    """Repairs the replica of one strand. ``reports`` is the directory of the reports."""
+
+    def __init__(self, journal: Journal, rightful: Rightful, replay: Replay, strand: str, reports: Path) -> None:
+        self._journal = journal
+        self._rightful = rightful
+        self._replay = replay
+        self._strand = strand
+        self._reports = reports
+        self._one = trio.Lock()  # ``rightful`` is not for two at a time
+
+    async def repair(self, keys: Sequence[Named], keyless: Sequence[str], who: str, *, apply: bool) -> Fields:
+        """Compare the keys, and all rows of the tables ``keyless``, with the journal; write what differs if ``apply``.
+
+        Raises Rejected (a table that is not there, too many keys), Unavailable or Halted.
+        """
+        async with self._one:
+            packed = await self._replay.between_steps(functools.partial(self._packed, keys=keys))
+            for table in keyless:
+                packed += await self._differing_places(table, KEYS_LIMIT - len(packed))
+            if len(packed) > KEYS_LIMIT:
+                raise _too_many()
+            await self._between(lambda replica: self._compared(replica, packed))  # reads the journal ahead
+            return await self._between(lambda replica: self._do(replica, packed, who, apply=apply))
+
+    async def _between(self, work: Callable[[Replica], T]) -> T:
+        """``work`` between two steps, once the index is so near that the rest of it takes no time."""
+
+        def reached(replica: Replica, _: Applied) -> tuple[T] | int:
+            sequence = _position(replica, self._strand).sequence
+            if sequence - self._rightful.indexed() > INDEX_BLOCKS:
+                return sequence
+            self._rightful.reach(sequence)
+            return (work(replica),)
+
+        while True:
+            found = await self._replay.between_steps(reached)
+            if isinstance(found, tuple):
+                return found[0]
+            await trio.to_thread.run_sync(self._rightful.reach, found)
+
+    # -- between two steps
+
+    def _do(self, replica: Replica, keys: Sequence[tuple[str, bytes]], who: str, *, apply: bool) -> Fields:
+        if not apply:
+            return self._told(replica, self._compared(replica, keys), who)
+        replica.begin()  # what is read now stays so until it is replaced
+        compared = self._compared(replica, keys)
+        content = self._told(replica, compared, who)
+        applied = replica.applied(self._strand)
+        differing = [one for one in compared if one.differs]
+        if applied is None or not differing:
+            replica.rollback()
+            return content
+        path = self._reports / f"repair-{content['when'].replace(':', '')}.json"
+        _store(path, content)
+        write(replica, self._strand, differing)
+        replica.commit(applied)
+        content = {**content, "applied": True, "report": str(path)}
+        with contextlib.suppress(Unavailable):  # what was replaced is on disk already
+            _store(path, content)
+        return content
+
+    def _told(self, replica: Replica, compared: Sequence[Compared], who: str) -> Fields:
+        return {
+            "position": str(_position(replica, self._strand)),
+            "when": show_time(time.time_ns() // 1000),
+            "who": who,
+            "applied": False,
+            "report": None,
+            "keys": [_shown(one) for one in compared],
+        }
+
+    def _packed(self, replica: Replica, _: Applied, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
+        """The keys in canonical form: a person may write 01 for 1. What is not of the key's type is taken as it is, for
+        somebody may have stored such a thing."""
+        tables = self._rightful.tables(replica.definitions(self._strand))
+        packed = []
+        for label, texts in keys:
+            table = _table(tables, label)
+            with contextlib.suppress(Rejected):
+                texts = [text for _, text in checked_key(table.definition, texts)]
+            if len(texts) != len(table.stored.key):
+                names = ", ".join(table.stored.key)
+                raise Rejected("bad_key", f"a key of {label} is {names}", status=422, place=f"table {label}")
+            packed.append((label, pack_texts(texts)))
+        return packed
+
+    def _compared(self, replica: Replica, keys: Sequence[tuple[str, bytes]]) -> list[Compared]:
+        tables = self._rightful.tables(replica.definitions(self._strand))
+        sequence = _position(replica, self._strand).sequence
+        asked = []
+        for label, key in dict.fromkeys(keys):
+            table = _table(tables, label)
+            place = self._rightful.last_place(table, key, sequence)
+            asked.append((table, key, self._rightful.right(table, key, place)))
+        return compare(replica, asked)
+
+    # -- tables without a key
+
+    async def _differing_places(self, label: str, limit: int) -> list[tuple[str, bytes]]:
+        """The places of a keyless table at which replica and journal differ: candidates, looked at again later."""
+        found: list[tuple[str, bytes]] = []
+
+        async def look(keys: list[tuple[str, bytes]]) -> None:
+            compared = await self._between(lambda replica: self._compared(replica, keys))
+            found.extend((label, one.key) for one in compared if one.differs)
+            if len(found) > limit:
+                raise _too_many()
+
+        after: bytes | None = None
+        while keys := await self._replay.between_steps(functools.partial(self._stored, label=label, after=after)):
+            await look([(label, key) for key in keys])
+            after = keys[-1]
+        begun, until = await self._replay.between_steps(lambda replica, _: self._span(replica, label))
+        inserted = self._inserted(label, begun, until)
+        while (places := await trio.to_thread.run_sync(next, inserted, None)) is not None:
+            for at in range(0, len(places), CHUNK_KEYS):
+                await look([(label, place_key(place)) for place in places[at : at + CHUNK_KEYS]])
+        return list(dict.fromkeys(found))
+
+    def _stored(self, replica: Replica, _: Applied, label: str, after: bytes | None) -> list[bytes]:
+        table = _table(self._rightful.tables(replica.definitions(self._strand)), label)
+        if table.definition.key:
+            raise Rejected("has_key", "the table has a key: name its keys", status=422, place=f"table {label}")
+        return replica.stored_keys(table.stored, after, CHUNK_KEYS)
+
+    def _span(self, replica: Replica, label: str) -> tuple[int, int]:
+        """Where the table's rows begin in the journal, and where the replica stands."""
+        sequence = _position(replica, self._strand).sequence
+        self._rightful.reach(sequence)
+        table = _table(self._rightful.tables(replica.definitions(self._strand)), label)
+        truncated = self._rightful.last_truncate(table, sequence)
+        return (truncated[0] - 1 if truncated else self._journal.base(self._strand).sequence), sequence
+
+    def _inserted(self, label: str, after: int, until: int) -> Iterator[list[Place]]:
+        """The places of the rows that were inserted behind ``after``, up to and with ``until``."""
+        touched = Touched(self._journal.definitions(self._strand), frozenset([label]))
+        while blocks := self._journal.blocks(self._strand, after, SCAN_BYTES):
+            for block in blocks:
+                if block.header.sequence > until:
+                    break
+                if block.body is not None:
+                    for sequence, statements in unpack_bodies([block]):
+                        touched.add(sequence, statements)
+                    continue
+                ordinal = 0
+                for part in self._journal.parts(self._strand, block.header.sequence):
+                    touched.add(block.header.sequence, unpack_statements(part.data), ordinal)
+                    ordinal += part.statements
+                    yield list(touched.keys.values())
+                    touched.clear()
+            yield list(touched.keys.values())
+            touched.clear()
+            after = blocks[-1].header.sequence
+            if after >= until:
+                return
+
+
+def _position(replica: Replica, strand: str) -> Position:
+    applied = replica.applied(strand)
+    return applied.position if applied else genesis(strand)
+
+
+def _table(tables: dict[str, Table], label: str) -> Table:
+    if label not in tables:
+        raise Rejected("unknown_table", "the replica has no such table", status=404, place=f"table {label:.200}")
+    return tables[label]
+
+
+def _too_many() -> Rejected:
+    return Rejected(
+        "too_many_keys",
+        f"more than {KEYS_LIMIT:,} keys differ",
+        status=422,
+        cure="replicator resync --from a time before they came to differ; or make the region anew",
+    )
+
+
+def _shown(one: Compared) -> Fields:
+    """A key for people: what is stored, what the journal says and where, and what that means."""
+    names = [column.name for column in one.table.stored.columns]
+    right, header = one.right, one.right.header
+    state = "unknown" if right.unknown else "differs" if one.differs else "agrees"
+    return {
+        "table": one.table.label,
+        "key": dict(zip(one.table.stored.key, unpack_texts(one.key), strict=True)),
+        "state": state,
+        "before": _named(names, one.before),
+        "written": _named(names, right.row),
+        "why": right.unknown,
+        "block": None
+        if header is None or right.place is None
+        else {
+            "sequence": right.place[0],
+            "ordinal": right.place[1],
+            "transaction": header.txid,
+            "committed_at": show_time(header.committed_at),
+        },
+    }
+
+
+def _named(names: Sequence[str], row: Sequence[str | None] | None) -> dict[str, str | None] | None:
+    return None if row is None else dict(zip(names, row, strict=True))
+
+
+def _store(path: Path, content: Fields) -> None:
+    """Write the file and make it durable, itself and its name."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, [json.dumps(content, indent=2)])
+        sync_directory(path.parent.parent)
+    except OSError as error:
+        cure = "free disk space, or mend the directory's rights; then repair again"
+        raise Unavailable("report_unwritable", f"the report: {error.strerror}", place=str(path), cure=cure) from error

@@ -1,0 +1,73 @@
+"""The term of a primary: the fence is open in no epoch but the one in which it was decided to open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from replicator.cluster.failover.lease_keeper import Term
+from replicator.cluster.fencing.embedded import Gate
+from replicator.cluster.leases.static import StaticLease
+
+TTL_SECONDS = 30.0
+
+
+class Hands:
+    """A clock that a test moves; it stands for the one that counts suspension."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+@pytest.fixture
+def gate(clock: Hands) -> Gate:
+    return Gate(clock)
+
+
+@pytest.fixture
+def term(tmp_path: Path, clock: Hands, gate: Gate) -> Term:
+    lease = StaticLease(tmp_path / "lease.json", "main", TTL_SECONDS, clock, lambda: "one boot")
+    return Term(lease, gate, "paris", clock, 0.01, 0.5, lambda: None)
+
+
+async def test_a_renewal_prolongs_what_is_open(term: Term, gate: Gate, clock: Hands) -> None:
+    await term.claim(1, None)
+    await term.open(1)
+    clock.seconds += TTL_SECONDS / 2
+    await term._renew()
+    clock.seconds += TTL_SECONDS * 3 / 4
+    assert (await gate.look()).open
+    assert term.is_open
+
+
+async def test_a_renewal_in_another_epoch_opens_nothing(term: Term, gate: Gate, clock: Hands) -> None:
+    """It slept through its lease, and claims again: until its promotion is done nobody may write."""
+    await term.claim(1, None)
+    await term.open(1)
+    clock.seconds += 2 * TTL_SECONDS
+    await term._renew()
+    assert term.grant is None, "another process may have led since"
+    await term.claim(2, None)
+    await term._renew()
+    assert not (await gate.look()).open
+    assert not term.is_open
+    await term.open(2)
+    assert (await gate.look()).open
+
+
+async def test_a_renewal_after_closing_opens_nothing(term: Term, gate: Gate) -> None:
+    await term.claim(1, None)
+    await term.open(1)
+    await term.close(None, retry_after=1)
+    await term._renew()
+    assert not (await gate.look()).open
+    assert not term.is_open

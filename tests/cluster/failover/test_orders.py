@@ -1,0 +1,92 @@
+"""What speaks against an order is told before it is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from replicator.cluster.failover.model import Memory, Order, Report, Rules
+from replicator.cluster.failover.orders import check_order
+from replicator.cluster.failover.states import State
+from replicator.cluster.leases.base import Holder, LeaseView
+from replicator.errors import Rejected
+
+RULES = Rules("tokyo", ("paris", "tokyo"))
+FREE = LeaseView(None, 3)
+HELD = LeaseView(Holder("paris", 3, "t"), 3)
+FOLLOWING = Memory(State.FOLLOWING, "replica")
+ME = Report("tokyo", State.FOLLOWING)
+FAILOVER = Order("failover", 60.0)
+SWITCHOVER = Order("switchover", 60.0, target="paris")
+
+
+def _check(
+    order: Order,
+    memory: Memory = FOLLOWING,
+    me: Report = ME,
+    lease: LeaseView | None = FREE,
+    rules: Rules = RULES,
+    present: Order | None = None,
+) -> str:
+    """The reason of the refusal; empty if the order is taken."""
+    try:
+        check_order(order, memory, me, lease, rules, present, 10.0)
+    except Rejected as refusal:
+        return refusal.reason if refusal.status == 409 and refusal.cure else "without a cure"
+    return ""
+
+
+def _in(state: State) -> Memory:
+    return dataclasses.replace(FOLLOWING, state=state)
+
+
+def test_a_failover_needs_a_free_lease() -> None:
+    assert _check(FAILOVER) == ""
+    assert _check(FAILOVER, lease=HELD) == "held"
+    assert _check(FAILOVER, lease=None) == "no_lease_store"
+
+
+def test_where_no_store_excludes_others_a_person_says_that_the_primary_is_fenced() -> None:
+    manual = dataclasses.replace(RULES, exclusive=False)
+    assert _check(FAILOVER, lease=HELD, rules=manual) == "held"
+    assert _check(dataclasses.replace(FAILOVER, primary_is_fenced=True), lease=HELD, rules=manual) == ""
+
+
+def test_a_loss_is_decided_for_a_reason() -> None:
+    loss = dataclasses.replace(FAILOVER, allow_data_loss=True)
+    assert _check(loss) == "no_reason"
+    assert _check(dataclasses.replace(loss, reason=" ")) == "no_reason"
+    assert _check(dataclasses.replace(loss, reason="paris burned down")) == ""
+
+
+def test_a_region_that_cannot_be_promoted_says_why() -> None:
+    assert _check(FAILOVER, me=dataclasses.replace(ME, blocked="2 keys differ")) == "not_ready"
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.FOLLOWING, State.SUSPECTING, State.DEMOTED}))
+def test_only_a_region_that_follows_is_promoted(state: State) -> None:
+    assert _check(FAILOVER, _in(state)) == "not_now"
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.PRIMARY}))
+def test_only_the_primary_hands_over(state: State) -> None:
+    assert _check(SWITCHOVER, _in(state)) == "not_primary"
+
+
+@pytest.mark.parametrize("target", ["", "tokyo", "atlantis"])
+def test_a_switchover_names_another_region(target: str) -> None:
+    assert _check(dataclasses.replace(SWITCHOVER, target=target), _in(State.PRIMARY)) == "bad_target"
+    assert _check(SWITCHOVER, _in(State.PRIMARY)) == ""
+
+
+def test_one_order_at_a_time() -> None:
+    assert _check(FAILOVER, present=SWITCHOVER) == "busy"
+    assert _check(FAILOVER, present=dataclasses.replace(SWITCHOVER, until=5.0)) == "", "that one is over"
+    assert _check(FAILOVER, present=FAILOVER) == "", "it may be given again"
+
+
+def test_only_who_waits_for_a_person_is_let_rejoin() -> None:
+    assert _check(Order("rejoin", 60.0)) == "not_now"
+    assert _check(Order("rejoin", 60.0), _in(State.REJOINING)) == ""
+    assert _check(Order("rejoin", 60.0), _in(State.HALTED)) == ""

@@ -1,0 +1,120 @@
+"""Reports, memories and orders, there and back; and what is none is refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.cluster.failover.model import Memory, Order, Report
+from replicator.cluster.failover.states import State
+from replicator.cluster.failover.wire import memory_from, memory_json, order_from, order_json, report_from, report_json
+from replicator.cluster.leases.base import Holder
+
+counts = st.integers(0, 2**53)
+texts = st.text(max_size=50)
+numbers = st.floats(0, 1e12, allow_nan=False)
+reports = st.builds(
+    Report,
+    region=texts,
+    state=st.sampled_from(State),
+    epoch=counts,
+    promised=counts,
+    head_epoch=counts,
+    sequence=counts,
+    hash=texts,
+    applied=counts,
+    verified=counts,
+    open=st.booleans(),
+    priority=st.integers(0, 100),
+    blocked=texts,
+    heard_seconds=st.none() | numbers,
+    heard_head=counts,
+    at_risk=st.dictionaries(texts, numbers, max_size=5),
+    at_risk_unknown=counts,
+    led=counts,
+)
+memories = st.builds(
+    Memory,
+    state=st.sampled_from(State),
+    half=st.sampled_from(["primary", "replica"]),
+    epoch=counts,
+    promised=counts,
+    led=counts,
+    mine=counts,
+    closed_at=st.none() | counts,
+    handed_to=texts,
+    changed_at=st.none() | numbers,
+    approved=st.booleans(),
+    reopening=st.booleans(),
+    why=texts,
+)
+orders = st.builds(
+    Order,
+    verb=st.sampled_from(["switchover", "failover", "take", "rejoin"]),
+    until=st.just(0.0),
+    target=texts,
+    instead_of=st.none() | st.builds(Holder, texts, counts, texts),
+    sequence=counts,
+    allow_data_loss=st.booleans(),
+    primary_is_fenced=st.booleans(),
+    reason=texts,
+)
+
+
+@given(reports)
+def test_a_report_comes_back(report: Report) -> None:
+    assert report_from(json.loads(json.dumps(report_json(report)))) == report
+
+
+@given(memories)
+def test_a_memory_comes_back(memory: Memory) -> None:
+    assert memory_from(json.loads(json.dumps(memory_json(memory)))) == memory
+
+
+@given(orders, st.floats(0, 1000))
+def test_an_order_comes_back_with_the_time_that_it_still_has(order: Order, seconds: float) -> None:
+    read = order_from(json.loads(json.dumps(order_json(order, seconds))), 100.0)
+    assert read.until == pytest.approx(100.0 + seconds)
+    assert read == Order(**{**{name: getattr(order, name) for name in Order.__slots__}, "until": read.until})
+
+
+def test_what_a_newer_region_adds_is_left_alone() -> None:
+    fields = report_json(Report("paris", State.PRIMARY))
+    assert report_from({**fields, "mood": "good"}) == Report("paris", State.PRIMARY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("state", "king"),
+        ("epoch", -1),
+        ("epoch", 1.5),
+        ("epoch", True),
+        ("epoch", 2**70),
+        ("open", 1),
+        ("blocked", "x" * 10_000),
+        ("heard_seconds", "soon"),
+        ("heard_seconds", float("nan")),
+        ("at_risk", []),
+        ("at_risk", {"wallets EUR": "much"}),
+        ("region", None),
+    ],
+)
+def test_a_field_that_is_none_is_named(name: str, value: Any) -> None:
+    fields = {**report_json(Report("paris", State.PRIMARY)), name: value}
+    with pytest.raises(ValueError, match=name):
+        report_from(fields)
+
+
+@pytest.mark.parametrize("fields", [None, [], "report", 5])
+def test_what_is_no_object_is_no_report(fields: Any) -> None:
+    with pytest.raises(ValueError, match="object"):
+        report_from(fields)
+
+
+def test_an_order_lasts_an_hour_at_most() -> None:
+    assert order_from({"verb": "failover", "seconds": 1e12}, 0.0).until == 3600.0

@@ -1,0 +1,177 @@
+"""How an orphan stands to the region in charge: pure, case by case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from replicator.cluster.rejoin.conflict_check import By, Judged, Made, There, judge, reapply_id
+
+Fields = dict[str, Any]
+Row = dict[str, str | None]
+BY = By(20, "their tx", "2026-01-01T00:00:00Z")
+
+
+class Charge:
+    """What the region in charge has: rows by key, of one table."""
+
+    def __init__(self, **touched: Row | None) -> None:
+        self.touched = touched
+        self.by = BY
+        self.unknown = ""
+
+    def has_table(self, label: str, columns: list[str] | None) -> bool:
+        return label != "absent" and (columns is None or columns == ["id", "v"])
+
+    def look(self, label: str, key: Mapping[str, str | None]) -> There:
+        name = key["id"]
+        assert name is not None
+        return There(self.by, self.touched[name], self.unknown) if name in self.touched else There(None, None, "")
+
+
+class Marks:
+    def __init__(self) -> None:
+        self.marks: dict[object, tuple[int, bool]] = {}
+
+    def get(self, label: str, key: Mapping[str, str | None]) -> tuple[int, bool] | None:
+        return self.marks.get((label, *key.values()))
+
+    def set(self, label: str, key: Mapping[str, str | None], sequence: int, *, clean: bool) -> None:
+        self.marks[label, *key.values()] = (sequence, clean)
+
+    def drop(self, label: str, key: Mapping[str, str | None]) -> None:
+        self.marks.pop((label, *key.values()), None)
+
+
+def row(key: str, value: str | None) -> Row | None:
+    return None if value is None else {"id": key, "v": value}
+
+
+def change(key: str, before: str | None, after: str | None, **more: Any) -> Fields:
+    told = {"op": "update", "table": "t", "key": {"id": key}, "keyless": False, "unknown": ""}
+    return {**told, "before": row(key, before), "after": row(key, after), **more}
+
+
+def orphan(*statements: Fields, sequence: int = 11, **more: Any) -> Fields:
+    fields = {"sequence": sequence, "transaction": f"tx-{sequence}", "hash": "ab" * 32, "request": None, "digest": None}
+    return {**fields, "left_out": 0, "left_tables": [], "statements": list(statements), **more}
+
+
+def judged(transaction: Fields, charge: Charge | None = None, marks: Marks | None = None, **more: Any) -> Judged:
+    made = more.get("made", {})
+    return judge(transaction, charge or Charge(), marks or Marks(), made.get, more.get("reapplied"))
+
+
+def test_a_row_that_nobody_touched_since_is_as_it_was() -> None:
+    assert judged(orphan(change("a", "1", "2"))) == Judged("clean", [])
+
+
+@pytest.mark.parametrize(
+    ("there", "verdict"), [("1", "clean"), ("3", "conflict"), (None, "conflict"), ("2", "conflict")]
+)
+def test_a_row_that_was_touched_since(there: str | None, verdict: str) -> None:
+    found = judged(orphan(change("a", "1", "2")), Charge(a=row("a", there)))
+    assert found.verdict == verdict
+    assert found.why[0]["block"] == BY._asdict()
+
+
+def test_the_same_row_by_the_same_transaction_is_there_and_by_another_is_not() -> None:
+    charge = Charge(a=row("a", "2"))
+    told = orphan(change("a", "1", "2"), transaction="their tx")
+    assert judged(told, charge).verdict == "there"
+    charge.by = BY._replace(transaction="tx-11")  # a name that the ledger gives by itself proves nothing
+    assert judged(orphan(change("a", "1", "2")), charge).verdict == "conflict"
+    charge.by = BY._replace(transaction=reapply_id(orphan()))
+    assert judged(orphan(change("a", "1", "2")), charge).verdict == "there"
+
+
+def test_one_row_that_conflicts_makes_the_transaction_one() -> None:
+    told = orphan(change("a", "1", "2"), change("b", "1", "2"))
+    assert judged(told, Charge(b=row("b", "9"))).verdict == "conflict"
+
+
+def test_half_of_it_there_is_a_conflict() -> None:
+    told = orphan(change("a", "1", "2"), change("b", "1", "2"), transaction="their tx")
+    assert judged(told, Charge(b=row("b", "2"))).verdict == "conflict"
+
+
+def test_the_same_request() -> None:
+    told = orphan(change("a", "1", "2"), request="r", digest="aa")
+    same, other = {"r": Made(BY, "aa")}, {"r": Made(BY, "bb")}
+    assert judged(told, Charge(a=row("a", "9")), made=same).verdict == "there"
+    assert judged(told, made=other).verdict == "conflict"
+    charge = Charge(a=row("a", "2"))
+    charge.by = BY._replace(transaction="r")
+    assert judged(told, charge, made=other).verdict == "there", "re-applied under its client's key"
+
+
+def test_what_was_re_applied_is_there() -> None:
+    note = {"who": "ann", "at": "now"}
+    assert judged(orphan(change("a", "1", "2")), Charge(a=row("a", "9")), reapplied=note).verdict == "there"
+    made = {reapply_id(orphan()): Made(BY, "")}
+    assert judged(orphan(change("a", "1", "2")), Charge(a=row("a", "9")), made=made).verdict == "there"
+
+
+@pytest.mark.parametrize(
+    ("charge", "verdicts"),
+    [
+        (Charge(), ["clean", "clean", "clean"]),
+        (Charge(a=row("a", "9")), ["conflict", "conflict", "clean"]),
+        (Charge(b=row("b", "9")), ["clean", "clean", "conflict"]),
+    ],
+)
+def test_orphans_that_build_on_each_other(charge: Charge, verdicts: list[str]) -> None:
+    told = [
+        orphan(change("a", "1", "2"), sequence=11),
+        orphan(change("a", "2", "3"), sequence=12),
+        orphan(change("b", "1", "2"), sequence=13),
+    ]
+    marks = Marks()
+    found = [judged(one, charge, marks) for one in told]
+    assert [one.verdict for one in found] == verdicts
+    if verdicts[1] != "clean" or verdicts[0] == "clean":
+        assert found[1].why[0].get("builds_on") == 11
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        orphan({"op": "truncate", "table": "t", "key": None}),
+        orphan(change("x", "1", "2"), left_out=3, left_tables=["t"]),
+    ],
+)
+def test_behind_what_touched_any_row_of_the_table_nothing_is_clean(first: Fields) -> None:
+    marks = Marks()
+    assert judged(first, marks=marks).verdict == "conflict"
+    assert judged(orphan(change("a", None, "2"), sequence=12), marks=marks).verdict == "conflict"
+    assert judged(orphan(change("a", None, "2", table="u"), sequence=13), marks=marks).verdict == "clean"
+
+
+@pytest.mark.parametrize(
+    ("statement", "verdict"),
+    [
+        ({"op": "truncate", "table": "t", "key": None}, "conflict"),
+        ({"op": "define", "table": "t", "key": None, "columns": ["id", "v"]}, "there"),
+        ({"op": "define", "table": "t", "key": None, "columns": ["id"]}, "conflict"),
+        ({"op": "define", "table": "absent", "key": None, "columns": ["id", "v"]}, "conflict"),
+        ({"op": "sequence", "table": None, "key": None}, "nothing"),
+        ({"op": "message", "table": None, "key": None}, "nothing"),
+        (change("a", "1", "2", table="absent"), "conflict"),
+        (change("a", "1", "2", unknown="older than the journal"), "conflict"),
+        (change("a", None, "2", keyless=True), "clean"),
+    ],
+)
+def test_other_statements(statement: Fields, verdict: str) -> None:
+    assert judged(orphan(statement)).verdict == verdict
+
+
+def test_no_statement_is_nothing() -> None:
+    assert judged(orphan()).verdict == "nothing"
+
+
+def test_what_is_not_known_of_the_region_in_charge_is_a_conflict() -> None:
+    charge = Charge(a=row("a", "1"))
+    charge.unknown = "the journal begins later"
+    assert judged(orphan(change("a", "1", "2")), charge).verdict == "conflict"

@@ -1,0 +1,71 @@
+"""A bootstrap that is killed before or after a named step; run as a module by ``test_crash``.
+
+It imports everything once and forks a child for each configuration; the child kills itself with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from replicator.config import load
+from replicator.ops.bootstrap import bootstrap, target
+from replicator.ops.bootstrap.bootstrap import Bootstrap, Report, source_of
+
+STEPS: dict[str, tuple[Any, str]] = {
+    "set aside": (target, "set_aside"),
+    "write half": (bootstrap, "write_half"),
+    "begin": (target.Filling, "begin"),
+    "add": (target.Filling, "add"),
+    "finish": (target.Filling, "finish"),
+    "journal": (target, "begin_journal"),
+    "clear": (target.Filling, "clear"),
+    "remove half": (bootstrap, "remove_half"),
+}
+CELLS = [f"{side} {step}" for step in STEPS for side in ("before", "after")]
+
+
+def arm(cell: str) -> None:
+    """Let the step kill this process."""
+    side, step = cell.split(" ", 1)
+    owner, name = STEPS[step]
+    do: Callable[..., Any] = getattr(owner, name)
+
+    def killing(*arguments: Any) -> Any:
+        if side == "after":
+            do(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, killing)
+
+
+def run(config: Path, *, replace: bool) -> int:
+    """The verb's work; the sequence that the region is at then."""
+    settings = load(config)
+    work = Bootstrap(settings, source_of(settings, None), replace=replace, rate=None, report=Report())
+    return trio.run(work.run).sequence
+
+
+def main(configs: list[str]) -> None:
+    """Each configuration with the cell of its place; prints how each child ended."""
+    for cell, config in zip(CELLS, configs, strict=True):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                arm(cell)
+                run(Path(config), replace=True)
+                code = 0
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

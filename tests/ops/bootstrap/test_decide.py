@@ -1,0 +1,124 @@
+"""What bootstrap does with what it finds; what survives a kill; what travels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from replicator.errors import Corrupt, Halted
+from replicator.format.definition import Column, Definition, pack_definition
+from replicator.format.position import Position
+from replicator.ops.bootstrap.decide import Found, Way, way
+from replicator.pipeline.copies.partial_copy import (
+    Half,
+    mark_of,
+    read_half,
+    refuse_half,
+    refuse_marked,
+    remove_half,
+    write_half,
+)
+from replicator.pipeline.copies.wire import Begun, Chunk, Last, pack_begun, pack_chunk, unpack_begun, unpack_chunk
+from replicator.pipeline.replicas.base import SetSequence
+
+HERE = Position("main", 1, 50, b"\x01" * 32)
+THERE = Position("main", 1, 90, b"\x02" * 32)
+TABLE = Definition("public", "t", (Column("id", "int8", "binary"),), ("id",))
+BEGUN = Begun("c1", THERE, 5, 6, [(1, pack_definition(TABLE))], 100)
+HALF = Half("http://paris:7400", BEGUN, 5000)
+MARK = mark_of(BEGUN, 3, 30)
+OTHER_MARK = mark_of(BEGUN._replace(copy="c2"), 3, 30)
+
+
+@pytest.mark.parametrize(
+    ("found", "replace", "expected"),
+    [
+        (Found(None, None, None, None), False, Way.BEGIN),
+        (Found(None, None, None, None), True, Way.BEGIN),
+        (Found(None, HERE, HERE, None), True, Way.REPLACE),
+        (Found(None, None, HERE, None), True, Way.REPLACE),  # killed while it was set aside
+        (Found(None, None, None, MARK), False, Way.ANEW),  # the moment is gone
+        (Found(HALF, None, None, None), False, Way.ANEW),  # killed before its first transaction
+        (Found(HALF, None, HERE, None), False, Way.ANEW),  # the same, of what is replaced
+        (Found(HALF, None, THERE, None), False, Way.ANEW),  # what is replaced happens to stand where the copy will
+        (Found(HALF, None, None, OTHER_MARK), False, Way.ANEW),
+        (Found(HALF, None, None, MARK), False, Way.RESUME),
+        (Found(HALF, None, THERE, MARK), False, Way.FINISH),
+        (Found(HALF, THERE, THERE, MARK), False, Way.FINISH),  # the journal was just begun
+    ],
+)
+def test_the_way(found: Found, replace: bool, expected: Way) -> None:
+    assert way(found, replace=replace) is expected
+
+
+def test_another_region_that_is_named_is_copied_from_the_beginning() -> None:
+    found = Found(HALF, None, None, MARK)
+    assert way(found, replace=False, source="http://lima:7400") is Way.ANEW
+    assert way(found, replace=False, source=HALF.url) is Way.RESUME
+    assert way(Found(HALF, None, THERE, MARK), replace=False, source="http://lima:7400") is Way.FINISH
+
+
+@pytest.mark.parametrize("found", [Found(None, HERE, HERE, None), Found(None, HERE, None, None)])
+def test_data_is_never_replaced_unasked(found: Found) -> None:
+    with pytest.raises(Halted) as caught:
+        way(found, replace=False)
+    assert caught.value.reason == "region_has_data"
+    assert "--replace" in caught.value.cure
+
+
+def test_half_a_copy_survives_and_keeps_the_region_from_running(tmp_path: Path) -> None:
+    assert read_half(tmp_path) is None
+    refuse_half(tmp_path)
+    write_half(tmp_path, HALF)
+    assert read_half(tmp_path) == HALF
+    with pytest.raises(Halted, match="not whole yet"):
+        refuse_half(tmp_path)
+    remove_half(tmp_path)
+    remove_half(tmp_path)
+    refuse_half(tmp_path)
+    (tmp_path / "copy.json").write_text('{"from": 1}')
+    with pytest.raises(Halted) as caught:
+        read_half(tmp_path)
+    assert caught.value.reason == "copy_unreadable"
+
+
+def test_a_mark_keeps_the_replica_from_being_replayed_into() -> None:
+    refuse_marked(None, None)
+    refuse_marked(MARK, MARK)
+    with pytest.raises(Halted, match="3 chunks, 30 rows"):
+        refuse_marked(MARK, None)
+
+
+def test_what_travels_comes_back() -> None:
+    assert unpack_begun(pack_begun(BEGUN)) == BEGUN
+    keyed, keyless = Chunk(4, 1, [b"a", b"b"], None), Chunk(5, 1, [b"a"], [(90, 0)])
+    last = Last(6, 3, [SetSequence("public", "s", 7, 1)])
+    for chunk in (keyed, keyless, last):
+        assert unpack_chunk(pack_chunk(chunk), chunk.number) == chunk
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb([4, 1, ["text"], None]),
+        msgpack.packb([4, 1, [b"a", b"b"], [[1, 1]]]),
+        msgpack.packb([4, 1, [b"a"], [1]]),
+        msgpack.packb([5, 1, [b"a"], None]),
+        msgpack.packb([4, 0, 1, [["public", "s", "7", 1]]]),
+        msgpack.packb([4, 0, 1, [["public"]]]),
+        msgpack.packb({"a": 1}),
+    ],
+)
+def test_what_is_no_chunk_is_corrupt(data: bytes) -> None:
+    with pytest.raises(Corrupt):
+        unpack_chunk(data, 4)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", msgpack.packb([1]), msgpack.packb({"copy": "x"})])
+def test_what_is_no_copy_is_corrupt(data: bytes) -> None:
+    with pytest.raises(Corrupt):
+        unpack_begun(data)

@@ -1,0 +1,102 @@
+"""What is seen is put on one clock, and what is at risk is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from replicator.ops.drills.observations import Past, Sight, Sights, at_risk
+from replicator.ops.drills.plan import StopRule
+from replicator.ops.drills.regions import of_failover, of_status
+from replicator.ops.drills.stop_rules import stops
+
+WALL_US = 1_790_000_000_000_000
+
+
+def sight(region: str, at: float, state: str = "following", **fields: object) -> Sight:
+    return dataclasses.replace(Sight(region, at - 0.02, at, state), **fields)  # type: ignore[arg-type]
+
+
+def past(seconds: float, state: str) -> Past:
+    return Past(WALL_US + round(seconds * 1e6), state, "event", 2, "because")
+
+
+def test_what_a_region_tells_of_its_past_is_placed_by_its_clock_within_the_two_polls() -> None:
+    sights = Sights(WALL_US)
+    old = past(-100, "following")
+    sights.saw(sight("tokyo", 1.0, history=[old]))
+    sights.saw(sight("tokyo", 2.0, "draining", history=[old, past(1.5, "claiming"), past(1.7, "draining")]))
+    assert [(entry.at, entry.state) for entry in sights.entries] == [
+        (1.0, "following"),
+        (1.5, "claiming"),
+        (1.7, "draining"),
+    ]
+    late = [old, past(1.5, "claiming"), past(1.7, "draining"), past(90.0, "promoting"), past(-90.0, "primary")]
+    sights.saw(sight("tokyo", 3.0, "primary", history=late))
+    assert [(entry.at, entry.state) for entry in sights.entries[3:]] == [(3.0, "promoting"), (1.98, "primary")]
+
+
+def test_a_region_without_a_past_is_followed_by_the_polls() -> None:
+    sights = Sights(WALL_US)
+    for at, state in ((1.0, "following"), (2.0, "following"), (3.0, "away"), (4.0, "away"), (5.0, "following")):
+        sights.saw(sight("tokyo", at, state))
+    # It is away since the first poll that it did not answer was sent.
+    assert [(entry.at, entry.state) for entry in sights.entries] == [
+        (1.0, "following"),
+        (2.98, "away"),
+        (5.0, "following"),
+    ]
+
+
+def test_who_leads_is_the_newest_of_those_that_say_so() -> None:
+    sights = Sights(WALL_US)
+    assert sights.leader is None
+    sights.saw(sight("paris", 1.0, "primary", leads=True, epoch=1))
+    sights.saw(sight("tokyo", 1.1, "primary", leads=True, epoch=2))
+    assert sights.leader == "tokyo"
+
+
+def test_at_risk_is_what_no_other_region_has_also_when_the_primary_is_gone() -> None:
+    primary = sight("paris", 1, "primary", leads=True, sequence=120, at_risk={"EUR": 9.0})
+    tokyo, lima = sight("tokyo", 1, sequence=100, heard_head=110), sight("lima", 1, sequence=90)
+    assert at_risk({"paris": primary, "tokyo": tokyo, "lima": lima}) == (20, {"EUR": 9.0})
+    assert at_risk({"paris": sight("paris", 2, "away"), "tokyo": tokyo, "lima": lima}) == (10, {})
+    assert at_risk({"paris": primary}) == (0, {})
+
+
+def test_the_stop_rule() -> None:
+    seen = {
+        "paris": sight("paris", 1, "primary", leads=True, sequence=120, at_risk={"EUR": 9.0}),
+        "tokyo": sight("tokyo", 1, sequence=100, lag_seconds=4.0),
+    }
+    assert stops(StopRule(), seen, 5.0) == ""
+    assert "20 blocks are at risk, 19 may be" in stops(StopRule(at_risk_blocks=19), seen, 0)
+    assert stops(StopRule(at_risk_blocks=20), seen, 0) == ""
+    assert "9.00 EUR" in stops(StopRule(at_risk_amounts={"EUR": 8.0}), seen, 0)
+    assert stops(StopRule(at_risk_amounts={"USD": 0.0}), seen, 0) == ""
+    assert "tokyo is 4.0 s behind" in stops(StopRule(lag="3s"), seen, 0)  # type: ignore[arg-type]
+    assert "no write" in stops(StopRule(), seen, 121.0)
+
+
+def test_a_failover_report_and_a_status_are_read() -> None:
+    report = {
+        **{"region": "tokyo", "state": "primary", "epoch": 3, "sequence": 9, "applied": 9, "verified": 8},
+        **{"open": True, "blocked": "", "heard_head": 7, "at_risk": {"EUR": 1}},
+    }
+    history = [{"at_us": 5, "event": "promoted", "state": "primary", "epoch": 3, "why": "in epoch 3"}]
+    seen = of_failover("tokyo", 1.0, {"report": report, "level": "green", "history": history})
+    assert (seen.leads, seen.epoch, seen.sequence, seen.heard_head, seen.at_risk) == (True, 3, 9, 7, {"EUR": 1.0})
+    assert seen.history == [Past(5, "primary", "promoted", 3, "in epoch 3")]
+    assert not of_failover("tokyo", 1.0, {"report": {**report, "open": False}}).leads
+    status = {
+        "role": "replica",
+        "blocked": {"message": "behind"},
+        "strands": [
+            {
+                **{"epoch": 1, "lag": {"seconds": 2.5}, "head": None, "verify": {"verified": 4}},
+                "marks": {"received": 9, "settled": 8, "applied": 7, "verified": None},
+            }
+        ],
+    }
+    seen = of_status("tokyo", 1.0, status)
+    assert (seen.state, seen.leads, seen.sequence, seen.applied, seen.verified) == ("following", False, 8, 7, 4)
+    assert (seen.lag_seconds, seen.blocked) == (2.5, "behind")

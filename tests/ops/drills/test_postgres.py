@@ -1,0 +1,144 @@
+"""Canaries in PostgreSQL: written by the plan's own dsn, seen in the other region, and taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replicator.errors import ConfigError, ReplicatorError
+from replicator.ops.drills.canary_writers import Acked, Lost, NotHere, PostgresWriting
+from replicator.ops.drills.plan import CanaryPlan
+from tests.e2e.sidecars import Sidecar, sequence
+from tests.ops.drills.deployment import Drill
+from tests.servers import Postgres, postgres_bin
+
+
+@pytest.fixture(scope="module")
+def regions(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, Sidecar, str]]:
+    tmp_path = tmp_path_factory.mktemp("regions")
+    primary = postgres.create_database("canary_primary")
+    with psycopg.connect(primary, autocommit=True) as db:
+        db.execute("CREATE TABLE points (user_id text PRIMARY KEY, points int)")
+    source = f'[source]\nkind = "postgres"\ndsn = "{primary}"\nslot = "canary_paris"\n'
+    paris = Sidecar(tmp_path, "paris", "primary", source)
+    rest = f'[follow]\nprimary = "{paris.url}"\n\n[replica]\nkind = "sqlite"\npath = "ledger.db"\n'
+    tokyo = Sidecar(tmp_path, "tokyo", "replica", rest)
+    try:
+        for sidecar in (paris, tokyo):
+            sidecar.start()
+            sidecar.reach(lambda status: bool(status["ready"]) and sequence(status, "settled") > 0, "ready")
+        yield paris, tokyo, primary
+    finally:
+        paris.end()
+        tokyo.end()
+
+
+def test_canaries_are_written_in_the_database(regions: tuple[Sidecar, Sidecar, str], tmp_path: Path) -> None:
+    _, tokyo, primary = regions
+    plan = f"""
+kind = "canary"
+duration = "1s"
+[canary]
+rate = 10
+dsn = {{ paris = "{primary}" }}
+[targets]
+rpo_blocks = 0
+max_blocked = "10s"
+[steps]
+steady = "200ms"
+"""
+    drill = Drill(tmp_path / "drill", plan, str(tokyo.config))
+    code, said = drill.run()
+    assert code == 0, said
+    report = drill.report()
+    assert report["canaries"]["acknowledged"] > 8
+    assert {region["region"]: region["missing_blocks"] for region in report["regions"]} == {"paris": 0, "tokyo": 0}
+    assert {region["compared"] for region in report["regions"]} == {"reference", "equal"}
+    assert primary not in (drill.report_dir / "report.json").read_text()
+    with psycopg.connect(primary) as db:
+        assert db.execute("SELECT count(*) FROM replicator_canary").fetchone() == (0,)
+
+
+def test_a_drill_whose_canaries_are_refused_is_undone_and_fails(
+    regions: tuple[Sidecar, Sidecar, str], tmp_path: Path
+) -> None:
+    _, tokyo, primary = regions
+    run = f'"{postgres_bin() / "psql"}", "{primary}", "-c"'
+    plan = f"""
+kind = "disk_full"
+target = "paris"
+duration = "60s"
+[fault]
+inject = [{run}, "ALTER TABLE replicator_canary ADD CONSTRAINT full_up CHECK (number < 0) NOT VALID"]
+undo = [{run}, "ALTER TABLE replicator_canary DROP CONSTRAINT full_up"]
+[canary]
+rate = 10
+dsn = {{ paris = "{primary}" }}
+[steps]
+steady = "200ms"
+recover = "20s"
+"""
+    drill = Drill(tmp_path / "drill", plan, str(tokyo.config))
+    code, said = drill.run()
+    assert code == 3, said
+    report = drill.report()
+    assert report["outcome"] == "failed"
+    assert "a canary is refused" in report["why"]
+    with psycopg.connect(primary) as db:
+        assert db.execute("SELECT 1 FROM pg_constraint WHERE conname = 'full_up'").fetchone() is None
+    assert drill.left() == []
+
+
+async def test_a_write_that_is_sent_again_is_the_same_write(postgres: Postgres) -> None:
+    dsn = postgres.create_database("canary_twice")
+    writing = PostgresWriting(
+        "d1", CanaryPlan(), {"paris": dsn, "tokyo": dsn.replace(f"port={postgres.port}", "port=1")}
+    )
+    await writing.prepare("paris")
+    await writing.prepare("paris")
+    assert await writing.write("paris", 1) == Acked()
+    assert await writing.write("paris", 1) == Acked()
+    with psycopg.connect(dsn) as db:
+        assert db.execute("SELECT canary_id, user_id, number FROM replicator_canary").fetchall() == [("d1-1", "d1", 1)]
+    assert isinstance(await writing.write("tokyo", 2), Lost)
+    assert isinstance(await writing.write("lima", 2), Lost)
+    await writing.close()
+
+
+async def test_a_database_that_takes_no_writes_is_not_here(postgres: Postgres) -> None:
+    dsn = postgres.create_database("canary_fenced")
+    writing = PostgresWriting("d1", CanaryPlan(), {"paris": dsn})
+    await writing.prepare("paris")
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("ALTER DATABASE canary_fenced SET default_transaction_read_only = on")
+    await writing.close()
+    assert await writing.write("paris", 1) == NotHere()
+    await writing.close()
+
+
+async def test_a_session_that_was_ended_is_made_anew(postgres: Postgres) -> None:
+    dsn = postgres.create_database("canary_ended")
+    writing = PostgresWriting("d1", CanaryPlan(), {"paris": dsn})
+    await writing.prepare("paris")
+    with postgres.connect() as db:
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'canary_ended'")
+    assert isinstance(await writing.write("paris", 1), Lost)
+    assert await writing.write("paris", 1) == Acked()
+    await writing.close()
+
+
+async def test_what_no_repetition_cures_is_raised(postgres: Postgres) -> None:
+    dsn = postgres.create_database("canary_wrong")
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("CREATE TABLE replicator_canary (something int)")
+    writing = PostgresWriting("d1", CanaryPlan(), {"paris": dsn})
+    await writing.prepare("paris")
+    with pytest.raises(ReplicatorError) as refused:
+        await writing.write("paris", 1)
+    assert refused.value.reason == "canary_refused"
+    with pytest.raises(ConfigError, match="there is no dsn"):
+        await writing.prepare("rome")
+    await writing.close()

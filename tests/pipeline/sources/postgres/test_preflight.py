@@ -1,0 +1,128 @@
+"""Preflight names each problem and its cure, and changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from replicator.errors import ConfigError
+from replicator.ops.preflight import Finding
+from replicator.pipeline.sources.postgres import PostgresOptions, preflight
+from replicator.pipeline.sources.postgres.options import parse_table
+from tests.pipeline.sources.postgres.ledger import Collector, Ledger, failure, following
+from tests.servers import free_port
+
+EVERYTHING = (
+    "SELECT (SELECT count(*) FROM pg_publication), (SELECT count(*) FROM pg_replication_slots),"
+    " (SELECT count(*) FROM pg_class), (SELECT md5(string_agg(c::text, '' ORDER BY oid)) FROM pg_class c"
+    " WHERE relnamespace = 'public'::regnamespace)"
+)
+
+
+def look(ledger: Ledger, **options: Any) -> list[Finding]:
+    """The findings; and nothing was changed."""
+    before = ledger.sql.execute(EVERYTHING.encode()).fetchone()
+    findings = preflight(dataclasses.replace(ledger.options, **options))
+    assert ledger.sql.execute(EVERYTHING.encode()).fetchone() == before
+    assert all(finding.cure or finding.level == "ok" for finding in findings)
+    return findings
+
+
+def about(findings: list[Finding], text: str) -> list[str]:
+    return [finding.level for finding in findings if text in finding.what]
+
+
+def test_a_good_ledger_fails_in_nothing(ledger: Ledger) -> None:
+    findings = look(ledger)
+    assert [f for f in findings if f.level == "fail"] == []
+    for text in (
+        "reachable",
+        "version",
+        "wal_level",
+        "slots are free",
+        "senders are free",
+        "may replicate",
+        "keyed on id",
+    ):
+        assert about(findings, text) == ["ok"], text
+    assert about(findings, "max_slot_wal_keep_size") == ["warn"]
+
+
+def test_tables_and_what_their_updates_need(ledger: Ledger) -> None:
+    ledger.do(
+        "CREATE TABLE log (a int)",
+        "CREATE TABLE whole (a int)",
+        "ALTER TABLE whole REPLICA IDENTITY FULL",
+        "CREATE TABLE late (id int PRIMARY KEY DEFERRABLE)",
+        "CREATE TABLE silent (id int PRIMARY KEY)",
+        "ALTER TABLE silent REPLICA IDENTITY NOTHING",
+        "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE part PARTITION OF parts DEFAULT",
+        "CREATE UNLOGGED TABLE scratch (id int)",
+    )
+    findings = look(ledger)
+    assert about(findings, "public.log: no primary key") == ["warn"]
+    assert about(findings, "public.whole: no key, append-only") == ["warn"]
+    assert about(findings, "deferrable") == ["warn"]
+    assert about(findings, "REPLICA IDENTITY NOTHING") == ["warn"]
+    assert about(findings, "single partition") == ["warn"]
+    assert about(findings, "public.part:") == []
+    assert about(findings, "public.scratch") == []
+    cures = [f.cure for f in findings if "public.log" in f.what]
+    assert "REPLICA IDENTITY USING INDEX" in cures[0]
+    assert about(look(ledger, tables=("nowhere",)), "does not exist") == ["fail"]
+    assert about(look(ledger, tables=("scratch",)), "unlogged") == ["fail"]
+    assert about(look(ledger, tables=("part",)), "root") == ["fail"]
+    assert about(look(ledger, user_columns={"wallets": "owner"}), "no column owner") == ["fail"]
+
+
+def test_generated_columns_that_are_not_carried(ledger: Ledger) -> None:
+    if ledger.sql.info.server_version < 180000:
+        pytest.skip("virtual columns came with PostgreSQL 18")
+    ledger.do("ALTER TABLE wallets ADD twice numeric GENERATED ALWAYS AS (balance * 2) VIRTUAL")
+    assert about(look(ledger), "generated column twice") == ["warn"]
+
+
+def test_a_role_that_lacks_everything(ledger: Ledger) -> None:
+    role = f"none_{ledger.name}"
+    ledger.do(f"CREATE ROLE {role} LOGIN", "CREATE SEQUENCE hidden")
+    findings = look(ledger, dsn=ledger.dsn.replace("user=postgres", f"user={role}"), tables=("wallets",))
+    assert about(findings, "may not replicate") == ["fail"]
+    assert about(findings, "may not create a publication") == ["fail"]
+    assert about(findings, "table public.wallets: the role may not read") == ["fail"]
+    assert about(findings, "sequence public.hidden") == ["fail"]
+    assert about(findings, "only its owner") == ["fail"]
+    assert about(findings, "missing_privilege") == ["fail"]
+
+
+def test_a_server_that_is_not_there() -> None:
+    findings = preflight(PostgresOptions(dsn=f"host=127.0.0.1 port={free_port()} password=secret", connect_seconds=2))
+    assert [finding.level for finding in findings] == ["fail"]
+    assert "secret" not in str(findings)
+
+
+async def test_a_slot_in_use_is_seen_and_left_alone(ledger: Ledger) -> None:
+    sink = Collector()
+    async with following(ledger, sink):
+        findings = look(ledger)
+        assert about(findings, f"slot {ledger.options.slot} exists") == ["ok"]
+        assert about(findings, "publishes what is configured") == ["ok"]
+    ledger.do("ALTER PUBLICATION replicator SET (publish = 'insert')")
+    assert about(look(ledger), "publication_differs") == ["fail"]
+    assert (await failure(ledger, sink)).reason in ("publication_differs", "slot_active")
+
+
+def test_options_are_checked_and_keep_the_dsn_to_themselves() -> None:
+    assert "secret" not in repr(PostgresOptions(dsn="password=secret"))
+    assert parse_table("wallets") == ("public", "wallets")
+    assert parse_table("audit.events") == ("audit", "events")
+    assert parse_table('"a.b"."c""d"') == ("a.b", 'c"d')
+    for wrong in ({"slot": "Not Valid"}, {"tables": ("a.b.c",)}, {"tables": ("",)}, {"publication": ""}):
+        with pytest.raises(ConfigError):
+            PostgresOptions(dsn="", **wrong)  # type: ignore[arg-type]
+    (finding,) = preflight(PostgresOptions(dsn="password = 'secret"))
+    assert finding.level == "fail"
+    assert "bad_dsn" in finding.what
+    assert "secret" not in str(finding)

@@ -1,0 +1,165 @@
+"""Snapshots of regions in the states that matter, made from real Progress objects."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from replicator.cluster.failover.view import FailoverView, Standing
+from replicator.errors import Halted, Unavailable
+from replicator.format.position import Position
+from replicator.status.marks import Now
+from replicator.status.model import (
+    Event,
+    FollowerView,
+    GapView,
+    ReplicaView,
+    SettleView,
+    Snapshot,
+    SourceView,
+    StrandState,
+)
+from replicator.status.progress import Progress
+
+SECOND_US = 1_000_000
+WALL_US = 1_790_000_000 * SECOND_US
+HASH = bytes(range(32))
+
+
+def at(seconds: float) -> Now:
+    return Now(5000 + seconds, WALL_US + round(seconds * SECOND_US))
+
+
+def committed(seconds: float) -> int:
+    return at(seconds).wall_us
+
+
+def healthy_progress() -> Progress:
+    """A replica region that is 60 blocks behind, which take it a moment."""
+    progress = Progress("main", ["feed", "settle", "apply"], at(0))
+    progress.advance("verified", 100, committed(-60), at(0))
+    progress.hear_head(104_200, committed(99.9), at(99.9))
+    progress.advance("received", 104_200, committed(99.9), at(99.95))
+    progress.advance("settled", 104_190, committed(99.8), at(99.96))
+    progress.advance("applied", 104_140, committed(99.5), at(99.98))
+    return progress
+
+
+def region(progress: Progress, *, now_seconds: float = 100, settle: SettleView | None = None) -> Snapshot:
+    """A replica region in this state."""
+    view = progress.view(at(now_seconds))
+    return Snapshot(
+        region="tokyo",
+        role="replica",
+        version="0.1.0",
+        at_us=at(now_seconds).wall_us,
+        uptime_seconds=now_seconds,
+        strands=(
+            StrandState(
+                progress=view,
+                epoch=3,
+                position=Position("main", 3, progress.sequence("settled"), HASH),
+                applied_blocks=progress.sequence("applied"),
+                settle=settle or SettleView(entries=12, bytes=4096, duplicates=7),
+            ),
+        ),
+        replica=ReplicaView("sqlite", "/srv/tokyo/replica.sqlite3"),
+        primary_url="https://paris.example:7400",
+        history=(Event(WALL_US, "start", "replica", 3, "version 0.1.0"),),
+    )
+
+
+def healthy() -> Snapshot:
+    return region(healthy_progress())
+
+
+def cut_off() -> Snapshot:
+    """The primary has not been reachable for two minutes, and a gap is open."""
+    progress = healthy_progress()
+    cause = Unavailable(
+        "primary_unreachable",
+        "connection refused",
+        place="https://paris.example:7400",
+        cure="start the primary's sidecar, or correct [follow] primary",
+    )
+    progress.wait("feed", cause, at(105))
+    gaps = (GapView(104_191, 104_193, "requested", 121.5), GapView(104_197, 104_197, "expired", 340.0, 1, 68))
+    return region(progress, now_seconds=220, settle=SettleView(entries=7, bytes=2048, gaps=gaps, late=1))
+
+
+def halted() -> Snapshot:
+    """A table of the replica is not what it should be."""
+    progress = healthy_progress()
+    cause = Halted(
+        "replica_table_differs",
+        "the table <wallets> has another key: (id) instead of (wallet_id)",
+        place="replica /srv/tokyo/replica.sqlite3, table wallets",
+        cure="drop or rename the table, then restart the sidecar",
+    )
+    progress.halt("apply", cause, at(99))
+    return region(progress)
+
+
+def quarantining() -> Snapshot:
+    """Somebody gave the replica a constraint; the region goes on without what it refuses."""
+    snapshot = healthy()
+    held = {"wallets": 3, "audit.<events>": 1}
+    state = dataclasses.replace(snapshot.strands[0], quarantined_statements=5, held_keys=held)
+    return dataclasses.replace(snapshot, strands=(state,))
+
+
+def primary() -> Snapshot:
+    """A primary on PostgreSQL that two regions follow."""
+    progress = Progress("main", ["source"], at(0))
+    progress.hear("source", at(99.5).monotonic)
+    progress.advance("settled", 104_200, committed(99.9), at(99.9))
+    return Snapshot(
+        region="paris",
+        role="primary",
+        version="0.1.0",
+        at_us=at(100).wall_us,
+        uptime_seconds=90_061,
+        strands=(StrandState(progress.view(at(100)), epoch=3, position=Position("main", 3, 104_200, HASH)),),
+        source=SourceView("postgres", "streaming", seen="0/1A2B3C4D", retained_bytes=16_777_216, duplicates=2),
+        followers=(FollowerView("tokyo", "main", 104_200), FollowerView("virginia", "main", 104_150)),
+        history=(Event(WALL_US, "start", "primary", 3),),
+    )
+
+
+def copying() -> Snapshot:
+    """A primary that takes its first copy."""
+    progress = Progress("main", ["source"], at(0))
+    return Snapshot(
+        region="paris",
+        role="primary",
+        version="0.1.0",
+        at_us=at(3).wall_us,
+        uptime_seconds=3,
+        strands=(StrandState(progress.view(at(3)), epoch=1),),
+        source=SourceView("postgres", "copying", copied_rows=120_000, copy_rows_estimate=1_000_000),
+    )
+
+
+def clustered() -> Snapshot:
+    """A region of a cluster of three that follows paris: virginia is silent, orphans wait for a person."""
+    own = Standing("tokyo", "https://tokyo:1", 0.0, "following", 3, 104_190, 104_140, 104_100)
+    paris = Standing("paris", "https://paris:1", 0.3, "primary", 3, 104_200, 104_200, 104_200, is_open=True)
+    virginia = Standing("virginia", "https://virginia:1", 12.4, "following", 3, 104_000, 104_000, 104_000)
+    view = FailoverView(
+        own,
+        (paris, virginia),
+        mode="automatic",
+        promised=3,
+        why="a <reason>",
+        level="yellow",
+        level_why="the lease is held, but no region hears its holder",
+        holder="paris",
+        holder_epoch=3,
+        order="switchover to tokyo (by ann@desk)",
+        order_seconds=7.5,
+        lost_blocks=2,
+        lost_amounts={"wallets EUR": 12.5},
+        refused="2 blocks would be lost",
+        orphaned=3,
+        totals={"promoted": 1, "refused": 0},
+    )
+    return dataclasses.replace(healthy(), failover=view)

@@ -1,0 +1,75 @@
+"""What status shows of work that moves no mark yet: a first copy, and a large block that arrives in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from replicator.config import PostgresSource, parse
+from replicator.format.position import Position, genesis
+from replicator.format.wire import Heartbeat
+from replicator.pipeline.sources.postgres import PostgresSource as Postgres
+from replicator.runtime import wiring
+from replicator.status.marks import Condition
+from replicator.status.progress import HEARTBEAT_LIMIT_SECONDS, Progress
+from replicator.status.snapshot import View
+from replicator.status.stage_board import Board, now
+from replicator.storage.journal.head import Tail
+from replicator.storage.journal.store import Journal
+
+PRIMARY = """
+[region]
+name = "paris"
+role = "primary"
+data_dir = "data"
+
+[source]
+kind = "postgres"
+dsn = "host=127.0.0.1 dbname=ledger"
+"""
+
+
+async def test_a_first_copy_is_stuck_only_when_no_row_comes(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    config = parse(PRIMARY, tmp_path / "paris.toml", {})
+    assert isinstance(config.source, PostgresSource)
+    view = View(config, Journal(tmp_path / "j"), Tail(genesis("main")), Board(Progress("main", ["source"], now())))
+    view.source = source = Postgres(wiring.postgres_options(config.source))
+    source.report.phase = "copying"
+
+    def condition() -> Condition:
+        (stage,) = view.snapshot().strands[0].progress.stages
+        return stage.condition
+
+    for _ in range(5):
+        await trio.sleep(HEARTBEAT_LIMIT_SECONDS - 1)
+        source.report.copied_rows += 1000
+        assert condition() is Condition.WORKING
+    await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
+    assert condition() is Condition.STUCK
+
+
+async def test_a_large_block_is_stuck_only_when_no_part_comes(autojump_clock: trio.testing.MockClock) -> None:
+    board = Board(Progress("main", ["feed", "settle", "apply"], now()))
+    board.heard(Heartbeat(Position("main", 1, 1, bytes(32)), 0, 0, None))
+
+    def condition() -> Condition:
+        return board.progress.view(now()).stages[0].condition
+
+    for _ in range(5):
+        await trio.sleep(HEARTBEAT_LIMIT_SECONDS - 1)
+        board.staged()
+        assert condition() is Condition.WORKING
+    await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
+    assert condition() is Condition.STUCK
+
+
+async def test_a_region_of_a_cluster_is_no_primary_before_its_office_says_so(tmp_path: Path) -> None:
+    cluster = '[cluster]\nregions = { paris = "http://a:1", tokyo = "http://b:1" }\n[lease]\nkind = "static"\n'
+    for text, role in ((PRIMARY, "primary"), (PRIMARY + cluster, "replica")):
+        config = parse(text, tmp_path / "paris.toml", {})
+        view = View(config, Journal(tmp_path / "j"), Tail(genesis("main")), Board(Progress("main", ["source"], now())))
+        assert view.snapshot().role == role
