@@ -22,7 +22,7 @@ from replicator.format.definition import Column, Definition
 from replicator.format.digest import TableDigest
 from replicator.format.position import Position
 from replicator.format.row import pack_row
-from replicator.pipeline.replicas.base import Applied, Change, Define, Reader, Replica
+from replicator.pipeline.replicas.base import AppliedMark, Define, Reader, Replica, TableChange
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from tests.servers import Postgres
@@ -90,8 +90,8 @@ def filled(replica: Replica, rows: int) -> None:
             pack_row([str(n).encode(), str(n % 1000).encode(), str(n * 7).encode(), NOTE.encode()])
             for n in range(at, min(at + 10_000, rows))
         ]
-        replica.apply("main", [Change(EVENT, [], [], [], images, [])])
-    replica.commit(Applied(Position("main", 1, 1, bytes(32)), 0, 1))
+        replica.apply("main", [TableChange(EVENT, [], [], [], images, [])])
+    replica.commit(AppliedMark(Position("main", 1, 1, bytes(32)), 0, 1))
     replica.close()
 
 

@@ -8,7 +8,7 @@ Use: ``start`` each strand at the consumer's durable position; persist a batch, 
 when ``next_timer()`` has come; answer each ``Load`` with ``loaded``.
 
 The order of the parts: a ``Strand`` each puts entries in sequence and knows the gaps; in order ``merged`` what they
-release goes through ``Merged``; in order ``time`` there are no sequences and ``Timed`` does it all.
+release goes through ``MergedOrder``; in order ``time`` there are no sequences and ``TimeOrder`` does it all.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from settle_buffer.errors import Misuse
 from settle_buffer.events import Certificate, Event, GapExpired, GapFilled, GapRequest, Pressure, Release
 from settle_buffer.gaps import Gap
 from settle_buffer.memory import Room
-from settle_buffer.merged import Merged
+from settle_buffer.merged import MergedOrder
 from settle_buffer.status import Status, gap_statuses, strand_status
 from settle_buffer.strand import Strand
-from settle_buffer.timed import Timed
+from settle_buffer.timed import TimeOrder
 from settle_buffer.window import Window
 
 RELIEF = 0.9  # pressure ends when every bound is used less than this
@@ -51,8 +51,8 @@ class SettleBuffer:
         self.strands: dict[str, Strand] = {}
         self.window = Window(config.window_us)
         self.clock = FeedClock(config.idle_after_us + self.window.us)
-        self.merged = Merged(config, self.room, self.clock, self.window) if config.order == "merged" else None
-        self.timed = Timed(config, self.room, self.clock, self.window) if config.order == "time" else None
+        self.merged = MergedOrder(config, self.room, self.clock, self.window) if config.order == "merged" else None
+        self.timed = TimeOrder(config, self.room, self.clock, self.window) if config.order == "time" else None
         self.pressure = ""
         self._now = -(2**63)
         self._timers: list[tuple[int, int, Strand, Gap]] = []
@@ -323,7 +323,7 @@ class SettleBuffer:
         self._weigh(now, events)
         return events
 
-    def _merge(self, merged: Merged, now: int, events: list[Event]) -> list[Event]:
+    def _merge(self, merged: MergedOrder, now: int, events: list[Event]) -> list[Event]:
         """What the strands released goes through the merge; that may make room for more."""
         out: list[Event] = []
         while True:

@@ -11,7 +11,7 @@ from settle_buffer.config import SettleConfig
 from settle_buffer.entry import Entry, weight
 
 
-class Released:
+class ReleasedDigests:
     """Digests by sequence, of at most about ``limit`` entries; kept per run, so a run costs one step."""
 
     __slots__ = ("_count", "_firsts", "_limit", "_runs")

@@ -61,7 +61,7 @@ class Lane:
         return self.strand.top > self.strand.released or bool(self.strand.stopped)
 
 
-class Merged:
+class MergedOrder:
     """The merge of all strands; ``front`` is the place of the last entry that left."""
 
     def __init__(self, config: SettleConfig, room: Room, clock: FeedClock, window: Window) -> None:

@@ -29,9 +29,9 @@ from settle_buffer.events import (
     Stopped,
 )
 from settle_buffer.gaps import Gap, GapList
-from settle_buffer.memory import Released, Room
+from settle_buffer.memory import ReleasedDigests, Room
 from settle_buffer.ranges import RangeSet
-from settle_buffer.waiting import Waiting
+from settle_buffer.waiting import HeldEntries
 
 
 class Strand:
@@ -50,8 +50,8 @@ class Strand:
         self.paused = False  # what follows has no room for more
         self.duplicates = self.late = self.conflicts = 0
         self._config = config
-        self._waiting = Waiting(room, config.load_entries)
-        self._memory = Released(config.remembered)
+        self._waiting = HeldEntries(room, config.load_entries)
+        self._memory = ReleasedDigests(config.remembered)
 
     def take(self, entries: list[Entry], sequences: list[int], now: int, events: list[Event]) -> None:
         """Entries of this strand, in any order."""

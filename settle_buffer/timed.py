@@ -29,7 +29,7 @@ def place_of(entry: Entry) -> Place:
     return entry.at, entry.strand, entry.sequence, b"" if entry.sequence else entry.digest
 
 
-class Timed:
+class TimeOrder:
     """Entries by time; ``front`` is the place of the last one that left."""
 
     def __init__(self, config: SettleConfig, room: Room, clock: FeedClock, window: Window) -> None:

@@ -11,7 +11,7 @@ from settle_buffer.memory import Room
 from settle_buffer.ranges import Range, RangeSet
 
 
-class Waiting:
+class HeldEntries:
     """Held entries by sequence, and the ranges that are spilled."""
 
     def __init__(self, room: Room, load_entries: int) -> None:

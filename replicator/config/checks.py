@@ -11,20 +11,20 @@ from psycopg import conninfo
 
 from replicator.config.locate import Path as KeyPath
 from replicator.config.models import (
-    Cluster,
+    ClusterSettings,
     Config,
-    EmbeddedSource,
-    EtcdLease,
-    Failover,
-    Follow,
-    Http,
-    Journal,
-    LeaseTimes,
-    PostgresReplica,
-    PostgresSource,
-    Settle,
-    SqliteReplica,
-    StaticLease,
+    EmbeddedSourceSettings,
+    EtcdLeaseSettings,
+    FailoverSettings,
+    FollowSettings,
+    HttpSettings,
+    JournalSettings,
+    LeaseTimesSettings,
+    PostgresReplicaSettings,
+    PostgresSourceSettings,
+    SettleSettings,
+    SqliteReplicaSettings,
+    StaticLeaseSettings,
 )
 from replicator.config.units import Secret
 
@@ -50,23 +50,23 @@ def problems(config: Config) -> Iterator[Problem]:
         yield from _follow(config.follow)
     yield from _settle(config.settle)
     yield from _journal(config.journal)
-    if isinstance(config.source, EmbeddedSource):
+    if isinstance(config.source, EmbeddedSourceSettings):
         yield from _embedded(config.source)
-    if isinstance(config.source, PostgresSource):
+    if isinstance(config.source, PostgresSourceSettings):
         yield from _postgres(config.source)
     yield from _failover(config.failover)
     yield from _own_files(config)
     match config.lease:
-        case EtcdLease() as lease:
+        case EtcdLeaseSettings() as lease:
             yield from _etcd(lease)
             yield from _times(lease)
-        case StaticLease(path=path) as lease if path is not None:
+        case StaticLeaseSettings(path=path) as lease if path is not None:
             yield from _times(lease)
             if path in (config.region.journal_path, config.region.spool_path, config.state_path):
                 yield Problem(("lease", "path"), "this file is the sidecar's own", "name another file")
 
 
-def _cluster(config: Config, cluster: Cluster) -> Iterator[Problem]:
+def _cluster(config: Config, cluster: ClusterSettings) -> Iterator[Problem]:
     """A region of a cluster has one ledger for both roles, named once, or twice alike."""
     yield from _file_is_there(("cluster", "ca"), cluster.ca)
     yield from _token_fits(("cluster", "token"), cluster.token)
@@ -87,7 +87,7 @@ def _cluster(config: Config, cluster: Cluster) -> Iterator[Problem]:
     yield from _taking_over(config, cluster)
 
 
-def _peers(config: Config, cluster: Cluster) -> Iterator[Problem]:
+def _peers(config: Config, cluster: ClusterSettings) -> Iterator[Problem]:
     """How the regions reach each other: with one token, which each of them asks for."""
     if cluster.ca is not None and any(url.startswith("http:") for url in cluster.regions.values()):
         yield Problem(("cluster", "ca"), "ca is for https addresses", "use https in regions, or remove ca")
@@ -99,17 +99,19 @@ def _peers(config: Config, cluster: Cluster) -> Iterator[Problem]:
         yield Problem(("cluster", "token"), message, "set [http] token and [cluster] token alike, in every region")
 
 
-def _taking_over(config: Config, cluster: Cluster) -> Iterator[Problem]:
+def _taking_over(config: Config, cluster: ClusterSettings) -> Iterator[Problem]:
     """Times and numbers that must fit to each other before a region can take over from another."""
     failover, lease, others = config.failover, config.lease, len(cluster.regions) - 1
     if failover.acknowledge > others:
         message = f"writers would wait for {failover.acknowledge} other regions for ever: there are {others}"
         yield Problem(("failover", "acknowledge"), message, f"set it to {others} at most, or add regions")
-    if failover.mode == "automatic" and isinstance(lease, StaticLease) and lease.path is None:
+    if failover.mode == "automatic" and isinstance(lease, StaticLeaseSettings) and lease.path is None:
         message = "without a shared lease nothing keeps two regions from leading at once"
         cure = 'use [lease] kind = "etcd", or path on one machine; else mode = "manual"'
         yield Problem(("failover", "mode"), message, cure)
-    has_end = isinstance(lease, EtcdLease) or (isinstance(lease, StaticLease) and lease.path is not None)
+    has_end = isinstance(lease, EtcdLeaseSettings) or (
+        isinstance(lease, StaticLeaseSettings) and lease.path is not None
+    )
     if lease is not None and has_end and failover.suspect_seconds > lease.ttl_seconds:
         message = f"a primary would count as heard for longer than its lease of {lease.ttl_seconds:g} s lasts"
         yield Problem(("failover", "suspect"), message, "set it to [lease] ttl at most")
@@ -127,9 +129,9 @@ def _taking_over(config: Config, cluster: Cluster) -> Iterator[Problem]:
 
 def _same_ledger(config: Config) -> bool:
     match config.source, config.replica:
-        case EmbeddedSource(), SqliteReplica(path=path):
+        case EmbeddedSourceSettings(), SqliteReplicaSettings(path=path):
             return config.state_path == path
-        case PostgresSource() as source, PostgresReplica() as replica:
+        case PostgresSourceSettings() as source, PostgresReplicaSettings() as replica:
             fields = [conninfo.conninfo_to_dict(one.conninfo()) for one in (source, replica)]
             return all(fields[0].get(key) == fields[1].get(key) for key in ("host", "hostaddr", "port", "dbname"))
         case _:
@@ -154,7 +156,7 @@ def _role(config: Config) -> Iterator[Problem]:
         yield Problem(("source",), "a replica has no [source]", "remove it, or set role to primary")
 
 
-def _http(http: Http) -> Iterator[Problem]:
+def _http(http: HttpSettings) -> Iterator[Problem]:
     if (http.certificate is None) != (http.key is None):
         one, other = ("certificate", "key") if http.key is None else ("key", "certificate")
         yield Problem(("http", one), f"{one} is set and {other} is not", f"set {other}, or remove {one}")
@@ -165,7 +167,7 @@ def _http(http: Http) -> Iterator[Problem]:
         yield Problem(("http", "public_status"), "nobody could see the status without a token", "set [http] token")
 
 
-def _follow(follow: Follow) -> Iterator[Problem]:
+def _follow(follow: FollowSettings) -> Iterator[Problem]:
     yield from _file_is_there(("follow", "ca"), follow.ca)
     yield from _token_fits(("follow", "token"), follow.token)
     if follow.ca is not None and (follow.primary or "").startswith("http:"):
@@ -174,18 +176,18 @@ def _follow(follow: Follow) -> Iterator[Problem]:
         yield Problem(("follow", "reconnect_min"), "reconnect_min is above reconnect_max", "set it lower")
 
 
-def _settle(settle: Settle) -> Iterator[Problem]:
+def _settle(settle: SettleSettings) -> Iterator[Problem]:
     if settle.window_min_seconds > settle.window_max_seconds:
         yield Problem(("settle", "window_min"), "window_min is above window_max", "set it lower")
 
 
-def _journal(journal: Journal) -> Iterator[Problem]:
+def _journal(journal: JournalSettings) -> Iterator[Problem]:
     if journal.budget_bytes is not None and journal.budget_bytes < (journal.keep_bytes or 0):
         cure = "let the budget be above what is kept anyway"
         yield Problem(("journal", "budget_bytes"), "budget_bytes is below keep_bytes", cure)
 
 
-def _failover(failover: Failover) -> Iterator[Problem]:
+def _failover(failover: FailoverSettings) -> Iterator[Problem]:
     tables: set[str] = set()
     for number, amount in enumerate(failover.amounts):
         place = ("failover", "amounts", number)
@@ -196,7 +198,7 @@ def _failover(failover: Failover) -> Iterator[Problem]:
             yield Problem((*place, "currency"), "currency and currency_column are both set", "remove one of them")
 
 
-def _embedded(source: EmbeddedSource) -> Iterator[Problem]:
+def _embedded(source: EmbeddedSourceSettings) -> Iterator[Problem]:
     names: set[str] = set()
     for number, table in enumerate(source.tables):
         place = ("source", "tables", number)
@@ -213,7 +215,7 @@ def _embedded(source: EmbeddedSource) -> Iterator[Problem]:
             yield Problem((*place, "key"), message, "use another field as key or user")
 
 
-def _postgres(source: PostgresSource) -> Iterator[Problem]:
+def _postgres(source: PostgresSourceSettings) -> Iterator[Problem]:
     if source.tables is None:
         return
     for name in source.user_columns:
@@ -226,13 +228,13 @@ def _postgres(source: PostgresSource) -> Iterator[Problem]:
 def _own_files(config: Config) -> Iterator[Problem]:
     own = {config.region.journal_path, config.region.spool_path}
     cure = "choose a file of its own"
-    if isinstance(config.replica, SqliteReplica) and config.replica.path in own:
+    if isinstance(config.replica, SqliteReplicaSettings) and config.replica.path in own:
         yield Problem(("replica", "path"), "this file is the sidecar's own", cure)
     if config.state_path in own:
         yield Problem(("source", "state"), "this file is the sidecar's own", cure)
 
 
-def _times(lease: LeaseTimes) -> Iterator[Problem]:
+def _times(lease: LeaseTimesSettings) -> Iterator[Problem]:
     """Half of a lease is left for working: a holder that has to stop sooner than it can renew never works."""
     usable = lease.ttl_seconds * (1 - lease.clock_error) - lease.margin_seconds
     if usable < lease.ttl_seconds / 2:
@@ -240,7 +242,7 @@ def _times(lease: LeaseTimes) -> Iterator[Problem]:
         yield Problem(("lease", "ttl"), message, "set ttl higher, or margin lower: at least half must be left")
 
 
-def _etcd(lease: EtcdLease) -> Iterator[Problem]:
+def _etcd(lease: EtcdLeaseSettings) -> Iterator[Problem]:
     if lease.ttl_seconds != round(lease.ttl_seconds):
         yield Problem(("lease", "ttl"), "etcd counts in whole seconds", f'set it to "{round(lease.ttl_seconds) or 1}s"')
     if len(set(lease.endpoints)) != len(lease.endpoints):

@@ -16,7 +16,7 @@ from replicator.config import models
 from replicator.config.checks import Problem, problems
 from replicator.config.locate import Path as KeyPath
 from replicator.config.locate import line_of
-from replicator.config.units import Surroundings
+from replicator.config.units import ReadContext
 from replicator.errors import ConfigError
 
 FILE_LIMIT_BYTES = 1_000_000
@@ -61,7 +61,7 @@ def parse(text: str, path: str | Path, environment: Mapping[str, str] = os.envir
         place = f"{path}, line {found[1]}" if found else str(path)
         message = str(error)[: found.start()] if found else str(error)
         raise ConfigError("config_syntax", message, place=place, cure='write TOML: key = "value"') from error
-    surroundings = Surroundings(path.absolute().parent, environment)
+    surroundings = ReadContext(path.absolute().parent, environment)
     try:
         config = models.Config.model_validate(fields, context=surroundings)
     except ValidationError as error:
@@ -114,27 +114,27 @@ def _from_pydantic(error: ValidationError) -> Iterator[Problem]:
 _TAGS = {"source": ("embedded", "postgres"), "replica": ("sqlite", "postgres"), "lease": ("static", "etcd")}
 _SECTIONS: dict[tuple[str, ...], type[models.Section]] = {
     (): models.Config,
-    ("region",): models.Region,
-    ("http",): models.Http,
-    ("source", "embedded"): models.EmbeddedSource,
-    ("source", "embedded", "tables"): models.Table,
-    ("source", "embedded", "limits"): models.Limits,
-    ("source", "postgres"): models.PostgresSource,
-    ("feed",): models.Feed,
-    ("follow",): models.Follow,
-    ("settle",): models.Settle,
-    ("replica", "sqlite"): models.SqliteReplica,
-    ("replica", "postgres"): models.PostgresReplica,
-    ("replay",): models.Replay,
-    ("journal",): models.Journal,
-    ("copy",): models.Copy,
-    ("verify",): models.Verify,
-    ("cluster",): models.Cluster,
-    ("failover",): models.Failover,
-    ("failover", "amounts"): models.Amount,
-    ("stop",): models.Stop,
-    ("lease", "static"): models.StaticLease,
-    ("lease", "etcd"): models.EtcdLease,
+    ("region",): models.RegionSettings,
+    ("http",): models.HttpSettings,
+    ("source", "embedded"): models.EmbeddedSourceSettings,
+    ("source", "embedded", "tables"): models.TableSettings,
+    ("source", "embedded", "limits"): models.LimitsSettings,
+    ("source", "postgres"): models.PostgresSourceSettings,
+    ("feed",): models.FeedSettings,
+    ("follow",): models.FollowSettings,
+    ("settle",): models.SettleSettings,
+    ("replica", "sqlite"): models.SqliteReplicaSettings,
+    ("replica", "postgres"): models.PostgresReplicaSettings,
+    ("replay",): models.ReplaySettings,
+    ("journal",): models.JournalSettings,
+    ("copy",): models.CopySettings,
+    ("verify",): models.VerifySettings,
+    ("cluster",): models.ClusterSettings,
+    ("failover",): models.FailoverSettings,
+    ("failover", "amounts"): models.AmountSettings,
+    ("stop",): models.StopSettings,
+    ("lease", "static"): models.StaticLeaseSettings,
+    ("lease", "etcd"): models.EtcdLeaseSettings,
 }
 
 

@@ -29,7 +29,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
 
 
-class Region(Section):
+class RegionSettings(Section):
     name: Name
     role: Literal["primary", "replica"]
     data_dir: FilePath
@@ -47,7 +47,7 @@ class Region(Section):
         return self.data_dir / "spool.sqlite3"
 
 
-class Http(Section):
+class HttpSettings(Section):
     listen: Listen = Address("127.0.0.1", 7400)
     certificate: FilePath | None = None
     key: FilePath | None = None
@@ -59,7 +59,7 @@ def _one_or_more(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-class Table(Section):
+class TableSettings(Section):
     """A table that the embedded ledger declares. ``key`` and ``key_type`` name one field or several."""
 
     name: Identifier
@@ -73,7 +73,7 @@ class Table(Section):
         return self.key_type * len(self.key) if len(self.key_type) == 1 else self.key_type
 
 
-class Limits(Section):
+class LimitsSettings(Section):
     """What a client may send to the embedded ledger."""
 
     document_bytes: Size = Field(default=1_000_000, alias="document")
@@ -81,12 +81,12 @@ class Limits(Section):
     statements: Count = 1_000_000
 
 
-class EmbeddedSource(Section):
+class EmbeddedSourceSettings(Section):
     kind: Literal["embedded"]
     state: FilePath | None = None
     idempotency_retention_seconds: Duration = Field(default=7 * 86_400.0, alias="idempotency_retention")
-    tables: tuple[Table, ...] = ()
-    limits: Limits = Limits()
+    tables: tuple[TableSettings, ...] = ()
+    limits: LimitsSettings = LimitsSettings()
 
 
 def _check_dsn(value: Secret) -> Secret:
@@ -100,7 +100,7 @@ def _check_dsn(value: Secret) -> Secret:
 Dsn = Annotated[Secret, AfterValidator(_check_dsn)]
 
 
-class Connection(Section):
+class ConnectionSettings(Section):
     """How to reach a PostgreSQL database."""
 
     dsn: Dsn
@@ -113,7 +113,7 @@ class Connection(Section):
         return conninfo.make_conninfo(self.dsn.reveal(), password=self.password.reveal())
 
 
-class PostgresSource(Connection):
+class PostgresSourceSettings(ConnectionSettings):
     kind: Literal["postgres"]
     slot: SlotName = "replicator"
     publication: Identifier = "replicator"
@@ -124,17 +124,17 @@ class PostgresSource(Connection):
     sequences_seconds: Duration = Field(default=5.0, alias="sequences")
 
 
-class SqliteReplica(Section):
+class SqliteReplicaSettings(Section):
     kind: Literal["sqlite"]
     path: FilePath
 
 
-class PostgresReplica(Connection):
+class PostgresReplicaSettings(ConnectionSettings):
     kind: Literal["postgres"]
 
 
-Source = Annotated[EmbeddedSource | PostgresSource, Field(discriminator="kind")]
-Replica = Annotated[SqliteReplica | PostgresReplica, Field(discriminator="kind")]
+Source = Annotated[EmbeddedSourceSettings | PostgresSourceSettings, Field(discriminator="kind")]
+Replica = Annotated[SqliteReplicaSettings | PostgresReplicaSettings, Field(discriminator="kind")]
 
 
 def _check_url(value: str) -> str:
@@ -147,11 +147,11 @@ def _check_url(value: str) -> str:
     return value.rstrip("/")
 
 
-class Feed(Section):
+class FeedSettings(Section):
     heartbeat_seconds: Duration = Field(default=1.0, alias="heartbeat")
 
 
-class Follow(Section):
+class FollowSettings(Section):
     primary: Annotated[str, AfterValidator(_check_url)] | None = None
     token: Secret | None = None
     ca: FilePath | None = None
@@ -160,7 +160,7 @@ class Follow(Section):
     idle_timeout_seconds: Duration = Field(default=10.0, alias="idle_timeout")
 
 
-class Cluster(Section):
+class ClusterSettings(Section):
     """The regions that may take over from each other, by name, with the address of each one's sidecar."""
 
     regions: Annotated[dict[Name, Annotated[str, AfterValidator(_check_url)]], Field(min_length=2, max_length=64)]
@@ -168,7 +168,7 @@ class Cluster(Section):
     ca: FilePath | None = None
 
 
-class Settle(Section):
+class SettleSettings(Section):
     window_seconds: DurationOrAuto = Field(default=2.0, alias="window")
     window_miss: Annotated[float, Field(gt=0, lt=1)] = 0.001
     window_min_seconds: Duration = Field(default=0.05, alias="window_min")
@@ -185,7 +185,7 @@ class Settle(Section):
     memory_bytes: Size = Field(default=64_000_000, alias="memory")
 
 
-class Replay(Section):
+class ReplaySettings(Section):
     batch_blocks: Count = 5_000
     batch_bytes: Size = 8_000_000
     history: bool = True
@@ -193,7 +193,7 @@ class Replay(Section):
     quarantine_limit: Count = 10_000
 
 
-class Verify(Section):
+class VerifySettings(Section):
     checkpoints: bool = True
     checkpoint_seconds: Duration = Field(default=1.0, alias="checkpoint")
     checkpoint_blocks: Count = 10_000
@@ -203,13 +203,13 @@ class Verify(Section):
     scrub_rows: Count = 20_000
 
 
-class Journal(Section):
+class JournalSettings(Section):
     keep_age_seconds: Duration | None = Field(default=None, alias="keep_age")
     keep_bytes: Size | None = None
     budget_bytes: Size | None = None
 
 
-class LeaseTimes(Section):
+class LeaseTimesSettings(Section):
     """What every kind of lease counts by."""
 
     ttl_seconds: Duration = Field(default=10.0, alias="ttl")
@@ -217,7 +217,7 @@ class LeaseTimes(Section):
     margin_seconds: Duration = Field(default=0.5, alias="margin")
 
 
-class StaticLease(LeaseTimes):
+class StaticLeaseSettings(LeaseTimesSettings):
     kind: Literal["static"]
     path: FilePath | None = None
 
@@ -232,7 +232,7 @@ def _check_endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
-class EtcdLease(LeaseTimes):
+class EtcdLeaseSettings(LeaseTimesSettings):
     kind: Literal["etcd"]
     endpoints: Annotated[
         tuple[Annotated[str, AfterValidator(_check_endpoint)], ...], Field(min_length=1, max_length=16)
@@ -247,14 +247,14 @@ class EtcdLease(LeaseTimes):
     key: FilePath | None = None
 
 
-Lease = Annotated[StaticLease | EtcdLease, Field(discriminator="kind")]
+Lease = Annotated[StaticLeaseSettings | EtcdLeaseSettings, Field(discriminator="kind")]
 
 
-class Copy(Section):
+class CopySettings(Section):
     hold_seconds: Duration = Field(default=300.0, alias="hold")
 
 
-class Amount(Section):
+class AmountSettings(Section):
     """A column, or a field of the embedded ledger's documents, whose changes are summed up while they are at risk."""
 
     table: Identifier
@@ -264,7 +264,7 @@ class Amount(Section):
     limit: Annotated[Decimal, Field(ge=0)] | None = None
 
 
-class Failover(Section):
+class FailoverSettings(Section):
     mode: Literal["manual", "automatic", "shadow"] = "manual"
     priority: CountOrZero = 0
     suspect_seconds: Duration = Field(default=2.0, alias="suspect")
@@ -280,30 +280,30 @@ class Failover(Section):
     acknowledge_timeout_seconds: Duration = Field(default=10.0, alias="acknowledge_timeout")
     missing: Literal["wait", "degrade"] = "wait"
     degrade_after_seconds: Duration = Field(default=10.0, alias="degrade_after")
-    amounts: tuple[Amount, ...] = ()
+    amounts: tuple[AmountSettings, ...] = ()
 
 
-class Stop(Section):
+class StopSettings(Section):
     deadline_seconds: Duration = Field(default=10.0, alias="deadline")
 
 
 class Config(Section):
     """One region. ``path`` is the file that it was read from."""
 
-    region: Region
-    http: Http = Http()
+    region: RegionSettings
+    http: HttpSettings = HttpSettings()
     source: Source | None = None
-    feed: Feed = Feed()
-    follow: Follow | None = None
-    cluster: Cluster | None = None
-    settle: Settle = Settle()
+    feed: FeedSettings = FeedSettings()
+    follow: FollowSettings | None = None
+    cluster: ClusterSettings | None = None
+    settle: SettleSettings = SettleSettings()
     replica: Replica | None = None
-    replay: Replay = Replay()
-    journal: Journal = Journal()
-    copying: Copy = Field(default=Copy(), alias="copy")
-    verify: Verify = Verify()
-    failover: Failover = Failover()
-    stop: Stop = Stop()
+    replay: ReplaySettings = ReplaySettings()
+    journal: JournalSettings = JournalSettings()
+    copying: CopySettings = Field(default=CopySettings(), alias="copy")
+    verify: VerifySettings = VerifySettings()
+    failover: FailoverSettings = FailoverSettings()
+    stop: StopSettings = StopSettings()
     lease: Lease | None = None
 
     @property
@@ -316,6 +316,6 @@ class Config(Section):
     @property
     def state_path(self) -> Path | None:
         """Where an embedded ledger keeps its state; None for another source."""
-        if not isinstance(self.source, EmbeddedSource):
+        if not isinstance(self.source, EmbeddedSourceSettings):
             return None
         return self.source.state or self.region.data_dir / "ledger.sqlite3"

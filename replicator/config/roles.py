@@ -11,13 +11,13 @@ from typing import Literal
 
 from replicator.config.models import (
     Config,
-    EmbeddedSource,
-    PostgresReplica,
-    PostgresSource,
-    Region,
+    EmbeddedSourceSettings,
+    PostgresReplicaSettings,
+    PostgresSourceSettings,
+    RegionSettings,
     Replica,
     Source,
-    SqliteReplica,
+    SqliteReplicaSettings,
 )
 
 Role = Literal["primary", "replica"]
@@ -25,7 +25,7 @@ Role = Literal["primary", "replica"]
 
 def in_role(config: Config, role: Role, epoch: int) -> Config:
     """The configuration of this region as primary of ``epoch``, or as replica."""
-    region: Region = config.region.model_copy(update={"role": role, "epoch": max(epoch, 1)})
+    region: RegionSettings = config.region.model_copy(update={"role": role, "epoch": max(epoch, 1)})
     if role == "primary":
         return config.model_copy(update={"region": region, "source": source_of(config), "replica": None})
     return config.model_copy(update={"region": region, "source": None, "replica": replica_of(config)})
@@ -36,10 +36,10 @@ def source_of(config: Config) -> Source | None:
     if config.source is not None:
         return config.source
     match config.replica:
-        case SqliteReplica(path=path):
-            return EmbeddedSource.model_construct(kind="embedded", state=path)
-        case PostgresReplica() as replica:
-            return PostgresSource.model_construct(kind="postgres", dsn=replica.dsn, password=replica.password)
+        case SqliteReplicaSettings(path=path):
+            return EmbeddedSourceSettings.model_construct(kind="embedded", state=path)
+        case PostgresReplicaSettings() as replica:
+            return PostgresSourceSettings.model_construct(kind="postgres", dsn=replica.dsn, password=replica.password)
         case None:
             return None
 
@@ -49,10 +49,10 @@ def replica_of(config: Config) -> Replica | None:
     if config.replica is not None:
         return config.replica
     match config.source:
-        case EmbeddedSource():
+        case EmbeddedSourceSettings():
             assert config.state_path is not None
-            return SqliteReplica.model_construct(kind="sqlite", path=config.state_path)
-        case PostgresSource() as source:
-            return PostgresReplica.model_construct(kind="postgres", dsn=source.dsn, password=source.password)
+            return SqliteReplicaSettings.model_construct(kind="sqlite", path=config.state_path)
+        case PostgresSourceSettings() as source:
+            return PostgresReplicaSettings.model_construct(kind="postgres", dsn=source.dsn, password=source.password)
         case None:
             return None

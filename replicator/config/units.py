@@ -25,7 +25,7 @@ _SIZE_BYTES = {
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)", re.ASCII)
 
 
-class Surroundings(NamedTuple):
+class ReadContext(NamedTuple):
     """What a file's values are read by: the directory that relative paths start from, and the environment."""
 
     directory: Path
@@ -146,8 +146,8 @@ def _read_address(value: object) -> Address:
     return Address(match["six"] or match["host"], int(match["port"]))
 
 
-def _surroundings(info: ValidationInfo) -> Surroundings:
-    assert isinstance(info.context, Surroundings)
+def _surroundings(info: ValidationInfo) -> ReadContext:
+    assert isinstance(info.context, ReadContext)
     return info.context
 
 

@@ -1,1 +1,1 @@
-"""What is hashed, sent and stored: blocks, statements, rows, definitions, positions, and the digests made of them. Pure."""
+"""What is hashed, sent and stored: blocks, statements, rows, positions, and the digests of them. Pure."""

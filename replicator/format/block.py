@@ -76,7 +76,7 @@ class Draft(NamedTuple):
     body: bytes | None
 
 
-class Part(NamedTuple):
+class BlockPart(NamedTuple):
     """A piece of the transaction that is now arriving, cut between statements; its Draft follows."""
 
     statements: int

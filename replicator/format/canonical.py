@@ -56,7 +56,7 @@ def _unescaped(cell: bytes) -> str:
         raise ValueError(f"an escape that no line has: {error}") from error
 
 
-class Lines:
+class RowLines:
     """How a definition's rows become lines. ``names`` are its columns in line order, ``places`` where they stand in the
     row, ``keys`` how many of them are the key's."""
 

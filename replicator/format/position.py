@@ -19,7 +19,7 @@ STRAND_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MAX_SEQUENCE = 2**63 - 1  # what SQLite and PostgreSQL store as an integer
 
 
-class Order(enum.Enum):
+class PositionOrder(enum.Enum):
     """How one position stands to another."""
 
     EQUAL = "equal"
@@ -60,10 +60,10 @@ def parse_position(text: str) -> Position:
     return Position(strand, int(epoch), int(sequence), bytes.fromhex(digest))
 
 
-def compare(mine: Position, other: Position) -> Order:
+def compare(mine: Position, other: Position) -> PositionOrder:
     """How ``mine`` stands to ``other``. Divergence is seen only at equal sequences."""
     if mine.strand != other.strand:
         raise ValueError(f"positions of different strands do not compare: {mine.strand!r} and {other.strand!r}")
     if mine.sequence != other.sequence:
-        return Order.BEHIND if mine.sequence < other.sequence else Order.AHEAD
-    return Order.EQUAL if mine.hash == other.hash else Order.DIVERGED
+        return PositionOrder.BEHIND if mine.sequence < other.sequence else PositionOrder.AHEAD
+    return PositionOrder.EQUAL if mine.hash == other.hash else PositionOrder.DIVERGED

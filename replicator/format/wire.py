@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from replicator.errors import Corrupt
-from replicator.format.block import BODY_LIMIT_BYTES, Block, Part, open_block, open_blocks
+from replicator.format.block import BODY_LIMIT_BYTES, Block, BlockPart, open_block, open_blocks
 from replicator.format.position import MAX_SEQUENCE, Position
 
 BLOCK, PART, HEARTBEAT, DEFINITION, END = range(1, 6)
@@ -50,7 +50,7 @@ class StagedPart(NamedTuple):
 
     sequence: int
     number: int
-    part: Part
+    part: BlockPart
 
 
 class DefinitionFrame(NamedTuple):
@@ -81,7 +81,7 @@ def pack_blocks(blocks: Iterable[Block]) -> list[bytes]:
     return [_pack((BLOCK, encoded, body)) for _, encoded, _, body in blocks]
 
 
-def pack_part(sequence: int, number: int, part: Part) -> bytes:
+def pack_part(sequence: int, number: int, part: BlockPart) -> bytes:
     """A part's frame."""
     return _pack((PART, sequence, number, part.statements, part.data))
 
@@ -174,7 +174,7 @@ def _read_frame(raw: list[object]) -> Frame:
         case [2, int() as sequence, int() as number, int() as statements, bytes() as data]:
             if min(sequence, number, statements) < 0 or max(sequence, number, statements) > MAX_SEQUENCE:
                 raise ValueError("a number out of range")
-            return StagedPart(sequence, number, Part(statements, data))
+            return StagedPart(sequence, number, BlockPart(statements, data))
         case [
             3,
             str() as strand,

@@ -34,7 +34,7 @@ from replicator.ledger import request_body
 from replicator.ledger.exact_json import read, write
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.presentation import describe, show_time
-from replicator.ledger.reads import Found, Reads
+from replicator.ledger.reads import ReadAnswer, Reads
 from replicator.ledger.tables import KeyType, TableDeclaration
 
 DECLARATION_LIMIT_BYTES = 64 * 1024
@@ -44,8 +44,8 @@ _PAGE = ("limit", "cursor")
 
 def routes(ledger: Ledger | None, reads: Reads, primary: Callable[[], str | None] = lambda: None) -> list[Route]:
     """The routes; ``ledger`` is None on a replica, where ``primary`` gives the primary's address if it is known."""
-    writes = _Writes(ledger, primary)
-    asked = _Asked(reads)
+    writes = _WriteRoutes(ledger, primary)
+    asked = _ReadRoutes(reads)
     return [
         Route(f"{request_body.PREFIX}/transactions", writes.transact, methods=["POST"]),
         Route(f"{request_body.PREFIX}/tables", asked.tables, methods=["GET"]),
@@ -55,13 +55,13 @@ def routes(ledger: Ledger | None, reads: Reads, primary: Callable[[], str | None
     ]
 
 
-class _Writes:
+class _WriteRoutes:
     """What changes the ledger."""
 
     def __init__(self, ledger: Ledger | None, primary: Callable[[], str | None]) -> None:
         self._ledger = ledger
         self._primary = primary
-        self._bodies = request_body.Bodies()
+        self._bodies = request_body.RequestBodies()
 
     def _here(self) -> Ledger:
         if self._ledger is None:
@@ -100,7 +100,7 @@ class _Writes:
         return _answer(declared.position, describe(declared.definition), status=201 if declared.created else 200)
 
 
-class _Asked:
+class _ReadRoutes:
     """What only reads."""
 
     def __init__(self, reads: Reads) -> None:
@@ -174,7 +174,7 @@ def _names(value: Any, place: str) -> list[str]:
     return names
 
 
-def _found(found: Found) -> Response:
+def _found(found: ReadAnswer) -> Response:
     content = found.content
     for page in (content, *content.get("tables", ())):
         if isinstance(page.get("next"), list):

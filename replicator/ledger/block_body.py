@@ -7,16 +7,16 @@ it in one piece; one that grows beyond the limit is refused.
 from __future__ import annotations
 
 from replicator.errors import Rejected
-from replicator.format.block import BODY_LIMIT_BYTES, Draft, Part
+from replicator.format.block import BODY_LIMIT_BYTES, BlockPart, Draft
 
 
-class Body:
+class BlockBody:
     """A block's body in the making, cut into parts where it is large."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._bytes = 0
-        self._parts: list[Part] = []
+        self._parts: list[BlockPart] = []
         self._open: list[bytes] = []
         self._open_bytes = 0
         self._statements = 0
@@ -34,14 +34,14 @@ class Body:
 
     def _cut(self) -> None:
         self._statements += len(self._open)
-        self._parts.append(Part(len(self._open), b"".join(self._open)))
+        self._parts.append(BlockPart(len(self._open), b"".join(self._open)))
         self._open.clear()
         self._open_bytes = 0
 
-    def items(self, note: bytes | None, txid: str, committed_at: int) -> list[Part | Draft]:
+    def items(self, note: bytes | None, txid: str, committed_at: int) -> list[BlockPart | Draft]:
         """The transaction for the journal, the note its first statement."""
         self._cut()
-        notes = [] if note is None else [Part(1, note)]
+        notes = [] if note is None else [BlockPart(1, note)]
         parts = [*notes, *self._parts]
         statements = self._statements + len(notes)
         if sum(len(part.data) for part in parts) <= BODY_LIMIT_BYTES:

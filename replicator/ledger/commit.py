@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import Halted, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
-from replicator.format.block import HAS_DEFINITIONS, Block, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, Block, BlockPart, Draft
 from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.format.statement import pack_define
 from replicator.ledger.index import RequestIndex
 from replicator.ledger.permit import Permits, Unfenced
-from replicator.ledger.planning import Answer, Changes, Judge, Planned
-from replicator.ledger.request import Limits, read_request
-from replicator.ledger.state import State
-from replicator.ledger.tables import Table, TableDeclaration, check_declaration, definition_of
+from replicator.ledger.planning import Changes, PlannedTransaction, RequestPlanner, TransactionAnswer
+from replicator.ledger.request import RequestLimits, read_request
+from replicator.ledger.state import LedgerState
+from replicator.ledger.tables import LedgerTable, TableDeclaration, check_declaration, definition_of
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.replicas.base import AppliedMark
 from replicator.pipeline.replicas.sqlite.replica import SqliteReplica
 from replicator.storage.journal.store import Journal
 
@@ -47,17 +47,17 @@ log = logging.getLogger("replicator.ledger")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Options:
+class LedgerOptions:
     """Where the ledger keeps its files, and what it allows. ``clock`` gives microseconds since 1970."""
 
     state: Path
     requests: Path
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: RequestLimits = dataclasses.field(default_factory=RequestLimits)
     retention_seconds: float = 7 * 86_400.0
     clock: Callable[[], int] = lambda: time.time_ns() // 1000
 
 
-class Declared(NamedTuple):
+class DeclaredTable(NamedTuple):
     """A table that is there; ``created`` if it was not there before."""
 
     position: Position
@@ -70,28 +70,28 @@ class Committer:
     permit; ``epoch`` is for a region without failover, whose permit never ends."""
 
     def __init__(
-        self, journal: Journal, strand: str, epoch: int, options: Options, permits: Permits | None = None
+        self, journal: Journal, strand: str, epoch: int, options: LedgerOptions, permits: Permits | None = None
     ) -> None:
         self.permits: Permits = permits or Unfenced(epoch)
         self.committed: Block | None = None  # the last block that was written here
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[str, LedgerTable] = {}
         self.replica = SqliteReplica(options.state)
         self._journal = journal
         self._strand = strand
         self._options = options
         self._replayer = Replayer(journal, self.replica, strand, REPLAY_BYTES, REPLAY_BLOCKS)
-        self._state = State(options.state)
+        self._state = LedgerState(options.state)
         self._index = RequestIndex(options.requests, strand)
-        self._judge = Judge(journal, strand, self._state, self._index, options.limits)
+        self._judge = RequestPlanner(journal, strand, self._state, self._index, options.limits)
         self._is_open = False
         self._forgot_at = 0
 
     @property
-    def applied(self) -> Applied:
+    def applied(self) -> AppliedMark:
         """Where the state stands."""
         return self._replayer.applied
 
-    def open(self) -> Applied:
+    def open(self) -> AppliedMark:
         """Open the files and bring the state after the journal. Raises Unavailable or Halted."""
         self.close()
         self._journal.discard_arriving(self._strand)
@@ -110,7 +110,7 @@ class Committer:
         self._index.close()
         self.replica.close()
 
-    def execute(self, bodies: Sequence[bytes]) -> list[Answer | ReplicatorError]:
+    def execute(self, bodies: Sequence[bytes]) -> list[TransactionAnswer | ReplicatorError]:
         """Judge and commit requests, each by itself all or nothing; an answer or a refusal for each, in order.
 
         Raises NotPrimary, Unavailable or Halted if nothing was committed.
@@ -122,9 +122,9 @@ class Committer:
             return [OutcomeUnknown("the right to write ended meanwhile") for _ in outcomes]
         return outcomes
 
-    def _execute(self, bodies: Sequence[bytes]) -> list[Answer | ReplicatorError]:
+    def _execute(self, bodies: Sequence[bytes]) -> list[TransactionAnswer | ReplicatorError]:
         self._catch_up()
-        outcomes: list[Answer | ReplicatorError | Planned | int] = []
+        outcomes: list[TransactionAnswer | ReplicatorError | PlannedTransaction | int] = []
         by_id: dict[str, int] = {}  # the group's own requests by idempotency key: their place in outcomes
         changes: Changes | None = {} if len(bodies) > 1 else None
         for place, body in enumerate(bodies):
@@ -138,10 +138,10 @@ class Committer:
                 by_id[request.id] = place
             except Rejected as error:
                 outcomes.append(error)
-        answers = self._commit([outcome for outcome in outcomes if isinstance(outcome, Planned)])
+        answers = self._commit([outcome for outcome in outcomes if isinstance(outcome, PlannedTransaction)])
         return list(_answered(outcomes, answers))
 
-    def declare(self, declaration: TableDeclaration) -> Declared:
+    def declare(self, declaration: TableDeclaration) -> DeclaredTable:
         """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
         epoch = self.permits.permit()
         declared = self._declare(declaration)
@@ -149,13 +149,13 @@ class Committer:
             raise OutcomeUnknown("the right to write ended meanwhile")
         return declared
 
-    def _declare(self, declaration: TableDeclaration) -> Declared:
+    def _declare(self, declaration: TableDeclaration) -> DeclaredTable:
         check_declaration(declaration)
         self._catch_up()
         definition = definition_of(declaration)
         for table in self.tables.values():
             if table.definition == definition:
-                return Declared(self._journal.head(self._strand), definition, False)
+                return DeclaredTable(self._journal.head(self._strand), definition, False)
             if table.name.lower() == definition.label.lower():
                 raise Rejected(
                     "table_differs",
@@ -170,14 +170,14 @@ class Committer:
         (block,) = self._append([draft])
         self._catch_up()
         self.tables = self._read_tables()
-        return Declared(block.position, definition, True)
+        return DeclaredTable(block.position, definition, True)
 
     # -- the group
 
-    def _commit(self, planned: Sequence[Planned]) -> list[Answer]:
+    def _commit(self, planned: Sequence[PlannedTransaction]) -> list[TransactionAnswer]:
         if not planned:
             return []
-        items: list[Part | Draft] = []
+        items: list[BlockPart | Draft] = []
         for number, plan in enumerate(planned):
             *parts, draft = plan.items
             assert isinstance(draft, Draft)
@@ -188,11 +188,11 @@ class Committer:
         except (Unavailable, Halted) as error:
             log.warning("committed, but the state does not follow yet: %s", error)
         return [
-            Answer(block.position, block.header.committed_at, plan.request.id, plan.versions)
+            TransactionAnswer(block.position, block.header.committed_at, plan.request.id, plan.versions)
             for block, plan in zip(blocks, planned, strict=True)
         ]
 
-    def _append(self, items: Sequence[Part | Draft]) -> list[Block]:
+    def _append(self, items: Sequence[BlockPart | Draft]) -> list[Block]:
         """The commit. Raises NotPrimary if the permit has ended by now, and Halted if its epoch is past."""
         with self.permits.appending() as epoch:
             head = self._journal.head(self._strand)
@@ -227,9 +227,11 @@ class Committer:
             self.close()  # with the transaction that was half done; it is opened anew
             raise
 
-    def _read_tables(self) -> dict[str, Table]:
+    def _read_tables(self) -> dict[str, LedgerTable]:
         definitions = self._journal.definitions(self._strand).items()
-        tables = [Table(relation, definition) for relation, definition in sorted(definitions) if definition.documents]
+        tables = [
+            LedgerTable(relation, definition) for relation, definition in sorted(definitions) if definition.documents
+        ]
         return {table.name: table for table in tables}
 
 
@@ -248,16 +250,17 @@ def _rare_collections(is_bulk: bool) -> Iterator[None]:
 
 
 def _answered(
-    outcomes: Sequence[Answer | ReplicatorError | Planned | int], answers: Sequence[Answer]
-) -> Iterator[Answer | ReplicatorError]:
+    outcomes: Sequence[TransactionAnswer | ReplicatorError | PlannedTransaction | int],
+    answers: Sequence[TransactionAnswer],
+) -> Iterator[TransactionAnswer | ReplicatorError]:
     """The outcomes with what was planned as answered: a number is the place of the request that this one repeats."""
     rest = iter(answers)
-    settled: list[Answer | ReplicatorError] = []
+    settled: list[TransactionAnswer | ReplicatorError] = []
     for outcome in outcomes:
         if isinstance(outcome, int):
             first = settled[outcome]
-            assert isinstance(first, Answer)
+            assert isinstance(first, TransactionAnswer)
             settled.append(first._replace(repeated=True))
         else:
-            settled.append(next(rest) if isinstance(outcome, Planned) else outcome)
+            settled.append(next(rest) if isinstance(outcome, PlannedTransaction) else outcome)
     return iter(settled)

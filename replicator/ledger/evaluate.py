@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import Rejected
 from replicator.ledger.exact_json import DIGITS_LIMIT, check_depth, decoder, write_bytes
-from replicator.ledger.tables import Key, Table
+from replicator.ledger.tables import Key, LedgerTable
 
 Number = int | Decimal
 _exact = decimal.Context(prec=DIGITS_LIMIT, traps=[decimal.Inexact, decimal.InvalidOperation, decimal.Overflow])
@@ -40,12 +40,12 @@ class Condition(NamedTuple):
     value: Any
 
 
-class Statement(NamedTuple):
+class RequestedChange(NamedTuple):
     """One change that was asked for. ``text`` and ``user`` are those of an insert's or put's document, ``document`` the
     document itself where a condition will be judged on it."""
 
     number: int
-    table: Table
+    table: LedgerTable
     op: str
     key: Key
     text: bytes
@@ -64,14 +64,14 @@ class Statement(NamedTuple):
         return f"statements[{self.number}], table {self.table.name}, key {key}"
 
 
-class Held(NamedTuple):
+class StoredDocument(NamedTuple):
     """What the ledger has under a key: the last version, and the document's text, None if there is none (any more)."""
 
     version: int
     text: str | None
 
 
-class Result(NamedTuple):
+class StatementResult(NamedTuple):
     """The document after a statement; ``text`` is None if it goes."""
 
     version: int
@@ -79,21 +79,23 @@ class Result(NamedTuple):
     user: str | None
 
 
-def evaluate(statement: Statement, held: Held, document_limit_bytes: int, depth_limit: int) -> Result:
+def evaluate(
+    statement: RequestedChange, held: StoredDocument, document_limit_bytes: int, depth_limit: int
+) -> StatementResult:
     """The statement's effect on what is held. Raises Rejected, with its place."""
     try:
         _check_presence(statement, held)
         if statement.op in ("insert", "put"):
             _check_conditions(statement, statement.document)
-            return Result(held.version + 1, statement.text, statement.user)
+            return StatementResult(held.version + 1, statement.text, statement.user)
         document = _read_held(held)
         if statement.op == "delete":
             _check_conditions(statement, document)
-            return Result(held.version + 1, None, None)
+            return StatementResult(held.version + 1, None, None)
         _change(statement, document)
         text = write_document(document, document_limit_bytes, depth_limit)
         _check_conditions(statement, document)
-        return Result(held.version + 1, text, statement.table.user_of(document))
+        return StatementResult(held.version + 1, text, statement.table.user_of(document))
     except Rejected as error:
         error.place = error.place or statement.place
         raise
@@ -116,7 +118,7 @@ def write_document(document: dict[str, Any], limit_bytes: int, depth_limit: int)
     return data
 
 
-def _read_held(held: Held) -> dict[str, Any]:
+def _read_held(held: StoredDocument) -> dict[str, Any]:
     try:
         document = decoder.decode(held.text or "")
         if not isinstance(document, dict):
@@ -131,7 +133,7 @@ def _read_held(held: Held) -> dict[str, Any]:
     return document
 
 
-def _check_presence(statement: Statement, held: Held) -> None:
+def _check_presence(statement: RequestedChange, held: StoredDocument) -> None:
     visible = held.version if held.text is not None else 0
     if statement.expect is not None and statement.expect != visible:
         message = f"version {statement.expect} was expected, it is {visible}"
@@ -143,7 +145,7 @@ def _check_presence(statement: Statement, held: Held) -> None:
         raise Rejected("no_document", "there is no document of this key", status=404, cure="insert it first")
 
 
-def _change(statement: Statement, document: dict[str, Any]) -> None:
+def _change(statement: RequestedChange, document: dict[str, Any]) -> None:
     document.update(statement.set)
     for name in statement.unset:
         document.pop(name, None)
@@ -166,7 +168,7 @@ def _sum(name: str, before: Any, amount: Number) -> Number:
         raise Rejected("number_range", message, status=422) from error
 
 
-def _check_conditions(statement: Statement, document: dict[str, Any] | None) -> None:
+def _check_conditions(statement: RequestedChange, document: dict[str, Any] | None) -> None:
     for condition in statement.require:
         found = (document or {}).get(condition.field)
         if not _holds(found, condition):

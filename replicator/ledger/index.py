@@ -1,8 +1,8 @@
 """What the ledger must remember beside its state: requests by idempotency key, and the versions of deleted keys.
 
 Guarantee: everything here comes from the journal's blocks, where the writer put it as the block's first statement, a
-MESSAGE (``Note``). So it survives failover: a promoted region builds this index from its own journal. The index keeps
-its position with its rows and follows the chain; if it stands on another chain it is built anew.
+MESSAGE (``RequestNote``). So it survives failover: a promoted region builds this index from its own journal. The index
+keeps its position with its rows and follows the chain; if it stands on another chain it is built anew.
 
 Idempotency keys are forgotten after the retention; versions of deleted keys are kept.
 """
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, Protocol
 import msgpack
 
 from replicator.errors import Corrupt
-from replicator.format.block import Block, Part
+from replicator.format.block import Block, BlockPart
 from replicator.format.position import Position
 from replicator.format.statement import DELETE, MESSAGE, pack_message, unpack_statements
-from replicator.ledger.tables import Table
+from replicator.ledger.tables import LedgerTable
 from replicator.storage.sqlite import connect, transaction, translated
 
 PREFIX = "ledger.request"
@@ -38,7 +38,7 @@ SCHEMA = (
 )
 
 
-class Note(NamedTuple):
+class RequestNote(NamedTuple):
     """What a block says of the request that it is: its id and digest (empty without one), and the versions of its
     deletes, in their order."""
 
@@ -54,11 +54,11 @@ class KnownRequest(NamedTuple):
     sequence: int
 
 
-class Chain(Protocol):
+class IndexedJournal(Protocol):
     """What is read of the journal."""
 
     def blocks(self, strand: str, after: int, limit_bytes: int) -> list[Block]: ...
-    def parts(self, strand: str, sequence: int) -> Iterator[Part]: ...
+    def parts(self, strand: str, sequence: int) -> Iterator[BlockPart]: ...
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
     def base(self, strand: str) -> Position: ...
 
@@ -86,23 +86,23 @@ def cut_back(path: Path, position: Position, undone: Undone) -> None:
         db.execute("UPDATE indexed SET sequence = ?, hash = ? WHERE strand = ?", (sequence, digest, strand))
 
 
-def pack_note(note: Note) -> bytes:
+def pack_note(note: RequestNote) -> bytes:
     """The note as a statement."""
     return pack_message(PREFIX, msgpack.packb(note))
 
 
-def read_note(statement: list[Any]) -> Note | None:
+def read_note(statement: list[Any]) -> RequestNote | None:
     """The note that a block's first statement is, if it is one. Raises Corrupt."""
     if statement[0] != MESSAGE or statement[1] != PREFIX:
         return None
     match msgpack.unpackb(statement[2]):
         case [str() as id_, bytes() as digest, list() as deleted] if all(type(version) is int for version in deleted):
-            return Note(id_, digest, deleted)
+            return RequestNote(id_, digest, deleted)
         case _:
             raise Corrupt("bad_note", "a block's note on its request cannot be read")
 
 
-def statements_of(journal: Chain, block: Block) -> Iterator[list[Any]]:
+def statements_of(journal: IndexedJournal, block: Block) -> Iterator[list[Any]]:
     """A block's statements, however it is stored; a part at a time."""
     if block.body is not None:
         yield from unpack_statements(block.body)
@@ -138,7 +138,7 @@ class RequestIndex:
             self._db = None
         self._after = None
 
-    def follow(self, journal: Chain) -> None:
+    def follow(self, journal: IndexedJournal) -> None:
         """Take in what the journal has beyond the index."""
         if self._after is None:
             self._after = self._position(journal)
@@ -157,7 +157,7 @@ class RequestIndex:
             row = self._reading().execute("SELECT digest, sequence FROM request WHERE id = ?", (id_,)).fetchone()
         return KnownRequest(*row) if row else None
 
-    def deleted(self, table: Table, keys: Sequence[bytes]) -> dict[bytes, int]:
+    def deleted(self, table: LedgerTable, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The last versions of those of the key images that were deleted."""
         found: dict[bytes, int] = {}
         if not self.has_deleted:
@@ -174,7 +174,7 @@ class RequestIndex:
         with self._transaction() as db:
             db.execute("DELETE FROM request WHERE committed_at < ?", (before,))
 
-    def _position(self, journal: Chain) -> int:
+    def _position(self, journal: IndexedJournal) -> int:
         query = "SELECT sequence, hash FROM indexed WHERE strand = ?"
         with self._translated():
             row = self._reading().execute(query, (self._strand,)).fetchone()
@@ -190,7 +190,7 @@ class RequestIndex:
         self.has_deleted = False
         return base
 
-    def _add(self, db: sqlite3.Connection, journal: Chain, block: Block) -> None:
+    def _add(self, db: sqlite3.Connection, journal: IndexedJournal, block: Block) -> None:
         statements = statements_of(journal, block)
         note = next((read_note(statement) for statement in statements), None)
         if note is None:
@@ -203,7 +203,7 @@ class RequestIndex:
             keys = ((statement[1], statement[2]) for statement in statements if statement[0] == DELETE)
             self._add_deleted(db, keys, note)
 
-    def _add_deleted(self, db: sqlite3.Connection, keys: Iterable[tuple[int, bytes]], note: Note) -> None:
+    def _add_deleted(self, db: sqlite3.Connection, keys: Iterable[tuple[int, bytes]], note: RequestNote) -> None:
         self.has_deleted = True
         rows = ((relation, key, version) for (relation, key), version in zip(keys, note.deleted, strict=True))
         try:

@@ -18,7 +18,7 @@ OLDER_AT_ONCE = 50
 OLDER_LIMIT = 10_000  # changes looked at to complete one
 
 
-class History(Protocol):
+class PastIndex(Protocol):
     """Where the past is found: the index over the region's journal. ``entries`` are newest first."""
 
     def entries(
@@ -29,7 +29,7 @@ class History(Protocol):
     def begins_behind(self, strand: str) -> int: ...
 
 
-class Version(NamedTuple):
+class KeyVersion(NamedTuple):
     """A change with its row as JSON values by column; None if the row went. ``unknown`` names columns left out."""
 
     entry: HistoryEntry
@@ -37,21 +37,21 @@ class Version(NamedTuple):
     unknown: list[str]
 
 
-class Past:
+class KeyPast:
     """The past of one key, whose texts are canonical."""
 
-    def __init__(self, history: History, strand: str, table: str, key: Sequence[str]) -> None:
+    def __init__(self, history: PastIndex, strand: str, table: str, key: Sequence[str]) -> None:
         self._history = history
         self._strand = strand
         self._table = table
         self._key = key
 
-    def versions(self, before: tuple[int, int] | None, limit: int) -> list[Version]:
+    def versions(self, before: tuple[int, int] | None, limit: int) -> list[KeyVersion]:
         """The changes before (sequence, ordinal), newest first."""
         entries = self._entries(before, limit)
         return [self._version(entry, entries[number + 1 :]) for number, entry in enumerate(entries)]
 
-    def as_of(self, sequence: int) -> Version | None:
+    def as_of(self, sequence: int) -> KeyVersion | None:
         """The last change up to and with ``sequence``; None if there was none."""
         versions = self.versions((sequence + 1, 0), 1)
         return versions[0] if versions else None
@@ -59,13 +59,13 @@ class Past:
     def _entries(self, before: tuple[int, int] | None, limit: int) -> list[HistoryEntry]:
         return self._history.entries(self._strand, self._table, self._key, before, limit)
 
-    def _version(self, entry: HistoryEntry, older: Sequence[HistoryEntry]) -> Version:
+    def _version(self, entry: HistoryEntry, older: Sequence[HistoryEntry]) -> KeyVersion:
         if entry.row is None:
-            return Version(entry, None, [])
+            return KeyVersion(entry, None, [])
         cells = _by_name(entry.definition, unpack_row(entry.row))
         self._complete(cells, entry, older)
         unknown = sorted(name for name, cell in cells.items() if cell is UNCHANGED)
-        return Version(entry, _as_json(entry.definition, cells), unknown)
+        return KeyVersion(entry, _as_json(entry.definition, cells), unknown)
 
     def _complete(self, cells: dict[str, Cell], entry: HistoryEntry, older: Sequence[HistoryEntry]) -> None:
         """Fill unchanged columns from older changes: ``older`` at first, then what lies before them."""

@@ -4,7 +4,7 @@ Guarantee: a request is answered only after its commit is durable; while one gro
 gathers, so the rate does not hang on the disk's latency; the queue is bounded in number and in bytes, and who does not
 fit is told to come back. A request whose client goes away is carried out or not, never in part: its idempotency key
 tells. Where writes need a permit that ends, no answer leaves after its end; where other regions have to have a write
-first (``Acknowledges``), its answer waits for them.
+first (``AcknowledgementGate``), its answer waits for them.
 
 One task, ``run``, owns the writer; everything it does to files happens in one worker thread at a time and is never
 abandoned half-way.
@@ -21,12 +21,12 @@ import trio
 
 from replicator.errors import Halted, NotPrimary, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
 from replicator.format.block import Block
-from replicator.ledger.commit import Committer, Declared, Options
+from replicator.ledger.commit import Committer, DeclaredTable, LedgerOptions
 from replicator.ledger.permit import Permits
-from replicator.ledger.planning import Answer
-from replicator.ledger.request import Limits
+from replicator.ledger.planning import TransactionAnswer
+from replicator.ledger.request import RequestLimits
 from replicator.ledger.tables import TableDeclaration
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.replicas.base import AppliedMark
 from replicator.storage.journal.store import Journal
 
 GROUP_REQUESTS = 500
@@ -38,23 +38,23 @@ LAPSED_SECONDS = 0.05  # between looks at a permit that has ended and was not ta
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class _Ticket:
+class _QueuedWrite:
     """One who waits: what for, and what came of it."""
 
     what: bytes | TableDeclaration
     done: trio.Event = dataclasses.field(default_factory=trio.Event)
-    outcome: Answer | Declared | ReplicatorError | None = None
+    outcome: TransactionAnswer | DeclaredTable | ReplicatorError | None = None
 
     @property
     def bytes(self) -> int:
         return len(self.what) if isinstance(self.what, bytes) else 0
 
-    def settle(self, outcome: Answer | Declared | ReplicatorError) -> None:
+    def settle(self, outcome: TransactionAnswer | DeclaredTable | ReplicatorError) -> None:
         self.outcome = outcome
         self.done.set()
 
 
-class Acknowledges(Protocol):
+class AcknowledgementGate(Protocol):
     """Who knows what other regions have durably."""
 
     async def wait(self, sequence: int, left_seconds: Callable[[], float]) -> int:
@@ -75,21 +75,21 @@ class Ledger:
         journal: Journal,
         strand: str,
         epoch: int,
-        options: Options,
-        on_applied: Callable[[Applied], None] = lambda applied: None,
+        options: LedgerOptions,
+        on_applied: Callable[[AppliedMark], None] = lambda applied: None,
         on_committed: Callable[[Block], None] = lambda block: None,
         on_waiting: Callable[[Unavailable], None] = lambda cause: None,
         permits: Permits | None = None,
-        acknowledges: Acknowledges | None = None,
+        acknowledges: AcknowledgementGate | None = None,
     ) -> None:
-        self.limits: Limits = options.limits
+        self.limits: RequestLimits = options.limits
         self._committer = Committer(journal, strand, epoch, options, permits)
         self._permits = self._committer.permits
         self._acknowledges = acknowledges
         self._on_applied = on_applied
         self._on_committed = on_committed
         self._on_waiting = on_waiting
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[_QueuedWrite] = deque()
         self._queue_bytes = 0
         self._unanswered = 0
         self._arrived = trio.Event()
@@ -144,18 +144,18 @@ class Ledger:
         except Rejected as error:
             raise Halted(error.reason, error.message, place=error.place, cure=error.cure) from error
 
-    async def submit(self, body: bytes) -> Answer:
+    async def submit(self, body: bytes) -> TransactionAnswer:
         """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted."""
         epoch = self._permits.permit()
-        outcome = await self._wait_for(_Ticket(body))
-        assert isinstance(outcome, Answer)
+        outcome = await self._wait_for(_QueuedWrite(body))
+        assert isinstance(outcome, TransactionAnswer)
         return outcome._replace(acknowledged_by=await self._acknowledged(outcome.position.sequence, epoch))
 
-    async def declare(self, declaration: TableDeclaration) -> Declared:
+    async def declare(self, declaration: TableDeclaration) -> DeclaredTable:
         """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
         epoch = self._permits.permit()
-        outcome = await self._wait_for(_Ticket(declaration))
-        assert isinstance(outcome, Declared)
+        outcome = await self._wait_for(_QueuedWrite(declaration))
+        assert isinstance(outcome, DeclaredTable)
         await self._acknowledged(outcome.position.sequence, epoch)
         return outcome
 
@@ -173,7 +173,7 @@ class Ledger:
             raise OutcomeUnknown("the right to write ended before it could be answered")
         return count
 
-    async def _wait_for(self, ticket: _Ticket) -> Answer | Declared:
+    async def _wait_for(self, ticket: _QueuedWrite) -> TransactionAnswer | DeclaredTable:
         if not self._runs:
             raise _stopped()
         is_full = len(self._queue) >= QUEUE_REQUESTS or self._queue_bytes + ticket.bytes > QUEUE_BYTES
@@ -223,9 +223,9 @@ class Ledger:
             self._on_committed(self._committer.committed)
         self._on_applied(self._committer.applied)
 
-    def _take_group(self) -> list[_Ticket]:
+    def _take_group(self) -> list[_QueuedWrite]:
         """The requests that are committed together: some small ones, or one that is large or declares a table."""
-        group: list[_Ticket] = []
+        group: list[_QueuedWrite] = []
         size = 0
         while self._queue and len(group) < GROUP_REQUESTS:
             ticket = self._queue[0]
@@ -241,7 +241,7 @@ class Ledger:
             self._arrived = trio.Event()
         return group
 
-    def _carry_out(self, group: list[_Ticket]) -> None:
+    def _carry_out(self, group: list[_QueuedWrite]) -> None:
         """In the worker thread."""
         first = group[0].what
         if isinstance(first, TableDeclaration):

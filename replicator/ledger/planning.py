@@ -10,23 +10,23 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from replicator.errors import Rejected
-from replicator.format.block import Block, Draft, Part
+from replicator.format.block import Block, BlockPart, Draft
 from replicator.format.position import Position
 from replicator.format.statement import INSERT, UPDATE, pack_delete, pack_insert, pack_update
-from replicator.ledger.block_body import Body
-from replicator.ledger.evaluate import Held, Statement, evaluate
-from replicator.ledger.index import Note, RequestIndex, pack_note, read_note, statements_of
-from replicator.ledger.request import DEPTH_LIMIT, Limits, Request
-from replicator.ledger.state import State
+from replicator.ledger.block_body import BlockBody
+from replicator.ledger.evaluate import RequestedChange, StoredDocument, evaluate
+from replicator.ledger.index import RequestIndex, RequestNote, pack_note, read_note, statements_of
+from replicator.ledger.request import DEPTH_LIMIT, RequestLimits, TransactionRequest
+from replicator.ledger.state import LedgerState
 from replicator.ledger.tables import Key, version_of
 from replicator.storage.journal.store import Journal
 
 CHUNK_STATEMENTS = 5000
 
-Changes = dict[tuple[int, Key], Held]  # by relation and key
+Changes = dict[tuple[int, Key], StoredDocument]  # by relation and key
 
 
-class Answer(NamedTuple):
+class TransactionAnswer(NamedTuple):
     """A transaction that is committed. ``versions`` are its statements' (a delete's too), ``repeated`` says that it was
     committed by an earlier request of the same idempotency key, ``acknowledged_by`` how many other regions have it
     durably, where the writer waits for some."""
@@ -39,31 +39,35 @@ class Answer(NamedTuple):
     acknowledged_by: int | None = None
 
 
-class Planned(NamedTuple):
+class PlannedTransaction(NamedTuple):
     """An accepted request: its block to be, and its answer but for the position."""
 
-    request: Request
-    items: list[Part | Draft]
+    request: TransactionRequest
+    items: list[BlockPart | Draft]
     versions: list[int]
 
 
-class Judge:
+class RequestPlanner:
     """Looks at the ledger for the one writer."""
 
-    def __init__(self, journal: Journal, strand: str, state: State, index: RequestIndex, limits: Limits) -> None:
+    def __init__(
+        self, journal: Journal, strand: str, state: LedgerState, index: RequestIndex, limits: RequestLimits
+    ) -> None:
         self._journal = journal
         self._strand = strand
         self._state = state
         self._index = index
         self._limits = limits
 
-    def repetition(self, request: Request, by_id: dict[str, int], outcomes: Sequence[object]) -> Answer | int | None:
+    def repetition(
+        self, request: TransactionRequest, by_id: dict[str, int], outcomes: Sequence[object]
+    ) -> TransactionAnswer | int | None:
         """The answer that a repeated request had, or its place within the group. Raises Rejected if it is another."""
         if not request.id:
             return None
         if request.id in by_id:
             first = outcomes[by_id[request.id]]
-            assert isinstance(first, Planned)
+            assert isinstance(first, PlannedTransaction)
             _check_same(request, first.request.digest)
             return by_id[request.id]
         known = self._index.request(request.id)
@@ -74,7 +78,7 @@ class Judge:
         if block is None:
             message = f"the request was applied at sequence {known.sequence}; its block is no longer kept here"
             raise Rejected("already_applied", message, status=409, place="id")
-        return Answer(block.position, block.header.committed_at, request.id, self._versions(block), True)
+        return TransactionAnswer(block.position, block.header.committed_at, request.id, self._versions(block), True)
 
     def _versions(self, block: Block) -> list[int]:
         """The versions in a block of an idempotent request: rows carry theirs, the note those of deletes."""
@@ -85,11 +89,11 @@ class Judge:
             version_of(statement[2]) if statement[0] in (INSERT, UPDATE) else next(deleted) for statement in statements
         ]
 
-    def plan(self, request: Request, changes: Changes | None, committed_at: int) -> Planned:
+    def plan(self, request: TransactionRequest, changes: Changes | None, committed_at: int) -> PlannedTransaction:
         """Judge a request by the state and by ``changes``, which it adds to if it is accepted. Raises Rejected."""
         limits = self._limits
         mine: Changes = {}
-        body = Body(limits.transaction_bytes)
+        body = BlockBody(limits.transaction_bytes)
         versions: list[int] = []
         deleted: list[int] = []
         for chunk in _chunks(request.statements):
@@ -106,16 +110,16 @@ class Judge:
                     pack = pack_insert if before.text is None else pack_update
                     body.add(pack(table.relation, table.pack(key, user, text, version)))
                 if changes is not None:
-                    mine[table.relation, key] = Held(version, None if text is None else text.decode())
+                    mine[table.relation, key] = StoredDocument(version, None if text is None else text.decode())
         if changes is not None:
             changes.update(mine)
-        note = pack_note(Note(request.id, request.digest, deleted)) if request.id or deleted else None
-        return Planned(request, body.items(note, request.id, committed_at), versions)
+        note = pack_note(RequestNote(request.id, request.digest, deleted)) if request.id or deleted else None
+        return PlannedTransaction(request, body.items(note, request.id, committed_at), versions)
 
-    def _held(self, statements: Sequence[Statement], changes: Changes) -> Changes:
+    def _held(self, statements: Sequence[RequestedChange], changes: Changes) -> Changes:
         """What is held under the statements' keys, before them."""
         held: Changes = {}
-        unknown: dict[int, list[Statement]] = {}
+        unknown: dict[int, list[RequestedChange]] = {}
         for statement in statements:
             place = (statement.table.relation, statement.key)
             if place in changes:
@@ -128,12 +132,12 @@ class Judge:
             gone = asked if self._index.has_deleted else ()
             missing = {table.pack_key(s.key): s.key for s in gone if s.key not in found}
             for image, version in self._index.deleted(table, list(missing)).items():
-                found[missing[image]] = Held(version, None)
+                found[missing[image]] = StoredDocument(version, None)
             held.update({(relation, key): what for key, what in found.items()})
         return held
 
 
-def _check_same(request: Request, digest: bytes) -> None:
+def _check_same(request: TransactionRequest, digest: bytes) -> None:
     if request.digest != digest:
         raise Rejected(
             "id_reused",
@@ -144,9 +148,9 @@ def _check_same(request: Request, digest: bytes) -> None:
         )
 
 
-_NOTHING = Held(0, None)
+_NOTHING = StoredDocument(0, None)
 
 
-def _chunks(statements: Sequence[Statement]) -> Iterator[Sequence[Statement]]:
+def _chunks(statements: Sequence[RequestedChange]) -> Iterator[Sequence[RequestedChange]]:
     for start in range(0, len(statements), CHUNK_STATEMENTS):
         yield statements[start : start + CHUNK_STATEMENTS]

@@ -9,7 +9,7 @@ import datetime
 from typing import Any
 
 from replicator.format.definition import Definition
-from replicator.ledger.key_past import Version
+from replicator.ledger.key_past import KeyVersion
 from replicator.pipeline.replicas.base import Document
 
 Content = dict[str, Any]
@@ -32,7 +32,7 @@ def show_document(document: Document) -> Content:
     return {"table": document.definition.label, "key": document.key, **_show_row(document.definition, document.row)}
 
 
-def show_version(version: Version) -> Content:
+def show_version(version: KeyVersion) -> Content:
     """A change for people."""
     entry = version.entry
     content: Content = {

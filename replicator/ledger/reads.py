@@ -20,7 +20,7 @@ import trio
 from replicator.errors import Rejected, Unavailable
 from replicator.format.definition import Definition
 from replicator.format.position import Position, genesis
-from replicator.ledger.key_past import History, Past
+from replicator.ledger.key_past import KeyPast, PastIndex
 from replicator.ledger.presentation import Content, describe, key_texts, show_document, show_version
 from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.replicas.keys import checked_key, unknown_table
@@ -31,21 +31,21 @@ INDEX_POLL_SECONDS = 0.02
 T = TypeVar("T")
 
 
-class Chain(Protocol):
+class ReadJournal(Protocol):
     """What is asked of the region's journal."""
 
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
     def sequence_before(self, strand: str, time: int) -> int: ...
 
 
-class After(NamedTuple):
+class Freshness(NamedTuple):
     """What the answer has to be as new as, and how long that may take."""
 
     position: Position
     timeout_seconds: float
 
 
-class Found(NamedTuple):
+class ReadAnswer(NamedTuple):
     """An answer and the position that it is at least as new as."""
 
     position: Position
@@ -63,8 +63,8 @@ class Reads:
         self,
         strand: str,
         new_reader: Callable[[], Reader],
-        chain: Chain,
-        history: History | None,
+        chain: ReadJournal,
+        history: PastIndex | None,
         wait_applied: Callable[[Position, float], Awaitable[bool]],
     ) -> None:
         self._strand = strand
@@ -83,15 +83,15 @@ class Reads:
 
     # -- what can be asked
 
-    async def tables(self, after: After | None) -> Found:
+    async def tables(self, after: Freshness | None) -> ReadAnswer:
         """The tables."""
         return await self._read(after, lambda reader: {"tables": [describe(table) for table in reader.tables()]})
 
-    async def table(self, table: str, after: After | None) -> Found:
+    async def table(self, table: str, after: Freshness | None) -> ReadAnswer:
         """One table."""
         return await self._read(after, lambda reader: describe(_definition(reader, table)))
 
-    async def document(self, table: str, key: Sequence[str], after: After | None) -> Found:
+    async def document(self, table: str, key: Sequence[str], after: Freshness | None) -> ReadAnswer:
         """A document or row by its key."""
 
         def read(reader: Reader) -> Content:
@@ -103,13 +103,13 @@ class Reads:
         return await self._read(after, read)
 
     async def as_of(
-        self, table: str, key: Sequence[str], moment: int | datetime.datetime, after: After | None
-    ) -> Found:
+        self, table: str, key: Sequence[str], moment: int | datetime.datetime, after: Freshness | None
+    ) -> ReadAnswer:
         """A document as of a sequence or a time: after every block up to it."""
 
         history = self._history
 
-        def read(past: Past, indexed: Position) -> Found:
+        def read(past: KeyPast, indexed: Position) -> ReadAnswer:
             sequence = self._sequence_of(moment)
             if sequence > indexed.sequence:
                 raise _not_indexed(sequence, indexed, is_exact=isinstance(moment, int))
@@ -120,31 +120,31 @@ class Reads:
             if version is None or version.row is None:
                 raise no_document(table, key)
             position = self._chain.position_at(self._strand, sequence) or indexed
-            return Found(position, {"table": table, **show_version(version)})
+            return ReadAnswer(position, {"table": table, **show_version(version)})
 
         return await self._read_past(table, key, after, read)
 
     async def history(
-        self, table: str, key: Sequence[str], limit: int, before: tuple[int, int] | None, after: After | None
-    ) -> Found:
+        self, table: str, key: Sequence[str], limit: int, before: tuple[int, int] | None, after: Freshness | None
+    ) -> ReadAnswer:
         """The changes of a key, newest first; ``next`` is the cursor of the next page. Where the journal's beginning
         has been pruned, ``begins_behind`` is the sequence up to which changes are not shown any more."""
         index = self._history
 
-        def read(past: Past, indexed: Position) -> Found:
+        def read(past: KeyPast, indexed: Position) -> ReadAnswer:
             versions = past.versions(before, limit)
             content: Content = {"table": table, "changes": [show_version(version) for version in versions]}
             last = versions[-1].entry if len(versions) == limit else None
             content["next"] = f"{last.sequence}.{last.ordinal}" if last else None
             if index is not None and (begins := index.begins_behind(self._strand)):
                 content["begins_behind"] = begins
-            return Found(indexed, content)
+            return ReadAnswer(indexed, content)
 
         return await self._read_past(table, key, after, read)
 
     async def of_user(
-        self, table: str, user: str, limit: int, behind: Sequence[str] | None, after: After | None
-    ) -> Found:
+        self, table: str, user: str, limit: int, behind: Sequence[str] | None, after: Freshness | None
+    ) -> ReadAnswer:
         """A user's documents in a table, in key order; ``next`` is the key of the last, if there may be more."""
 
         def read(reader: Reader) -> Content:
@@ -155,7 +155,7 @@ class Reads:
 
         return await self._read(after, read)
 
-    async def of_user_everywhere(self, user: str, limit: int, after: After | None) -> Found:
+    async def of_user_everywhere(self, user: str, limit: int, after: Freshness | None) -> ReadAnswer:
         """A user's documents in all tables, in one moment; at most ``limit`` a table."""
 
         def read(reader: Reader) -> Content:
@@ -166,21 +166,23 @@ class Reads:
 
     # -- how it is read
 
-    async def _read(self, after: After | None, read: Callable[[Reader], Content], snapshot: bool = False) -> Found:
+    async def _read(
+        self, after: Freshness | None, read: Callable[[Reader], Content], snapshot: bool = False
+    ) -> ReadAnswer:
         await self._reach(after)
 
-        def in_thread() -> Found:
+        def in_thread() -> ReadAnswer:
             return self._with_snapshot(found) if snapshot else self._with_reader(found)
 
-        def found(reader: Reader) -> Found:
+        def found(reader: Reader) -> ReadAnswer:
             applied = reader.applied(self._strand)  # first: what is read after it is as new or newer
-            return Found(applied.position if applied else genesis(self._strand), read(reader))
+            return ReadAnswer(applied.position if applied else genesis(self._strand), read(reader))
 
         return await trio.to_thread.run_sync(in_thread, limiter=self._limiter)
 
     async def _read_past(
-        self, table: str, key: Sequence[str], after: After | None, read: Callable[[Past, Position], Found]
-    ) -> Found:
+        self, table: str, key: Sequence[str], after: Freshness | None, read: Callable[[KeyPast, Position], ReadAnswer]
+    ) -> ReadAnswer:
         history = self._history
         if history is None:
             message = "this region keeps no index of the past"
@@ -188,17 +190,17 @@ class Reads:
         await self._reach(after)
         await self._reach_index(history, after)
 
-        def in_thread() -> Found:
+        def in_thread() -> ReadAnswer:
             canonical = self._with_reader(
                 lambda reader: [text for _, text in checked_key(_definition(reader, table), key)]
             )
             sequence = history.indexed(self._strand)
             indexed = self._chain.position_at(self._strand, sequence) or genesis(self._strand)
-            return read(Past(history, self._strand, table, canonical), indexed)
+            return read(KeyPast(history, self._strand, table, canonical), indexed)
 
         return await trio.to_thread.run_sync(in_thread, limiter=self._limiter)
 
-    async def _reach(self, after: After | None) -> None:
+    async def _reach(self, after: Freshness | None) -> None:
         """Wait until the region has what the caller has seen. Raises Rejected: not in time, or of another history."""
         if after is None:
             return
@@ -218,7 +220,7 @@ class Reads:
                 cure="the position was read where history went another way, before a failover say: read anew",
             )
 
-    async def _reach_index(self, history: History, after: After | None) -> None:
+    async def _reach_index(self, history: PastIndex, after: Freshness | None) -> None:
         """The index follows right behind replay and gives no signal: it is asked now and then."""
         if after is None:
             return

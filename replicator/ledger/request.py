@@ -26,9 +26,9 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from replicator.errors import Rejected
-from replicator.ledger.evaluate import OPERATORS, Condition, Statement, write_document
+from replicator.ledger.evaluate import OPERATORS, Condition, RequestedChange, write_document
 from replicator.ledger.exact_json import as_text, read_at
-from replicator.ledger.tables import Key, Table, text_bytes
+from replicator.ledger.tables import Key, LedgerTable, text_bytes
 from replicator.ledger.walk import Fields, read_list
 
 ID_LIMIT = 200
@@ -52,7 +52,7 @@ _canonical = json.JSONEncoder(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """What a client may send. ``transaction_bytes`` bounds what a transaction comes to when it is written."""
 
     document_bytes: int = 1_000_000
@@ -61,15 +61,15 @@ class Limits:
     transaction_bytes: int = 256_000_000
 
 
-class Request(NamedTuple):
+class TransactionRequest(NamedTuple):
     """A transaction that was asked for. ``digest`` is empty without an id."""
 
     id: str
     digest: bytes
-    statements: list[Statement]
+    statements: list[RequestedChange]
 
 
-def read_request(body: bytes, tables: Mapping[str, Table], limits: Limits) -> Request:
+def read_request(body: bytes, tables: Mapping[str, LedgerTable], limits: RequestLimits) -> TransactionRequest:
     """Read a transaction. Raises Rejected."""
     try:
         text = as_text(body)
@@ -81,21 +81,21 @@ def read_request(body: bytes, tables: Mapping[str, Table], limits: Limits) -> Re
         raise Rejected("too_deep", "the JSON is nested too deeply") from error
     if not statements:
         raise Rejected("no_statements", "a transaction has at least one statement", status=422, place="statements")
-    return Request(id_, digest.digest() if id_ and digest else b"", statements)
+    return TransactionRequest(id_, digest.digest() if id_ and digest else b"", statements)
 
 
 def _read(
-    text: str, tables: Mapping[str, Table], limits: Limits, digest: hashlib._Hash | None
-) -> tuple[str, hashlib._Hash | None, list[Statement]]:
+    text: str, tables: Mapping[str, LedgerTable], limits: RequestLimits, digest: hashlib._Hash | None
+) -> tuple[str, hashlib._Hash | None, list[RequestedChange]]:
     """The id, the digest and the statements."""
-    statements: list[Statement] = []
+    statements: list[RequestedChange] = []
     id_ = ""
     for name, at in (fields := Fields(text)):
         if name == "id":
             id_, fields.end = read_at(text, at)
             _check_id(id_)
         elif name == "statements":
-            fields.end = read_list(text, at, _Statements(tables, limits, digest, statements).take)
+            fields.end = read_list(text, at, _StatementReader(tables, limits, digest, statements).take)
         else:
             raise _unknown(name, {"id", "statements"}, "transaction")
     return id_, digest, statements
@@ -108,11 +108,15 @@ def _check_id(id_: Any) -> None:
     text_bytes(id_)
 
 
-class _Statements:
+class _StatementReader:
     """Reads the statements of one request."""
 
     def __init__(
-        self, tables: Mapping[str, Table], limits: Limits, digest: hashlib._Hash | None, statements: list[Statement]
+        self,
+        tables: Mapping[str, LedgerTable],
+        limits: RequestLimits,
+        digest: hashlib._Hash | None,
+        statements: list[RequestedChange],
     ) -> None:
         self._tables = tables
         self._statements = statements
@@ -143,7 +147,7 @@ class _Statements:
         self._check_twice(statement)
         self._statements.append(statement)
 
-    def _table(self, name: Any) -> Table:
+    def _table(self, name: Any) -> LedgerTable:
         table = self._tables.get(name) if isinstance(name, str) else None
         if table is None:
             raise Rejected(
@@ -154,7 +158,7 @@ class _Statements:
             )
         return table
 
-    def _with_document(self, number: int, table: Table, value: dict[str, Any]) -> Statement:
+    def _with_document(self, number: int, table: LedgerTable, value: dict[str, Any]) -> RequestedChange:
         document = value.get("document")
         if not isinstance(document, dict):
             raise Rejected("bad_document", "document is an object", status=422)
@@ -163,9 +167,9 @@ class _Statements:
         require = _conditions(value)
         kept = document if require else None
         nothing = (_NO_FIELDS, _NO_NAMES, _NO_FIELDS)
-        return Statement(number, table, value["op"], key, text, user, kept, *nothing, _expected(value), require)
+        return RequestedChange(number, table, value["op"], key, text, user, kept, *nothing, _expected(value), require)
 
-    def _check_twice(self, statement: Statement) -> None:
+    def _check_twice(self, statement: RequestedChange) -> None:
         row = (statement.table.relation, statement.key)
         before = self._seen.setdefault(row, statement.number)
         if before != statement.number:
@@ -178,7 +182,7 @@ class _Statements:
             )
 
 
-def _with_key(number: int, table: Table, value: dict[str, Any]) -> Statement:
+def _with_key(number: int, table: LedgerTable, value: dict[str, Any]) -> RequestedChange:
     op = value["op"]
     if "key" not in value:
         raise Rejected("bad_key", f"{op} needs the key of the row", status=422)
@@ -199,7 +203,9 @@ def _with_key(number: int, table: Table, value: dict[str, Any]) -> Statement:
         message = f"the field {min(in_key)!r} is of the key, which does not change"
         raise Rejected("key_change", message, status=422, cure="delete the document and insert another")
     key = table.key_from(value["key"])
-    return Statement(number, table, op, key, b"", None, None, set_, unset, add, _expected(value), _conditions(value))
+    return RequestedChange(
+        number, table, op, key, b"", None, None, set_, unset, add, _expected(value), _conditions(value)
+    )
 
 
 def _expected(value: dict[str, Any]) -> int | None:

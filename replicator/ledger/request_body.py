@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from replicator.errors import Rejected
 from replicator.format.position import MAX_SEQUENCE, parse_position
-from replicator.ledger.reads import PAGE_LIMIT, After
+from replicator.ledger.reads import PAGE_LIMIT, Freshness
 
 PREFIX = "/v1"
 BODY_SECONDS = 60
@@ -63,13 +63,13 @@ def parameters(request: Request, known: Sequence[str]) -> Mapping[str, str]:
     return found
 
 
-def after_of(given: Mapping[str, str]) -> After | None:
+def after_of(given: Mapping[str, str]) -> Freshness | None:
     """``after`` and ``timeout``. Raises Rejected."""
     timeout = _seconds(given["timeout"]) if "timeout" in given else TIMEOUT_DEFAULT_SECONDS
     if "after" not in given:
         return None
     try:
-        return After(parse_position(given["after"]), timeout)
+        return Freshness(parse_position(given["after"]), timeout)
     except ValueError as error:
         raise Rejected("bad_parameter", str(error), place="after") from error
 
@@ -139,7 +139,7 @@ def _bad_cursor() -> Rejected:
     return Rejected("bad_parameter", message, place="cursor", cure="send the answer's next as it is, or nothing")
 
 
-class Bodies:
+class RequestBodies:
     """Reads request bodies; only so many large ones at once, since each is held in memory."""
 
     def __init__(self) -> None:

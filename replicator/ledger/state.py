@@ -12,14 +12,14 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from replicator.ledger.evaluate import Held
-from replicator.ledger.tables import Key, Table
+from replicator.ledger.evaluate import StoredDocument
+from replicator.ledger.tables import Key, LedgerTable
 from replicator.storage.sqlite import connect, translated
 
 _VARIABLES = 5000  # SQLite's own limit is 32,766
 
 
-class State:
+class LedgerState:
     """A connection for look-ups."""
 
     def __init__(self, path: Path) -> None:
@@ -38,10 +38,10 @@ class State:
                 self._db.close()
             self._db = None
 
-    def held(self, table: Table, keys: Sequence[Key]) -> dict[Key, Held]:
+    def held(self, table: LedgerTable, keys: Sequence[Key]) -> dict[Key, StoredDocument]:
         """What is held under those of the keys that have a document."""
         assert self._db is not None, "the state is not open"
-        found: dict[Key, Held] = {}
+        found: dict[Key, StoredDocument] = {}
         names = [_quoted(name) for name in table.key]
         size = max(1, _VARIABLES // len(names))
         # A CROSS JOIN looks each key up by the primary key; IN would scan where the key has several fields.
@@ -54,7 +54,7 @@ class State:
                 rows = f"FROM (VALUES {values}) AS key CROSS JOIN {_quoted(table.name)} AS held ON {same}"
                 query = f"SELECT {columns} {rows}"
                 for *key, document, version in self._db.execute(query, list(itertools.chain.from_iterable(some))):
-                    found[tuple(key)] = Held(version, document)
+                    found[tuple(key)] = StoredDocument(version, document)
         return found
 
 

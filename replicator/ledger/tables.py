@@ -75,7 +75,7 @@ def definition_of(declaration: TableDeclaration) -> Definition:
     return Definition("public", declaration.name, tuple(columns), declaration.key, declaration.user, documents=True)
 
 
-class Table:
+class LedgerTable:
     """A table in use: its definition under its relation, and the way from keys and documents to images."""
 
     def __init__(self, relation: int, definition: Definition) -> None:

@@ -16,19 +16,19 @@ from typing import Protocol
 
 import trio
 
-from replicator.format.block import Block, Draft, Header, Part
-from replicator.pipeline.acknowledge.confirmations import Confirming
+from replicator.format.block import Block, BlockPart, Draft, Header
+from replicator.pipeline.acknowledge.confirmations import ConfirmationQueue
 from replicator.pipeline.sources.base import Source, SourceState
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 QUEUE_BATCHES = 4
 GROUP_ITEMS = 4_000  # more in one go would let the stages behind stand idle, and then work alone
 
-Item = Part | Draft
+Item = BlockPart | Draft
 
 
-class Releases(Protocol):
+class ReleaseGate(Protocol):
     """Who says up to where the source may be told that its blocks are safe."""
 
     on_released: Callable[[int], None]
@@ -45,10 +45,10 @@ class Capture:
         self,
         source: Source,
         journal: Journal,
-        tail: Tail,
+        tail: JournalHead,
         epoch: int,
         on_stored: Callable[[Sequence[Block]], None],
-        releases: Releases | None = None,
+        releases: ReleaseGate | None = None,
     ) -> None:
         self._source = source
         self._journal = journal
@@ -57,7 +57,7 @@ class Capture:
         self._epoch = epoch
         self._on_stored = on_stored
         self._releases = releases
-        self._confirming = Confirming()
+        self._confirming = ConfirmationQueue()
         if releases is not None:
             releases.on_released = lambda sequence: self._acknowledge(self._confirming.release(sequence))
         self._handed = 0
@@ -81,7 +81,7 @@ class Capture:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._store_all, receive)
             async with send:
-                await self._source.run(state, _Sink(send, self._journal, self._count))
+                await self._source.run(state, _QueueSink(send, self._journal, self._count))
 
     def _count(self, items: int) -> None:
         self._handed += items
@@ -142,7 +142,7 @@ def _take_waiting(receive: trio.MemoryReceiveChannel[list[Item]], items: list[It
             return
 
 
-class _Sink:
+class _QueueSink:
     """The source's way into the queue."""
 
     def __init__(

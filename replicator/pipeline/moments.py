@@ -15,9 +15,9 @@ import trio
 
 from replicator.errors import Rejected
 from replicator.format.position import Position, genesis
-from replicator.pipeline.replay.loop import Hold, Replay
+from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
 from replicator.pipeline.replicas.base import Reader
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 
 REACH_SECONDS = 60.0
 
@@ -64,7 +64,9 @@ class LedgerMoments:
 class ReplicaMoments:
     """A replica's: replay can be held at a sequence that it has not passed."""
 
-    def __init__(self, replay: Replay, hold: Hold, applied: Tail, open_reader: Callable[[], Reader]) -> None:
+    def __init__(
+        self, replay: ReplayLoop, hold: ReplayHold, applied: JournalHead, open_reader: Callable[[], Reader]
+    ) -> None:
         self._replay = replay
         self._hold = hold
         self._applied = applied

@@ -1,1 +1,1 @@
-"""A running region: ``service`` (read first) starts and stops it, ``context`` is what lasts, ``roles`` is what a role has."""
+"""A running region: ``service`` (read first), ``context`` is what lasts, ``roles`` what a role has."""

@@ -21,19 +21,19 @@ from replicator.runtime import wiring
 from replicator.status.drill_results import DrillResults
 from replicator.status.drill_results import routes as drill_routes
 from replicator.status.metrics import Metrics
-from replicator.status.progress import Progress
+from replicator.status.progress import StrandProgress
 from replicator.status.routes import routes as observe_routes
-from replicator.status.snapshot import View
-from replicator.status.stage_board import Board, now
-from replicator.storage.journal.head import Tail
+from replicator.status.snapshot import SnapshotBuilder
+from replicator.status.stage_board import StageBoard, now
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
-from replicator.storage.journal.keeper import Retaining
+from replicator.storage.journal.keeper import JournalKeeper
 from replicator.storage.journal.regions import KnownRegions
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
 
 
-class Core:
+class RegionContext:
     """The lasting parts of a running region. ``journal`` is open."""
 
     def __init__(self, config: Config, journal: Journal) -> None:
@@ -41,11 +41,11 @@ class Core:
         self.journal = journal
         self.strand = strand = config.region.strand
         head, committed_at = self._end()
-        self.tail = Tail(head, committed_at)
+        self.tail = JournalHead(head, committed_at)
         self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
-        self.view = View(config, journal, self.tail, Board(Progress(strand, [], now())))
+        self.view = SnapshotBuilder(config, journal, self.tail, StageBoard(StrandProgress(strand, [], now())))
         self.regions = KnownRegions(journal, strand)
-        self.retaining = Retaining(journal, strand, wiring.retention(config), self.regions)
+        self.retaining = JournalKeeper(journal, strand, wiring.retention(config), self.regions)
         self.publisher = Publisher(
             journal,
             {strand: self.tail},

@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.rejoin.orphans import Orphans
-from replicator.cluster.rejoin.receive import PostgresTaking, Taking
-from replicator.config import PostgresSource
+from replicator.cluster.rejoin.receive import OrphanReceiver, PostgresOrphanReceiver
+from replicator.config import PostgresSourceSettings
 from replicator.config.roles import source_of
 from replicator.errors import Rejected
 from replicator.pipeline.feed.client import Upstream
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
+from replicator.runtime.context import RegionContext
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
 
-def orphans_of(core: Core, primary_url: Callable[[], str | None]) -> Orphans:
+def orphans_of(core: RegionContext, primary_url: Callable[[], str | None]) -> Orphans:
     """The sealed orphans of this region."""
 
     def upstream() -> Upstream | None:
@@ -33,22 +33,22 @@ def orphans_of(core: Core, primary_url: Callable[[], str | None]) -> Orphans:
     return Orphans(core.data_dir, core.journal, core.history, core.strand, upstream)
 
 
-class Taker:
+class OrphanTaker:
     """A PostgreSQL primary, while it is one."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Controller) -> None:
         self._office = office
 
-    def taking(self) -> Taking:
+    def taking(self) -> OrphanReceiver:
         """Its database. Raises Rejected while it takes nothing."""
         office, place = self._office, f"region {self._office.rules.me}"
         source = source_of(office.config)
-        if not isinstance(source, PostgresSource):
+        if not isinstance(source, PostgresSourceSettings):
             cure = "the embedded ledger takes them as transactions of their own"
             raise Rejected("not_postgres", "this region's ledger is no database", status=409, place=place, cure=cure)
-        if office.memory.state is not State.PRIMARY or not office.term.is_open:
+        if office.memory.state is not RoleState.PRIMARY or not office.term.is_open:
             cure = "ask the primary region; replicator status names it"
             raise Rejected("not_primary", "this region does not lead", status=409, place=place, cure=cure)
         core = office.core
         definitions = core.journal.definitions(core.strand).values()
-        return PostgresTaking(source.conninfo(), {definition.label: definition for definition in definitions})
+        return PostgresOrphanReceiver(source.conninfo(), {definition.label: definition for definition in definitions})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import trio
 
-from replicator.cluster.failover.role_adapter import RoleLedger
+from replicator.cluster.failover.role_adapter import RoleAdapter
 from replicator.cluster.fencing.base import Fence
 from replicator.cluster.fencing.postgres import PostgresFence
 from replicator.cluster.promotion.postgres import PostgresRole
-from replicator.config import EmbeddedSource, PostgresReplica, PostgresSource
+from replicator.config import EmbeddedSourceSettings, PostgresReplicaSettings, PostgresSourceSettings
 from replicator.config.roles import replica_of, source_of
 from replicator.format.position import Position
 from replicator.pipeline.sources.postgres.connection import connect, place_of
@@ -17,29 +17,29 @@ from replicator.pipeline.sources.postgres.lsn import parse_lsn
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
-from replicator.runtime.roles.pipeline import Half
-from replicator.runtime.roles.primary import PostgresPrimary
+from replicator.runtime.context import RegionContext
+from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.runtime.roles.primary import PostgresPrimaryPipeline
 
 REST_SECONDS = 30.0
 CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself
 SEQUENCES_SECONDS = 1.0
 
 
-def role_ledger(core: Core) -> RoleLedger:
+def role_ledger(core: RegionContext) -> RoleAdapter:
     """The ledger of this region. Opens nothing."""
     source = source_of(core.config)
-    if isinstance(source, PostgresSource):
-        return PostgresLedger(core, source)
+    if isinstance(source, PostgresSourceSettings):
+        return PostgresRoleAdapter(core, source)
     assert core.gate is not None
-    assert isinstance(source, EmbeddedSource)
-    return EmbeddedLedger(core, core.gate)
+    assert isinstance(source, EmbeddedSourceSettings)
+    return EmbeddedRoleAdapter(core, core.gate)
 
 
-class EmbeddedLedger:
+class EmbeddedRoleAdapter:
     """The embedded ledger: its state is a replica's, to the byte, and only its own process writes to it."""
 
-    def __init__(self, core: Core, fence: Fence) -> None:
+    def __init__(self, core: RegionContext, fence: Fence) -> None:
         self.fence = fence
         self._core = core
 
@@ -54,7 +54,7 @@ class EmbeddedLedger:
         """Nothing is to be changed."""
         await trio.lowlevel.checkpoint()
 
-    async def is_captured(self, half: Half | None, closing: float) -> bool:
+    async def is_captured(self, half: RolePipeline | None, closing: float) -> bool:
         """A commit is the journal's append."""
         await trio.lowlevel.checkpoint()
         return True
@@ -68,12 +68,12 @@ class EmbeddedLedger:
         await trio.lowlevel.checkpoint()
 
 
-class PostgresLedger:
+class PostgresRoleAdapter:
     """A PostgreSQL database."""
 
-    def __init__(self, core: Core, source: PostgresSource) -> None:
+    def __init__(self, core: RegionContext, source: PostgresSourceSettings) -> None:
         replica = replica_of(core.config)
-        assert isinstance(replica, PostgresReplica)
+        assert isinstance(replica, PostgresReplicaSettings)
         options = wiring.postgres_options(source)
         assert core.config.lease is not None
         seconds = min(core.config.lease.ttl_seconds / CALLS_A_TTL, CALL_SECONDS_AT_MOST)
@@ -91,10 +91,10 @@ class PostgresLedger:
         """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
         await trio.to_thread.run_sync(lambda: self._role.promote(epoch, exact=planned))
 
-    async def is_captured(self, half: Half | None, closing: float) -> bool:
+    async def is_captured(self, half: RolePipeline | None, closing: float) -> bool:
         """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last
         values of the sequences, so that no block comes behind it."""
-        if not isinstance(half, PostgresPrimary):
+        if not isinstance(half, PostgresPrimaryPipeline):
             return False
         if self._closed is None or self._closed[0] != closing:
             with trio.move_on_after(SEQUENCES_SECONDS) as waiting:

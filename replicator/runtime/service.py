@@ -29,17 +29,17 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
-from replicator.cluster.failover.controller import Office
-from replicator.config import Config, PostgresSource
+from replicator.cluster.failover.controller import Controller
+from replicator.config import Config, PostgresSourceSettings
 from replicator.errors import Halted
 from replicator.pipeline.copies.partial_copy import refuse_half
 from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
-from replicator.runtime.roles.pipeline import Half
-from replicator.runtime.roles.primary import EmbeddedPrimary, PostgresPrimary
-from replicator.runtime.roles.replica import ReplicaHalf
-from replicator.runtime.roles.runner import Running, with_half
+from replicator.runtime.context import RegionContext
+from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline, PostgresPrimaryPipeline
+from replicator.runtime.roles.replica import ReplicaPipeline
+from replicator.runtime.roles.runner import RoleRunner, with_half
 from replicator.storage.data_dir import changed, identity, locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve
@@ -68,11 +68,11 @@ class Sidecar:
 
     def __init__(self, config: Config, journal: Journal, show_copy: ShowCopy | None) -> None:
         self.config = config
-        self.core = Core(config, journal)
-        self.running = Running()
+        self.core = RegionContext(config, journal)
+        self.running = RoleRunner()
         self._show_copy = show_copy
         self._stopping = trio.Event()
-        self.office = None if config.cluster is None else Office(self.core, self.running, self._half)
+        self.office = None if config.cluster is None else Controller(self.core, self.running, self._half)
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
         """Start everything, wait for the signal to stop, stop in order."""
@@ -93,7 +93,7 @@ class Sidecar:
                 working.cancel_scope.cancel()
         log.info("region %s stopped at %s", self.config.region.name, core.tail.head)
 
-    async def _work(self, first: Half | None) -> None:
+    async def _work(self, first: RolePipeline | None) -> None:
         """Work for as long as the journal is where it was: a file without a name takes what is written to it, durably
         as it seems, and is gone with the process."""
         path = self.config.region.journal_path
@@ -118,13 +118,13 @@ class Sidecar:
         if half is not None:
             half.halt(gone)
 
-    def _half(self, config: Config) -> Half:
+    def _half(self, config: Config) -> RolePipeline:
         """The half of the flow for the role in this configuration."""
         if config.region.role == "replica":
-            return ReplicaHalf(self.core, config)
-        if isinstance(config.source, PostgresSource):
-            return PostgresPrimary(self.core, config, self._show_copy)
-        return EmbeddedPrimary(self.core, config)
+            return ReplicaPipeline(self.core, config)
+        if isinstance(config.source, PostgresSourceSettings):
+            return PostgresPrimaryPipeline(self.core, config, self._show_copy)
+        return EmbeddedPrimaryPipeline(self.core, config)
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

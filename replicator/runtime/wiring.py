@@ -14,28 +14,28 @@ from pathlib import Path
 from psycopg import conninfo
 
 from replicator.cluster.failover.amounts import AmountRule
-from replicator.cluster.failover.budget import Budget
-from replicator.cluster.failover.model import Rules
+from replicator.cluster.failover.budget import LossBudget
+from replicator.cluster.failover.model import FailoverRules
 from replicator.cluster.leases import etcd as etcd_lease
 from replicator.cluster.leases import static as static_lease
 from replicator.cluster.leases.base import Lease
 from replicator.config import (
     Config,
-    EmbeddedSource,
-    EtcdLease,
-    Follow,
-    PostgresReplica,
-    PostgresSource,
-    SqliteReplica,
-    StaticLease,
+    EmbeddedSourceSettings,
+    EtcdLeaseSettings,
+    FollowSettings,
+    PostgresReplicaSettings,
+    PostgresSourceSettings,
+    SqliteReplicaSettings,
+    StaticLeaseSettings,
 )
 from replicator.format.definition import Definition
-from replicator.ledger.commit import Options
-from replicator.ledger.request import Limits
+from replicator.ledger.commit import LedgerOptions
+from replicator.ledger.request import RequestLimits
 from replicator.ledger.tables import TableDeclaration
-from replicator.pipeline.acknowledge import Rule
+from replicator.pipeline.acknowledge import AcknowledgeRule
 from replicator.pipeline.feed.client import Upstream
-from replicator.pipeline.replay.quarantine import Policy
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from replicator.pipeline.replicas import postgres as postgres_replica
 from replicator.pipeline.replicas import sqlite as sqlite_replica
 from replicator.pipeline.replicas.base import Reader, Replica, SetSequence
@@ -46,7 +46,7 @@ from replicator.pipeline.sources.postgres.connection import connect, place_of
 from replicator.pipeline.sources.postgres.faults import translated
 from replicator.pipeline.sources.postgres.sequences import read_sequences
 from replicator.status.model import ReplicaView
-from replicator.storage.journal.retention import Policy as JournalPolicy
+from replicator.storage.journal.retention import RetentionPolicy as JournalPolicy
 from replicator.transport.server import Listen
 from replicator.verify.checkpoints import Cadence
 from replicator.verify.remote import Endpoint
@@ -60,28 +60,28 @@ MICROSECONDS = 1_000_000
 def lease(config: Config, strand: str) -> Lease:
     """The right to be primary of the strand. Without ``path`` a static one is by hand, in the region's directory."""
     match config.lease:
-        case EtcdLease() as etcd:
+        case EtcdLeaseSettings() as etcd:
             return etcd_lease.EtcdLease(etcd_options(etcd), strand)
-        case StaticLease(path=path, ttl_seconds=ttl):
+        case StaticLeaseSettings(path=path, ttl_seconds=ttl):
             own = config.region.data_dir / "lease.json"
             return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
         case None:
             raise AssertionError("a region that takes part in failover has a lease")
 
 
-def etcd_options(lease: EtcdLease) -> etcd_lease.EtcdOptions:
+def etcd_options(lease: EtcdLeaseSettings) -> etcd_lease.EtcdOptions:
     """How to reach the cluster that keeps the lease."""
     password = lease.password.reveal() if lease.password else None
     tls = (lease.ca, lease.certificate, lease.key)
     return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
 
 
-def rules(config: Config) -> Rules:
+def rules(config: Config) -> FailoverRules:
     """How a region of a cluster behaves."""
     failover, cluster = config.failover, config.cluster
     assert cluster is not None
-    exclusive = not isinstance(config.lease, StaticLease) or config.lease.path is not None
-    return Rules(
+    exclusive = not isinstance(config.lease, StaticLeaseSettings) or config.lease.path is not None
+    return FailoverRules(
         me=config.region.name,
         regions=tuple(cluster.regions),
         mode=failover.mode,
@@ -99,7 +99,7 @@ def rules(config: Config) -> Rules:
     )
 
 
-def fenced_tables(source: PostgresSource) -> list[tuple[str, str]] | None:
+def fenced_tables(source: PostgresSourceSettings) -> list[tuple[str, str]] | None:
     """The tables that applications write to only in the primary region; None: all of the database."""
     if source.tables is None:
         return None
@@ -118,7 +118,7 @@ def listen(config: Config) -> Listen:
 
 def upstream(config: Config, url: str | None) -> Upstream | None:
     """The region at ``url``, or else the one that the configuration names, as a replica region follows it."""
-    follow = config.follow or Follow()
+    follow = config.follow or FollowSettings()
     url = url or follow.primary
     if url is None:
         return None
@@ -128,7 +128,7 @@ def upstream(config: Config, url: str | None) -> Upstream | None:
 
 def _trust(config: Config) -> tuple[str | None, Path | None]:
     """The token that other regions ask for, and the authority that signed their certificates."""
-    follow, cluster = config.follow or Follow(), config.cluster
+    follow, cluster = config.follow or FollowSettings(), config.cluster
     token = follow.token or (cluster.token if cluster else None)
     return token.reveal() if token else None, follow.ca or (cluster.ca if cluster else None)
 
@@ -176,7 +176,7 @@ def _us(seconds: float) -> int:
     return max(1, round(seconds * MICROSECONDS))
 
 
-def postgres_options(source: PostgresSource, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
+def postgres_options(source: PostgresSourceSettings, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
     """A PostgreSQL source's options. ``synchronous``: its commits wait for other regions."""
     return postgres_source.PostgresOptions(
         dsn=source.conninfo(),
@@ -191,13 +191,13 @@ def postgres_options(source: PostgresSource, *, synchronous: bool = False) -> po
     )
 
 
-def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> Rule | None:
+def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> AcknowledgeRule | None:
     """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
     that count; None: all that follow."""
     failover = config.failover
     if not failover.acknowledge:
         return None
-    return Rule(
+    return AcknowledgeRule(
         failover.acknowledge,
         failover.missing,
         failover.degrade_after_seconds,
@@ -212,36 +212,36 @@ def amount_rules(config: Config) -> tuple[AmountRule, ...]:
     return tuple(AmountRule(one.table, one.column, one.currency, one.currency_column) for one in amounts)
 
 
-def loss_budget(config: Config) -> Budget:
+def loss_budget(config: Config) -> LossBudget:
     """What a promotion may lose."""
     limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
-    return Budget(config.failover.max_lost_blocks, limits)
+    return LossBudget(config.failover.max_lost_blocks, limits)
 
 
-def ledger_options(config: Config, source: EmbeddedSource) -> Options:
+def ledger_options(config: Config, source: EmbeddedSourceSettings) -> LedgerOptions:
     """The embedded ledger's files and limits."""
     assert config.state_path is not None
-    limits = Limits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
+    limits = RequestLimits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
     requests = config.region.data_dir / "requests.sqlite3"
-    return Options(config.state_path, requests, limits, source.idempotency_retention_seconds)
+    return LedgerOptions(config.state_path, requests, limits, source.idempotency_retention_seconds)
 
 
-def declarations(source: EmbeddedSource) -> tuple[TableDeclaration, ...]:
+def declarations(source: EmbeddedSourceSettings) -> tuple[TableDeclaration, ...]:
     """The tables that the configuration declares."""
     return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
 
 
-def replay_policy(config: Config) -> Policy:
+def replay_policy(config: Config) -> QuarantinePolicy:
     """What becomes of a statement that the replica refuses."""
-    return Policy(config.replay.on_error == "quarantine", config.replay.quarantine_limit)
+    return QuarantinePolicy(config.replay.on_error == "quarantine", config.replay.quarantine_limit)
 
 
 def replica(config: Config) -> Replica:
     """The writing side of the region's copy."""
     match config.replica:
-        case SqliteReplica(path=path):
+        case SqliteReplicaSettings(path=path):
             return sqlite_replica.SqliteReplica(path)
-        case PostgresReplica() as postgres:
+        case PostgresReplicaSettings() as postgres:
             return postgres_replica.PostgresReplica(postgres.conninfo())
         case None:
             raise AssertionError("a replica region has a replica")
@@ -254,12 +254,12 @@ def reader(
     moment's tables then stay as they are (PostgreSQL)."""
     if config.region.role == "replica":
         match config.replica:
-            case SqliteReplica(path=path):
+            case SqliteReplicaSettings(path=path):
                 return lambda: sqlite_replica.SqliteReader(path)
-            case PostgresReplica() as postgres:
+            case PostgresReplicaSettings() as postgres:
                 return lambda: postgres_replica.PostgresReader(postgres.conninfo(), locking=locking)
     match config.source:
-        case PostgresSource() as source:
+        case PostgresSourceSettings() as source:
             return lambda: postgres_replica.PostgresReader(source.conninfo(), definitions(), locking=locking)
         case _:
             state = config.state_path
@@ -279,9 +279,9 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
     strand = config.region.strand
     if config.region.role == "replica":
         match config.replica:
-            case SqliteReplica(path=path):
+            case SqliteReplicaSettings(path=path):
                 return [("its own replica", SqliteDurable(path, strand).sequence)]
-            case PostgresReplica() as postgres:
+            case PostgresReplicaSettings() as postgres:
                 return [("its own replica", PostgresDurable(postgres.conninfo(), strand).sequence)]
     if config.state_path is None:
         return []
@@ -292,7 +292,7 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
     ]
 
 
-def primary_sequences(source: PostgresSource) -> list[SetSequence]:
+def primary_sequences(source: PostgresSourceSettings) -> list[SetSequence]:
     """What the sequences of a PostgreSQL primary have handed out by now. Blocks."""
     connection = connect(postgres_options(source))
     try:
@@ -305,9 +305,9 @@ def primary_sequences(source: PostgresSource) -> list[SetSequence]:
 def replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:
     """The replica for the status, without credentials."""
     match config.replica:
-        case SqliteReplica(path=path):
+        case SqliteReplicaSettings(path=path):
             return ReplicaView("sqlite", str(path), drifted_rows)
-        case PostgresReplica() as postgres:
+        case PostgresReplicaSettings() as postgres:
             fields = conninfo.conninfo_to_dict(postgres.dsn.reveal())
             place = f"{fields.get('host', 'local')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
             return ReplicaView("postgres", place, drifted_rows)

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected, Unavailable
 from replicator.ops.drills.plan import KINDS
-from replicator.ops.drills.result import Outcome, Report
+from replicator.ops.drills.result import DrillReport, Outcome
 from replicator.status.model import DrillView
 from replicator.status.routes import AnyTextJSON
 from replicator.storage.atomic_file import replace_file
@@ -45,7 +45,7 @@ log = logging.getLogger("replicator.drills")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Result:
+class DrillResult:
     """A drill's result; ``at_us`` is when this region heard of it."""
 
     at_us: int
@@ -70,12 +70,12 @@ class DrillResults:
         self._lock = threading.Lock()
         self._results = self._load()
 
-    def all(self) -> list[Result]:
+    def all(self) -> list[DrillResult]:
         """What is kept, newest first."""
         with self._lock:
             return self._results[::-1]
 
-    def add(self, fields: dict[str, Any]) -> Result:
+    def add(self, fields: dict[str, Any]) -> DrillResult:
         """Keep a result; durable on return. Raises Rejected or Unavailable."""
         if fields["kind"] not in KINDS or fields["outcome"] not in get_args(Outcome):
             message = "kind is that of a plan, and outcome passed, missed, stopped or failed"
@@ -86,7 +86,7 @@ class DrillResults:
             for known in self._results:
                 if known.id == fields["id"]:
                     return known
-            result = Result(self._clock(), **fields)
+            result = DrillResult(self._clock(), **fields)
             after = kept([*self._results, result])
             self._store(after)
             self._results = after
@@ -101,10 +101,10 @@ class DrillResults:
             for _, one in sorted(newest.items())
         )
 
-    def _load(self) -> list[Result]:
+    def _load(self) -> list[DrillResult]:
         try:
             with self._path.open("rb") as file:
-                return [Result(**fields) for fields in json.loads(file.read(LIMIT_BYTES))["results"]]
+                return [DrillResult(**fields) for fields in json.loads(file.read(LIMIT_BYTES))["results"]]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -116,7 +116,7 @@ class DrillResults:
                 log.error("%s cannot be set aside: %s", self._path, failed)
             return []
 
-    def _store(self, results: Iterable[Result]) -> None:
+    def _store(self, results: Iterable[DrillResult]) -> None:
         fields = {"results": [dataclasses.asdict(result) for result in results]}
         try:
             replace_file(self._path, [json.dumps(fields)])
@@ -127,7 +127,7 @@ class DrillResults:
             ) from error
 
 
-def kept(results: list[Result]) -> list[Result]:
+def kept(results: list[DrillResult]) -> list[DrillResult]:
     """The last ones, and the last of each kind, oldest first. Pure."""
     newest = {result.kind: place for place, result in enumerate(results)}
     first = len(results) - KEPT
@@ -148,7 +148,7 @@ def routes(results: DrillResults) -> list[Route]:
     return [Route(PATH, drills, methods=["GET", "POST"])]
 
 
-def told(report: Report, who: str) -> dict[str, Any]:
+def told(report: DrillReport, who: str) -> dict[str, Any]:
     """What is posted of a report: without what was not measured."""
     fields: dict[str, Any] = {
         "id": report.id,

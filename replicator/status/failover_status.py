@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from replicator.cluster.failover.view import FailoverView, Standing
+from replicator.cluster.failover.view import FailoverView, MemberView
 from replicator.errors import ReplicatorError, Unavailable
 
 _CAN_BE_PROMOTED = frozenset({"following", "suspecting", "demoted"})
@@ -34,12 +34,12 @@ def unready(view: FailoverView) -> ReplicatorError | None:
     return Unavailable(reason, message, place=f"region {view.own.region}", cure=_CURES[view.own.state])
 
 
-def is_promotable(standing: Standing) -> bool:
+def is_promotable(standing: MemberView) -> bool:
     """Whether it leads, or could be promoted now."""
     return standing.leads or (standing.state in _CAN_BE_PROMOTED and not not_promotable(standing))
 
 
-def not_promotable(standing: Standing) -> str:
+def not_promotable(standing: MemberView) -> str:
     """The one reason why a region could not be promoted now; empty if it could, or leads."""
     if not standing.state:
         return "it has not answered yet"
@@ -50,7 +50,7 @@ def not_promotable(standing: Standing) -> str:
     return "" if standing.state in _CAN_BE_PROMOTED else f"it is {standing.state}"
 
 
-def promotable_text(standing: Standing) -> str:
+def promotable_text(standing: MemberView) -> str:
     """The same in one word or the reason."""
     return "leads" if standing.leads else not_promotable(standing) or "yes"
 
@@ -112,7 +112,7 @@ def failover_json(view: FailoverView) -> dict[str, Any]:
     }
 
 
-def standing_json(standing: Standing) -> dict[str, Any]:
+def standing_json(standing: MemberView) -> dict[str, Any]:
     """A region of the cluster."""
     return {
         "region": standing.region,
@@ -130,7 +130,7 @@ def standing_json(standing: Standing) -> dict[str, Any]:
     }
 
 
-def sorted_standings(view: FailoverView) -> list[Standing]:
+def sorted_standings(view: FailoverView) -> list[MemberView]:
     """Every region of the cluster, by name."""
     return sorted((view.own, *view.peers), key=lambda standing: standing.region)
 

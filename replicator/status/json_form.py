@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.failover_status import failover_json, members_json, unready
-from replicator.status.marks import MARKS, Condition, Lag, Mode, StageView, StrandView
-from replicator.status.model import Event, GapView, JournalView, Snapshot, StrandState, VerifyView
+from replicator.status.marks import MARKS, Lag, Mode, StageCondition, StageView, StrandView
+from replicator.status.model import GapView, JournalView, RegionEvent, Snapshot, StrandState, VerifyView
 
 READY_LAG_SECONDS = 30.0
-_SEVERITY = (Condition.HALTED, Condition.WAITING, Condition.STUCK)
+_SEVERITY = (StageCondition.HALTED, StageCondition.WAITING, StageCondition.STUCK)
 
 
 class LagLimit(NamedTuple):
@@ -58,12 +58,12 @@ def _blocked_strand(snapshot: Snapshot, state: StrandState, mode: Mode, limit: L
     view = state.progress
     stages = [stage for stage in view.stages if mode == "applied" or stage.name != "apply"]
     for stage in stages:
-        if stage.condition is Condition.HALTED:
+        if stage.condition is StageCondition.HALTED:
             return stage.trouble
     lag = view.applied_lag if mode == "applied" else view.settled_lag
     if not _is_beyond(lag, limit):
         return None
-    waiting = next((stage for stage in stages if stage.condition is Condition.WAITING), None)
+    waiting = next((stage for stage in stages if stage.condition is StageCondition.WAITING), None)
     if waiting is not None:
         return waiting.trouble
     if _is_copying(snapshot):
@@ -99,7 +99,7 @@ def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
     view = state.progress
     stage = troubled_stage(view)
     if stage is not None and stage.trouble is not None:
-        verb = "halted" if stage.condition is Condition.HALTED else "waits"
+        verb = "halted" if stage.condition is StageCondition.HALTED else "waits"
         return f"{stage.name} {verb}: {stage.trouble.message}"
     if _is_copying(snapshot):
         return f"the first copy is under way: {_copied(snapshot)}"
@@ -330,7 +330,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
-def history_json(history: tuple[Event, ...]) -> list[dict[str, Any]]:
+def history_json(history: tuple[RegionEvent, ...]) -> list[dict[str, Any]]:
     """The transitions that are known, oldest first."""
     return [{**_fields(event), "at": time_text(event.at_us)} for event in history]
 

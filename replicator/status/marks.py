@@ -25,7 +25,7 @@ class Now(NamedTuple):
     wall_us: int
 
 
-class Condition(enum.Enum):
+class StageCondition(enum.Enum):
     """What a stage is doing."""
 
     WORKING = "working"
@@ -56,7 +56,7 @@ class StageView(NamedTuple):
     """A stage at one moment. ``trouble`` is what it waits for or was halted by; ages are in seconds."""
 
     name: StageName
-    condition: Condition
+    condition: StageCondition
     lag: Lag
     progress_age_seconds: float
     heartbeat_age_seconds: float | None

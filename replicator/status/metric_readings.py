@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from replicator.cluster.failover.detector import Level
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.failover.view import FailoverView
 from replicator.pipeline.acknowledge.view import AcknowledgeView
-from replicator.status.marks import Condition, Mark, MarkName, StageView
+from replicator.status.marks import Mark, MarkName, StageCondition, StageView
 from replicator.status.model import JournalView, RegionView, Snapshot, StrandState, VerifyView
 
 Sample = tuple[tuple[str, ...], float | None]  # the labels behind "region", and the value; None: not known
@@ -65,7 +65,7 @@ def conditions(snapshot: Snapshot) -> Iterator[Sample]:
     """Each stage with each condition: 1 for the one that it is in."""
     for state in snapshot.strands:
         for stage in state.progress.stages:
-            for condition in Condition:
+            for condition in StageCondition:
                 labels = (state.progress.strand, stage.name, condition.value)
                 yield labels, float(stage.condition is condition)
 
@@ -182,7 +182,7 @@ def failover(value: Callable[[FailoverView], float | None]) -> Read:
 def failover_states(snapshot: Snapshot) -> Iterator[Sample]:
     """Each state: 1 for the one that the region is in."""
     if snapshot.failover is not None:
-        for state in State:
+        for state in RoleState:
             yield (state.value,), float(snapshot.failover.own.state == state.value)
 
 

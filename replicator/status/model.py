@@ -128,7 +128,7 @@ class JournalView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Event:
+class RegionEvent:
     """Something that changed what this region is: a start, a change of role. ``at_us`` is wall time."""
 
     at_us: int
@@ -139,7 +139,7 @@ class Event:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WrongView:
+class DivergentKeyView:
     """A key of the replica that is not as it must be: since when it is known, the first block whose change is missing,
     the last one that touched it, which regions the journal speaks against, and the likely cause."""
 
@@ -169,7 +169,7 @@ class VerifyView:
     checkpoints: int = 0
     mismatches: int = 0
     divergent_keys: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    wrong: tuple[WrongView, ...] = ()
+    wrong: tuple[DivergentKeyView, ...] = ()
     scrubs: int = 0
     scrub_sequence: int | None = None
     scrub_age_seconds: float | None = None
@@ -226,7 +226,7 @@ class Snapshot:
     replica: ReplicaView | None = None
     followers: tuple[FollowerView, ...] = ()
     primary_url: str | None = None
-    history: tuple[Event, ...] = ()
+    history: tuple[RegionEvent, ...] = ()
     drills: tuple[DrillView, ...] = ()
     failover: FailoverView | None = None
 

@@ -30,8 +30,8 @@ from replicator.status.json_form import (
     seconds_text,
     time_text,
 )
-from replicator.status.marks import MARKS, Condition, Lag, StageView
-from replicator.status.model import DrillView, Event, FollowerView, GapView, SettleView, Snapshot, StrandState
+from replicator.status.marks import MARKS, Lag, StageCondition, StageView
+from replicator.status.model import DrillView, FollowerView, GapView, RegionEvent, SettleView, Snapshot, StrandState
 from replicator.status.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
@@ -43,11 +43,11 @@ _UNKNOWN = '<span class="soft">not known</span>'
 _NOT_YET = '<span class="soft">not yet</span>'
 _LEVELS = {"green": "good", "yellow": "wait", "red": "bad"}
 _COLOURS = {
-    Condition.WORKING: "good",
-    Condition.IDLE: "good",
-    Condition.WAITING: "wait",
-    Condition.STUCK: "bad",
-    Condition.HALTED: "bad",
+    StageCondition.WORKING: "good",
+    StageCondition.IDLE: "good",
+    StageCondition.WAITING: "wait",
+    StageCondition.STUCK: "bad",
+    StageCondition.HALTED: "bad",
 }
 
 
@@ -129,7 +129,7 @@ def _strand(snapshot: Snapshot, state: StrandState) -> str:
 
 
 def _trouble_head(stage: StageView) -> str:
-    verb = "halted" if stage.condition is Condition.HALTED else "waiting"
+    verb = "halted" if stage.condition is StageCondition.HALTED else "waiting"
     since = "" if stage.trouble_age_seconds is None else f" for {seconds_text(stage.trouble_age_seconds)}"
     return f"{stage.name}, {verb}{since}: "
 
@@ -305,7 +305,7 @@ def _drills(drills: tuple[DrillView, ...]) -> str:
     return f"<section><h2>Drills</h2>{_table(('kind', 'plan', '', '#when', '#RTO', '#RPO, blocks'), rows)}</section>"
 
 
-def _history(history: tuple[Event, ...]) -> str:
+def _history(history: tuple[RegionEvent, ...]) -> str:
     if not history:
         return ""
     rows = [

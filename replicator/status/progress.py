@@ -21,7 +21,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
-from replicator.status.marks import MARKS, STAGES, Condition, Lag, Mark, MarkName, Now, StageName, StageView, StrandView
+from replicator.status.marks import (
+    MARKS,
+    STAGES,
+    Lag,
+    Mark,
+    MarkName,
+    Now,
+    StageCondition,
+    StageName,
+    StageView,
+    StrandView,
+)
 
 HEARTBEAT_LIMIT_SECONDS = 10.0
 
@@ -46,7 +57,7 @@ class _Stage:
         self.met_at = 0.0  # when the trouble was met last; it was met first at trouble_at
 
 
-class Progress:
+class StrandProgress:
     """One strand's marks and stages.
 
     ``stages`` are those that run here: a primary has ``source`` (an embedded ledger none), a replica region ``feed``
@@ -209,16 +220,16 @@ class Progress:
             trouble_age_seconds=None if state.trouble is None else max(0.0, now.monotonic - state.trouble_at),
         )
 
-    def _condition(self, name: str, state: _Stage, lag: Lag, heartbeat_age: float | None, now: Now) -> Condition:
+    def _condition(self, name: str, state: _Stage, lag: Lag, heartbeat_age: float | None, now: Now) -> StageCondition:
         if state.trouble is not None:
-            return Condition.WAITING if isinstance(state.trouble, Unavailable) else Condition.HALTED
+            return StageCondition.WAITING if isinstance(state.trouble, Unavailable) else StageCondition.HALTED
         moving = now.monotonic - max(state.progress_at, self._equal_at.get(name, 0.0)) <= self._limit
         if heartbeat_age is not None and heartbeat_age > self._limit:
             moving = now.monotonic - state.progress_at <= self._limit  # equality with an old head proves nothing
-            return Condition.WORKING if moving else Condition.STUCK
+            return StageCondition.WORKING if moving else StageCondition.STUCK
         if lag.blocks:
-            return Condition.WORKING if moving else Condition.STUCK
-        return Condition.WORKING if lag.blocks is None and moving else Condition.IDLE
+            return StageCondition.WORKING if moving else StageCondition.STUCK
+        return StageCondition.WORKING if lag.blocks is None and moving else StageCondition.IDLE
 
     def _source_lag(self, now: Now) -> Lag:
         """A heartbeat overtakes nothing, so what was committed before the last one is here. Blocks are not numbered yet

@@ -35,7 +35,7 @@ from replicator.config.units import read_duration
 from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.status.failover_status import unready
 from replicator.status.json_form import READY_LAG, LagLimit, blocked, cluster_json, history_json, status_json
-from replicator.status.marks import Condition, Mode
+from replicator.status.marks import Mode, StageCondition
 from replicator.status.model import Role, Snapshot, StatusSource
 from replicator.status.page import CONTENT_SECURITY_POLICY, page
 
@@ -121,7 +121,7 @@ def _health(snapshot: Snapshot) -> ReplicatorError | None:
             stage.trouble
             for state in snapshot.strands
             for stage in state.progress.stages
-            if stage.condition is Condition.HALTED
+            if stage.condition is StageCondition.HALTED
         ),
         None,
     )

@@ -16,7 +16,7 @@ from settle_buffer.window import EDGES_US
 _JOINED = 4  # neighbouring buckets of the settle buffer in one of ours: edges at 1 ms, 2 ms, 4 ms …
 
 
-class Counts(Protocol):
+class GapTotals(Protocol):
     """What became of gaps since the sidecar started."""
 
     opened: int
@@ -25,7 +25,7 @@ class Counts(Protocol):
     waived: int
 
 
-def settle_view(status: Status, counts: Counts, spool_set_aside: str = "") -> SettleView:
+def settle_view(status: Status, counts: GapTotals, spool_set_aside: str = "") -> SettleView:
     """The settle buffer's status for metrics and people."""
     offset_us = status.clock_offset_us
     return SettleView(

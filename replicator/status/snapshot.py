@@ -19,15 +19,15 @@ from replicator.ledger.ledger import Ledger
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.publish import Publisher
-from replicator.pipeline.replay.quarantine import Quarantine, Summary
+from replicator.pipeline.replay.quarantine import Quarantine, QuarantineSummary
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.sources.base import Source
 from replicator.runtime import wiring
 from replicator.status.drill_results import DrillResults
 from replicator.status.model import (
-    Event,
     FollowerView,
     JournalView,
+    RegionEvent,
     RegionView,
     Role,
     SettleView,
@@ -36,37 +36,37 @@ from replicator.status.model import (
     StrandState,
 )
 from replicator.status.settling import settle_view
-from replicator.status.stage_board import Board, now
-from replicator.storage.journal.head import Tail
-from replicator.storage.journal.keeper import Retaining
+from replicator.status.stage_board import StageBoard, now
+from replicator.storage.journal.head import JournalHead
+from replicator.storage.journal.keeper import JournalKeeper
 from replicator.storage.journal.regions import KnownRegion, KnownRegions
 from replicator.storage.journal.store import Journal
-from replicator.verify.watch import Watching
+from replicator.verify.watch import ReplicaWatch
 
 EVENTS_LIMIT = 1_000
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
 
-class View:
+class SnapshotBuilder:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
 
-    def __init__(self, config: Config, journal: Journal, tail: Tail, board: Board) -> None:
+    def __init__(self, config: Config, journal: Journal, tail: JournalHead, board: StageBoard) -> None:
         self._journal = journal
         self._tail = tail
         self._started = trio.current_time()
         self._config = config
-        self._history: deque[Event] = deque(maxlen=EVENTS_LIMIT)
+        self._history: deque[RegionEvent] = deque(maxlen=EVENTS_LIMIT)
         self.event("start")
-        self.office: Office | None = None
+        self.office: Controller | None = None
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
-        self.retaining: Retaining | None = None
+        self.retaining: JournalKeeper | None = None
         self.drills: DrillResults | None = None
         self.begin(config, board)
 
-    def begin(self, config: Config, board: Board) -> None:
+    def begin(self, config: Config, board: StageBoard) -> None:
         """Another half of the flow runs from now on, with this configuration; it tells which parts it has."""
         self._config = config
         self._board = board
@@ -74,7 +74,7 @@ class View:
         self.ledger: Ledger | None = None
         self.replica: Replica | None = None
         self.follower: Follower | None = None
-        self.watching: Watching | None = None
+        self.watching: ReplicaWatch | None = None
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self.acknowledgement: Acknowledgement | None = None
@@ -92,7 +92,7 @@ class View:
     def event(self, kind: str, note: str = "") -> None:
         """Something happened that history should tell."""
         region = self._config.region
-        self._history.append(Event(time.time_ns() // 1000, kind, region.role, region.epoch, note))
+        self._history.append(RegionEvent(time.time_ns() // 1000, kind, region.role, region.epoch, note))
 
     def source_heard(self) -> int | None:
         """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
@@ -128,7 +128,7 @@ class View:
             return role_of(self.office)
         return self._config.region.role if self._config.cluster is None else "replica"
 
-    def _past(self) -> tuple[Event, ...]:
+    def _past(self) -> tuple[RegionEvent, ...]:
         """What happened in this process, and what the office remembers."""
         if self.office is None:
             return tuple(self._history)
@@ -151,7 +151,7 @@ class View:
 
     def _strand(self) -> StrandState:
         at_risk = None if self.at_risk is None else self.at_risk.view()
-        quarantined = Summary() if self.quarantine is None else self.quarantine.summary
+        quarantined = QuarantineSummary() if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._epoch(),

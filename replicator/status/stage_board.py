@@ -1,4 +1,4 @@
-"""Where the stages report: their callbacks, written into ``Progress``.
+"""Where the stages report: their callbacks, written into ``StrandProgress``.
 
 Guarantee: whoever advances is no longer waiting; what is shown is what was reported, with this process' clocks.
 """
@@ -13,9 +13,9 @@ import trio
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.format.block import Header
 from replicator.format.wire import Heartbeat
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.replicas.base import AppliedMark
 from replicator.status.marks import Now, StageName
-from replicator.status.progress import Progress
+from replicator.status.progress import StrandProgress
 
 log = logging.getLogger("replicator")
 
@@ -28,7 +28,7 @@ def now() -> Now:
 class StageTrouble:
     """A stage's troubles, shown on the board."""
 
-    def __init__(self, progress: Progress, stage: StageName) -> None:
+    def __init__(self, progress: StrandProgress, stage: StageName) -> None:
         self._progress = progress
         self._stage = stage
 
@@ -39,10 +39,10 @@ class StageTrouble:
         self._progress.halt(self._stage, cause, now())
 
 
-class Board:
+class StageBoard:
     """One strand's reports. Stages that do not run here have no trouble to report."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: StrandProgress) -> None:
         self.progress = progress
         self.source = StageTrouble(progress, "source")
         self.feed = StageTrouble(progress, "feed")
@@ -87,7 +87,7 @@ class Board:
         """A person let the settle buffer go on."""
         self.progress.resume("settle")
 
-    def opened(self, applied: Applied) -> None:
+    def opened(self, applied: AppliedMark) -> None:
         """The replica was opened, and stands here. Its commits do not wait for its server's disk: a server that was
         killed may have lost the last of them, which the journal has."""
         lost = self.progress.sequence("applied") - applied.position.sequence
@@ -96,7 +96,7 @@ class Board:
             log.warning("%s", reason)
             self.progress.reset("applied", applied.position.sequence, applied.committed_at, reason, now())
 
-    def applied(self, applied: Applied) -> None:
+    def applied(self, applied: AppliedMark) -> None:
         """The replica stands here."""
         self.progress.go_on("apply")
         self.progress.advance("applied", applied.position.sequence, applied.committed_at, now())

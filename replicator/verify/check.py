@@ -13,7 +13,7 @@ import dataclasses
 import trio
 
 from replicator.errors import ReplicatorError, Unavailable
-from replicator.format.position import Order, Position, compare
+from replicator.format.position import Position, PositionOrder, compare
 from replicator.verify.compare import TableResult, compare_sides
 from replicator.verify.remote import Endpoint, remote_side
 from replicator.verify.side import Side
@@ -77,7 +77,7 @@ async def _meet_once(primary: Side, replica: Side) -> Position:
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(Unavailable):
             await replica.go_on()
-    if compare(replica.position, primary.position) is not Order.EQUAL:
+    if compare(replica.position, primary.position) is not PositionOrder.EQUAL:
         message = f"diverged: the regions hold different blocks at sequence {primary.position.sequence}"
         cure = "find out which history is right, then resync the other region"
         raise Divergence("diverged", message, place=f"{primary.name} and {replica.name}", cure=cure)

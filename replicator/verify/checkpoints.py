@@ -19,17 +19,17 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from replicator.format.block import Block, Part
-from replicator.format.canonical import Lines, texts_of
+from replicator.format.block import Block, BlockPart
+from replicator.format.canonical import RowLines, texts_of
 from replicator.format.definition import Definition
 from replicator.format.statement import unpack_bodies, unpack_statements
 from replicator.pipeline.replicas.base import KeyedLine, Reader
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.verify.diagnosis import Diagnosis, diagnose
-from replicator.verify.evidence import Question, Witness
-from replicator.verify.findings import Findings, Wrong
+from replicator.verify.evidence import KeyQuestion, Witness
+from replicator.verify.findings import DivergenceFindings, DivergentKey
 from replicator.verify.side import held_keys
-from replicator.verify.window import Expected, Window
+from replicator.verify.window import ExpectedLine, StatementWindow
 
 log = logging.getLogger("replicator")
 
@@ -41,11 +41,11 @@ EXPLAINED_KEYS = 100  # of a checkpoint
 TOLD_KEYS = 20  # of a checkpoint, in the log
 
 
-class Journal(Protocol):
+class CheckpointJournal(Protocol):
     """The region's journal."""
 
     def blocks(self, strand: str, after: int, limit_bytes: int) -> list[Block]: ...
-    def parts(self, strand: str, sequence: int) -> Iterator[Part]: ...
+    def parts(self, strand: str, sequence: int) -> Iterator[BlockPart]: ...
     def definitions(self, strand: str, at: int | None = None) -> dict[int, Definition]: ...
 
 
@@ -63,23 +63,23 @@ def rest_seconds(took_seconds: float, share: float) -> float:
     return min(took_seconds * (1 / share - 1), REST_LIMIT_SECONDS)
 
 
-class Met(NamedTuple):
+class KeyMismatch(NamedTuple):
     """A key whose line is not the one that must stand there."""
 
     definition: Definition
     key: bytes
-    must: Expected
+    must: ExpectedLine
     line: bytes | None
 
 
-class Look(NamedTuple):
+class CheckpointLook(NamedTuple):
     """What a look at the replica found, of the blocks behind ``after`` up to ``until``: which keys are wrong, and which
     of the known ones are right. ``wrong`` is None if the window was too large; ``held`` are key lines, by table, that
     quarantine holds."""
 
     after: int
     until: int
-    wrong: list[Met] | None
+    wrong: list[KeyMismatch] | None
     right: list[tuple[str, bytes]]
     held: dict[str, set[bytes]]
 
@@ -90,13 +90,13 @@ class Checkpoints:
     def __init__(
         self,
         name: str,
-        journal: Journal,
+        journal: CheckpointJournal,
         strand: str,
         open_reader: Callable[[], Reader],
-        applied: Tail,
+        applied: JournalHead,
         witness: Witness,
         cadence: Cadence,
-        findings: Findings,
+        findings: DivergenceFindings,
         on_checked: Callable[[float], Awaitable[None]],
         window_statements: int = WINDOW_STATEMENTS,
     ) -> None:
@@ -161,7 +161,7 @@ class Checkpoints:
             findings.window(found.until, wrong, found.right)
         await self._on_checked(began)
 
-    def _look(self) -> Look:
+    def _look(self) -> CheckpointLook:
         try:
             if self._reader is None:
                 self._reader = self._open_reader()
@@ -173,15 +173,19 @@ class Checkpoints:
             self.close()
             raise
 
-    def _look_at(self, reader: Reader) -> Look:
+    def _look_at(self, reader: Reader) -> CheckpointLook:
         applied = reader.applied(self._strand)
         after, until = self._findings.checked, applied.position.sequence if applied else 0
         window = self._window(after, until)
-        return Look(after, until, None, [], {}) if window is None else self._compare(reader, window, after, until)
+        return (
+            CheckpointLook(after, until, None, [], {})
+            if window is None
+            else self._compare(reader, window, after, until)
+        )
 
-    def _window(self, after: int, until: int) -> Window | None:
+    def _window(self, after: int, until: int) -> StatementWindow | None:
         """What the blocks behind ``after`` leave; None if that is too much, or not here any more."""
-        window = Window(self._journal.definitions(self._strand, until))
+        window = StatementWindow(self._journal.definitions(self._strand, until))
         while after < until:
             blocks = [b for b in self._journal.blocks(self._strand, after, READ_BYTES) if b.header.sequence <= until]
             if not blocks or blocks[0].header.sequence != after + 1:
@@ -198,7 +202,7 @@ class Checkpoints:
             after = blocks[-1].header.sequence
         return window
 
-    def _add_block(self, window: Window, block: Block) -> None:
+    def _add_block(self, window: StatementWindow, block: Block) -> None:
         sequence, ordinal = block.header.sequence, 0
         if block.body is not None:
             window.add(sequence, unpack_statements(block.body))
@@ -206,8 +210,8 @@ class Checkpoints:
         for part in self._journal.parts(self._strand, sequence):
             ordinal = window.add(sequence, unpack_statements(part.data), ordinal)
 
-    def _compare(self, reader: Reader, window: Window, after: int, until: int) -> Look:
-        wrong: list[Met] = []
+    def _compare(self, reader: Reader, window: StatementWindow, after: int, until: int) -> CheckpointLook:
+        wrong: list[KeyMismatch] = []
         right: list[tuple[str, bytes]] = []
         labels = window.labels() | {label for label, _ in self._findings.wrong}
         for definition in reader.tables():
@@ -216,38 +220,38 @@ class Checkpoints:
                 stored = dict(
                     _stored(reader, definition, list(expected), window.is_truncated(definition), after, until)
                 )
-                names = Lines(definition).names
+                names = RowLines(definition).names
                 for key in expected.keys() | stored.keys():
-                    must, line = expected.get(key, Expected(until, None)), stored.get(key)
+                    must, line = expected.get(key, ExpectedLine(until, None)), stored.get(key)
                     if not must.is_met_by(line, names):
-                        wrong.append(Met(definition, key, must, line))
+                        wrong.append(KeyMismatch(definition, key, must, line))
                     elif (definition.label, key) in self._findings.wrong:
                         right.append((definition.label, key))
-        return Look(after, until, wrong, right, held_keys(reader, self._strand) if wrong else {})
+        return CheckpointLook(after, until, wrong, right, held_keys(reader, self._strand) if wrong else {})
 
-    def _known_wrong(self, definition: Definition) -> dict[bytes, Expected]:
+    def _known_wrong(self, definition: Definition) -> dict[bytes, ExpectedLine]:
         """The keys of this table that were wrong, and what must stand there."""
         return {
-            one.key_line: Expected(one.found_at, one.right)
+            one.key_line: ExpectedLine(one.found_at, one.right)
             for one in self._findings.wrong.values()
             if one.table == definition.label and one.is_right_known and definition.key
         }
 
-    async def _explained(self, found: list[Met], look: Look) -> list[Wrong]:
+    async def _explained(self, found: list[KeyMismatch], look: CheckpointLook) -> list[DivergentKey]:
         """What is wrong, with its diagnosis as far as it is told."""
-        wrong: list[Wrong] = []
+        wrong: list[DivergentKey] = []
         for number, met in enumerate(found):
             diagnosis = await self._diagnosis(met, look) if number < EXPLAINED_KEYS else None
             is_known = met.must.known is None
             wrong.append(
-                Wrong(
+                DivergentKey(
                     met.definition.label, met.key, key_for_people(met), is_known, met.must.line, look.until, diagnosis
                 )
             )
         return wrong
 
-    async def _diagnosis(self, met: Met, look: Look) -> Diagnosis:
-        label, question = met.definition.label, Question(met.key, (met.line,))
+    async def _diagnosis(self, met: KeyMismatch, look: CheckpointLook) -> Diagnosis:
+        label, question = met.definition.label, KeyQuestion(met.key, (met.line,))
         (evidence,) = await self._witness.evidence(label, [question], look.until)
         if evidence.known:
             held = met.key in look.held.get(label, set())
@@ -257,7 +261,7 @@ class Checkpoints:
         )
         return Diagnosis((self._name,), None, None, f"the row that block {met.must.sequence} left {what}")
 
-    def _tell(self, wrong: list[Wrong], until: int) -> None:
+    def _tell(self, wrong: list[DivergentKey], until: int) -> None:
         """Say loudly what was found just now."""
         for one in wrong[:TOLD_KEYS]:
             found = one.diagnosis
@@ -268,7 +272,7 @@ class Checkpoints:
             log.error("divergent at sequence %d: %d keys more", until, len(wrong) - TOLD_KEYS)
 
 
-def key_for_people(met: Met) -> str:
+def key_for_people(met: KeyMismatch) -> str:
     """A key as text: its values; of a row without a key its place."""
     if not met.definition.key:
         return met.key.decode(errors="replace")

@@ -16,7 +16,7 @@ from replicator.format.canonical import texts_of
 from replicator.format.digest import EMPTY, Digest, differing_buckets
 from replicator.pipeline.replicas.base import KeyedLine
 from replicator.verify.diagnosis import Diagnosis, diagnose
-from replicator.verify.evidence import Evidence, Question
+from replicator.verify.evidence import Evidence, KeyQuestion
 from replicator.verify.side import Side, TableHead
 
 BUCKETS = 4096
@@ -139,7 +139,7 @@ async def _explained(primary: Side, replica: Side, head: TableHead, pairs: Seque
     differences: list[Difference] = []
     for at in range(0, len(pairs), EVIDENCE_AT_ONCE):
         some = pairs[at : at + EVIDENCE_AT_ONCE]
-        evidence = await replica.evidence(head.label, [Question(p.key, (p.primary, p.replica)) for p in some])
+        evidence = await replica.evidence(head.label, [KeyQuestion(p.key, (p.primary, p.replica)) for p in some])
         for pair, found in zip(some, evidence, strict=True):
             lines = {primary.name: pair.primary, replica.name: pair.replica}
             differences.append(_difference(head, pair, diagnose(lines, found), found))

@@ -24,7 +24,7 @@ INDEX_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 
 
-class Question(NamedTuple):
+class KeyQuestion(NamedTuple):
     """A key line, and the lines that regions show for it; None: no such row."""
 
     key: bytes
@@ -59,11 +59,11 @@ class Evidence(NamedTuple):
 class Witness(Protocol):
     """Who can be asked."""
 
-    async def evidence(self, label: str, questions: Sequence[Question], until: int) -> list[Evidence]:
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion], until: int) -> list[Evidence]:
         """What the journal says, up to the sequence ``until``, of each key."""
 
 
-class History(Protocol):
+class EvidenceIndex(Protocol):
     """The index over the journal; see ``storage/journal/history.py``."""
 
     def entries(
@@ -81,17 +81,17 @@ class Definitions(Protocol):
 class JournalWitness:
     """Asks this region's journal through its history index; without an index nothing is known."""
 
-    def __init__(self, journal: Definitions, history: History | None, strand: str) -> None:
+    def __init__(self, journal: Definitions, history: EvidenceIndex | None, strand: str) -> None:
         self._journal = journal
         self._history = history
         self._strand = strand
 
-    async def evidence(self, label: str, questions: Sequence[Question], until: int) -> list[Evidence]:
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion], until: int) -> list[Evidence]:
         if self._history is None or not await self._is_indexed(self._history, until):
             return [Evidence(known=False)] * len(questions)
         return await trio.to_thread.run_sync(self._ask_all, self._history, label, questions, until)
 
-    async def _is_indexed(self, history: History, until: int) -> bool:
+    async def _is_indexed(self, history: EvidenceIndex, until: int) -> bool:
         """The index follows a little behind: wait for it, within reason."""
         with trio.move_on_after(INDEX_SECONDS):
             while await trio.to_thread.run_sync(history.indexed, self._strand) < until:  # noqa: ASYNC110  # a file's word
@@ -99,7 +99,9 @@ class JournalWitness:
             return True
         return False
 
-    def _ask_all(self, history: History, label: str, questions: Sequence[Question], until: int) -> list[Evidence]:
+    def _ask_all(
+        self, history: EvidenceIndex, label: str, questions: Sequence[KeyQuestion], until: int
+    ) -> list[Evidence]:
         definition = None
         for _, found in sorted(self._journal.definitions(self._strand, until).items()):
             definition = found if found.label == label else definition
@@ -107,7 +109,7 @@ class JournalWitness:
             return [Evidence(known=False)] * len(questions)
         return [self._ask(history, definition, question, until) for question in questions]
 
-    def _ask(self, history: History, definition: Definition, question: Question, until: int) -> Evidence:
+    def _ask(self, history: EvidenceIndex, definition: Definition, question: KeyQuestion, until: int) -> Evidence:
         key = [text or "" for text in texts_of(question.key)]
         entries = history.entries(self._strand, definition.label, key, (until + 1, 0), VERSIONS_LIMIT)
         return judge(entries, definition, question.lines)
@@ -130,12 +132,12 @@ def judge(entries: Sequence[HistoryEntry], definition: Definition, lines: Iterab
     return Evidence(known, right if isinstance(right, bytes) else None, _ref(entries[0]), tuple(met), tuple(after))
 
 
-class _Unknown:
+class _UnknownRow:
     """A state that the journal cannot complete."""
 
 
-UNKNOWN = _Unknown()
-State = bytes | None | _Unknown
+UNKNOWN = _UnknownRow()
+State = bytes | None | _UnknownRow
 
 
 def states_of(entries: Sequence[HistoryEntry], definition: Definition) -> list[State]:

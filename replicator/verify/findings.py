@@ -16,7 +16,7 @@ from replicator.verify.diagnosis import Diagnosis
 KEPT_KEYS = 10_000  # of those that differ; beyond that they are counted by the scrub only
 
 
-class Wrong(NamedTuple):
+class DivergentKey(NamedTuple):
     """A key that is not as it must be.
 
     ``right`` is the line that must stand there (None: no row), if ``is_right_known``; ``found_at`` the sequence at
@@ -32,7 +32,7 @@ class Wrong(NamedTuple):
     diagnosis: Diagnosis | None
 
 
-class Findings:
+class DivergenceFindings:
     """One replica's findings, in one strand. ``verified`` and ``checked`` are sequences."""
 
     def __init__(self, verified: int) -> None:
@@ -41,7 +41,7 @@ class Findings:
         self.compared_at: int | None = None  # where rows were compared last
         self.scrubbed: int | None = None  # where whole tables were last
         self.mismatches = 0  # keys that were found wrong, each time that one becomes so
-        self.wrong: dict[tuple[str, bytes], Wrong] = {}
+        self.wrong: dict[tuple[str, bytes], DivergentKey] = {}
         self.uncounted: dict[str, int] = {}  # keys by table beyond those that are kept
         self._is_asked = False
         self._unproven_at: int | None = None  # the last window that was too much to look at
@@ -79,7 +79,7 @@ class Findings:
         self.checked = min(self.checked, sequence)
         self.verified = min(self.verified, sequence)
 
-    def window(self, until: int, wrong: Iterable[Wrong], right: Iterable[tuple[str, bytes]]) -> None:
+    def window(self, until: int, wrong: Iterable[DivergentKey], right: Iterable[tuple[str, bytes]]) -> None:
         """A window up to ``until`` was compared: these keys are wrong, those were and are right now."""
         for name in right:
             self.wrong.pop(name, None)
@@ -91,7 +91,7 @@ class Findings:
         self._unproven_at = until
         self._checked_to(until)
 
-    def scrub(self, at: int, wrong: Iterable[Wrong], more: dict[str, int]) -> None:
+    def scrub(self, at: int, wrong: Iterable[DivergentKey], more: dict[str, int]) -> None:
         """All tables were compared at or behind the sequence ``at``; ``more`` counts wrong keys that are not listed."""
         self._is_asked = False
         known = self.wrong
@@ -103,7 +103,7 @@ class Findings:
         self.scrubbed = at
         self._checked_to(max(at, self.checked) if self.is_clean else self.checked)
 
-    def _keep(self, wrong: Iterable[Wrong], known: Mapping[tuple[str, bytes], Wrong]) -> None:
+    def _keep(self, wrong: Iterable[DivergentKey], known: Mapping[tuple[str, bytes], DivergentKey]) -> None:
         for one in wrong:
             name = (one.table, one.key_line)
             self.mismatches += name not in known

@@ -21,7 +21,7 @@ IDLE_SECONDS = 60.0
 HELD_LIMIT = 8
 
 
-class _Held:
+class _HeldMoment:
     """A moment, and when it was last asked."""
 
     def __init__(self, side: LocalSide) -> None:
@@ -37,7 +37,7 @@ class HeldMoments:
         self._name = name
         self._moments = moments
         self._witness = witness
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _HeldMoment] = {}
 
     async def run(self) -> None:
         """For ever; when cancelled, ends all moments."""
@@ -70,7 +70,7 @@ class HeldMoments:
             await side.end()
             raise
         name = secrets.token_hex(16)
-        self._held[name] = _Held(side)
+        self._held[name] = _HeldMoment(side)
         return name, side
 
     @asynccontextmanager

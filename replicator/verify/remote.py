@@ -21,7 +21,7 @@ from replicator.errors import Corrupt, Unavailable
 from replicator.format.digest import Digest
 from replicator.format.position import Position, genesis, parse_position
 from replicator.pipeline.replicas.base import KeyedLine
-from replicator.verify.evidence import BlockRef, Evidence, Question
+from replicator.verify.evidence import BlockRef, Evidence, KeyQuestion
 from replicator.verify.serve import DIGESTS, END, READ, ROWS
 from replicator.verify.side import TableHead
 
@@ -116,7 +116,7 @@ class RemoteSide:
             raise self._cut_off()
         return rows
 
-    async def evidence(self, label: str, questions: Sequence[Question]) -> list[Evidence]:
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         body = msgpack.packb({"table": label, "questions": questions})
         with self._translated():
             response = await self._client.post(f"{self._moment}/evidence", content=body)

@@ -21,7 +21,7 @@ from replicator.errors import ReplicatorError
 from replicator.supervise import first_cause
 from replicator.verify.check import Divergence, meet
 from replicator.verify.compare import Difference, TableResult, compare_table
-from replicator.verify.findings import Findings, Wrong
+from replicator.verify.findings import DivergenceFindings, DivergentKey
 from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.side import LocalSide, Pace
 
@@ -64,7 +64,7 @@ class Scrub:
         primary: Callable[[], Endpoint],
         here: LocalSide,
         plan: ScrubPlan,
-        findings: Findings,
+        findings: DivergenceFindings,
         is_behind: Callable[[], bool],
         on_scrubbed: Callable[[], Awaitable[None]],
     ) -> None:
@@ -147,7 +147,7 @@ class Scrub:
         self._findings.scrub(at, wrong, more)
 
 
-def wrong_of(difference: Difference, replica: str, at: int) -> Wrong:
+def wrong_of(difference: Difference, replica: str, at: int) -> DivergentKey:
     """A difference as a finding of this replica. If the journal does not speak against the replica, only another scrub
     can say that it is over."""
     evidence, diagnosis = difference.evidence, difference.diagnosis
@@ -155,4 +155,4 @@ def wrong_of(difference: Difference, replica: str, at: int) -> Wrong:
     key = ", ".join(f"{name}={text}" for name, text in difference.key.items()) or "without a key"
     is_known = is_ours and evidence is not None and evidence.known
     right = evidence.right if evidence else None
-    return Wrong(difference.table, difference.key_line, key, is_known, right, at, diagnosis)
+    return DivergentKey(difference.table, difference.key_line, key, is_known, right, at, diagnosis)

@@ -34,7 +34,7 @@ from starlette.routing import Route
 from replicator.errors import Rejected
 from replicator.format.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
 from replicator.pipeline.moments import Moments
-from replicator.verify.evidence import Question
+from replicator.verify.evidence import KeyQuestion
 from replicator.verify.held_moments import HeldMoments
 from replicator.verify.side import LocalSide, Pace
 
@@ -131,7 +131,7 @@ async def _rows(held: HeldMoments, name: str, label: str, buckets: int, wanted: 
     yield msgpack.packb((END, sent))
 
 
-async def _questions(request: Request) -> tuple[str, list[Question]]:
+async def _questions(request: Request) -> tuple[str, list[KeyQuestion]]:
     body = b""
     async for piece in request.stream():
         body += piece
@@ -139,7 +139,7 @@ async def _questions(request: Request) -> tuple[str, list[Question]]:
             raise Rejected("too_large", "too many questions at once", status=413, place="questions")
     try:
         fields = msgpack.unpackb(body)
-        questions = [Question(bytes(key), tuple(lines)) for key, lines in fields["questions"]]
+        questions = [KeyQuestion(bytes(key), tuple(lines)) for key, lines in fields["questions"]]
         return str(fields["table"]), questions
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         message = f"the questions cannot be read: {error!r:.200}"

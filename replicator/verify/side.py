@@ -18,7 +18,7 @@ from replicator.format.digest import Digest, TableDigest, bucket_of
 from replicator.format.position import Position, genesis
 from replicator.pipeline.moments import Moment, Moments
 from replicator.pipeline.replicas.base import KeyedLine, Reader
-from replicator.verify.evidence import Evidence, Question, Witness
+from replicator.verify.evidence import Evidence, KeyQuestion, Witness
 
 BUSY_FACTOR = 10
 PAUSE_SECONDS = 60.0
@@ -58,7 +58,7 @@ class Side(Protocol):
     async def rows(self, label: str, buckets: int, wanted: Sequence[int]) -> list[KeyedLine]:
         """The rows of these buckets."""
 
-    async def evidence(self, label: str, questions: Sequence[Question]) -> list[Evidence]:
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         """What this region's journal says of these keys, up to the position."""
 
 
@@ -137,7 +137,7 @@ class LocalSide:
         while (some := await trio.to_thread.run_sync(_pick_some, chunks, buckets, among)) is not None:
             yield some
 
-    async def evidence(self, label: str, questions: Sequence[Question]) -> list[Evidence]:
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         held = await trio.to_thread.run_sync(held_keys, self._moment.reader, self.position.strand)
         found = await self._witness.evidence(label, questions, self.position.sequence)
         waiting = held.get(label, set())

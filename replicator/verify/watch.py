@@ -15,13 +15,13 @@ import trio
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.format.position import parse_position
 from replicator.pipeline.replicas.base import Reader
-from replicator.status.model import VerifyView, WrongView
-from replicator.storage.journal.head import Tail
+from replicator.status.model import DivergentKeyView, VerifyView
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff, supervise
 from replicator.verify.checkpoints import Cadence, Checkpoints
 from replicator.verify.evidence import Witness
-from replicator.verify.findings import Findings, Wrong
+from replicator.verify.findings import DivergenceFindings, DivergentKey
 from replicator.verify.remote import Endpoint
 from replicator.verify.scrub import Scrub, ScrubPlan
 from replicator.verify.side import LocalSide
@@ -39,7 +39,7 @@ class WatchPlan:
     scrub: ScrubPlan | None
 
 
-class Watching:
+class ReplicaWatch:
     """Watches one replica. ``on_verified`` hears of the sequence up to which it is proven."""
 
     def __init__(
@@ -48,8 +48,8 @@ class Watching:
         primary: Callable[[], Endpoint],
         journal: Journal,
         open_reader: Callable[[], Reader],
-        tail: Tail,
-        applied: Tail,
+        tail: JournalHead,
+        applied: JournalHead,
         witness: Witness,
         plan: WatchPlan,
         on_verified: Callable[[int], None],
@@ -65,7 +65,7 @@ class Watching:
         self._proven_at = trio.current_time()
         self._checkpoints_done = 0
         self._troubles: dict[str, ReplicatorError] = {}
-        self._findings = findings = Findings(0)
+        self._findings = findings = DivergenceFindings(0)
         self._checkpoints = self._scrub = None
         if plan.cadence is not None:
             self._checkpoints = Checkpoints(
@@ -111,7 +111,7 @@ class Watching:
                 nursery.start_soon(self._supervised, "scrub", self._scrub.run)
 
     async def _supervised(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        await supervise(name, run, _Trouble(name, self._troubles), self._backoff())
+        await supervise(name, run, _WatchTrouble(name, self._troubles), self._backoff())
 
     def _kept(self) -> int:
         """The verified sequence of an earlier life, if it is on this chain; 0 without one."""
@@ -170,7 +170,7 @@ class Watching:
         )
 
 
-class _Trouble:
+class _WatchTrouble:
     """Where the supervisor says why a part of the watch does not work."""
 
     def __init__(self, name: str, troubles: dict[str, ReplicatorError]) -> None:
@@ -184,9 +184,9 @@ class _Trouble:
         self._troubles[self._name] = cause
 
 
-def _shown(wrong: Wrong) -> WrongView:
+def _shown(wrong: DivergentKey) -> DivergentKeyView:
     found = wrong.diagnosis
-    return WrongView(
+    return DivergentKeyView(
         table=wrong.table,
         key=wrong.key,
         found_at=wrong.found_at,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from replicator.format.canonical import Lines, line_of, texts_of
+from replicator.format.canonical import RowLines, line_of, texts_of
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.keys import key_reader
 from replicator.format.row import UNCHANGED, Cell, pack_row, unpack_row
@@ -24,7 +24,7 @@ from replicator.verify.evidence import texts_under
 Place = tuple[int, int]  # (sequence, ordinal)
 
 
-class Expected(NamedTuple):
+class ExpectedLine(NamedTuple):
     """What must stand under a key: a line, no row (None), or some columns of one. ``sequence`` is the last block that
     touched it."""
 
@@ -40,13 +40,13 @@ class Expected(NamedTuple):
         return all(found[name] == text for name, text in self.known.items())
 
 
-class Window:
+class StatementWindow:
     """Collects the statements of a stretch of blocks. ``definitions`` are those in force at its beginning."""
 
     def __init__(self, definitions: Mapping[int, Definition]) -> None:
         self.statements = 0
         self._definitions = dict(definitions)
-        self._keyed: dict[int, _Touched] = {}
+        self._keyed: dict[int, _RelationKeys] = {}
         self._placed: dict[int, list[tuple[int, int, bytes]]] = {}
         self._truncated: dict[tuple[str, str], Place] = {}
 
@@ -73,7 +73,7 @@ class Window:
         if op == TRUNCATE:
             self._truncated[definition.name] = place
         elif definition.key:
-            touched = self._keyed[relation] = _Touched(definition)
+            touched = self._keyed[relation] = _RelationKeys(definition)
             touched.take(op, statement, place)
         elif op == INSERT:
             self._placed.setdefault(relation, []).append((*place, statement[2]))
@@ -87,10 +87,10 @@ class Window:
         """Whether all keys of the table were touched."""
         return definition.name in self._truncated
 
-    def expected(self, definition: Definition) -> dict[bytes, Expected]:
+    def expected(self, definition: Definition) -> dict[bytes, ExpectedLine]:
         """What must stand under each touched key line (of a table without a key: each place), by ``definition``."""
         since = self._truncated.get(definition.name, (0, -1))
-        found: dict[bytes, tuple[Place, Expected]] = {}
+        found: dict[bytes, tuple[Place, ExpectedLine]] = {}
         for touched in self._keyed.values():
             if touched.definition.name == definition.name:
                 for key, place, expected in touched.expected(definition):
@@ -102,11 +102,11 @@ class Window:
                 for sequence, ordinal, image in rows:
                     if (sequence, ordinal) > since:
                         place = (sequence, ordinal)
-                        found[b"%d %d" % place] = place, Expected(sequence, read(unpack_row(image)))
+                        found[b"%d %d" % place] = place, ExpectedLine(sequence, read(unpack_row(image)))
         return {key: expected for key, (_, expected) in found.items()}
 
 
-class _Touched:
+class _RelationKeys:
     """The keys of one relation that were touched: for each, where last, and its image after that."""
 
     __slots__ = ("_key_of", "definition", "keys")
@@ -146,26 +146,26 @@ class _Touched:
             self.keys[old] = place, None
         self.keys[key] = place, pack_row(cells)
 
-    def expected(self, now: Definition) -> Iterator[tuple[bytes, Place, Expected]]:
+    def expected(self, now: Definition) -> Iterator[tuple[bytes, Place, ExpectedLine]]:
         """Each key line, where it was touched last, and what must stand there by the definition ``now``."""
         read, key_line = _line_reader(self.definition, now), _key_reader(self.definition)
-        key_of = Lines(now).key_of
+        key_of = RowLines(now).key_of
         for key, (place, image) in self.keys.items():
             if image is None:
-                yield key_line(key), place, Expected(place[0], None)
+                yield key_line(key), place, ExpectedLine(place[0], None)
                 continue
             cells = unpack_row(image)
             if UNCHANGED in cells:
                 known = texts_under(cells, self.definition, now, None)
-                yield key_line(key), place, Expected(place[0], None, known)
+                yield key_line(key), place, ExpectedLine(place[0], None, known)
             else:
                 line = read(cells)
-                yield key_of(line), place, Expected(place[0], line)
+                yield key_of(line), place, ExpectedLine(place[0], line)
 
 
 def _line_reader(old: Definition, now: Definition) -> Callable[[Sequence[Cell]], bytes]:
     """Reads whole rows of the definition ``old`` as lines by ``now``."""
-    lines = Lines(now)
+    lines = RowLines(now)
     if old == now:
         return lines.line
 

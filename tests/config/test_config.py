@@ -14,13 +14,21 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from replicator.cluster.failover.amounts import AmountRule
-from replicator.cluster.failover.budget import Budget
-from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica, load, parse
+from replicator.cluster.failover.budget import LossBudget
+from replicator.config import (
+    Config,
+    EmbeddedSourceSettings,
+    PostgresReplicaSettings,
+    PostgresSourceSettings,
+    SqliteReplicaSettings,
+    load,
+    parse,
+)
 from replicator.config import models as models
 from replicator.config.load import keys_of
 from replicator.config.locate import line_of
 from replicator.errors import ConfigError
-from replicator.pipeline.replay.quarantine import Policy
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from replicator.runtime import wiring
 from settle_buffer import AutoWindow
 
@@ -73,27 +81,27 @@ def reference_variants() -> Iterator[dict[str, Any]]:
 
 def sections() -> list[tuple[str, type[models.Section]]]:
     return [
-        ("region", models.Region),
-        ("http", models.Http),
-        ("source", EmbeddedSource),
-        ("source.limits", models.Limits),
-        ("source.tables", models.Table),
-        ("source", PostgresSource),
-        ("feed", models.Feed),
-        ("follow", models.Follow),
-        ("settle", models.Settle),
-        ("replica", SqliteReplica),
-        ("replica", PostgresReplica),
-        ("replay", models.Replay),
-        ("journal", models.Journal),
-        ("copy", models.Copy),
-        ("verify", models.Verify),
-        ("cluster", models.Cluster),
-        ("lease", models.EtcdLease),
-        ("lease", models.StaticLease),
-        ("failover", models.Failover),
-        ("failover.amounts", models.Amount),
-        ("stop", models.Stop),
+        ("region", models.RegionSettings),
+        ("http", models.HttpSettings),
+        ("source", EmbeddedSourceSettings),
+        ("source.limits", models.LimitsSettings),
+        ("source.tables", models.TableSettings),
+        ("source", PostgresSourceSettings),
+        ("feed", models.FeedSettings),
+        ("follow", models.FollowSettings),
+        ("settle", models.SettleSettings),
+        ("replica", SqliteReplicaSettings),
+        ("replica", PostgresReplicaSettings),
+        ("replay", models.ReplaySettings),
+        ("journal", models.JournalSettings),
+        ("copy", models.CopySettings),
+        ("verify", models.VerifySettings),
+        ("cluster", models.ClusterSettings),
+        ("lease", models.EtcdLeaseSettings),
+        ("lease", models.StaticLeaseSettings),
+        ("failover", models.FailoverSettings),
+        ("failover.amounts", models.AmountSettings),
+        ("stop", models.StopSettings),
     ]
 
 
@@ -141,9 +149,12 @@ def test_the_reference_shows_the_defaults_of_the_code(
 ) -> None:
     shown = written(section, kind_of(model))
     assert key in shown, f"the reference does not show [{section}] {key}"
-    base = {"Region": ("name", "role", "data_dir"), "Table": ("name", "key"), "Amount": ("table", "column")}.get(
-        model.__name__, ()
-    )
+    bases: dict[type[models.Section], tuple[str, ...]] = {
+        models.RegionSettings: ("name", "role", "data_dir"),
+        models.TableSettings: ("name", "key"),
+        models.AmountSettings: ("table", "column"),
+    }
+    base = bases.get(model, ())
     needed = {name: shown[name] for name in (*base, "kind", "dsn", "path", "primary", "endpoints") if name in shown}
     context = models_context()
     with_key = model.model_validate({**needed, key: shown[key]}, context=context)
@@ -152,9 +163,9 @@ def test_the_reference_shows_the_defaults_of_the_code(
 
 
 def models_context() -> object:
-    from replicator.config.units import Surroundings
+    from replicator.config.units import ReadContext
 
-    return Surroundings(EXAMPLES, {})
+    return ReadContext(EXAMPLES, {})
 
 
 def test_every_line_with_a_key_in_the_reference_explains_it() -> None:
@@ -167,7 +178,7 @@ def test_an_amount_has_one_currency_and_a_table_one_amount() -> None:
     amount = '[[failover.amounts]]\ntable = "w"\ncolumn = "n"\n'
     config = parse(PRIMARY + EMBEDDED + amount + 'currency_column = "c"\nlimit = "10.50"\n', "x")
     assert wiring.amount_rules(config) == (AmountRule("w", "n", "", "c"),)
-    assert wiring.loss_budget(config) == Budget(0, {"w": Decimal("10.50")})
+    assert wiring.loss_budget(config) == LossBudget(0, {"w": Decimal("10.50")})
     both = refused(PRIMARY + EMBEDDED + amount + 'currency = "EUR"\ncurrency_column = "c"\n')
     assert "both" in both.message
     assert "already" in refused(PRIMARY + EMBEDDED + amount + amount).message
@@ -279,9 +290,9 @@ def test_the_settle_buffer_is_configured_as_written() -> None:
 
 def test_what_becomes_of_a_refused_statement_is_configured_as_written() -> None:
     text = REPLICA + FOLLOW + SQLITE
-    assert wiring.replay_policy(parse(text, "x")) == Policy(sets_aside=False, limit=10_000)
+    assert wiring.replay_policy(parse(text, "x")) == QuarantinePolicy(sets_aside=False, limit=10_000)
     asked = parse(text + '[replay]\non_error = "quarantine"\nquarantine_limit = 7\n', "x")
-    assert wiring.replay_policy(asked) == Policy(sets_aside=True, limit=7)
+    assert wiring.replay_policy(asked) == QuarantinePolicy(sets_aside=True, limit=7)
     assert "'halt' or 'quarantine'" in str(refused(text + '[replay]\non_error = "skip"\n'))
 
 
@@ -314,7 +325,7 @@ def test_secrets_come_from_the_environment_and_from_files_and_are_never_printed(
     (tmp_path / "password").write_text("hunter2 of the file\n")
     text = PRIMARY + POSTGRES + 'password = { file = "password" }\n[http]\ntoken = { env = "TOKEN" }\n'
     config = parse(text, tmp_path / "region.toml", {"TOKEN": "hunter2-of-the-environment"})
-    assert isinstance(config.source, PostgresSource)
+    assert isinstance(config.source, PostgresSourceSettings)
     assert "password='hunter2 of the file'" in config.source.conninfo()
     assert config.http.token is not None
     assert config.http.token.reveal() == "hunter2-of-the-environment"
@@ -325,7 +336,7 @@ def test_secrets_come_from_the_environment_and_from_files_and_are_never_printed(
 def test_a_whole_dsn_may_be_a_secret() -> None:
     text = PRIMARY + '[source]\nkind = "postgres"\ndsn = { env = "DSN" }\n'
     config = parse(text, "x", {"DSN": "host=a password=hunter2"})
-    assert isinstance(config.source, PostgresSource)
+    assert isinstance(config.source, PostgresSourceSettings)
     assert config.source.conninfo() == "host=a password=hunter2"
     assert "hunter2" not in repr(config)
 
@@ -466,6 +477,6 @@ def test_the_line_of_a_key_is_found_whatever_the_spelling() -> None:
 def test_defaults_fill_every_optional_section() -> None:
     config = parse(PRIMARY + EMBEDDED, "x")
     assert isinstance(config, Config)
-    assert isinstance(config.source, EmbeddedSource)
+    assert isinstance(config.source, EmbeddedSourceSettings)
     assert config.stop.deadline_seconds == 10
     assert config.replay.history

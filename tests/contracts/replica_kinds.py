@@ -16,7 +16,7 @@ import psycopg
 from replicator.format.definition import Column, Definition
 from replicator.format.position import Position
 from replicator.format.row import Cell, pack_row
-from replicator.pipeline.replicas.base import Applied, Reader, Replica
+from replicator.pipeline.replicas.base import AppliedMark, Reader, Replica
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 
@@ -82,8 +82,8 @@ class PostgresKind:
 STRAND = "main"
 
 
-def applied(sequence: int, blocks: int | None = None) -> Applied:
-    return Applied(Position(STRAND, 1, sequence, bytes([sequence % 256]) * 32), sequence * 1000, blocks or sequence)
+def applied(sequence: int, blocks: int | None = None) -> AppliedMark:
+    return AppliedMark(Position(STRAND, 1, sequence, bytes([sequence % 256]) * 32), sequence * 1000, blocks or sequence)
 
 
 def table(

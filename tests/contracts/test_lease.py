@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from replicator.cluster.leases.base import NEVER, Grant, Holder, Lease, LeaseView, Lost, boot_seconds, usable_until
+from replicator.cluster.leases.base import NEVER, Grant, Holder, Lease, LeaseLost, LeaseView, boot_seconds, usable_until
 from tests.cluster.leases.waiting import DEADLINE_SECONDS, patiently, vacant
 from tests.contracts.lease_kinds import KINDS, LeaseKind
 
@@ -72,7 +72,7 @@ async def test_what_was_claimed_is_seen_by_all(sidecars: Sidecars) -> None:
 
 async def test_a_second_claim_is_lost_and_tells_whose_it_is(sidecars: Sidecars) -> None:
     grant = await sidecars.one().claim("paris", 1)
-    with pytest.raises(Lost, match="paris holds the lease in epoch 1") as lost:
+    with pytest.raises(LeaseLost, match="paris holds the lease in epoch 1") as lost:
         await sidecars.one().claim("tokyo", 2)
     assert lost.value.view == LeaseView(grant.holder, 1)
     assert lost.value.status == 409
@@ -95,7 +95,7 @@ async def all_claim(leases: list[Lease], epoch: int) -> tuple[list[Grant], int]:
         nonlocal lost
         try:
             won.append(await lease.claim(f"region-{number}", epoch))
-        except Lost:
+        except LeaseLost:
             lost += 1
 
     async with trio.open_nursery() as nursery:
@@ -122,7 +122,7 @@ async def test_a_grant_of_another_time_is_not_renewed(sidecars: Sidecars) -> Non
     lease = sidecars.one()
     grant = await lease.claim("paris", 1)
     for step in (lease.renew, lease.keep_mine):
-        with pytest.raises(Lost):
+        with pytest.raises(LeaseLost):
             await step(dataclasses.replace(grant, lease_id="1234567", token="1"))
     await lease.release(dataclasses.replace(grant, lease_id="1234567"))
     assert (await lease.look()).holder == grant.holder
@@ -136,7 +136,7 @@ async def test_an_epoch_is_granted_once(sidecars: Sidecars) -> None:
     await lease.release(await lease.claim("paris", 5))
     assert await lease.look() == LeaseView(None, 5)
     for epoch in (4, 5):
-        with pytest.raises(Lost, match="5 was granted already"):
+        with pytest.raises(LeaseLost, match="5 was granted already"):
             await lease.claim("paris", epoch)
     assert (await lease.claim("tokyo", 6)).epoch == 6
 
@@ -162,7 +162,7 @@ async def test_over_any_history_there_is_one_holder_and_the_epoch_grows(sidecars
                 grants[region] = await lease.claim(region, wanted, instead_of)
                 holder, epoch = grants[region].holder, max(epoch, wanted)
             else:
-                with pytest.raises(Lost):
+                with pytest.raises(LeaseLost):
                     await lease.claim(region, wanted, instead_of)
         elif grant is not None and step == "release":
             await lease.release(grant)
@@ -174,7 +174,7 @@ async def test_over_any_history_there_is_one_holder_and_the_epoch_grows(sidecars
                 assert (grants[region].token == grant.token) == (step == "renew")
                 holder = grants[region].holder
             else:
-                with pytest.raises(Lost):
+                with pytest.raises(LeaseLost):
                     await do(grant)
         assert await lease.look() == LeaseView(holder, epoch)
 
@@ -188,11 +188,11 @@ async def test_a_lease_that_is_not_renewed_ends_and_is_lost_for_ever(sidecars: S
     assert await vacant(other) == LeaseView(None, 1)
     mine = sidecars.one()
     for step in (mine.renew, mine.keep_mine):
-        with pytest.raises(Lost, match="nobody holds it") as lost:
+        with pytest.raises(LeaseLost, match="nobody holds it") as lost:
             await step(grant)
         assert lost.value.view == LeaseView(None, 1)
     successor = await other.claim("tokyo", 2)
-    with pytest.raises(Lost, match="tokyo holds it in epoch 2"):
+    with pytest.raises(LeaseLost, match="tokyo holds it in epoch 2"):
         await mine.renew(grant)
     await mine.release(grant)  # nothing happens
     assert await other.look() == LeaseView(successor.holder, 2)
@@ -215,7 +215,7 @@ async def test_the_store_gives_it_to_nobody_else_before_the_holder_has_stopped(s
     grant = await patiently(lambda: mine.claim("paris", 1))
     with trio.fail_after(DEADLINE_SECONDS):
         while True:
-            with contextlib.suppress(Lost):
+            with contextlib.suppress(LeaseLost):
                 await lease.claim("tokyo", 2)
                 break
     assert boot_seconds() > usable_until(grant, clock_error=0.01, margin_seconds=0.01)
@@ -238,7 +238,7 @@ async def test_a_claim_in_place_of_the_holder_takes_it_from_him(sidecars: Sideca
     given = await old.claim("paris", 1)
     taken = await new.claim("tokyo", 2, instead_of=given.holder)
     for step in (old.renew, old.keep_mine):
-        with pytest.raises(Lost, match="tokyo holds it in epoch 2") as lost:
+        with pytest.raises(LeaseLost, match="tokyo holds it in epoch 2") as lost:
             await step(given)
         assert lost.value.holder == taken.holder
     await old.release(given)
@@ -257,9 +257,9 @@ async def test_a_claim_in_place_of_someone_else_is_lost(sidecars: Sidecars) -> N
     lease = sidecars.one()
     first = await lease.claim("paris", 1)
     second = await lease.claim("tokyo", 2, instead_of=first.holder)
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await sidecars.one().claim("lima", 3, instead_of=first.holder)
-    with pytest.raises(Lost, match="2 was granted already"):
+    with pytest.raises(LeaseLost, match="2 was granted already"):
         await sidecars.one().claim("lima", 2, instead_of=second.holder)
     assert await lease.look() == LeaseView(second.holder, 2)
 
@@ -270,7 +270,7 @@ async def test_who_keeps_it_cannot_be_replaced_by_whoever_looked_before(sidecars
     kept = await mine.keep_mine(grant)
     assert kept.token != grant.token
     assert kept.asked_at == grant.asked_at, "its time has not begun anew"
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await sidecars.one().claim("tokyo", 2, instead_of=grant.holder)
     assert (await mine.renew(kept)).token == kept.token
     assert await mine.look() == LeaseView(kept.holder, 1)
@@ -292,11 +292,11 @@ async def test_either_the_holder_keeps_it_or_the_other_gets_it(sidecars: Sidecar
         won: dict[str, Grant] = {}
 
         async def keep(given: Grant = given, won: dict[str, Grant] = won) -> None:
-            with contextlib.suppress(Lost):
+            with contextlib.suppress(LeaseLost):
                 won["kept"] = await old.keep_mine(given)
 
         async def take(given: Grant = given, won: dict[str, Grant] = won, epoch: int = epoch) -> None:
-            with contextlib.suppress(Lost):
+            with contextlib.suppress(LeaseLost):
                 won["taken"] = await new.claim("tokyo", epoch + 1, instead_of=given.holder)
 
         async with trio.open_nursery() as nursery:

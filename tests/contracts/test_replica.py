@@ -11,8 +11,8 @@ from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.format.canonical import line_of
 from replicator.format.definition import Column, Definition
 from replicator.format.row import UNCHANGED
-from replicator.pipeline.replicas.base import Append, Change, Define, Replica, SetSequence, Truncate
-from replicator.pipeline.replicas.quarantine import Closing, Quarantined
+from replicator.pipeline.replicas.base import Append, Define, Replica, SetSequence, TableChange, Truncate
+from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantinedStatement
 from replicator.verify.repair.images import as_stored
 from tests.contracts.replica_kinds import (
     STRAND,
@@ -56,8 +56,8 @@ def change(
     patches: list[bytes] | None = None,
     inserts: list[bytes] | None = None,
     updates: list[bytes] | None = None,
-) -> Change:
-    return Change(definition, deletes or [], moves or [], patches or [], inserts or [], updates or [])
+) -> TableChange:
+    return TableChange(definition, deletes or [], moves or [], patches or [], inserts or [], updates or [])
 
 
 def wallets(count: int, owner: str = "ann", first: int = 0) -> list[bytes]:
@@ -758,8 +758,8 @@ def test_attempts_follow_each_other_whatever_became_of_those_before(kind: Kind, 
     assert contents(kind) == sorted([str(n), "eve", f"{n}.00"] for n in range(count))
 
 
-def aside(sequence: int, ordinal: int = 0, **fields: object) -> Quarantined:
-    made = Quarantined(
+def aside(sequence: int, ordinal: int = 0, **fields: object) -> QuarantinedStatement:
+    made = QuarantinedStatement(
         sequence,
         ordinal,
         f"tx{sequence}",
@@ -813,8 +813,8 @@ def test_what_is_closed_stays_with_how_it_ended(kind: Kind, replica: Replica) ->
     replica.quarantine().add(STRAND, [aside(2), aside(3), aside(4)])
     replica.commit(applied(2))
     replica.begin()
-    replica.quarantine().close(STRAND, [(2, 0), (3, 0)], Closing("replayed", 9, "ann", "cured"))
-    replica.quarantine().close(STRAND, [(2, 0)], Closing("dropped", 99, "bob", "closed already"))
+    replica.quarantine().close(STRAND, [(2, 0), (3, 0)], QuarantineClosing("replayed", 9, "ann", "cured"))
+    replica.quarantine().close(STRAND, [(2, 0)], QuarantineClosing("dropped", 99, "bob", "closed already"))
     replica.commit(applied(2))
     assert [one.place for one in replica.quarantine().open(STRAND)] == [(4, 0)]
     closed = replica.quarantine().closed(STRAND, 10)

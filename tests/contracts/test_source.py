@@ -19,7 +19,7 @@ from replicator.format.block import Block
 from replicator.format.row import unpack_row
 from replicator.format.statement import DEFINE, INSERT, unpack_statements
 from replicator.pipeline.capture import Capture
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import walk
 from tests.contracts.source_kinds import KINDS, SourceKind
@@ -45,9 +45,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @contextlib.asynccontextmanager
-async def capturing(kind: SourceKind, journal: Journal) -> AsyncIterator[Tail]:
+async def capturing(kind: SourceKind, journal: Journal) -> AsyncIterator[JournalHead]:
     """A sidecar's source stage, within the block; stopping is as abrupt as cancellation is."""
-    tail = Tail(journal.head(STRAND))
+    tail = JournalHead(journal.head(STRAND))
     capture = Capture(kind.source(), journal, tail, 1, lambda blocks: None)
 
     async def run() -> None:
@@ -88,12 +88,12 @@ def ids(journal: Journal) -> list[int]:
     return found
 
 
-async def reach(journal: Journal, tail: Tail, rows: int) -> None:
+async def reach(journal: Journal, tail: JournalHead, rows: int) -> None:
     """Wait until so many rows are in the journal."""
     await until(lambda: len(ids(journal)) >= rows, tail)
 
 
-async def until(condition: Callable[[], bool], tail: Tail) -> None:
+async def until(condition: Callable[[], bool], tail: JournalHead) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         while not condition():
             await tail.beyond(tail.head.sequence)

@@ -15,7 +15,7 @@ import trio
 
 from replicator.cluster.promotion import PostgresRole
 from replicator.pipeline.sources.postgres import PostgresOptions
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 from tests.e2e.deployment import Deployment
 from tests.e2e.sidecars import Sidecar, postgres_rows, sequence, sqlite_rows
@@ -172,7 +172,7 @@ def test_failover_and_back(deployment: Failover) -> None:
 
     deployment.primary_server.start()
     journal, role = deployment.role(paris, paris_dsn)
-    trio.run(role.capture_rest, Tail(journal.head(STRAND)), 30.0)
+    trio.run(role.capture_rest, JournalHead(journal.head(STRAND)), 30.0)
     assert journal.head(STRAND) == fork, "in this test nothing was left uncaptured"
     role.adopt(fork)
     journal.close()
@@ -186,7 +186,7 @@ def test_failover_and_back(deployment: Failover) -> None:
     lima.kill()
     paris.kill()
     journal, role = deployment.role(lima, lima_dsn)
-    trio.run(role.capture_rest, Tail(journal.head(STRAND)), 30.0)
+    trio.run(role.capture_rest, JournalHead(journal.head(STRAND)), 30.0)
     position = journal.head(STRAND)
     assert journal.definitions(STRAND).items() >= relations.items()
     role.adopt(position)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.format.canonical import Lines, line_of, texts_of
+from replicator.format.canonical import RowLines, line_of, texts_of
 from replicator.format.definition import Column, Definition
 from replicator.format.row import UNCHANGED
 
@@ -32,7 +32,7 @@ def test_different_rows_have_different_lines(one: list[str | None], other: list[
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["what"])
 def test_published_lines(vector: dict[str, Any]) -> None:
     columns = tuple(Column(name, kind, form) for name, kind, form, _ in vector["columns"])
-    lines = Lines(Definition("public", "t", columns, tuple(vector["key"])))
+    lines = RowLines(Definition("public", "t", columns, tuple(vector["key"])))
     cells = [None if cell is None else bytes.fromhex(cell) for *_, cell in vector["columns"]]
     line = lines.line(cells)
     assert line == bytes.fromhex(vector["line"])
@@ -41,7 +41,7 @@ def test_published_lines(vector: dict[str, Any]) -> None:
 
 
 def test_a_row_that_is_not_whole_has_no_line() -> None:
-    lines = Lines(Definition("public", "t", (Column("a", "text"), Column("b", "text")), ("a",)))
+    lines = RowLines(Definition("public", "t", (Column("a", "text"), Column("b", "text")), ("a",)))
     for cells in ([b"1", UNCHANGED], [b"1"]):
         with pytest.raises(ValueError, match="unchanged column, or of another number"):
             lines.line(cells)

@@ -17,14 +17,14 @@ from starlette.routing import Route
 from replicator.format.block import Block
 from replicator.format.position import Position, genesis
 from replicator.ledger.api import routes
-from replicator.ledger.commit import Committer, Options
+from replicator.ledger.commit import Committer, LedgerOptions
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.reads import Reads
-from replicator.ledger.request import Limits
+from replicator.ledger.request import RequestLimits
 from replicator.ledger.tables import TableDeclaration
-from replicator.pipeline.replicas.base import Applied, Reader
+from replicator.pipeline.replicas.base import AppliedMark, Reader
 from replicator.pipeline.replicas.sqlite.reader import SqliteReader
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application
@@ -61,9 +61,9 @@ def new_journal(directory: Path) -> Journal:
     return journal
 
 
-def options(directory: Path, clock: Callable[[], int] | None = None, **limits: int) -> Options:
-    return Options(
-        directory / "state.sqlite3", directory / "requests.sqlite3", Limits(**limits), clock=clock or Clock()
+def options(directory: Path, clock: Callable[[], int] | None = None, **limits: int) -> LedgerOptions:
+    return LedgerOptions(
+        directory / "state.sqlite3", directory / "requests.sqlite3", RequestLimits(**limits), clock=clock or Clock()
     )
 
 
@@ -80,14 +80,14 @@ class Region:
     def __init__(self, directory: Path, clock: Clock, **limits: int) -> None:
         self.journal = new_journal(directory)
         self.state = directory / "state.sqlite3"
-        self.tail = Tail(genesis("main"))
+        self.tail = JournalHead(genesis("main"))
         self.index = HistoryIndex(directory / "history.sqlite3", self.journal)
         self.index.open()
         self.committed: list[Block] = []  # what was told of, by who asks for it
         self.ledger = Ledger(self.journal, "main", 1, options(directory, clock, **limits), self._applied)
         self.reads = Reads("main", self._reader, self.journal, self.index, self._wait_applied)
 
-    def _applied(self, applied: Applied) -> None:
+    def _applied(self, applied: AppliedMark) -> None:
         while self.index.indexed("main") < applied.position.sequence:
             self.index.step("main", applied.position.sequence)
         self.tail.moved(applied.position, applied.committed_at)

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.format.block import BODY_LIMIT_BYTES
 from replicator.ledger.commit import Committer
-from replicator.ledger.planning import Answer
+from replicator.ledger.planning import TransactionAnswer
 from replicator.pipeline.replicas.sqlite.reader import SqliteReader
 from tests.ledger.region import WALLETS, Clock, change, insert, new_committer, new_journal, options, transaction
 
 
-def one(committer: Committer, *statements: dict[str, Any], **fields: Any) -> Answer:
+def one(committer: Committer, *statements: dict[str, Any], **fields: Any) -> TransactionAnswer:
     (outcome,) = committer.execute([transaction(*statements, **fields)])
-    assert isinstance(outcome, Answer), outcome
+    assert isinstance(outcome, TransactionAnswer), outcome
     return outcome
 
 
@@ -68,9 +68,9 @@ def test_a_group_is_one_append_in_which_each_stands_for_itself(tmp_path: Path) -
             transaction(insert(wallet_id="a", n=7)),
         ]
     )
-    kinds = [outcome.versions if isinstance(outcome, Answer) else outcome.reason for outcome in outcomes]
+    kinds = [outcome.versions if isinstance(outcome, TransactionAnswer) else outcome.reason for outcome in outcomes]
     assert kinds == [[1], "no_document", "not_json", [2], [3], [4]]
-    assert [o.position.sequence for o in outcomes if isinstance(o, Answer)] == [2, 3, 4, 5]
+    assert [o.position.sequence for o in outcomes if isinstance(o, TransactionAnswer)] == [2, 3, 4, 5]
     assert document(tmp_path, "a") == (4, {"wallet_id": "a", "n": 7})
     assert document(tmp_path, "a2") is None
 
@@ -81,7 +81,7 @@ def test_an_idempotency_key_holds_within_a_group_after_it_and_after_a_restart(tm
     body = transaction(change("add", "a", add={"n": 1}), change("delete", "b"), id="i")
     other = transaction(change("add", "a", add={"n": 2}), id="i")
     first, again, reused = committer.execute([body, body, other])
-    assert isinstance(first, Answer)
+    assert isinstance(first, TransactionAnswer)
     assert again == first._replace(repeated=True)
     assert isinstance(reused, Rejected)
     assert (reused.reason, reused.status) == ("id_reused", 422)
@@ -238,7 +238,9 @@ def test_kill_9_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
         child.stdout.close()
         committer = reopened(tmp_path)
         sent = committer.execute([transaction(change("add", "a", add={"n": 1}), id=str(n)) for n in range(done + 6)])
-        assert all(isinstance(answer, Answer) and answer.repeated for answer in sent[:done])  # acknowledged, so kept
+        assert all(
+            isinstance(answer, TransactionAnswer) and answer.repeated for answer in sent[:done]
+        )  # acknowledged, so kept
         done += 6
         committer.close()
         assert document(tmp_path, "a") == (done + 1, {"wallet_id": "a", "n": done})
@@ -306,7 +308,7 @@ def test_any_history_in_any_grouping_is_as_one_transaction_after_another(
         for group in history:
             outcomes = committer.execute([transaction(*changes) for changes in group])
             expected = [model.transact(json.loads(json.dumps(changes))) for changes in group]
-            assert [list(o.versions) if isinstance(o, Answer) else None for o in outcomes] == expected
+            assert [list(o.versions) if isinstance(o, TransactionAnswer) else None for o in outcomes] == expected
             if random.random() < 0.2:
                 committer.close()
                 committer._journal.close()

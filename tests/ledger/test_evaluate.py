@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 
 from replicator.errors import Rejected
-from replicator.ledger.evaluate import Held, Result, evaluate
-from replicator.ledger.request import Limits, read_request
+from replicator.ledger.evaluate import StatementResult, StoredDocument, evaluate
+from replicator.ledger.request import RequestLimits, read_request
 from tests.ledger.region import change, insert, transaction
 from tests.ledger.test_request import TABLES
 
-HELD = Held(3, '{"wallet_id":"a","balance":10.50,"n":2,"name":"x","big":1e-300}')
-GONE = Held(4, None)
-NEVER = Held(0, None)
+HELD = StoredDocument(3, '{"wallet_id":"a","balance":10.50,"n":2,"name":"x","big":1e-300}')
+GONE = StoredDocument(4, None)
+NEVER = StoredDocument(0, None)
 
 
-def run(statement: dict[str, Any], held: Held) -> Result:
-    (read,) = read_request(transaction(statement), TABLES, Limits()).statements
+def run(statement: dict[str, Any], held: StoredDocument) -> StatementResult:
+    (read,) = read_request(transaction(statement), TABLES, RequestLimits()).statements
     return evaluate(read, held, 1000, 64)
 
 
-def refusal(statement: dict[str, Any], held: Held) -> tuple[int, str]:
+def refusal(statement: dict[str, Any], held: StoredDocument) -> tuple[int, str]:
     with pytest.raises(Rejected) as caught:
         run(statement, held)
     assert caught.value.place == "statements[0], table wallets, key a"
@@ -30,10 +30,10 @@ def refusal(statement: dict[str, Any], held: Held) -> tuple[int, str]:
 
 
 def test_versions_count_every_change_and_go_on_behind_a_delete() -> None:
-    assert run(insert(wallet_id="a"), NEVER) == Result(1, b'{"wallet_id":"a"}', None)
+    assert run(insert(wallet_id="a"), NEVER) == StatementResult(1, b'{"wallet_id":"a"}', None)
     assert run(insert(wallet_id="a"), GONE).version == 5
     assert run({**insert(wallet_id="a"), "op": "put"}, HELD).version == 4
-    assert run(change("delete", "a"), HELD) == Result(4, None, None)
+    assert run(change("delete", "a"), HELD) == StatementResult(4, None, None)
 
 
 def test_update_merges_unsets_and_adds_exactly() -> None:
@@ -55,19 +55,22 @@ def test_update_merges_unsets_and_adds_exactly() -> None:
         (change("add", "a", add={"name": 1}), HELD, (409, "not_a_number")),
         (change("update", "a", set={"user_id": 1}), HELD, (422, "bad_user")),
         (change("update", "a", set={"x": "x" * 1000}), HELD, (413, "document_too_large")),
-        (change("add", "a", add={"n": 10**399}), Held(1, '{"n":' + "9" * 400 + "}"), (422, "number_range")),
-        (change("delete", "a"), Held(1, "{"), (500, "state_damaged")),
-        (change("delete", "a"), Held(1, "[]"), (500, "state_damaged")),
+        (change("add", "a", add={"n": 10**399}), StoredDocument(1, '{"n":' + "9" * 400 + "}"), (422, "number_range")),
+        (change("delete", "a"), StoredDocument(1, "{"), (500, "state_damaged")),
+        (change("delete", "a"), StoredDocument(1, "[]"), (500, "state_damaged")),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_its_place(
-    statement: dict[str, Any], held: Held, expected: tuple[int, str]
+    statement: dict[str, Any], held: StoredDocument, expected: tuple[int, str]
 ) -> None:
     assert refusal(statement, held) == expected
 
 
 def test_a_sum_that_would_be_rounded_is_refused() -> None:
-    assert refusal(change("add", "a", add={"balance": 1}), Held(1, '{"balance":1e-999}')) == (422, "number_range")
+    assert refusal(change("add", "a", add={"balance": 1}), StoredDocument(1, '{"balance":1e-999}')) == (
+        422,
+        "number_range",
+    )
     assert run(change("add", "a", add={"big": 1}), HELD).text is not None
 
 
@@ -75,7 +78,7 @@ def test_a_sum_that_would_be_rounded_is_refused() -> None:
     ("version", "held", "holds"),
     [(3, HELD, True), (2, HELD, False), (0, HELD, False), (0, GONE, True), (4, GONE, False), (0, NEVER, True)],
 )
-def test_the_expected_version_is_the_one_that_readers_see(version: int, held: Held, holds: bool) -> None:
+def test_the_expected_version_is_the_one_that_readers_see(version: int, held: StoredDocument, holds: bool) -> None:
     statement = {**insert(wallet_id="a"), "op": "put", "expect": {"version": version}}
     if holds:
         run(statement, held)

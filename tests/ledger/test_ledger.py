@@ -14,7 +14,7 @@ from replicator.format.block import Block
 from replicator.ledger import ledger as module
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.tables import TableDeclaration
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.replicas.base import AppliedMark
 from tests.ledger.region import WALLETS, Region, change, insert, new_journal, options, transaction
 
 
@@ -82,7 +82,7 @@ async def test_a_client_that_goes_away_leaves_its_request_whole(region: Region) 
 
 
 async def test_a_ledger_that_does_not_run_says_so_and_one_that_stops_settles_who_waits(tmp_path: Path) -> None:
-    applied: list[Applied] = []
+    applied: list[AppliedMark] = []
     ledger = Ledger(new_journal(tmp_path), "main", 1, options(tmp_path), applied.append)
     with pytest.raises(Unavailable):
         await ledger.submit(transaction(insert(wallet_id="a")))
@@ -110,7 +110,7 @@ async def test_a_ledger_that_does_not_run_says_so_and_one_that_stops_settles_who
 
 
 async def test_what_is_durable_is_told_even_if_the_state_cannot_follow(tmp_path: Path) -> None:
-    applied: list[Applied] = []
+    applied: list[AppliedMark] = []
     committed: list[Block] = []
     ledger = Ledger(new_journal(tmp_path), "main", 1, options(tmp_path), applied.append, committed.append)
     async with trio.open_nursery() as nursery:

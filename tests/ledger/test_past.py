@@ -9,7 +9,7 @@ from replicator.format.block import HAS_DEFINITIONS, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.row import UNCHANGED, Cell, pack_row
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
-from replicator.ledger.key_past import Past
+from replicator.ledger.key_past import KeyPast
 from replicator.storage.journal.history import HistoryIndex
 from tests.ledger.region import new_journal
 
@@ -21,7 +21,7 @@ def row(*cells: str | Cell) -> bytes:
     return pack_row([cell.encode() if isinstance(cell, str) else cell for cell in cells])
 
 
-def past(directory: Path, statements: Sequence[bytes], key: str) -> Past:
+def past(directory: Path, statements: Sequence[bytes], key: str) -> KeyPast:
     journal = new_journal(directory)
     drafts = [Draft("t", "", 1, 0, 1, statement) for statement in statements]
     define = Draft("define", "", 0, HAS_DEFINITIONS, 2, pack_define(1, NOTES) + pack_define(2, WIDER))
@@ -30,7 +30,7 @@ def past(directory: Path, statements: Sequence[bytes], key: str) -> Past:
     index.open()
     while index.indexed("main") < journal.head("main").sequence:
         index.step("main", journal.head("main").sequence)
-    return Past(index, "main", "notes", [key])
+    return KeyPast(index, "main", "notes", [key])
 
 
 def test_a_patch_is_completed_from_older_changes(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 
 from replicator.errors import Rejected
-from replicator.ledger.request import Limits, Request, read_request
-from replicator.ledger.tables import Table, definition_of
+from replicator.ledger.request import RequestLimits, TransactionRequest, read_request
+from replicator.ledger.tables import LedgerTable, definition_of
 from tests.ledger.region import POINTS, WALLETS, change, insert, transaction
 
-TABLES = {declaration.name: Table(n, definition_of(declaration)) for n, declaration in enumerate((WALLETS, POINTS), 1)}
+TABLES = {
+    declaration.name: LedgerTable(n, definition_of(declaration)) for n, declaration in enumerate((WALLETS, POINTS), 1)
+}
 
 
-def read(*statements: Any, **fields: Any) -> Request:
-    return read_request(transaction(*statements, **fields), TABLES, Limits(document_bytes=1000, statements=50))
+def read(*statements: Any, **fields: Any) -> TransactionRequest:
+    return read_request(transaction(*statements, **fields), TABLES, RequestLimits(document_bytes=1000, statements=50))
 
 
 def refused(*statements: Any, **fields: Any) -> Rejected:
@@ -42,7 +44,7 @@ def test_the_digest_is_of_the_content_not_of_its_form() -> None:
     one = b'{"id": "i", "statements": [{"table": "wallets", "op": "add", "key": "a", "add": {"n": 1.50}}]}'
     two = b'{"statements":[{"add":{"n":1.50},"op":"add","table":"wallets","key":"a"} ] ,\n"id":"i"}'
     other = one.replace(b"1.50", b"1.51")
-    digests = [read_request(body, TABLES, Limits()).digest for body in (one, two, other)]
+    digests = [read_request(body, TABLES, RequestLimits()).digest for body in (one, two, other)]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -138,10 +140,10 @@ def test_limits_and_unknown_fields_are_named() -> None:
 )
 def test_malformed_json_is_refused_as_such(body: bytes) -> None:
     with pytest.raises(Rejected) as caught:
-        read_request(body, TABLES, Limits())
+        read_request(body, TABLES, RequestLimits())
     assert (caught.value.status, caught.value.reason) in ((400, "not_json"), (422, "bad_op"))
 
 
 def test_a_field_twice_is_refused() -> None:
     with pytest.raises(Rejected, match="twice"):
-        read_request(b'{"id": "a", "id": "b", "statements": []}', TABLES, Limits())
+        read_request(b'{"id": "a", "id": "b", "statements": []}', TABLES, RequestLimits())

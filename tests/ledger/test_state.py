@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import Halted
-from replicator.ledger.state import State
-from replicator.ledger.tables import Key, Table, definition_of
+from replicator.ledger.state import LedgerState
+from replicator.ledger.tables import Key, LedgerTable, definition_of
 from tests.ledger.region import POINTS, WALLETS, insert, new_committer, options, transaction
 
 
@@ -20,10 +20,10 @@ def test_many_keys_are_found_by_the_primary_key(tmp_path: Path, declaration: obj
     wallets = [insert(wallet_id=f"w{number}") for number in range(3000)]
     points = [insert("points", tenant="t", number=number) for number in range(3000)]
     committer.execute([transaction(*wallets, *points)])
-    state = State(options(tmp_path).state)
+    state = LedgerState(options(tmp_path).state)
     state.open()
     is_wallets = declaration is WALLETS
-    table = Table(1, definition_of(WALLETS if is_wallets else POINTS))
+    table = LedgerTable(1, definition_of(WALLETS if is_wallets else POINTS))
     keys: list[Key] = [(f"w{number}",) if is_wallets else ("t", number) for number in range(0, 6000, 2)]
     visited: list[str] = []
     assert state._db is not None
@@ -40,8 +40,8 @@ def test_many_keys_are_found_by_the_primary_key(tmp_path: Path, declaration: obj
 
 def test_a_state_without_the_table_is_named(tmp_path: Path) -> None:
     new_committer(tmp_path)
-    state = State(options(tmp_path).state)
+    state = LedgerState(options(tmp_path).state)
     state.open()
     with pytest.raises(Halted, match=r"state\.sqlite3"):
-        state.held(Table(9, definition_of(POINTS)), [("t", 1)])
+        state.held(LedgerTable(9, definition_of(POINTS)), [("t", 1)])
     state.close()

@@ -10,10 +10,10 @@ import trio.testing
 
 from replicator.format.block import Draft
 from replicator.format.statement import pack_message
-from replicator.pipeline.acknowledge import Acknowledgement, Rule
+from replicator.pipeline.acknowledge import Acknowledgement, AcknowledgeRule
 from replicator.pipeline.capture import Capture
 from replicator.pipeline.sources.base import Sink, SourceReport, SourceState
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 STRAND = "main"
@@ -44,8 +44,8 @@ class Region:
 
     def __init__(self, journal: Journal) -> None:
         self.source = Numbers()
-        self.tail = Tail(journal.head(STRAND))
-        self.acknowledgement = Acknowledgement(Rule(1), self.tail.head.sequence)
+        self.tail = JournalHead(journal.head(STRAND))
+        self.acknowledgement = Acknowledgement(AcknowledgeRule(1), self.tail.head.sequence)
         self.capture = Capture(self.source, journal, self.tail, 1, lambda blocks: None, self.acknowledgement)
 
     async def write(self, *numbers: int) -> None:

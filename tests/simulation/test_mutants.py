@@ -9,43 +9,51 @@ from typing import Any
 
 import pytest
 
-from replicator.cluster.failover.decide import Step, decide
-from replicator.cluster.failover.model import Close, Memory, Open, Rewind, Rules, Seal, Seen
-from replicator.cluster.failover.states import Event, State
-from replicator.ops.simulation.checks import Broken
-from replicator.ops.simulation.faults import Fault
+from replicator.cluster.failover.decide import Decision, decide
+from replicator.cluster.failover.model import (
+    CloseFence,
+    DurableState,
+    FailoverRules,
+    Observation,
+    OpenFence,
+    RewindToFork,
+    SealOrphans,
+)
+from replicator.cluster.failover.states import RoleEvent, RoleState
+from replicator.ops.simulation.checks import BrokenLaw
+from replicator.ops.simulation.faults import SimulatedFault
 from replicator.ops.simulation.scenario import live
 from replicator.ops.simulation.weather import FAIR
 from replicator.ops.simulation.world import World
 
-Decide = Callable[[Memory, Seen, Rules], Step]
+Decide = Callable[[DurableState, Observation, FailoverRules], Decision]
 
 
-def open_without_lease(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def open_without_lease(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """A primary goes on as if its lease lasted for ever."""
-    if memory.state is State.PRIMARY:
+    if memory.state is RoleState.PRIMARY:
         seen = dataclasses.replace(seen, granted=memory.epoch, usable_until=math.inf, lease=None)
     return decide(memory, seen, rules)
 
 
-def without_promises(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def without_promises(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Who holds the lease leads with what it has."""
-    if memory.state in (State.FENCING, State.DRAINING):
+    if memory.state in (RoleState.FENCING, RoleState.DRAINING):
         seen = dataclasses.replace(seen, peers={})
         rules = dataclasses.replace(rules, regions=(rules.me,), acknowledge=0)
     return decide(memory, seen, rules)
 
 
-def too_few_promises(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def too_few_promises(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """One promise less than is needed."""
-    if memory.state in (State.FENCING, State.DRAINING) and rules.acknowledge:
+    if memory.state in (RoleState.FENCING, RoleState.DRAINING) and rules.acknowledge:
         rules = dataclasses.replace(rules, acknowledge=min(rules.acknowledge + 1, len(rules.regions) - 1))
     return decide(memory, seen, rules)
 
 
-def does_not_fetch(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def does_not_fetch(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """What the others have more is not fetched."""
-    if memory.state is State.DRAINING:
+    if memory.state is RoleState.DRAINING:
         seen = dataclasses.replace(
             seen,
             peers={
@@ -56,15 +64,15 @@ def does_not_fetch(memory: Memory, seen: Seen, rules: Rules) -> Step:
     return decide(memory, seen, rules)
 
 
-def never_closes(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def never_closes(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """A switchover hands over with an open fence."""
-    if memory.state is State.DEMOTING:
+    if memory.state is RoleState.DEMOTING:
         seen = dataclasses.replace(seen, me=dataclasses.replace(seen.me, open=False), captured=True)
     step = decide(memory, seen, rules)
-    return Step(memory) if isinstance(step.action, Close) else step
+    return Decision(memory) if isinstance(step.action, CloseFence) else step
 
 
-def longest_chain(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def longest_chain(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Chains compare by their length alone."""
 
     def flat(report: Any) -> Any:
@@ -74,13 +82,13 @@ def longest_chain(memory: Memory, seen: Seen, rules: Rules) -> Step:
     return decide(memory, dataclasses.replace(seen, me=flat(seen.me), peers=peers), rules)
 
 
-def rewinds_unsealed(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def rewinds_unsealed(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Orphans are undone without a seal."""
     step = decide(memory, seen, rules)
-    return step._replace(action=Rewind()) if isinstance(step.action, Seal) else step
+    return step._replace(action=RewindToFork()) if isinstance(step.action, SealOrphans) else step
 
 
-def believes_a_candidate(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def believes_a_candidate(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Whoever holds the lease is a measure for orphans, though it has not led yet."""
     holder = seen.holder
     if holder is not None and holder.region in seen.peers:
@@ -90,37 +98,37 @@ def believes_a_candidate(memory: Memory, seen: Seen, rules: Rules) -> Step:
     return decide(memory, seen, rules)
 
 
-def opens_early(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def opens_early(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """The fence opens as soon as the lease is granted."""
-    if memory.state is State.DRAINING and not seen.me.open and memory.half == "primary":
-        return Step(memory, action=Open(memory.epoch))
+    if memory.state is RoleState.DRAINING and not seen.me.open and memory.half == "primary":
+        return Decision(memory, action=OpenFence(memory.epoch))
     return decide(memory, seen, rules)
 
 
-def stale_claim(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def stale_claim(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Every claim of a region counts as one that nobody else has led before."""
-    if memory.state is State.FENCING:
+    if memory.state is RoleState.FENCING:
         return decide(dataclasses.replace(memory, mine=memory.epoch), seen, rules)
     step = decide(memory, seen, rules)
-    if step.event is Event.GRANTED:
+    if step.event is RoleEvent.GRANTED:
         return step._replace(memory=dataclasses.replace(step.memory, mine=memory.epoch))
     return step
 
 
-def promises_too_early(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def promises_too_early(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """An epoch is promised as soon as it is wanted."""
     step = decide(memory, seen, rules)
-    if step.event is Event.STAND:
+    if step.event is RoleEvent.STAND:
         return step._replace(memory=dataclasses.replace(step.memory, promised=step.memory.epoch))
     return step
 
 
-def forgets_the_spool(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def forgets_the_spool(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """A promotion waits for the journal, not for what was received and is not in it yet."""
     return decide(memory, dataclasses.replace(seen, settled=True), rules)
 
 
-def forgets_promises(memory: Memory, epoch: int) -> Memory:
+def forgets_promises(memory: DurableState, epoch: int) -> DurableState:
     """A promise that is not kept."""
     return memory
 
@@ -186,7 +194,7 @@ def test_a_wrong_world_is_caught(mutant: Callable[[World], None]) -> None:
 def three(decide: Decide, write_every_seconds: float) -> World:
     """Three regions in fair weather, one of which has to acknowledge."""
     names = ("amber", "birch", "coral")
-    common = Rules("", names, mode="automatic", acknowledge=1, quiet_seconds=0.0, max_lost_blocks=1000)
+    common = FailoverRules("", names, mode="automatic", acknowledge=1, quiet_seconds=0.0, max_lost_blocks=1000)
     rules = {name: dataclasses.replace(common, me=name) for name in names}
     weather = dataclasses.replace(FAIR, write_every_seconds=write_every_seconds)
     return World(rules, seed=1, decide=decide, weather=weather)
@@ -195,9 +203,9 @@ def three(decide: Decide, write_every_seconds: float) -> World:
 def test_a_switchover_closes_first() -> None:
     for wrong in (False, True):
         world = three(never_closes if wrong else decide, write_every_seconds=1.0)
-        plan = [Fault(5.0, "switchover", "amber", "birch")]
+        plan = [SimulatedFault(5.0, "switchover", "amber", "birch")]
         if wrong:
-            with pytest.raises(Broken):
+            with pytest.raises(BrokenLaw):
                 world.run(plan, until=20.0)
         else:
             world.run(plan, until=20.0)
@@ -210,10 +218,10 @@ def isolated_primary(decide: Decide) -> World:
     acknowledges a few, and is lost as the old one returns with the longer chain."""
     world = three(decide, write_every_seconds=0.1)
     plan = [
-        Fault(5.0, "partition", "amber", "birch", 5.0),
-        Fault(5.0, "partition", "amber", "coral", 5.0),
-        Fault(8.0, "region_loss", "amber", seconds=6.0),
-        Fault(13.6, "region_loss", "coral", seconds=20.0),
+        SimulatedFault(5.0, "partition", "amber", "birch", 5.0),
+        SimulatedFault(5.0, "partition", "amber", "coral", 5.0),
+        SimulatedFault(8.0, "region_loss", "amber", seconds=6.0),
+        SimulatedFault(13.6, "region_loss", "coral", seconds=20.0),
     ]
     world.run(plan, until=30.0)
     return world
@@ -222,5 +230,5 @@ def isolated_primary(decide: Decide) -> World:
 def test_the_longer_chain_of_an_older_epoch_does_not_win() -> None:
     world = isolated_primary(decide)
     assert world.outcome().acknowledged_lost == 0
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenLaw):
         isolated_primary(longest_chain)

@@ -6,18 +6,18 @@ import dataclasses
 
 import pytest
 
-from replicator.cluster.failover.decide import Step
-from replicator.cluster.failover.model import Mode, Rules
-from replicator.cluster.failover.states import State
-from replicator.ops.simulation.checks import Broken
-from replicator.ops.simulation.faults import KINDS, ORDERS, STORE, Fault
+from replicator.cluster.failover.decide import Decision
+from replicator.cluster.failover.model import FailoverRules, Mode
+from replicator.cluster.failover.states import RoleState
+from replicator.ops.simulation.checks import BrokenLaw
+from replicator.ops.simulation.faults import KINDS, ORDERS, STORE, SimulatedFault
 from replicator.ops.simulation.world import World
 
 NAMES = ("amber", "birch", "coral")
 
 
 def world_of(mode: Mode = "automatic", acknowledge: int = 1, seed: int = 7) -> World:
-    common = Rules("", NAMES, mode=mode, acknowledge=acknowledge, quiet_seconds=0.0, max_lost_blocks=1000)
+    common = FailoverRules("", NAMES, mode=mode, acknowledge=acknowledge, quiet_seconds=0.0, max_lost_blocks=1000)
     return World({name: dataclasses.replace(common, me=name) for name in NAMES}, seed)
 
 
@@ -27,7 +27,7 @@ def kinds(world: World) -> list[str]:
 
 def test_the_loss_of_the_primary_runs_its_course() -> None:
     world = world_of()
-    world.run([Fault(10.0, "region_loss", seconds=60.0)], until=30.0)
+    world.run([SimulatedFault(10.0, "region_loss", seconds=60.0)], until=30.0)
     course = kinds(world)[kinds(world).index("region_loss") :]
     steps = ["region_loss", "detected", "decided", "fenced", "drained", "promoted", "first_write"]
     places = [course.index(step) for step in steps]
@@ -41,15 +41,15 @@ def test_the_loss_of_the_primary_runs_its_course() -> None:
 @pytest.mark.parametrize("mode", ["manual", "shadow"])
 def test_nobody_leads_unasked(mode: Mode) -> None:
     world = world_of(mode)
-    world.run([Fault(10.0, "region_loss", seconds=60.0)], until=30.0)
+    world.run([SimulatedFault(10.0, "region_loss", seconds=60.0)], until=30.0)
     assert not any(region.is_open for region in world.regions.values())
-    world.run([Fault(30.0, "failover", "coral")], until=50.0)
+    world.run([SimulatedFault(30.0, "failover", "coral")], until=50.0)
     assert world.regions["coral"].is_open
 
 
 def test_without_the_lease_store_nobody_leads_and_the_primary_comes_back() -> None:
     world = world_of()
-    world.run([Fault(10.0, "lease_store_loss", seconds=20.0)], until=28.0)
+    world.run([SimulatedFault(10.0, "lease_store_loss", seconds=20.0)], until=28.0)
     assert not any(region.is_open for region in world.regions.values())
     world.run([], until=40.0)
     assert world.regions["amber"].is_open
@@ -57,16 +57,16 @@ def test_without_the_lease_store_nobody_leads_and_the_primary_comes_back() -> No
 
 def test_a_primary_that_was_frozen_for_longer_than_its_lease_does_not_write() -> None:
     world = world_of()
-    world.run([Fault(10.0, "freeze", "amber", seconds=20.0)], until=29.0)
-    assert world.regions["amber"].memory.state is State.PRIMARY
+    world.run([SimulatedFault(10.0, "freeze", "amber", seconds=20.0)], until=29.0)
+    assert world.regions["amber"].memory.state is RoleState.PRIMARY
     world.run([], until=35.0)
-    assert world.regions["amber"].memory.state is State.FOLLOWING
+    assert world.regions["amber"].memory.state is RoleState.FOLLOWING
     assert len([region for region in world.regions.values() if region.is_open]) == 1
 
 
 def test_a_primary_behind_a_partition_keeps_its_blocks_for_a_person() -> None:
     world = world_of(acknowledge=0)
-    plan = [Fault(10.0, "partition", "amber", name, 30.0) for name in ("birch", "coral", STORE)]
+    plan = [SimulatedFault(10.0, "partition", "amber", name, 30.0) for name in ("birch", "coral", STORE)]
     world.run(plan, until=30.0)
     world.settle(40.0)
     outcome = world.outcome()
@@ -79,7 +79,7 @@ def test_every_fault_and_order_ends_well(kind: str) -> None:
     world = world_of()
     other = "birch" if kind in ("switchover", "slow_link") else None
     region = "birch" if kind in ORDERS - {"switchover"} else ""
-    world.run([Fault(10.0, kind, region, other, seconds=8.0, amount=0.01)], until=25.0)  # type: ignore[arg-type]
+    world.run([SimulatedFault(10.0, kind, region, other, seconds=8.0, amount=0.01)], until=25.0)  # type: ignore[arg-type]
     world.settle(60.0)
     assert kind in kinds(world)
     assert world.outcome().acknowledged_lost == 0
@@ -87,7 +87,7 @@ def test_every_fault_and_order_ends_well(kind: str) -> None:
 
 def test_a_world_that_does_not_converge_is_broken() -> None:
     world = world_of()
-    world.run([Fault(19.0, "region_loss", "coral", seconds=30.0)], until=20.0)
-    world.decide = lambda memory, seen, rules: Step(memory)
-    with pytest.raises(Broken, match="no convergence"):
+    world.run([SimulatedFault(19.0, "region_loss", "coral", seconds=30.0)], until=20.0)
+    world.decide = lambda memory, seen, rules: Decision(memory)
+    with pytest.raises(BrokenLaw, match="no convergence"):
         world.settle(10.0)

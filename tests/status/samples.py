@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.view import FailoverView, Standing
+from replicator.cluster.failover.view import FailoverView, MemberView
 from replicator.errors import Halted, Unavailable
 from replicator.format.position import Position
 from replicator.status.marks import Now
 from replicator.status.model import (
-    Event,
     FollowerView,
     GapView,
+    RegionEvent,
     ReplicaView,
     SettleView,
     Snapshot,
     SourceView,
     StrandState,
 )
-from replicator.status.progress import Progress
+from replicator.status.progress import StrandProgress
 
 SECOND_US = 1_000_000
 WALL_US = 1_790_000_000 * SECOND_US
@@ -33,9 +33,9 @@ def committed(seconds: float) -> int:
     return at(seconds).wall_us
 
 
-def healthy_progress() -> Progress:
+def healthy_progress() -> StrandProgress:
     """A replica region that is 60 blocks behind, which take it a moment."""
-    progress = Progress("main", ["feed", "settle", "apply"], at(0))
+    progress = StrandProgress("main", ["feed", "settle", "apply"], at(0))
     progress.advance("verified", 100, committed(-60), at(0))
     progress.hear_head(104_200, committed(99.9), at(99.9))
     progress.advance("received", 104_200, committed(99.9), at(99.95))
@@ -44,7 +44,7 @@ def healthy_progress() -> Progress:
     return progress
 
 
-def region(progress: Progress, *, now_seconds: float = 100, settle: SettleView | None = None) -> Snapshot:
+def region(progress: StrandProgress, *, now_seconds: float = 100, settle: SettleView | None = None) -> Snapshot:
     """A replica region in this state."""
     view = progress.view(at(now_seconds))
     return Snapshot(
@@ -64,7 +64,7 @@ def region(progress: Progress, *, now_seconds: float = 100, settle: SettleView |
         ),
         replica=ReplicaView("sqlite", "/srv/tokyo/replica.sqlite3"),
         primary_url="https://paris.example:7400",
-        history=(Event(WALL_US, "start", "replica", 3, "version 0.1.0"),),
+        history=(RegionEvent(WALL_US, "start", "replica", 3, "version 0.1.0"),),
     )
 
 
@@ -109,7 +109,7 @@ def quarantining() -> Snapshot:
 
 def primary() -> Snapshot:
     """A primary on PostgreSQL that two regions follow."""
-    progress = Progress("main", ["source"], at(0))
+    progress = StrandProgress("main", ["source"], at(0))
     progress.hear("source", at(99.5).monotonic)
     progress.advance("settled", 104_200, committed(99.9), at(99.9))
     return Snapshot(
@@ -121,13 +121,13 @@ def primary() -> Snapshot:
         strands=(StrandState(progress.view(at(100)), epoch=3, position=Position("main", 3, 104_200, HASH)),),
         source=SourceView("postgres", "streaming", seen="0/1A2B3C4D", retained_bytes=16_777_216, duplicates=2),
         followers=(FollowerView("tokyo", "main", 104_200), FollowerView("virginia", "main", 104_150)),
-        history=(Event(WALL_US, "start", "primary", 3),),
+        history=(RegionEvent(WALL_US, "start", "primary", 3),),
     )
 
 
 def copying() -> Snapshot:
     """A primary that takes its first copy."""
-    progress = Progress("main", ["source"], at(0))
+    progress = StrandProgress("main", ["source"], at(0))
     return Snapshot(
         region="paris",
         role="primary",
@@ -141,9 +141,9 @@ def copying() -> Snapshot:
 
 def clustered() -> Snapshot:
     """A region of a cluster of three that follows paris: virginia is silent, orphans wait for a person."""
-    own = Standing("tokyo", "https://tokyo:1", 0.0, "following", 3, 104_190, 104_140, 104_100)
-    paris = Standing("paris", "https://paris:1", 0.3, "primary", 3, 104_200, 104_200, 104_200, is_open=True)
-    virginia = Standing("virginia", "https://virginia:1", 12.4, "following", 3, 104_000, 104_000, 104_000)
+    own = MemberView("tokyo", "https://tokyo:1", 0.0, "following", 3, 104_190, 104_140, 104_100)
+    paris = MemberView("paris", "https://paris:1", 0.3, "primary", 3, 104_200, 104_200, 104_200, is_open=True)
+    virginia = MemberView("virginia", "https://virginia:1", 12.4, "following", 3, 104_000, 104_000, 104_000)
     view = FailoverView(
         own,
         (paris, virginia),

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from replicator.errors import Rejected
-from replicator.ops.drills.result import Report
+from replicator.ops.drills.result import DrillReport
 from replicator.status.drill_results import KEPT, DrillResults, kept, routes, told
 from replicator.status.json_form import status_json
 from replicator.status.metrics import Metrics
@@ -79,7 +79,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path, wrong: dict[str, str]) -> 
 
 
 async def test_over_http(tmp_path: Path) -> None:
-    report = Report(
+    report = DrillReport(
         id="d-7", kind="canary", name="c", way="live", began="now", seconds=3, outcome="missed", rpo_blocks=2
     )
     async with served(routes(DrillResults(tmp_path))) as client:

@@ -7,17 +7,17 @@ import json
 
 import pytest
 
-from replicator.cluster.failover.view import SILENT_SECONDS, FailoverView, Standing
+from replicator.cluster.failover.view import SILENT_SECONDS, FailoverView, MemberView
 from replicator.status.failover_status import is_promotable, lease_text, lost_text, not_promotable, promotable_text
 from replicator.status.json_form import blocked, cluster_json, status_json
 from replicator.status.model import Snapshot
 from replicator.status.page import page
 from tests.status import samples
 
-FOLLOWS = Standing("tokyo", "https://tokyo:1", 0.2, "following", 3, 10, 10, 10)
+FOLLOWS = MemberView("tokyo", "https://tokyo:1", 0.2, "following", 3, 10, 10, 10)
 
 
-def said(**changes: object) -> Standing:
+def said(**changes: object) -> MemberView:
     return dataclasses.replace(FOLLOWS, **changes)  # type: ignore[arg-type]  # of a test
 
 
@@ -35,7 +35,7 @@ def said(**changes: object) -> Standing:
         (said(seen_age_seconds=SILENT_SECONDS + 1, blocked="2 keys differ"), "it has not answered for 4 s"),
     ],
 )
-def test_a_region_can_be_promoted_or_there_is_one_reason(standing: Standing, text: str) -> None:
+def test_a_region_can_be_promoted_or_there_is_one_reason(standing: MemberView, text: str) -> None:
     assert promotable_text(standing) == text
     assert is_promotable(standing) == (text in ("yes", "leads"))
     assert bool(not_promotable(standing)) != is_promotable(standing)

@@ -20,7 +20,7 @@ from replicator.status.json_form import (
 )
 from replicator.status.marks import Mode
 from replicator.status.model import GapView, SettleView, Snapshot, SourceView
-from replicator.status.progress import Progress
+from replicator.status.progress import StrandProgress
 from tests.status import samples
 
 
@@ -41,7 +41,7 @@ def test_a_region_without_strands_is_starting() -> None:
     assert reason(dataclasses.replace(samples.healthy(), strands=())) == "starting"
 
 
-def embedded(progress: Progress, phase: str) -> Snapshot:
+def embedded(progress: StrandProgress, phase: str) -> Snapshot:
     return dataclasses.replace(samples.region(progress), role="primary", source=SourceView("embedded", phase))
 
 
@@ -84,7 +84,7 @@ def test_a_halted_apply_stage_ends_readiness_of_what_is_applied_but_not_of_what_
 
 
 def test_before_the_primary_was_heard_nothing_is_ready() -> None:
-    progress = Progress("main", ["feed", "settle", "apply"], samples.at(0))
+    progress = StrandProgress("main", ["feed", "settle", "apply"], samples.at(0))
     progress.advance("applied", 5, samples.committed(0), samples.at(0))
     assert reason(samples.region(progress, now_seconds=1)) == "not_heard"
 
@@ -111,7 +111,7 @@ def test_lag_is_put_down_to_a_stage(snapshot: Snapshot, cause: str) -> None:
 
 
 def test_a_stuck_stage_says_how_long_and_with_how_much() -> None:
-    progress = Progress("main", ["feed", "settle", "apply"], samples.at(0))
+    progress = StrandProgress("main", ["feed", "settle", "apply"], samples.at(0))
     progress.advance("applied", 3, samples.committed(0), samples.at(0))
     progress.advance("settled", 9, samples.committed(1), samples.at(1))
     progress.hear_head(9, samples.committed(1), samples.at(100))

@@ -12,7 +12,7 @@ import pytest
 
 from replicator.errors import Halted
 from replicator.pipeline.acknowledge import AcknowledgeView
-from replicator.status.model import FollowerView, GapView, SettleView, Snapshot, VerifyView, WrongView
+from replicator.status.model import DivergentKeyView, FollowerView, GapView, SettleView, Snapshot, VerifyView
 from replicator.status.page import SHOWN_GAPS, page
 from replicator.status.style import CONTENT_SECURITY_POLICY
 from tests.status import samples
@@ -113,7 +113,7 @@ def test_nothing_from_outside_becomes_html() -> None:
 
 def test_divergent_keys_are_shown_and_nothing_of_them_becomes_html() -> None:
     snapshot = samples.region(samples.healthy_progress())
-    wrong = WrongView("wallets<b>", "id=<i>7", 90, 88, 89, ("tokyo",), "changed by <somebody> else")
+    wrong = DivergentKeyView("wallets<b>", "id=<i>7", 90, 88, 89, ("tokyo",), "changed by <somebody> else")
     proof = VerifyView(
         87, 2.0, divergent_keys={"wallets<b>": 3}, wrong=(wrong,), scrub_sequence=80, scrub_age_seconds=9
     )

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import Halted, Unavailable
-from replicator.status.marks import MARKS, Condition, Lag, MarkName, Now, StageName, StageView
-from replicator.status.progress import Progress
+from replicator.status.marks import MARKS, Lag, MarkName, Now, StageCondition, StageName, StageView
+from replicator.status.progress import StrandProgress
 
 S = 1_000_000  # microseconds in a second
 WALL = 1_800_000_000 * S
@@ -23,11 +23,11 @@ def committed(seconds: float) -> int:
     return WALL + round(seconds * S)
 
 
-def replica() -> Progress:
-    return Progress("main", ["feed", "settle", "apply"], at(0))
+def replica() -> StrandProgress:
+    return StrandProgress("main", ["feed", "settle", "apply"], at(0))
 
 
-def stage(progress: Progress, name: StageName, now: Now) -> StageView:
+def stage(progress: StrandProgress, name: StageName, now: Now) -> StageView:
     return next(view for view in progress.view(now).stages if view.name == name)
 
 
@@ -191,15 +191,15 @@ def test_whatever_happens_lag_is_never_negative_and_marks_keep_their_order(
 def test_a_quiet_feed_with_a_heartbeat_is_idle_and_without_one_is_stuck() -> None:
     progress = replica()
     progress.hear_head(0, 0, at(0))
-    assert stage(progress, "feed", at(9)).condition is Condition.IDLE
-    assert stage(progress, "feed", at(11)).condition is Condition.STUCK
-    assert stage(progress, "apply", at(11)).condition is Condition.IDLE
+    assert stage(progress, "feed", at(9)).condition is StageCondition.IDLE
+    assert stage(progress, "feed", at(11)).condition is StageCondition.STUCK
+    assert stage(progress, "apply", at(11)).condition is StageCondition.IDLE
 
 
 def test_a_feed_that_was_never_heard_is_stuck_after_the_limit() -> None:
     progress = replica()
-    assert stage(progress, "feed", at(5)).condition is Condition.WORKING
-    assert stage(progress, "feed", at(11)).condition is Condition.STUCK
+    assert stage(progress, "feed", at(5)).condition is StageCondition.WORKING
+    assert stage(progress, "feed", at(11)).condition is StageCondition.STUCK
     assert stage(progress, "feed", at(11)).heartbeat_age_seconds == 11
 
 
@@ -208,10 +208,10 @@ def test_work_that_does_not_move_is_stuck() -> None:
     progress.hear_head(9, committed(0), at(0))
     progress.advance("received", 9, committed(0), at(0))
     progress.advance("settled", 9, committed(0), at(0))
-    assert stage(progress, "apply", at(5)).condition is Condition.WORKING
-    assert stage(progress, "apply", at(11)).condition is Condition.STUCK
+    assert stage(progress, "apply", at(5)).condition is StageCondition.WORKING
+    assert stage(progress, "apply", at(11)).condition is StageCondition.STUCK
     progress.work("apply", at(11))
-    assert stage(progress, "apply", at(12)).condition is Condition.WORKING
+    assert stage(progress, "apply", at(12)).condition is StageCondition.WORKING
 
 
 def test_work_that_comes_after_an_idle_hour_is_not_stuck() -> None:
@@ -220,7 +220,7 @@ def test_work_that_comes_after_an_idle_hour_is_not_stuck() -> None:
     progress.hear_head(6, committed(3600), at(3600))
     progress.advance("received", 6, committed(3600), at(3600))
     progress.advance("settled", 6, committed(3600), at(3600))
-    assert stage(progress, "apply", at(3601)).condition is Condition.WORKING
+    assert stage(progress, "apply", at(3601)).condition is StageCondition.WORKING
 
 
 def test_a_wait_names_its_cause_and_keeps_its_beginning() -> None:
@@ -228,7 +228,7 @@ def test_a_wait_names_its_cause_and_keeps_its_beginning() -> None:
     progress.wait("apply", Unavailable("replica_down", "refused"), at(1))
     progress.wait("apply", Unavailable("replica_down", "refused"), at(4))
     view = stage(progress, "apply", at(5))
-    assert view.condition is Condition.WAITING
+    assert view.condition is StageCondition.WAITING
     assert view.trouble_age_seconds == 4
     assert view.trouble is not None
     assert view.trouble.reason == "replica_down"
@@ -239,45 +239,45 @@ def test_a_wait_names_its_cause_and_keeps_its_beginning() -> None:
 def test_a_halt_stays_until_it_is_resumed() -> None:
     progress = replica()
     progress.halt("settle", Halted("gap_expired", "sequence 7 is missing"), at(1))
-    assert stage(progress, "settle", at(100)).condition is Condition.HALTED
+    assert stage(progress, "settle", at(100)).condition is StageCondition.HALTED
 
 
 # -- the primary ----------------------------------------------------------------------------------------------------
 
 
 def test_a_primary_without_a_block_is_at_its_head() -> None:
-    progress = Progress("main", ["source"], at(0))
+    progress = StrandProgress("main", ["source"], at(0))
     progress.hear("source", at(1).monotonic)
     assert progress.view(at(2)).end_to_end == Lag(0, 0.0)
     assert stage(progress, "source", at(2)).lag == Lag(None, 0.0)
 
 
 def test_a_source_that_falls_silent_lags_by_the_age_of_its_heartbeat() -> None:
-    progress = Progress("main", ["source"], at(0))
+    progress = StrandProgress("main", ["source"], at(0))
     progress.hear("source", at(1).monotonic)
     assert stage(progress, "source", at(31)).lag == Lag(None, 30.0)
-    assert stage(progress, "source", at(31)).condition is Condition.STUCK
+    assert stage(progress, "source", at(31)).condition is StageCondition.STUCK
 
 
 def test_blocks_of_a_backlog_do_not_hide_a_late_heartbeat() -> None:
-    progress = Progress("main", ["source"], at(0))
+    progress = StrandProgress("main", ["source"], at(0))
     progress.hear("source", at(1).monotonic)
     progress.advance("applied", 900, committed(2), at(31))
     assert progress.view(at(31)).end_to_end == Lag(0, 30.0)
-    assert stage(progress, "source", at(31)).condition is Condition.WORKING
+    assert stage(progress, "source", at(31)).condition is StageCondition.WORKING
 
 
 def test_a_mark_whose_stage_does_not_run_here_goes_with_the_one_before_it() -> None:
-    progress = Progress("main", ["source"], at(0))
+    progress = StrandProgress("main", ["source"], at(0))
     progress.advance("received", 3, committed(1), at(1))
     assert [progress.sequence(mark) for mark in MARKS] == [3, 3, 3, 0]
-    embedded = Progress("main", ["apply"], at(0))
+    embedded = StrandProgress("main", ["apply"], at(0))
     embedded.advance("received", 3, committed(1), at(1))
     assert [embedded.sequence(mark) for mark in MARKS] == [3, 3, 0, 0]
 
 
 def test_an_embedded_ledger_is_its_own_head() -> None:
-    progress = Progress("main", ["apply"], at(0))
+    progress = StrandProgress("main", ["apply"], at(0))
     assert progress.view(at(99)).end_to_end == Lag(0, 0.0)
     progress.advance("settled", 3, committed(100), at(100))
     blocks, seconds = progress.view(at(101)).end_to_end

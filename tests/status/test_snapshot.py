@@ -7,16 +7,16 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from replicator.config import PostgresSource, parse
+from replicator.config import PostgresSourceSettings, parse
 from replicator.format.position import Position, genesis
 from replicator.format.wire import Heartbeat
 from replicator.pipeline.sources.postgres import PostgresSource as Postgres
 from replicator.runtime import wiring
-from replicator.status.marks import Condition
-from replicator.status.progress import HEARTBEAT_LIMIT_SECONDS, Progress
-from replicator.status.snapshot import View
-from replicator.status.stage_board import Board, now
-from replicator.storage.journal.head import Tail
+from replicator.status.marks import StageCondition
+from replicator.status.progress import HEARTBEAT_LIMIT_SECONDS, StrandProgress
+from replicator.status.snapshot import SnapshotBuilder
+from replicator.status.stage_board import StageBoard, now
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 PRIMARY = """
@@ -35,41 +35,51 @@ async def test_a_first_copy_is_stuck_only_when_no_row_comes(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     config = parse(PRIMARY, tmp_path / "paris.toml", {})
-    assert isinstance(config.source, PostgresSource)
-    view = View(config, Journal(tmp_path / "j"), Tail(genesis("main")), Board(Progress("main", ["source"], now())))
+    assert isinstance(config.source, PostgresSourceSettings)
+    view = SnapshotBuilder(
+        config,
+        Journal(tmp_path / "j"),
+        JournalHead(genesis("main")),
+        StageBoard(StrandProgress("main", ["source"], now())),
+    )
     view.source = source = Postgres(wiring.postgres_options(config.source))
     source.report.phase = "copying"
 
-    def condition() -> Condition:
+    def condition() -> StageCondition:
         (stage,) = view.snapshot().strands[0].progress.stages
         return stage.condition
 
     for _ in range(5):
         await trio.sleep(HEARTBEAT_LIMIT_SECONDS - 1)
         source.report.copied_rows += 1000
-        assert condition() is Condition.WORKING
+        assert condition() is StageCondition.WORKING
     await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
-    assert condition() is Condition.STUCK
+    assert condition() is StageCondition.STUCK
 
 
 async def test_a_large_block_is_stuck_only_when_no_part_comes(autojump_clock: trio.testing.MockClock) -> None:
-    board = Board(Progress("main", ["feed", "settle", "apply"], now()))
+    board = StageBoard(StrandProgress("main", ["feed", "settle", "apply"], now()))
     board.heard(Heartbeat(Position("main", 1, 1, bytes(32)), 0, 0, None))
 
-    def condition() -> Condition:
+    def condition() -> StageCondition:
         return board.progress.view(now()).stages[0].condition
 
     for _ in range(5):
         await trio.sleep(HEARTBEAT_LIMIT_SECONDS - 1)
         board.staged()
-        assert condition() is Condition.WORKING
+        assert condition() is StageCondition.WORKING
     await trio.sleep(HEARTBEAT_LIMIT_SECONDS + 1)
-    assert condition() is Condition.STUCK
+    assert condition() is StageCondition.STUCK
 
 
 async def test_a_region_of_a_cluster_is_no_primary_before_its_office_says_so(tmp_path: Path) -> None:
     cluster = '[cluster]\nregions = { paris = "http://a:1", tokyo = "http://b:1" }\n[lease]\nkind = "static"\n'
     for text, role in ((PRIMARY, "primary"), (PRIMARY + cluster, "replica")):
         config = parse(text, tmp_path / "paris.toml", {})
-        view = View(config, Journal(tmp_path / "j"), Tail(genesis("main")), Board(Progress("main", ["source"], now())))
+        view = SnapshotBuilder(
+            config,
+            Journal(tmp_path / "j"),
+            JournalHead(genesis("main")),
+            StageBoard(StrandProgress("main", ["source"], now())),
+        )
         assert view.snapshot().role == role

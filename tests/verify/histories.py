@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from replicator.format.canonical import Lines
+from replicator.format.canonical import RowLines
 from replicator.format.definition import Column, Definition, pack_definition
 from replicator.format.row import UNCHANGED, Cell, pack_row
 from replicator.format.statement import DEFINE, DELETE, INSERT, PATCH, TRUNCATE, UPDATE
@@ -60,6 +60,6 @@ def _value(draws: random.Random) -> bytes | None:
 
 def lines(rows: Rows) -> dict[bytes, bytes]:
     """The lines of rows, by key line."""
-    read = Lines(TABLE)
+    read = RowLines(TABLE)
     found = [read.line(cells) for cells in rows.values()]
     return {read.key_of(line): line for line in found}

@@ -8,7 +8,7 @@ from replicator.format.canonical import line_of
 from replicator.format.digest import Digest, TableDigest, bucket_of
 from replicator.format.position import Position, genesis
 from replicator.pipeline.replicas.base import KeyedLine
-from replicator.verify.evidence import Evidence, Question
+from replicator.verify.evidence import Evidence, KeyQuestion
 from replicator.verify.side import TableHead
 
 Row = list[str | None]
@@ -47,7 +47,7 @@ class ListedSide:
         self.rows_read += len(found)
         return found
 
-    async def evidence(self, label: str, questions: Sequence[Question]) -> list[Evidence]:
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         return [self.says.get(question.key, Evidence(known=False)) for question in questions]
 
 

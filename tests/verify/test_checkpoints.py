@@ -14,17 +14,17 @@ from replicator.format.position import genesis
 from replicator.format.row import UNCHANGED, pack_row
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replicas.base import Applied, Change, Reader, Replica, Step
+from replicator.pipeline.replicas.base import AppliedMark, Reader, Replica, Step, TableChange
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.pruning import remove_pages
 from replicator.storage.journal.reading import JournalReader
 from replicator.storage.journal.store import Journal
 from replicator.verify.checkpoints import REST_LIMIT_SECONDS, Cadence, Checkpoints, rest_seconds
 from replicator.verify.evidence import JournalWitness
-from replicator.verify.findings import Findings, Wrong
+from replicator.verify.findings import DivergenceFindings, DivergentKey
 
 STRAND = "main"
 LIMIT = 200  # statements in a window
@@ -44,8 +44,8 @@ class World:
         self.replica = replica
         self.open_reader = open_reader
         self.replayer = Replayer(self.journal, replica, STRAND, 1 << 20, 1)
-        self.findings = Findings(0)
-        self.applied = Tail(genesis(STRAND))
+        self.findings = DivergenceFindings(0)
+        self.applied = JournalHead(genesis(STRAND))
         self.checked = 0
         self.again = trio.Event()
         self.checkpoints = Checkpoints(
@@ -72,7 +72,7 @@ class World:
         self.journal.append(STRAND, [draft], 1)
         return sequence
 
-    def replay(self) -> Applied:
+    def replay(self) -> AppliedMark:
         """Everything that the journal has."""
         applied = self.replayer.open()
         while (moved := self.replayer.step()) != applied:
@@ -89,7 +89,7 @@ class World:
         self.history.close()
         self.journal.close()
 
-    def wrong(self) -> list[Wrong]:
+    def wrong(self) -> list[DivergentKey]:
         return sorted(self.findings.wrong.values(), key=lambda one: one.key)
 
 
@@ -176,7 +176,7 @@ async def test_a_fault_of_replay_is_named_with_its_first_block(world: World, fau
 
 
 def only_key_two(step: Step) -> Step:
-    assert isinstance(step, Change)
+    assert isinstance(step, TableChange)
     return step._replace(updates=[row for row in step.updates if row == wallet(2, "c")])
 
 

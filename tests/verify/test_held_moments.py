@@ -16,10 +16,10 @@ from starlette.routing import Route
 from replicator.errors import Corrupt, Rejected, Unavailable
 from replicator.format.position import genesis
 from replicator.pipeline.moments import LedgerMoments
-from replicator.pipeline.replicas.base import Change, Define
+from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.transport.server import Listen, application, serve
-from replicator.verify.evidence import Question, judge
+from replicator.verify.evidence import KeyQuestion, judge
 from replicator.verify.held_moments import HELD_LIMIT, IDLE_SECONDS, HeldMoments
 from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.serve import DIGESTS, END, READ, ROWS, routes
@@ -43,7 +43,7 @@ def moments(tmp_path: Path) -> LedgerMoments:
     replica = SqliteReplica(path)
     replica.open()
     rows = [row(str(number), "a") for number in range(5_000)]
-    apply(replica, 7, Define(1, WALLET), Change(WALLET, [], [], [], rows, []))
+    apply(replica, 7, Define(1, WALLET), TableChange(WALLET, [], [], [], rows, []))
     replica.close()
     return LedgerMoments(STRAND, lambda: SqliteReader(path))
 
@@ -68,7 +68,7 @@ async def test_a_moment_is_asked_for_digests_rows_and_evidence(moments: LedgerMo
         rows = await side.rows("wallet", 16, [3, 5])
         assert len(rows) == digests[3].rows + digests[5].rows
         assert len(await side.rows("wallet", 16, range(16))) == 5_000
-        (evidence,) = await side.evidence("wallet", [Question(b"1", (b"1\ta", None))])
+        (evidence,) = await side.evidence("wallet", [KeyQuestion(b"1", (b"1\ta", None))])
         assert (evidence.known, evidence.right, evidence.met) == (True, None, (None, None))
         for path in ("digests?table=no", "digests?table=wallet&buckets=3", "rows?table=wallet&in=x"):
             assert (await side._client.get(f"{side._moment}/{path}")).status_code in (400, 404)

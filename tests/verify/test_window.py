@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from replicator.format.canonical import Lines
+from replicator.format.canonical import RowLines
 from replicator.format.definition import Column, Definition, pack_definition
 from replicator.format.row import UNCHANGED, pack_row
 from replicator.format.statement import DEFINE, DELETE, INSERT, PATCH, UPDATE
-from replicator.verify.window import Window
+from replicator.verify.window import StatementWindow
 from tests.verify.histories import KEYS, TABLE, history, lines
 
-NAMES = Lines(TABLE).names
+NAMES = RowLines(TABLE).names
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -23,7 +23,7 @@ def test_touched_keys_are_as_the_history_left_them_and_no_other_changed(seed: in
     statements, rows = history(draws, length)
     cut = draws.randrange(len(statements) + 1)
     before = replay(seed, cut)
-    window = Window({1: TABLE})
+    window = StatementWindow({1: TABLE})
     for sequence, statement in enumerate(statements[cut:], cut + 1):
         window.add(sequence, [statement])
     expected, after = window.expected(TABLE), lines(rows)
@@ -48,7 +48,7 @@ def replay(seed: int, count: int) -> dict[bytes, bytes]:
 
 
 def test_a_row_that_is_not_there_after_a_truncate_is_asked_for_by_the_caller() -> None:
-    window = Window({1: TABLE})
+    window = StatementWindow({1: TABLE})
     window.add(7, [[INSERT, 1, pack_row([b"a", b"1", b"b"])], [5, 1], [INSERT, 1, pack_row([b"c", b"2", b"d"])]])
     assert window.is_truncated(TABLE)
     assert {key: must.line for key, must in window.expected(TABLE).items()} == {b"2": b"2\td\tc"}
@@ -57,7 +57,7 @@ def test_a_row_that_is_not_there_after_a_truncate_is_asked_for_by_the_caller() -
 def test_rows_from_before_a_column_are_read_by_the_new_definition() -> None:
     columns = (*TABLE.columns, Column("extra", "text", number=4, missing="7"))
     wider = Definition("public", "t", columns, ("id",))
-    window = Window({1: TABLE})
+    window = StatementWindow({1: TABLE})
     window.add(3, [[INSERT, 1, pack_row([b"a", b"1", b"b"])], [INSERT, 1, pack_row([b"a", b"2", b"b"])]])
     window.add(4, [[DEFINE, 2, pack_definition(wider)], [UPDATE, 2, pack_row([b"z", b"2", b"b", b"8"]), None]])
     window.add(5, [[DELETE, 1, pack_row([b"5"])]])
@@ -66,7 +66,7 @@ def test_rows_from_before_a_column_are_read_by_the_new_definition() -> None:
 
 
 def test_unchanged_columns_are_open_unless_the_window_sent_them() -> None:
-    window = Window({1: TABLE})
+    window = StatementWindow({1: TABLE})
     window.add(1, [[PATCH, 1, pack_row([b"v", b"1", UNCHANGED]), None], [INSERT, 1, pack_row([b"a", b"2", b"B"])]])
     window.add(2, [[PATCH, 1, pack_row([b"w", b"2", UNCHANGED]), None]])
     found = window.expected(TABLE)
@@ -79,6 +79,6 @@ def test_unchanged_columns_are_open_unless_the_window_sent_them() -> None:
 
 def test_rows_without_a_key_are_known_by_their_place() -> None:
     log = Definition("public", "log", (Column("a", "text"),), ())
-    window = Window({1: log})
+    window = StatementWindow({1: log})
     window.add(4, [[INSERT, 1, pack_row([b"x"])], [INSERT, 1, pack_row([b"x"])]])
     assert {key: must.line for key, must in window.expected(log).items()} == {b"4 0": b"x", b"4 1": b"x"}

@@ -13,26 +13,28 @@ from typing import TYPE_CHECKING
 import trio
 from starlette.types import Scope
 
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.errors import NotPrimary
-from replicator.runtime.roles.primary import EmbeddedPrimary
+from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
 HOLD_SECONDS = 1.5
 HELD_LIMIT = 2_000
 LOOK_SECONDS = 0.02
 WRITES = frozenset({"POST", "PUT"})
 PATHS = ("/v1/transactions", "/v1/tables/")
-_ON_ITS_WAY = frozenset({State.CLAIMING, State.FENCING, State.DRAINING, State.PROMOTING, State.DEMOTING})
-_GONE = frozenset({State.DEMOTED, State.REJOINING})
+_ON_ITS_WAY = frozenset(
+    {RoleState.CLAIMING, RoleState.FENCING, RoleState.DRAINING, RoleState.PROMOTING, RoleState.DEMOTING}
+)
+_GONE = frozenset({RoleState.DEMOTED, RoleState.REJOINING})
 
 
 class Admission:
     """Holds the writes that come to one region."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Controller) -> None:
         self._office = office
         self._held = 0
 
@@ -52,9 +54,9 @@ class Admission:
     def _is_moving(self) -> bool:
         office = self._office
         state = office.memory.state
-        opens = state is State.PRIMARY and not office.term.is_open and office.term.usable_until is not None
+        opens = state is RoleState.PRIMARY and not office.term.is_open and office.term.usable_until is not None
         half = office.running.half
-        begins = state is State.PRIMARY and isinstance(half, EmbeddedPrimary) and not half.ledger.runs
+        begins = state is RoleState.PRIMARY and isinstance(half, EmbeddedPrimaryPipeline) and not half.ledger.runs
         left = state in _GONE and office.memory.handed_to != ""
         return state in _ON_ITS_WAY or opens or begins or left
 

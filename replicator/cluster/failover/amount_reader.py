@@ -13,7 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
-from replicator.cluster.failover.amounts import Amount, AmountRule, AtRiskSums, Change, amount_in, between, unknown
+from replicator.cluster.failover.amounts import (
+    AmountChange,
+    AmountRule,
+    AmountSum,
+    AtRiskSums,
+    amount_in,
+    between,
+    unknown,
+)
 from replicator.format.block import Block
 from replicator.format.definition import Definition
 from replicator.format.keys import key_reader
@@ -29,7 +37,7 @@ LOOKUPS_A_LOOK = 2_000  # in the history index; about a millisecond each
 REMEMBERED_KEYS = 50_000
 
 
-class Rows(Protocol):
+class PriorRows(Protocol):
     """Where the past of a key is found; ``ledger.past.Past`` over the history index."""
 
     def indexed(self) -> int:
@@ -40,7 +48,7 @@ class Rows(Protocol):
         known."""
 
 
-class Found(NamedTuple):
+class AmountTotals(NamedTuple):
     """The amounts behind what others have, up to the sequence ``until``, and changes of unknown amount."""
 
     until: int
@@ -48,18 +56,18 @@ class Found(NamedTuple):
     unknown: int
 
 
-class AmountReading:
+class AmountReader:
     """Reads one strand's blocks. ``found`` is replaced as a whole."""
 
-    def __init__(self, journal: Journal, strand: str, rules: Sequence[AmountRule], rows: Rows | None) -> None:
-        self.found = Found(0, {}, 0)
+    def __init__(self, journal: Journal, strand: str, rules: Sequence[AmountRule], rows: PriorRows | None) -> None:
+        self.found = AmountTotals(0, {}, 0)
         self._journal = journal
         self._strand = strand
         self._rules = {rule.table: rule for rule in rules}
         self._rows = rows
         self._tables: dict[int, _Amounts | None] = {}
         self._sums = AtRiskSums()
-        self._last: OrderedDict[tuple[str, bytes], Amount | None] = OrderedDict()
+        self._last: OrderedDict[tuple[str, bytes], AmountSum | None] = OrderedDict()
         self._until = 0
         self._lookups = 0
 
@@ -79,9 +87,9 @@ class AmountReading:
                     self._until = block.header.sequence
             if not blocks or blocks[-1].header.sequence >= until:
                 break
-        self.found = Found(self._until, dict(self._sums.totals), self._sums.unknown)
+        self.found = AmountTotals(self._until, dict(self._sums.totals), self._sums.unknown)
 
-    def _changes(self, block: Block) -> Iterator[Change]:
+    def _changes(self, block: Block) -> Iterator[AmountChange]:
         for ordinal, statement in enumerate(statements_of(self._journal, block)):
             op = statement[0]
             if op == DEFINE or op >= SEQUENCE:
@@ -95,7 +103,7 @@ class AmountReading:
                 self._last.clear()  # whatever it did to its key
                 yield unknown(amounts.rule.table)
 
-    def _change(self, amounts: _Amounts, statement: list[Any], place: tuple[int, int]) -> Change:
+    def _change(self, amounts: _Amounts, statement: list[Any], place: tuple[int, int]) -> AmountChange:
         """Raises ValueError for what cannot be read."""
         op, table = statement[0], amounts.rule.table
         if op == TRUNCATE:
@@ -114,7 +122,7 @@ class AmountReading:
             self._remember((table, key), after)
         return between(table, before, after) if is_known else unknown(table, after)
 
-    def _before(self, amounts: _Amounts, key: bytes, place: tuple[int, int]) -> Amount | None:
+    def _before(self, amounts: _Amounts, key: bytes, place: tuple[int, int]) -> AmountSum | None:
         """The amount of the key's row before this place. Raises ValueError if it is not known."""
         table = amounts.rule.table
         if (table, key) in self._last:
@@ -126,7 +134,7 @@ class AmountReading:
         row = self._rows.before(table, texts, place)
         return None if row is None else amounts.of_row(row)
 
-    def _remember(self, key: tuple[str, bytes], amount: Amount | None) -> None:
+    def _remember(self, key: tuple[str, bytes], amount: AmountSum | None) -> None:
         self._last[key] = amount
         self._last.move_to_end(key)
         if len(self._last) > REMEMBERED_KEYS:
@@ -163,7 +171,7 @@ class _Amounts:
         cells = zip(unpack_row(image), self._key_texts, strict=True)
         return pack_row([read(cell).encode() if isinstance(cell, bytes) else None for cell, read in cells])
 
-    def of_image(self, image: bytes, before: Amount | None) -> Amount | None:
+    def of_image(self, image: bytes, before: AmountSum | None) -> AmountSum | None:
         """The amount in a row image. What is unchanged is as ``before``: all of it, or it is not known (ValueError)."""
         cells = unpack_row(image)
         row: dict[str, Any] = {}
@@ -179,7 +187,7 @@ class _Amounts:
             raise ValueError("a part of the amount is unchanged")
         return self.of_row(row)
 
-    def of_row(self, row: Mapping[str, Any]) -> Amount | None:
+    def of_row(self, row: Mapping[str, Any]) -> AmountSum | None:
         """The amount in a row of JSON values by column. Raises ValueError for what is none."""
         fields = row.get("document") if self._documents else row
         if not isinstance(fields, Mapping):

@@ -34,25 +34,25 @@ class AmountRule(NamedTuple):
     currency_column: str | None = None
 
 
-class Amount(NamedTuple):
+class AmountSum(NamedTuple):
     """So much of a currency."""
 
     currency: str
     value: Decimal
 
 
-class Change(NamedTuple):
+class AmountChange(NamedTuple):
     """What one statement changes of a table's amounts. ``known``: the parts are a bound."""
 
     table: str
-    parts: tuple[Amount, ...]
+    parts: tuple[AmountSum, ...]
     known: bool = True
 
 
 Sums = dict[tuple[str, str], Decimal]  # by table and currency
 
 
-def amount_in(row: Mapping[str, Any], rule: AmountRule) -> Amount | None:
+def amount_in(row: Mapping[str, Any], rule: AmountRule) -> AmountSum | None:
     """The amount in a row, given as JSON values by column or field; None if it has none. Raises ValueError for what
     is no amount."""
     value = row.get(rule.column)
@@ -67,22 +67,24 @@ def amount_in(row: Mapping[str, Any], rule: AmountRule) -> Amount | None:
     if not number.is_finite():
         raise ValueError(f"{rule.column} holds no finite amount")
     currency = rule.currency if rule.currency_column is None else row.get(rule.currency_column)
-    return Amount("" if currency is None else str(currency)[:64], number)
+    return AmountSum("" if currency is None else str(currency)[:64], number)
 
 
-def between(table: str, before: Amount | None, after: Amount | None) -> Change:
+def between(table: str, before: AmountSum | None, after: AmountSum | None) -> AmountChange:
     """The change from one amount to another; None: there is no such row, or it holds none."""
     if before is not None and after is not None and before.currency == after.currency:
-        return Change(table, (Amount(after.currency, abs(_exact.subtract(after.value, before.value))),))
-    return Change(table, tuple(Amount(one.currency, abs(one.value)) for one in (before, after) if one is not None))
+        return AmountChange(table, (AmountSum(after.currency, abs(_exact.subtract(after.value, before.value))),))
+    return AmountChange(
+        table, tuple(AmountSum(one.currency, abs(one.value)) for one in (before, after) if one is not None)
+    )
 
 
-def unknown(table: str, after: Amount | None = None) -> Change:
+def unknown(table: str, after: AmountSum | None = None) -> AmountChange:
     """A change from what is not known to ``after``."""
-    return Change(table, between(table, None, after).parts, known=False)
+    return AmountChange(table, between(table, None, after).parts, known=False)
 
 
-class _Entry(NamedTuple):
+class _BlockAmounts(NamedTuple):
     last: int
     sums: Sums
     unknown: int
@@ -94,9 +96,9 @@ class AtRiskSums:
     def __init__(self) -> None:
         self.totals: Sums = {}
         self.unknown = 0
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[_BlockAmounts] = deque()
 
-    def add(self, sequence: int, changes: Iterable[Change]) -> None:
+    def add(self, sequence: int, changes: Iterable[AmountChange]) -> None:
         """A block, behind those before."""
         sums: Sums = {}
         not_known = 0
@@ -109,7 +111,7 @@ class AtRiskSums:
         for key, value in sums.items():
             self.totals[key] = _exact.add(self.totals.get(key, Decimal(0)), value)
         self.unknown += not_known
-        self._entries.append(_Entry(sequence, sums, not_known))
+        self._entries.append(_BlockAmounts(sequence, sums, not_known))
         if len(self._entries) > ENTRIES_LIMIT:
             self._join()
 
@@ -139,4 +141,4 @@ class AtRiskSums:
                 last, not_known = entry.last, not_known + entry.unknown
                 for key, value in entry.sums.items():
                     sums[key] = _exact.add(sums.get(key, Decimal(0)), value)
-            self._entries.append(_Entry(last, sums, not_known))
+            self._entries.append(_BlockAmounts(last, sums, not_known))

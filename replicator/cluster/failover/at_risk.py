@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import trio
 
-from replicator.cluster.failover.amount_reader import AmountReading, Rows
+from replicator.cluster.failover.amount_reader import AmountReader, PriorRows
 from replicator.cluster.failover.amounts import AmountRule
 from replicator.errors import ReplicatorError
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 LOOK_SECONDS = 0.5
@@ -43,9 +43,9 @@ class AtRisk:
     def __init__(
         self,
         journal: Journal,
-        tail: Tail,
+        tail: JournalHead,
         rules: Sequence[AmountRule] = (),
-        rows: Rows | None = None,
+        rows: PriorRows | None = None,
         regions: frozenset[str] | None = None,
         reports: Mapping[str, int] | None = None,
     ) -> None:
@@ -54,7 +54,7 @@ class AtRisk:
         self._reports: dict[str, int] = {}
         for region, sequence in (reports or {}).items():
             self.reported(region, min(sequence, tail.head.sequence))
-        self._reading = AmountReading(journal, tail.head.strand, rules, rows) if rules else None
+        self._reading = AmountReader(journal, tail.head.strand, rules, rows) if rules else None
 
     def reported(self, region: str, sequence: int) -> None:
         """A region says that it has everything up to ``sequence`` durably."""

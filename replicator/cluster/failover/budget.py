@@ -13,7 +13,7 @@ from typing import NamedTuple
 CURE = "replicator failover --allow-data-loss --reason … decides otherwise"
 
 
-class Budget(NamedTuple):
+class LossBudget(NamedTuple):
     """What may be lost: so many ``blocks``, and of each table named in ``amounts`` so much of each currency."""
 
     blocks: int = 0
@@ -21,7 +21,7 @@ class Budget(NamedTuple):
 
 
 def may_lose(
-    blocks: int, amounts: Mapping[tuple[str, str], Decimal], budget: Budget, *, unknown: int = 0
+    blocks: int, amounts: Mapping[tuple[str, str], Decimal], budget: LossBudget, *, unknown: int = 0
 ) -> str | None:
     """Why losing this is not allowed, None if it is. ``amounts`` are by table and currency; ``unknown`` changes are in
     the blocks whose amount is not known."""

@@ -9,17 +9,17 @@ tail of orphans of an old epoch never wins over a newer epoch.
 
 from __future__ import annotations
 
-from replicator.cluster.failover.model import Report, Rules, Seen
+from replicator.cluster.failover.model import FailoverRules, MemberReport, Observation
 
 
-def candidates(seen: Seen, rules: Rules) -> list[Report]:
+def candidates(seen: Observation, rules: FailoverRules) -> list[MemberReport]:
     """Those who may be promoted, the best first."""
     reports = [seen.me, *(report for name, report in seen.fresh(rules).items() if name in rules.regions)]
     fit = [report for report in reports if not report.blocked]
     return sorted(fit, key=lambda report: (*_negative(report.rank), -report.priority, report.region))
 
 
-def my_turn(seen: Seen, rules: Rules, red_seconds: float) -> bool:
+def my_turn(seen: Observation, rules: FailoverRules, red_seconds: float) -> bool:
     """Whether this region is to stand now that the primary has been lost for so long."""
     names = [report.region for report in candidates(seen, rules)]
     return rules.me in names and red_seconds >= names.index(rules.me) * rules.stand_seconds

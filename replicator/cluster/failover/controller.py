@@ -23,31 +23,31 @@ import trio
 from starlette.routing import BaseRoute
 
 from replicator.cluster.failover.admission import Admission
-from replicator.cluster.failover.decide import Step, decide, promise
-from replicator.cluster.failover.durable_state import HAPPENED_LIMIT, Happened, Kept, MemoryFile
-from replicator.cluster.failover.executor import Doing
-from replicator.cluster.failover.feed_session import Following
-from replicator.cluster.failover.lease_keeper import Term
+from replicator.cluster.failover.decide import Decision, decide, promise
+from replicator.cluster.failover.durable_state import HAPPENED_LIMIT, DurableStateFile, RoleTransition, StoredState
+from replicator.cluster.failover.executor import Executor
+from replicator.cluster.failover.feed_session import FeedSession
+from replicator.cluster.failover.lease_keeper import LeaseKeeper
 from replicator.cluster.failover.manual_lease import view_of
 from replicator.cluster.failover.member_report import report
-from replicator.cluster.failover.model import Memory, Order, Report, Seen
+from replicator.cluster.failover.model import DurableState, MemberReport, Observation, Order
 from replicator.cluster.failover.orders import check_order
 from replicator.cluster.failover.peers import Peers
-from replicator.cluster.failover.rejoin import Returning
-from replicator.cluster.failover.states import FOLLOWS, Event, State, moved
+from replicator.cluster.failover.rejoin import RejoinProcedure
+from replicator.cluster.failover.states import FOLLOWS, RoleEvent, RoleState, moved
 from replicator.cluster.leases.base import LeaseView, boot_seconds
 from replicator.cluster.rejoin.serve import routes as orphan_routes
 from replicator.config import Config
 from replicator.config.roles import in_role
 from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
-from replicator.runtime.orphans import Taker, orphans_of
+from replicator.runtime.context import RegionContext
+from replicator.runtime.orphans import OrphanTaker, orphans_of
 from replicator.runtime.role_adapters import role_ledger
-from replicator.runtime.roles.pipeline import Half
-from replicator.runtime.roles.primary import Primary
-from replicator.runtime.roles.replica import ReplicaHalf
-from replicator.runtime.roles.runner import Running
+from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.runtime.roles.primary import PrimaryPipeline
+from replicator.runtime.roles.replica import ReplicaPipeline
+from replicator.runtime.roles.runner import RoleRunner
 
 TICK_SECONDS = 0.1
 ACTION_SECONDS = 60.0
@@ -58,21 +58,29 @@ UNFIT_SECONDS = 1.0
 DRAIN_SECONDS = 2.0
 FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
 _ENDS_ORDERS = frozenset(
-    {Event.LOST, Event.REFUSED, Event.PROMOTED, Event.REOPEN, Event.HANDED_OVER, Event.EXPIRED, Event.REWOUND}
+    {
+        RoleEvent.LOST,
+        RoleEvent.REFUSED,
+        RoleEvent.PROMOTED,
+        RoleEvent.REOPEN,
+        RoleEvent.HANDED_OVER,
+        RoleEvent.EXPIRED,
+        RoleEvent.REWOUND,
+    }
 )
 
 log = logging.getLogger("replicator")
 
 
-class Office:
+class Controller:
     """Decides for one region. ``build`` builds the half of the flow for a configuration in a role. ``probe`` is called
     before and after everything that is done or kept: tests die there."""
 
     def __init__(
         self,
-        core: Core,
-        running: Running,
-        build: Callable[[Config], Half],
+        core: RegionContext,
+        running: RoleRunner,
+        build: Callable[[Config], RolePipeline],
         probe: Callable[[str], None] = lambda step: None,
     ) -> None:
         config = core.config
@@ -84,24 +92,26 @@ class Office:
         lease = wiring.lease(config, core.strand)
         assert config.lease is not None
         clock_error, margin = config.lease.clock_error, config.lease.margin_seconds
-        self.term = Term(lease, self.ledger.fence, self.rules.me, boot_seconds, clock_error, margin, self.look_again)
+        self.term = LeaseKeeper(
+            lease, self.ledger.fence, self.rules.me, boot_seconds, clock_error, margin, self.look_again
+        )
         others = {name: url for name, url in config.cluster.regions.items() if name != self.rules.me}
         token = config.cluster.token.reveal() if config.cluster.token else None
         self.peers = Peers(others, token, config.cluster.ca, boot_seconds, self._is_urgent, self.look_again)
-        self.returning = Returning(core, config, self.ledger)
-        self.following = Following(running)
-        self.memory = Memory(State.FOLLOWING, "replica")
-        self.happened: tuple[Happened, ...] = ()
-        self.totals: Counter[str] = Counter({event.name.lower(): 0 for event in Event})
+        self.returning = RejoinProcedure(core, config, self.ledger)
+        self.following = FeedSession(running)
+        self.memory = DurableState(RoleState.FOLLOWING, "replica")
+        self.happened: tuple[RoleTransition, ...] = ()
+        self.totals: Counter[str] = Counter({event.name.lower(): 0 for event in RoleEvent})
         self.orphans = orphans_of(core, self._primary_or_own_url)
         self.order: Order | None = None
         self.why = ""
         self.probe = probe
-        self._file = MemoryFile(config.region.data_dir / "role.json")
+        self._file = DurableStateFile(config.region.data_dir / "role.json")
         self._since = boot_seconds()
         self.began_at = boot_seconds()
         self.unfit = ""
-        self._doing = Doing(self)
+        self._doing = Executor(self)
         running.admit = Admission(self)
         self.deciding = trio.Lock()
         self.changed = trio.Event()
@@ -113,7 +123,7 @@ class Office:
         """Reports, promises, orders and sealed orphans over HTTP."""
         from replicator.cluster.failover.serve import routes
 
-        return [*routes(self), *orphan_routes(self.orphans, Taker(self).taking)]
+        return [*routes(self), *orphan_routes(self.orphans, OrphanTaker(self).taking)]
 
     async def run(self) -> None:
         """Take part, for ever."""
@@ -130,8 +140,10 @@ class Office:
         if kept is None:
             is_primary = self.config.region.role == "primary"
             head = self.core.tail.head.epoch
-            first = Memory(State.DEMOTED if is_primary else State.FOLLOWING, "primary" if is_primary else "replica")
-            kept = Kept(dataclasses.replace(first, epoch=head, promised=head, led=head if is_primary else 0))
+            first = DurableState(
+                RoleState.DEMOTED if is_primary else RoleState.FOLLOWING, "primary" if is_primary else "replica"
+            )
+            kept = StoredState(dataclasses.replace(first, epoch=head, promised=head, led=head if is_primary else 0))
         self.memory, self.happened = kept.memory, kept.happened
         self.term.grant = kept.grant
         self.core.view.office = self
@@ -146,7 +158,7 @@ class Office:
 
     def _is_urgent(self) -> bool:
         """Whether the peers are looked at as often as possible."""
-        return self.memory.state not in (State.PRIMARY, State.FOLLOWING, State.PAUSED, State.HALTED)
+        return self.memory.state not in (RoleState.PRIMARY, RoleState.FOLLOWING, RoleState.PAUSED, RoleState.HALTED)
 
     async def _look_after_ledger(self) -> None:
         """What came since (a new table, say) is fenced, too."""
@@ -172,7 +184,7 @@ class Office:
                 with trio.move_on_after(TICK_SECONDS):
                     await changed.wait()
 
-    async def _decide(self) -> Step:
+    async def _decide(self) -> Decision:
         async with self.deciding:
             seen = await self.seen()
             step = decide(self.memory, seen, self.rules)
@@ -181,17 +193,17 @@ class Office:
                 await self.keep(step.memory, step.event, step.why)
             return step
 
-    async def keep(self, memory: Memory, event: Event | None, why: str) -> None:
+    async def keep(self, memory: DurableState, event: RoleEvent | None, why: str) -> None:
         """Make a memory durable; until it is, nothing else is done."""
         self.probe(f"before {event.name.lower() if event else 'memory'}")
         happened = self.happened
         if event is not None:
             wall = time.time_ns() // 1000
-            happened = (*happened, Happened(wall, event.name.lower(), memory.state.value, memory.epoch, why))
+            happened = (*happened, RoleTransition(wall, event.name.lower(), memory.state.value, memory.epoch, why))
             happened = happened[-HAPPENED_LIMIT:]
         while True:
             try:
-                kept = Kept(memory, self.term.grant, happened)
+                kept = StoredState(memory, self.term.grant, happened)
                 await trio.to_thread.run_sync(self._file.keep, kept)
                 break
             except Unavailable as error:
@@ -204,18 +216,18 @@ class Office:
         self.memory, self.happened = memory, happened
         self.probe(f"after {event.name.lower() if event else 'memory'}")
 
-    async def seen(self) -> Seen:
+    async def seen(self) -> Observation:
         """What a decision is made from."""
         if self.order is not None and boot_seconds() >= self.order.until:
             self.order = None
-        closing = self.memory.state is State.DEMOTING and not self.term.is_open and self.memory.closed_at is None
+        closing = self.memory.state is RoleState.DEMOTING and not self.term.is_open and self.memory.closed_at is None
         seen = self.look()
         return dataclasses.replace(seen, captured=await self._is_captured()) if closing else seen
 
-    def look(self) -> Seen:
+    def look(self) -> Observation:
         """The same as far as it is known without I/O."""
-        rejoining = self.memory.state is State.REJOINING
-        return Seen(
+        rejoining = self.memory.state is RoleState.REJOINING
+        return Observation(
             now=boot_seconds(),
             since=self._since,
             me=self.report(),
@@ -250,13 +262,13 @@ class Office:
         self._manual = view_of(view, reports, self._manual)
         return self._manual
 
-    def report(self) -> Report:
+    def report(self) -> MemberReport:
         """This region, as it says."""
         return report(self)
 
     # -- what others ask
 
-    async def promised(self, epoch: int) -> Report:
+    async def promised(self, epoch: int) -> MemberReport:
         """Promise an epoch: nothing older is taken, acknowledged or written from now on."""
         async with self.deciding:
             memory = promise(self.memory, epoch)
@@ -273,11 +285,11 @@ class Office:
         """Carry an order out from now on. Raises Rejected if something speaks against it."""
         check_order(order, self.memory, self.report(), self.lease_view(), self.rules, self.order, boot_seconds())
         self.order = order
-        if order.verb == "take" and isinstance(self.running.half, ReplicaHalf):
+        if order.verb == "take" and isinstance(self.running.half, ReplicaPipeline):
             self.running.half.watching.prove()  # while the lease is claimed; the promotion asks for it anyway
         self.look_again()
 
-    async def pause(self, event: Event, why: str) -> None:
+    async def pause(self, event: RoleEvent, why: str) -> None:
         """PAUSE or RESUME. Raises Rejected where the state does not know it."""
         async with self.deciding:
             try:
@@ -291,23 +303,27 @@ class Office:
 
     # -- doing
 
-    async def _entered(self, event: Event) -> None:
+    async def _entered(self, event: RoleEvent) -> None:
         """What follows from an event: its memory is durable."""
         if event in _ENDS_ORDERS:
             self.order = None
         half = self.running.half
-        if isinstance(half, Primary) and half.acknowledgement is not None and self.memory.state is State.DEMOTED:
+        if (
+            isinstance(half, PrimaryPipeline)
+            and half.acknowledgement is not None
+            and self.memory.state is RoleState.DEMOTED
+        ):
             half.acknowledgement.stop("this region does not lead any more")
-        if event is Event.HANDED_OVER:
+        if event is RoleEvent.HANDED_OVER:
             self.term.forget()
-        if event in (Event.DIVERGED, Event.REJOIN):
+        if event in (RoleEvent.DIVERGED, RoleEvent.REJOIN):
             self.returning.begin()
         self.ensure_half()
         self.peers.hurry()
 
     def ensure_half(self) -> None:
         """A half runs, save while this region comes back."""
-        if self.running.half is None and self.memory.state not in (State.REJOINING, State.HALTED):
+        if self.running.half is None and self.memory.state not in (RoleState.REJOINING, RoleState.HALTED):
             self.following.begin()
             self.running.start(self._build(in_role(self.config, self.memory.half, self.memory.epoch)))
 
@@ -333,7 +349,7 @@ class Office:
 
     def _primary_or_own_url(self) -> str | None:
         """Where the primary's sidecar is, also if it is this one."""
-        return self._primary_url() or (self.config.url if self.memory.state is State.PRIMARY else None)
+        return self._primary_url() or (self.config.url if self.memory.state is RoleState.PRIMARY else None)
 
     async def count_orphans(self) -> None:
         """What is sealed and not handled, for status; that it cannot be read keeps nothing else from going on."""

@@ -7,9 +7,9 @@ Guarantees, each checked by the simulation:
                      block, and after it has fetched what they have more
     nothing undone   blocks are rewound only after they are sealed
 
-The idea is a controller that looks, does one thing, and looks again (``Step``): there is no script to be interrupted.
-A step is an event, which changes the state (and is made durable before anything else is done), or an action, or nothing
-for now. Whatever was interrupted is found again by looking.
+The idea is a controller that looks, does one thing, and looks again (``Decision``): there is no script to be
+interrupted. A step is an event, which changes the state (and is made durable before anything else is done), or an
+action, or nothing for now. Whatever was interrupted is found again by looking.
 
 What is decided in each state is in ``deciding``: ``replica``, ``promotion``, ``leading``, ``former``.
 
@@ -22,33 +22,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from replicator.cluster.failover.decisions import former_primary, primary, promotion, replica
-from replicator.cluster.failover.decisions.step import Step, promise
-from replicator.cluster.failover.model import Memory, Rules, Seen
-from replicator.cluster.failover.states import LEADING, State
+from replicator.cluster.failover.decisions.step import Decision, promise
+from replicator.cluster.failover.model import DurableState, FailoverRules, Observation
+from replicator.cluster.failover.states import LEADING, RoleState
 
-__all__ = ["Step", "decide", "promise"]
+__all__ = ["Decision", "decide", "promise"]
 
 
-def decide(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def decide(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """The next step of this region."""
     newest = max(memory.epoch, memory.promised, seen.lease.epoch if seen.lease else 0)
-    handed_over = memory.state is State.DEMOTING and seen.holder is not None and seen.holder.region != rules.me
+    handed_over = memory.state is RoleState.DEMOTING and seen.holder is not None and seen.holder.region != rules.me
     if memory.state in LEADING and newest > memory.epoch and not handed_over:
         return primary.superseded(memory, seen)
     return _BY_STATE[memory.state](memory, seen, rules)
 
 
-_BY_STATE: dict[State, Callable[[Memory, Seen, Rules], Step]] = {
-    State.FOLLOWING: replica.following,
-    State.SUSPECTING: replica.suspecting,
-    State.CLAIMING: promotion.claiming,
-    State.FENCING: promotion.fencing,
-    State.DRAINING: promotion.draining,
-    State.PROMOTING: promotion.promoting,
-    State.PRIMARY: primary.primary,
-    State.DEMOTING: primary.demoting,
-    State.DEMOTED: former_primary.demoted,
-    State.REJOINING: former_primary.rejoining,
-    State.PAUSED: replica.paused,
-    State.HALTED: former_primary.halted,
+_BY_STATE: dict[RoleState, Callable[[DurableState, Observation, FailoverRules], Decision]] = {
+    RoleState.FOLLOWING: replica.following,
+    RoleState.SUSPECTING: replica.suspecting,
+    RoleState.CLAIMING: promotion.claiming,
+    RoleState.FENCING: promotion.fencing,
+    RoleState.DRAINING: promotion.draining,
+    RoleState.PROMOTING: promotion.promoting,
+    RoleState.PRIMARY: primary.primary,
+    RoleState.DEMOTING: primary.demoting,
+    RoleState.DEMOTED: former_primary.demoted,
+    RoleState.REJOINING: former_primary.rejoining,
+    RoleState.PAUSED: replica.paused,
+    RoleState.HALTED: former_primary.halted,
 }

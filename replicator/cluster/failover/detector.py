@@ -16,8 +16,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from replicator.cluster.failover.model import Rules, Seen
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import FailoverRules, Observation
+from replicator.cluster.failover.states import RoleState
 
 
 class Level(enum.StrEnum):
@@ -36,12 +36,12 @@ class Signals(NamedTuple):
     views: dict[str, float | None]
 
 
-def signals(seen: Seen, rules: Rules) -> Signals:
+def signals(seen: Observation, rules: FailoverRules) -> Signals:
     """Both signals together."""
     views = {rules.me: seen.me.heard_seconds}
     views |= {name: report.heard_seconds for name, report in seen.fresh(rules).items()}
     heard = [name for name, ago in views.items() if ago is not None and ago < rules.suspect_seconds]
-    writes = [name for name, report in seen.fresh(rules).items() if report.state is State.PRIMARY and report.open]
+    writes = [name for name, report in seen.fresh(rules).items() if report.state is RoleState.PRIMARY and report.open]
     if seen.lease is None:
         return Signals(Level.YELLOW, "the lease store does not answer", views)
     held = seen.lease.holder is not None

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from replicator.cluster.failover.model import Memory
+from replicator.cluster.failover.model import DurableState
 from replicator.cluster.failover.wire import memory_from, memory_json
 from replicator.cluster.leases.base import Grant
 from replicator.errors import Corrupt, Unavailable
@@ -24,7 +24,7 @@ HAPPENED_LIMIT = 200
 FILE_LIMIT_BYTES = 1_000_000
 
 
-class Happened(NamedTuple):
+class RoleTransition(NamedTuple):
     """An event of the past: wall time in µs, the event's name, the state after it, the epoch, why."""
 
     at_us: int
@@ -34,21 +34,21 @@ class Happened(NamedTuple):
     why: str
 
 
-class Kept(NamedTuple):
+class StoredState(NamedTuple):
     """All that is in the file."""
 
-    memory: Memory
+    memory: DurableState
     grant: Grant | None = None
-    happened: tuple[Happened, ...] = ()
+    happened: tuple[RoleTransition, ...] = ()
 
 
-class MemoryFile:
+class DurableStateFile:
     """The file. All methods block."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self) -> Kept | None:
+    def read(self) -> StoredState | None:
         """What was kept last; None if nothing ever was. Raises Corrupt or Unavailable."""
         try:
             with self._path.open("rb") as file:
@@ -62,13 +62,15 @@ class MemoryFile:
             if fields["format"] != FORMAT:
                 raise ValueError(f"format {fields['format']} is not known here")
             grant = fields["grant"]
-            happened = tuple(Happened(*event) for event in fields["happened"])
-            return Kept(memory_from(fields["memory"]), None if grant is None else Grant.from_json(grant), happened)
+            happened = tuple(RoleTransition(*event) for event in fields["happened"])
+            return StoredState(
+                memory_from(fields["memory"]), None if grant is None else Grant.from_json(grant), happened
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             cure = "what this region has promised is not known: make it anew (replicator bootstrap CONFIG --replace)"
             raise Corrupt("role_unreadable", f"it cannot be read: {error}", place=str(self._path), cure=cure) from error
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: StoredState) -> None:
         """Durable on return. Raises Unavailable; then what was kept before may stand, or this."""
         fields: dict[str, Any] = {
             "format": FORMAT,

@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING
 import trio
 
 from replicator.cluster.failover.discarding import discard_spool
-from replicator.cluster.failover.durable_state import Happened
+from replicator.cluster.failover.durable_state import RoleTransition
 from replicator.cluster.failover.model import (
     Action,
     AskPromises,
-    Claim,
-    Close,
-    Fetch,
-    Follow,
+    ClaimLease,
+    CloseFence,
+    FetchBlocks,
+    FollowRegion,
     HandOver,
-    KeepMine,
-    Open,
+    KeepLease,
+    OpenFence,
     Order,
     Promote,
-    Prove,
-    Release,
-    Rewind,
-    Seal,
-    Tell,
+    ReleaseLease,
+    ReportIntent,
+    RewindToFork,
+    SealOrphans,
+    VerifyApplied,
 )
 from replicator.cluster.leases.base import Holder, boot_seconds
 from replicator.cluster.promotion.base import append_epoch
 from replicator.errors import Halted, ReplicatorError, Unavailable
-from replicator.runtime.roles.replica import ReplicaHalf
+from replicator.runtime.roles.replica import ReplicaPipeline
 from replicator.supervise import first_cause
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
 ACTION_SECONDS = 60.0
 RETRY_SECONDS = 0.2
@@ -51,10 +51,10 @@ MOVING_RETRY_AFTER_SECONDS = 1
 log = logging.getLogger("replicator")
 
 
-class Doing:
+class Executor:
     """Does the actions of one office. ``asked`` is the epoch that every peer was last asked to promise."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Controller) -> None:
         self.asked = 0
         self._office = office
         self._told = ""
@@ -73,51 +73,51 @@ class Doing:
             error = first_cause(leaves) if leaves is not None else None
             office.why = f"{type(action).__name__}: {error or 'not done in time'}"
             log.warning("%s", office.why)
-            if isinstance(error, Halted) and isinstance(action, Seal | Rewind):
+            if isinstance(error, Halted) and isinstance(action, SealOrphans | RewindToFork):
                 office.returning.stuck = str(error)
             await trio.sleep(RETRY_SECONDS)
 
     async def _act(self, action: Action) -> None:
         office, term = self._office, self._office.term
         match action:
-            case Follow(region):
+            case FollowRegion(region):
                 await self._follow(region)
-            case Fetch(region):
+            case FetchBlocks(region):
                 await self._follow(region)
                 await self._pause_briefly()
-            case Claim(epoch, instead_of):
+            case ClaimLease(epoch, instead_of):
                 await term.claim(epoch, instead_of)
                 if term.grant is not None:
                     await self._keep_grant()
             case AskPromises(epoch):
                 await office.peers.promise(epoch)
                 self.asked = epoch
-            case Prove():
-                if isinstance(office.running.half, ReplicaHalf):
+            case VerifyApplied():
+                if isinstance(office.running.half, ReplicaPipeline):
                     office.running.half.watching.prove()
                 await self._pause_briefly()
             case Promote(epoch):
                 await self._promote(epoch)
-            case Open(epoch):
+            case OpenFence(epoch):
                 await term.open(epoch)
-            case Close(moving):
+            case CloseFence(moving):
                 retry_after = MOVING_RETRY_AFTER_SECONDS if moving else None
                 await term.close(None if moving else office.primary_url(), retry_after=retry_after)
             case HandOver(target, sequence):
                 await self._hand_over(target, sequence)
-            case KeepMine():
+            case KeepLease():
                 if await term.keep_mine():
                     async with office.deciding:
                         await office.keep(dataclasses.replace(office.memory, reopening=True), None, "")
-            case Release():
+            case ReleaseLease():
                 await term.release()
-            case Seal(region):
+            case SealOrphans(region):
                 await self._seal(region)
-            case Rewind():
+            case RewindToFork():
                 await office.running.stop()
                 await office.returning.rewind(was_primary=office.memory.half == "primary")
                 office.core.look_again()
-            case Tell(text):
+            case ReportIntent(text):
                 await self._tell(text)
 
     async def _keep_grant(self) -> None:
@@ -178,7 +178,7 @@ class Doing:
             log.warning("shadow: %s", text)
             office.totals["shadow"] += 1
             async with office.deciding:
-                shadow = Happened(time.time_ns() // 1000, "shadow", memory.state.value, memory.epoch, text)
+                shadow = RoleTransition(time.time_ns() // 1000, "shadow", memory.state.value, memory.epoch, text)
                 office.happened = (*office.happened, shadow)
                 await office.keep(office.memory, None, "")
         await trio.sleep(TELL_SECONDS)

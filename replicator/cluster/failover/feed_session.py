@@ -9,9 +9,9 @@ from __future__ import annotations
 import trio
 
 from replicator.errors import Unavailable
-from replicator.runtime.roles.pipeline import Half
-from replicator.runtime.roles.replica import ReplicaHalf
-from replicator.runtime.roles.runner import Running
+from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.runtime.roles.replica import ReplicaPipeline
+from replicator.runtime.roles.runner import RoleRunner
 
 DRAIN_SECONDS = 2.0
 LOOK_SECONDS = 0.005
@@ -19,19 +19,19 @@ FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
 OLDER = "?"  # no region's name: a session that began in an older epoch
 
 
-class Following:
+class FeedSession:
     """The following of one region, over all halves that run one after another."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: RoleRunner) -> None:
         self.region: str | None = None
         self._running = running
         self._epoch = 0
         self._began = trio.current_time()
 
     @property
-    def _half(self) -> ReplicaHalf | None:
-        half: Half | None = self._running.half
-        return half if isinstance(half, ReplicaHalf) else None
+    def _half(self) -> ReplicaPipeline | None:
+        half: RolePipeline | None = self._running.half
+        return half if isinstance(half, ReplicaPipeline) else None
 
     def begin(self) -> None:
         """Another half begins: it follows nobody."""

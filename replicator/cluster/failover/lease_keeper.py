@@ -15,7 +15,7 @@ from collections.abc import Callable
 import trio
 
 from replicator.cluster.fencing.base import Anchor, Fence
-from replicator.cluster.leases.base import Clock, Grant, Holder, Lease, LeaseView, Lost, usable_until
+from replicator.cluster.leases.base import Clock, Grant, Holder, Lease, LeaseLost, LeaseView, usable_until
 from replicator.errors import ReplicatorError
 
 FENCE_SECONDS_AT_MOST = 86_400.0  # for a lease that does not end: the fence is prolonged again and again
@@ -27,7 +27,7 @@ LOOK_SECONDS_AT_LEAST, LOOK_SECONDS_AT_MOST = 0.1, 0.5
 log = logging.getLogger("replicator")
 
 
-class Term:
+class LeaseKeeper:
     """Holds, or watches, the lease of one strand. ``on_changed`` hears of whatever may change a decision."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Term:
                 self.grant, self._anchor = renewed, anchor
                 if self._opened == renewed.epoch:
                     await self._open(renewed.epoch)
-            except Lost as lost:
+            except LeaseLost as lost:
                 log.error("the lease is lost: %s", lost)
                 self.grant, self.view = None, lost.view
             except ReplicatorError as error:
@@ -145,7 +145,7 @@ class Term:
                 self.grant = await self.lease.claim(self._region, epoch, instead_of)
                 self._anchor = anchor
                 self.view = LeaseView(self.grant.holder, epoch)
-            except Lost as lost:
+            except LeaseLost as lost:
                 log.info("the lease was not given: %s", lost)
                 self.view = lost.view
 
@@ -157,7 +157,7 @@ class Term:
             try:
                 self.grant = await self.lease.keep_mine(self.grant)
                 self.view = LeaseView(self.grant.holder, self.grant.epoch)
-            except Lost as lost:
+            except LeaseLost as lost:
                 self.grant, self.view = None, lost.view
             return self.grant is not None
 

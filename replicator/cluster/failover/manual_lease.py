@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from replicator.cluster.failover.model import Report
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import MemberReport
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
-_HOLDS = (State.PRIMARY, State.DEMOTING)
+_HOLDS = (RoleState.PRIMARY, RoleState.DEMOTING)
 
 
-def view_of(own: LeaseView, reports: Iterable[Report], last: LeaseView | None) -> LeaseView:
+def view_of(own: LeaseView, reports: Iterable[MemberReport], last: LeaseView | None) -> LeaseView:
     """The lease by this region's own file and the others' last reports; ``last`` is what this gave before."""
     reports = list(reports)
     epoch = max([own.epoch, *(report.epoch for report in reports), *(report.promised for report in reports)])

@@ -11,27 +11,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.model import Report
+from replicator.cluster.failover.model import MemberReport
 from replicator.cluster.failover.readiness import why_not
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import boot_seconds
-from replicator.runtime.roles.replica import ReplicaHalf
+from replicator.runtime.roles.replica import ReplicaPipeline
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
-_WRITES = (State.PRIMARY, State.DEMOTING, State.PROMOTING)
+_WRITES = (RoleState.PRIMARY, RoleState.DEMOTING, RoleState.PROMOTING)
 
 
-def report(office: Office) -> Report:
+def report(office: Controller) -> MemberReport:
     """The region of this office, now."""
     memory, core = office.memory, office.core
     head, half = core.tail.head, office.running.half
-    replica = half if isinstance(half, ReplicaHalf) else None
+    replica = half if isinstance(half, ReplicaPipeline) else None
     strand = core.view.strand_state()
     heard, heard_head = _heard(office)
     at_risk, unknown = _at_risk(office)
-    return Report(
+    return MemberReport(
         region=office.rules.me,
         state=memory.state,
         epoch=memory.epoch,
@@ -52,14 +52,14 @@ def report(office: Office) -> Report:
     )
 
 
-def _is_kept(office: Office) -> bool:
+def _is_kept(office: Controller) -> bool:
     """Whether what was promised is true by now."""
     promised = office.memory.promised
     is_closed = not office.term.is_open or office.memory.led >= promised
     return is_closed and office.following.honours(promised)
 
 
-def _at_risk(office: Office) -> tuple[dict[str, float], int]:
+def _at_risk(office: Controller) -> tuple[dict[str, float], int]:
     """What would be lost with the primary, as it says itself: amounts by table and currency, and unknown changes."""
     at_risk = office.core.view.at_risk
     if at_risk is not None:
@@ -70,7 +70,7 @@ def _at_risk(office: Office) -> tuple[dict[str, float], int]:
     return (dict(heard.report.at_risk), heard.report.at_risk_unknown) if heard is not None else ({}, 0)
 
 
-def _heard(office: Office) -> tuple[float | None, int]:
+def _heard(office: Controller) -> tuple[float | None, int]:
     """How long ago this region heard one that may write, and how far that was. The feed alone does not tell: who is
     cut off from the lease store may still be sending it, fenced. So its last report counts if that is older."""
     if office.term.is_open:

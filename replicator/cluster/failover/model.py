@@ -1,8 +1,9 @@
 """What a decision is made from, and what can come of it. Values only.
 
-``Rules`` come from the configuration, ``Memory`` is what this region keeps durably, ``Seen`` is one moment's view of
-the world, ``Report`` is what a region says of itself (to its peers, too). An ``Action`` is something to do; whoever
-does it (``loop``, or the simulation) looks again afterwards, so an action that failed, or was done twice, is harmless.
+``FailoverRules`` come from the configuration, ``DurableState`` is what this region keeps durably, ``Observation`` is
+one moment's view of the world, ``MemberReport`` is what a region says of itself (to its peers, too). An ``Action`` is
+something to do; whoever does it (``loop``, or the simulation) looks again afterwards, so an action that failed, or was
+done twice, is harmless.
 
 Times are seconds of one clock that also counts suspension, save where a name says otherwise.
 """
@@ -13,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
 Mode = Literal["manual", "automatic", "shadow"]
@@ -21,7 +22,7 @@ Half = Literal["primary", "replica"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rules:
+class FailoverRules:
     """How this region behaves. ``exclusive``: the lease store itself keeps two regions from holding the lease."""
 
     me: str
@@ -49,7 +50,7 @@ class Rules:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class MemberReport:
     """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
 
     ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago it last
@@ -59,7 +60,7 @@ class Report:
     """
 
     region: str
-    state: State
+    state: RoleState
     epoch: int = 0
     promised: int = 0
     head_epoch: int = 0
@@ -82,10 +83,10 @@ class Report:
         return self.head_epoch, self.sequence
 
 
-class Heard(NamedTuple):
+class HeardReport(NamedTuple):
     """A peer's report, and when it was heard."""
 
-    report: Report
+    report: MemberReport
     at: float
 
 
@@ -104,7 +105,7 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Memory:
+class DurableState:
     """What a region keeps durably. ``epoch`` is the newest that it claimed or followed, ``promised`` the oldest that it
     still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is which half of the flow its ledger
     is set up for. ``mine`` is the last epoch that was granted to this region with no other region's since it led.
@@ -112,7 +113,7 @@ class Memory:
     who that is. ``changed_at``: the primary changed
     then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being called off."""
 
-    state: State
+    state: RoleState
     half: Half
     epoch: int = 0
     promised: int = 0
@@ -127,17 +128,17 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """One moment. ``lease`` is None while the store does not answer. ``usable_until`` is up to when this region may act
     as holder of ``granted``; both None without a grant. ``since`` is when the present state was entered."""
 
     now: float
     since: float
-    me: Report
+    me: MemberReport
     lease: LeaseView | None = None
     granted: int | None = None
     usable_until: float | None = None
-    peers: Mapping[str, Heard] = dataclasses.field(default_factory=dict)
+    peers: Mapping[str, HeardReport] = dataclasses.field(default_factory=dict)
     order: Order | None = None
     following: str | None = None
     polled: bool = True  # every peer was looked at since this process began; some may not have answered
@@ -164,7 +165,7 @@ class Seen:
         """Who holds the lease, as far as is known now."""
         return None if self.lease is None else self.lease.holder
 
-    def fresh(self, rules: Rules) -> dict[str, Report]:
+    def fresh(self, rules: FailoverRules) -> dict[str, MemberReport]:
         """What peers have said lately."""
         return {name: heard.report for name, heard in self.peers.items() if self.now - heard.at < rules.report_seconds}
 
@@ -172,13 +173,13 @@ class Seen:
 # -- what can be done
 
 
-class Follow(NamedTuple):
+class FollowRegion(NamedTuple):
     """Follow this region's feed, or nobody's."""
 
     region: str | None
 
 
-class Claim(NamedTuple):
+class ClaimLease(NamedTuple):
     """Ask the store for the lease in this epoch."""
 
     epoch: int
@@ -191,14 +192,14 @@ class AskPromises(NamedTuple):
     epoch: int
 
 
-class Fetch(NamedTuple):
+class FetchBlocks(NamedTuple):
     """Get the blocks up to ``sequence`` that this peer has more."""
 
     region: str
     sequence: int
 
 
-class Prove(NamedTuple):
+class VerifyApplied(NamedTuple):
     """Have what was applied verified at once."""
 
 
@@ -208,13 +209,13 @@ class Promote(NamedTuple):
     epoch: int
 
 
-class Open(NamedTuple):
+class OpenFence(NamedTuple):
     """Open the fence for as long as the lease is usable."""
 
     epoch: int
 
 
-class Close(NamedTuple):
+class CloseFence(NamedTuple):
     """Close the fence. ``moving``: writers are told to come back in a moment."""
 
     moving: bool = False
@@ -227,43 +228,43 @@ class HandOver(NamedTuple):
     sequence: int
 
 
-class KeepMine(NamedTuple):
+class KeepLease(NamedTuple):
     """Make the target's claim in our place impossible, or learn that it has been made."""
 
 
-class Release(NamedTuple):
+class ReleaseLease(NamedTuple):
     """Give the lease back."""
 
 
-class Seal(NamedTuple):
+class SealOrphans(NamedTuple):
     """Capture what the ledger still holds, find the fork with this region, seal the orphans."""
 
     region: str
 
 
-class Rewind(NamedTuple):
+class RewindToFork(NamedTuple):
     """Undo what is sealed, and become a replica."""
 
 
-class Tell(NamedTuple):
+class ReportIntent(NamedTuple):
     """Say what would be done, and do nothing."""
 
     text: str
 
 
 Action = (
-    Follow
-    | Claim
+    FollowRegion
+    | ClaimLease
     | AskPromises
-    | Fetch
-    | Prove
+    | FetchBlocks
+    | VerifyApplied
     | Promote
-    | Open
-    | Close
+    | OpenFence
+    | CloseFence
     | HandOver
-    | KeepMine
-    | Release
-    | Seal
-    | Rewind
-    | Tell
+    | KeepLease
+    | ReleaseLease
+    | SealOrphans
+    | RewindToFork
+    | ReportIntent
 )

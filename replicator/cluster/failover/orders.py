@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from replicator.cluster.failover.model import Memory, Order, Report, Rules
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import DurableState, FailoverRules, MemberReport, Order
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import LeaseView
 from replicator.errors import Rejected
 
-_STANDS = (State.FOLLOWING, State.SUSPECTING, State.DEMOTED)
+_STANDS = (RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.DEMOTED)
 
 
 def check_order(
     order: Order,
-    memory: Memory,
-    me: Report,
+    memory: DurableState,
+    me: MemberReport,
     lease: LeaseView | None,
-    rules: Rules,
+    rules: FailoverRules,
     present: Order | None,
     now: float,
 ) -> None:
@@ -29,12 +29,12 @@ def check_order(
         case "failover" | "take":
             _check_standing(order, memory, me, lease, rules)
         case "rejoin":
-            if memory.state not in (State.REJOINING, State.HALTED):
+            if memory.state not in (RoleState.REJOINING, RoleState.HALTED):
                 raise _refusal("not_now", f"this region is {memory.state}", rules.me, "it has nothing to rejoin with")
 
 
-def _check_switchover(order: Order, memory: Memory, rules: Rules) -> None:
-    if memory.state is not State.PRIMARY:
+def _check_switchover(order: Order, memory: DurableState, rules: FailoverRules) -> None:
+    if memory.state is not RoleState.PRIMARY:
         cure = "give the order to the primary; replicator status names it"
         raise _refusal("not_primary", f"this region is {memory.state}", rules.me, cure)
     if order.target not in rules.regions or order.target == rules.me:
@@ -42,9 +42,11 @@ def _check_switchover(order: Order, memory: Memory, rules: Rules) -> None:
         raise _refusal("bad_target", f"{order.target!r} is none of the other regions", rules.me, f"one of {others}")
 
 
-def _check_standing(order: Order, memory: Memory, me: Report, lease: LeaseView | None, rules: Rules) -> None:
+def _check_standing(
+    order: Order, memory: DurableState, me: MemberReport, lease: LeaseView | None, rules: FailoverRules
+) -> None:
     if memory.state not in _STANDS:
-        cure = "replicator resume" if memory.state is State.PAUSED else "give the order to a region that follows"
+        cure = "replicator resume" if memory.state is RoleState.PAUSED else "give the order to a region that follows"
         raise _refusal("not_now", f"this region is {memory.state}", rules.me, cure)
     if me.blocked:
         raise _refusal("not_ready", f"it cannot be promoted: {me.blocked}", rules.me, "cure that, or name another")

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import trio
 
-from replicator.cluster.failover.model import Heard, Order, Report
+from replicator.cluster.failover.model import HeardReport, MemberReport, Order
 from replicator.cluster.failover.wire import order_json, report_from
 from replicator.errors import Rejected, Unavailable
 
@@ -48,7 +48,7 @@ class Peers:
         on_heard: Callable[[], None],
     ) -> None:
         self.urls = dict(urls)
-        self.heard: dict[str, Heard] = {}
+        self.heard: dict[str, HeardReport] = {}
         self._looked_at: set[str] = set()
         self._token, self._ca_file = token, ca_file
         self._clock, self._quick, self._on_heard = clock, quick, on_heard
@@ -95,7 +95,7 @@ class Peers:
             log.debug("region %s: %s", name, error)
         self._looked_at.add(name)
 
-    def _take(self, name: str, fields: object, at: float) -> Report:
+    def _take(self, name: str, fields: object, at: float) -> MemberReport:
         try:
             report = report_from(fields)
             if report.region != name:
@@ -103,7 +103,7 @@ class Peers:
         except ValueError as error:
             message = f"the answer is no report: {error}"
             raise Unavailable("bad_report", message, place=self.urls[name], cure="check [cluster] regions") from error
-        self.heard[name] = Heard(report, at)
+        self.heard[name] = HeardReport(report, at)
         self._on_heard()
         return report
 

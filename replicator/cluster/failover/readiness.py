@@ -6,18 +6,18 @@ what would make a promoted region wrong, or unable to write.
 
 from __future__ import annotations
 
-from replicator.cluster.failover.states import State
-from replicator.status.marks import Condition
+from replicator.cluster.failover.states import RoleState
+from replicator.status.marks import StageCondition
 from replicator.status.model import StrandState
 
 
-def why_not(state: State, strand: StrandState, unfit: str) -> str:
+def why_not(state: RoleState, strand: StrandState, unfit: str) -> str:
     """The reason, empty if it could be promoted. ``unfit`` is what its ledger itself says."""
     if unfit:
         return unfit
-    if state is State.PAUSED:
+    if state is RoleState.PAUSED:
         return "paused by an operator: replicator resume"
-    if state in (State.REJOINING, State.HALTED):
+    if state in (RoleState.REJOINING, RoleState.HALTED):
         return f"it is {state.value}"
     if strand.quarantined_statements:
         return f"{strand.quarantined_statements} statements are in quarantine: replicator quarantine"
@@ -26,6 +26,6 @@ def why_not(state: State, strand: StrandState, unfit: str) -> str:
     if divergent:
         return f"{divergent} keys differ from the primary's: replicator repair"
     for stage in strand.progress.stages:
-        if stage.name in ("settle", "apply") and stage.condition is Condition.HALTED and stage.trouble is not None:
+        if stage.name in ("settle", "apply") and stage.condition is StageCondition.HALTED and stage.trouble is not None:
             return f"{stage.name} halted: {stage.trouble.message}"
     return ""

@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import trio
 
-from replicator.cluster.failover.role_adapter import RoleLedger
+from replicator.cluster.failover.role_adapter import RoleAdapter
 from replicator.cluster.rejoin.fork import Fork, find_fork
 from replicator.cluster.rejoin.rewind import Rewind
-from replicator.cluster.rejoin.seal import Sealing
+from replicator.cluster.rejoin.seal import OrphanSealer
 from replicator.config import Config
 from replicator.config.roles import in_role
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.client import FeedClient
 from replicator.pipeline.replay.apply import Replayer
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
+from replicator.runtime.context import RegionContext
 from replicator.storage.journal.sealed import Seal
 
 
-class Returning:
+class RejoinProcedure:
     """One region's way back. Only while no half of the flow runs, but for ``begin``."""
 
-    def __init__(self, core: Core, config: Config, ledger: RoleLedger) -> None:
+    def __init__(self, core: RegionContext, config: Config, ledger: RoleAdapter) -> None:
         self.stuck = ""
         self._core, self._config, self._ledger = core, config, ledger
-        self._sealing = Sealing(core.data_dir, core.journal, core.history, config.region.name)
+        self._sealing = OrphanSealer(core.data_dir, core.journal, core.history, config.region.name)
         self._fork: Fork | None = None
         self._seal: Seal | None = None
         self._begun = self._done = False

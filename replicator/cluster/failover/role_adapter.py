@@ -10,10 +10,10 @@ from typing import Protocol
 
 from replicator.cluster.fencing.base import Fence
 from replicator.format.position import Position
-from replicator.runtime.roles.pipeline import Half
+from replicator.runtime.roles.pipeline import RolePipeline
 
 
-class RoleLedger(Protocol):
+class RoleAdapter(Protocol):
     """The ledger of a region of a cluster."""
 
     @property
@@ -27,7 +27,7 @@ class RoleLedger(Protocol):
         """Make it a primary's, at the journal's end, which is applied; it may begin the epoch in the journal.
         ``planned``: the old primary had closed, and its last values are all there. Raises Unavailable or Halted."""
 
-    async def is_captured(self, half: Half | None, closing: float) -> bool:
+    async def is_captured(self, half: RolePipeline | None, closing: float) -> bool:
         """Whether all that was committed before the fence closed is in the journal, by the primary's half. ``closing``
         tells one closing from the next."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from replicator.ledger.key_past import Past
+from replicator.ledger.key_past import KeyPast
 from replicator.storage.journal.history import HistoryIndex
 
 
@@ -26,7 +26,7 @@ class RowsBefore:
 
     def before(self, table: str, key: Sequence[str], place: tuple[int, int]) -> Mapping[str, Any] | None:
         """The row before (sequence, ordinal), None if there was none. Raises ValueError if that is not known."""
-        versions = Past(self._history, self._strand, table, key).versions(place, 1)
+        versions = KeyPast(self._history, self._strand, table, key).versions(place, 1)
         if not versions and self._history.begins_behind(self._strand):
             raise ValueError("the key's last change is older than the journal")
         if not versions or versions[0].row is None:

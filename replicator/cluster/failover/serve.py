@@ -19,19 +19,19 @@ from starlette.routing import BaseRoute, Route
 
 from replicator.cluster.failover.detector import signals
 from replicator.cluster.failover.loss import loss, refused
-from replicator.cluster.failover.states import Event
+from replicator.cluster.failover.states import RoleEvent
 from replicator.cluster.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
 from replicator.cluster.leases.base import boot_seconds
-from replicator.config import Config, EtcdLease
+from replicator.config import Config, EtcdLeaseSettings
 from replicator.config.roles import source_of
 from replicator.errors import Rejected
 from replicator.status.routes import AnyTextJSON
 from replicator.transport.body import json_fields
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
-_PAUSES = {"pause": Event.PAUSE, "resume": Event.RESUME}
+_PAUSES = {"pause": RoleEvent.PAUSE, "resume": RoleEvent.RESUME}
 DEFAULT_SECONDS = 30.0
 _ORDER_FIELDS = {
     "target": str,
@@ -44,7 +44,7 @@ _ORDER_FIELDS = {
 }
 
 
-def routes(office: Office) -> list[BaseRoute]:
+def routes(office: Controller) -> list[BaseRoute]:
     """The routes."""
 
     async def show(request: Request) -> Response:
@@ -85,12 +85,12 @@ def cluster_json(config: Config) -> dict[str, Any]:
         "ledger": None if source is None else source.kind,
         "mode": config.failover.mode,
         "acknowledge": config.failover.acknowledge,
-        "lease": f"etcd, {config.lease.prefix}" if isinstance(config.lease, EtcdLease) else "static",
+        "lease": f"etcd, {config.lease.prefix}" if isinstance(config.lease, EtcdLeaseSettings) else "static",
         "ttl_seconds": None if config.lease is None else config.lease.ttl_seconds,
     }
 
 
-async def shown(office: Office) -> dict[str, Any]:
+async def shown(office: Controller) -> dict[str, Any]:
     """All that the office knows, as JSON."""
     seen = office.look()  # a peer's look must not ask the ledger what only a decision needs
     await trio.lowlevel.checkpoint()

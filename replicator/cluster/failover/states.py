@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 
 
-class State(enum.StrEnum):
+class RoleState(enum.StrEnum):
     """What a region is in a strand."""
 
     FOLLOWING = "following"
@@ -32,7 +32,7 @@ class State(enum.StrEnum):
     HALTED = "halted"
 
 
-class Event(enum.StrEnum):
+class RoleEvent(enum.StrEnum):
     """What moves a region from one state to another."""
 
     SUSPECT = "the primary is lost by both signals"
@@ -58,9 +58,9 @@ class Event(enum.StrEnum):
     HALT = "a person is needed"
 
 
-_S, _E = State, Event
+_S, _E = RoleState, RoleEvent
 
-TABLE: dict[tuple[State, Event], State] = {
+TABLE: dict[tuple[RoleState, RoleEvent], RoleState] = {
     (_S.FOLLOWING, _E.SUSPECT): _S.SUSPECTING,
     (_S.FOLLOWING, _E.STAND): _S.CLAIMING,
     (_S.FOLLOWING, _E.DIVERGED): _S.REJOINING,
@@ -96,15 +96,24 @@ TABLE: dict[tuple[State, Event], State] = {
     (_S.HALTED, _E.RESUME): _S.REJOINING,
 }
 
-LEADING = frozenset({State.CLAIMING, State.FENCING, State.DRAINING, State.PROMOTING, State.PRIMARY, State.DEMOTING})
-FOLLOWS = frozenset({State.FOLLOWING, State.SUSPECTING, State.PAUSED})
+LEADING = frozenset(
+    {
+        RoleState.CLAIMING,
+        RoleState.FENCING,
+        RoleState.DRAINING,
+        RoleState.PROMOTING,
+        RoleState.PRIMARY,
+        RoleState.DEMOTING,
+    }
+)
+FOLLOWS = frozenset({RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.PAUSED})
 
 
 class IllegalEvent(AssertionError):
     """An event that the state does not know: a fault of ours."""
 
 
-def moved(state: State, event: Event) -> State:
+def moved(state: RoleState, event: RoleEvent) -> RoleState:
     """The state after ``event``. Raises IllegalEvent; then nothing is to change."""
     try:
         return TABLE[state, event]

@@ -8,18 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.cluster.failover.detector import signals
-from replicator.cluster.failover.loss import Loss, loss, refused
-from replicator.cluster.failover.model import Order, Report, Seen
-from replicator.cluster.failover.states import State
-from replicator.cluster.failover.view import FailoverView, Standing
+from replicator.cluster.failover.loss import PromotionLoss, loss, refused
+from replicator.cluster.failover.model import MemberReport, Observation, Order
+from replicator.cluster.failover.states import RoleState
+from replicator.cluster.failover.view import FailoverView, MemberView
 from replicator.cluster.leases.base import boot_seconds
-from replicator.status.model import Event, Role
+from replicator.status.model import RegionEvent, Role
 
 if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Office
+    from replicator.cluster.failover.controller import Controller
 
 
-def failover_view(office: Office) -> FailoverView:
+def failover_view(office: Controller) -> FailoverView:
     """How the region stands now."""
     seen, rules, term, order = office.look(), office.rules, office.term, office.order
     found, lost = signals(seen, rules), _loss(office, seen)
@@ -47,20 +47,20 @@ def failover_view(office: Office) -> FailoverView:
     )
 
 
-def _peers(office: Office, seen: Seen) -> tuple[Standing, ...]:
+def _peers(office: Controller, seen: Observation) -> tuple[MemberView, ...]:
     standings = []
     for name, url in office.peers.urls.items():
         heard = seen.peers.get(name)
         if heard is None:
             silent_seconds = seen.now - office.began_at
-            standings.append(Standing(name, url, silent_seconds, blocked="it has not answered yet"))
+            standings.append(MemberView(name, url, silent_seconds, blocked="it has not answered yet"))
         else:
             standings.append(_standing(heard.report, url, max(seen.now - heard.at, 0.0)))
     return tuple(standings)
 
 
-def _standing(report: Report, url: str, age_seconds: float) -> Standing:
-    return Standing(
+def _standing(report: MemberReport, url: str, age_seconds: float) -> MemberView:
+    return MemberView(
         report.region,
         url,
         age_seconds,
@@ -70,17 +70,17 @@ def _standing(report: Report, url: str, age_seconds: float) -> Standing:
         report.applied,
         report.verified,
         report.open,
-        "" if report.state is State.PRIMARY else report.blocked,
+        "" if report.state is RoleState.PRIMARY else report.blocked,
     )
 
 
-def _loss(office: Office, seen: Seen) -> Loss:
+def _loss(office: Controller, seen: Observation) -> PromotionLoss:
     """What would be lost with the primary. It knows best itself; others go by what they have heard."""
     at_risk = office.core.view.at_risk
     if at_risk is None or not seen.me.open:
         return loss(seen, office.rules)
     blocks = at_risk.view().blocks
-    return Loss(blocks, dict(seen.me.at_risk) if blocks else {}, seen.me.at_risk_unknown if blocks else 0)
+    return PromotionLoss(blocks, dict(seen.me.at_risk) if blocks else {}, seen.me.at_risk_unknown if blocks else 0)
 
 
 def _order_text(order: Order) -> str:
@@ -89,18 +89,18 @@ def _order_text(order: Order) -> str:
     return f"{words} ({order.reason})" if order.reason else words
 
 
-def role_of(office: Office) -> Role:
+def role_of(office: Controller) -> Role:
     """Primary is only who leads with its fence open."""
-    return "primary" if office.memory.state is State.PRIMARY and office.term.is_open else "replica"
+    return "primary" if office.memory.state is RoleState.PRIMARY and office.term.is_open else "replica"
 
 
-def past(office: Office) -> list[Event]:
+def past(office: Controller) -> list[RegionEvent]:
     """What has happened to the region's role, also before this process."""
     return [
-        Event(
+        RegionEvent(
             one.at_us,
             one.event,
-            "primary" if one.state in (State.PRIMARY, State.DEMOTING) else "replica",
+            "primary" if one.state in (RoleState.PRIMARY, RoleState.DEMOTING) else "replica",
             one.epoch,
             f"now {one.state}" + (f": {one.why}" if one.why else ""),
         )

@@ -9,7 +9,7 @@ SILENT_SECONDS = 3.0  # whoever has not answered for so long is shown as silent:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Standing:
+class MemberView:
     """A region, as it said ``seen_age_seconds`` ago; ``state`` is empty if it has not answered since this one started.
 
     ``blocked`` is the one reason why it could not be promoted now, empty if it could be or leads.
@@ -48,8 +48,8 @@ class FailoverView:
     handled. ``totals`` counts events since the sidecar started, by name.
     """
 
-    own: Standing
-    peers: tuple[Standing, ...] = ()
+    own: MemberView
+    peers: tuple[MemberView, ...] = ()
     mode: str = "manual"
     promised: int = 0
     why: str = ""

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from replicator.cluster.failover.model import Memory, Order, Report
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import DurableState, MemberReport, Order
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
 TEXT_LIMIT = 2_000
@@ -21,25 +21,25 @@ NAMES_LIMIT = 100
 T = TypeVar("T")
 
 
-def report_json(report: Report) -> dict[str, Any]:
+def report_json(report: MemberReport) -> dict[str, Any]:
     """A report for the wire."""
     return {**dataclasses.asdict(report), "at_risk": dict(report.at_risk)}
 
 
-def report_from(fields: object) -> Report:
+def report_from(fields: object) -> MemberReport:
     """The report that ``report_json`` wrote. Raises ValueError."""
-    known = _known(fields, Report)
-    return Report(**_read(known, _REPORT))
+    known = _known(fields, MemberReport)
+    return MemberReport(**_read(known, _REPORT))
 
 
-def memory_json(memory: Memory) -> dict[str, Any]:
+def memory_json(memory: DurableState) -> dict[str, Any]:
     """A memory for the file."""
     return dataclasses.asdict(memory)
 
 
-def memory_from(fields: object) -> Memory:
+def memory_from(fields: object) -> DurableState:
     """The memory that ``memory_json`` wrote. Raises ValueError."""
-    return Memory(**_read(_known(fields, Memory), _MEMORY))
+    return DurableState(**_read(_known(fields, DurableState), _MEMORY))
 
 
 def order_json(order: Order, seconds: float) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _one_of(*words: str) -> Callable[[Any], str]:
 
 _REPORT: dict[str, Callable[[Any], Any]] = {
     "region": _text,
-    "state": State,
+    "state": RoleState,
     "epoch": _count,
     "promised": _count,
     "head_epoch": _count,
@@ -154,7 +154,7 @@ _REPORT: dict[str, Callable[[Any], Any]] = {
     "led": _count,
 }
 _MEMORY: dict[str, Callable[[Any], Any]] = {
-    "state": State,
+    "state": RoleState,
     "half": _one_of("primary", "replica"),
     "epoch": _count,
     "promised": _count,

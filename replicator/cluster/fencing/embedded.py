@@ -34,7 +34,7 @@ def boottime() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class _Standing(NamedTuple):
+class _GateState(NamedTuple):
     """What the gate allows, replaced as a whole: threads read it without a lock."""
 
     open: bool
@@ -49,7 +49,7 @@ class Gate:
 
     def __init__(self, clock: Callable[[], float] = boottime) -> None:
         self._clock = clock
-        self._standing = _Standing(False, 0, 0.0)
+        self._standing = _GateState(False, 0, 0.0)
         self._appending = threading.Lock()
         self._opened = trio.Event()
 
@@ -78,7 +78,7 @@ class Gate:
             raise Unavailable("fence_late", message, place=PLACE, cure="the next renewal opens it")
         if before.open and before.epoch == epoch:
             until = max(until, before.until)  # answers of a lease store may overtake each other
-        self._standing = _Standing(True, epoch, until)
+        self._standing = _GateState(True, epoch, until)
         self._opened.set()
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
@@ -89,7 +89,7 @@ class Gate:
         """
         before = self._standing
         until = before.until if retry_after is not None else min(before.until, self._clock())
-        self._standing = _Standing(False, before.epoch, until, primary_url, retry_after)
+        self._standing = _GateState(False, before.epoch, until, primary_url, retry_after)
         if self._opened.is_set():
             self._opened = trio.Event()
         if not await trio.to_thread.run_sync(self._wait_for_append):
@@ -153,7 +153,7 @@ class Gate:
             yield self.permit()
 
 
-def _refusal(standing: _Standing) -> NotPrimary:
+def _refusal(standing: _GateState) -> NotPrimary:
     if standing.retry_after is not None:
         return NotPrimary(
             "the ledger moves to another region at this moment",

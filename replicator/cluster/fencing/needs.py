@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
-from replicator.cluster.fencing.session import Session, array, quoted
+from replicator.cluster.fencing.session import FenceSession, array, quoted
 from replicator.errors import ReplicatorError
 from replicator.ops.preflight import Finding, failed
 
@@ -51,7 +51,7 @@ def preflight(dsn: str, tables: Sequence[tuple[str, str]] | None = None) -> list
 async def _look(dsn: str, tables: Sequence[tuple[str, str]] | None) -> list[Finding]:
     names = None if tables is None else array(quoted(*name) for name in tables)
     with trio.fail_after(LOOK_SECONDS):
-        session = await Session.connect(dsn, default_transaction_read_only="on")
+        session = await FenceSession.connect(dsn, default_transaction_read_only="on")
         try:
             (answers,) = await session.run(_ROLE)
             foreign = await session.run(_NOT_OURS, names)

@@ -19,7 +19,7 @@ import trio
 
 from replicator.cluster.fencing import sql, terms
 from replicator.cluster.fencing.base import Anchor, FenceView
-from replicator.cluster.fencing.session import Session, array, only, place_of, quoted
+from replicator.cluster.fencing.session import FenceSession, array, only, place_of, quoted
 from replicator.errors import Halted, Unavailable
 
 CALL_SECONDS = 5.0
@@ -43,20 +43,20 @@ class PostgresFence:
         self._call_seconds = call_seconds
         self._tables = None if tables is None else [quoted(*name) for name in tables]
         self._place = place_of(dsn)
-        self._control: Session | None = None
-        self._guard: Session | None = None
+        self._control: FenceSession | None = None
+        self._guard: FenceSession | None = None
         self._lock = trio.Lock()
         self._scanned = -RESCAN_SECONDS
 
     @contextlib.asynccontextmanager
-    async def _session(self, seconds: float | None = None) -> AsyncIterator[Session]:
+    async def _session(self, seconds: float | None = None) -> AsyncIterator[FenceSession]:
         """The control session, for one task at a time, for at most so long."""
         seconds = seconds or self._call_seconds
         try:
             with trio.fail_after(seconds):
                 async with self._lock:
                     if self._control is None or self._control.gone:
-                        self._control = await Session.connect(self._dsn, lock_timeout=f"{LOCK_MS}ms")
+                        self._control = await FenceSession.connect(self._dsn, lock_timeout=f"{LOCK_MS}ms")
                     try:
                         yield self._control
                     except BaseException:
@@ -81,7 +81,7 @@ class PostgresFence:
             await session.run("COMMIT")
             await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", ATTEMPTS)
 
-    async def _each(self, session: Session, query: str, statement: str, attempts: int) -> None:
+    async def _each(self, session: FenceSession, query: str, statement: str, attempts: int) -> None:
         """Run ``statement`` for each table that ``query`` names, in transactions of their own, so that a table that is
         in use holds up nobody for long: it is tried again ``attempts`` times."""
         locked: Unavailable | None = None
@@ -125,7 +125,7 @@ class PostgresFence:
                 await self._open_by_guard(session, *term, int(seen or 0))
             await self._rescan(session)
 
-    async def _open_by_guard(self, session: Session, *term: int) -> None:
+    async def _open_by_guard(self, session: FenceSession, *term: int) -> None:
         """Returns when the guard has opened, or could not."""
         guard = await self._fresh_guard()
         await guard.send("CALL replicator.guard($1, $2, $3, $4)", *term)
@@ -135,12 +135,12 @@ class PostgresFence:
             await trio.sleep(POLL_SECONDS)
         await guard.answer()
 
-    async def _fresh_guard(self) -> Session:
+    async def _fresh_guard(self) -> FenceSession:
         """A session that has done nothing yet. One that still runs sees its own end through without us."""
         if self._guard is None or not self._guard.fresh or self._guard.gone:
             self._drop_guard()
             timeout = f"{round(self._call_seconds * 1000)}ms"
-            self._guard = await Session.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=timeout)
+            self._guard = await FenceSession.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=timeout)
         return self._guard
 
     def _drop_guard(self) -> None:
@@ -148,7 +148,7 @@ class PostgresFence:
         if guard is not None:
             guard.close()
 
-    async def _rescan(self, session: Session) -> None:
+    async def _rescan(self, session: FenceSession) -> None:
         """Fence what came since. What cannot be fenced now holds up ``close``, and is in ``look``; not the lease."""
         if trio.current_time() < self._scanned + RESCAN_SECONDS:
             return
@@ -173,7 +173,7 @@ class PostgresFence:
                 cure = "COMMIT PREPARED or ROLLBACK PREPARED each of them"
                 raise Unavailable("fence_prepared", message, place=self._place, cure=cure)
 
-    async def _end_sessions(self, session: Session) -> None:
+    async def _end_sessions(self, session: FenceSession) -> None:
         rest = only(
             await session.run("SELECT replicator.end_sessions($1)", str(min(END_SECONDS, self._call_seconds / 2)))
         )

@@ -39,7 +39,7 @@ _SETTINGS = {
 Row = list[str | None]
 
 
-class Session:
+class FenceSession:
     """One connection. Not for two tasks at once."""
 
     def __init__(self, connection: psycopg.Connection, place: str) -> None:
@@ -49,7 +49,7 @@ class Session:
         self.fresh = True  # nothing was sent yet
 
     @classmethod
-    async def connect(cls, dsn: str, name: str = NAME, **settings: str) -> Session:
+    async def connect(cls, dsn: str, name: str = NAME, **settings: str) -> FenceSession:
         """Connect, as ``name``. Raises Unavailable or Halted."""
         place = place_of(dsn)
         fields = _fields(dsn, place)
@@ -123,7 +123,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _closed_on_error(session: Session) -> Iterator[None]:
+def _closed_on_error(session: FenceSession) -> Iterator[None]:
     """What is interrupted in the middle is of no use any more."""
     try:
         yield

@@ -8,7 +8,7 @@ Guarantee asked of every kind (``tests/contracts/test_lease.py`` runs on each):
 
 1. At most one holder at a time, by the store's clock. A claim is one atomic step.
 2. The highest epoch that was ever granted only grows: it outlives holders, restarts and the death of the store.
-3. A grant that was taken over, has ended or was released cannot be renewed: ``renew`` raises ``Lost``, for ever.
+3. A grant that was taken over, has ended or was released cannot be renewed: ``renew`` raises ``LeaseLost``, for ever.
 4. Whoever does not get an answer in time gets Unavailable; then the step may have been done or not. ``look`` shows it,
    and a claim by the same region with the same epoch finds its own grant again.
 
@@ -110,7 +110,7 @@ def usable_until(grant: Grant, clock_error: float, margin_seconds: float) -> flo
     return grant.asked_at + grant.ttl_seconds * (1 - clock_error) - margin_seconds
 
 
-class Lost(Rejected):
+class LeaseLost(Rejected):
     """The lease is not this region's. ``holder`` has it, None if nobody does; ``epoch`` is the highest ever granted."""
 
     def __init__(self, message: str, view: LeaseView, *, place: str = "", cure: str = "") -> None:
@@ -165,10 +165,12 @@ def may_claim(view: LeaseView, region: str, epoch: int, instead_of: Holder | Non
     """Raise Lost unless a claim may be granted in this state. Pure."""
     if view.holder is not None and (instead_of is None or view.holder.token != instead_of.token):
         held = f"{view.holder.region} holds the lease in epoch {view.holder.epoch}"
-        raise Lost(held, view, place=place, cure="wait for its end, or ask its holder for it (replicator switchover)")
+        raise LeaseLost(
+            held, view, place=place, cure="wait for its end, or ask its holder for it (replicator switchover)"
+        )
     if epoch <= view.epoch:
         message = f"epoch {epoch} cannot be granted to {region}: {view.epoch} was granted already"
-        raise Lost(message, view, place=place, cure="claim with a higher epoch")
+        raise LeaseLost(message, view, place=place, cure="claim with a higher epoch")
 
 
 def epoch_of(value: object) -> int:

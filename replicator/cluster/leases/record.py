@@ -28,7 +28,7 @@ def boot_id() -> str:
         return ""
 
 
-class Kept(NamedTuple):
+class LeaseRecord(NamedTuple):
     """What the file holds: the highest epoch, and the last grant if it was not released."""
 
     epoch: int
@@ -46,33 +46,33 @@ class Kept(NamedTuple):
         return LeaseView(self.holder if lasts else None, self.epoch)
 
 
-def read_kept(path: Path, strand: str) -> Kept:
+def read_kept(path: Path, strand: str) -> LeaseRecord:
     """What the file says. Raises OSError, or Halted for a file that no sidecar has written for this strand."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_LIMIT_BYTES + 1)
     except FileNotFoundError:
-        return Kept(0)
+        return LeaseRecord(0)
     try:
         fields = json.loads(content)
         if fields["strand"] != strand:
             raise ValueError(f"it is the lease of the strand {fields['strand']!r}")
         held = fields["held"]
         if held is None:
-            return Kept(epoch_of(fields["epoch"]))
+            return LeaseRecord(epoch_of(fields["epoch"]))
         holder = Holder(text_of(held["region"]), epoch_of(held["epoch"]), text_of(held["token"]))
         if epoch_of(fields["epoch"]) < holder.epoch:
             raise ValueError("the epoch is behind its holder")
         ttl = math.inf if held["ttl_seconds"] is None else duration_of(held["ttl_seconds"])
         lease_id, boot, began_at = text_of(held["lease_id"]), text_of(held["boot"]), duration_of(held["began_at"])
-        return Kept(fields["epoch"], holder, lease_id, boot, began_at, ttl)
+        return LeaseRecord(fields["epoch"], holder, lease_id, boot, began_at, ttl)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"the file is not what a sidecar has written: {error}"
         cure = "find out what became of it; without it no epoch is known: the next claim needs one above all before"
         raise Halted("lease_file_garbled", message, place=str(path), cure=cure) from error
 
 
-def write_kept(path: Path, strand: str, kept: Kept) -> None:
+def write_kept(path: Path, strand: str, kept: LeaseRecord) -> None:
     """On disk when it returns, whole or not at all. Raises OSError."""
     held = None
     if kept.holder is not None:

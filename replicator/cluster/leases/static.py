@@ -25,8 +25,8 @@ from typing import TypeVar
 
 import trio
 
-from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseView, Lost, boot_seconds, may_claim
-from replicator.cluster.leases.record import Kept, boot_id, read_kept, write_kept
+from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseLost, LeaseView, boot_seconds, may_claim
+from replicator.cluster.leases.record import LeaseRecord, boot_id, read_kept, write_kept
 from replicator.errors import Unavailable
 
 LOCK_SECONDS_AT_MOST = 5.0
@@ -80,40 +80,40 @@ class StaticLease:
 
     # -- one step, under the lock -------------------------------------------------------------------------------------
 
-    def _view(self, kept: Kept) -> LeaseView:
+    def _view(self, kept: LeaseRecord) -> LeaseView:
         return kept.view(self._boot(), self._clock())
 
-    def _claim(self, kept: Kept, region: str, epoch: int, instead_of: Holder | None) -> Grant:
+    def _claim(self, kept: LeaseRecord, region: str, epoch: int, instead_of: Holder | None) -> Grant:
         view = self._view(kept)
         if view.holder is not None and view.holder[:2] == (region, epoch):
             return self._begin(view.epoch, view.holder, kept.lease_id)  # an earlier claim whose answer was lost
         may_claim(view, region, epoch, instead_of, self._place)
         return self._begin(epoch, Holder(region, epoch, _drawn()), _drawn())
 
-    def _renew(self, kept: Kept, grant: Grant) -> Grant:
+    def _renew(self, kept: LeaseRecord, grant: Grant) -> Grant:
         holder = self._mine(kept, grant)
         return self._begin(kept.epoch, holder, grant.lease_id)
 
-    def _keep_mine(self, kept: Kept, grant: Grant) -> Grant:
+    def _keep_mine(self, kept: LeaseRecord, grant: Grant) -> Grant:
         holder = self._mine(kept, grant)._replace(token=_drawn())
         self._write(kept._replace(holder=holder))
         return dataclasses.replace(grant, token=holder.token)
 
-    def _release(self, kept: Kept, grant: Grant) -> None:
+    def _release(self, kept: LeaseRecord, grant: Grant) -> None:
         if kept.holder is not None and kept.lease_id == grant.lease_id:
-            self._write(Kept(kept.epoch))
+            self._write(LeaseRecord(kept.epoch))
 
-    def _mine(self, kept: Kept, grant: Grant) -> Holder:
+    def _mine(self, kept: LeaseRecord, grant: Grant) -> Holder:
         view = self._view(kept)
         if view.holder is None or kept.lease_id != grant.lease_id:
             who = f"{view.holder.region} holds it in epoch {view.holder.epoch}" if view.holder else "nobody holds it"
             message = f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}"
-            raise Lost(message, view, place=self._place)
+            raise LeaseLost(message, view, place=self._place)
         return view.holder
 
     def _begin(self, epoch: int, holder: Holder, lease_id: str) -> Grant:
         now = self._clock()
-        self._write(Kept(epoch, holder, lease_id, self._boot(), now, self._ttl_seconds))
+        self._write(LeaseRecord(epoch, holder, lease_id, self._boot(), now, self._ttl_seconds))
         return Grant(self._strand, *holder, lease_id, now, self._ttl_seconds)
 
     # -- the file -----------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class StaticLease:
     def _place(self) -> str:
         return f"{self._path} ({self._strand})"
 
-    async def _locked(self, step: Callable[[Kept], T]) -> T:
+    async def _locked(self, step: Callable[[LeaseRecord], T]) -> T:
         """One step in a thread. It is not left behind when its caller is cancelled: it may be writing."""
 
         def run() -> T:
@@ -149,10 +149,10 @@ class StaticLease:
                     time.sleep(LOCK_LOOK_SECONDS)  # a lock with a deadline is not to be had
             yield
 
-    def _read(self) -> Kept:
+    def _read(self) -> LeaseRecord:
         return read_kept(self._path, self._strand)
 
-    def _write(self, kept: Kept) -> None:
+    def _write(self, kept: LeaseRecord) -> None:
         write_kept(self._path, self._strand, kept)
 
 

@@ -25,7 +25,7 @@ from replicator.cluster.promotion.database import (
     source_session,
     stands_at,
 )
-from replicator.cluster.promotion.decide import Adopting, AdoptStep, adoption
+from replicator.cluster.promotion.decide import AdoptionFacts, AdoptStep, adoption
 from replicator.cluster.promotion.promote import NOTES
 from replicator.cluster.promotion.tables import adopted_at, as_replica
 from replicator.errors import Halted
@@ -76,7 +76,7 @@ class Adoption:
                         self._journal.replace_notes(NOTES, {})
                 self._on_step(f"after {step.name}")
 
-    def _look(self, connection: Connection, position: Position) -> Adopting:
+    def _look(self, connection: Connection, position: Position) -> AdoptionFacts:
         notes = self._journal.notes()
         with source_session(self._options) as source:
             slot = notes.get(SLOT_NOTE) == self._options.slot and read_slot(source, self._options.slot) is not None
@@ -84,7 +84,7 @@ class Adoption:
                 source, self._options
             )
         noted = any(key.startswith(NOTES) for key in notes)
-        return Adopting(adopted_at(connection, self._strand) == str(position), slot, publication, noted)
+        return AdoptionFacts(adopted_at(connection, self._strand) == str(position), slot, publication, noted)
 
     def _take(self, connection: Connection, position: Position) -> None:
         self._check(connection, position)

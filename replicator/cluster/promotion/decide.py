@@ -31,7 +31,7 @@ class AdoptStep(enum.Enum):
     NOTES = "the journal's notes speak of no source"
 
 
-class Promoting(NamedTuple):
+class PromotionFacts(NamedTuple):
     """What is seen before a promotion. ``is_source``: the journal's notes name a server that is read, this one.
     ``is_replica``: the database was taken as a replica, and the notes may not know it yet. ``epoch`` is the chain's."""
 
@@ -40,7 +40,7 @@ class Promoting(NamedTuple):
     epoch: int
 
 
-class Adopting(NamedTuple):
+class AdoptionFacts(NamedTuple):
     """What is seen before a database is taken as a replica. ``taken``: it has been, at the very position."""
 
     taken: bool
@@ -49,7 +49,7 @@ class Adopting(NamedTuple):
     notes: bool
 
 
-def promotion(seen: Promoting, epoch: int) -> tuple[PromoteStep, ...]:
+def promotion(seen: PromotionFacts, epoch: int) -> tuple[PromoteStep, ...]:
     """What has to be done until this region is the primary's in ``epoch``."""
     steps = tuple(PromoteStep)
     if seen.is_source and not seen.is_replica:
@@ -57,7 +57,7 @@ def promotion(seen: Promoting, epoch: int) -> tuple[PromoteStep, ...]:
     return tuple(step for step in steps if step is not PromoteStep.EPOCH or seen.epoch < epoch)
 
 
-def adoption(seen: Adopting) -> tuple[AdoptStep, ...]:
+def adoption(seen: AdoptionFacts) -> tuple[AdoptStep, ...]:
     """What has to be done until the database is a replica's."""
     undone = {
         AdoptStep.TAKE: not seen.taken,

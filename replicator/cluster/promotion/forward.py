@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import sql
 
-from replicator.cluster.promotion.numbers import Facts, goes_on
+from replicator.cluster.promotion.numbers import SequenceFacts, goes_on
 from replicator.format.definition import Column, Definition
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.pipeline.replicas.postgres import sequences
@@ -23,7 +23,7 @@ from replicator.pipeline.sources.postgres.options import TableName
 _BOUNDS = {"smallint": 2**15 - 1, "integer": 2**31 - 1}
 
 
-class _Use:
+class _SequenceUse:
     """Who uses a sequence: the values that are known to be used, and the bound of the narrowest column."""
 
     def __init__(self) -> None:
@@ -33,15 +33,15 @@ class _Use:
 
 def move_sequences(connection: Connection, definitions: Iterable[Definition], reserve: int) -> None:
     """Every sequence that was carried, or feeds a column, goes on behind what is in use."""
-    uses: dict[TableName, _Use] = {}
+    uses: dict[TableName, _SequenceUse] = {}
     rows = connection.execute("SELECT namespace, name, value, increment FROM replicator.sequence").fetchall()
     carried = {(step.namespace, step.name): step for step in starmap(SetSequence, rows)}
     for name, step in carried.items():
         sequences.advance(connection, step)
-        uses.setdefault(name, _Use()).values.append(step.value)
+        uses.setdefault(name, _SequenceUse()).values.append(step.value)
     for definition in definitions:
         for column, here in _fed(connection, definition):
-            use = uses.setdefault(here, _Use())
+            use = uses.setdefault(here, _SequenceUse())
             use.bound = min(use.bound, _BOUNDS.get(column.type, use.bound))
             if column.sequence in carried:
                 use.values.append(carried[column.sequence].value)
@@ -79,7 +79,7 @@ def _ends(connection: Connection, table: TableName, column: Column) -> list[int]
     return [int(value) for value in row if value is not None]
 
 
-def _move(connection: Connection, name: TableName, use: _Use, reserve: int) -> None:
+def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: int) -> None:
     label = quoted(name).as_string(connection)
     start, increment, low, high, cache = _one(
         connection,
@@ -89,7 +89,7 @@ def _move(connection: Connection, name: TableName, use: _Use, reserve: int) -> N
     )
     last, called = _one(connection, sql.SQL("SELECT last_value, is_called FROM {}").format(quoted(name)))
     bounds = max(low, -use.bound - 1), min(high, use.bound)
-    facts = Facts(start, increment, *bounds, cache, last if called else None)
+    facts = SequenceFacts(start, increment, *bounds, cache, last if called else None)
     value = goes_on(facts, use.values, reserve).value
     if value is not None:
         connection.execute("SELECT setval(%s::regclass, %s, true)", [label, value])

@@ -18,7 +18,7 @@ IDS_PER_SECOND = 20_000
 UNSEEN_SECONDS = 10.0  # beside the time between two readings: a reading under way, and a feed that lags
 
 
-class Facts(NamedTuple):
+class SequenceFacts(NamedTuple):
     """A sequence as the promoted database has it. ``low`` and ``high`` are its bounds, and its columns'; ``last`` is
     what it handed out last here, None if nothing; ``cache`` values are taken at once by a session."""
 
@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     last: int | None
 
 
-class Next(NamedTuple):
+class NextValue(NamedTuple):
     """The sequence goes on behind ``value``, None: as it stands. ``reserve`` is how many increments were left out; less
     than asked for where the sequence has not twice the room."""
 
@@ -43,7 +43,7 @@ def reserve_of(sequence_seconds: float) -> int:
     return math.ceil(IDS_PER_SECOND * (sequence_seconds + UNSEEN_SECONDS))
 
 
-def goes_on(facts: Facts, used: Iterable[int], reserve: int) -> Next:
+def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int) -> NextValue:
     """Behind what the sequence goes on; ``used`` are the values that were carried and those that stand in columns."""
     step, furthest = facts.increment, max if facts.increment > 0 else min
     end = facts.high if step > 0 else facts.low
@@ -56,5 +56,5 @@ def goes_on(facts: Facts, used: Iterable[int], reserve: int) -> Next:
         value = known + left_out * step
     value = min(max(value, facts.low), facts.high)
     if facts.last is not None and furthest(facts.last, value) == facts.last:
-        return Next(None, left_out)
-    return Next(value, left_out)
+        return NextValue(None, left_out)
+    return NextValue(value, left_out)

@@ -26,7 +26,7 @@ from replicator.cluster.promotion.rest import capture_rest
 from replicator.format.block import Block
 from replicator.format.position import Position
 from replicator.pipeline.sources.postgres.options import PostgresOptions
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 
@@ -73,7 +73,7 @@ class PostgresRole:
 
     async def capture_rest(
         self,
-        tail: Tail,
+        tail: JournalHead,
         seconds: float,
         on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None,
         *,

@@ -24,7 +24,7 @@ from replicator.cluster.promotion.database import (
     source_session,
     stands_at,
 )
-from replicator.cluster.promotion.decide import PromoteStep, Promoting, promotion
+from replicator.cluster.promotion.decide import PromoteStep, PromotionFacts, promotion
 from replicator.cluster.promotion.forward import move_sequences
 from replicator.cluster.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
 from replicator.cluster.promotion.tables import adopted_at, as_primary
@@ -34,7 +34,7 @@ from replicator.pipeline.sources.postgres.catalog import all_oids
 from replicator.pipeline.sources.postgres.chain_start import (
     BEGINS_NOTE,
     NUMBERS_NOTE,
-    Begins,
+    ChainStart,
     highest_number,
     numbering,
     pack_begins,
@@ -97,8 +97,8 @@ class Promotion:
                         append_epoch(self._journal, self._strand, epoch, now_us)
                 self._on_step(f"after {step.name}")
 
-    def _look(self, connection: Connection) -> Promoting:
-        return Promoting(
+    def _look(self, connection: Connection) -> PromotionFacts:
+        return PromotionFacts(
             SYSTEM_NOTE in self._journal.notes(),
             adopted_at(connection, self._strand) is not None,
             self._journal.head(self._strand).epoch,
@@ -142,7 +142,7 @@ class Promotion:
             DATABASE_NOTE: identity.database,
             TIMELINE_NOTE: str(identity.timeline),
             SLOT_NOTE: self._options.slot,
-            BEGINS_NOTE: pack_begins(Begins(epoch, self._journal.head(self._strand).sequence, point)),
+            BEGINS_NOTE: pack_begins(ChainStart(epoch, self._journal.head(self._strand).sequence, point)),
             **({PUBLICATION_NOTE: self._options.publication} if ours else {}),
             **self._table_notes(connection),
         }

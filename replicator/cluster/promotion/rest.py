@@ -26,7 +26,7 @@ from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.pipeline.sources.postgres.source import CAPTURED_NOTE, PostgresSource
 from replicator.pipeline.sources.postgres.wal_reader import SEQUENCES_TXID
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 LOOK_SECONDS = 0.02
@@ -36,7 +36,7 @@ HEARTBEAT_SECONDS = 0.2  # its message moves the end of a quiet log past what is
 async def capture_rest(
     options: PostgresOptions,
     journal: Journal,
-    tail: Tail,
+    tail: JournalHead,
     seconds: float,
     on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None,
     *,
@@ -79,7 +79,11 @@ async def _capture_to(source: PostgresSource, capture: Capture, end: int) -> Non
 
 
 def _add_sequences(
-    options: PostgresOptions, journal: Journal, tail: Tail, end: int, on_stored: Callable[[Sequence[Block]], None]
+    options: PostgresOptions,
+    journal: Journal,
+    tail: JournalHead,
+    end: int,
+    on_stored: Callable[[Sequence[Block]], None],
 ) -> None:
     with translated(place_of(options)), connect(options) as connection:
         values = pack_sequences(read_sequences(connection, options.publication))

@@ -26,7 +26,7 @@ Fields = dict[str, Any]
 Row = dict[str, str | None]
 
 
-class By(NamedTuple):
+class WinningBlock(NamedTuple):
     """A block of the chain in charge."""
 
     sequence: int
@@ -34,30 +34,30 @@ class By(NamedTuple):
     committed_at: str
 
 
-class There(NamedTuple):
+class WinningRow(NamedTuple):
     """What the region in charge has under a key. ``by`` is the last block behind the fork that touched it, None if none
     did: then it is as it was at the fork, and ``row`` is not told."""
 
-    by: By | None
+    by: WinningBlock | None
     row: Row | None
     unknown: str
 
 
-class Made(NamedTuple):
+class CarriedRequest(NamedTuple):
     """A request that was carried out behind the fork."""
 
-    by: By
+    by: WinningBlock
     digest: str
 
 
-class Charge(Protocol):
+class WinningChain(Protocol):
     """What is asked of the chain in charge."""
 
     def has_table(self, label: str, columns: list[str] | None) -> bool: ...
-    def look(self, label: str, key: Mapping[str, str | None]) -> There: ...
+    def look(self, label: str, key: Mapping[str, str | None]) -> WinningRow: ...
 
 
-class Marks(Protocol):
+class KeyOutcomes(Protocol):
     """What became of keys that orphans before this one touched: by label and key, the last one's sequence, and whether
     it is clean."""
 
@@ -66,7 +66,7 @@ class Marks(Protocol):
     def drop(self, label: str, key: Mapping[str, str | None]) -> None: ...
 
 
-class Judged(NamedTuple):
+class ConflictVerdict(NamedTuple):
     """The verdict, and what it rests on: texts for people, each with the table, the key and the block that it names."""
 
     verdict: str
@@ -83,8 +83,12 @@ def reapply_id(transaction: Fields) -> str:
 
 
 def judge(
-    transaction: Fields, charge: Charge, marks: Marks, made: Callable[[str], Made | None], reapplied: Fields | None
-) -> Judged:
+    transaction: Fields,
+    charge: WinningChain,
+    marks: KeyOutcomes,
+    made: Callable[[str], CarriedRequest | None],
+    reapplied: Fields | None,
+) -> ConflictVerdict:
     """Judge one orphan; those before it have been judged with the same ``marks``."""
     judged = _judge(transaction, charge, marks, made, reapplied)
     for label in transaction["left_tables"]:
@@ -102,34 +106,42 @@ def judge(
 
 
 def _judge(
-    transaction: Fields, charge: Charge, marks: Marks, made: Callable[[str], Made | None], reapplied: Fields | None
-) -> Judged:
+    transaction: Fields,
+    charge: WinningChain,
+    marks: KeyOutcomes,
+    made: Callable[[str], CarriedRequest | None],
+    reapplied: Fields | None,
+) -> ConflictVerdict:
     if reapplied is not None:
-        return Judged(THERE, [_why(f"it was re-applied by {reapplied['who']} at {reapplied['at']}")])
+        return ConflictVerdict(THERE, [_why(f"it was re-applied by {reapplied['who']} at {reapplied['at']}")])
     same = made(reapply_id(transaction))
     if same is not None and not transaction["request"]:
-        return Judged(THERE, [_why("it was re-applied", by=same.by)])
+        return ConflictVerdict(THERE, [_why("it was re-applied", by=same.by)])
     if same is not None and same.digest == transaction["digest"]:
-        return Judged(THERE, [_why("the same request was carried out there", by=same.by)])
+        return ConflictVerdict(THERE, [_why("the same request was carried out there", by=same.by)])
     found = [_statement(told, transaction, charge, marks) for told in transaction["statements"]]
     verdicts = {verdict for verdict, _ in found}
     why = [one for _, one in found if one is not None]
     if same is not None and verdicts - {NOTHING} != {THERE}:
-        return Judged(CONFLICT, [_why("another transaction was made under its idempotency key", by=same.by), *why])
+        return ConflictVerdict(
+            CONFLICT, [_why("another transaction was made under its idempotency key", by=same.by), *why]
+        )
     if transaction["left_out"]:
-        return Judged(CONFLICT, [_why("it is too large to be told, judged or re-applied whole"), *why])
+        return ConflictVerdict(CONFLICT, [_why("it is too large to be told, judged or re-applied whole"), *why])
     if verdicts <= {NOTHING}:
-        return Judged(NOTHING, why)
+        return ConflictVerdict(NOTHING, why)
     if CONFLICT in verdicts:
-        return Judged(CONFLICT, why)
+        return ConflictVerdict(CONFLICT, why)
     if THERE not in verdicts:
-        return Judged(CLEAN, why)
+        return ConflictVerdict(CLEAN, why)
     if CLEAN not in verdicts and not any(one.get("unsure") for one in why):
-        return Judged(THERE, why)
-    return Judged(CONFLICT, why)
+        return ConflictVerdict(THERE, why)
+    return ConflictVerdict(CONFLICT, why)
 
 
-def _statement(told: Fields, transaction: Fields, charge: Charge, marks: Marks) -> tuple[str, Fields | None]:
+def _statement(
+    told: Fields, transaction: Fields, charge: WinningChain, marks: KeyOutcomes
+) -> tuple[str, Fields | None]:
     """The verdict on one statement by itself, and why."""
     op, label, key = told["op"], told["table"], told["key"]
     if op == "truncate":
@@ -159,7 +171,7 @@ def _after_orphan(mark: tuple[int, bool], label: str, key: Fields) -> tuple[str,
     return CONFLICT, _why(f"it builds on the orphan {sequence}, which is not there", label, key, builds_on=sequence)
 
 
-def _compared(told: Fields, transaction: Fields, there: There) -> tuple[str, Fields | None]:
+def _compared(told: Fields, transaction: Fields, there: WinningRow) -> tuple[str, Fields | None]:
     label, key, by = told["table"], told["key"], there.by
     if by is None:
         return CLEAN, None
@@ -181,6 +193,8 @@ def _names(transaction: Fields) -> set[str]:
     return {reapply_id(transaction), *(() if _NAMED_BY_US.fullmatch(name) else (name,))}
 
 
-def _why(text: str, table: str | None = None, key: Fields | None = None, by: By | None = None, **more: Any) -> Fields:
+def _why(
+    text: str, table: str | None = None, key: Fields | None = None, by: WinningBlock | None = None, **more: Any
+) -> Fields:
     block = None if by is None else by._asdict()
     return {"says": text, "table": table, "key": key, "block": block, **more}

@@ -22,7 +22,7 @@ CURE = (
 )
 
 
-class Chain(Protocol):
+class LocalChain(Protocol):
     """What is asked of this region's journal."""
 
     def head(self, strand: str) -> Position: ...
@@ -30,7 +30,7 @@ class Chain(Protocol):
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
 
 
-class Other(Protocol):
+class RemoteChain(Protocol):
     """What is asked of the other region's feed."""
 
     async def ends(self, strand: str) -> tuple[Position, Position]: ...
@@ -72,7 +72,7 @@ class Fork:
         return f"{self.orphans:,} orphans, {self.first} to {self.last}, behind {self.position}"
 
 
-async def find_fork(client: Other, journal: Chain, strand: str) -> Fork:
+async def find_fork(client: RemoteChain, journal: LocalChain, strand: str) -> Fork:
     """Find the fork. Raises Unavailable (the other region does not answer) or Halted (it cannot be found)."""
     head, base = await trio.to_thread.run_sync(journal.head, strand), journal.base(strand)
     try:
@@ -102,7 +102,7 @@ async def find_fork(client: Other, journal: Chain, strand: str) -> Fork:
     return await _fork(journal, strand, differs - 1, head, theirs)
 
 
-async def _fork(journal: Chain, strand: str, sequence: int, head: Position, theirs: Position) -> Fork:
+async def _fork(journal: LocalChain, strand: str, sequence: int, head: Position, theirs: Position) -> Fork:
     if sequence == 0:
         raise Halted(
             "nothing_in_common",

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 from replicator.format.statement import INSERT
 from replicator.storage.journal.sealed import SealedBlocks
 from replicator.verify.repair.images import Place
-from replicator.verify.repair.touched_keys import Touched
+from replicator.verify.repair.touched_keys import TouchedKeys
 
 CHUNK_KEYS = 500
 _SCHEMA = """CREATE TABLE touched (number INTEGER PRIMARY KEY, label TEXT, key BLOB, was_absent INTEGER,
              sequence INTEGER, ordinal INTEGER, UNIQUE (label, key))"""
 
 
-class Touch(NamedTuple):
+class OrphanKey(NamedTuple):
     """A key of a table (canonical), and whether there was certainly no row under it before the blocks."""
 
     label: str
@@ -33,7 +33,7 @@ class Touch(NamedTuple):
     was_absent: bool
 
 
-class Keys:
+class ScratchKeys:
     """Keys in a scratch file. One thread at a time; ``close`` it."""
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ class Keys:
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM touched").fetchone()[0])
 
-    def add(self, keys: Iterable[Touch]) -> None:
+    def add(self, keys: Iterable[OrphanKey]) -> None:
         """Add those that are not there yet."""
         self._db.executemany("INSERT OR IGNORE INTO touched (label, key, was_absent) VALUES (?, ?, ?)", keys)
 
-    def chunks(self) -> Iterator[list[Touch]]:
+    def chunks(self) -> Iterator[list[OrphanKey]]:
         """All of them, some at a time, in the order in which they were added."""
         for rows in self._pages():
-            yield [Touch(label, key, bool(was_absent)) for _, label, key, was_absent in rows]
+            yield [OrphanKey(label, key, bool(was_absent)) for _, label, key, was_absent in rows]
 
     def place(self, place_of: Callable[[str, bytes], Place | None]) -> None:
         """Find the place of each."""
@@ -70,31 +70,31 @@ class Keys:
             yield rows
             after = rows[-1][0]
 
-    def in_order(self) -> Iterator[list[tuple[Touch, Place | None]]]:
+    def in_order(self) -> Iterator[list[tuple[OrphanKey, Place | None]]]:
         """All of them, some at a time, in the order of their places."""
         query = "SELECT label, key, was_absent, sequence, ordinal FROM touched ORDER BY sequence, ordinal, number"
         cursor = self._db.execute(query)
         while rows := cursor.fetchmany(CHUNK_KEYS):
             yield [
-                (Touch(label, key, bool(was_absent)), None if sequence is None else (sequence, ordinal))
+                (OrphanKey(label, key, bool(was_absent)), None if sequence is None else (sequence, ordinal))
                 for label, key, was_absent, sequence, ordinal in rows
             ]
 
 
-class Touches(Keys):
+class OrphanKeys(ScratchKeys):
     """The keys that one seal's blocks touch, and the tables that they truncate."""
 
     def __init__(self, sealed: SealedBlocks) -> None:
         super().__init__()
         self.truncated: set[str] = set()
-        touched = Touched(sealed.definitions())
+        touched = TouchedKeys(sealed.definitions())
         for piece in sealed.pieces():
             for ordinal, statement in enumerate(piece.statements(), piece.ordinal):
                 touched.add(piece.sequence, [statement], ordinal)
                 self._take(touched, statement)
                 touched.clear()
 
-    def _take(self, touched: Touched, statement: list[Any]) -> None:
+    def _take(self, touched: TouchedKeys, statement: list[Any]) -> None:
         self.truncated.update(touched.truncated)
         is_insert = statement[0] == INSERT
-        self.add(Touch(label, key, is_insert and label not in self.truncated) for label, key in touched.keys)
+        self.add(OrphanKey(label, key, is_insert and label not in self.truncated) for label, key in touched.keys)

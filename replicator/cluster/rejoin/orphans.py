@@ -16,13 +16,13 @@ from typing import Any
 
 import trio
 
-from replicator.cluster.rejoin.conflict_check import CLEAN, NOTHING, ROW_OPS, THERE, Judged, judge, reapply_id
-from replicator.cluster.rejoin.orphan_keys import Keys, Touch
-from replicator.cluster.rejoin.outcomes import REAPPLIED, REFUSED, SENDING, SETTLED, Handled
-from replicator.cluster.rejoin.primary_client import Primary
+from replicator.cluster.rejoin.conflict_check import CLEAN, NOTHING, ROW_OPS, THERE, ConflictVerdict, judge, reapply_id
+from replicator.cluster.rejoin.orphan_keys import OrphanKey, ScratchKeys
+from replicator.cluster.rejoin.outcomes import REAPPLIED, REFUSED, SENDING, SETTLED, OrphanOutcomes
+from replicator.cluster.rejoin.primary_client import PrimaryClient
 from replicator.cluster.rejoin.report import read_heading, read_transactions
 from replicator.cluster.rejoin.seal import DIRECTORY
-from replicator.cluster.rejoin.winning_chain import InCharge, ScratchMarks
+from replicator.cluster.rejoin.winning_chain import ScratchKeyOutcomes, WinningChainJournal
 from replicator.errors import Rejected, Unavailable
 from replicator.ledger.presentation import show_time
 from replicator.pipeline.feed.client import Upstream
@@ -57,7 +57,7 @@ class Orphans:
         self._strand = strand
         self._primary = primary
         self._one = trio.Lock()
-        self._charges: dict[str, InCharge] = {}  # by seal, so that the chain is looked through once
+        self._charges: dict[str, WinningChainJournal] = {}  # by seal, so that the chain is looked through once
         self.unhandled = 0  # sealed transactions that nobody has re-applied or settled and that are not there: a gauge
 
     def count(self) -> int:
@@ -94,14 +94,16 @@ class Orphans:
                 cure = "wait until there is a primary"
                 raise Unavailable("no_primary", "the region in charge is not known", place="orphans", cure=cure)
             try:
-                async with Primary(upstream) as primary:
+                async with PrimaryClient(upstream) as primary:
                     told = [await self._send(primary, handled, one, who) for one in chosen]
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self.count)
             return {**content, "applied": True, "transactions": told}
 
-    async def _send(self, primary: Primary, handled: Handled, one: tuple[Fields, Judged], who: str) -> Fields:
+    async def _send(
+        self, primary: PrimaryClient, handled: OrphanOutcomes, one: tuple[Fields, ConflictVerdict], who: str
+    ) -> Fields:
         transaction, judged = one
         sequence = transaction["sequence"]
         told = _told(one)
@@ -142,7 +144,7 @@ class Orphans:
             {
                 **read_heading(directory),
                 "unhandled": _unhandled(directory),
-                "handled": len(Handled(directory)),
+                "handled": len(OrphanOutcomes(directory)),
                 "directory": str(directory),
             }
             for directory in self._directories()
@@ -150,7 +152,7 @@ class Orphans:
         return sorted(told, key=lambda one: str(one["sealed_at"]), reverse=True)
 
     def _show(self, directory: Path, after: int, limit: int, verdict: str | None) -> Fields:
-        head, handled = read_heading(directory), Handled(directory)
+        head, handled = read_heading(directory), OrphanOutcomes(directory)
         shown: list[Fields] = []
         more, size = False, 0
         with self._judging(directory, handled) as (judged_at, judged):
@@ -168,21 +170,23 @@ class Orphans:
         return {**head, "judged_at": judged_at, "transactions": shown, "next": next_, "directory": str(directory)}
 
     @contextlib.contextmanager
-    def _judging(self, directory: Path, handled: Handled) -> Iterator[tuple[str, Iterator[tuple[Fields, Judged]]]]:
+    def _judging(
+        self, directory: Path, handled: OrphanOutcomes
+    ) -> Iterator[tuple[str, Iterator[tuple[Fields, ConflictVerdict]]]]:
         """Every transaction with its verdict; as sealed, where it cannot be judged anew."""
         seal = read_seal(directory)
         if not self._is_undone(seal):
             yield str(seal.theirs), _as_sealed(directory)
             return
-        charge = self._charges.pop(seal.id, None) or InCharge(self._journal, self._history, seal.fork)
+        charge = self._charges.pop(seal.id, None) or WinningChainJournal(self._journal, self._history, seal.fork)
         self._charges[seal.id] = charge
         while len(self._charges) > CHARGES:
             self._charges.pop(next(iter(self._charges))).close()
-        with contextlib.closing(Keys()) as keys:
+        with contextlib.closing(ScratchKeys()) as keys:
             ids = _take_keys(directory, keys)
             charge.refresh(ids)
             charge.look_at(keys)
-        with contextlib.closing(ScratchMarks()) as marks:
+        with contextlib.closing(ScratchKeyOutcomes()) as marks:
             yield (
                 str(charge.head),
                 (
@@ -200,11 +204,13 @@ class Orphans:
         first = self._journal.position_at(self._strand, seal.last.sequence)
         return at_fork == seal.fork and first != seal.last
 
-    def _chosen(self, directory: Path, sequences: frozenset[int]) -> tuple[list[tuple[Fields, Judged]], Handled]:
+    def _chosen(
+        self, directory: Path, sequences: frozenset[int]
+    ) -> tuple[list[tuple[Fields, ConflictVerdict]], OrphanOutcomes]:
         if not self._is_undone(verified(directory)):
             message = "the blocks are not undone here, or this region's history has left their fork"
             raise Rejected("not_undone", message, status=409, place="orphans", cure="see replicator orphans show")
-        handled = Handled(directory)
+        handled = OrphanOutcomes(directory)
         with self._judging(directory, handled) as (_, judged):
             chosen = _bounded(
                 one
@@ -217,7 +223,7 @@ class Orphans:
         return chosen, handled
 
     def _settle(self, directory: Path, sequences: list[int], who: str, why: str) -> Fields:
-        handled = Handled(directory)
+        handled = OrphanOutcomes(directory)
         note = {"who": who, "why": why, "at": show_time(time.time_ns() // 1000)}
         with self._judging(directory, handled) as (_, judged):
             open_ = {one["sequence"] for one, verdict in judged if verdict.verdict not in (THERE, NOTHING)}
@@ -230,9 +236,9 @@ class Orphans:
         return {"orphans": directory.name, "settled": wanted}
 
 
-def _bounded(chosen: Iterator[tuple[Fields, Judged]]) -> list[tuple[Fields, Judged]]:
+def _bounded(chosen: Iterator[tuple[Fields, ConflictVerdict]]) -> list[tuple[Fields, ConflictVerdict]]:
     """These, unless they are too many to be held at once."""
-    held: list[tuple[Fields, Judged]] = []
+    held: list[tuple[Fields, ConflictVerdict]] = []
     size = 0
     for one in chosen:
         held.append(one)
@@ -249,29 +255,29 @@ def _size(transaction: Fields) -> int:
     return sum(len(text or "") for row in rows for text in (row or {}).values())
 
 
-def _take_keys(directory: Path, keys: Keys) -> set[str]:
+def _take_keys(directory: Path, keys: ScratchKeys) -> set[str]:
     """Gather the keys that the transactions touch, and the ids under which they are, or would be, sent again."""
     ids = set()
     for one in read_transactions(directory):
         ids.add(reapply_id(one))
         touched = [told for told in one["statements"] if told["op"] in ROW_OPS and not told["keyless"]]
-        keys.add(Touch(told["table"], pack_texts(list(told["key"].values())), False) for told in touched)
+        keys.add(OrphanKey(told["table"], pack_texts(list(told["key"].values())), False) for told in touched)
     return ids
 
 
-def _as_sealed(directory: Path) -> Iterator[tuple[Fields, Judged]]:
+def _as_sealed(directory: Path) -> Iterator[tuple[Fields, ConflictVerdict]]:
     for one in read_transactions(directory):
-        yield one, Judged(one["judged"]["verdict"], one["judged"]["why"])
+        yield one, ConflictVerdict(one["judged"]["verdict"], one["judged"]["why"])
 
 
 def _unhandled(directory: Path) -> int:
     """Transactions that were no nothing and not there when they were sealed, and that nobody has handled since."""
     counts = read_heading(directory)["counts"]
     open_ = sum(int(number) for verdict, number in counts.items() if verdict not in (NOTHING, THERE))
-    return max(0, open_ - len(Handled(directory)))
+    return max(0, open_ - len(OrphanOutcomes(directory)))
 
 
-def _told(one: tuple[Fields, Judged]) -> Fields:
+def _told(one: tuple[Fields, ConflictVerdict]) -> Fields:
     transaction, judged = one
     return {
         "sequence": transaction["sequence"],
@@ -283,13 +289,13 @@ def _told(one: tuple[Fields, Judged]) -> Fields:
     }
 
 
-def _missing(judged: Judged, there: Container[int]) -> list[int]:
+def _missing(judged: ConflictVerdict, there: Container[int]) -> list[int]:
     """The orphans that it builds on and that are not there. A version alone does not tell whose it is: the primary may
     have come to the same number on another way."""
     return [one["builds_on"] for one in judged.why if "builds_on" in one and one["builds_on"] not in there]
 
 
-def _planned(chosen: list[tuple[Fields, Judged]], handled: Handled) -> list[Fields]:
+def _planned(chosen: list[tuple[Fields, ConflictVerdict]], handled: OrphanOutcomes) -> list[Fields]:
     """What would become of these."""
     sent = set(handled.reapplied)
     planned = []

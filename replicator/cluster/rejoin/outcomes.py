@@ -27,7 +27,7 @@ SENDING, REAPPLIED, REFUSED, SETTLED = "sending", "reapplied", "refused", "settl
 Fields = dict[str, Any]
 
 
-class Handled:
+class OrphanOutcomes:
     """The notes of one seal, by sequence. Raises Halted if the file cannot be read."""
 
     def __init__(self, directory: Path) -> None:

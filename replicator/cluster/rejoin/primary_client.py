@@ -54,7 +54,7 @@ def rows_request(transaction: Fields, who: str) -> bytes:
     return json.dumps({"orphan": transaction["hash"], "who": who, "rows": rows}).encode()
 
 
-class Primary:
+class PrimaryClient:
     """The region in charge, asked over HTTP. Use as an async context manager."""
 
     def __init__(self, upstream: Upstream) -> None:
@@ -70,7 +70,7 @@ class Primary:
             base_url=upstream.url, headers=headers, verify=tls, trust_env=False, timeout=timeout
         )
 
-    async def __aenter__(self) -> Primary:
+    async def __aenter__(self) -> PrimaryClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from replicator.errors import Halted, Rejected
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.postgres import few, schema, session
 from replicator.pipeline.replicas.postgres.few import FewRows
-from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.pipeline.replicas.postgres.rows import PostgresRows
 from replicator.verify.repair.images import as_stored, pack_texts, unpack_texts
 
 _SETTINGS = {"lock_timeout": "5s", "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
@@ -26,13 +26,13 @@ Fields = dict[str, Any]
 Row = dict[str, str | None]
 
 
-class Taking(Protocol):
+class OrphanReceiver(Protocol):
     """Where orphans of other regions are carried out."""
 
     def take(self, rows: list[Fields]) -> bool: ...
 
 
-class PostgresTaking:
+class PostgresOrphanReceiver:
     """One database; ``definitions`` are those of its tables by label."""
 
     def __init__(self, dsn: str, definitions: Mapping[str, Definition]) -> None:
@@ -64,21 +64,21 @@ class PostgresTaking:
             table.write(key, one)
         return True
 
-    def _table(self, connection: psycopg.Connection, label: str) -> _Table:
+    def _table(self, connection: psycopg.Connection, label: str) -> _ReceivingTable:
         definition = self._definitions.get(label)
         if definition is None or not definition.key:
             what = "there is no such table" if definition is None else "its rows have no key"
             cure = "carry it out by hand, by the report"
             raise Rejected("cannot_take", what, status=409, place=f"table {label[:100]}", cure=cure)
-        return _Table(connection, as_stored(definition))
+        return _ReceivingTable(connection, as_stored(definition))
 
 
-class _Table:
+class _ReceivingTable:
     """A table of the primary, row by row."""
 
     def __init__(self, connection: psycopg.Connection, definition: Definition) -> None:
         self._names = [column.name for column in definition.columns]
-        self._few = FewRows(connection, Rows(definition, schema.column_types(connection, definition), 0))
+        self._few = FewRows(connection, PostgresRows(definition, schema.column_types(connection, definition), 0))
 
     def row(self, key: bytes) -> Row | None:
         """The row, locked; None if there is none."""

@@ -26,7 +26,7 @@ from typing import Any
 
 from replicator.cluster.rejoin.files import write_file
 from replicator.cluster.rejoin.fork import Fork
-from replicator.cluster.rejoin.orphan_keys import Touches
+from replicator.cluster.rejoin.orphan_keys import OrphanKeys
 from replicator.cluster.rejoin.tables import Tables
 from replicator.cluster.rejoin.undo import undone_deletes
 from replicator.errors import Halted, Unavailable
@@ -38,8 +38,8 @@ from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal, SealedBlocks, verified
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.truncate import check_cut
-from replicator.verify.repair.job import Job
-from replicator.verify.repair.worklist import Work
+from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.worklist import Worklist
 
 FILE = "rewind.json"
 RESYNC = "resync.sqlite3"
@@ -92,7 +92,7 @@ class Rewind:
             self._probe("before intent")
             _write_intent(self._data_dir, fork, seal)
             self._probe("after intent")
-        with contextlib.closing(Touches(SealedBlocks(seal))) as touches, self._opened():
+        with contextlib.closing(OrphanKeys(SealedBlocks(seal))) as touches, self._opened():
             log.warning("going back to %s: %d orphans, %d keys", fork.position, fork.orphans, len(touches))
             tables = Tables(self._journal, self._history, self._replica, fork.position)
             self._undo(seal, fork, touches, tables)
@@ -103,7 +103,7 @@ class Rewind:
         self._probe("end")
         log.warning("the region is back at %s; what only it had is sealed in %s", fork.position, seal.directory)
 
-    def _undo(self, seal: Seal, fork: Fork, touches: Touches, tables: Tables) -> None:
+    def _undo(self, seal: Seal, fork: Fork, touches: OrphanKeys, tables: Tables) -> None:
         self._probe("before tables")
         try:
             tables.rewind(touches, fork.head)
@@ -129,10 +129,10 @@ class Rewind:
         path = self._data_dir / RESYNC
         if not path.exists():
             return
-        work = Work(path)
+        work = Worklist(path)
         try:
             with contextlib.closing(work):
-                job = Job.stored(work.open())
+                job = RepairJob.stored(work.open())
                 if job is not None and job.is_active and max(job.last, job.scanned) > fork.position.sequence:
                     work.end(dataclasses.asdict(dataclasses.replace(job, state="cancelled")))
         except Halted as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 Row = dict[str, str | None]
 
 
-class Known(NamedTuple):
+class KnownRow(NamedTuple):
     """A row, None if there is none; ``unknown`` says why that cannot be told. ``note`` is the writer's own."""
 
     row: Row | None
@@ -31,13 +31,13 @@ class RowFile:
         """Let go of the file."""
         self._db.close()
 
-    def get(self, label: str, key: bytes) -> Known | None:
+    def get(self, label: str, key: bytes) -> KnownRow | None:
         """What was set last; None if nothing was."""
         query = "SELECT row, unknown, note FROM row WHERE label = ? AND key = ?"
         found = self._db.execute(query, (label, key)).fetchone()
-        return None if found is None else Known(json.loads(found[0]), found[1], found[2])
+        return None if found is None else KnownRow(json.loads(found[0]), found[1], found[2])
 
-    def set(self, label: str, key: bytes, known: Known) -> None:
+    def set(self, label: str, key: bytes, known: KnownRow) -> None:
         """What is to be known of a key from now on."""
         row = (label, key, json.dumps(known.row), known.unknown, known.note)
         self._db.execute("INSERT OR REPLACE INTO row VALUES (?, ?, ?, ?, ?)", row)

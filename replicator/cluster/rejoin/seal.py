@@ -26,10 +26,10 @@ from replicator.cluster.rejoin import report
 from replicator.cluster.rejoin.conflict_check import judge
 from replicator.cluster.rejoin.files import unwritable, write_file
 from replicator.cluster.rejoin.fork import Fork
-from replicator.cluster.rejoin.orphan_keys import Touches
+from replicator.cluster.rejoin.orphan_keys import OrphanKeys
 from replicator.cluster.rejoin.page import page
-from replicator.cluster.rejoin.transaction_facts import Facts, Fields
-from replicator.cluster.rejoin.winning_chain import Fetched, InCharge, ScratchMarks
+from replicator.cluster.rejoin.transaction_facts import Fields, TransactionFacts
+from replicator.cluster.rejoin.winning_chain import FetchedBlocks, ScratchKeyOutcomes, WinningChainJournal
 from replicator.errors import Halted
 from replicator.format.wire import pack_block, pack_definition_frame, pack_end, pack_part
 from replicator.pipeline.feed.client import FeedClient
@@ -54,7 +54,7 @@ DIRECTORY = "orphans"
 READ_BYTES = 1 << 20
 
 
-class Sealing:
+class OrphanSealer:
     """Seals the orphans of one region. ``region`` is its name, for the report."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Sealing:
                 return await trio.to_thread.run_sync(verified, directory)
             except Halted:
                 await trio.to_thread.run_sync(_put_aside, directory)
-        scratch = Fetched(directory.with_name(f"{directory.name}.scratch"), self._journal, fork.position)
+        scratch = FetchedBlocks(directory.with_name(f"{directory.name}.scratch"), self._journal, fork.position)
         await trio.to_thread.run_sync(scratch.open)
         try:
             self._probe("opened")
@@ -93,7 +93,7 @@ class Sealing:
         await trio.to_thread.run_sync(scratch.remove)
         return seal
 
-    def _write(self, directory: Path, fork: Fork, scratch: Fetched, other: str) -> Seal:
+    def _write(self, directory: Path, fork: Fork, scratch: FetchedBlocks, other: str) -> Seal:
         part = directory.with_name(f"{directory.name}.part")
         now = time.time_ns() // 1000
         seal = Seal(directory, fork.position, fork.head, fork.orphans, now, scratch.journal.head(fork.strand))
@@ -140,12 +140,12 @@ class Sealing:
                 yield pack_block(block)
         yield pack_end("the last orphan")
 
-    def _write_report(self, part: Path, head: Fields, fork: Fork, seal: Seal, scratch: Fetched) -> None:
+    def _write_report(self, part: Path, head: Fields, fork: Fork, seal: Seal, scratch: FetchedBlocks) -> None:
         with (
-            contextlib.closing(Touches(SealedBlocks(dataclasses.replace(seal, directory=part)))) as touches,
-            contextlib.closing(Facts(self._journal, self._history, fork, touches)) as facts,
-            contextlib.closing(InCharge(scratch.journal, scratch.history, fork.position)) as charge,
-            contextlib.closing(ScratchMarks()) as marks,
+            contextlib.closing(OrphanKeys(SealedBlocks(dataclasses.replace(seal, directory=part)))) as touches,
+            contextlib.closing(TransactionFacts(self._journal, self._history, fork, touches)) as facts,
+            contextlib.closing(WinningChainJournal(scratch.journal, scratch.history, fork.position)) as charge,
+            contextlib.closing(ScratchKeyOutcomes()) as marks,
         ):
             charge.refresh(facts.requests())  # none of them was re-applied yet
             charge.look_at(touches)

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from replicator.cluster.rejoin.conflict_check import VERDICTS
 from replicator.cluster.rejoin.orphans import PAGE_LIMIT, Orphans
-from replicator.cluster.rejoin.receive import Taking
+from replicator.cluster.rejoin.receive import OrphanReceiver
 from replicator.errors import Rejected
 from replicator.format.position import MAX_SEQUENCE
 from replicator.ledger.request_body import parameters
@@ -37,9 +37,9 @@ NAMES_LIMIT = 10_000
 log = logging.getLogger("replicator")
 
 
-def routes(orphans: Orphans, taking: Callable[[], Taking] | None = None) -> list[Route]:
+def routes(orphans: Orphans, taking: Callable[[], OrphanReceiver] | None = None) -> list[Route]:
     """The routes; ``taking`` where a PostgreSQL primary is, asked anew each time."""
-    served = _Served(orphans, taking)
+    served = _OrphanRoutes(orphans, taking)
     return [
         _route("/v1/orphans", served.listed, "GET"),
         _route("/v1/orphans/take", served.take, "POST"),
@@ -56,8 +56,8 @@ def _route(path: str, answer: Callable[[Request], Awaitable[Fields]], method: st
     return Route(path, endpoint, methods=[method])
 
 
-class _Served:
-    def __init__(self, orphans: Orphans, taking: Callable[[], Taking] | None) -> None:
+class _OrphanRoutes:
+    def __init__(self, orphans: Orphans, taking: Callable[[], OrphanReceiver] | None) -> None:
         self._orphans = orphans
         self._taking = taking
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from replicator.cluster.rejoin.orphan_keys import CHUNK_KEYS, Touch, Touches
+from replicator.cluster.rejoin.orphan_keys import CHUNK_KEYS, OrphanKey, OrphanKeys
 from replicator.errors import Halted
 from replicator.format.position import Position
 from replicator.format.statement import unpack_statements
-from replicator.pipeline.replicas.base import Applied, Replica
+from replicator.pipeline.replicas.base import AppliedMark, Replica
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
-from replicator.verify.repair.compare_and_set import Compared, compare, write
-from replicator.verify.repair.expected_row import Right, Rightful, Table
+from replicator.verify.repair.compare_and_set import ComparedKey, compare, write
+from replicator.verify.repair.expected_row import ExpectedRow, ExpectedRows, TableVersions
 from replicator.verify.repair.images import Place, pack_texts, place_key, unpack_texts
-from replicator.verify.repair.touched_keys import Touched
+from replicator.verify.repair.touched_keys import TouchedKeys
 
 SCAN_BYTES = 1 << 18
 
@@ -35,10 +35,10 @@ class Tables:
         self._replica = replica
         self._fork = fork
         self._strand = fork.strand
-        self._rightful = Rightful(journal, history, fork.strand)
+        self._rightful = ExpectedRows(journal, history, fork.strand)
         self._waiting: dict[str, set[bytes]] = {}
 
-    def rewind(self, touches: Touches, last: Position) -> None:
+    def rewind(self, touches: OrphanKeys, last: Position) -> None:
         """Bring the tables to the fork, unless they are not beyond it. ``last`` is the last orphan. Raises Halted."""
         applied = self._replica.applied(self._strand)
         if applied is None or applied.position.sequence <= self._fork.sequence:
@@ -57,13 +57,13 @@ class Tables:
                 write(self._replica, self._strand, [one for one in self._compared(chunk) if one.differs])
             self._replica.quarantine().forget(self._strand, self._fork.sequence)
             undone = applied.position.sequence - self._fork.sequence
-            at = Applied(self._fork, self._committed_at(), max(0, applied.blocks - undone))
+            at = AppliedMark(self._fork, self._committed_at(), max(0, applied.blocks - undone))
             self._replica.commit(at)
         except BaseException:
             self._replica.rollback()
             raise
 
-    def check(self, touches: Touches) -> None:
+    def check(self, touches: OrphanKeys) -> None:
         """Compare what was touched with the journal. Raises Halted if a row is not as it should be."""
         applied = self._replica.applied(self._strand)
         if applied is None or applied.position.sequence < self._fork.sequence:
@@ -89,14 +89,14 @@ class Tables:
         for relation in sorted(self._replica.definitions(self._strand).keys() - kept.keys(), reverse=True):
             self._replica.undefine(self._strand, relation)
 
-    def _tables(self) -> dict[str, Table]:
+    def _tables(self) -> dict[str, TableVersions]:
         kept = self._journal.packed_definitions(self._strand, self._fork.sequence)
         stored = self._replica.definitions(self._strand)
         return self._rightful.tables({number: one for number, one in stored.items() if number in kept})
 
     # -- keys
 
-    def _place(self, touches: Touches) -> None:
+    def _place(self, touches: OrphanKeys) -> None:
         """Find where each key was touched last before the orphans; of tables that they truncated, of every key that
         there was at the fork."""
         tables = self._tables()
@@ -111,17 +111,17 @@ class Tables:
 
         touches.place(place_of)
 
-    def _keys_at_fork(self, table: Table) -> Iterator[list[Touch]]:
+    def _keys_at_fork(self, table: TableVersions) -> Iterator[list[OrphanKey]]:
         if not table.definition.key:
             for places in self._inserted(table):
-                yield [Touch(table.label, place_key(place), False) for place in places]
+                yield [OrphanKey(table.label, place_key(place), False) for place in places]
             return
         after = b""
         while keys := self._history.keys(self._strand, table.label, self._fork.sequence, after, CHUNK_KEYS):
-            yield [Touch(table.label, key, False) for key in keys]
+            yield [OrphanKey(table.label, key, False) for key in keys]
             after = keys[-1]
 
-    def _check_known(self, table: Table) -> None:
+    def _check_known(self, table: TableVersions) -> None:
         """Raise Halted unless the journal knows every row that the table had at the fork."""
         base = self._journal.base(self._strand).sequence
         made_here = min(table.relations) not in self._journal.packed_definitions(self._strand, base)
@@ -134,11 +134,11 @@ class Tables:
             cure=_CURE,
         )
 
-    def _inserted(self, table: Table) -> Iterator[list[Place]]:
+    def _inserted(self, table: TableVersions) -> Iterator[list[Place]]:
         """The places of rows of a table without a key that were inserted since its last truncate before the fork."""
         truncated = self._rightful.last_truncate(table, self._fork.sequence)
         after = truncated[0] - 1 if truncated else self._journal.base(self._strand).sequence
-        touched = Touched(self._journal.definitions(self._strand), frozenset([table.label]))
+        touched = TouchedKeys(self._journal.definitions(self._strand), frozenset([table.label]))
         for sequence, ordinal, data in self._bodies(after):
             touched.add(sequence, unpack_statements(data), ordinal)
             if touched.keys:
@@ -159,7 +159,7 @@ class Tables:
                     yield after, ordinal, part.data
                     ordinal += part.statements
 
-    def _compared(self, keys: Iterable[tuple[Touch, Place | None]]) -> list[Compared]:
+    def _compared(self, keys: Iterable[tuple[OrphanKey, Place | None]]) -> list[ComparedKey]:
         tables = self._tables()
         asked = []
         for (label, key, was_absent), place in keys:
@@ -169,9 +169,9 @@ class Tables:
             asked.append((table, key, self._right(table, key, place, was_absent=was_absent)))
         return compare(self._replica, asked)
 
-    def _right(self, table: Table, key: bytes, place: Place | None, *, was_absent: bool) -> Right:
+    def _right(self, table: TableVersions, key: bytes, place: Place | None, *, was_absent: bool) -> ExpectedRow:
         if place is None and (was_absent or not table.definition.key):
-            return Right(None, None, None)
+            return ExpectedRow(None, None, None)
         right = self._rightful.right(table, key, place)
         if right.unknown:
             raise _unknown(table, key, right)
@@ -193,7 +193,7 @@ _CURE = (
 )
 
 
-def _unknown(table: Table, key: bytes, right: Right) -> Halted:
+def _unknown(table: TableVersions, key: bytes, right: ExpectedRow) -> Halted:
     named = ", ".join(str(text)[:80] for text in unpack_texts(key))
     message = f"what stood under the key at the fork is not in the journal: {right.unknown}"
     return Halted("before_unknown", message, place=f"table {table.label}, key {named}", cure=_CURE)
@@ -208,7 +208,7 @@ def _elsewhere(position: Position, wanted: Position) -> Halted:
     )
 
 
-def _wrong(one: Compared, fork: Position) -> Halted:
+def _wrong(one: ComparedKey, fork: Position) -> Halted:
     named = ", ".join(str(text)[:80] for text in unpack_texts(one.key))
     return Halted(
         "rewind_wrong",

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from replicator.cluster.rejoin.fork import Fork
-from replicator.cluster.rejoin.orphan_keys import Touches
-from replicator.cluster.rejoin.rows import Known, Row, RowFile
+from replicator.cluster.rejoin.orphan_keys import OrphanKeys
+from replicator.cluster.rejoin.rows import KnownRow, Row, RowFile
 from replicator.format.block import Block
 from replicator.format.definition import unpack_definition
 from replicator.format.statement import DEFINE, MESSAGE, SEQUENCE, TRUNCATE, Op
@@ -21,9 +21,9 @@ from replicator.ledger.index import read_note, statements_of
 from replicator.ledger.presentation import show_time
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
-from replicator.verify.repair.expected_row import Right, Rightful, Table, tables_of
+from replicator.verify.repair.expected_row import ExpectedRow, ExpectedRows, TableVersions, tables_of
 from replicator.verify.repair.images import Place, unpack_texts
-from replicator.verify.repair.touched_keys import Touched
+from replicator.verify.repair.touched_keys import TouchedKeys
 
 READ_BYTES = 1 << 18
 STATEMENTS_LIMIT = 10_000  # of a transaction that are told
@@ -32,19 +32,19 @@ TOLD_LIMIT_CHARACTERS = 4_000_000
 Fields = dict[str, Any]
 
 
-class Facts:
+class TransactionFacts:
     """Reads the orphans of one fork, while the journal still has them. ``touches`` are theirs. ``close`` it."""
 
-    def __init__(self, journal: Journal, history: HistoryIndex, fork: Fork, touches: Touches) -> None:
+    def __init__(self, journal: Journal, history: HistoryIndex, fork: Fork, touches: OrphanKeys) -> None:
         self._journal = journal
         self._touches = touches
         self._rows = RowFile()  # as they are before the next statement
         self._fork = fork
         self._strand = fork.strand
-        self._rightful = Rightful(journal, history, fork.strand)
+        self._rightful = ExpectedRows(journal, history, fork.strand)
         definitions = journal.definitions(self._strand)
         self._tables = tables_of(definitions)
-        self._touched = Touched(definitions)
+        self._touched = TouchedKeys(definitions)
         self._labels = {relation: definition.label for relation, definition in definitions.items()}
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Facts:
                 if place is None and (was_absent or not table.definition.key):
                     continue
                 right = self._rightful.right(table, key, place)
-                self._rows.set(label, key, Known(_named(table, right), right.unknown))
+                self._rows.set(label, key, KnownRow(_named(table, right), right.unknown))
 
     def _blocks(self) -> Iterator[Block]:
         after = self._fork.position.sequence
@@ -148,10 +148,10 @@ class Facts:
             for label, key in self._touched.keys:
                 yield {**told, **self._touch(self._tables[label], key, place)}
 
-    def _touch(self, table: Table, key: bytes, place: Place) -> Fields:
-        before = self._rows.get(table.label, key) or Known(None, "")
+    def _touch(self, table: TableVersions, key: bytes, place: Place) -> Fields:
+        before = self._rows.get(table.label, key) or KnownRow(None, "")
         right = self._rightful.right(table, key, place)
-        after = Known(_named(table, right), right.unknown)
+        after = KnownRow(_named(table, right), right.unknown)
         self._rows.set(table.label, key, after)
         user = table.definition.user
         rows = [row for row in (after.row, before.row) if row is not None]
@@ -167,6 +167,6 @@ class Facts:
         }
 
 
-def _named(table: Table, right: Right) -> Row | None:
+def _named(table: TableVersions, right: ExpectedRow) -> Row | None:
     names = [column.name for column in table.stored.columns]
     return None if right.row is None else dict(zip(names, right.row, strict=True))

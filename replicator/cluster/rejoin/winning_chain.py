@@ -15,12 +15,12 @@ from pathlib import Path
 
 import trio
 
-from replicator.cluster.rejoin.conflict_check import By, Made, There
+from replicator.cluster.rejoin.conflict_check import CarriedRequest, WinningBlock, WinningRow
 from replicator.cluster.rejoin.fork import CURE
-from replicator.cluster.rejoin.orphan_keys import Keys
-from replicator.cluster.rejoin.rows import Known, RowFile
+from replicator.cluster.rejoin.orphan_keys import ScratchKeys
+from replicator.cluster.rejoin.rows import KnownRow, RowFile
 from replicator.errors import Halted, Rejected, Unavailable
-from replicator.format.block import Block, Header, Part
+from replicator.format.block import Block, BlockPart, Header
 from replicator.format.position import Position
 from replicator.format.wire import StagedPart
 from replicator.ledger.index import read_note, statements_of
@@ -28,14 +28,14 @@ from replicator.ledger.presentation import show_time
 from replicator.pipeline.feed.client import FeedClient
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
-from replicator.verify.repair.expected_row import Right, Rightful, Table
+from replicator.verify.repair.expected_row import ExpectedRow, ExpectedRows, TableVersions
 from replicator.verify.repair.images import Place, pack_texts
 
 SCAN_BYTES = 1 << 20
 SCAN_BLOCKS = 1_000_000
 
 
-class InCharge:
+class WinningChainJournal:
     """A journal that has the chain in charge behind the fork, and its index. One thread at a time."""
 
     def __init__(self, journal: Journal, history: HistoryIndex, fork: Position) -> None:
@@ -43,9 +43,9 @@ class InCharge:
         self._history = history
         self._fork = fork
         self._strand = fork.strand
-        self._rightful = Rightful(journal, history, fork.strand)
+        self._rightful = ExpectedRows(journal, history, fork.strand)
         self._scanned = fork
-        self._made: dict[str, Made] = {}
+        self._made: dict[str, CarriedRequest] = {}
         self._rows = RowFile()
         self.head = fork
 
@@ -69,9 +69,9 @@ class InCharge:
                 self._scanned = block.position
                 note = next((read_note(statement) for statement in statements_of(self._journal, block)), None)
                 if note is not None and note.id in ids:
-                    self._made[note.id] = Made(_by(block.header), note.digest.hex())
+                    self._made[note.id] = CarriedRequest(_by(block.header), note.digest.hex())
 
-    def made(self, request: str) -> Made | None:
+    def made(self, request: str) -> CarriedRequest | None:
         """The request of this id that was carried out behind the fork."""
         return self._made.get(request)
 
@@ -80,7 +80,7 @@ class InCharge:
         table = self._tables.get(label)
         return table is not None and (columns is None or columns == [one.name for one in table.definition.columns])
 
-    def look_at(self, keys: Keys) -> None:
+    def look_at(self, keys: ScratchKeys) -> None:
         """Read what is under these keys, and no others; ``refresh`` before."""
         self._rows.close()
         self._rows = RowFile()
@@ -96,28 +96,30 @@ class InCharge:
         places = self._history.places(self._strand, label, key, None, 1)
         return places[0] if places and places[0][0] > self._fork.sequence else None
 
-    def _known(self, table: Table, right: Right) -> Known:
+    def _known(self, table: TableVersions, right: ExpectedRow) -> KnownRow:
         names = [column.name for column in table.stored.columns]
         row = None if right.row is None else dict(zip(names, right.row, strict=True))
         assert right.header is not None, "the statement was found"
-        return Known(row, right.unknown, json.dumps(_by(right.header)))
+        return KnownRow(row, right.unknown, json.dumps(_by(right.header)))
 
-    def look(self, label: str, key: Mapping[str, str | None]) -> There:
+    def look(self, label: str, key: Mapping[str, str | None]) -> WinningRow:
         """What is under one of the keys that were looked at."""
         known = self._rows.get(label, pack_texts(list(key.values())))
         if known is not None:
-            return There(By(*json.loads(known.note)), known.row, known.unknown)
+            return WinningRow(WinningBlock(*json.loads(known.note)), known.row, known.unknown)
         base = self._journal.base(self._strand).sequence
         if base <= self._fork.sequence:
-            return There(None, None, "")
-        return There(By(base, "", ""), None, f"the journal begins behind {base}, what came before is not known")
+            return WinningRow(None, None, "")
+        return WinningRow(
+            WinningBlock(base, "", ""), None, f"the journal begins behind {base}, what came before is not known"
+        )
 
 
-def _by(header: Header) -> By:
-    return By(header.sequence, header.txid, show_time(header.committed_at))
+def _by(header: Header) -> WinningBlock:
+    return WinningBlock(header.sequence, header.txid, show_time(header.committed_at))
 
 
-class Fetched:
+class FetchedBlocks:
     """Blocks of another region in a scratch directory."""
 
     def __init__(self, directory: Path, own: Journal, fork: Position) -> None:
@@ -169,14 +171,14 @@ class Fetched:
             message = "the other region closed the stream before its end"
             raise Unavailable("feed_closed", message, place=f"strand {strand}", cure="it is opened again")
 
-    def _take(self, parts: list[tuple[int, int, Part]], blocks: list[Block]) -> None:
+    def _take(self, parts: list[tuple[int, int, BlockPart]], blocks: list[Block]) -> None:
         if parts:
             self.journal.stage(self._fork.strand, parts)
         if blocks:
             self.journal.accept(self._fork.strand, blocks)
 
 
-class ScratchMarks:
+class ScratchKeyOutcomes:
     """What became of keys, in a file that is gone when it is closed (``judging.Marks``)."""
 
     def __init__(self) -> None:

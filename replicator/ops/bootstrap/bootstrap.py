@@ -20,11 +20,11 @@ from replicator.config import Config
 from replicator.errors import ConfigError, Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.format.position import Position
 from replicator.ops.bootstrap import target
-from replicator.ops.bootstrap.decide import Way, way
-from replicator.ops.bootstrap.target import Filling
+from replicator.ops.bootstrap.decide import CopyDecision, way
+from replicator.ops.bootstrap.target import CopyTarget
 from replicator.pipeline.copies.client import CopyClient
-from replicator.pipeline.copies.partial_copy import Half, remove_half, write_half
-from replicator.pipeline.copies.wire import Begun, Chunk, Last
+from replicator.pipeline.copies.partial_copy import PartialCopy, remove_half, write_half
+from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.runtime import wiring
 from replicator.storage.data_dir import locked
@@ -38,7 +38,7 @@ log = logging.getLogger("replicator")
 
 
 @dataclasses.dataclass(slots=True)
-class Report:
+class CopyProgress:
     """How the copy gets on, for whoever shows it. ``rows`` are those that are committed here."""
 
     phase: str = "looking"
@@ -85,7 +85,7 @@ class Bootstrap:
         *,
         replace: bool,
         rate: int | None,
-        report: Report,
+        report: CopyProgress,
         named: bool = False,
     ) -> None:
         """``named``: the source was asked for by name; a copy of another region is then not gone on with."""
@@ -108,9 +108,9 @@ class Bootstrap:
                 found = await trio.to_thread.run_sync(target.look, self._config)
                 what = way(found, replace=self._replace, source=self._named)
                 try:
-                    if what in (Way.RESUME, Way.FINISH):
+                    if what in (CopyDecision.RESUME, CopyDecision.FINISH):
                         assert found.half is not None
-                        await self._go_on(found.half, is_whole=what is Way.FINISH)
+                        await self._go_on(found.half, is_whole=what is CopyDecision.FINISH)
                         done = found.half.begun.position
                     elif copies == COPIES:
                         message = f"{COPIES} copies were begun and none came to its end"
@@ -141,19 +141,19 @@ class Bootstrap:
 
     # -- begin
 
-    async def _begin(self, what: Way) -> None:
+    async def _begin(self, what: CopyDecision) -> None:
         """Have a moment held and empty the replica; the rows come next."""
         chunk_rows = min(CHUNK_ROWS, self._rate) if self._rate else CHUNK_ROWS
         async with CopyClient(self._source) as client:
             begun = await client.begin(chunk_rows)
             self._check_strand(begun)
             await self._check_followed(begun.position)
-        if what is Way.REPLACE:
+        if what is CopyDecision.REPLACE:
             aside = await trio.to_thread.run_sync(target.set_aside, self._config)
             self._report.set_aside += map(str, aside)
-        half = Half(self._source.url, begun, chunk_rows)
+        half = PartialCopy(self._source.url, begun, chunk_rows)
         await trio.to_thread.run_sync(write_half, self._config.region.data_dir, half)
-        filling = Filling(wiring.replica(self._config), begun)
+        filling = CopyTarget(wiring.replica(self._config), begun)
         try:
             await trio.to_thread.run_sync(filling.open)
             await trio.to_thread.run_sync(filling.begin)
@@ -161,7 +161,7 @@ class Bootstrap:
             filling.close()
         self._moved_at = trio.current_time()
 
-    def _check_strand(self, begun: Begun) -> None:
+    def _check_strand(self, begun: CopyStart) -> None:
         strand = self._config.region.strand
         if begun.position.strand != strand:
             message = f"the other region keeps strand {begun.position.strand!r}, this one {strand!r}"
@@ -185,11 +185,11 @@ class Bootstrap:
 
     # -- rows
 
-    async def _go_on(self, half: Half, *, is_whole: bool) -> None:
+    async def _go_on(self, half: PartialCopy, *, is_whole: bool) -> None:
         begun, report = half.begun, self._report
         report.position, report.rows_estimate = begun.position, begun.rows
         source = dataclasses.replace(self._source, url=half.url)
-        filling = Filling(wiring.replica(self._config), begun)
+        filling = CopyTarget(wiring.replica(self._config), begun)
         try:
             await trio.to_thread.run_sync(filling.open)
             report.rows = filling.rows
@@ -206,14 +206,14 @@ class Bootstrap:
         await _let_go(source, begun.copy)
         report.phase = "done"
 
-    async def _fill(self, client: CopyClient, filling: Filling, begun: Begun) -> None:
+    async def _fill(self, client: CopyClient, filling: CopyTarget, begun: CopyStart) -> None:
         began, before = trio.current_time(), filling.rows
-        send, receive = trio.open_memory_channel[Chunk | Last](0)
+        send, receive = trio.open_memory_channel[Chunk | CopyEnd](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_ask, client, begun.copy, filling.chunks + 1, send)
             async with receive:
                 async for chunk in receive:
-                    if isinstance(chunk, Last):
+                    if isinstance(chunk, CopyEnd):
                         await trio.to_thread.run_sync(filling.finish, chunk)
                         return
                     await trio.to_thread.run_sync(filling.add, chunk)
@@ -224,13 +224,13 @@ class Bootstrap:
         raise Corrupt("bad_copy", "the chunks ended before the copy did", place="copy")
 
 
-async def _ask(client: CopyClient, copy: str, number: int, send: trio.MemorySendChannel[Chunk | Last]) -> None:
+async def _ask(client: CopyClient, copy: str, number: int, send: trio.MemorySendChannel[Chunk | CopyEnd]) -> None:
     """One chunk ahead of the replica."""
     async with send:
         while True:
             chunk = await client.chunk(copy, number)
             await send.send(chunk)
-            if isinstance(chunk, Last):
+            if isinstance(chunk, CopyEnd):
                 return
             number += 1
 

@@ -10,20 +10,20 @@ from typing import NamedTuple
 
 from replicator.errors import Halted
 from replicator.format.position import Position
-from replicator.pipeline.copies.partial_copy import Half, is_of
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.copies.partial_copy import PartialCopy, is_of
+from replicator.pipeline.replicas.base import AppliedMark
 
 
-class Found(NamedTuple):
+class RegionContents(NamedTuple):
     """What is in the region. ``journal`` is its journal's end, ``replica`` where its replica stands; None: nothing."""
 
-    half: Half | None
+    half: PartialCopy | None
     journal: Position | None
     replica: Position | None
-    mark: Applied | None
+    mark: AppliedMark | None
 
 
-class Way(enum.Enum):
+class CopyDecision(enum.Enum):
     """How to go on."""
 
     BEGIN = "begin a copy"
@@ -33,20 +33,22 @@ class Way(enum.Enum):
     FINISH = "the rows are whole: begin the journal"
 
 
-def way(found: Found, *, replace: bool, source: str | None = None) -> Way:
+def way(found: RegionContents, *, replace: bool, source: str | None = None) -> CopyDecision:
     """The way from what was found; ``source`` is the region to copy if one was named. Raises Halted
     ``region_has_data``."""
     half = found.half
     if half is not None:
         if found.mark is not None and is_of(found.mark, half.begun.copy):
             if found.replica is not None:
-                return Way.FINISH
-            return Way.RESUME if source in (None, half.url) else Way.ANEW  # the other one may be gone for good
-        return Way.ANEW  # killed before its first transaction, which empties what was to be replaced
+                return CopyDecision.FINISH
+            return (
+                CopyDecision.RESUME if source in (None, half.url) else CopyDecision.ANEW
+            )  # the other one may be gone for good
+        return CopyDecision.ANEW  # killed before its first transaction, which empties what was to be replaced
     if found.journal is None and found.replica is None:
-        return Way.ANEW if found.mark is not None else Way.BEGIN
+        return CopyDecision.ANEW if found.mark is not None else CopyDecision.BEGIN
     if replace:
-        return Way.REPLACE
+        return CopyDecision.REPLACE
     here = [f"its {name} is at sequence {at.sequence:,}" for name, at in _named(found) if at is not None]
     raise Halted(
         "region_has_data",
@@ -56,5 +58,5 @@ def way(found: Found, *, replace: bool, source: str | None = None) -> Way:
     )
 
 
-def _named(found: Found) -> list[tuple[str, Position | None]]:
+def _named(found: RegionContents) -> list[tuple[str, Position | None]]:
     return [("journal", found.journal), ("replica", found.replica)]

@@ -12,21 +12,21 @@ import time
 from pathlib import Path
 
 from replicator.cluster.rejoin.rewind import FILE as GOING_BACK
-from replicator.config import Config, SqliteReplica
+from replicator.config import Config, SqliteReplicaSettings
 from replicator.errors import Corrupt, Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
-from replicator.ops.bootstrap.decide import Found
+from replicator.ops.bootstrap.decide import RegionContents
 from replicator.pipeline.copies.partial_copy import HALF_COPY, mark_of, read_half
-from replicator.pipeline.copies.wire import Begun, Chunk, Last, as_text, in_force
-from replicator.pipeline.replicas.base import Append, Applied, Change, Define, Replica, Step, Truncate
-from replicator.pipeline.replicas.quarantine import Closing
+from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, as_text, in_force
+from replicator.pipeline.replicas.base import Append, AppliedMark, Define, Replica, Step, TableChange, Truncate
+from replicator.pipeline.replicas.quarantine import QuarantineClosing
 from replicator.runtime import wiring
 from replicator.storage import sqlite
 from replicator.storage.journal.store import Journal
 
 
-def look(config: Config) -> Found:
+def look(config: Config) -> RegionContents:
     """What is here. Raises Unavailable or Halted."""
     strand, path = config.region.strand, config.region.journal_path
     end: Position | None = None
@@ -37,10 +37,12 @@ def look(config: Config) -> Found:
         finally:
             journal.close()
     applied, mark = _look_at_replica(config)
-    return Found(read_half(config.region.data_dir), _some(end), _some(applied.position if applied else None), mark)
+    return RegionContents(
+        read_half(config.region.data_dir), _some(end), _some(applied.position if applied else None), mark
+    )
 
 
-def _look_at_replica(config: Config) -> tuple[Applied | None, Applied | None]:
+def _look_at_replica(config: Config) -> tuple[AppliedMark | None, AppliedMark | None]:
     try:
         with contextlib.closing(wiring.reader(config, dict)()) as reader:
             return reader.applied(config.region.strand), reader.applied(HALF_COPY)
@@ -58,14 +60,14 @@ def old_files(config: Config) -> list[Path]:
     """The files that would be set aside, the journal first: without it nothing here goes on by itself."""
     region = config.region
     files = [region.journal_path, region.spool_path, region.data_dir / "history.sqlite3", region.data_dir / GOING_BACK]
-    if isinstance(config.replica, SqliteReplica):
+    if isinstance(config.replica, SqliteReplicaSettings):
         files.append(config.replica.path)
     return [file for file in files if file.exists()]
 
 
 def old_tables(config: Config) -> list[str]:
     """The tables that would be emptied: a file is set aside whole instead."""
-    if isinstance(config.replica, SqliteReplica):
+    if isinstance(config.replica, SqliteReplicaSettings):
         return []
     with contextlib.closing(wiring.reader(config, dict)()) as reader:
         return [definition.label for definition in reader.tables()]
@@ -76,10 +78,10 @@ def set_aside(config: Config) -> list[Path]:
     return [sqlite.set_aside(file, "replaced") for file in old_files(config)]
 
 
-class Filling:
+class CopyTarget:
     """The replica while it is filled. After an error, ``open`` again."""
 
-    def __init__(self, replica: Replica, begun: Begun) -> None:
+    def __init__(self, replica: Replica, begun: CopyStart) -> None:
         self._replica = replica
         self._begun = begun
         self._strand = begun.position.strand
@@ -109,7 +111,7 @@ class Filling:
         self._replica.apply(self._strand, steps)
         self._replica.forget(self._strand)
         aside = self._replica.quarantine()
-        void = Closing("truncated", time.time_ns() // 1000, "bootstrap", "the region is made anew")
+        void = QuarantineClosing("truncated", time.time_ns() // 1000, "bootstrap", "the region is made anew")
         aside.close(self._strand, [one.place for one in aside.open(self._strand)], void)
         self._commit(0, 0)
 
@@ -120,35 +122,35 @@ class Filling:
         table = self._tables.get(chunk.relation)
         if table is None or (chunk.places is None) != bool(table.key):
             raise Corrupt("bad_copy", f"chunk {chunk.number} is of no table that was announced", place="copy")
-        step: Step = Change(table, (), (), (), chunk.rows, ())
+        step: Step = TableChange(table, (), (), (), chunk.rows, ())
         if chunk.places is not None:
             step = Append(table, chunk.rows, chunk.places)
         self._replica.begin()
         self._replica.apply(self._strand, [step])
         self._commit(chunk.number, self.rows + len(chunk.rows))
 
-    def finish(self, last: Last) -> None:
+    def finish(self, last: CopyEnd) -> None:
         """The copy is whole: its position beside the mark. The blocks up to it count as applied."""
         if last.rows != self.rows:
             raise Corrupt("bad_copy", f"{self.rows:,} rows came, there are {last.rows:,}", place="copy")
         position = self._begun.position
         self._replica.begin()
         self._replica.apply(self._strand, last.sequences)
-        self._replica.commit(Applied(position, self._begun.committed_at, position.sequence))
+        self._replica.commit(AppliedMark(position, self._begun.committed_at, position.sequence))
 
     def clear(self) -> None:
         """The journal begins at the copy: the mark has done its work."""
         position = self._begun.position
         self._replica.begin()
         self._replica.forget(HALF_COPY)
-        self._replica.commit(Applied(position, self._begun.committed_at, position.sequence))
+        self._replica.commit(AppliedMark(position, self._begun.committed_at, position.sequence))
 
     def _commit(self, chunks: int, rows: int) -> None:
         self._replica.commit(mark_of(self._begun, chunks, rows))
         self.chunks, self.rows = chunks, rows
 
 
-def begin_journal(config: Config, begun: Begun) -> None:
+def begin_journal(config: Config, begun: CopyStart) -> None:
     """The journal begins behind the copy's position."""
     journal = Journal(config.region.journal_path)
     journal.open()

@@ -13,7 +13,7 @@ from replicator.ops.cli import example, printable
 
 if TYPE_CHECKING:
     from replicator.format.position import Position
-    from replicator.ops.bootstrap.bootstrap import Bootstrap, Report
+    from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress
 
 LOOK_SECONDS = 0.25
 LOG_SECONDS = 10.0
@@ -51,7 +51,7 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
     from replicator.config import load
     from replicator.config.roles import in_role
     from replicator.errors import ConfigError, ReplicatorError
-    from replicator.ops.bootstrap.bootstrap import Bootstrap, Report, plan, source_of
+    from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, plan, source_of
     from replicator.ops.cli.logs import log_to_stderr
     from replicator.supervise import first_cause
 
@@ -68,7 +68,7 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
             found = trio.run(lambda: plan(settings, source, replace=replace, named=url is not None))
             click.echo(json.dumps(found, indent=2) if as_json else printable("\n".join(_plan_lines(found))))
             return
-        report = Report()
+        report = CopyProgress()
         bootstrap = Bootstrap(settings, source, replace=replace, rate=rate, report=report, named=url is not None)
         position = trio.run(_shown, bootstrap, report)
     except* ReplicatorError as group:
@@ -87,19 +87,19 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
 def _checked(url: str | None) -> str | None:
     from pydantic import TypeAdapter, ValidationError
 
-    from replicator.config.models import Follow
+    from replicator.config.models import FollowSettings
     from replicator.errors import ConfigError
 
     if url is None:
         return None
     try:
-        return TypeAdapter(Follow).validate_python({"primary": url}).primary
+        return TypeAdapter(FollowSettings).validate_python({"primary": url}).primary
     except ValidationError as error:
         cure = "write it like https://lima.example:7400"
         raise ConfigError("bad_url", "this is no address", place=f"--from {url}", cure=cure) from error
 
 
-async def _shown(bootstrap: Bootstrap, report: Report) -> Position:
+async def _shown(bootstrap: Bootstrap, report: CopyProgress) -> Position:
     import sys
 
     import trio
@@ -111,7 +111,7 @@ async def _shown(bootstrap: Bootstrap, report: Report) -> Position:
     return position
 
 
-async def _draw(report: Report) -> None:
+async def _draw(report: CopyProgress) -> None:
     import trio
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -133,7 +133,7 @@ async def _draw(report: Report) -> None:
             await trio.sleep(LOOK_SECONDS)
 
 
-async def _tell(report: Report) -> None:
+async def _tell(report: CopyProgress) -> None:
     import logging
 
     import trio

@@ -24,7 +24,7 @@ TELL_SECONDS = 30.0  # what changes something is durable before it is answered
 TOKEN_VARIABLE = "REPLICATOR_TOKEN"
 
 
-class Sidecar(NamedTuple):
+class SidecarAddress(NamedTuple):
     """Whom to ask, and with what. ``local`` is the sidecar of a configuration that is at hand."""
 
     url: str
@@ -33,7 +33,7 @@ class Sidecar(NamedTuple):
     local: bool
 
 
-def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Sidecar:
+def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> SidecarAddress:
     """The sidecar that the command line names: by its configuration, by its address, or by both."""
     config = None if config_path is None else load(config_path)
     if config is None and url is None:
@@ -43,24 +43,24 @@ def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Sidec
     if config is not None and config.http.token is not None:
         token = config.http.token.reveal()
     if url is not None:
-        return Sidecar(_checked(url), token, _trusting(ca), local=False)
+        return SidecarAddress(_checked(url), token, _trusting(ca), local=False)
     assert config is not None
     own = own_sidecar(config)
     return own if ca is None else own._replace(tls=_trusting(ca))
 
 
-def own_sidecar(config: Config) -> Sidecar:
+def own_sidecar(config: Config) -> SidecarAddress:
     """The sidecar of this configuration, on this machine."""
     token = config.http.token.reveal() if config.http.token is not None else os.environ.get(TOKEN_VARIABLE)
-    return Sidecar(config.url, token, _own_certificate(config), local=True)
+    return SidecarAddress(config.url, token, _own_certificate(config), local=True)
 
 
-def of_cluster(config: Config, ca: Path | None) -> dict[str, Sidecar]:
+def of_cluster(config: Config, ca: Path | None) -> dict[str, SidecarAddress]:
     """Every sidecar of the configuration's cluster, by the region's name."""
     assert config.cluster is not None
     token = config.cluster.token.reveal() if config.cluster.token else os.environ.get(TOKEN_VARIABLE)
     tls = _trusting(ca or config.cluster.ca)
-    found = {name: Sidecar(url, token, tls, local=True) for name, url in config.cluster.regions.items()}
+    found = {name: SidecarAddress(url, token, tls, local=True) for name, url in config.cluster.regions.items()}
     return {**found, config.region.name: own_sidecar(config)}
 
 
@@ -100,17 +100,17 @@ def _own_certificate(config: Config) -> ssl.SSLContext | bool:
     return context
 
 
-def ask(whom: Sidecar, path: str) -> Any:
+def ask(whom: SidecarAddress, path: str) -> Any:
     """The JSON that the sidecar answers to GET ``path``. Raises Unavailable, or ReplicatorError for another answer."""
     return _exchange(whom, "GET", path, None, TIMEOUT_SECONDS)
 
 
-def tell(whom: Sidecar, path: str, fields: dict[str, Any], seconds: float = TELL_SECONDS) -> Any:
+def tell(whom: SidecarAddress, path: str, fields: dict[str, Any], seconds: float = TELL_SECONDS) -> Any:
     """The JSON that the sidecar answers to POST ``path`` with these fields; raises as ``ask`` does."""
     return _exchange(whom, "POST", path, fields, seconds)
 
 
-def _exchange(whom: Sidecar, method: str, path: str, fields: dict[str, Any] | None, seconds: float) -> Any:
+def _exchange(whom: SidecarAddress, method: str, path: str, fields: dict[str, Any] | None, seconds: float) -> Any:
     place = whom.url + path
     headers = {"Authorization": f"Bearer {whom.token}"} if whom.token else {}
     tls = whom.tls if place.startswith("https:") else False  # without TLS there is nothing to verify, nor to load

@@ -16,7 +16,7 @@ import click
 from replicator.ops.cli import printable
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import Sidecar
+    from replicator.ops.cli.client import SidecarAddress
 
 Answer = dict[str, Any]
 
@@ -37,7 +37,7 @@ def whom_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--url", help="The sidecar's address, instead of the one in CONFIG.")(function)
 
 
-def get(sidecar: Sidecar, path: str) -> Answer:
+def get(sidecar: SidecarAddress, path: str) -> Answer:
     """The JSON object that the sidecar answers."""
     from replicator.ops.cli.client import ask, unreadable
 
@@ -47,7 +47,9 @@ def get(sidecar: Sidecar, path: str) -> Answer:
     return answer
 
 
-def show_answer(sidecar: Sidecar, answer: Answer, as_json: bool, lines: Callable[[Answer], Iterator[str]]) -> None:
+def show_answer(
+    sidecar: SidecarAddress, answer: Answer, as_json: bool, lines: Callable[[Answer], Iterator[str]]
+) -> None:
     """Print the answer, as it is or line by line."""
     from replicator.ops.cli.client import unreadable
 

@@ -10,7 +10,7 @@ import click
 from replicator.ops.cli import example
 
 if TYPE_CHECKING:
-    from replicator.ops.demo.report import Report
+    from replicator.ops.demo.report import DemoReport
 
 MOST_SECONDS = 3600
 
@@ -57,12 +57,12 @@ def _show_what_the_terminal_cannot() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _tell(report: Report, keep: Path | None) -> None:
+def _tell(report: DemoReport, keep: Path | None) -> None:
     import sys
 
-    from replicator.ops.demo.show import Lines
+    from replicator.ops.demo.show import PlainLog
 
-    lines = Lines(sys.stdout)
+    lines = PlainLog(sys.stdout)
     for check in report.checks:
         lines.say(f"{'ok  ' if check.passed else 'FAIL'} {check.region}, {check.what}: {check.told}")
     if keep is not None:

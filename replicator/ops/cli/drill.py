@@ -11,7 +11,7 @@ import click
 from replicator.ops.cli import example, printable
 
 if TYPE_CHECKING:
-    from replicator.ops.drills.result import Report
+    from replicator.ops.drills.result import DrillReport
 
 
 @click.command("drill")
@@ -74,12 +74,12 @@ def command(
         return
     log_to_stderr()
     if local:
-        asked = run.Simulated(configs, plan_path, seed, seeds)
+        asked = run.SimulatedDrillOptions(configs, plan_path, seed, seeds)
         report = run.simulate(asked)
     else:
         if plan_path is None:
             raise click.UsageError("give a plan: --plan FILE; config/drills has one of each kind")
-        live = run.Asked(configs, addresses, ca, plan_path, state)
+        live = run.LiveDrillOptions(configs, addresses, ca, plan_path, state)
         if check:
             for line in run.check(live):
                 click.echo(printable(line))
@@ -95,7 +95,7 @@ def command(
     sys.exit(exit_code(report.outcome))
 
 
-def _lines(report: Report, report_dir: Path | None) -> list[str]:
+def _lines(report: DrillReport, report_dir: Path | None) -> list[str]:
     from replicator.ops.drills.text_report import lines
 
     told = lines(report)

@@ -40,7 +40,7 @@ def command(
     """
     from replicator.ops.cli.client import sidecar, tell
     from replicator.ops.cli.common import said
-    from replicator.ops.cli.known_cluster import Watcher, state_of
+    from replicator.ops.cli.known_cluster import EventWatcher, state_of
 
     if allow_data_loss and not reason.strip():
         raise click.UsageError("--allow-data-loss needs a --reason")
@@ -54,7 +54,7 @@ def command(
         }
         click.echo(json.dumps(shown, indent=2) if as_json else printable("\n".join(_lines(state, against))))
         raise click.exceptions.Exit(FAILED if against else 0)
-    watcher = Watcher({"it": whom}, lambda line: None if as_json else click.echo(line.removeprefix("it: ")))
+    watcher = EventWatcher({"it": whom}, lambda line: None if as_json else click.echo(line.removeprefix("it: ")))
     order: dict[str, Any] = {"verb": "failover", "seconds": timeout, "reason": said(reason)}
     order |= {"allow_data_loss": True} if allow_data_loss else {}
     order |= {"primary_is_fenced": True} if primary_is_fenced else {}

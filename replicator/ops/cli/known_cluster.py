@@ -11,21 +11,21 @@ from replicator.errors import ConfigError, ReplicatorError, Unavailable
 from replicator.ops.cli import printable
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import Sidecar
+    from replicator.ops.cli.client import SidecarAddress
 
 POLL_SECONDS = 0.05
 State = dict[str, Any]
 
 
-class Cluster(NamedTuple):
+class KnownCluster(NamedTuple):
     """The regions by name. ``own`` is the one whose configuration was named, with what it says of a switchover."""
 
     own: str
-    regions: dict[str, Sidecar]
+    regions: dict[str, SidecarAddress]
     switchover_seconds: float
 
 
-def cluster_of(config_path: Path, ca: Path | None) -> Cluster:
+def cluster_of(config_path: Path, ca: Path | None) -> KnownCluster:
     """The cluster of a configuration. Raises ConfigError if it has none."""
     from replicator.config import load
     from replicator.ops.cli.client import of_cluster
@@ -34,10 +34,10 @@ def cluster_of(config_path: Path, ca: Path | None) -> Cluster:
     if config.cluster is None:
         cure = "failover is for regions that name each other in [cluster]; config/reference.toml explains it"
         raise ConfigError("no_cluster", "this region is in no cluster", place=str(config_path), cure=cure)
-    return Cluster(config.region.name, of_cluster(config, ca), config.failover.switchover_seconds)
+    return KnownCluster(config.region.name, of_cluster(config, ca), config.failover.switchover_seconds)
 
 
-def state_of(whom: Sidecar) -> State:
+def state_of(whom: SidecarAddress) -> State:
     """What a region says of its role. Raises ReplicatorError."""
     from replicator.ops.cli.client import ask, unreadable
 
@@ -47,7 +47,7 @@ def state_of(whom: Sidecar) -> State:
     return answer
 
 
-def primary_of(cluster: Cluster) -> str:
+def primary_of(cluster: KnownCluster) -> str:
     """The region that leads, as the first one that answers knows. Raises Unavailable."""
     names = [cluster.own, *(name for name in cluster.regions if name != cluster.own)]
     said = ""
@@ -67,10 +67,10 @@ def primary_of(cluster: Cluster) -> str:
     raise Unavailable("no_primary", said, place="cluster", cure=cure)
 
 
-class Watcher:
+class EventWatcher:
     """Shows what happens in some regions from now on, as it is seen."""
 
-    def __init__(self, regions: dict[str, Sidecar], show: Callable[[str], None]) -> None:
+    def __init__(self, regions: dict[str, SidecarAddress], show: Callable[[str], None]) -> None:
         self._regions, self._show = regions, show
         self._seen: dict[str, int] = {}
         self.states: dict[str, State] = {}

@@ -60,7 +60,7 @@ def command(
     from replicator.config import load
     from replicator.ops.cli.client import sidecar, tell
     from replicator.ops.cli.common import user
-    from replicator.ops.cli.verdicts import NOT_CHECKED, Judged, judge, keys_of, replica_only, stopped
+    from replicator.ops.cli.verdicts import NOT_CHECKED, ComparisonVerdict, judge, keys_of, replica_only, stopped
 
     settings = load(config)
     replica_only(settings, "repair")
@@ -79,7 +79,9 @@ def command(
     if report is not None:
         lines += _copied(report, told)
     if why := stopped(whom):
-        judged = Judged(NOT_CHECKED, f"replay stands still: {why}; start the sidecar anew, then verify", None)
+        judged = ComparisonVerdict(
+            NOT_CHECKED, f"replay stands still: {why}; start the sidecar anew, then verify", None
+        )
     elif apply or judged is None:
         judged = judge(settings, 1)
     assert judged is not None

@@ -31,7 +31,7 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
     """
     from replicator.ops.cli.client import tell
     from replicator.ops.cli.common import said
-    from replicator.ops.cli.known_cluster import Watcher, cluster_of, primary_of
+    from replicator.ops.cli.known_cluster import EventWatcher, cluster_of, primary_of
 
     cluster = cluster_of(config, ca)
     timeout = timeout or cluster.switchover_seconds
@@ -40,7 +40,7 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
         click.echo(json.dumps({"primary": target, "moved": False}) if as_json else f"{target} leads already")
         return
     regions = {name: whom for name, whom in cluster.regions.items() if name in (primary, target)}
-    watcher = Watcher(regions, lambda line: None if as_json else click.echo(line))
+    watcher = EventWatcher(regions, lambda line: None if as_json else click.echo(line))
     order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": said(reason)}
     tell(cluster.regions[primary], "/v1/failover/orders", order)
     began = time.monotonic()

@@ -8,13 +8,13 @@ from replicator.ops.cli import printable
 
 if TYPE_CHECKING:
     from replicator.config import Config
-    from replicator.ops.cli.client import Sidecar
+    from replicator.ops.cli.client import SidecarAddress
     from replicator.verify.check import Endpoint, Verdict
 
 DIVERGENT, NOT_CHECKED = 16, 32
 
 
-class Judged(NamedTuple):
+class ComparisonVerdict(NamedTuple):
     """How a comparison came out: its exit code, a line for people, and the verdict if there is one."""
 
     code: int
@@ -54,7 +54,7 @@ def _primary(config: Config) -> Endpoint:
     return endpoint
 
 
-def judge(config: Config, listed: int) -> Judged:
+def judge(config: Config, listed: int) -> ComparisonVerdict:
     """Compare the region with the one that it follows, with so many differences listed in each table."""
     import trio
 
@@ -65,25 +65,27 @@ def judge(config: Config, listed: int) -> Judged:
     token = config.http.token.reveal() if config.http.token else None
     primary = _primary(config)
     replica = Endpoint(config.region.name, config.url, token, config.http.certificate)
-    judged: Judged | None = None
+    judged: ComparisonVerdict | None = None
     try:
         verdict = trio.run(verify, primary, replica, listed)
         different = sum(table.different for table in verdict.tables)
         at = f"at sequence {verdict.position.sequence}"
         if verdict.is_equal:
-            judged = Judged(0, f"equal {at}", verdict)
+            judged = ComparisonVerdict(0, f"equal {at}", verdict)
         else:
             problems = [f"{table.table}: {table.problem}" for table in verdict.tables if table.problem]
-            judged = Judged(DIVERGENT, "; ".join([f"divergent {at}: {different:,} keys differ", *problems]), verdict)
+            judged = ComparisonVerdict(
+                DIVERGENT, "; ".join([f"divergent {at}: {different:,} keys differ", *problems]), verdict
+            )
     except* ReplicatorError as group:
         error = first_cause(group)
         code = DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED
-        judged = Judged(code, printable(str(error)), None)
+        judged = ComparisonVerdict(code, printable(str(error)), None)
     assert judged is not None
     return judged
 
 
-def stopped(whom: Sidecar) -> str:
+def stopped(whom: SidecarAddress) -> str:
     """Why replay is halted; empty if it is not. A comparison would wait for it in vain."""
     from replicator.ops.cli.client import ask, unreadable
 

@@ -81,11 +81,11 @@ def _of_cluster(settings: Any) -> tuple[Any, Any]:
     """A region of a cluster is compared with the one that leads now. Raises ReplicatorError if none does."""
     from replicator.errors import ConfigError
     from replicator.ops.cli.client import of_cluster
-    from replicator.ops.cli.known_cluster import Cluster, primary_of
+    from replicator.ops.cli.known_cluster import KnownCluster, primary_of
     from replicator.verify.check import Endpoint
 
     me = settings.region.name
-    primary = primary_of(Cluster(me, of_cluster(settings, None), settings.failover.switchover_seconds))
+    primary = primary_of(KnownCluster(me, of_cluster(settings, None), settings.failover.switchover_seconds))
     if primary == me:
         cure = "name the configurations of the other regions"
         raise ConfigError("not_a_replica", "this region leads: the others are compared with it", place=me, cure=cure)

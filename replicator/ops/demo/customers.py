@@ -20,7 +20,7 @@ import trio
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.ops.demo.bank import Books, Operation, User, draw, opening
-from replicator.ops.demo.regions import NAMES, Region, Regions
+from replicator.ops.demo.regions import NAMES, DemoRegion, DemoRegions
 
 USERS_PER_REGION = 20
 CUSTOMERS_PER_REGION = 3
@@ -33,7 +33,7 @@ REQUEST_SECONDS = 10.0
 
 
 @dataclasses.dataclass(slots=True)
-class Tally:
+class CustomerTally:
     """What the customers saw. ``read_seconds`` run from a write's acknowledgement to the answer of the read;
     ``answered_sent_at`` is when the latest request that was answered had been sent, ``answered_at`` when an answer came
     last, and ``longest_gap_seconds`` the longest time between two answers, since it was set to zero."""
@@ -49,7 +49,7 @@ class Tally:
     longest_gap_seconds: float = 0.0
 
 
-class _Answer(NamedTuple):
+class _WriteResult(NamedTuple):
     position: str
     version: int
     replayed: bool
@@ -58,12 +58,12 @@ class _Answer(NamedTuple):
 class Customers:
     """All customers, their books and what they saw."""
 
-    def __init__(self, regions: Regions, seed: int) -> None:
+    def __init__(self, regions: DemoRegions, seed: int) -> None:
         self._regions = regions
         self._draws = random.Random(seed)
         self.users = [User(f"{name}-{n:02}", name) for name in NAMES for n in range(1, USERS_PER_REGION + 1)]
         self.books = Books(self.users)
-        self.tally = Tally()
+        self.tally = CustomerTally()
         self._answered = trio.Event()
 
     async def open_wallets(self) -> None:
@@ -110,7 +110,7 @@ class Customers:
             self.tally.repeated += 1
             self.tally.not_recognised += again != answer._replace(replayed=True)
 
-    async def _send(self, client: httpx.AsyncClient, body: dict[str, Any]) -> _Answer | None:
+    async def _send(self, client: httpx.AsyncClient, body: dict[str, Any]) -> _WriteResult | None:
         """The ledger's answer; None if a condition refuses it. Sent again for as long as there is no answer."""
         asked = self._regions.primary
         lost = False
@@ -149,7 +149,9 @@ class Customers:
         self._answered.set()
         self._answered = trio.Event()
 
-    async def _read_back(self, client: httpx.AsyncClient, operation: Operation, answer: _Answer, region: str) -> None:
+    async def _read_back(
+        self, client: httpx.AsyncClient, operation: Operation, answer: _WriteResult, region: str
+    ) -> None:
         """Read one's own write in another region. A region that is away is not waited for."""
         where = self._regions[region]
         started = trio.current_time()
@@ -172,12 +174,12 @@ def _client() -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False, timeout=REQUEST_SECONDS)
 
 
-def _answer(response: httpx.Response, region: Region) -> _Answer:
+def _answer(response: httpx.Response, region: DemoRegion) -> _WriteResult:
     position, versions = _field(response, region, "position"), _field(response, region, "versions")
-    return _Answer(position, versions[0], response.headers.get("Idempotency-Replayed") == "true")
+    return _WriteResult(position, versions[0], response.headers.get("Idempotency-Replayed") == "true")
 
 
-def _field(response: httpx.Response, region: Region, name: str) -> Any:
+def _field(response: httpx.Response, region: DemoRegion, name: str) -> Any:
     try:
         return response.json()[name]
     except (ValueError, KeyError, TypeError) as error:
@@ -198,6 +200,6 @@ def _primary_of(response: httpx.Response) -> str:
         return ""
 
 
-def _unexpected(response: httpx.Response, region: Region) -> ReplicatorError:
+def _unexpected(response: httpx.Response, region: DemoRegion) -> ReplicatorError:
     message = f"HTTP {response.status_code}, which was not expected: {response.text[:500]}"
     return ReplicatorError("unexpected_answer", message, place=f"region {region.name}", cure="see the region's log")

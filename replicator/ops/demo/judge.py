@@ -17,8 +17,8 @@ import trio
 
 from replicator.errors import ReplicatorError
 from replicator.ops.demo.bank import Books, cents
-from replicator.ops.demo.regions import Region, Regions
-from replicator.ops.demo.watch import Watch, endpoint
+from replicator.ops.demo.regions import DemoRegion, DemoRegions
+from replicator.ops.demo.watch import RegionWatch, endpoint
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import Walk, walk
 from replicator.supervise import first_cause
@@ -30,7 +30,7 @@ SHOWN_DIGITS = 16
 EVERY_ROW = "every row"
 
 
-class Check(NamedTuple):
+class EqualityCheck(NamedTuple):
     """One thing that was looked at in a region, whether it is as it must be, and what was found."""
 
     region: str
@@ -39,12 +39,12 @@ class Check(NamedTuple):
     told: str
 
 
-async def judge(regions: Regions, watch: Watch, books: Books) -> list[Check]:
+async def judge(regions: DemoRegions, watch: RegionWatch, books: Books) -> list[EqualityCheck]:
     """Look at everything. Raises ReplicatorError only if a sidecar ended by itself."""
     try:
         await _reach_the_end(regions, watch)
     except ReplicatorError as error:
-        return [Check("all", "the end", False, str(error))]
+        return [EqualityCheck("all", "the end", False, str(error))]
     checks = await compare(regions)
     for region in regions.all:
         checks.append(await trio.to_thread.run_sync(_money, region, books))
@@ -53,7 +53,7 @@ async def judge(regions: Regions, watch: Watch, books: Books) -> list[Check]:
     return [*checks, *await trio.to_thread.run_sync(_chains, regions)]
 
 
-async def compare(regions: Regions) -> list[Check]:
+async def compare(regions: DemoRegions) -> list[EqualityCheck]:
     """Each replica with the primary, every row, at one position that all have."""
     checks = []
     positions = set()
@@ -61,14 +61,14 @@ async def compare(regions: Regions) -> list[Check]:
         try:
             verdict = await verify_one(regions, region)
             positions.add(verdict.position)
-            checks.append(Check(region.name, EVERY_ROW, verdict.is_equal, told(verdict)))
+            checks.append(EqualityCheck(region.name, EVERY_ROW, verdict.is_equal, told(verdict)))
         except ReplicatorError as error:
-            checks.append(Check(region.name, EVERY_ROW, False, str(error)))
+            checks.append(EqualityCheck(region.name, EVERY_ROW, False, str(error)))
     where = ", ".join(sorted(str(position.sequence) for position in positions))
-    return [*checks, Check("all", "one position", len(positions) == 1, f"compared at sequence {where or '-'}")]
+    return [*checks, EqualityCheck("all", "one position", len(positions) == 1, f"compared at sequence {where or '-'}")]
 
 
-async def verify_one(regions: Regions, region: Region) -> Verdict:
+async def verify_one(regions: DemoRegions, region: DemoRegion) -> Verdict:
     """``replicator verify`` of one replica. Raises ReplicatorError if it cannot be done, or the chains differ."""
     try:
         return await verify(endpoint(regions.primary), endpoint(region), LISTED)
@@ -94,23 +94,23 @@ def brief(line: str) -> str:
     return line.split(":")[0].replace(" sequence", "")
 
 
-async def _reach_the_end(regions: Regions, watch: Watch) -> None:
+async def _reach_the_end(regions: DemoRegions, watch: RegionWatch) -> None:
     await watch.reach(regions.primary, 0, REACH_SECONDS)
     head = watch.states[regions.primary.name].sequence
     for region in regions.replicas:
         await watch.reach(region, head, REACH_SECONDS)
 
 
-def _money(region: Region, books: Books) -> Check:
+def _money(region: DemoRegion, books: Books) -> EqualityCheck:
     """What the region's own file holds, beside the books."""
     what = "money"
     try:
         balances, payments = read_accounts(region.database_path)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-        return Check(region.name, what, False, f"the region's tables cannot be read: {error!r}")
+        return EqualityCheck(region.name, what, False, f"the region's tables cannot be read: {error!r}")
     found = books.differences(balances, payments)
     right = f"{cents(books.money)} in {len(balances)} wallets, {len(payments):,} payments, as acknowledged"
-    return Check(region.name, what, not found, "; ".join(found) or right)
+    return EqualityCheck(region.name, what, not found, "; ".join(found) or right)
 
 
 def read_accounts(database: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -124,24 +124,26 @@ def read_accounts(database: Path) -> tuple[dict[str, int], dict[str, int]]:
     )
 
 
-async def _once(watch: Watch, region: Region) -> Check:
+async def _once(watch: RegionWatch, region: DemoRegion) -> EqualityCheck:
     """The counter that the replica keeps in the transactions of its rows."""
     await watch.reach(region, 0, REACH_SECONDS)
     state = watch.states[region.name]
     passed = state.applied_blocks == state.sequence
-    return Check(region.name, "each block once", passed, f"{state.applied_blocks} applied for {state.sequence} blocks")
+    return EqualityCheck(
+        region.name, "each block once", passed, f"{state.applied_blocks} applied for {state.sequence} blocks"
+    )
 
 
-def _chains(regions: Regions) -> list[Check]:
+def _chains(regions: DemoRegions) -> list[EqualityCheck]:
     """Every journal from its first block to its last, and that all end alike."""
     walks = {region.name: _walk(region) for region in regions.all}
     checks = [
-        Check(name, "chain", isinstance(result, Walk) and result.broken is None, _walked(result))
+        EqualityCheck(name, "chain", isinstance(result, Walk) and result.broken is None, _walked(result))
         for name, result in walks.items()
     ]
     ends = {result.position for result in walks.values() if isinstance(result, Walk)}
     words = ", ".join(f"sequence {end.sequence:,}, hash {end.hash.hex()[:SHOWN_DIGITS]}..." for end in sorted(ends))
-    return [*checks, Check("all", "one chain", len(ends) == 1, f"the journals end at {words or '-'}")]
+    return [*checks, EqualityCheck("all", "one chain", len(ends) == 1, f"the journals end at {words or '-'}")]
 
 
 def _walked(result: Walk | ReplicatorError) -> str:
@@ -150,7 +152,7 @@ def _walked(result: Walk | ReplicatorError) -> str:
     return str(result)
 
 
-def _walk(region: Region) -> Walk | ReplicatorError:
+def _walk(region: DemoRegion) -> Walk | ReplicatorError:
     journal = Journal(region.journal_path)
     try:
         (strand,) = journal.strands()

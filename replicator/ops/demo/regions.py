@@ -1,7 +1,8 @@
 """Three regions on loopback, each a process of its own: embedded ledgers that may take over from each other.
 
-Guarantee: whatever happens within ``Regions`` as a context, no process is left when it is left. A region that is killed
-and started again is the same region: same files, same port. ``primary`` is who leads as far as the customers know.
+Guarantee: whatever happens within ``DemoRegions`` as a context, no process is left when it is left. A region that is
+killed and started again is the same region: same files, same port. ``primary`` is who leads as far as the customers
+know.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ quiet = "1s"
 """
 
 
-class Region:
+class DemoRegion:
     """One region's files and process."""
 
     def __init__(self, directory: Path, name: str, urls: dict[str, str]) -> None:
@@ -146,28 +147,28 @@ def _this_program() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-class Regions:
+class DemoRegions:
     """The three regions; nothing of them runs after the context."""
 
     def __init__(self, directory: Path) -> None:
         urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(NAMES, free_ports(len(NAMES)), strict=True)}
-        self.all = [Region(directory, name, urls) for name in NAMES]
+        self.all = [DemoRegion(directory, name, urls) for name in NAMES]
         self.primary = self.all[0]
 
     @property
-    def replicas(self) -> list[Region]:
+    def replicas(self) -> list[DemoRegion]:
         """All but who leads."""
         return [region for region in self.all if region is not self.primary]
 
-    def at(self, url: str) -> Region | None:
+    def at(self, url: str) -> DemoRegion | None:
         """The region with this address."""
         return next((region for region in self.all if region.url == url), None)
 
-    def behind(self, region: Region) -> Region:
+    def behind(self, region: DemoRegion) -> DemoRegion:
         """Whom to ask next where one does not lead."""
         return self.all[(self.all.index(region) + 1) % len(self.all)]
 
-    def __getitem__(self, name: str) -> Region:
+    def __getitem__(self, name: str) -> DemoRegion:
         return next(region for region in self.all if region.name == name)
 
     @contextlib.contextmanager

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from replicator.ops.demo.bank import Books, cents
-from replicator.ops.demo.customers import Tally
-from replicator.ops.demo.judge import Check
+from replicator.ops.demo.customers import CustomerTally
+from replicator.ops.demo.judge import EqualityCheck
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kill:
+class SidecarKill:
     """A sidecar that was killed, and how long it was until it did its work again."""
 
     region: str
@@ -20,7 +20,7 @@ class Kill:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Change:
+class PrimaryChange:
     """A change of primary: to which region and epoch, how long until the first write that was sent behind it was
     acknowledged, and the longest time without any acknowledged write."""
 
@@ -31,18 +31,18 @@ class Change:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class DemoReport:
     """A run that came to its end. ``traffic_seconds`` is for how long customers were at work, ``orphans`` how many
     transactions a lost primary had alone."""
 
     traffic_seconds: float
     books: Books
-    tally: Tally
-    kills: Sequence[Kill]
-    changes: Sequence[Change]
+    tally: CustomerTally
+    kills: Sequence[SidecarKill]
+    changes: Sequence[PrimaryChange]
     orphans: int
     live_verifications: int
-    checks: Sequence[Check]
+    checks: Sequence[EqualityCheck]
 
     @property
     def is_equal(self) -> bool:
@@ -120,14 +120,18 @@ class Report:
         )
 
 
-def seen_by_customers(tally: Tally) -> list[Check]:
+def seen_by_customers(tally: CustomerTally) -> list[EqualityCheck]:
     """What the customers must not have seen."""
     reads, stale = len(tally.read_seconds), tally.stale
     unknown = tally.not_recognised
     times = f"{_milliseconds(tally.read_seconds, 0.5)} ms p50, {_milliseconds(tally.read_seconds, 0.99)} ms p99"
     return [
-        Check("replicas", "own writes read", not stale, f"{reads:,} reads in other regions, {stale} stale; {times}"),
-        Check("all", "repetitions", not unknown, f"{tally.repeated:,} repeated requests, {unknown} not recognised"),
+        EqualityCheck(
+            "replicas", "own writes read", not stale, f"{reads:,} reads in other regions, {stale} stale; {times}"
+        ),
+        EqualityCheck(
+            "all", "repetitions", not unknown, f"{tally.repeated:,} repeated requests, {unknown} not recognised"
+        ),
     ]
 
 

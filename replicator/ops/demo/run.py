@@ -12,30 +12,30 @@ from pathlib import Path
 import trio
 
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.ops.demo.report import Report
+from replicator.ops.demo.report import DemoReport
 from replicator.ops.demo.show import showing
-from replicator.ops.demo.story import Show, Story
+from replicator.ops.demo.story import DemoStory, StoryOutput
 from replicator.supervise import first_cause
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(keep: Path | None, seconds: float, *, as_json: bool) -> Report:
+def run(keep: Path | None, seconds: float, *, as_json: bool) -> DemoReport:
     """Run the demo. Raises ReplicatorError if it does not come to its end, SystemExit if a signal ends it."""
     with _directory(keep) as directory, showing(on_stderr=as_json) as show:
         try:
             report = trio.run(_until_signal, directory, seconds, show)
         except* ReplicatorError as group:
             raise first_cause(group) from None
-    if isinstance(report, Report):
+    if isinstance(report, DemoReport):
         return report
     print(f"ended by {report.name}", file=sys.stderr)
     sys.exit(128 + report)
 
 
-async def _until_signal(directory: Path, seconds: float, show: Show) -> Report | signal.Signals:
+async def _until_signal(directory: Path, seconds: float, show: StoryOutput) -> DemoReport | signal.Signals:
     """The report; or the signal that came first, with everything ended."""
-    outcome: Report | signal.Signals | None = None
+    outcome: DemoReport | signal.Signals | None = None
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
 
@@ -45,7 +45,7 @@ async def _until_signal(directory: Path, seconds: float, show: Show) -> Report |
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait_for_signal)
-            outcome = await Story(directory, seconds, show).tell()
+            outcome = await DemoStory(directory, seconds, show).tell()
             nursery.cancel_scope.cancel()
     assert outcome is not None
     return outcome

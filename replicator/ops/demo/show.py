@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from replicator.ops.demo.story import Story
+    from replicator.ops.demo.story import DemoStory
     from replicator.ops.demo.watch import RegionState
 
 LINE_SECONDS = 2.0
 _STYLES = {"working": "green", "idle": "green", "starting": "yellow", "waiting": "yellow"}
 
 
-class Lines:
+class PlainLog:
     """Plain lines, one an event, and the figures now and then."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -43,7 +43,7 @@ class Lines:
             with open(os.devnull, "w") as nowhere:  # else Python complains when it flushes at its end
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
-    def figures(self, story: Story) -> None:
+    def figures(self, story: DemoStory) -> None:
         """A line of figures every other second."""
         if time.monotonic() - self._shown_at >= LINE_SECONDS:
             self._shown_at = time.monotonic()
@@ -63,22 +63,22 @@ class LiveTable:
 
         self._console.print(Text(printable(line)))
 
-    def figures(self, story: Story) -> None:
+    def figures(self, story: DemoStory) -> None:
         """Draw the table anew."""
         self._live.update(_table(story), refresh=True)
 
 
 @contextlib.contextmanager
-def showing(*, on_stderr: bool) -> Iterator[Lines | LiveTable]:
+def showing(*, on_stderr: bool) -> Iterator[PlainLog | LiveTable]:
     """The way to show that fits: lines to stderr if stdout is for something else."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     if on_stderr:
-        yield Lines(sys.stderr)
+        yield PlainLog(sys.stderr)
     elif not console.is_terminal or console.is_dumb_terminal:
-        yield Lines(sys.stdout)
+        yield PlainLog(sys.stdout)
     else:
         with Live(console=console, auto_refresh=False) as live:
             yield LiveTable(console, live)
@@ -98,7 +98,7 @@ def _lag(state: RegionState) -> tuple[str, str]:
     )
 
 
-def _table(story: Story) -> Table:
+def _table(story: DemoStory) -> Table:
     from rich import box
     from rich.table import Table
 

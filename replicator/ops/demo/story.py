@@ -17,10 +17,10 @@ import trio
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.ops.demo.customers import Customers
-from replicator.ops.demo.judge import EVERY_ROW, Check, brief, judge, told, verify_one
-from replicator.ops.demo.regions import FIRST, Region, Regions
-from replicator.ops.demo.report import Change, Kill, Report, seen_by_customers
-from replicator.ops.demo.watch import RegionState, Watch
+from replicator.ops.demo.judge import EVERY_ROW, EqualityCheck, brief, judge, told, verify_one
+from replicator.ops.demo.regions import FIRST, DemoRegion, DemoRegions
+from replicator.ops.demo.report import DemoReport, PrimaryChange, SidecarKill, seen_by_customers
+from replicator.ops.demo.watch import RegionState, RegionWatch
 
 START_SECONDS = 60.0
 RECOVER_SECONDS = 60.0
@@ -37,30 +37,30 @@ def _leads(state: RegionState) -> bool:
     return state.state == "primary" and state.is_open
 
 
-class Show(Protocol):
+class StoryOutput(Protocol):
     """Where it is shown."""
 
     def say(self, line: str) -> None:
         """An event."""
 
-    def figures(self, story: Story) -> None:
+    def figures(self, story: DemoStory) -> None:
         """How it is now; called a few times a second."""
 
 
-class Story:
+class DemoStory:
     """One run. ``seconds`` is for how long there is traffic."""
 
-    def __init__(self, directory: Path, seconds: float, show: Show) -> None:
+    def __init__(self, directory: Path, seconds: float, show: StoryOutput) -> None:
         self.directory = directory
         self.seconds = seconds
-        self.regions = Regions(directory)
-        self.watch = Watch(self.regions)
+        self.regions = DemoRegions(directory)
+        self.watch = RegionWatch(self.regions)
         self.customers = Customers(self.regions, random.SystemRandom().randrange(2**32))
         self._show = show
-        self._kills: list[Kill] = []
-        self._changes: list[Change] = []
+        self._kills: list[SidecarKill] = []
+        self._changes: list[PrimaryChange] = []
         self._orphans = 0
-        self._live: list[Check] = []
+        self._live: list[EqualityCheck] = []
         self._is_changing = False
 
     @property
@@ -68,7 +68,7 @@ class Story:
         """The regions as they are now."""
         return list(self.watch.states.values())
 
-    async def tell(self) -> Report:
+    async def tell(self) -> DemoReport:
         """From the start to the verdict. Raises ReplicatorError if it does not come so far."""
         with self.regions.running():
             await self.start()
@@ -103,7 +103,7 @@ class Story:
             beside.cancel_scope.cancel()
         return trio.current_time() - started
 
-    async def verdict(self, traffic_seconds: float) -> Report:
+    async def verdict(self, traffic_seconds: float) -> DemoReport:
         """Judge all regions, now that there is no traffic."""
         checks = await judge(self.regions, self.watch, self.customers.books)
         checks += seen_by_customers(self.customers.tally)
@@ -112,7 +112,7 @@ class Story:
                 self.watch.states[check.region].verified = brief(check.told)
         self._show.figures(self)
         failed_before = [check for check in self._live if not check.passed]
-        return Report(
+        return DemoReport(
             traffic_seconds,
             self.customers.books,
             self.customers.tally,
@@ -174,10 +174,10 @@ class Story:
     def _changed(self, kind: str, since: float) -> None:
         seconds, blocked = trio.current_time() - since, self.customers.tally.longest_gap_seconds
         region = self.regions.primary
-        self._changes.append(Change(kind, region.name, seconds, blocked))
+        self._changes.append(PrimaryChange(kind, region.name, seconds, blocked))
         self._show.say(f"{region.name}: leads after a {kind}; for {blocked:.2f} s no write was acknowledged")
 
-    async def _sealed(self, region: Region) -> Counter[str]:
+    async def _sealed(self, region: DemoRegion) -> Counter[str]:
         """How many transactions the region sealed that were in no other region, by how they were judged."""
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{region.url}/v1/orphans")
@@ -194,7 +194,7 @@ class Story:
         message = f"no write was acknowledged within {RECOVER_SECONDS:.0f} s"
         raise Unavailable("not_recovered", message, place="all regions", cure="see the regions' logs")
 
-    async def _kill(self, region: Region) -> float:
+    async def _kill(self, region: DemoRegion) -> float:
         """SIGKILL, and a moment without it. When it was killed."""
         role = self.watch.states[region.name].role
         region.kill()
@@ -204,9 +204,9 @@ class Story:
         await trio.sleep(min(AWAY * self.seconds, AWAY_LIMIT_SECONDS))
         return killed_at
 
-    def _recovered(self, region: Region, killed_at: float, how: str) -> None:
+    def _recovered(self, region: DemoRegion, killed_at: float, how: str) -> None:
         seconds = trio.current_time() - killed_at
-        self._kills.append(Kill(region.name, seconds))
+        self._kills.append(SidecarKill(region.name, seconds))
         self._show.say(f"{region.name}: back {seconds:.1f} s after the kill; {how}")
 
     async def _keep_showing(self) -> None:
@@ -222,14 +222,14 @@ class Story:
                 if not self._is_changing and region is not self.regions.primary:
                     await self._verify(region)
 
-    async def _verify(self, region: Region) -> None:
+    async def _verify(self, region: DemoRegion) -> None:
         try:
             verdict = await verify_one(self.regions, region)
         except ReplicatorError as error:
             if error.reason == "diverged" and not self._is_changing:
-                self._live.append(Check(region.name, "under traffic", False, str(error)))
+                self._live.append(EqualityCheck(region.name, "under traffic", False, str(error)))
             return  # a sidecar was killed meanwhile, say: its turn comes again
-        self._live.append(Check(region.name, "under traffic", verdict.is_equal, told(verdict)))
+        self._live.append(EqualityCheck(region.name, "under traffic", verdict.is_equal, told(verdict)))
         self.watch.states[region.name].verified = brief(told(verdict))
         if not verdict.is_equal:
             self._show.say(f"{region.name}: {told(verdict)}")

@@ -14,7 +14,7 @@ import httpx
 import trio
 
 from replicator.errors import ReplicatorError, Unavailable
-from replicator.ops.demo.regions import Region, Regions
+from replicator.ops.demo.regions import DemoRegion, DemoRegions
 from replicator.verify.check import Endpoint
 
 POLL_SECONDS = 0.25
@@ -44,10 +44,10 @@ class RegionState:
     is_open: bool = False
 
 
-class Watch:
+class RegionWatch:
     """Asks all regions, again and again. Raises ReplicatorError if a sidecar ended by itself."""
 
-    def __init__(self, regions: Regions) -> None:
+    def __init__(self, regions: DemoRegions) -> None:
         self._regions = regions
         self._seen: dict[str, deque[tuple[float, int]]] = {region.name: deque() for region in regions.all}
         self.states = {region.name: RegionState(region.name, region.role) for region in regions.all}
@@ -61,7 +61,7 @@ class Watch:
                         nursery.start_soon(self._ask, client, region)
                 await trio.sleep(POLL_SECONDS)
 
-    async def until(self, region: Region, is_so: Callable[[RegionState], bool], what: str, seconds: float) -> None:
+    async def until(self, region: DemoRegion, is_so: Callable[[RegionState], bool], what: str, seconds: float) -> None:
         """Return once the region answers and is so. Raises Unavailable if that takes too long."""
         state = self.states[region.name]
         with trio.move_on_after(seconds):
@@ -73,7 +73,7 @@ class Watch:
         message = f"it does not {what} within {seconds:.0f} s; it is {state.state or state.condition}"
         raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
 
-    async def reach(self, region: Region, sequence: int, seconds: float) -> None:
+    async def reach(self, region: DemoRegion, sequence: int, seconds: float) -> None:
         """Return once the region answers and has applied the sequence. Raises Unavailable if that takes too long."""
         state = self.states[region.name]
         with trio.move_on_after(seconds):
@@ -86,7 +86,7 @@ class Watch:
         message = f"sequence {sequence} was not applied within {seconds:.0f} s; it is {state.condition}"
         raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
 
-    async def _ask(self, client: httpx.AsyncClient, region: Region) -> int | None:
+    async def _ask(self, client: httpx.AsyncClient, region: DemoRegion) -> int | None:
         """What it has applied; None if it does not answer."""
         region.check_runs()
         state = self.states[region.name]
@@ -125,6 +125,6 @@ class Watch:
         return max(0.0, (last - first) / (until - since)) if until > since else 0.0
 
 
-def endpoint(region: Region) -> Endpoint:
+def endpoint(region: DemoRegion) -> Endpoint:
     """The region as verification asks it."""
     return Endpoint(region.name, region.url)

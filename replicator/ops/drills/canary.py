@@ -16,10 +16,17 @@ import httpx
 import trio
 
 from replicator.errors import ReplicatorError
-from replicator.ops.drills.canary_writers import Acked, Later, Lost, NotHere, Writing, key_of
+from replicator.ops.drills.canary_writers import (
+    CanaryWriter,
+    WriteAcknowledged,
+    WriteNotHere,
+    WriteRetryLater,
+    WriteUnknown,
+    key_of,
+)
 from replicator.ops.drills.measures import Canary
 from replicator.ops.drills.plan import CanaryPlan
-from replicator.ops.drills.regions import Regions
+from replicator.ops.drills.regions import DeploymentRegions
 
 WAITING = 1_000
 LIMIT = 500_000
@@ -38,8 +45,8 @@ class Canaries:
         self,
         drill: str,
         plan: CanaryPlan,
-        regions: Regions,
-        writing: Writing,
+        regions: DeploymentRegions,
+        writing: CanaryWriter,
         first: str,
         clock: Callable[[], float],
     ) -> None:
@@ -100,15 +107,15 @@ class Canaries:
                     self.refused = self.refused or str(error)
                     return
                 match answer:
-                    case Acked(position):
+                    case WriteAcknowledged(position):
                         canary = Canary(number, sent_at, self._clock(), region, position, attempts)
                         self.acknowledged.append(canary)
                         return
-                    case NotHere(other):
+                    case WriteNotHere(other):
                         self._move_on(region, other)
-                    case Lost():
+                    case WriteUnknown():
                         self._move_on(region, None)
-                told = answer.seconds if isinstance(answer, Later) else 0.0
+                told = answer.seconds if isinstance(answer, WriteRetryLater) else 0.0
                 await trio.sleep(max(pause, told))
                 pause = min(pause * self._draws.uniform(1.2, 1.8), PAUSE_MOST_SECONDS)
         finally:

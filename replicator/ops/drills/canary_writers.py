@@ -2,8 +2,8 @@
 
 Guarantee: a write that is sent again is the same write (an idempotency key; a key of the table), so that of each canary
 it is known whether it happened. Where the answer is that the region does not write, it names the one that does, if it
-can. All that a region says becomes one of ``Acked``, ``NotHere``, ``Later`` and ``Lost``; what no repetition cures is a
-ReplicatorError.
+can. All that a region says becomes one of ``WriteAcknowledged``, ``WriteNotHere``, ``WriteRetryLater`` and
+``WriteUnknown``; what no repetition cures is a ReplicatorError.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from psycopg import sql
 
 from replicator.errors import ConfigError, Rejected, ReplicatorError, Unavailable
 from replicator.ops.drills.plan import CanaryPlan
-from replicator.ops.drills.regions import Regions
+from replicator.ops.drills.regions import DeploymentRegions
 
 RETRY_AFTER_LIMIT_SECONDS = 30.0
 SESSIONS = 8
 REMOVED_AT_ONCE = 1_000
 
 
-class Acked(NamedTuple):
+class WriteAcknowledged(NamedTuple):
     """It is written; ``position`` is empty where the ledger tells none."""
 
     position: str = ""
 
 
-class NotHere(NamedTuple):
+class WriteNotHere(NamedTuple):
     """This region does not write; ``region`` does, if it is known."""
 
     region: str | None = None
 
 
-class Later(NamedTuple):
+class WriteRetryLater(NamedTuple):
     """Come back after so many seconds."""
 
     seconds: float
 
 
-class Lost(NamedTuple):
+class WriteUnknown(NamedTuple):
     """No answer, or none that says anything."""
 
     why: str
 
 
-Answer = Acked | NotHere | Later | Lost
+Answer = WriteAcknowledged | WriteNotHere | WriteRetryLater | WriteUnknown
 
 
-class Writing(Protocol):
+class CanaryWriter(Protocol):
     """The canaries of one drill in a ledger."""
 
     async def prepare(self, leader: str) -> None:
@@ -75,19 +75,19 @@ def key_of(drill: str, number: int) -> str:
     return f"{drill}-{number}"
 
 
-def writing_of(drill: str, plan: CanaryPlan, regions: Regions) -> Writing:
+def writing_of(drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> CanaryWriter:
     """In PostgreSQL where the plan names databases, else in the embedded ledger."""
     dsns = {name: secret.reveal() for name, secret in plan.dsn.items()}
-    return PostgresWriting(drill, plan, dsns) if dsns else EmbeddedWriting(drill, plan, regions)
+    return PostgresCanaryWriter(drill, plan, dsns) if dsns else EmbeddedCanaryWriter(drill, plan, regions)
 
 
 # -- the embedded ledger
 
 
-class EmbeddedWriting:
+class EmbeddedCanaryWriter:
     """By HTTP, as any client of the ledger does it."""
 
-    def __init__(self, drill: str, plan: CanaryPlan, regions: Regions) -> None:
+    def __init__(self, drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> None:
         self._drill, self._plan, self._regions = drill, plan, regions
 
     async def prepare(self, leader: str) -> None:
@@ -113,7 +113,7 @@ class EmbeddedWriting:
         while keys := await self._keys(leader):
             deletes: list[dict[str, object]] = [{"op": "delete", "table": self._plan.table, "key": key} for key in keys]
             answer = await self._send(leader, f"{self._drill}-remove-{keys[0]}", deletes)
-            if not isinstance(answer, Acked):
+            if not isinstance(answer, WriteAcknowledged):
                 raise Unavailable("canaries_left", f"canaries were not removed: {answer}", place=leader)
 
     async def _keys(self, leader: str) -> list[str]:
@@ -134,13 +134,13 @@ class EmbeddedWriting:
             client, seconds = self._regions.client(region), self._plan.attempt_seconds
             response = await client.post("/v1/transactions", content=body, timeout=seconds)
         except (httpx.HTTPError, OSError) as error:
-            return Lost(str(error) or type(error).__name__)
+            return WriteUnknown(str(error) or type(error).__name__)
         if response.status_code == 200:
-            return Acked(response.headers.get("Position", ""))
+            return WriteAcknowledged(response.headers.get("Position", ""))
         if response.status_code == 409 and _fields(response).get("reason") == "not_primary":
-            return NotHere(self._regions.named_in(response.text + response.headers.get("Location", "")))
+            return WriteNotHere(self._regions.named_in(response.text + response.headers.get("Location", "")))
         if response.status_code in (409, 429) or response.status_code >= 500:
-            return Later(retry_after(response.headers.get("Retry-After")))
+            return WriteRetryLater(retry_after(response.headers.get("Retry-After")))
         raise _refused(response)
 
 
@@ -168,7 +168,7 @@ def _refused(response: httpx.Response) -> Rejected:
 # -- PostgreSQL
 
 
-class PostgresWriting:
+class PostgresCanaryWriter:
     """In the regions' databases, each attempt in a worker thread. ``dsns`` by region."""
 
     def __init__(self, drill: str, plan: CanaryPlan, dsns: Mapping[str, str]) -> None:
@@ -182,14 +182,14 @@ class PostgresWriting:
 
     async def write(self, region: str, number: int) -> Answer:
         if region not in self._dsns:
-            return Lost(f"[canary] dsn names no {region}")
+            return WriteUnknown(f"[canary] dsn names no {region}")
         try:
             await self._run(region, lambda db: self._insert(db, number))
         except Rejected:
-            return NotHere()  # it is read-only, or the role may not write: fenced
+            return WriteNotHere()  # it is read-only, or the role may not write: fenced
         except Unavailable as error:
-            return Lost(str(error))
-        return Acked()
+            return WriteUnknown(str(error))
+        return WriteAcknowledged()
 
     async def remove(self, leader: str) -> None:
         query = sql.SQL("DELETE FROM {} WHERE user_id = %s").format(self._table)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import trio
 
 from replicator.errors import Halted, ReplicatorError
-from replicator.ops.drills.plan import Fault
+from replicator.ops.drills.plan import FaultCommands
 
 SHOWN_BYTES = 400
 OUTPUT_LIMIT_BYTES = 64_000
@@ -26,7 +26,7 @@ KILL_SECONDS = 2.0
 log = logging.getLogger("replicator.drills")
 
 
-async def inject(fault: Fault) -> None:
+async def inject(fault: FaultCommands) -> None:
     """Bring it about; how to undo it has been noted before. Raises Halted if a command fails."""
     for command in fault.inject:
         await run(command, fault.timeout_seconds)

@@ -12,9 +12,9 @@ import trio
 
 from replicator.errors import ReplicatorError
 from replicator.ops.drills.canary import Canaries
-from replicator.ops.drills.observations import Sights
-from replicator.ops.drills.regions import Place, Regions
-from replicator.ops.drills.report_making import RegionEnd
+from replicator.ops.drills.observations import RegionObservations
+from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.report_making import FinalRegion
 from replicator.supervise import first_cause
 from replicator.verify.check import verify
 
@@ -30,7 +30,7 @@ class Comparison(NamedTuple):
     reference: dict[str, str] = {}  # noqa: RUF012  # the primary's, at that position
 
 
-async def compared(primary: Place, region: Place) -> Comparison:
+async def compared(primary: RegionAddress, region: RegionAddress) -> Comparison:
     """Compare a region with the primary. Never raises for what the regions say."""
     found = Comparison("")
     try:
@@ -46,7 +46,9 @@ async def compared(primary: Place, region: Place) -> Comparison:
     return found
 
 
-async def ends_of(regions: Regions, sights: Sights, canaries: Canaries, patience_seconds: float) -> list[RegionEnd]:
+async def ends_of(
+    regions: DeploymentRegions, sights: RegionObservations, canaries: Canaries, patience_seconds: float
+) -> list[FinalRegion]:
     """Every region, as it is in the end."""
     leader = sights.leader
     comparisons: dict[str, Comparison] = {}
@@ -59,7 +61,7 @@ async def ends_of(regions: Regions, sights: Sights, canaries: Canaries, patience
     if leader is not None:
         comparisons[leader] = _reference(list(comparisons.values()))
     return [
-        RegionEnd(
+        FinalRegion(
             name,
             place.url,
             await canaries.held(name),

@@ -17,7 +17,7 @@ import trio
 from psycopg import conninfo
 
 from replicator.cluster.promotion import PostgresRole, append_epoch
-from replicator.config import PostgresSource
+from replicator.config import PostgresSourceSettings
 from replicator.config.roles import source_of
 from replicator.errors import Unavailable
 from replicator.format.block import Block
@@ -25,9 +25,9 @@ from replicator.format.position import Position
 from replicator.format.wire import Frame, StagedPart
 from replicator.ledger.ledger import Ledger
 from replicator.ops.bootstrap.bootstrap import Bootstrap
-from replicator.ops.bootstrap.bootstrap import Report as CopyReport
-from replicator.ops.drills.regions import Place
-from replicator.ops.drills.scratch import MARK, Where, create_database, scratch_config
+from replicator.ops.bootstrap.bootstrap import CopyProgress as CopyReport
+from replicator.ops.drills.regions import RegionAddress
+from replicator.ops.drills.scratch import MARK, ForkPlace, create_database, scratch_config
 from replicator.ops.drills.trial import EmbeddedFork, PostgresFork
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.pipeline.moments import LedgerMoments
@@ -35,7 +35,7 @@ from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.runtime import wiring
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.side import LocalSide
@@ -44,10 +44,10 @@ BATCH_BYTES, BATCH_BLOCKS = 8_000_000, 5_000
 CAPTURE_SECONDS = 30.0
 
 
-class Fork:
+class ScratchFork:
     """One fork. The calls come in the order of the picture above; ``close`` it, then ``discard``."""
 
-    def __init__(self, where: Where, place: Place) -> None:
+    def __init__(self, where: ForkPlace, place: RegionAddress) -> None:
         self.where, self._place = where, place
         self.report = CopyReport()
         self.config = scratch_config(where, place)
@@ -59,7 +59,7 @@ class Fork:
         """Copy the standby as it is at one moment; gives its position. Raises ReplicatorError."""
         if self.where.server is not None:
             await trio.to_thread.run_sync(create_database, self.where.server, self.where.database)
-        copying = _Quiet(self.config, self._upstream, replace=False, rate=rows_per_second, report=self.report)
+        copying = _SilentPublisher(self.config, self._upstream, replace=False, rate=rows_per_second, report=self.report)
         position = await copying.run()
         await trio.to_thread.run_sync(self._open, position)
         return position
@@ -133,7 +133,7 @@ class Fork:
     def _options(self) -> PostgresOptions:
         """The source's options as the standby would have them, with a slot of the fork's own."""
         source = None if self.where.standby is None else source_of(self.where.standby)
-        if isinstance(source, PostgresSource):
+        if isinstance(source, PostgresSourceSettings):
             options = wiring.postgres_options(source)
             return dataclasses.replace(options, dsn=self._dsn(), slot=self.where.database, tables=None)
         return PostgresOptions(self._dsn(), self.where.database)
@@ -154,11 +154,11 @@ class Fork:
 
     async def capture(self) -> None:
         """Bring what applications have written into the fork's journal, through its slot."""
-        tail = Tail(self.journal.head(self.where.strand))
+        tail = JournalHead(self.journal.head(self.where.strand))
         await self._role().capture_rest(tail, CAPTURE_SECONDS)
 
 
-class _Quiet(Bootstrap):
+class _SilentPublisher(Bootstrap):
     """A copy that nobody will follow from: the standby is not told to keep its journal for it."""
 
     async def _check_followed(self, position: Position) -> None:

@@ -16,10 +16,10 @@ import trio
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.ops.drills import faults
 from replicator.ops.drills.canary_writers import writing_of
-from replicator.ops.drills.notes import Leftover, leftovers
-from replicator.ops.drills.observations import Sights
+from replicator.ops.drills.notes import DrillLeftover, leftovers
+from replicator.ops.drills.observations import RegionObservations
 from replicator.ops.drills.plan import CanaryPlan
-from replicator.ops.drills.regions import Place, Regions
+from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
 from replicator.ops.drills.scratch import discard
 from replicator.ops.drills.wellness import not_well
 from replicator.supervise import first_cause
@@ -33,7 +33,7 @@ log = logging.getLogger("replicator.drills")
 
 
 def clean_up(
-    directory: Path, places: Sequence[Place] = (), servers: Sequence[str] = (), plan: CanaryPlan | None = None
+    directory: Path, places: Sequence[RegionAddress] = (), servers: Sequence[str] = (), plan: CanaryPlan | None = None
 ) -> list[str]:
     """Undo what killed drills have left; what could not be undone. ``servers`` are dsns whose passwords may be needed;
     ``plan`` says how canaries are reached. Raises Unavailable while another drill lives."""
@@ -48,7 +48,7 @@ def clean_up(
     return wrong
 
 
-def _clean(leftover: Leftover, places: Sequence[Place], servers: Sequence[str]) -> list[str]:
+def _clean(leftover: DrillLeftover, places: Sequence[RegionAddress], servers: Sequence[str]) -> list[str]:
     fields = leftover.fields
     if not fields:
         return []  # killed before there was anything to undo
@@ -66,7 +66,7 @@ def _clean(leftover: Leftover, places: Sequence[Place], servers: Sequence[str]) 
     return wrong
 
 
-def _remove_canaries(fields: dict[str, Any], places: Sequence[Place], plan: CanaryPlan) -> None:
+def _remove_canaries(fields: dict[str, Any], places: Sequence[RegionAddress], plan: CanaryPlan) -> None:
     """Those that are left harm nobody: it is tried once, and told if it fails."""
     drill, table = str(fields.get("drill", "")), str(fields.get("canaries", ""))
     if table and places:
@@ -76,8 +76,8 @@ def _remove_canaries(fields: dict[str, Any], places: Sequence[Place], plan: Cana
             log.warning("canaries of %s are left in table %s: %s", drill, table, first_cause(group))
 
 
-async def _remove(drill: str, plan: CanaryPlan, places: Sequence[Place]) -> None:
-    async with Regions(places, trio.current_time) as regions:
+async def _remove(drill: str, plan: CanaryPlan, places: Sequence[RegionAddress]) -> None:
+    async with DeploymentRegions(places, trio.current_time) as regions:
         leading = [place.name for place in places if (await regions.look(place.name)).leads]
         if len(leading) != 1:
             raise Unavailable("not_fit", f"{len(leading)} regions take writes", place="the regions")
@@ -96,13 +96,13 @@ def _commands(fields: dict[str, Any]) -> tuple[list[list[str]], float]:
     return commands, float(fields.get("timeout_seconds", 30.0))
 
 
-async def _switch_back(places: Sequence[Place], leader: str) -> None:
+async def _switch_back(places: Sequence[RegionAddress], leader: str) -> None:
     """Have the region lead again that led before. Raises ReplicatorError."""
     if leader not in {place.name for place in places}:
         cure = "name its regions, or remove the note"
         raise Unavailable("not_back", f"a drill has left another primary than {leader}", place="the regions", cure=cure)
-    sights = Sights(0)
-    async with Regions(places, trio.current_time) as regions:
+    sights = RegionObservations(0)
+    async with DeploymentRegions(places, trio.current_time) as regions:
 
         async def well(wanted: str | None) -> bool:
             for place in places:

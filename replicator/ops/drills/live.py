@@ -17,16 +17,16 @@ import trio
 from replicator.errors import ConfigError, ReplicatorError, Unavailable
 from replicator.ops.drills import faults
 from replicator.ops.drills.canary import Canaries
-from replicator.ops.drills.canary_writers import Writing, writing_of
+from replicator.ops.drills.canary_writers import CanaryWriter, writing_of
 from replicator.ops.drills.final_state import ends_of
 from replicator.ops.drills.measures import first_write
-from replicator.ops.drills.notes import Note
-from replicator.ops.drills.observations import Sights
-from replicator.ops.drills.plan import Plan, takes_over
-from replicator.ops.drills.regions import Place, Regions
-from replicator.ops.drills.report_making import About, Event, RegionEnd, canaries_of, report_of
-from replicator.ops.drills.result import Report
-from replicator.ops.drills.watch import Watch
+from replicator.ops.drills.notes import DrillNote
+from replicator.ops.drills.observations import RegionObservations
+from replicator.ops.drills.plan import DrillPlan, takes_over
+from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.report_making import DrillEvent, DrillHeading, FinalRegion, canaries_of, report_of
+from replicator.ops.drills.result import DrillReport
+from replicator.ops.drills.watch import DrillWatch
 from replicator.ops.drills.wellness import check_fit, not_well
 from replicator.supervise import first_cause
 
@@ -36,36 +36,44 @@ REMOVE_SECONDS = 30.0
 log = logging.getLogger("replicator.drills")
 
 
-async def run_live(places: list[Place], plan: Plan, about: About, note: Note, wall_us: int) -> Report:
+async def run_live(
+    places: list[RegionAddress], plan: DrillPlan, about: DrillHeading, note: DrillNote, wall_us: int
+) -> DrillReport:
     """Carry a plan out; the report. Raises ReplicatorError if it cannot begin; then nothing was done."""
     began = trio.current_time()
-    async with Regions(places, lambda: trio.current_time() - began) as regions:
-        report: Report | None = None
+    async with DeploymentRegions(places, lambda: trio.current_time() - began) as regions:
+        report: DrillReport | None = None
         try:
-            report = await Live(regions, plan, about, note, wall_us, lambda: trio.current_time() - began).run()
+            report = await LiveDrill(regions, plan, about, note, wall_us, lambda: trio.current_time() - began).run()
         except* ReplicatorError as group:
             raise first_cause(group) from group
     assert report is not None
     return report
 
 
-class Live:
+class LiveDrill:
     """One drill. What it has found out is in its fields, so that it can be told whatever becomes of the rest."""
 
     def __init__(
-        self, regions: Regions, plan: Plan, about: About, note: Note, wall_us: int, clock: Callable[[], float]
+        self,
+        regions: DeploymentRegions,
+        plan: DrillPlan,
+        about: DrillHeading,
+        note: DrillNote,
+        wall_us: int,
+        clock: Callable[[], float],
     ) -> None:
         self._regions, self._plan, self._about, self._note, self._clock = regions, plan, about, note, clock
-        self.sights = Sights(wall_us)
-        self.watch = Watch(regions, self.sights, plan.stop)
-        self.events: list[Event] = []
+        self.sights = RegionObservations(wall_us)
+        self.watch = DrillWatch(regions, self.sights, plan.stop)
+        self.events: list[DrillEvent] = []
         self.notes: list[str] = []
         self._first: str | None = None
         self._broken = False
         self._left: list[str] = []
         self._is_back = False
 
-    async def run(self) -> Report:
+    async def run(self) -> DrillReport:
         """From the first look to the report."""
         async with trio.open_nursery() as watching:
             await self.watch.begin(watching)
@@ -81,7 +89,7 @@ class Live:
             finally:
                 with trio.CancelScope(shield=True):
                     await self._undo()  # also if this program is at fault
-            ends: list[RegionEnd] = []
+            ends: list[FinalRegion] = []
             with self.watch.end:
                 ends = await ends_of(self._regions, self.sights, canaries, self._plan.steps.recover_seconds)
             report = self._report(canaries, ends)
@@ -94,7 +102,7 @@ class Live:
 
     # -- before
 
-    async def _prepare(self, writing: Writing) -> None:
+    async def _prepare(self, writing: CanaryWriter) -> None:
         assert self._first is not None
         try:
             await writing.prepare(self._first)
@@ -123,9 +131,9 @@ class Live:
             self._close_event()
             stopping.set()
 
-    def _begin_event(self, name: str) -> Event:
+    def _begin_event(self, name: str) -> DrillEvent:
         self._close_event()
-        event = Event(name, self._clock(), float("inf"), self.sights.leader)
+        event = DrillEvent(name, self._clock(), float("inf"), self.sights.leader)
         self.events.append(event)
         log.info("%s: %s", name, self._plan.title)
         return event
@@ -145,7 +153,7 @@ class Live:
         await trio.sleep(plan.duration_seconds)
         event.new = self.sights.leader
 
-    async def _switch(self, event: Event, target: str, canaries: Canaries) -> None:
+    async def _switch(self, event: DrillEvent, target: str, canaries: Canaries) -> None:
         """Order a switchover, and wait for the first write that the target acknowledges."""
         seconds = self._plan.steps.change_seconds
         assert event.old is not None
@@ -158,7 +166,7 @@ class Live:
         )
         await self._taken_over(event, canaries, lambda leader: leader == target)
 
-    async def _taken_over(self, event: Event, canaries: Canaries, fits: Callable[[str], bool]) -> None:
+    async def _taken_over(self, event: DrillEvent, canaries: Canaries, fits: Callable[[str], bool]) -> None:
         def done() -> bool:
             leader = self.sights.leader
             if leader is None or not fits(leader):
@@ -175,7 +183,7 @@ class Live:
                 cure="see replicator status of each region; [steps] change gives it more time",
             )
 
-    async def _break(self, event: Event, canaries: Canaries) -> None:
+    async def _break(self, event: DrillEvent, canaries: Canaries) -> None:
         plan = self._plan
         assert plan.fault is not None
         self._broken = True  # from the first command on, however it ends
@@ -246,7 +254,7 @@ class Live:
 
     # -- the end
 
-    def _report(self, canaries: Canaries, ends: list[RegionEnd]) -> Report:
+    def _report(self, canaries: Canaries, ends: list[FinalRegion]) -> DrillReport:
         return report_of(
             self._about,
             self._plan,

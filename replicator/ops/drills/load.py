@@ -1,4 +1,4 @@
-"""From a plan's file to a ``Plan``, or to a ConfigError that a person can act on."""
+"""From a plan's file to a ``DrillPlan``, or to a ConfigError that a person can act on."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pydantic.fields import FieldInfo
 from replicator.config.checks import Problem
 from replicator.config.locate import line_of
 from replicator.config.models import Section
-from replicator.config.units import Surroundings
+from replicator.config.units import ReadContext
 from replicator.errors import ConfigError
-from replicator.ops.drills.plan import Plan, problems
+from replicator.ops.drills.plan import DrillPlan, problems
 
 FILE_LIMIT_BYTES = 1_000_000
 CURE = "start from one of the files in config/drills"
 
 
-def load_plan(path: Path, environment: Mapping[str, str] = os.environ) -> Plan:
+def load_plan(path: Path, environment: Mapping[str, str] = os.environ) -> DrillPlan:
     """Read a plan. Raises ConfigError with the file, the line, what is wrong and the cure."""
     try:
         with path.open("rb") as file:
@@ -41,7 +41,7 @@ def load_plan(path: Path, environment: Mapping[str, str] = os.environ) -> Plan:
     return parse_plan(text, path, environment)
 
 
-def parse_plan(text: str, path: Path, environment: Mapping[str, str] = os.environ) -> Plan:
+def parse_plan(text: str, path: Path, environment: Mapping[str, str] = os.environ) -> DrillPlan:
     """``load_plan`` for a text that is at hand."""
     try:
         fields = tomllib.loads(text)
@@ -51,7 +51,7 @@ def parse_plan(text: str, path: Path, environment: Mapping[str, str] = os.enviro
         line = int(found[1]) if found else None
         raise _error(path, line, message, 'write TOML: key = "value"') from error
     try:
-        plan = Plan.model_validate(fields, context=Surroundings(path.absolute().parent, environment))
+        plan = DrillPlan.model_validate(fields, context=ReadContext(path.absolute().parent, environment))
     except ValidationError as error:  # not chained: its own text may quote what was in the file
         raise _of_problem(text, path, next(_from_pydantic(error))) from None
     for problem in problems(plan):
@@ -82,7 +82,7 @@ def _from_pydantic(error: ValidationError) -> Iterator[Problem]:
 
 def _nearest(path: tuple[Any, ...]) -> str:
     """What the unknown key may have been meant to be."""
-    section: type[Section] = Plan
+    section: type[Section] = DrillPlan
     for part in path[:-1]:
         section = _section(section.model_fields.get(str(part))) or section
     keys = [field.alias or name for name, field in section.model_fields.items()]

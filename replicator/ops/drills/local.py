@@ -20,18 +20,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from replicator.cluster.failover.model import Rules
+from replicator.cluster.failover.model import FailoverRules
 from replicator.cluster.failover.states import TABLE
 from replicator.config import Config
 from replicator.errors import ConfigError
-from replicator.ops.drills.measures import Canary, Gap, first_write, longest_gap
-from replicator.ops.drills.plan import LIVE_ONLY, Plan, takes_over
-from replicator.ops.simulation.chain import Block
-from replicator.ops.simulation.checks import Broken
-from replicator.ops.simulation.faults import Fault, Kind
-from replicator.ops.simulation.region import Region
+from replicator.ops.drills.measures import Canary, WriteOutage, first_write, longest_gap
+from replicator.ops.drills.plan import LIVE_ONLY, DrillPlan, takes_over
+from replicator.ops.simulation.chain import SimulatedBlock
+from replicator.ops.simulation.checks import BrokenLaw
+from replicator.ops.simulation.faults import Kind, SimulatedFault
+from replicator.ops.simulation.region import SimulatedRegion
 from replicator.ops.simulation.weather import FAIR
-from replicator.ops.simulation.world import Happening, World
+from replicator.ops.simulation.world import World, WorldEvent
 from replicator.runtime import wiring
 
 CALM_SECONDS = 4.0
@@ -46,11 +46,11 @@ DEFAULT_TTL_SECONDS, DEFAULT_CLOCK_ERROR, DEFAULT_MARGIN_SECONDS = 10.0, 0.01, 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Setting:
+class SimulationSetting:
     """What all seeds have in common. ``first`` leads before the event."""
 
-    plan: Plan
-    rules: Mapping[str, Rules]
+    plan: DrillPlan
+    rules: Mapping[str, FailoverRules]
     ttl_seconds: float
     clock_error: float
     margin_seconds: float
@@ -58,7 +58,7 @@ class Setting:
     first: str
 
 
-class Lived(NamedTuple):
+class SimulatedHistory(NamedTuple):
     """One seed's history, measured. ``broken`` names the law that did not hold."""
 
     seed: int
@@ -74,7 +74,7 @@ class Lived(NamedTuple):
     broken: str = ""
 
 
-def setting_of(config: Config, plan: Plan) -> Setting:
+def setting_of(config: Config, plan: DrillPlan) -> SimulationSetting:
     """The operator's configuration as the simulation takes it. Raises ConfigError."""
     place = str(config.region.name)
     if config.cluster is None:
@@ -90,7 +90,7 @@ def setting_of(config: Config, plan: Plan) -> Setting:
             raise ConfigError("unknown_region", f"there is no region {name}", place="the plan's target", cure=cure)
     own = wiring.rules(config)
     lease = config.lease
-    return Setting(
+    return SimulationSetting(
         plan,
         {name: dataclasses.replace(own, me=name) for name in names},
         lease.ttl_seconds if lease else DEFAULT_TTL_SECONDS,
@@ -101,7 +101,7 @@ def setting_of(config: Config, plan: Plan) -> Setting:
     )
 
 
-def _first(plan: Plan, names: Sequence[str]) -> str:
+def _first(plan: DrillPlan, names: Sequence[str]) -> str:
     """Who leads before the event: who is to fail, or somebody else if nobody is to take over."""
     if plan.kind == "switchover" or (plan.target and plan.expected == "no_failover"):
         return next((name for name in names if name not in plan.target), names[0])
@@ -111,20 +111,20 @@ def _first(plan: Plan, names: Sequence[str]) -> str:
 # -- one seed
 
 
-class Watched(World):
+class WatchedWorld(World):
     """A world whose acknowledged writes are kept as canaries."""
 
     canaries: list[Canary]
 
-    def answered(self, region: Region, block: Block) -> None:
+    def answered(self, region: SimulatedRegion, block: SimulatedBlock) -> None:
         """A writer has its answer."""
         super().answered(region, block)
         self.canaries.append(Canary(len(self.canaries) + 1, self.now, self.now, region.name))
 
 
-def world_of(setting: Setting, seed: int, *, traced: bool = False) -> Watched:
+def world_of(setting: SimulationSetting, seed: int, *, traced: bool = False) -> WatchedWorld:
     """The world of a seed before anything happens: calm, and its last change of the primary long ago."""
-    world = Watched(
+    world = WatchedWorld(
         setting.rules,
         seed,
         setting.ttl_seconds,
@@ -142,12 +142,12 @@ def world_of(setting: Setting, seed: int, *, traced: bool = False) -> Watched:
     return world
 
 
-def live(setting: Setting, seed: int) -> Lived:
+def live(setting: SimulationSetting, seed: int) -> SimulatedHistory:
     """Live a seed's history."""
     return lived(setting, seed, world_of(setting, seed))
 
 
-def lived(setting: Setting, seed: int, world: Watched) -> Lived:
+def lived(setting: SimulationSetting, seed: int, world: WatchedWorld) -> SimulatedHistory:
     """Let the plan happen to a world, and measure it."""
     event_at, faults, until = schedule_of(setting, seed)
     broken = ""
@@ -156,13 +156,13 @@ def lived(setting: Setting, seed: int, world: Watched) -> Lived:
         ended = world.now
         steps = next(iter(setting.rules.values())).step_seconds
         world.settle(10 * setting.ttl_seconds + 4 * steps + 20.0)
-    except Broken as error:
+    except BrokenLaw as error:
         broken, ended = str(error) or "a law did not hold", world.now
     outcome = world.outcome()
     back_at = next((fault.at for fault in faults[1:] if fault.kind == "switchover"), ended)
     change = changed_of(world, setting.first, event_at, min(back_at, ended))
     gap = longest_gap(world.canaries, event_at, ended)
-    return Lived(
+    return SimulatedHistory(
         seed=seed,
         event_at=event_at,
         rto_seconds=_rto(world, change, gap, event_at),
@@ -177,7 +177,7 @@ def lived(setting: Setting, seed: int, world: Watched) -> Lived:
     )
 
 
-def schedule_of(setting: Setting, seed: int) -> tuple[float, list[Fault], float]:
+def schedule_of(setting: SimulationSetting, seed: int) -> tuple[float, list[SimulatedFault], float]:
     """When the event is, what happens when, and until when. The seed moves the event within the lease's term, so that
     every place in it is met."""
     plan, dice = setting.plan, random.Random(seed * 6_700_417 + 5)
@@ -186,36 +186,36 @@ def schedule_of(setting: Setting, seed: int) -> tuple[float, list[Fault], float]
     faults = [_fault(setting, at, dice)]
     if plan.steps.failover == "ordered" and (target := takes_over(plan)) is not None:
         ordered_at = at + setting.ttl_seconds + next(iter(setting.rules.values())).suspect_seconds
-        order = Fault(ordered_at, "failover", target, seconds=plan.steps.change_seconds)
+        order = SimulatedFault(ordered_at, "failover", target, seconds=plan.steps.change_seconds)
         faults.append(order._replace(allow_data_loss=plan.steps.allow_data_loss))
     rest = 2 * setting.ttl_seconds + 5.0
     until = at + seconds + rest
     if plan.back and plan.expected != "no_failover":
-        faults.append(Fault(until, "switchover", "", setting.first, min(plan.steps.change_seconds, 30.0)))
+        faults.append(SimulatedFault(until, "switchover", "", setting.first, min(plan.steps.change_seconds, 30.0)))
         until += rest
     return at, faults, until
 
 
-def _fault(setting: Setting, at: float, dice: random.Random) -> Fault:
+def _fault(setting: SimulationSetting, at: float, dice: random.Random) -> SimulatedFault:
     plan = setting.plan
     region = plan.target[0] if plan.target else ""
     if plan.kind == "switchover":
-        return Fault(at, "switchover", "", region, min(plan.steps.change_seconds, 30.0))
+        return SimulatedFault(at, "switchover", "", region, min(plan.steps.change_seconds, 30.0))
     kind: Kind = "partition_one_way" if plan.one_way else plan.kind  # type: ignore[assignment]  # setting_of looked
     amount = plan.delay_seconds or 0.5 if plan.kind == "slow_link" else 0.0
     if plan.kind == "clock_skew":
         amount = dice.choice([-1.0, 1.0]) * setting.clock_error  # as wrong as the configuration allows
     other = plan.other if plan.kind in ("partition", "slow_link") else None
-    return Fault(at, kind, region, other, plan.duration_seconds, amount)
+    return SimulatedFault(at, kind, region, other, plan.duration_seconds, amount)
 
 
-def changed_of(world: Watched, first: str, began: float, ended: float) -> Happening | None:
+def changed_of(world: WatchedWorld, first: str, began: float, ended: float) -> WorldEvent | None:
     """The first promotion of another region."""
     fit = (one for one in world.events if began <= one.time <= ended and one.kind == "promoted" and one.region != first)
     return next(fit, None)
 
 
-def _rto(world: Watched, change: Happening | None, gap: Gap, event_at: float) -> float | None:
+def _rto(world: WatchedWorld, change: WorldEvent | None, gap: WriteOutage, event_at: float) -> float | None:
     if change is not None:
         write = first_write(world.canaries, event_at, change.region)
         return None if write is None else write.acked_at - event_at
@@ -229,20 +229,23 @@ def _rto(world: Watched, change: Happening | None, gap: Gap, event_at: float) ->
 
 
 def live_all(
-    setting: Setting, seeds: range, tell: Callable[[int], None] = lambda done: None, workers: int | None = None
-) -> tuple[list[Lived], float]:
+    setting: SimulationSetting,
+    seeds: range,
+    tell: Callable[[int], None] = lambda done: None,
+    workers: int | None = None,
+) -> tuple[list[SimulatedHistory], float]:
     """Every seed's history, in order, and how many seconds they took. ``workers`` are processes."""
     began = time.monotonic()
     if workers is None:
         workers = 1 if len(seeds) < FEW_SEEDS else os.cpu_count() or 1
-    found: list[Lived] = []
+    found: list[SimulatedHistory] = []
     for some in _turns(setting, seeds, workers):
         found += some
         tell(len(found))
     return found, max(time.monotonic() - began, 1e-9)
 
 
-def _turns(setting: Setting, seeds: range, workers: int) -> Iterator[list[Lived]]:
+def _turns(setting: SimulationSetting, seeds: range, workers: int) -> Iterator[list[SimulatedHistory]]:
     turns = [seeds[place : place + AT_ONCE] for place in range(0, len(seeds), AT_ONCE)]
     if workers == 1:
         yield from (_turn(setting, some) for some in turns)
@@ -251,7 +254,7 @@ def _turns(setting: Setting, seeds: range, workers: int) -> Iterator[list[Lived]
         yield from pool.map(_turn, [setting] * len(turns), turns)
 
 
-def _turn(setting: Setting, seeds: range) -> list[Lived]:
+def _turn(setting: SimulationSetting, seeds: range) -> list[SimulatedHistory]:
     return [live(setting, seed) for seed in seeds]
 
 

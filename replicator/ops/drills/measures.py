@@ -29,7 +29,7 @@ class Canary(NamedTuple):
     attempts: int = 1
 
 
-class Gap(NamedTuple):
+class WriteOutage(NamedTuple):
     """A time without an acknowledged write."""
 
     began: float
@@ -50,7 +50,7 @@ class Spread(NamedTuple):
     most: float
 
 
-class Missing(NamedTuple):
+class MissingCanaries(NamedTuple):
     """Acknowledged canaries that a region does not have: how many blocks, and which (the first of them)."""
 
     blocks: int
@@ -58,7 +58,7 @@ class Missing(NamedTuple):
     numbers: list[int]
 
 
-def longest_gap(canaries: Iterable[Canary], began: float, ended: float) -> Gap:
+def longest_gap(canaries: Iterable[Canary], began: float, ended: float) -> WriteOutage:
     """The longest time without an acknowledged write that overlaps this span."""
     acks = sorted(canary.acked_at for canary in canaries)
     edges = [
@@ -66,11 +66,11 @@ def longest_gap(canaries: Iterable[Canary], began: float, ended: float) -> Gap:
         *(at for at in acks if began < at <= ended),
         min([at for at in acks if at > ended], default=ended),
     ]
-    gaps = [Gap(one, other) for one, other in itertools.pairwise(edges)]
-    return max(gaps, key=lambda gap: gap.seconds, default=Gap(began, began))
+    gaps = [WriteOutage(one, other) for one, other in itertools.pairwise(edges)]
+    return max(gaps, key=lambda gap: gap.seconds, default=WriteOutage(began, began))
 
 
-def is_interruption(gap: Gap, rate: float) -> bool:
+def is_interruption(gap: WriteOutage, rate: float) -> bool:
     """Whether writers were held up, rather than that nobody happened to write."""
     return gap.seconds > max(PAUSES / rate, PAUSE_SECONDS)
 
@@ -81,10 +81,10 @@ def first_write(canaries: Iterable[Canary], after: float, region: str | None = N
     return min(fit, key=lambda canary: canary.acked_at, default=None)
 
 
-def missing(canaries: Sequence[Canary], there: Collection[int], amount: float, listed: int = 100) -> Missing:
+def missing(canaries: Sequence[Canary], there: Collection[int], amount: float, listed: int = 100) -> MissingCanaries:
     """What a region that holds the canaries ``there`` does not have of what was acknowledged."""
     lost = [canary.number for canary in canaries if canary.number not in there]
-    return Missing(len(lost), len(lost) * amount, lost[:listed])
+    return MissingCanaries(len(lost), len(lost) * amount, lost[:listed])
 
 
 def spread(values: Iterable[float]) -> Spread | None:

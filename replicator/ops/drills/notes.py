@@ -22,7 +22,7 @@ LIMIT_BYTES = 1_000_000
 SUFFIX = ".undo.json"
 
 
-class Note:
+class DrillNote:
     """One drill's note. ``write`` it before each thing that has to be undone, ``clear`` it when nothing has to be."""
 
     def __init__(self, path: Path, file: IO[str]) -> None:
@@ -44,7 +44,7 @@ class Note:
 
 
 @contextlib.contextmanager
-def noting(directory: Path, name: str) -> Iterator[Note]:
+def noting(directory: Path, name: str) -> Iterator[DrillNote]:
     """A note of this drill, locked. It stays behind only if it was written and not cleared."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is noted here is run
@@ -57,12 +57,12 @@ def noting(directory: Path, name: str) -> Iterator[Note]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         sync_directory(directory)
-        yield Note(path, file)
+        yield DrillNote(path, file)
         if path.exists() and not path.stat().st_size:
             path.unlink()
 
 
-class Leftover:
+class DrillLeftover:
     """A note of a drill that was killed; locked while it is held."""
 
     def __init__(self, path: Path, fields: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ class Leftover:
 
 
 @contextlib.contextmanager
-def leftovers(directory: Path) -> Iterator[list[Leftover]]:
+def leftovers(directory: Path) -> Iterator[list[DrillLeftover]]:
     """The notes of drills that were killed. Raises Unavailable (``drill_runs``) if one still lives."""
     with contextlib.ExitStack() as held:
         found = []
@@ -88,7 +88,7 @@ def leftovers(directory: Path) -> Iterator[list[Leftover]]:
             except BlockingIOError:
                 cure = "wait until it has ended, or stop it (SIGTERM): it then undoes what it did"
                 raise Unavailable("drill_runs", "another drill is under way", place=str(path), cure=cure) from None
-            found.append(Leftover(path, _last_whole_line(file.read(LIMIT_BYTES))))
+            found.append(DrillLeftover(path, _last_whole_line(file.read(LIMIT_BYTES))))
         yield found
 
 

@@ -17,7 +17,7 @@ LIMIT = 100_000
 AWAY = "away"  # the state of a region that does not answer
 
 
-class Past(NamedTuple):
+class HistoryEvent(NamedTuple):
     """An entry of a region's own history; ``at_us`` by its own wall clock."""
 
     at_us: int
@@ -28,7 +28,7 @@ class Past(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Sight:
+class RegionObservation:
     """One answer of a region, or that it gave none. ``leads``: it is the primary and takes writes. ``lag_seconds`` is
     None where it is not known; ``blocked`` is why it could not be promoted."""
 
@@ -46,7 +46,7 @@ class Sight:
     blocked: str = ""
     level: str = ""
     at_risk: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    history: Sequence[Past] = ()
+    history: Sequence[HistoryEvent] = ()
 
     @property
     def answers(self) -> bool:
@@ -54,7 +54,7 @@ class Sight:
         return self.state != AWAY
 
 
-class Entry(NamedTuple):
+class TimelineEntry(NamedTuple):
     """Something that happened in a region."""
 
     at: float
@@ -64,41 +64,43 @@ class Entry(NamedTuple):
     epoch: int = 0
 
 
-class Level(NamedTuple):
+class MarkLevel(NamedTuple):
     """A region's mark at a moment."""
 
     at: float
     sequence: int
 
 
-class Sights:
+class RegionObservations:
     """What was seen so far. ``wall_us`` is the wall time at which the drill's clock was 0."""
 
     def __init__(self, wall_us: int) -> None:
         self.wall_us = wall_us
-        self.latest: dict[str, Sight] = {}
-        self.entries: list[Entry] = []  # by region in order; from history where there is one, else from the polls
-        self.verified: dict[str, list[Level]] = {}
+        self.latest: dict[str, RegionObservation] = {}
+        self.entries: list[
+            TimelineEntry
+        ] = []  # by region in order; from history where there is one, else from the polls
+        self.verified: dict[str, list[MarkLevel]] = {}
         self.furthest: dict[str, int] = {}  # the greatest sequence that each region has shown
         self.at_risk_blocks = 0
         self.at_risk_amounts: dict[str, float] = {}
-        self._known: dict[str, set[Past]] = {}
+        self._known: dict[str, set[HistoryEvent]] = {}
         self._told: dict[str, str] = {}
 
-    def saw(self, sight: Sight) -> None:
+    def saw(self, sight: RegionObservation) -> None:
         """Take one poll's outcome in."""
         before = self.latest.get(sight.region)
         self.latest[sight.region] = sight
         self._history(sight, before)
         if sight.state != self._told.get(sight.region):
             at = sight.at if sight.answers else sight.asked_at  # it has not answered since then
-            self._tell(Entry(at, sight.region, sight.state, "", sight.epoch))
+            self._tell(TimelineEntry(at, sight.region, sight.state, "", sight.epoch))
         if not sight.answers:
             return
         self.furthest[sight.region] = max(self.furthest.get(sight.region, 0), sight.sequence)
         marks = self.verified.setdefault(sight.region, [])
         if len(marks) < LIMIT and (not marks or marks[-1].sequence < sight.verified):
-            marks.append(Level(sight.at, sight.verified))
+            marks.append(MarkLevel(sight.at, sight.verified))
         risk = at_risk(self.latest)
         self.at_risk_blocks = max(self.at_risk_blocks, risk.blocks)
         for currency, amount in risk.amounts.items():
@@ -110,7 +112,7 @@ class Sights:
         leading = [sight for sight in self.latest.values() if sight.leads]
         return max(leading, key=lambda sight: sight.epoch).region if leading else None
 
-    def _history(self, sight: Sight, before: Sight | None) -> None:
+    def _history(self, sight: RegionObservation, before: RegionObservation | None) -> None:
         known = self._known.get(sight.region)
         if known is None:
             if sight.history or sight.answers:
@@ -121,27 +123,27 @@ class Sights:
             if past not in known:
                 known.add(past)
                 at = min(max((past.at_us - self.wall_us) / 1e6, earliest), sight.at)
-                self._tell(Entry(at, sight.region, past.state, past.why or past.event, past.epoch))
+                self._tell(TimelineEntry(at, sight.region, past.state, past.why or past.event, past.epoch))
 
-    def _tell(self, entry: Entry) -> None:
+    def _tell(self, entry: TimelineEntry) -> None:
         self._told[entry.region] = entry.state
         if len(self.entries) < LIMIT:
             self.entries.append(entry)
 
 
-class Risk(NamedTuple):
+class RiskObservation(NamedTuple):
     """What would be lost with the primary now."""
 
     blocks: int
     amounts: dict[str, float]
 
 
-def at_risk(latest: Mapping[str, Sight]) -> Risk:
+def at_risk(latest: Mapping[str, RegionObservation]) -> RiskObservation:
     """Blocks that are known to be, or to have been, at the primary and that no other region has."""
     others = [sight for sight in latest.values() if not sight.leads]
     leading = [sight for sight in latest.values() if sight.leads]
     if not others:
-        return Risk(0, {})
+        return RiskObservation(0, {})
     have = max(sight.sequence for sight in others)
     head = max([sight.sequence for sight in leading] + [sight.heard_head for sight in others], default=0)
     blocks = max(head - have, 0)
@@ -149,4 +151,4 @@ def at_risk(latest: Mapping[str, Sight]) -> Risk:
     for sight in leading if blocks else ():
         for currency, amount in sight.at_risk.items():
             amounts[currency] = max(amounts.get(currency, 0.0), amount)
-    return Risk(blocks, amounts)
+    return RiskObservation(blocks, amounts)

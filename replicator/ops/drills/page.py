@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from replicator.ops.drills.picture import PICTURE_CSS, lengths, picture, window
-from replicator.ops.drills.result import ChangeReport, Report, SpreadReport, TargetReport
+from replicator.ops.drills.result import ChangeReport, DrillReport, SpreadReport, TargetReport
 from replicator.status.json_form import seconds_text
 from replicator.status.style import CSS
 
@@ -26,7 +26,7 @@ _OUTCOMES = {
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def page(report: Report) -> str:
+def page(report: DrillReport) -> str:
     """The whole page."""
     sections = [
         _targets(report),
@@ -46,7 +46,7 @@ def page(report: Report) -> str:
     )
 
 
-def _header(report: Report) -> str:
+def _header(report: DrillReport) -> str:
     text, colour = _OUTCOMES[report.outcome]
     ways = {"live": "on the running deployment", "rehearsal": "on a fork of a standby", "simulation": "simulated"}
     told = f"{report.kind.replace('_', ' ')}, {ways[report.way]}, {report.began}"
@@ -66,7 +66,7 @@ def _header(report: Report) -> str:
     )
 
 
-def _targets(report: Report) -> str:
+def _targets(report: DrillReport) -> str:
     rows = [
         (
             escape(target.name.replace("_", " ")),
@@ -85,7 +85,7 @@ def _amount(value: float, target: TargetReport) -> str:
     return escape(f"{value:,.10g} {target.unit}")
 
 
-def _change(report: Report, place: int) -> str:
+def _change(report: DrillReport, place: int) -> str:
     change = report.changes[place]
     following = report.changes[place + 1].event_at if place + 1 < len(report.changes) else report.seconds
     began, ended = window(change, following, report.seconds)
@@ -100,7 +100,7 @@ def _change(report: Report, place: int) -> str:
     return _section(_change_title(report, change), f'<p class="small">{line}</p><div class="wide">{lanes}</div>{table}')
 
 
-def _change_title(report: Report, change: ChangeReport) -> str:
+def _change_title(report: DrillReport, change: ChangeReport) -> str:
     name = "The way back" if change.name == "back" else "The event"
     if report.way == "rehearsal":
         name = "The rehearsed promotion"
@@ -112,7 +112,7 @@ def _precise(seconds: float) -> str:
     return f"{seconds * 1000:,.0f} ms" if seconds < 10 else seconds_text(seconds)
 
 
-def _simulation(report: Report) -> str:
+def _simulation(report: DrillReport) -> str:
     found = report.simulation
     if found is None:
         return ""
@@ -152,7 +152,7 @@ def _values(found: SpreadReport) -> tuple[float, float, float]:
     return found.p50, found.p99, found.max
 
 
-def _regions(report: Report) -> str:
+def _regions(report: DrillReport) -> str:
     if not report.regions:
         return ""
     rows = [
@@ -183,7 +183,7 @@ def _regions(report: Report) -> str:
     return _section("Regions in the end", _table(heads, rows) + details)
 
 
-def _canaries(report: Report) -> str:
+def _canaries(report: DrillReport) -> str:
     found = report.canaries
     if found is None:
         return ""
@@ -198,7 +198,7 @@ def _canaries(report: Report) -> str:
     return _section("Canaries", f"<p>{escape(line)}.</p>")
 
 
-def _about(report: Report) -> str:
+def _about(report: DrillReport) -> str:
     facts = {
         "drill": report.id,
         "began": report.began,

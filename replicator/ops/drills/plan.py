@@ -79,7 +79,7 @@ class CanaryPlan(Section):
     dsn: dict[Name, Secret] = Field(default_factory=dict)
 
 
-class Targets(Section):
+class DrillTargets(Section):
     """What has to be reached; what is not named is measured and not judged."""
 
     rpo_blocks: NotNegative | None = None
@@ -97,7 +97,7 @@ class StopRule(Section):
     blocked_seconds: Duration | None = Field(default=120.0, alias="blocked")
 
 
-class Fault(Section):
+class FaultCommands(Section):
     """The commands that bring a failure about and undo it. They run as they are, without a shell; ``undo`` may run more
     than once, and after ``inject`` was interrupted anywhere."""
 
@@ -106,7 +106,7 @@ class Fault(Section):
     timeout_seconds: Duration = Field(default=30.0, alias="timeout")
 
 
-class Steps(Section):
+class StepLimits(Section):
     """How long the steps of a drill may take, and who decides on a failover."""
 
     steady_seconds: Duration = Field(default=3.0, alias="steady")
@@ -125,7 +125,7 @@ class RehearsalPlan(Section):
     rows_per_second: Annotated[int, Field(gt=0, lt=2**53, strict=True)] | None = None
 
 
-class Plan(Section):
+class DrillPlan(Section):
     """One drill."""
 
     kind: Kind
@@ -138,10 +138,10 @@ class Plan(Section):
     expect: Expect | None = None
     delay_seconds: Duration | None = Field(default=None, alias="delay")
     canary: CanaryPlan = CanaryPlan()
-    targets: Targets = Targets()
+    targets: DrillTargets = DrillTargets()
     stop: StopRule = StopRule()
-    fault: Fault | None = None
-    steps: Steps = Steps()
+    fault: FaultCommands | None = None
+    steps: StepLimits = StepLimits()
     rehearsal: RehearsalPlan = RehearsalPlan()
 
     @property
@@ -155,7 +155,7 @@ class Plan(Section):
         return self.name or self.kind.replace("_", " ")
 
 
-def problems(plan: Plan) -> Iterator[Problem]:
+def problems(plan: DrillPlan) -> Iterator[Problem]:
     """What does not fit together in a plan."""
     if plan.kind in NEEDS_TARGET and not plan.target:
         yield Problem(("target",), f"a {plan.kind} is of a region", 'name it: target = "tokyo"')
@@ -176,7 +176,7 @@ def problems(plan: Plan) -> Iterator[Problem]:
         yield Problem(("steps", "failover"), "nobody is named who is to take over", cure)
 
 
-def takes_over(plan: Plan) -> str | None:
+def takes_over(plan: DrillPlan) -> str | None:
     """Whom an ordered failover goes to."""
     return plan.target[1] if len(plan.target) > 1 else plan.other
 

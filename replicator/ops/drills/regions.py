@@ -1,8 +1,8 @@
 """The regions of a deployment, asked over HTTP.
 
-Guarantee: what a region answers is bounded in size and time; whatever it answers becomes a ``Sight`` (an answer that
-cannot be read: a region that is away), or a ReplicatorError for what was ordered. A deployment without failover is read
-by its status alone.
+Guarantee: what a region answers is bounded in size and time; whatever it answers becomes a ``RegionObservation`` (an
+answer that cannot be read: a region that is away), or a ReplicatorError for what was ordered. A deployment without
+failover is read by its status alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx
 import trio
 
 from replicator.errors import ConfigError, ReplicatorError, Unavailable
-from replicator.ops.drills.observations import Past, Sight
+from replicator.ops.drills.observations import HistoryEvent, RegionObservation
 from replicator.verify.remote import Endpoint
 
 ANSWER_LIMIT_BYTES = 8_000_000
@@ -31,7 +31,7 @@ Fields = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
+class RegionAddress:
     """Where a region's sidecar is, and what it asks for."""
 
     name: str
@@ -45,17 +45,17 @@ class Place:
         return Endpoint(self.name, self.url, self.token, self.ca)
 
 
-class Regions:
+class DeploymentRegions:
     """All regions of a deployment. Use as an async context manager; ``clock`` counts seconds since the drill began."""
 
-    def __init__(self, places: Iterable[Place], clock: Callable[[], float]) -> None:
+    def __init__(self, places: Iterable[RegionAddress], clock: Callable[[], float]) -> None:
         self.places = {place.name: place for place in places}
         self._clock = clock
         self._clients = {name: _client(place) for name, place in self.places.items()}
         self._with_status: set[str] = set()  # those that know no failover
         self._lags: dict[str, tuple[float, float | None]] = {}
 
-    async def __aenter__(self) -> Regions:
+    async def __aenter__(self) -> DeploymentRegions:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,17 +70,17 @@ class Regions:
         """The region whose address a text holds."""
         return next((name for name, place in self.places.items() if place.url in text), None)
 
-    async def look(self, name: str) -> Sight:
+    async def look(self, name: str) -> RegionObservation:
         """How a region is, now. Never raises."""
         asked_at = self._clock()
         try:
             with trio.fail_after(LOOK_SECONDS):
                 sight = await self._look(name, asked_at)
         except (trio.TooSlowError, ReplicatorError, KeyError, TypeError, ValueError, AttributeError):
-            return Sight(name, asked_at, self._clock())
+            return RegionObservation(name, asked_at, self._clock())
         return dataclasses.replace(sight, at=self._clock())
 
-    async def _look(self, name: str, asked_at: float) -> Sight:
+    async def _look(self, name: str, asked_at: float) -> RegionObservation:
         if name not in self._with_status:
             answer = await self._ask(name, "GET", "/v1/failover", None, LOOK_SECONDS)
             if answer is not None:
@@ -129,7 +129,7 @@ class Regions:
         return _read(place, response.status_code, bytes(body))
 
 
-def _client(place: Place) -> httpx.AsyncClient:
+def _client(place: RegionAddress) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {place.token}"} if place.token else {}
     verify: ssl.SSLContext | bool = place.url.startswith("https:")
     if place.ca is not None and verify:
@@ -162,11 +162,11 @@ def _read(place: str, status: int, body: bytes) -> Fields | None:
 # -- from JSON to a Sight: pure
 
 
-def of_failover(name: str, asked_at: float, answer: Fields, lag_seconds: float | None = None) -> Sight:
+def of_failover(name: str, asked_at: float, answer: Fields, lag_seconds: float | None = None) -> RegionObservation:
     """What ``GET /v1/failover`` says. Raises KeyError, TypeError or ValueError for what is no such answer."""
     report = answer["report"]
     state = str(report["state"])
-    return Sight(
+    return RegionObservation(
         region=name,
         asked_at=asked_at,
         at=asked_at,
@@ -185,8 +185,8 @@ def of_failover(name: str, asked_at: float, answer: Fields, lag_seconds: float |
     )
 
 
-def _past(entry: Fields) -> Past:
-    return Past(
+def _past(entry: Fields) -> HistoryEvent:
+    return HistoryEvent(
         int(entry["at_us"]),
         str(entry["state"]),
         str(entry.get("event") or ""),
@@ -195,14 +195,14 @@ def _past(entry: Fields) -> Past:
     )
 
 
-def of_status(name: str, asked_at: float, status: Fields) -> Sight:
+def of_status(name: str, asked_at: float, status: Fields) -> RegionObservation:
     """What ``GET /v1/status`` says: a region without failover leads if its configuration says so."""
     strand = status["strands"][0]
     marks = strand["marks"]
     is_primary = status["role"] == "primary"
     verify = strand.get("verify") or {}
     settled = int(marks["settled"] or 0)
-    return Sight(
+    return RegionObservation(
         region=name,
         asked_at=asked_at,
         at=asked_at,

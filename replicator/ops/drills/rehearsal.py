@@ -19,19 +19,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import trio
 
-from replicator.config import Config, PostgresReplica, PostgresSource
+from replicator.config import Config, PostgresReplicaSettings, PostgresSourceSettings
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.ops.drills.fork import Fork
+from replicator.ops.drills.fork import ScratchFork
 from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.notes import Note
-from replicator.ops.drills.observations import Sights
-from replicator.ops.drills.plan import Plan
-from replicator.ops.drills.regions import Place, Regions
-from replicator.ops.drills.report_making import About, canaries_of
-from replicator.ops.drills.result import ChangeReport, RegionReport, Report, SpanReport, StepReport
-from replicator.ops.drills.scratch import SUFFIX, Where, discard
+from replicator.ops.drills.notes import DrillNote
+from replicator.ops.drills.observations import RegionObservations
+from replicator.ops.drills.plan import DrillPlan
+from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.report_making import DrillHeading, canaries_of
+from replicator.ops.drills.result import ChangeReport, DrillReport, RegionReport, SpanReport, StepReport
+from replicator.ops.drills.scratch import SUFFIX, ForkPlace, discard
 from replicator.ops.drills.stop_rules import stops
-from replicator.ops.drills.trial import PostgresFork, Writing
+from replicator.ops.drills.trial import ForkWriter, PostgresFork
 from replicator.ops.drills.verdict import equal_regions, judged, outcome_of
 from replicator.supervise import first_cause
 from replicator.verify.compare import compare_sides
@@ -43,7 +43,9 @@ FORK = "fork"
 log = logging.getLogger("replicator.drills")
 
 
-async def rehearse(configs: list[Config], places: list[Place], plan: Plan, about: About, note: Note) -> Report:
+async def rehearse(
+    configs: list[Config], places: list[RegionAddress], plan: DrillPlan, about: DrillHeading, note: DrillNote
+) -> DrillReport:
     """Carry the plan out; the report. Raises ReplicatorError if it cannot begin."""
     began = trio.current_time()
     standby = next((place for place in places if place.name == plan.target[0]), None)
@@ -53,22 +55,22 @@ async def rehearse(configs: list[Config], places: list[Place], plan: Plan, about
         raise ConfigError(
             "unknown_region", f"there is no region {plan.target[0]}", place="the plan's target", cure=cure
         )
-    async with Regions([standby], lambda: trio.current_time() - began) as regions:
+    async with DeploymentRegions([standby], lambda: trio.current_time() - began) as regions:
         status = await regions.ask(standby.name, "/v1/status")
         strand = str((status or {})["strands"][0]["strand"]) if status else "main"
         config = next((one for one in configs if one.region.name == standby.name), None)
         directory = note.path.parent / f"{about.id}{SUFFIX}"
-        where = Where(directory, about.id, strand, server_of(plan, config), config)
+        where = ForkPlace(directory, about.id, strand, server_of(plan, config), config)
         rehearsal = Rehearsal(regions, standby, plan, about, note, where, lambda: trio.current_time() - began)
         return await rehearsal.run()
 
 
-def server_of(plan: Plan, config: Config | None) -> str | None:
+def server_of(plan: DrillPlan, config: Config | None) -> str | None:
     """The PostgreSQL server that a fork's database is made in; None for a fork in a file."""
     if plan.rehearsal.scratch is not None:
         return plan.rehearsal.scratch.reveal()
     ledger = None if config is None else config.replica or config.source
-    return ledger.conninfo() if isinstance(ledger, PostgresReplica | PostgresSource) else None
+    return ledger.conninfo() if isinstance(ledger, PostgresReplicaSettings | PostgresSourceSettings) else None
 
 
 class Rehearsal:
@@ -76,17 +78,17 @@ class Rehearsal:
 
     def __init__(
         self,
-        regions: Regions,
-        standby: Place,
-        plan: Plan,
-        about: About,
-        note: Note,
-        where: Where,
+        regions: DeploymentRegions,
+        standby: RegionAddress,
+        plan: DrillPlan,
+        about: DrillHeading,
+        note: DrillNote,
+        where: ForkPlace,
         clock: Callable[[], float],
     ) -> None:
         self._regions, self._standby, self._plan, self._about = regions, standby, plan, about
         self._note, self._where, self._clock = note, where, clock
-        self._sights = Sights(0)
+        self._sights = RegionObservations(0)
         self._scope = trio.CancelScope()
         self.steps: list[StepReport] = []
         self.spans: list[SpanReport] = []
@@ -98,9 +100,9 @@ class Rehearsal:
         self.stopped = self.failed = ""
         self.notes: list[str] = []
 
-    async def run(self) -> Report:
+    async def run(self) -> DrillReport:
         """From the copy to the report."""
-        fork = Fork(self._where, self._standby)
+        fork = ScratchFork(self._where, self._standby)
         async with trio.open_nursery() as watching:
             watching.start_soon(self._watch)
             watching.start_soon(self._signals)
@@ -117,7 +119,7 @@ class Rehearsal:
             watching.cancel_scope.cancel()
         return self._report()
 
-    async def _carry_out(self, fork: Fork) -> None:
+    async def _carry_out(self, fork: ScratchFork) -> None:
         with self._in("copying"):
             position = await fork.copy(self._plan.rehearsal.rows_per_second)
         log.info("the fork is a copy of %s at %s", self._standby.name, position)
@@ -147,7 +149,7 @@ class Rehearsal:
         with self._in("primary"):
             await self._write(fork, epoch)
 
-    async def _write(self, fork: Fork, epoch: int) -> None:
+    async def _write(self, fork: ScratchFork, epoch: int) -> None:
         async with self._writing(fork, epoch) as writing:
             for number in range(1, self._plan.rehearsal.writes + 1):
                 sent_at = self._clock()
@@ -163,7 +165,7 @@ class Rehearsal:
             self.notes.append(f"{blocks:,} blocks came through the fork's own slot and publication into its journal")
 
     @contextlib.asynccontextmanager
-    async def _writing(self, fork: Fork, epoch: int) -> AsyncIterator[Writing]:
+    async def _writing(self, fork: ScratchFork, epoch: int) -> AsyncIterator[ForkWriter]:
         table = self._plan.canary.table
         if self._where.server is not None:
             postgres = fork.postgres(table)
@@ -204,7 +206,7 @@ class Rehearsal:
         self.stopped = self.stopped or reason
         self._scope.cancel()
 
-    async def _throw_away(self, fork: Fork) -> None:
+    async def _throw_away(self, fork: ScratchFork) -> None:
         with self._in("discarded"):
             await fork.close()
             try:
@@ -229,7 +231,7 @@ class Rehearsal:
         finally:
             self.spans.append(SpanReport(region=FORK, state=state, began_at=began, ended_at=self._clock()))
 
-    def _report(self) -> Report:
+    def _report(self) -> DrillReport:
         ended = self._clock()
         decided = next((step.at for step in self.steps if step.step == "decision"), None)
         first = self.canaries[0].acked_at if self.canaries else None
@@ -243,7 +245,7 @@ class Rehearsal:
             changes.append(ChangeReport(name="event", event_at=decided, rto_seconds=rto, steps=self.steps))
         name = self._standby.name
         watched = SpanReport(region=name, state="following", began_at=0.0, ended_at=ended)
-        return Report(
+        return DrillReport(
             id=self._about.id,
             kind=self._plan.kind,
             name=self._plan.title,

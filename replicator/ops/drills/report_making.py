@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 
 from replicator.format.position import parse_position
 from replicator.ops.drills.measures import Canary, Spread, first_write, is_interruption, longest_gap, missing, spread
-from replicator.ops.drills.observations import Sights
-from replicator.ops.drills.plan import Plan
+from replicator.ops.drills.observations import RegionObservations
+from replicator.ops.drills.plan import DrillPlan
 from replicator.ops.drills.result import (
     CanaryReport,
     ChangeReport,
+    DrillReport,
     RegionReport,
-    Report,
     SpanReport,
     SpreadReport,
     StepReport,
     TargetReport,
 )
-from replicator.ops.drills.timeline import Step, first_write_step, spans, steps_of, verified_step
+from replicator.ops.drills.timeline import TimelineStep, first_write_step, spans, steps_of, verified_step
 from replicator.ops.drills.verdict import as_expected, equal_regions, judged, outcome_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class About:
+class DrillHeading:
     """What a report says of the drill itself."""
 
     id: str
@@ -35,7 +35,7 @@ class About:
 
 
 @dataclasses.dataclass(slots=True)
-class Event:
+class DrillEvent:
     """Something that was done to the deployment: when, up to when its effect is looked for, and who led then."""
 
     name: str
@@ -46,7 +46,7 @@ class Event:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RegionEnd:
+class FinalRegion:
     """A region in the end; ``there``: the canaries that it holds, None if that is not known."""
 
     name: str
@@ -59,11 +59,17 @@ class RegionEnd:
     visible: Sequence[float] = ()
 
 
-def change_of(event: Event, plan: Plan, sights: Sights, canaries: Sequence[Canary]) -> ChangeReport:
+def change_of(
+    event: DrillEvent, plan: DrillPlan, sights: RegionObservations, canaries: Sequence[Canary]
+) -> ChangeReport:
     """What an event led to."""
     rate = plan.canary.rate
     gap = longest_gap(canaries, event.at, event.until)
-    steps = [Step("fault" if plan.fault is not None and event.name == "event" else "order", event.at, event.old or "")]
+    steps = [
+        TimelineStep(
+            "fault" if plan.fault is not None and event.name == "event" else "order", event.at, event.old or ""
+        )
+    ]
     if plan.kind == "canary":
         steps = []
     changed = event.new is not None and event.new != event.old
@@ -103,7 +109,7 @@ def _sequence_of(canary: Canary | None) -> int | None:
         return None
 
 
-def region_of(end: RegionEnd, plan: Plan, canaries: Sequence[Canary]) -> RegionReport:
+def region_of(end: FinalRegion, plan: DrillPlan, canaries: Sequence[Canary]) -> RegionReport:
     """A region's part of the report."""
     visible = spread(end.visible)
     return RegionReport(
@@ -139,20 +145,20 @@ def spread_report(found: Spread | None, max_seed: int | None = None) -> SpreadRe
 
 
 def report_of(
-    about: About,
-    plan: Plan,
-    sights: Sights,
-    events: Sequence[Event],
+    about: DrillHeading,
+    plan: DrillPlan,
+    sights: RegionObservations,
+    events: Sequence[DrillEvent],
     canaries: Sequence[Canary],
     counts: CanaryReport,
-    ends: Sequence[RegionEnd],
+    ends: Sequence[FinalRegion],
     *,
     leader: str | None,
     ended: float,
     stopped: str,
     failed: str,
     notes: Sequence[str],
-) -> Report:
+) -> DrillReport:
     """The report of a drill on a running deployment."""
     changes = [change_of(event, plan, sights, canaries) for event in events]
     final = next((end for end in ends if end.name == leader), None)
@@ -164,7 +170,7 @@ def report_of(
     blocked = max((change.blocked_seconds or 0.0 for change in changes), default=None)
     targets = judged(plan.targets, None if lost is None else lost.blocks, amounts, rto, blocked)
     targets += _deployment(plan, events, ends)
-    return Report(
+    return DrillReport(
         id=about.id,
         kind=plan.kind,
         name=plan.title,
@@ -201,7 +207,7 @@ def _rto(changes: Sequence[ChangeReport]) -> float | None:
     return max(change.rto_seconds or 0.0 for change in changes)
 
 
-def _deployment(plan: Plan, events: Sequence[Event], ends: Sequence[RegionEnd]) -> list[TargetReport]:
+def _deployment(plan: DrillPlan, events: Sequence[DrillEvent], ends: Sequence[FinalRegion]) -> list[TargetReport]:
     """What every drill has to leave behind: equal regions, and the primary where the plan wants it."""
     found = [equal_regions([end.compared for end in ends])]
     event = next((one for one in events if one.name == "event"), None)

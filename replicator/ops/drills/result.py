@@ -15,13 +15,13 @@ FORMAT = 1
 Outcome = Literal["passed", "missed", "stopped", "failed"]
 
 
-class Part(BaseModel):
+class ReportPart(BaseModel):
     """A part of the report: frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StepReport(Part):
+class StepReport(ReportPart):
     """A step of a change of the primary, when it was done and in which region."""
 
     step: str
@@ -30,7 +30,7 @@ class StepReport(Part):
     why: str = ""
 
 
-class ChangeReport(Part):
+class ChangeReport(ReportPart):
     """An event and what it led to: the fault (or order) itself, the way back, or the return of what was broken."""
 
     name: str = Field(description="event, back")
@@ -42,7 +42,7 @@ class ChangeReport(Part):
     steps: list[StepReport] = []
 
 
-class SpanReport(Part):
+class SpanReport(ReportPart):
     """A region was in a state for a while."""
 
     region: str
@@ -51,7 +51,7 @@ class SpanReport(Part):
     ended_at: float
 
 
-class RegionReport(Part):
+class RegionReport(ReportPart):
     """A region in the end: what it misses of the acknowledged canaries, and the digests of its tables. ``compared``:
     equal, divergent, reference (the others were compared with it), or why it could not be compared."""
 
@@ -67,7 +67,7 @@ class RegionReport(Part):
     visible_max_seconds: float | None = None
 
 
-class SpreadReport(Part):
+class SpreadReport(ReportPart):
     """A distribution, by nearest rank; ``max_seed`` is the seed of the maximum, in a simulation."""
 
     count: int
@@ -77,7 +77,7 @@ class SpreadReport(Part):
     max_seed: int | None = None
 
 
-class CanaryReport(Part):
+class CanaryReport(ReportPart):
     """The canaries: how many were begun and acknowledged, and how long a writer waited for its answer."""
 
     written: int = 0
@@ -87,7 +87,7 @@ class CanaryReport(Part):
     wait_seconds: SpreadReport | None = None
 
 
-class TargetReport(Part):
+class TargetReport(ReportPart):
     """A target, what was measured, and whether it was met. What was not measured is not met."""
 
     name: str
@@ -97,7 +97,7 @@ class TargetReport(Part):
     met: bool
 
 
-class SimulationReport(Part):
+class SimulationReport(ReportPart):
     """Seeds of the simulation: how many, how fast, how RTO and RPO are spread, and which missed a target."""
 
     seeds: int
@@ -116,7 +116,7 @@ class SimulationReport(Part):
     missed_count: int = 0
 
 
-class Report(Part):
+class DrillReport(ReportPart):
     """The whole report."""
 
     format: Literal[1] = 1

@@ -30,11 +30,11 @@ from replicator.ops.drills.leftovers import clean_up
 from replicator.ops.drills.load import load_plan
 from replicator.ops.drills.notes import noting
 from replicator.ops.drills.page import page
-from replicator.ops.drills.plan import Plan
-from replicator.ops.drills.regions import Place, Regions
+from replicator.ops.drills.plan import DrillPlan
+from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
 from replicator.ops.drills.rehearsal import rehearse, server_of
-from replicator.ops.drills.report_making import About
-from replicator.ops.drills.result import Report
+from replicator.ops.drills.report_making import DrillHeading
+from replicator.ops.drills.result import DrillReport
 from replicator.ops.drills.targets import places_of
 from replicator.status import drill_results
 from replicator.supervise import first_cause
@@ -44,7 +44,7 @@ TELL_SECONDS = 10.0
 log = logging.getLogger("replicator.drills")
 
 
-class Asked(NamedTuple):
+class LiveDrillOptions(NamedTuple):
     """The arguments of a drill on a running deployment."""
 
     configs: tuple[Path, ...]
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
     state: Path | None
 
 
-class Simulated(NamedTuple):
+class SimulatedDrillOptions(NamedTuple):
     """The arguments of a simulated drill."""
 
     configs: tuple[Path, ...]
@@ -65,10 +65,10 @@ class Simulated(NamedTuple):
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of ``report.json``."""
-    return Report.model_json_schema()
+    return DrillReport.model_json_schema()
 
 
-def carry_out(asked: Asked) -> Report:
+def carry_out(asked: LiveDrillOptions) -> DrillReport:
     """The drill, and its report. Raises ReplicatorError if it cannot begin."""
     plan = load_plan(asked.plan)
     configs = [load(path) for path in asked.configs]
@@ -80,7 +80,7 @@ def carry_out(asked: Asked) -> Report:
         raise ConfigError("not_undone", "; ".join(wrong), place=str(directory), cure=cure)
     wall_us = time.time_ns() // 1000
     about = _about(plan, configs, places, wall_us)
-    report: Report
+    report: DrillReport
     with noting(directory, about.id) as note:
         if plan.kind == "rehearsal":
             report = _run(rehearse, configs, places, plan, about, note)
@@ -90,7 +90,7 @@ def carry_out(asked: Asked) -> Report:
     return report.model_copy(update={"notes": [*report.notes, *untold]})
 
 
-def check(asked: Asked) -> Iterator[str]:
+def check(asked: LiveDrillOptions) -> Iterator[str]:
     """What would be done, and whether the regions are fit. Changes nothing."""
     plan = load_plan(asked.plan)
     configs = [load(path) for path in asked.configs]
@@ -104,8 +104,8 @@ def check(asked: Asked) -> Iterator[str]:
     yield "nothing was done"
 
 
-async def _looks(places: list[Place]) -> list[str]:
-    async with Regions(places, trio.current_time) as regions:
+async def _looks(places: list[RegionAddress]) -> list[str]:
+    async with DeploymentRegions(places, trio.current_time) as regions:
         sights = [await regions.look(place.name) for place in places]
     return [
         f"{one.region}: {one.state}{', takes writes' if one.leads else ''}, block {one.sequence:,}"
@@ -114,7 +114,7 @@ async def _looks(places: list[Place]) -> list[str]:
     ]
 
 
-def simulate(asked: Simulated) -> Report:
+def simulate(asked: SimulatedDrillOptions) -> DrillReport:
     """The simulated drill's report. Raises ReplicatorError."""
     from replicator.ops.drills import local, simulated  # heavy, and of no use for the other ways
 
@@ -128,7 +128,7 @@ def simulate(asked: Simulated) -> Report:
     return simulated.report_of(setting, about, found, seconds)
 
 
-def write(report: Report, directory: Path) -> None:
+def write(report: DrillReport, directory: Path) -> None:
     """``report.json`` and ``report.html``. Raises ConfigError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -149,18 +149,18 @@ def state_directory(named: Path | None, configs: list[Config]) -> Path:
     return Path(home) / "replicator" / "drills"
 
 
-def _about(plan: Plan, configs: list[Config], places: list[Place], wall_us: int) -> About:
+def _about(plan: DrillPlan, configs: list[Config], places: list[RegionAddress], wall_us: int) -> DrillHeading:
     began = datetime.datetime.fromtimestamp(wall_us / 1e6, datetime.UTC)
     name = f"{began:%Y%m%dT%H%M%S}-{plan.kind.replace('_', '-')}-{secrets.token_hex(3)}"
     versions = {"replicator": __version__, "python": platform.python_version()}
     versions |= _run(_versions, places)
     text = began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return About(name, shown(plan), fingerprint(configs[0]) if configs else "", versions, text)
+    return DrillHeading(name, shown(plan), fingerprint(configs[0]) if configs else "", versions, text)
 
 
-async def _versions(places: list[Place]) -> dict[str, str]:
+async def _versions(places: list[RegionAddress]) -> dict[str, str]:
     found: dict[str, str] = {}
-    async with Regions(places, trio.current_time) as regions:
+    async with DeploymentRegions(places, trio.current_time) as regions:
         for place in places:
             try:
                 status = await regions.ask(place.name, "/v1/status")
@@ -170,14 +170,14 @@ async def _versions(places: list[Place]) -> dict[str, str]:
     return found
 
 
-async def _tell(places: list[Place], report: Report) -> list[str]:
+async def _tell(places: list[RegionAddress], report: DrillReport) -> list[str]:
     """Tell the result to each region; who was not told."""
     try:
         who = f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError, ImportError):
         who = socket.gethostname()
     untold = []
-    async with Regions(places, trio.current_time) as regions:
+    async with DeploymentRegions(places, trio.current_time) as regions:
         for place in places:
             try:
                 answer = await regions.tell(

@@ -17,7 +17,7 @@ from psycopg import conninfo, sql
 
 from replicator.config import Config, parse
 from replicator.errors import Corrupt, Halted
-from replicator.ops.drills.regions import Place
+from replicator.ops.drills.regions import RegionAddress
 from replicator.pipeline.replicas.postgres import session
 
 PREFIX = "replicator_rehearsal_"
@@ -26,7 +26,7 @@ MARK = "rehearsal"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Where:
+class ForkPlace:
     """Where a fork is made. ``server`` is the dsn of the server for its database; without it, it is a SQLite file.
     ``standby`` is the standby's own configuration, if it is at hand."""
 
@@ -51,7 +51,7 @@ class Where:
         return {"directory": str(self.directory), "server": server, "database": self.database}
 
 
-def scratch_config(where: Where, place: Place) -> Config:
+def scratch_config(where: ForkPlace, place: RegionAddress) -> Config:
     """A replica region's configuration, in the fork's place."""
     environment: dict[str, str] = {}
     lines = [

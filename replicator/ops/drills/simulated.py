@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replicator.ops.drills.local import STATE_AFTER, Lived, Setting, Watched, lived, schedule_of, world_of
+from replicator.ops.drills.local import (
+    STATE_AFTER,
+    SimulatedHistory,
+    SimulationSetting,
+    WatchedWorld,
+    lived,
+    schedule_of,
+    world_of,
+)
 from replicator.ops.drills.measures import spread
-from replicator.ops.drills.observations import Entry
-from replicator.ops.drills.plan import Plan
-from replicator.ops.drills.report_making import About, spread_report
+from replicator.ops.drills.observations import TimelineEntry
+from replicator.ops.drills.plan import DrillPlan
+from replicator.ops.drills.report_making import DrillHeading, spread_report
 from replicator.ops.drills.result import (
     ChangeReport,
-    Report,
+    DrillReport,
     SimulationReport,
     SpanReport,
     SpreadReport,
@@ -36,7 +44,7 @@ _STEPS = {
 }
 
 
-def targets_of(plan: Plan, one: Lived) -> list[TargetReport]:
+def targets_of(plan: DrillPlan, one: SimulatedHistory) -> list[TargetReport]:
     """A seed against the plan's targets."""
     amounts = {plan.canary.currency: one.acknowledged_lost * plan.canary.amount}
     found = judged(plan.targets, one.acknowledged_lost, amounts, one.rto_seconds, one.blocked_seconds)
@@ -49,7 +57,9 @@ def _none(name: str, is_wrong: bool) -> TargetReport:
     return TargetReport(name=name, target=0, measured=float(is_wrong), unit="times not so", met=not is_wrong)
 
 
-def report_of(setting: Setting, about: About, found: Sequence[Lived], seconds: float) -> Report:
+def report_of(
+    setting: SimulationSetting, about: DrillHeading, found: Sequence[SimulatedHistory], seconds: float
+) -> DrillReport:
     """The report over all seeds."""
     plan = setting.plan
     judgements = [targets_of(plan, one) for one in found]
@@ -57,7 +67,7 @@ def report_of(setting: Setting, about: About, found: Sequence[Lived], seconds: f
     targets = _worst(judgements)
     changes, states = _timeline(setting, found[0].seed) if len(found) == 1 else ([], [])
     known = [one.rto_seconds for one in found if one.rto_seconds is not None]
-    return Report(
+    return DrillReport(
         id=about.id,
         kind=plan.kind,
         name=plan.title,
@@ -117,7 +127,7 @@ def _badness(target: TargetReport) -> tuple[bool, float]:
 # -- one seed
 
 
-def _timeline(setting: Setting, seed: int) -> tuple[list[ChangeReport], list[SpanReport]]:
+def _timeline(setting: SimulationSetting, seed: int) -> tuple[list[ChangeReport], list[SpanReport]]:
     """The changes of one seed's history, lived again."""
     world = world_of(setting, seed)
     found = lived(setting, seed, world)
@@ -127,11 +137,11 @@ def _timeline(setting: Setting, seed: int) -> tuple[list[ChangeReport], list[Spa
     leader = changes[0].new
     if back_at < until and leader is not None and leader != setting.first:
         changes.append(_change(world, "back", back_at, until, leader, None))
-    entries = [Entry(0.0, name, "demoted" if name == setting.first else "following") for name in world.regions]
+    entries = [TimelineEntry(0.0, name, "demoted" if name == setting.first else "following") for name in world.regions]
     for one in world.events:
         state = STATE_AFTER.get(one.kind) or ("following" if one.kind == "restarted" else None)
         if state is not None and one.region in world.regions:
-            entries.append(Entry(one.time, one.region, state))
+            entries.append(TimelineEntry(one.time, one.region, state))
     states = [
         SpanReport(region=span.region, state=span.state, began_at=span.began, ended_at=span.ended)
         for span in spans(entries, until)
@@ -139,7 +149,9 @@ def _timeline(setting: Setting, seed: int) -> tuple[list[ChangeReport], list[Spa
     return changes, states
 
 
-def _change(world: Watched, name: str, began: float, ended: float, old: str, found: Lived | None) -> ChangeReport:
+def _change(
+    world: WatchedWorld, name: str, began: float, ended: float, old: str, found: SimulatedHistory | None
+) -> ChangeReport:
     happened = [one for one in world.events if began <= one.time <= ended]
     promoted = next((one for one in happened if one.kind == "promoted" and one.region != old), None)
     new = old if promoted is None else promoted.region

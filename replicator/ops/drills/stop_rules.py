@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from replicator.ops.drills.observations import Sight, at_risk
+from replicator.ops.drills.observations import RegionObservation, at_risk
 from replicator.ops.drills.plan import StopRule
 
 
-def stops(rule: StopRule, latest: Mapping[str, Sight], blocked_seconds: float) -> str:
+def stops(rule: StopRule, latest: Mapping[str, RegionObservation], blocked_seconds: float) -> str:
     """Why the drill has to stop now; empty if it may go on."""
     risk = at_risk(latest)
     if rule.at_risk_blocks is not None and risk.blocks > rule.at_risk_blocks:

@@ -15,23 +15,23 @@ import trio
 
 from replicator.config import Config
 from replicator.errors import ConfigError, ReplicatorError, Unavailable
-from replicator.ops.drills.regions import Place, Regions
+from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
 from replicator.supervise import first_cause
 
 TOKEN_VARIABLE = "REPLICATOR_TOKEN"
 UNNAMED = "?"
 
 
-def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | None) -> list[Place]:
+def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | None) -> list[RegionAddress]:
     """The regions, by name. Raises ReplicatorError. Starts an event loop of its own."""
-    found: dict[str, Place] = {}
+    found: dict[str, RegionAddress] = {}
     for config in configs:
         for place in _of_config(config):
             found.setdefault(place.url if place.name.startswith(UNNAMED) else place.name, place)
     token = os.environ.get(TOKEN_VARIABLE)
     for number, text in enumerate(addresses):
         name, url = _named(text, number)
-        found[name] = Place(name, url, token, ca)
+        found[name] = RegionAddress(name, url, token, ca)
     named = {place.name for place in found.values() if not place.name.startswith(UNNAMED)}
     unnamed = [place for place in found.values() if place.name.startswith(UNNAMED)]
     places = [place for place in found.values() if place.name in named]
@@ -45,18 +45,18 @@ def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | No
     return places
 
 
-def _of_config(config: Config) -> list[Place]:
+def _of_config(config: Config) -> list[RegionAddress]:
     own_token = config.http.token.reveal() if config.http.token else os.environ.get(TOKEN_VARIABLE)
-    own = Place(config.region.name, config.url, own_token, config.http.certificate)
+    own = RegionAddress(config.region.name, config.url, own_token, config.http.certificate)
     cluster = config.cluster
     if cluster is not None:
         token = cluster.token.reveal() if cluster.token else own_token
-        return [Place(name, url, token, cluster.ca) for name, url in cluster.regions.items()]
+        return [RegionAddress(name, url, token, cluster.ca) for name, url in cluster.regions.items()]
     follow = config.follow
     if follow is None or follow.primary is None:
         return [own]
     token = follow.token.reveal() if follow.token else own_token
-    return [own, Place(f"{UNNAMED}{follow.primary}", follow.primary, token, follow.ca)]
+    return [own, RegionAddress(f"{UNNAMED}{follow.primary}", follow.primary, token, follow.ca)]
 
 
 def _named(text: str, number: int) -> tuple[str, str]:
@@ -68,17 +68,17 @@ def _named(text: str, number: int) -> tuple[str, str]:
     return name or f"{UNNAMED}{number}", (url if equals else text).rstrip("/")
 
 
-def _ask_names(places: Sequence[Place]) -> list[Place]:
-    found: list[Place] = []
+def _ask_names(places: Sequence[RegionAddress]) -> list[RegionAddress]:
+    found: list[RegionAddress] = []
 
     async def ask() -> None:
-        async with Regions(places, trio.current_time) as regions:
+        async with DeploymentRegions(places, trio.current_time) as regions:
             for place in places:
                 status = await regions.ask(place.name, "/v1/status")
                 if status is None or not isinstance(status.get("region"), str):
                     cure = "check that the address is that of a sidecar"
                     raise Unavailable("bad_answer", "it tells no name", place=place.url, cure=cure)
-                found.append(Place(status["region"], place.url, place.token, place.ca))
+                found.append(RegionAddress(status["region"], place.url, place.token, place.ca))
 
     try:
         trio.run(ask)

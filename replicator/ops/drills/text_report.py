@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from replicator.ops.drills.picture import lengths
-from replicator.ops.drills.result import Report, SimulationReport, SpreadReport
+from replicator.ops.drills.result import DrillReport, SimulationReport, SpreadReport
 from replicator.status.json_form import seconds_text
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: DrillReport) -> list[str]:
     """What was measured, step by step, and the verdict last."""
     return list(_lines(report))
 
 
-def _lines(report: Report) -> Iterator[str]:
+def _lines(report: DrillReport) -> Iterator[str]:
     for change in report.changes:
         if change.new and change.new != change.old:
             yield f"{change.name}: {change.old} to {change.new}"

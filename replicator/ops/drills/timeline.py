@@ -21,12 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.observations import Entry, Level
+from replicator.ops.drills.observations import MarkLevel, TimelineEntry
 
 STEPS = ("fault", "detection", "decision", "fence", "drain", "promote", "first write", "verified")
 
 
-class Step(NamedTuple):
+class TimelineStep(NamedTuple):
     """A step's end, and in which region."""
 
     name: str
@@ -35,7 +35,7 @@ class Step(NamedTuple):
     why: str = ""
 
 
-class Span(NamedTuple):
+class StateSpan(NamedTuple):
     """A region was in a state for a while."""
 
     region: str
@@ -45,12 +45,12 @@ class Span(NamedTuple):
 
 
 def steps_of(
-    entries: Iterable[Entry],
+    entries: Iterable[TimelineEntry],
     began: float,
     ended: float,
     old: str | None,
     new: str,
-) -> list[Step]:
+) -> list[TimelineStep]:
     """The steps in which ``new`` took over from ``old`` after the event at ``began``, up to the promotion."""
     ordered = sorted((entry for entry in entries if began <= entry.at <= ended), key=lambda entry: entry.at)
     promoted = _first(ordered, {"primary"}, new)
@@ -58,25 +58,27 @@ def steps_of(
         return []
     ordered = [entry for entry in ordered if entry.at <= promoted.at]
     claiming = _last(ordered, {"claiming"}, new)
-    found: list[Step] = []
+    found: list[TimelineStep] = []
     detected = _first(ordered, {"suspecting"}, None)
     if detected is not None:
-        found.append(Step("detection", detected.at, detected.region, detected.why))
+        found.append(TimelineStep("detection", detected.at, detected.region, detected.why))
     closing = _first(ordered, {"demoting"}, old) if old is not None else None
     if (decided := closing or claiming) is not None:
-        found.append(Step("decision", decided.at, decided.region, decided.why))
+        found.append(TimelineStep("decision", decided.at, decided.region, decided.why))
     since = claiming.at if claiming is not None else began
     for name, state in (("fence", "draining"), ("drain", "promoting")):
         entry = _last([one for one in ordered if one.at >= since], {state}, new)
         if entry is not None:
-            found.append(Step(name, entry.at, new, entry.why))
-    return [*found, Step("promote", promoted.at, new, promoted.why)]
+            found.append(TimelineStep(name, entry.at, new, entry.why))
+    return [*found, TimelineStep("promote", promoted.at, new, promoted.why)]
 
 
-def verified_step(marks: Mapping[str, Sequence[Level]], new: str, sequence: int, after: float) -> Step | None:
+def verified_step(
+    marks: Mapping[str, Sequence[MarkLevel]], new: str, sequence: int, after: float
+) -> TimelineStep | None:
     """When the first other region had proven itself equal at ``sequence`` or behind it."""
     reached = [
-        Step("verified", max(mark.at, after), region)
+        TimelineStep("verified", max(mark.at, after), region)
         for region, levels in marks.items()
         if region != new
         for mark in levels
@@ -85,30 +87,30 @@ def verified_step(marks: Mapping[str, Sequence[Level]], new: str, sequence: int,
     return min(reached, key=lambda step: step.at, default=None)
 
 
-def first_write_step(canary: Canary | None) -> Step | None:
+def first_write_step(canary: Canary | None) -> TimelineStep | None:
     """The first acknowledged write as a step."""
-    return None if canary is None else Step("first write", canary.acked_at, canary.region)
+    return None if canary is None else TimelineStep("first write", canary.acked_at, canary.region)
 
 
-def spans(entries: Iterable[Entry], ended: float) -> list[Span]:
+def spans(entries: Iterable[TimelineEntry], ended: float) -> list[StateSpan]:
     """In which state each region was from when to when."""
-    by_region: dict[str, list[Entry]] = {}
+    by_region: dict[str, list[TimelineEntry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.at):
         by_region.setdefault(entry.region, []).append(entry)
-    found: list[Span] = []
+    found: list[StateSpan] = []
     for region, some in by_region.items():
         for place, entry in enumerate(some):
             until = some[place + 1].at if place + 1 < len(some) else ended
             if found and found[-1].region == region and found[-1].state == entry.state:
                 found[-1] = found[-1]._replace(ended=until)
             else:
-                found.append(Span(region, entry.state, entry.at, until))
+                found.append(StateSpan(region, entry.state, entry.at, until))
     return found
 
 
-def _first(entries: Sequence[Entry], states: set[str], region: str | None) -> Entry | None:
+def _first(entries: Sequence[TimelineEntry], states: set[str], region: str | None) -> TimelineEntry | None:
     return next((e for e in entries if e.state in states and region in (None, e.region)), None)
 
 
-def _last(entries: Sequence[Entry], states: set[str], region: str | None) -> Entry | None:
+def _last(entries: Sequence[TimelineEntry], states: set[str], region: str | None) -> TimelineEntry | None:
     return _first(entries[::-1], states, region)

@@ -17,7 +17,7 @@ from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.replicas.postgres import session
 
 
-class Writing(Protocol):
+class ForkWriter(Protocol):
     """How the promoted fork is written to."""
 
     async def write(self, number: int) -> None:

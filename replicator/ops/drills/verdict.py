@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from replicator.ops.drills.plan import Expect, Targets
+from replicator.ops.drills.plan import DrillTargets, Expect
 from replicator.ops.drills.result import Outcome, TargetReport
 
 
 def judged(
-    targets: Targets,
+    targets: DrillTargets,
     rpo_blocks: int | None,
     rpo_amounts: Mapping[str, float] | None,
     rto_seconds: float | None,

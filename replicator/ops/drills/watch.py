@@ -13,9 +13,9 @@ from collections.abc import Callable
 import trio
 
 from replicator.ops.drills.canary import Canaries
-from replicator.ops.drills.observations import Sights
+from replicator.ops.drills.observations import RegionObservations
 from replicator.ops.drills.plan import StopRule
-from replicator.ops.drills.regions import Regions
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.stop_rules import stops
 
 POLL_SECONDS = 0.05
@@ -25,11 +25,11 @@ LOOKS_SECONDS = 10.0
 log = logging.getLogger("replicator.drills")
 
 
-class Watch:
+class DrillWatch:
     """The watch of one drill. ``event``, ``back`` and ``end`` are the scopes of its phases; ``stopped`` says why the
     event was ended early, ``failed`` what went wrong."""
 
-    def __init__(self, regions: Regions, sights: Sights, rule: StopRule) -> None:
+    def __init__(self, regions: DeploymentRegions, sights: RegionObservations, rule: StopRule) -> None:
         self.event, self.back, self.end = trio.CancelScope(), trio.CancelScope(), trio.CancelScope()
         self.stopped = self.failed = ""
         self._regions, self._sights, self._rule = regions, sights, rule

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from replicator.errors import ConfigError, Unavailable
-from replicator.ops.drills.observations import Sight
-from replicator.ops.drills.plan import Plan
+from replicator.ops.drills.observations import RegionObservation
+from replicator.ops.drills.plan import DrillPlan
 from replicator.ops.drills.stop_rules import stops
 
 SETTLED = frozenset({"following", "paused"})
 
 
-def check_fit(plan: Plan, regions: Collection[str], latest: Mapping[str, Sight]) -> str:
+def check_fit(plan: DrillPlan, regions: Collection[str], latest: Mapping[str, RegionObservation]) -> str:
     """Who leads, if all is well and the plan is one for these regions. Raises ConfigError or Unavailable."""
     known = f"the regions are {', '.join(regions)}"
     for name in (*plan.target, *([plan.other] if plan.other else [])):
@@ -37,7 +37,7 @@ def check_fit(plan: Plan, regions: Collection[str], latest: Mapping[str, Sight])
     return leading[0]
 
 
-def not_well(latest: Mapping[str, Sight], slack_blocks: int) -> str:
+def not_well(latest: Mapping[str, RegionObservation], slack_blocks: int) -> str:
     """Why the deployment is not as it should be; empty if it is. ``slack_blocks`` may be under way."""
     leading = [sight for sight in latest.values() if sight.leads]
     if len(leading) != 1:

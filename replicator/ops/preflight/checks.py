@@ -11,7 +11,13 @@ from pathlib import Path
 
 import trio
 
-from replicator.config import Config, EmbeddedSource, PostgresReplica, PostgresSource, SqliteReplica
+from replicator.config import (
+    Config,
+    EmbeddedSourceSettings,
+    PostgresReplicaSettings,
+    PostgresSourceSettings,
+    SqliteReplicaSettings,
+)
 from replicator.errors import Rejected, ReplicatorError
 from replicator.format.position import genesis
 from replicator.ledger.tables import check_declaration, definition_of
@@ -21,7 +27,7 @@ from replicator.ops.preflight.following import check_following
 from replicator.ops.preflight.lease import check_lease
 from replicator.ops.preflight.listening import check_listening
 from replicator.ops.preflight.machine import check_data_dir, check_versions
-from replicator.ops.preflight.stored_region import Stored, read_stored
+from replicator.ops.preflight.stored_region import StoredRegion, read_stored
 from replicator.pipeline.replicas.postgres import check as postgres_check
 from replicator.pipeline.replicas.sqlite import check as sqlite_check
 from replicator.pipeline.sources.postgres import preflight as postgres_source
@@ -37,37 +43,37 @@ def look(config: Config) -> list[Finding]:
             findings.append(Finding("ok", f"{config.region.journal_path} ends at sequence {stored.head.sequence:,}"))
     except ReplicatorError as error:
         findings.append(failed(error))
-        stored = Stored(genesis(config.region.strand))
+        stored = StoredRegion(genesis(config.region.strand))
     findings += [*_role(config, stored), *check_lease(config, stored.head)]
     return findings if config.cluster is None else [*findings, *check_cluster(config, config.cluster, stored)]
 
 
-def _role(config: Config, stored: Stored) -> Iterator[Finding]:
+def _role(config: Config, stored: StoredRegion) -> Iterator[Finding]:
     match config.source:
-        case PostgresSource() as source:
+        case PostgresSourceSettings() as source:
             yield from postgres_source(wiring.postgres_options(source, synchronous=config.failover.acknowledge > 0))
-        case EmbeddedSource() as source:
+        case EmbeddedSourceSettings() as source:
             yield from _check_tables(source, stored)
             assert config.state_path is not None
             yield from _check_sqlite(config, config.state_path, stored)
     match config.replica:
-        case PostgresReplica() as replica:
+        case PostgresReplicaSettings() as replica:
             yield from postgres_check.preflight(replica.conninfo(), stored.definitions)
-        case SqliteReplica(path=path):
+        case SqliteReplicaSettings(path=path):
             yield from _check_sqlite(config, path, stored)
     followed = wiring.upstream(config, None)
     if followed is not None:
         yield from trio.run(check_following, followed, stored.head)
 
 
-def _check_sqlite(config: Config, path: Path, stored: Stored) -> Iterator[Finding]:
+def _check_sqlite(config: Config, path: Path, stored: StoredRegion) -> Iterator[Finding]:
     """Where the start will make the file's directory, that one was looked at: there is nothing to add."""
     made = (config.region.data_dir, *config.region.data_dir.parents)
     if path.parent.exists() or path.parent not in made:
         yield from sqlite_check.preflight(path, stored.definitions)
 
 
-def _check_tables(source: EmbeddedSource, stored: Stored) -> Iterator[Finding]:
+def _check_tables(source: EmbeddedSourceSettings, stored: StoredRegion) -> Iterator[Finding]:
     """The declared tables are possible, and those that the ledger has already are as declared."""
     there = {definition.label.lower(): definition for definition in stored.definitions}
     for declaration in wiring.declarations(source):

@@ -14,16 +14,22 @@ from typing import Any
 import httpx
 import trio
 
-from replicator.cluster.failover.durable_state import MemoryFile
+from replicator.cluster.failover.durable_state import DurableStateFile
 from replicator.cluster.failover.serve import cluster_json
 from replicator.cluster.fencing import needs
 from replicator.cluster.promotion.readiness import reasons
-from replicator.config import Cluster, Config, EmbeddedSource, PostgresReplica, PostgresSource
+from replicator.config import (
+    ClusterSettings,
+    Config,
+    EmbeddedSourceSettings,
+    PostgresReplicaSettings,
+    PostgresSourceSettings,
+)
 from replicator.config.roles import replica_of, source_of
 from replicator.errors import ReplicatorError
 from replicator.ops.preflight import Finding, failed
 from replicator.ops.preflight.listening import is_local
-from replicator.ops.preflight.stored_region import Stored
+from replicator.ops.preflight.stored_region import StoredRegion
 from replicator.runtime import wiring
 from replicator.storage.journal.store import Journal
 
@@ -33,23 +39,23 @@ _MUST = {"strand": "[region] strand", "regions": "the names in [cluster] regions
 _SHOULD = {"mode": "[failover] mode", "acknowledge": "[failover] acknowledge", "ttl_seconds": "[lease] ttl"}
 
 
-def check_cluster(config: Config, cluster: Cluster, stored: Stored) -> Iterator[Finding]:
+def check_cluster(config: Config, cluster: ClusterSettings, stored: StoredRegion) -> Iterator[Finding]:
     """Everything about ``[cluster]`` and ``[failover]``. Blocks; not for within trio."""
     yield from _encryption(config, cluster)
     yield from trio.run(_ask_all, config, cluster)
     yield from _remembered(config)
     source = source_of(config)
-    if isinstance(source, PostgresSource):
+    if isinstance(source, PostgresSourceSettings):
         yield from needs.preflight(source.conninfo(), wiring.fenced_tables(source))
         yield from _promotable_database(config, source)
-    elif isinstance(source, EmbeddedSource):
+    elif isinstance(source, EmbeddedSourceSettings):
         yield from _promotable_ledger(stored)
 
 
 # -- the others
 
 
-async def _ask_all(config: Config, cluster: Cluster) -> list[Finding]:
+async def _ask_all(config: Config, cluster: ClusterSettings) -> list[Finding]:
     found: dict[str, list[Finding]] = {}
 
     async def ask(client: httpx.AsyncClient, name: str, url: str) -> None:
@@ -124,7 +130,7 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value))[:300] if isinstance(value, list) else str(value)[:100]
 
 
-def _encryption(config: Config, cluster: Cluster) -> Iterator[Finding]:
+def _encryption(config: Config, cluster: ClusterSettings) -> Iterator[Finding]:
     local = {name: is_local(urllib.parse.urlsplit(url).hostname or "") for name, url in cluster.regions.items()}
     for name, url in cluster.regions.items():
         if url.startswith("http:") and not local[name]:
@@ -141,7 +147,7 @@ def _encryption(config: Config, cluster: Cluster) -> Iterator[Finding]:
 
 def _remembered(config: Config) -> Iterator[Finding]:
     try:
-        kept = MemoryFile(config.region.data_dir / "role.json").read()
+        kept = DurableStateFile(config.region.data_dir / "role.json").read()
     except ReplicatorError as error:
         yield failed(error)
         return
@@ -149,18 +155,18 @@ def _remembered(config: Config) -> Iterator[Finding]:
         yield Finding("ok", f"this region's role is kept: {kept.memory.state}, epoch {kept.memory.epoch}")
 
 
-def _promotable_ledger(stored: Stored) -> Iterator[Finding]:
+def _promotable_ledger(stored: StoredRegion) -> Iterator[Finding]:
     foreign = sorted(one.label for one in stored.definitions if not one.documents)
     if foreign:
         what = f"it follows another kind of ledger (table {foreign[0]}), and could not be promoted"
         yield Finding("warn", what, "keep the copy of a PostgreSQL ledger in PostgreSQL")
 
 
-def _promotable_database(config: Config, source: PostgresSource) -> Iterator[Finding]:
+def _promotable_database(config: Config, source: PostgresSourceSettings) -> Iterator[Finding]:
     """Once there is a replica's bookkeeping, what a promotion would stumble over."""
     path, replica = config.region.journal_path, replica_of(config)
-    kept = MemoryFile(config.region.data_dir / "role.json").read() if path.exists() else None
-    if kept is None or kept.memory.half != "replica" or not isinstance(replica, PostgresReplica):
+    kept = DurableStateFile(config.region.data_dir / "role.json").read() if path.exists() else None
+    if kept is None or kept.memory.half != "replica" or not isinstance(replica, PostgresReplicaSettings):
         return
     journal = Journal(path, traceless=True)
     try:

@@ -32,7 +32,7 @@ _CURES = {
 }
 
 
-class _Heard(NamedTuple):
+class _UpstreamAnswer(NamedTuple):
     heartbeat: Heartbeat
     sent_us: int  # this machine's clock, before asking and after hearing
     heard_us: int
@@ -57,13 +57,13 @@ async def check_following(upstream: Upstream, head: Position) -> list[Finding]:
     return [*findings, Finding("ok", f"{place} answers; {behind}"), clock]
 
 
-async def _ask(upstream: Upstream, head: Position) -> _Heard:
+async def _ask(upstream: Upstream, head: Position) -> _UpstreamAnswer:
     async with FeedClient(upstream) as client:
         sent_us = time.time_ns() // 1000
         with trio.move_on_after(ANSWER_SECONDS):
             async with client.stream(head.strand, head, until=head.sequence) as frames:
                 heartbeat = await _first_heartbeat(frames)
-                return _Heard(heartbeat, sent_us, time.time_ns() // 1000)
+                return _UpstreamAnswer(heartbeat, sent_us, time.time_ns() // 1000)
     message = f"no heartbeat came within {ANSWER_SECONDS:.0f} s"
     raise Unavailable("feed_silent", message, place=upstream.url, cure="check that region's sidecar")
 

@@ -22,12 +22,12 @@ from replicator.cluster.leases.base import LeaseView, boot_seconds
 from replicator.cluster.leases.etcd import EtcdLease
 from replicator.cluster.leases.etcd.answers import number, read_header
 from replicator.cluster.leases.etcd.gateway import Gateway
-from replicator.cluster.leases.etcd.member import Member, garbled
+from replicator.cluster.leases.etcd.member import EtcdMember, garbled
 from replicator.cluster.leases.etcd.options import EtcdOptions
-from replicator.cluster.leases.etcd.transactions import Keys
+from replicator.cluster.leases.etcd.transactions import EtcdKeys
 from replicator.cluster.leases.record import boot_id, read_kept
-from replicator.config import Config, StaticLease
-from replicator.config import EtcdLease as EtcdSection
+from replicator.config import Config, StaticLeaseSettings
+from replicator.config import EtcdLeaseSettings as EtcdSection
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.position import Position
 from replicator.ops.preflight import Finding, failed
@@ -42,7 +42,7 @@ _LEASES_ARE_SAFE = {(3, 4): 31, (3, 5): 13}
 _OLDEST = (3, 4)
 
 
-class _Told(NamedTuple):
+class _MemberStatus(NamedTuple):
     """What a member said of itself."""
 
     endpoint: str
@@ -58,7 +58,7 @@ def check_lease(config: Config, head: Position) -> Iterator[Finding]:
     match config.lease:
         case EtcdSection() as lease:
             yield from trio.run(_check_etcd, wiring.etcd_options(lease), strand, head)
-        case StaticLease(path=path):
+        case StaticLeaseSettings(path=path):
             yield from _check_static(path, config.region.data_dir / "lease.json", strand, head)
 
 
@@ -66,7 +66,7 @@ def check_lease(config: Config, head: Position) -> Iterator[Finding]:
 
 
 async def _check_etcd(options: EtcdOptions, strand: str, head: Position) -> list[Finding]:
-    told: list[_Told] = []
+    told: list[_MemberStatus] = []
     faults: list[ReplicatorError] = []
 
     async def ask(endpoint: str) -> None:
@@ -84,10 +84,10 @@ async def _check_etcd(options: EtcdOptions, strand: str, head: Position) -> list
     return findings
 
 
-async def _tell(options: EtcdOptions) -> _Told:
+async def _tell(options: EtcdOptions) -> _MemberStatus:
     (endpoint,) = options.endpoints
 
-    async def status(member: Member) -> _Told:
+    async def status(member: EtcdMember) -> _MemberStatus:
         await member.call("/v3/maintenance/status", {})  # opens the connection: that takes its own time
         begun = time.monotonic()
         answer = await member.call("/v3/maintenance/status", {})
@@ -95,7 +95,7 @@ async def _tell(options: EtcdOptions) -> _Told:
         with garbled(endpoint):
             header = read_header(answer["header"])
             has_leader = number(answer.get("leader")) != 0
-            return _Told(endpoint, header.cluster_id, has_leader, str(answer["version"])[:40], seconds)
+            return _MemberStatus(endpoint, header.cluster_id, has_leader, str(answer["version"])[:40], seconds)
 
     async with contextlib.aclosing(_patient(options)) as gateway:
         return await gateway.ask(status)
@@ -105,7 +105,7 @@ def _patient(options: EtcdOptions) -> Gateway:
     return Gateway(options, max(options.budget_seconds, ANSWER_SECONDS_AT_LEAST))
 
 
-def _members(options: EtcdOptions, told: list[_Told], faults: list[ReplicatorError]) -> Iterator[Finding]:
+def _members(options: EtcdOptions, told: list[_MemberStatus], faults: list[ReplicatorError]) -> Iterator[Finding]:
     for fault in faults:
         finding = failed(fault)
         is_halted = isinstance(fault, Halted)
@@ -137,7 +137,7 @@ def _is_old(version: str) -> bool:
 
 
 async def _check_rights(options: EtcdOptions, strand: str, head: Position) -> list[Finding]:
-    keys = Keys(options.prefix, strand)
+    keys = EtcdKeys(options.prefix, strand)
     lease = EtcdLease(options, strand)
     try:
         async with contextlib.aclosing(_patient(options)) as gateway:

@@ -11,20 +11,20 @@ from replicator.storage.journal.store import Journal
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Stored:
+class StoredRegion:
     """The journal's end, and the tables that it knows. A region that has not run has genesis and none."""
 
     head: Position
     definitions: tuple[Definition, ...] = ()
 
 
-def read_stored(config: Config) -> Stored:
+def read_stored(config: Config) -> StoredRegion:
     """Raises Unavailable, Halted or Corrupt if the journal is there and cannot be read."""
     strand, path = config.region.strand, config.region.journal_path
     if not path.exists() or not path.stat().st_size:  # killed right after it had made the file
-        return Stored(genesis(strand))
+        return StoredRegion(genesis(strand))
     journal = Journal(path, traceless=True)
     try:
-        return Stored(journal.head(strand), tuple(journal.definitions(strand).values()))
+        return StoredRegion(journal.head(strand), tuple(journal.definitions(strand).values()))
     finally:
         journal.close()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Block:
+class SimulatedBlock:
     """A block. Two journals that hold the same object at a sequence are equal up to there: it links to all before."""
 
     __slots__ = ("epoch", "previous", "sequence", "what")
 
-    def __init__(self, sequence: int, epoch: int, previous: Block | None, what: str) -> None:
+    def __init__(self, sequence: int, epoch: int, previous: SimulatedBlock | None, what: str) -> None:
         self.sequence = sequence
         self.epoch = epoch
         self.previous = previous
@@ -20,18 +20,20 @@ class Block:
         return f"{self.what}@{self.epoch}.{self.sequence}"
 
 
-class Pulled(NamedTuple):
+class PulledBlocks(NamedTuple):
     """A feed's answer: ``diverged`` and ``ahead`` are what it says of the position that was asked for."""
 
     says: str  # "", "diverged" or "ahead"
-    blocks: list[Block]
+    blocks: list[SimulatedBlock]
     region: str
     epoch: int
     head: int
     is_open: bool
 
 
-def after(journal: list[Block], sequence: int, head: Block | None, limit: int) -> tuple[str, list[Block]]:
+def after(
+    journal: list[SimulatedBlock], sequence: int, head: SimulatedBlock | None, limit: int
+) -> tuple[str, list[SimulatedBlock]]:
     """What follows a position in a journal, or why nothing can."""
     if sequence > len(journal):
         return "ahead", []
@@ -40,7 +42,7 @@ def after(journal: list[Block], sequence: int, head: Block | None, limit: int) -
     return "", journal[sequence : sequence + limit]
 
 
-def fork(mine: list[Block], theirs: list[Block]) -> int:
+def fork(mine: list[SimulatedBlock], theirs: list[SimulatedBlock]) -> int:
     """The last sequence that two journals share."""
     low, high = 0, min(len(mine), len(theirs))
     while low < high:

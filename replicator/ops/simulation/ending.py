@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.states import State
-from replicator.ops.simulation.checks import Broken
-from replicator.ops.simulation.faults import Fault
+from replicator.cluster.failover.states import RoleState
+from replicator.ops.simulation.checks import BrokenLaw
+from replicator.ops.simulation.faults import SimulatedFault
 from replicator.ops.simulation.schedule import Task
 from replicator.ops.simulation.troubles import end, order
 from replicator.ops.simulation.weather import FAIR
 
 if TYPE_CHECKING:
-    from replicator.ops.simulation.region import Region
+    from replicator.ops.simulation.region import SimulatedRegion
     from replicator.ops.simulation.world import World
 
 LAST_WRITES_SECONDS = 1.0
@@ -28,9 +28,9 @@ def settle(world: World, within_seconds: float) -> None:
     world.is_quiet = True  # writers stop, so that heads can be equal
     world.pass_time(world.now + within_seconds, world.is_converged)
     if not world.is_converged():
-        raise Broken(f"no convergence within {within_seconds:.0f} s: {_states(world)}")
+        raise BrokenLaw(f"no convergence within {within_seconds:.0f} s: {_states(world)}")
     if len(world.checks.acknowledged) == answered:
-        raise Broken("nobody can write at the end")
+        raise BrokenLaw("nobody can write at the end")
     world.checks.end()
     world.note("", "verified", "all regions are equal")
 
@@ -54,10 +54,10 @@ def _operators(world: World) -> Task:
         yield 0.5
         regions = list(world.regions.values())
         for region in regions:
-            if region.memory.state is State.PAUSED:
-                order(world, region, Fault(0.0, "resume"))
-            if region.memory.state in (State.REJOINING, State.HALTED) and region.rules.rejoin == "manual":
-                order(world, region, Fault(0.0, "rejoin"))
+            if region.memory.state is RoleState.PAUSED:
+                order(world, region, SimulatedFault(0.0, "resume"))
+            if region.memory.state in (RoleState.REJOINING, RoleState.HALTED) and region.rules.rejoin == "manual":
+                order(world, region, SimulatedFault(0.0, "rejoin"))
         if any(region.is_open for region in regions):
             led_at = world.now
         patience = 2 * world.ttl_seconds
@@ -65,9 +65,9 @@ def _operators(world: World) -> Task:
         asks_a_person = any(region.rules.mode != "automatic" for region in regions)
         if waited > patience + (0.0 if asks_a_person else 12.0):  # automatic: the loss budget keeps all from leading
             is_allowed = waited > patience + 6.0
-            order(world, _best(regions), Fault(0.0, "failover", seconds=5.0, allow_data_loss=is_allowed))
+            order(world, _best(regions), SimulatedFault(0.0, "failover", seconds=5.0, allow_data_loss=is_allowed))
 
 
-def _best(regions: list[Region]) -> Region:
+def _best(regions: list[SimulatedRegion]) -> SimulatedRegion:
     """The region with the most."""
     return max(regions, key=lambda region: (region.head.epoch if region.head else 0, len(region.journal)))

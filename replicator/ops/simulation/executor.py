@@ -7,38 +7,38 @@ from typing import TYPE_CHECKING
 from replicator.cluster.failover.model import (
     Action,
     AskPromises,
-    Claim,
-    Close,
-    Fetch,
-    Follow,
+    ClaimLease,
+    CloseFence,
+    FetchBlocks,
+    FollowRegion,
     HandOver,
-    KeepMine,
-    Open,
+    KeepLease,
+    Observation,
+    OpenFence,
     Order,
     Promote,
-    Prove,
-    Release,
-    Rewind,
-    Seal,
-    Seen,
-    Tell,
+    ReleaseLease,
+    ReportIntent,
+    RewindToFork,
+    SealOrphans,
+    VerifyApplied,
 )
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
-from replicator.ops.simulation.chain import Block, fork
+from replicator.ops.simulation.chain import SimulatedBlock, fork
 from replicator.ops.simulation.faults import STORE
-from replicator.ops.simulation.region import Sealed
+from replicator.ops.simulation.region import SealedOrphans
 from replicator.ops.simulation.schedule import Reply, Task
 from replicator.ops.simulation.tasks import change, look_once, promised, take_report, unfollow
 
 if TYPE_CHECKING:
-    from replicator.ops.simulation.region import Region
+    from replicator.ops.simulation.region import SimulatedRegion
 
 RETRY_SECONDS = 0.2
-ORDERABLE = (State.FOLLOWING, State.SUSPECTING, State.DEMOTED)
+ORDERABLE = (RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.DEMOTED)
 
 
-def do(region: Region, action: Action, seen: Seen) -> Task:
+def do(region: SimulatedRegion, action: Action, seen: Observation) -> Task:
     """Do it; whether to look again at once."""
     world, dice, weather = region.world, region.world.dice, region.world.weather
     world.trace(region, "does", str(action))
@@ -46,51 +46,51 @@ def do(region: Region, action: Action, seen: Seen) -> Task:
         yield RETRY_SECONDS
         return False
     match action:
-        case Follow(to):
+        case FollowRegion(to):
             return (yield from _follow(region, to))
-        case Fetch(to):
+        case FetchBlocks(to):
             done = region.following == to or (yield from _follow(region, to))
             yield 0.05
             return done
-        case Claim(epoch, instead_of):
+        case ClaimLease(epoch, instead_of):
             return (yield from _claim(region, epoch, instead_of))
         case AskPromises(epoch):
             return (yield from _ask(region, epoch))
-        case Prove():
+        case VerifyApplied():
             yield 0.05
             if dice.random() < 0.8:
                 region.verified = max(region.verified, region.applied)
         case Promote(epoch):
             return (yield from _promote(region, epoch))
-        case Open(epoch):
+        case OpenFence(epoch):
             yield dice.random() * 0.05
             region.permit(epoch)
-        case Close():
+        case CloseFence():
             yield dice.random() * 0.05
             region.permit_until = min(region.permit_until, region.clock())
             while region.in_flight:
                 yield 0.01
         case HandOver(target, sequence):
             return (yield from _hand_over(region, target, sequence))
-        case KeepMine():
+        case KeepLease():
             return (yield from _keep_mine(region))
-        case Release():
+        case ReleaseLease():
             grant, region.grant = region.grant, None
             if grant is not None:
                 yield world.ask(region, STORE, lambda: world.store.release(world.now, grant), world.ttl_seconds / 3)
             yield from look_once(region)
-        case Seal(to):
+        case SealOrphans(to):
             return (yield from _seal(region, to))
-        case Rewind():
+        case RewindToFork():
             return (yield from _rewind(region, seen))
-        case Tell():
+        case ReportIntent():
             return False
     if dice.random() < weather.action_fails:
         yield RETRY_SECONDS
     return True
 
 
-def _follow(region: Region, to: str | None) -> Task:
+def _follow(region: SimulatedRegion, to: str | None) -> Task:
     if region.memory.half != "replica":
         yield RETRY_SECONDS
         return False
@@ -98,7 +98,7 @@ def _follow(region: Region, to: str | None) -> Task:
     return True
 
 
-def _claim(region: Region, epoch: int, instead_of: Holder | None) -> Task:
+def _claim(region: SimulatedRegion, epoch: int, instead_of: Holder | None) -> Task:
     world = region.world
     at = region.clock()  # before the store is asked
     claim = yield world.ask(
@@ -118,7 +118,7 @@ def _claim(region: Region, epoch: int, instead_of: Holder | None) -> Task:
     return bool(claim)
 
 
-def _ask(region: Region, epoch: int) -> Task:
+def _ask(region: SimulatedRegion, epoch: int) -> Task:
     world = region.world
     at = region.clock()
     replies: list[Reply] = []
@@ -146,7 +146,7 @@ def _ask(region: Region, epoch: int) -> Task:
     return True
 
 
-def _promote(region: Region, epoch: int) -> Task:
+def _promote(region: SimulatedRegion, epoch: int) -> Task:
     world = region.world
     region.following = None
     region.session += 1
@@ -163,7 +163,7 @@ def _promote(region: Region, epoch: int) -> Task:
     return True
 
 
-def _hand_over(region: Region, target: str, sequence: int) -> Task:
+def _hand_over(region: SimulatedRegion, target: str, sequence: int) -> Task:
     world, order = region.world, region.order
     if region.grant is None or order is None:
         return False
@@ -181,7 +181,7 @@ def _hand_over(region: Region, target: str, sequence: int) -> Task:
     return bool(told)
 
 
-def take_order(region: Region, order: Order, seconds: float) -> bool:
+def take_order(region: SimulatedRegion, order: Order, seconds: float) -> bool:
     """An order that comes to a region; whether it is carried out from now on."""
     now = region.clock()
     busy = region.order is not None and region.order.verb != order.verb and now < region.order.until
@@ -189,8 +189,8 @@ def take_order(region: Region, order: Order, seconds: float) -> bool:
     fits = {
         "take": state in ORDERABLE and not region.report().blocked,
         "failover": state in ORDERABLE and not region.report().blocked,
-        "switchover": state is State.PRIMARY,
-        "rejoin": state in (State.REJOINING, State.HALTED),
+        "switchover": state is RoleState.PRIMARY,
+        "rejoin": state in (RoleState.REJOINING, RoleState.HALTED),
     }[order.verb]
     if order.verb == "failover":
         fits = fits and region.view is not None and region.view.holder is None
@@ -210,7 +210,7 @@ def take_order(region: Region, order: Order, seconds: float) -> bool:
     return True
 
 
-def _keep_mine(region: Region) -> Task:
+def _keep_mine(region: SimulatedRegion) -> Task:
     world, grant = region.world, region.grant
     if grant is None:
         return False
@@ -229,27 +229,27 @@ def _keep_mine(region: Region) -> Task:
     return True
 
 
-def _seal(region: Region, to: str) -> Task:
+def _seal(region: SimulatedRegion, to: str) -> Task:
     world = region.world
     region.following = None
     region.session += 1
     if region.memory.half == "replica":
         region.settle(len(region.spool))
     other = world.regions[to]
-    chain: list[Block] | None = yield world.ask(region, to, lambda: list(other.journal), 1.5)
+    chain: list[SimulatedBlock] | None = yield world.ask(region, to, lambda: list(other.journal), 1.5)
     yield world.dice.random() * world.weather.action_seconds
     if chain is None or region.disk_fails or region.in_flight:
         yield RETRY_SECONDS
         return False
     at = fork(region.journal, chain)
     orphans = tuple(region.journal[at:])
-    region.seal = Sealed(at, orphans)
+    region.seal = SealedOrphans(at, orphans)
     region.sealed_ever.update(orphans)
     world.trace(region, "sealed", f"{len(orphans)} blocks behind {at}, against {to}")
     return True
 
 
-def _rewind(region: Region, seen: Seen) -> Task:
+def _rewind(region: SimulatedRegion, seen: Observation) -> Task:
     world, seal = region.world, region.seal
     yield world.dice.random() * world.weather.action_seconds
     if seal is None or not region.is_sealed:

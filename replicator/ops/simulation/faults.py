@@ -27,7 +27,7 @@ ORDERS = frozenset({"switchover", "failover", "pause", "resume", "rejoin"})
 STORE = "lease store"
 
 
-class Fault(NamedTuple):
+class SimulatedFault(NamedTuple):
     """A fault or an order. An empty ``region`` means the primary of that moment.
 
     ``other`` is the other end of a link (a region or ``"lease store"``; None: all others), or a switchover's target.

@@ -14,37 +14,37 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from replicator.cluster.failover.model import Heard, Memory, Order, Report, Rules, Seen
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import DurableState, FailoverRules, HeardReport, MemberReport, Observation, Order
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
-from replicator.ops.simulation.chain import Block
+from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.schedule import Process
 
 if TYPE_CHECKING:
     from replicator.ops.simulation.world import World
 
 
-class Sealed(NamedTuple):
+class SealedOrphans(NamedTuple):
     """Orphans, kept: what this region had behind ``fork``. ``done``: it was rewound."""
 
     fork: int
-    blocks: tuple[Block, ...]
+    blocks: tuple[SimulatedBlock, ...]
     done: bool = False
 
 
-class Region(Process):
+class SimulatedRegion(Process):
     """A region of the simulated world."""
 
-    def __init__(self, world: World, rules: Rules, memory: Memory, priority: int) -> None:
+    def __init__(self, world: World, rules: FailoverRules, memory: DurableState, priority: int) -> None:
         self.world, self.rules, self.name, self.priority = world, rules, rules.me, priority
         # durable
         self.memory = memory
-        self.journal: list[Block] = []
-        self.spool: list[Block] = []
+        self.journal: list[SimulatedBlock] = []
+        self.spool: list[SimulatedBlock] = []
         self.applied = self.verified = 0
         self.grant: Holder | None = None
-        self.seal: Sealed | None = None
-        self.sealed_ever: set[Block] = set()
+        self.seal: SealedOrphans | None = None
+        self.sealed_ever: set[SimulatedBlock] = set()
         # its clock: true time runs through these two points
         self._rate, self._true_base, self._own_base = 1.0, 0.0, 1000.0
         # its troubles
@@ -60,7 +60,7 @@ class Region(Process):
         self.permit_until = -math.inf
         self.permit_epoch = 0
         self.order: Order | None = None
-        self.peers: dict[str, Heard] = {}
+        self.peers: dict[str, HeardReport] = {}
         self.following: str | None = None
         self.session = 0
         self.took_epoch = 0
@@ -68,7 +68,7 @@ class Region(Process):
         self.heard_at: float | None = None
         self.heard_head = 0
         self.durable_at: dict[str, int] = {}
-        self.pending: list[Block] = []
+        self.pending: list[SimulatedBlock] = []
         self.in_flight = 0
         self.asked = 0
         self.locked = False
@@ -119,7 +119,7 @@ class Region(Process):
     # -- data
 
     @property
-    def head(self) -> Block | None:
+    def head(self) -> SimulatedBlock | None:
         """The journal's last block."""
         return self.journal[-1] if self.journal else None
 
@@ -155,7 +155,7 @@ class Region(Process):
 
     # -- what it says and sees
 
-    def report(self) -> Report:
+    def report(self) -> MemberReport:
         """Itself, for its peers."""
         memory, head = self.memory, self.head
         heard: float | None = None
@@ -164,11 +164,11 @@ class Region(Process):
         elif self.heard_at is not None and memory.half == "replica":
             heard = self.clock() - self.heard_at
         blocked = ""
-        if memory.state in (State.PAUSED, State.REJOINING, State.HALTED):
+        if memory.state in (RoleState.PAUSED, RoleState.REJOINING, RoleState.HALTED):
             blocked = f"it is {memory.state}"
         elif self.world.now < self.database_down_until:
             blocked = "the database is down"
-        return Report(
+        return MemberReport(
             region=self.name,
             state=memory.state,
             epoch=memory.epoch,
@@ -186,12 +186,12 @@ class Region(Process):
             led=memory.led,
         )
 
-    def seen(self) -> Seen:
+    def seen(self) -> Observation:
         """This moment, as it is decided from."""
         now, memory = self.clock(), self.memory
         if self.order is not None and now >= self.order.until:
             self.order = None
-        return Seen(
+        return Observation(
             now=now,
             since=self.since,
             me=self.report(),
@@ -205,6 +205,6 @@ class Region(Process):
             diverged=bool(self.refused_by) and memory.half == "replica",
             settled=not self.spool,
             captured=self.in_flight == 0,
-            sealed=memory.state is State.REJOINING and self.is_sealed,
-            rewound=memory.state is State.REJOINING and self.seal is not None and self.seal.done,
+            sealed=memory.state is RoleState.REJOINING and self.is_sealed,
+            rewound=memory.state is RoleState.REJOINING and self.seal is not None and self.seal.done,
         )

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any, cast
 
-from replicator.cluster.failover.model import Mode, Rules
-from replicator.ops.simulation.faults import STORE, Fault, Kind
+from replicator.cluster.failover.model import FailoverRules, Mode
+from replicator.ops.simulation.faults import STORE, Kind, SimulatedFault
 from replicator.ops.simulation.weather import Weather
 from replicator.ops.simulation.world import Outcome, World
 
@@ -52,7 +52,7 @@ def world_of(seed: int, **options: Any) -> World:
         "max_lost_blocks": dice.choice([0, 0, 3, 1000]),
         "rejoin": dice.choice(["automatic", "automatic", "manual"]),
     }
-    rules = {name: Rules(me=name, **common) for name in names}
+    rules = {name: FailoverRules(me=name, **common) for name in names}
     priorities = {name: dice.randrange(3) for name in names}
     clock_error = dice.choice([0.001, 0.01, 0.05])
     return World(
@@ -88,7 +88,7 @@ def _weather(dice: random.Random) -> Weather:
     )
 
 
-def plan_of(seed: int, world: World) -> list[Fault]:
+def plan_of(seed: int, world: World) -> list[SimulatedFault]:
     """The faults and orders of a seed."""
     dice = random.Random(seed * 104729 + 2)
     kinds, weights = list(_WEIGHTED), list(_WEIGHTED.values())
@@ -101,7 +101,7 @@ def plan_of(seed: int, world: World) -> list[Fault]:
         if kind == "switchover":
             other = dice.choice(names)
         plan.append(
-            Fault(
+            SimulatedFault(
                 at=dice.uniform(1.0, STORY_SECONDS - 5.0),
                 kind=kind,
                 region=dice.choice(names) if kind in ("failover", "pause", "resume", "rejoin") else region,

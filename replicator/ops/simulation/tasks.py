@@ -10,26 +10,34 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.model import Heard, Memory, Report
-from replicator.cluster.failover.states import FOLLOWS, TABLE, Event, State
+from replicator.cluster.failover.model import DurableState, HeardReport, MemberReport
+from replicator.cluster.failover.states import FOLLOWS, TABLE, RoleEvent, RoleState
 from replicator.cluster.leases.base import Holder
-from replicator.ops.simulation.chain import Block, Pulled, after
+from replicator.ops.simulation.chain import PulledBlocks, SimulatedBlock, after
 from replicator.ops.simulation.faults import STORE
 from replicator.ops.simulation.schedule import Reply, Task
 
 if TYPE_CHECKING:
-    from replicator.ops.simulation.region import Region
+    from replicator.ops.simulation.region import SimulatedRegion
     from replicator.ops.simulation.world import World
 
 STEPS_AT_ONCE = 20
 DRAIN_SECONDS = 2.0
 ENDS_ORDERS = frozenset(
-    {Event.LOST, Event.REFUSED, Event.PROMOTED, Event.REOPEN, Event.HANDED_OVER, Event.EXPIRED, Event.REWOUND}
+    {
+        RoleEvent.LOST,
+        RoleEvent.REFUSED,
+        RoleEvent.PROMOTED,
+        RoleEvent.REOPEN,
+        RoleEvent.HANDED_OVER,
+        RoleEvent.EXPIRED,
+        RoleEvent.REWOUND,
+    }
 )
-FAR = frozenset({State.PRIMARY, State.FOLLOWING, State.PAUSED, State.HALTED})
+FAR = frozenset({RoleState.PRIMARY, RoleState.FOLLOWING, RoleState.PAUSED, RoleState.HALTED})
 
 
-def start(region: Region) -> None:
+def start(region: SimulatedRegion) -> None:
     """Begin a life of the region's process."""
     world = region.world
     region.forget()
@@ -43,7 +51,7 @@ def start(region: Region) -> None:
 # -- the lease
 
 
-def look(region: Region) -> Task:
+def look(region: SimulatedRegion) -> Task:
     """Look at the lease, for ever."""
     world = region.world
     while True:
@@ -51,13 +59,13 @@ def look(region: Region) -> Task:
         yield 0.2 + world.dice.random() * 0.4
 
 
-def look_once(region: Region) -> Task:
+def look_once(region: SimulatedRegion) -> Task:
     """Look at the lease now."""
     world = region.world
     region.view = yield world.ask(region, STORE, lambda: world.store.look(world.now), world.ttl_seconds / 3)
 
 
-def renew(region: Region) -> Task:
+def renew(region: SimulatedRegion) -> Task:
     """Renew what is held three times within its time, for ever."""
     world = region.world
     while True:
@@ -86,7 +94,7 @@ def _renewed(world: World, grant: Holder) -> bool:
 # -- peers
 
 
-def poll(region: Region, peer: str) -> Task:
+def poll(region: SimulatedRegion, peer: str) -> Task:
     """Keep a peer's last report, for ever."""
     world = region.world
     other = world.regions[peer]
@@ -98,14 +106,14 @@ def poll(region: Region, peer: str) -> Task:
         yield 0.6 if region.memory.state in FAR else 0.15
 
 
-def take_report(region: Region, report: Report, at: float) -> None:
+def take_report(region: SimulatedRegion, report: MemberReport, at: float) -> None:
     """What a peer has said; an older report than the last is dropped."""
     known = region.peers.get(report.region)
     if known is None or known.at <= at:
-        region.peers[report.region] = Heard(report, at)
+        region.peers[report.region] = HeardReport(report, at)
 
 
-def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
+def promised(region: SimulatedRegion, epoch: int, reply: Reply, back: str) -> Task:
     """A peer asks for a promise: durable, and true of the journal, before it is answered."""
     world = region.world
     while region.locked:
@@ -123,7 +131,7 @@ def promised(region: Region, epoch: int, reply: Reply, back: str) -> Task:
     world.answer(region.name, back, reply, region.report())
 
 
-def keep_promise(region: Region) -> Task:
+def keep_promise(region: SimulatedRegion) -> Task:
     """What was received is in the journal before a promise is told: a report says how far the journal goes."""
     limit = region.world.now + DRAIN_SECONDS
     while region.spool and region.memory.promised > region.kept_promise:
@@ -136,7 +144,7 @@ def keep_promise(region: Region) -> Task:
 # -- memory
 
 
-def write(region: Region, memory: Memory) -> Task:
+def write(region: SimulatedRegion, memory: DurableState) -> Task:
     """Make a memory durable, however often that takes; nothing is done meanwhile."""
     world = region.world
     while True:
@@ -149,7 +157,7 @@ def write(region: Region, memory: Memory) -> Task:
     yield 0.0  # a process that dies now has kept it, and has done nothing yet
 
 
-def change(region: Region, **fields: object) -> Task:
+def change(region: SimulatedRegion, **fields: object) -> Task:
     """Change the memory as it is at that moment: a promise may have come in between."""
     while region.locked:
         yield 0.01
@@ -158,12 +166,12 @@ def change(region: Region, **fields: object) -> Task:
     region.locked = False
 
 
-def pause(region: Region, event: Event) -> Task:
+def pause(region: SimulatedRegion, event: RoleEvent) -> Task:
     """An operator pauses or resumes it, if its state knows that."""
     while region.locked:
         yield 0.01
     after = TABLE.get((region.memory.state, event))
-    if after in (State.PAUSED, State.FOLLOWING):
+    if after in (RoleState.PAUSED, RoleState.FOLLOWING):
         region.locked = True
         yield from write(region, dataclasses.replace(region.memory, state=after))
         region.locked = False
@@ -172,7 +180,7 @@ def pause(region: Region, event: Event) -> Task:
 # -- the flow
 
 
-def unfollow(region: Region, to: str | None = None) -> Task:
+def unfollow(region: SimulatedRegion, to: str | None = None) -> Task:
     """Follow nobody, or another one: what was received is settled first."""
     region.following = None
     region.session += 1
@@ -185,7 +193,7 @@ def unfollow(region: Region, to: str | None = None) -> Task:
         region.took_epoch = region.memory.promised
 
 
-def follow(region: Region) -> Task:
+def follow(region: SimulatedRegion) -> Task:
     """Pull from the region that is followed, for ever. Each request says how far this region has durably."""
     world, dice = region.world, region.world.dice
     while True:
@@ -205,16 +213,16 @@ def follow(region: Region) -> Task:
             yield 0.15 + dice.random() * 0.25
 
 
-def serve(region: Region, name: str, sequence: int, head: Block | None) -> Pulled:
+def serve(region: SimulatedRegion, name: str, sequence: int, head: SimulatedBlock | None) -> PulledBlocks:
     """The feed: what follows a position. Whoever asks has all before it durably."""
     says, blocks = after(region.journal, sequence, head, 20)
     if not says:
         region.durable_at[name] = max(region.durable_at.get(name, 0), sequence)
         answer_writers(region)
-    return Pulled(says, blocks, region.name, region.memory.epoch, len(region.journal), region.is_open)
+    return PulledBlocks(says, blocks, region.name, region.memory.epoch, len(region.journal), region.is_open)
 
 
-def answer_writers(region: Region) -> None:
+def answer_writers(region: SimulatedRegion) -> None:
     """Answer the writers whose blocks enough other regions have."""
     needed = region.rules.acknowledge
     while region.pending:
@@ -228,7 +236,7 @@ def answer_writers(region: Region) -> None:
         region.world.checks.answers(region, block)
 
 
-def take_blocks(region: Region, pulled: Pulled) -> bool:
+def take_blocks(region: SimulatedRegion, pulled: PulledBlocks) -> bool:
     """Take what the feed has sent; whether something came."""
     if pulled.is_open:
         region.heard_at = region.clock()
@@ -241,7 +249,7 @@ def take_blocks(region: Region, pulled: Pulled) -> bool:
     return True
 
 
-def flow(region: Region) -> Task:
+def flow(region: SimulatedRegion) -> Task:
     """Settle, apply and verify what was received, for ever."""
     world = region.world
     while True:
@@ -250,7 +258,7 @@ def flow(region: Region) -> Task:
             region.settle(1 + world.dice.randrange(len(region.spool) + 2))
         if region.kept_promise < region.memory.promised and not region.spool and not region.locked:
             region.kept_promise = region.memory.promised
-        if world.now < region.database_down_until or region.memory.state is State.REJOINING:
+        if world.now < region.database_down_until or region.memory.state is RoleState.REJOINING:
             continue
         step = 1 if world.now < region.slow_until else world.weather.replay_blocks
         if region.memory.half == "primary" and region.memory.state not in FOLLOWS:
@@ -263,7 +271,7 @@ def flow(region: Region) -> Task:
 # -- deciding
 
 
-def decide_for_ever(region: Region) -> Task:
+def decide_for_ever(region: SimulatedRegion) -> Task:
     """Take one step after another."""
     from replicator.ops.simulation.executor import do
 
@@ -273,14 +281,14 @@ def decide_for_ever(region: Region) -> Task:
             while region.locked:
                 yield 0.01
             region.locked = True
-            if region.memory.state is not State.REJOINING:
+            if region.memory.state is not RoleState.REJOINING:
                 region.seal = None
             seen = region.seen()
             step = world.decide(region.memory, seen, region.rules)
             world.decisions += 1
-            if step.event is Event.STAND:
+            if step.event is RoleEvent.STAND:
                 world.checks.stands(region)
-            elif step.event is Event.GRANTED:
+            elif step.event is RoleEvent.GRANTED:
                 world.checks.granted(region)
             if step.memory != region.memory:
                 yield from write(region, step.memory)
@@ -296,14 +304,14 @@ def decide_for_ever(region: Region) -> Task:
         yield 0.15 + world.dice.random() * 0.2
 
 
-def entered(region: Region, event: Event, why: str) -> None:
+def entered(region: SimulatedRegion, event: RoleEvent, why: str) -> None:
     """What follows from an event."""
     region.since = region.clock()
     if event in ENDS_ORDERS:
         region.order = None
-    if event is Event.HANDED_OVER:
+    if event is RoleEvent.HANDED_OVER:
         region.grant = None
-    if event in (Event.DIVERGED, Event.REJOIN):
+    if event in (RoleEvent.DIVERGED, RoleEvent.REJOIN):
         region.seal = None
         region.following = None
         region.session += 1

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replicator.cluster.failover.model import Order
-from replicator.cluster.failover.states import Event
+from replicator.cluster.failover.states import RoleEvent
 from replicator.ops.simulation.executor import take_order
-from replicator.ops.simulation.faults import ORDERS, STORE, Fault
+from replicator.ops.simulation.faults import ORDERS, STORE, SimulatedFault
 from replicator.ops.simulation.tasks import pause, start
 
 if TYPE_CHECKING:
-    from replicator.ops.simulation.region import Region
+    from replicator.ops.simulation.region import SimulatedRegion
     from replicator.ops.simulation.world import World
 
 
-def begin(world: World, fault: Fault) -> None:
+def begin(world: World, fault: SimulatedFault) -> None:
     """Let it happen now."""
     region = _region(world, fault.region)
     world.note(region.name, fault.kind, f"{fault.other or ''} for {fault.seconds:.1f} s")
@@ -43,7 +43,7 @@ def begin(world: World, fault: Fault) -> None:
             region.slow_until = until
 
 
-def crash(world: World, region: Region, seconds: float) -> None:
+def crash(world: World, region: SimulatedRegion, seconds: float) -> None:
     """Kill its process, and start it again later."""
     if not region.up:
         return
@@ -54,7 +54,7 @@ def crash(world: World, region: Region, seconds: float) -> None:
     world.at(world.now + seconds, restart, world, region)
 
 
-def restart(world: World, region: Region) -> None:
+def restart(world: World, region: SimulatedRegion) -> None:
     """Start its process, if it does not run."""
     if not region.up:
         region.up = True
@@ -62,12 +62,12 @@ def restart(world: World, region: Region) -> None:
         start(region)
 
 
-def order(world: World, region: Region, fault: Fault) -> None:
+def order(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None:
     """An operator's order."""
     if not region.up:
         return
     if fault.kind in ("pause", "resume"):
-        event = Event.PAUSE if fault.kind == "pause" else Event.RESUME
+        event = RoleEvent.PAUSE if fault.kind == "pause" else RoleEvent.RESUME
         world.spawn(region, pause(region, event))
         return
     given = Order(fault.kind, 0.0, target=fault.other or "", allow_data_loss=fault.allow_data_loss)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def _store_back(world: World) -> None:
     world.store.is_away = False
 
 
-def _links(world: World, region: Region, fault: Fault) -> None:
+def _links(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None:
     others = [fault.other] if fault.other else [*world.regions, STORE]
     for other in others:
         if other == region.name:
@@ -102,7 +102,7 @@ def _links(world: World, region: Region, fault: Fault) -> None:
                     break
 
 
-def _region(world: World, name: str) -> Region:
+def _region(world: World, name: str) -> SimulatedRegion:
     """The region of that name, or the present primary (the first, if there is none)."""
     if name:
         return world.regions[name]

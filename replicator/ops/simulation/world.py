@@ -15,35 +15,35 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from replicator.cluster.failover import decide as core
-from replicator.cluster.failover.model import Memory, Rules, Seen
-from replicator.cluster.failover.states import Event, State
-from replicator.ops.simulation.chain import Block
-from replicator.ops.simulation.checks import Checks, has
+from replicator.cluster.failover.model import DurableState, FailoverRules, Observation
+from replicator.cluster.failover.states import RoleEvent, RoleState
+from replicator.ops.simulation.chain import SimulatedBlock
+from replicator.ops.simulation.checks import LawChecks, has
 from replicator.ops.simulation.ending import settle
-from replicator.ops.simulation.faults import STORE, Fault
-from replicator.ops.simulation.region import Region
+from replicator.ops.simulation.faults import STORE, SimulatedFault
+from replicator.ops.simulation.region import SimulatedRegion
 from replicator.ops.simulation.schedule import Process, Reply, Schedule, Task
 from replicator.ops.simulation.store import LeaseStore
 from replicator.ops.simulation.tasks import answer_writers, start
 from replicator.ops.simulation.troubles import begin, crash
 from replicator.ops.simulation.weather import FAIR, Weather
 
-Decide = Callable[[Memory, Seen, Rules], core.Step]
+Decide = Callable[[DurableState, Observation, FailoverRules], core.Decision]
 
 _KINDS = {
-    Event.SUSPECT: "detected",
-    Event.CLEAR: "cleared",
-    Event.STAND: "decided",
-    Event.FENCED: "fenced",
-    Event.DRAINED: "drained",
-    Event.PROMOTED: "promoted",
-    Event.HAND_OVER: "closed",
-    Event.REOPEN: "reopened",
-    Event.HANDED_OVER: "handed_over",
+    RoleEvent.SUSPECT: "detected",
+    RoleEvent.CLEAR: "cleared",
+    RoleEvent.STAND: "decided",
+    RoleEvent.FENCED: "fenced",
+    RoleEvent.DRAINED: "drained",
+    RoleEvent.PROMOTED: "promoted",
+    RoleEvent.HAND_OVER: "closed",
+    RoleEvent.REOPEN: "reopened",
+    RoleEvent.HANDED_OVER: "handed_over",
 }
 
 
-class Happening(NamedTuple):
+class WorldEvent(NamedTuple):
     """What happened: virtual seconds, the region, a kind, words."""
 
     time: float
@@ -69,7 +69,7 @@ class World(Schedule):
 
     def __init__(
         self,
-        rules: Mapping[str, Rules],
+        rules: Mapping[str, FailoverRules],
         seed: int,
         ttl_seconds: float = 3.0,
         clock_error: float = 0.01,
@@ -87,23 +87,27 @@ class World(Schedule):
         self.weather, self.decide, self.promise = weather, decide, core.promise
         self.ttl_seconds, self.clock_error, self.margin_seconds = ttl_seconds, clock_error, margin_seconds
         self.store = LeaseStore(ttl_seconds)
-        self.checks = Checks(self)
-        self.events: list[Happening] = []
+        self.checks = LawChecks(self)
+        self.events: list[WorldEvent] = []
         self.decisions = 0
         self.allowed_loss: set[str] = set()
         self._traced = traced
         self._cut: dict[tuple[str, str], float] = {}
         self._slow: dict[tuple[str, str], tuple[float, float]] = {}
-        self._made: list[Block] = []
+        self._made: list[SimulatedBlock] = []
         self._dark_since: float | None = 0.0
         self._dark_seconds = 0.0
         self._answered_epoch = 0
         first = first or next(iter(rules))
-        self.regions: dict[str, Region] = {}
+        self.regions: dict[str, SimulatedRegion] = {}
         for index, (name, own) in enumerate(rules.items()):
-            memory = Memory(State.DEMOTED, "primary") if name == first else Memory(State.FOLLOWING, "replica")
+            memory = (
+                DurableState(RoleState.DEMOTED, "primary")
+                if name == first
+                else DurableState(RoleState.FOLLOWING, "replica")
+            )
             priority = (priorities or {}).get(name, 0)
-            self.regions[name] = Region(self, own, memory, priority)
+            self.regions[name] = SimulatedRegion(self, own, memory, priority)
             self.regions[name].set_base(1000.0 * (index + 1))
         for _ in range(blocks):
             self.append(self.regions[first], 0, "old")
@@ -117,7 +121,7 @@ class World(Schedule):
 
     # -- running
 
-    def run(self, plan: Sequence[Fault], until: float) -> None:
+    def run(self, plan: Sequence[SimulatedFault], until: float) -> None:
         """Let the plan happen. Raises Broken."""
         for fault in plan:
             self.at(fault.at, begin, self, fault)
@@ -130,14 +134,14 @@ class World(Schedule):
 
     def is_converged(self) -> bool:
         """One region leads, all others follow it and have what it has."""
-        leaders = [region for region in self.regions.values() if region.memory.state is State.PRIMARY]
+        leaders = [region for region in self.regions.values() if region.memory.state is RoleState.PRIMARY]
         if len(leaders) != 1 or not leaders[0].is_open:
             return False
         leader = leaders[0]
         for region in self.regions.values():
             if region is leader:
                 continue
-            if region.memory.state is not State.FOLLOWING or region.following != leader.name or region.refused_by:
+            if region.memory.state is not RoleState.FOLLOWING or region.following != leader.name or region.refused_by:
                 return False
             if region.spool or region.journal != leader.journal or region.applied != len(leader.journal):
                 return False
@@ -145,7 +149,7 @@ class World(Schedule):
 
     def _crash_sometimes(self, process: Process) -> bool:
         """Whether a process dies at this step of one of its tasks."""
-        if self.dice.random() >= self.weather.crash or not isinstance(process, Region):
+        if self.dice.random() >= self.weather.crash or not isinstance(process, SimulatedRegion):
             return False
         crash(self, process, self.dice.random() * self.weather.crash_seconds)
         return True
@@ -195,7 +199,7 @@ class World(Schedule):
             self.at(self.now + seconds, self.deliver, self.process(target), call, *arguments)
         return True
 
-    def ask(self, region: Region, target: str, call: Callable[[], Any], limit_seconds: float) -> Reply:
+    def ask(self, region: SimulatedRegion, target: str, call: Callable[[], Any], limit_seconds: float) -> Reply:
         """A question; the reply is None if no answer comes in time. What was asked may have been done all the same."""
         reply = Reply(self.now + limit_seconds)
         seconds = self.delay(region.name, target)
@@ -230,9 +234,9 @@ class World(Schedule):
 
     # -- the ledger
 
-    def append(self, region: Region, epoch: int, what: str) -> Block:
+    def append(self, region: SimulatedRegion, epoch: int, what: str) -> SimulatedBlock:
         """A primary commits a block."""
-        block = Block(len(region.journal) + 1, epoch, region.head, f"{region.name}{len(self._made)}{what}")
+        block = SimulatedBlock(len(region.journal) + 1, epoch, region.head, f"{region.name}{len(self._made)}{what}")
         region.journal.append(block)
         self.checks.appended(block)
         self._made.append(block)
@@ -246,7 +250,7 @@ class World(Schedule):
                 if region.is_open and region.up and region.memory.half == "primary":
                     self.spawn(region, self._write(region))
 
-    def _write(self, region: Region) -> Task:
+    def _write(self, region: SimulatedRegion) -> Task:
         """One write: the permit is looked at when it is taken, before it is appended, and before it is answered."""
         yield self.dice.random() * 0.02
         if not region.is_open or region.disk_fails or self.now < region.database_down_until:
@@ -261,7 +265,7 @@ class World(Schedule):
         yield 0.0
         answer_writers(region)
 
-    def answered(self, region: Region, block: Block) -> None:
+    def answered(self, region: SimulatedRegion, block: SimulatedBlock) -> None:
         """A writer has its answer."""
         if self._dark_since is not None:
             self._dark_seconds += self.now - self._dark_since
@@ -272,9 +276,9 @@ class World(Schedule):
 
     # -- what is noted
 
-    def happened(self, region: Region, event: Event, why: str) -> None:
+    def happened(self, region: SimulatedRegion, event: RoleEvent, why: str) -> None:
         """A region changed its state."""
-        if event is Event.FENCED or event is Event.STAND:
+        if event is RoleEvent.FENCED or event is RoleEvent.STAND:
             order = region.order
             if order is not None and order.allow_data_loss:
                 self.allowed_loss.add(region.name)
@@ -284,11 +288,11 @@ class World(Schedule):
 
     def note(self, region: str, kind: str, text: str) -> None:
         """Keep what happened."""
-        self.events.append(Happening(self.now, region, kind, text))
+        self.events.append(WorldEvent(self.now, region, kind, text))
         if self._traced:
             self._show(region, kind, text)
 
-    def trace(self, region: Region, kind: str, text: str) -> None:
+    def trace(self, region: SimulatedRegion, kind: str, text: str) -> None:
         """Show it, if somebody reads along."""
         if self._traced:
             self._show(region.name, kind, text)
@@ -302,7 +306,7 @@ class World(Schedule):
         )
         print(f"{self.now:9.3f}  {name:12} {state:26} {kind:12} {text}")
 
-    def loss_allowed(self, region: Region) -> bool:
+    def loss_allowed(self, region: SimulatedRegion) -> bool:
         """Whether a person has allowed that this promotion loses something."""
         return region.name in self.allowed_loss
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 ORIGINS_LIMIT = 65_536
 
 
-class Confirming:
+class ConfirmationQueue:
     """The origins of blocks that wait for their release, in order."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ Change = Literal["degraded", "restored"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rule:
+class AcknowledgeRule:
     """How many other regions must have a block durably before its writer is answered (``count``, 1 or more), of which
     ones (``regions``; None: of all that follow), and what happens if there are fewer: writers ``wait``, or the primary
     ``degrade``s after so many seconds and goes on without them. ``wait_seconds`` is how long a writer waits before it
@@ -53,10 +53,10 @@ def acknowledged(reports: Mapping[str, int], count: int) -> int:
     return ranked[count - 1] if len(ranked) >= count else 0
 
 
-class Tally:
+class AcknowledgeTally:
     """The reports of one primary's time, from ``head`` on. Times are seconds of any clock that only grows."""
 
-    def __init__(self, rule: Rule, head: int, now: float) -> None:
+    def __init__(self, rule: AcknowledgeRule, head: int, now: float) -> None:
         self.rule = rule
         self.reports: dict[str, int] = {}
         self.stored = head

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import trio
 
 from replicator.errors import OutcomeUnknown
-from replicator.pipeline.acknowledge.tally import Change, Rule, Tally
+from replicator.pipeline.acknowledge.tally import AcknowledgeRule, AcknowledgeTally, Change
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 
 TICKS_A_PERIOD = 20  # looks within degrade_after
@@ -41,11 +41,11 @@ class Acknowledgement:
     """Of one strand, for one time as its primary. ``on_released`` hears each sequence that writers may be told of,
     ``on_change`` when the primary degrades or is restored."""
 
-    def __init__(self, rule: Rule, head: int) -> None:
+    def __init__(self, rule: AcknowledgeRule, head: int) -> None:
         self.rule = rule
         self.on_released: Callable[[int], None] = lambda sequence: None
         self.on_change: Callable[[Change], None] = lambda change: None
-        self._tally = Tally(rule, head, 0.0)
+        self._tally = AcknowledgeTally(rule, head, 0.0)
         self._heard_seconds = 0.0  # time in which reports could be heard
         self._looked_at = trio.current_time()
         self._tick_seconds = rule.degrade_after_seconds / TICKS_A_PERIOD

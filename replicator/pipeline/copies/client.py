@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
-from replicator.pipeline.copies.wire import ANSWER_LIMIT_BYTES, Begun, Chunk, Last, unpack_begun, unpack_chunk
+from replicator.pipeline.copies.wire import ANSWER_LIMIT_BYTES, Chunk, CopyEnd, CopyStart, unpack_begun, unpack_chunk
 from replicator.pipeline.feed.client import Upstream
 
 ANSWER_SECONDS = 60.0  # a moment may have to be waited for
@@ -50,11 +50,11 @@ class CopyClient:
             cure = "check the address: is it a replicator sidecar's?"
             raise Corrupt("bad_copy", f"the answer cannot be read: {error!r}", place=self._place, cure=cure) from error
 
-    async def begin(self, chunk_rows: int) -> Begun:
+    async def begin(self, chunk_rows: int) -> CopyStart:
         """Have a moment held."""
         return unpack_begun(await self._ask("POST", f"/v1/copy?chunk_rows={chunk_rows}"))
 
-    async def chunk(self, copy: str, number: int) -> Chunk | Last:
+    async def chunk(self, copy: str, number: int) -> Chunk | CopyEnd:
         """One chunk. Raises Rejected ``no_such_copy`` if the moment is gone."""
         return unpack_chunk(await self._ask("GET", f"/v1/copy/{copy}/{number}"), number)
 

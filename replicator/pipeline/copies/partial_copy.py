@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from replicator.errors import Halted
 from replicator.format.position import Position, parse_position
-from replicator.pipeline.copies.wire import Begun
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.copies.wire import CopyStart
+from replicator.pipeline.replicas.base import AppliedMark
 from replicator.storage.atomic_file import replace_file, sync_directory
 
 HALF_COPY = "~copy"  # no strand's name: they have no "~"
@@ -26,20 +26,20 @@ FILE = "copy.json"
 CURE = "replicator bootstrap CONFIG goes on with the copy, or begins another one"
 
 
-class Half(NamedTuple):
+class PartialCopy(NamedTuple):
     """The copy that is under way: from which region, by which name, with what head. ``chunk_rows`` is how it is cut."""
 
     url: str
-    begun: Begun
+    begun: CopyStart
     chunk_rows: int
 
 
-def mark_of(begun: Begun, chunks: int, rows: int) -> Applied:
+def mark_of(begun: CopyStart, chunks: int, rows: int) -> AppliedMark:
     """The mark after so many chunks and rows of a copy."""
-    return Applied(Position(HALF_COPY, 0, chunks, _digest(begun.copy)), begun.committed_at, rows)
+    return AppliedMark(Position(HALF_COPY, 0, chunks, _digest(begun.copy)), begun.committed_at, rows)
 
 
-def is_of(mark: Applied, copy: str) -> bool:
+def is_of(mark: AppliedMark, copy: str) -> bool:
     """Whether a mark belongs to this copy."""
     return mark.position.hash == _digest(copy)
 
@@ -55,14 +55,14 @@ def refuse_half(data_dir: Path) -> None:
         raise Halted("half_copied", message, place=str(data_dir / FILE), cure=CURE)
 
 
-def refuse_marked(mark: Applied | None, applied: Applied | None) -> None:
+def refuse_marked(mark: AppliedMark | None, applied: AppliedMark | None) -> None:
     """Raise Halted if a replica holds half a copy. A mark beside a position was only not cleared away yet."""
     if mark is not None and applied is None:
         message = f"the replica holds half a copy: {mark.position.sequence} chunks, {mark.blocks:,} rows"
         raise Halted("half_copied", message, place="replica", cure=CURE)
 
 
-def write_half(data_dir: Path, half: Half) -> None:
+def write_half(data_dir: Path, half: PartialCopy) -> None:
     """Durable on return."""
     begun = half.begun
     fields = {
@@ -75,13 +75,13 @@ def write_half(data_dir: Path, half: Half) -> None:
     replace_file(data_dir / FILE, [json.dumps(fields)])
 
 
-def read_half(data_dir: Path) -> Half | None:
+def read_half(data_dir: Path) -> PartialCopy | None:
     """The copy that is under way, None if there is none. Raises Halted if the file cannot be read."""
     path = data_dir / FILE
     try:
         fields = json.loads(path.read_text())
         definitions = [(int(relation), base64.b64decode(data)) for relation, data in fields["definitions"]]
-        begun = Begun(
+        begun = CopyStart(
             str(fields["copy"]),
             parse_position(fields["position"]),
             int(fields["committed_at"]),
@@ -89,7 +89,7 @@ def read_half(data_dir: Path) -> Half | None:
             definitions,
             fields["rows"],
         )
-        return Half(str(fields["from"]), begun, int(fields["chunk_rows"]))
+        return PartialCopy(str(fields["from"]), begun, int(fields["chunk_rows"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,6 @@
 """Copies of this region for others: the moment is held here, the rows are asked for chunk by chunk.
 
-    POST   /v1/copy?chunk_rows=N     begin; ``Feed-Region`` names the region that is made anew (``wire.Begun``)
+    POST   /v1/copy?chunk_rows=N     begin; ``FeedSettings-Region`` names the region that is made anew (``wire.Begun``)
     GET    /v1/copy                  what a copy of now would be: position, tables, rows about. Changes nothing
     GET    /v1/copy/{id}/{number}    a chunk: the next one, or one of the last two again
     DELETE /v1/copy/{id}             done; lets go of the moment
@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.pipeline.copies.snapshot_reader import CopyReader, chunks
-from replicator.pipeline.copies.wire import CONTENT_TYPE, Begun, Chunk, Last, in_force, pack_begun, pack_chunk
+from replicator.pipeline.copies.wire import CONTENT_TYPE, Chunk, CopyEnd, CopyStart, in_force, pack_begun, pack_chunk
 from replicator.pipeline.moments import Moment, Moments
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.storage.journal.store import Journal
@@ -46,7 +46,7 @@ log = logging.getLogger("replicator")
 class _Copy:
     """One that is under way."""
 
-    def __init__(self, region: str, moment: Moment, found: Iterator[Chunk | Last]) -> None:
+    def __init__(self, region: str, moment: Moment, found: Iterator[Chunk | CopyEnd]) -> None:
         self.region = region
         self.moment = moment
         self.found = found
@@ -175,7 +175,7 @@ class Copies:
 
     # -- the moment
 
-    async def _fixed(self) -> tuple[Moment, Begun]:
+    async def _fixed(self) -> tuple[Moment, CopyStart]:
         """A moment whose tables are those that the journal defines there. The definitions may just be changing."""
         for _ in range(ATTEMPTS):
             moment = await self._moments.fix(None)
@@ -190,7 +190,7 @@ class Copies:
         message = "the tables' definitions changed each time that a moment was to be fixed"
         raise Rejected("no_moment", message, status=503, retry_after=1, place="copy", cure="try again")
 
-    def _described(self, moment: Moment) -> Begun | None:
+    def _described(self, moment: Moment) -> CopyStart | None:
         position = moment.position
         if position.sequence == 0:
             raise Rejected("nothing_to_copy", "this region has nothing yet", status=409, place=f"strand {self._strand}")
@@ -210,7 +210,7 @@ class Copies:
         about = [reader.about_rows(definition.label) for definition in tables.values()]
         rows = None if None in about else sum(count or 0 for count in about)
         committed_at = block.header.committed_at if block else high_at
-        return Begun(secrets.token_hex(16), position, committed_at, high_at, definitions, rows)
+        return CopyStart(secrets.token_hex(16), position, committed_at, high_at, definitions, rows)
 
 
 def _copy_reader(moment: Moment) -> CopyReader:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from replicator.format.definition import Definition
 from replicator.format.row import pack_row
-from replicator.pipeline.copies.wire import Chunk, Last
+from replicator.pipeline.copies.wire import Chunk, CopyEnd
 from replicator.pipeline.replicas.base import Reader, SetSequence
 
 CHUNK_BYTES = 1 << 20
@@ -38,7 +38,7 @@ def chunks(
     at: int,
     sequences: Callable[[], list[SetSequence]],
     chunk_rows: int,
-) -> Iterator[Chunk | Last]:
+) -> Iterator[Chunk | CopyEnd]:
     """The chunks of these tables (by relation), numbered from 1. Rows without a place get (``at``, running number)."""
     number, total = 0, 0
     for relation, definition in tables.items():
@@ -58,4 +58,4 @@ def chunks(
         if rows:
             number, total = number + 1, total + len(rows)
             yield Chunk(number, relation, rows, places)
-    yield Last(number + 1, total, sequences())
+    yield CopyEnd(number + 1, total, sequences())

@@ -24,7 +24,7 @@ CONTENT_TYPE = "application/vnd.ledger-copy+msgpack"
 ANSWER_LIMIT_BYTES = 1 << 30
 
 
-class Begun(NamedTuple):
+class CopyStart(NamedTuple):
     """A copy that was begun: the moment, and what comes. ``rows`` is an estimate."""
 
     copy: str
@@ -44,7 +44,7 @@ class Chunk(NamedTuple):
     places: list[tuple[int, int]] | None
 
 
-class Last(NamedTuple):
+class CopyEnd(NamedTuple):
     """The end: how many rows there were, and the sequences."""
 
     number: int
@@ -67,16 +67,16 @@ def in_force(definitions: list[tuple[int, bytes]]) -> dict[tuple[str, str], tupl
     return found
 
 
-def pack_begun(begun: Begun) -> bytes:
+def pack_begun(begun: CopyStart) -> bytes:
     """The copy's head."""
     return msgpack.packb({**begun._asdict(), "position": str(begun.position)})
 
 
-def unpack_begun(data: bytes) -> Begun:
+def unpack_begun(data: bytes) -> CopyStart:
     """Raises Corrupt."""
     try:
         fields = msgpack.unpackb(data)
-        begun = Begun(
+        begun = CopyStart(
             str(fields["copy"]),
             parse_position(fields["position"]),
             int(fields["committed_at"]),
@@ -90,19 +90,19 @@ def unpack_begun(data: bytes) -> Begun:
     return begun
 
 
-def pack_chunk(chunk: Chunk | Last) -> bytes:
+def pack_chunk(chunk: Chunk | CopyEnd) -> bytes:
     """A chunk, or the end."""
-    if isinstance(chunk, Last):
+    if isinstance(chunk, CopyEnd):
         return msgpack.packb((chunk.number, 0, chunk.rows, chunk.sequences))
     return msgpack.packb(chunk)
 
 
-def unpack_chunk(data: bytes, number: int) -> Chunk | Last:
+def unpack_chunk(data: bytes, number: int) -> Chunk | CopyEnd:
     """The chunk of this number. Raises Corrupt."""
     try:
         match msgpack.unpackb(data):
             case [int() as found, 0, int() as rows, list() as sequences] if found == number:
-                return Last(number, rows, [_sequence(*fields) for fields in sequences])
+                return CopyEnd(number, rows, [_sequence(*fields) for fields in sequences])
             case [int() as found, int() as relation, list() as rows, places] if found == number:
                 if not all(type(row) is bytes for row in rows):
                     raise ValueError("a row that is none")

@@ -25,7 +25,7 @@ from typing import Protocol
 import trio
 
 from replicator.errors import Corrupt, Halted, Rejected, ReplicatorError, Unavailable
-from replicator.format.block import Block, Header, Part
+from replicator.format.block import Block, BlockPart, Header
 from replicator.format.position import Position
 from replicator.format.wire import DefinitionFrame, End, Frame, Heartbeat, StagedPart, pack_blocks, unpack_page
 from replicator.pipeline.feed.client import FeedClient, Frames, Upstream
@@ -33,8 +33,8 @@ from replicator.pipeline.feed.forks import first_difference
 from replicator.pipeline.feed.interventions import Interventions
 from replicator.pipeline.feed.notices import GapCounts, behind_waiver, conflict_text, late_text, notice, stopped
 from replicator.pipeline.feed.reporting import report_for_ever
-from replicator.pipeline.feed.sent import Sent
-from replicator.storage.journal.head import Tail
+from replicator.pipeline.feed.sent import StreamTracker
+from replicator.storage.journal.head import JournalHead
 from replicator.supervise import Backoff, Trouble, first_cause, supervise
 from settle_buffer.config import SettleConfig
 from settle_buffer.entry import Entry, body_of
@@ -58,17 +58,17 @@ BOOTSTRAP_CURE = (
 )
 
 
-class Store(Protocol):
+class BlockStore(Protocol):
     """Where settled blocks go: the region's journal."""
 
     def head(self, strand: str) -> Position: ...
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
     def base(self, strand: str) -> Position: ...
-    def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None: ...
+    def stage(self, strand: str, parts: Sequence[tuple[int, int, BlockPart]]) -> None: ...
     def accept(self, strand: str, blocks: Sequence[Block], frames: Sequence[bytes]) -> Position: ...
 
 
-class Listener(Protocol):
+class FeedListener(Protocol):
     """Who hears how the following goes. Called from the trio thread, quickly."""
 
     @property
@@ -91,9 +91,9 @@ class Follower:
         upstream: Upstream | None,
         config: SettleConfig,
         spool: Path,
-        store: Store,
-        tail: Tail,
-        listener: Listener,
+        store: BlockStore,
+        tail: JournalHead,
+        listener: FeedListener,
         backoff: Callable[[], Backoff] = lambda: Backoff(0.2, 15.0, random.Random()),
     ) -> None:
         self._upstream = upstream
@@ -196,14 +196,14 @@ class Follower:
         await self._tail.beyond(released - 1)  # what recovery released is in the journal: its hash is known
         try:
             async with client.stream(self._strand, self._tail.head) as frames:
-                await self._take_all(frames, Sent())
+                await self._take_all(frames, StreamTracker())
         except Rejected as refusal:
             raise await self._explained(client, refusal) from refusal
         raise Unavailable(
             "feed_closed", "the other region closed the stream", place=self.upstream_url, cure="it is opened again"
         )
 
-    async def _take_all(self, frames: Frames, sent: Sent | None = None) -> None:
+    async def _take_all(self, frames: Frames, sent: StreamTracker | None = None) -> None:
         """Read ahead while the spool writes, so that one fsync serves all that came meanwhile."""
         send, receive = trio.open_memory_channel[list[Frame]](READ_AHEAD_BATCHES)
         async with trio.open_nursery() as nursery:

@@ -9,11 +9,11 @@ Protocol, version 1 (frames in ``format/wire.py``; any ledger that serves this c
     GET /feed/v1/{strand}/positions/{sequence}        this chain's position at a sequence (``head`` for its end)
     POST /feed/v1/{strand}/received                   a follower has everything up to a position durably
 
-The answer is a stream of frames; its header ``Feed-Position`` is the position behind which it starts. A HEARTBEAT comes
-at least every ``heartbeat_seconds``, also while there is nothing else to send. Its header ``Feed-Reports: prompt``, and
-that of the answer to a report, asks the follower to report as soon as blocks are durable, because somebody waits for
-that; a follower that does not know it reports now and then. ``hash`` may be left out for a backfill
-of a range that the asker will check by its links. Refusals are JSON:
+The answer is a stream of frames; its header ``FeedSettings-Position`` is the position behind which it starts. A
+HEARTBEAT comes at least every ``heartbeat_seconds``, also while there is nothing else to send. Its header
+``FeedSettings-Reports: prompt``, and that of the answer to a report, asks the follower to report as soon as blocks are
+durable, because somebody waits for that; a follower that does not know it reports now and then. ``hash`` may be left
+out for a backfill of a range that the asker will check by its links. Refusals are JSON:
 
     400 bad_request   404 unknown_strand, no_such_position
     409 diverged      the position asked for is not on this chain: another hash stands at its sequence
@@ -52,8 +52,8 @@ from replicator.format.wire import (
     pack_part,
     unpack_page,
 )
-from replicator.storage.journal.head import Tail
-from replicator.storage.journal.reading import Page
+from replicator.storage.journal.head import JournalHead
+from replicator.storage.journal.reading import JournalPage
 from replicator.storage.journal.regions import NAME, KnownRegions
 from replicator.storage.journal.store import Journal
 
@@ -63,7 +63,7 @@ REPORT_LIMIT_BYTES = 4096
 log = logging.getLogger("replicator")
 
 
-class Follower(NamedTuple):
+class ServedFollower(NamedTuple):
     """A region that is being served: its name, as it calls itself, and the sequence sent last."""
 
     region: str
@@ -78,7 +78,7 @@ class Publisher:
     def __init__(
         self,
         journal: Journal,
-        tails: dict[str, Tail],
+        tails: dict[str, JournalHead],
         heartbeat_seconds: float = 1.0,
         heard: Callable[[], int | None] = lambda: None,
         regions: dict[str, KnownRegions] | None = None,
@@ -90,7 +90,7 @@ class Publisher:
         self._tails = tails
         self._heartbeat_seconds = heartbeat_seconds
         self._heard = heard
-        self.followers: dict[int, Follower] = {}  # by a number for each open stream
+        self.followers: dict[int, ServedFollower] = {}  # by a number for each open stream
         self._streams = 0
 
     def slowest(self) -> int:
@@ -154,7 +154,7 @@ class Publisher:
             headers={"Feed-Position": str(start.position), **self._wishes()},
         )
 
-    def _tail(self, strand: str) -> Tail:
+    def _tail(self, strand: str) -> JournalHead:
         try:
             return self._tails[strand]
         except KeyError:
@@ -162,7 +162,7 @@ class Publisher:
                 "unknown_strand", f"this region keeps no strand {strand[:64]!r}", status=404, place="feed"
             ) from None
 
-    def _start(self, strand: str, request: Request) -> _Start:
+    def _start(self, strand: str, request: Request) -> _StreamStart:
         query = request.query_params
         if "from" in query:
             moment = parse_time(query["from"])
@@ -177,7 +177,7 @@ class Publisher:
             until: int | None = self._journal.sequence_before(strand, parse_time(query["to"]))
         else:
             until = _sequence(query["until"], "until") if "until" in query else None
-        return _Start(position, definitions, until)
+        return _StreamStart(position, definitions, until)
 
     def _checked(self, strand: str, after: int, digest: str | None) -> Position:
         place = f"strand {strand}, sequence {after}"
@@ -197,7 +197,7 @@ class Publisher:
         base = self._journal.base(strand).sequence
         return Rejected("pruned", f"this journal begins behind sequence {base}", status=410, place=place)
 
-    async def _stream(self, start: _Start, region: str) -> AsyncIterator[bytes]:
+    async def _stream(self, start: _StreamStart, region: str) -> AsyncIterator[bytes]:
         self._streams += 1
         stream = self._streams
         strand, after = start.position.strand, start.position.sequence
@@ -206,7 +206,7 @@ class Publisher:
             for relation, data in start.definitions.items():
                 yield pack_definition_frame(relation, data)
             while start.until is None or after < start.until:
-                self.followers[stream] = Follower(region, after)
+                self.followers[stream] = ServedFollower(region, after)
                 beat_at = trio.current_time() + self._heartbeat_seconds
                 with trio.move_on_after(self._heartbeat_seconds):
                     await self._tails[strand].beyond(after)
@@ -226,7 +226,7 @@ class Publisher:
         finally:
             self.followers.pop(stream, None)
 
-    async def _page(self, strand: str, page: Page, after: int, until: int | None) -> AsyncIterator[bytes]:
+    async def _page(self, strand: str, page: JournalPage, after: int, until: int | None) -> AsyncIterator[bytes]:
         """A page's bytes; its blocks beyond the asked range are cut off."""
         if page.large:
             parts, number = self._journal.parts(strand, page.last), 0
@@ -272,7 +272,7 @@ class _PrunedMeanwhile(Exception):
     """What was to be sent next is gone."""
 
 
-class _Start(NamedTuple):
+class _StreamStart(NamedTuple):
     position: Position
     definitions: dict[int, bytes]
     until: int | None

@@ -20,21 +20,21 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.pipeline.feed.publish import Publisher
-from replicator.storage.journal.keeper import Retaining
+from replicator.storage.journal.keeper import JournalKeeper
 from replicator.storage.journal.regions import KnownRegion, KnownRegions
 from replicator.transport.body import json_fields
 
 log = logging.getLogger("replicator")
 
 
-class Parts(Protocol):
+class RegionParts(Protocol):
     """What runs in this region."""
 
     publisher: Publisher | None
-    retaining: Retaining | None
+    retaining: JournalKeeper | None
 
 
-def routes(regions: KnownRegions, parts: Parts) -> list[Route]:
+def routes(regions: KnownRegions, parts: RegionParts) -> list[Route]:
     """The routes."""
 
     def connected() -> set[str]:

@@ -14,7 +14,7 @@ import trio
 
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.pipeline.feed.client import FeedClient
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 
 REPORT_SECONDS = 2.0
 REPORT_IDLE_REPORTS = 15  # so many times nothing is told because nothing has come
@@ -23,7 +23,7 @@ AGAIN_SECONDS = 0.2  # after a report that did not arrive, where it is waited fo
 log = logging.getLogger("replicator")
 
 
-async def report_for_ever(client: FeedClient, tail: Tail) -> None:
+async def report_for_ever(client: FeedClient, tail: JournalHead) -> None:
     """Report until the upstream says that it takes no reports."""
     told, idle = -1, 0
     while True:
@@ -45,7 +45,7 @@ async def report_for_ever(client: FeedClient, tail: Tail) -> None:
             await trio.sleep(min(AGAIN_SECONDS, REPORT_SECONDS))
 
 
-async def _until_due(client: FeedClient, tail: Tail, told: int) -> None:
+async def _until_due(client: FeedClient, tail: JournalHead, told: int) -> None:
     """Wait for the next report's time; for less than that if reports are asked for, and there is news."""
     with trio.move_on_after(REPORT_SECONDS):
         await client.reports_wanted.wait()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from replicator.format.wire import Frame, Heartbeat
 
 
-class Sent:
+class StreamTracker:
     """Follows the frames of one stream."""
 
     def __init__(self) -> None:

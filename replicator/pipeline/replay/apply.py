@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from replicator.errors import Corrupt, Halted
-from replicator.format.block import Block, Part, check_link
+from replicator.format.block import Block, BlockPart, check_link
 from replicator.format.position import Position, genesis
 from replicator.format.statement import unpack_bodies, unpack_statements
 from replicator.pipeline.copies.partial_copy import HALF_COPY, refuse_marked
-from replicator.pipeline.replay.one_by_one import Careful, Placed
+from replicator.pipeline.replay.one_by_one import PlacedStatement, SingleStatementReplay
 from replicator.pipeline.replay.plan import Planner
-from replicator.pipeline.replay.quarantine import HALTS, Policy, Quarantine, is_curable
-from replicator.pipeline.replicas.base import Applied, Replica
+from replicator.pipeline.replay.quarantine import HALTS, Quarantine, QuarantinePolicy, is_curable
+from replicator.pipeline.replicas.base import AppliedMark, Replica
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Blocks(Protocol):
     """Where blocks are read from: the region's journal."""
 
     def blocks(self, strand: str, after: int, limit_bytes: int, limit_blocks: int) -> list[Block]: ...
-    def parts(self, strand: str, sequence: int) -> Iterator[Part]: ...
+    def parts(self, strand: str, sequence: int) -> Iterator[BlockPart]: ...
     def position_at(self, strand: str, sequence: int) -> Position | None: ...
 
 
@@ -49,7 +49,7 @@ class Replayer:
         strand: str,
         batch_bytes: int,
         batch_blocks: int,
-        policy: Policy = HALTS,
+        policy: QuarantinePolicy = HALTS,
     ) -> None:
         self._journal = journal
         self._replica = replica
@@ -58,15 +58,15 @@ class Replayer:
         self._batch_blocks = batch_blocks
         self._planner = Planner({})
         self.quarantine = Quarantine(strand, policy)
-        self.applied = Applied(genesis(strand), 0, 0)
+        self.applied = AppliedMark(genesis(strand), 0, 0)
         self.is_open = False  # false, too, after an error: the replica's state is not known then
 
-    def open(self) -> Applied:
+    def open(self) -> AppliedMark:
         """Open the replica and find where it stands. Raises Halted if that is not on this journal's chain."""
         self._replica.open()
         applied = self._replica.applied(self._strand)
         refuse_marked(self._replica.applied(HALF_COPY), applied)
-        self.applied = applied or Applied(genesis(self._strand), 0, 0)
+        self.applied = applied or AppliedMark(genesis(self._strand), 0, 0)
         position = self.applied.position
         here = self._journal.position_at(self._strand, position.sequence)
         if here is None:
@@ -94,7 +94,7 @@ class Replayer:
         self._planner = Planner(definitions)
         self.quarantine.load(self._replica, definitions)
 
-    def step(self, until: int | None = None) -> Applied:
+    def step(self, until: int | None = None) -> AppliedMark:
         """Apply the next batch, not beyond the sequence ``until``; gives where the replica stands then."""
         after = self.applied.position.sequence
         blocks = self._journal.blocks(self._strand, after, self._batch_bytes, self._batch_blocks)
@@ -113,7 +113,7 @@ class Replayer:
                 raise error.within(f"strand {self._strand}, among sequences {after + 1} to {last}") from error
         return self.applied
 
-    def run(self, work: Callable[[Replica, Applied], T]) -> T:
+    def run(self, work: Callable[[Replica, AppliedMark], T]) -> T:
         """Run ``work`` on the replica between two steps (see ``loop``), opening it if it is not."""
         if not self.is_open:
             self.open()
@@ -164,18 +164,20 @@ class Replayer:
     def _apply_carefully(self, batch: Sequence[Block]) -> None:
         self._load()
         self._replica.begin()
-        careful = Careful(self._replica, self._strand, self._replica.definitions(self._strand), self.quarantine)
+        careful = SingleStatementReplay(
+            self._replica, self._strand, self._replica.definitions(self._strand), self.quarantine
+        )
         for placed in self._placed(batch):
             careful.apply(placed)
             self.quarantine.store(self._replica)
         self._planner = Planner(careful.definitions)
         self._commit(batch[-1], len(batch))
 
-    def _placed(self, batch: Sequence[Block]) -> Iterator[list[Placed]]:
+    def _placed(self, batch: Sequence[Block]) -> Iterator[list[PlacedStatement]]:
         """The statements of small blocks together, those of a large one part by part."""
         if batch[0].body is not None:
             yield [
-                Placed(block.header, ordinal, statement)
+                PlacedStatement(block.header, ordinal, statement)
                 for block, (_, statements) in zip(batch, unpack_bodies(batch), strict=True)
                 for ordinal, statement in enumerate(statements)
             ]
@@ -183,11 +185,11 @@ class Replayer:
         header, first = batch[0].header, 0
         for part in self._journal.parts(self._strand, header.sequence):
             statements = unpack_statements(part.data)
-            yield [Placed(header, ordinal, statement) for ordinal, statement in enumerate(statements, first)]
+            yield [PlacedStatement(header, ordinal, statement) for ordinal, statement in enumerate(statements, first)]
             first += part.statements
 
     def _commit(self, last: Block, blocks: int) -> None:
-        applied = Applied(last.position, last.header.committed_at, self.applied.blocks + blocks)
+        applied = AppliedMark(last.position, last.header.committed_at, self.applied.blocks + blocks)
         self.quarantine.store(self._replica)
         self._replica.commit(applied)
         self.quarantine.committed()

@@ -21,7 +21,7 @@ from replicator.format.keys import key_reader
 from replicator.format.row import UNCHANGED, pack_row, unpack_row
 from replicator.format.statement import DEFINE, DELETE, PATCH, TRUNCATE, UPDATE
 from replicator.format.values import kind_of, text_of
-from replicator.pipeline.replicas.quarantine import Place, Quarantined
+from replicator.pipeline.replicas.quarantine import Place, QuarantinedStatement
 
 Key = tuple[str, ...]
 Name = tuple[str, str]
@@ -34,7 +34,7 @@ _EXACT_WITH_MODIFIER = frozenset(("numeric", "bpchar"))  # numeric(12,2) prints 
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, struct.error)
 
 
-class Touched(NamedTuple):
+class StatementKeys(NamedTuple):
     """What a statement touches: the key of its row, and the key before if that changes. ``whole``: whatever those say,
     nothing of the table may pass it."""
 
@@ -48,7 +48,7 @@ class Touched(NamedTuple):
         return [key for key in (self.key, self.before) if key is not None]
 
 
-class Touches:
+class KeyExtractor:
     """Tells what statements on one definition's rows, and TRUNCATEs of its table, touch."""
 
     def __init__(self, definition: Definition) -> None:
@@ -57,16 +57,16 @@ class Touches:
         self._whole = not tells_apart(definition)
         self._key_of = key_reader(definition) if definition.key else None
 
-    def __call__(self, statement: list[Any]) -> Touched:
+    def __call__(self, statement: list[Any]) -> StatementKeys:
         if statement[0] == TRUNCATE:
-            return Touched(None, None, whole=True)
+            return StatementKeys(None, None, whole=True)
         if self._key_of is None:
-            return Touched(None, None, whole=False)
+            return StatementKeys(None, None, whole=False)
         try:
             key, before = self._images(self._key_of, statement)
-            return Touched(self._texts(key), None if before is None else self._texts(before), self._whole)
+            return StatementKeys(self._texts(key), None if before is None else self._texts(before), self._whole)
         except UNREADABLE:
-            return Touched(None, None, whole=True)
+            return StatementKeys(None, None, whole=True)
 
     def _images(self, key_of: Callable[[bytes], bytes], statement: list[Any]) -> tuple[bytes, bytes | None]:
         """The key image of the row, and the one before if it is another. Raises one of ``UNREADABLE``."""
@@ -106,7 +106,7 @@ def _is_exact(column: Column) -> bool:
     return kind in _EXACT or (kind in _EXACT_WITH_MODIFIER and "(" in column.type)
 
 
-class _Table:
+class _BlockedTable:
     """What is open of one table: every place, the first place of each key, and of what holds the whole table."""
 
     __slots__ = ("keys", "places", "whole")
@@ -117,14 +117,14 @@ class _Table:
         self.whole: Place | None = None
 
 
-class Held:
+class BlockedKeys:
     """What is open in a strand. ``definitions`` are those in force; ``define`` follows them."""
 
-    def __init__(self, definitions: Mapping[int, Definition], statements: Iterable[Quarantined] = ()) -> None:
+    def __init__(self, definitions: Mapping[int, Definition], statements: Iterable[QuarantinedStatement] = ()) -> None:
         self._definitions = dict(definitions)
-        self._tables: dict[Name, _Table] = {}
+        self._tables: dict[Name, _BlockedTable] = {}
         self._watched: set[int] = set()
-        self._touches: dict[int, Touches] = {}
+        self._touches: dict[int, KeyExtractor] = {}
         self.count = 0
         for one in statements:
             self.add(one.name, one.place, touched_by(self._definitions.get(one.relation), one))
@@ -138,14 +138,14 @@ class Held:
         """What rows of this relation are read by."""
         return self._definitions.get(relation)
 
-    def touched(self, statement: list[Any]) -> Touched:
+    def touched(self, statement: list[Any]) -> StatementKeys:
         """What a statement on a row, or a TRUNCATE, of a relation that is defined touches."""
         touches = self._touches.get(statement[1])
         if touches is None:
-            touches = self._touches[statement[1]] = Touches(self._definitions[statement[1]])
+            touches = self._touches[statement[1]] = KeyExtractor(self._definitions[statement[1]])
         return touches(statement)
 
-    def behind(self, name: Name, what: Touched) -> Place | None:
+    def behind(self, name: Name, what: StatementKeys) -> Place | None:
         """The place of what a statement that touches this has to stay behind; None if it may pass. A TRUNCATE may."""
         table = self._tables.get(name)
         if table is None:
@@ -156,11 +156,11 @@ class Held:
             return min(table.keys.values(), default=None)
         return min((table.keys[key] for key in what.keys if key in table.keys), default=None)
 
-    def add(self, name: Name, place: Place, what: Touched) -> None:
+    def add(self, name: Name, place: Place, what: StatementKeys) -> None:
         """A statement that touches this was set aside."""
         table = self._tables.get(name)
         if table is None:
-            table = self._tables[name] = _Table()
+            table = self._tables[name] = _BlockedTable()
             self._watch(name)
         table.places.append(place)
         self.count += 1
@@ -194,10 +194,10 @@ class Held:
         self._watched |= {relation for relation, one in self._definitions.items() if one.name == name}
 
 
-def touched_by(definition: Definition | None, one: Quarantined) -> Touched:
+def touched_by(definition: Definition | None, one: QuarantinedStatement) -> StatementKeys:
     """What a statement that was set aside touches; ``definition`` is its relation's."""
     if one.op == "truncate" or definition is None:
-        return Touched(one.key, one.key_before, whole=True)
+        return StatementKeys(one.key, one.key_before, whole=True)
     if not definition.key:
-        return Touched(None, None, whole=False)
-    return Touched(one.key, one.key_before, whole=one.key is None or not tells_apart(definition))
+        return StatementKeys(None, None, whole=False)
+    return StatementKeys(one.key, one.key_before, whole=one.key is None or not tells_apart(definition))

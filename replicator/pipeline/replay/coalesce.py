@@ -22,10 +22,10 @@ from __future__ import annotations
 from replicator.format.definition import Definition
 from replicator.format.keys import key_reader
 from replicator.format.row import UNCHANGED, Cell, pack_row, unpack_row
-from replicator.pipeline.replicas.base import Change, Step
+from replicator.pipeline.replicas.base import Step, TableChange
 
 
-class Fold:
+class TableCoalescer:
     """One keyed table's open fold. ``steps`` is where closed Changes go. Raises ValueError at a bad row image."""
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Fold:
         """Hand out the Change, if there is any, and begin anew."""
         if self.inserts or self.updates or self.others:
             self.steps.append(
-                Change(
+                TableChange(
                     self.definition,
                     list(self.deletes),
                     self.moves,

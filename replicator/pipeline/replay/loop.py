@@ -2,7 +2,7 @@
 
 Guarantee: a step that has begun is seen through, also when the sidecar stops, so that its outcome is known. A hold
 stops replay exactly at a sequence and ends by itself: nobody who dies can stop replication. The replica has one writer
-at a time: whoever else has to write to it does so between two steps (``Replay.between_steps``).
+at a time: whoever else has to write to it does so between two steps (``ReplayLoop.between_steps``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TypeVar
 import trio
 
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replicas.base import Applied, Replica
-from replicator.storage.journal.head import Tail
+from replicator.pipeline.replicas.base import AppliedMark, Replica
+from replicator.storage.journal.head import JournalHead
 
 T = TypeVar("T")
 
 
-class Hold:
+class ReplayHold:
     """Keeps replay from passing a sequence until a deadline (trio's clock)."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Hold:
                 await self._changed.wait()
 
 
-class Replay:
+class ReplayLoop:
     """Brings the replica after the journal, for ever.
 
     ``on_opened`` is told where a replica stands that was opened: that may be behind where it stood, for its server may
@@ -63,10 +63,10 @@ class Replay:
     def __init__(
         self,
         replayer: Replayer,
-        tail: Tail,
-        hold: Hold,
-        on_applied: Callable[[Applied], None],
-        on_opened: Callable[[Applied], None] = lambda applied: None,
+        tail: JournalHead,
+        hold: ReplayHold,
+        on_applied: Callable[[AppliedMark], None],
+        on_opened: Callable[[AppliedMark], None] = lambda applied: None,
     ) -> None:
         self._replayer = replayer
         self._tail = tail
@@ -89,12 +89,12 @@ class Replay:
                 else:  # what was run between two steps failed
                     applied = await self._open()
 
-    async def _open(self) -> Applied:
+    async def _open(self) -> AppliedMark:
         applied = await trio.to_thread.run_sync(self._replayer.open)
         self._on_opened(applied)
         return applied
 
-    async def between_steps(self, work: Callable[[Replica, Applied], T]) -> T:
+    async def between_steps(self, work: Callable[[Replica, AppliedMark], T]) -> T:
         """Run ``work(replica, applied)`` in a worker thread while no step runs; also while replay is halted or held.
 
         It begins and ends its transactions itself and leaves the position as it is: ``replica.commit(applied)``. Raises
@@ -103,7 +103,7 @@ class Replay:
         async with self._stepping:
             return await trio.to_thread.run_sync(self._replayer.run, work)
 
-    async def pause(self, seconds: float) -> Applied:
+    async def pause(self, seconds: float) -> AppliedMark:
         """Hold replay where it is, for so many seconds; gives where that is."""
         self._hold.set(0, seconds)
         async with self._stepping:  # a step that began before the hold is seen through

@@ -25,7 +25,7 @@ from replicator.pipeline.replay.quarantine import Quarantine, is_curable
 from replicator.pipeline.replicas.base import Replica
 
 
-class Placed(NamedTuple):
+class PlacedStatement(NamedTuple):
     """A statement and its place."""
 
     header: Header
@@ -33,7 +33,7 @@ class Placed(NamedTuple):
     statement: list[Any]
 
 
-class Careful:
+class SingleStatementReplay:
     """One transaction's. ``definitions`` are those in force, and are kept so."""
 
     def __init__(
@@ -44,12 +44,12 @@ class Careful:
         self._quarantine = quarantine
         self.definitions = dict(definitions)
 
-    def apply(self, placed: Sequence[Placed]) -> None:
+    def apply(self, placed: Sequence[PlacedStatement]) -> None:
         """Do these, or set them aside. Raises Unavailable, or Halted at what must not be set aside."""
         for run in _runs(placed):
             self._take(run)
 
-    def _take(self, placed: Sequence[Placed]) -> None:
+    def _take(self, placed: Sequence[PlacedStatement]) -> None:
         placed = [one for one in placed if not self._quarantine.waits(*one)]
         if not placed:
             return
@@ -65,7 +65,7 @@ class Careful:
             self._take(placed[:middle])
             self._take(placed[middle:])
 
-    def _attempt(self, placed: Sequence[Placed]) -> None:
+    def _attempt(self, placed: Sequence[PlacedStatement]) -> None:
         planner = Planner(self.definitions)
         for header, ordinal, statement in placed:
             planner.add(header.sequence, [statement], ordinal)
@@ -76,7 +76,7 @@ class Careful:
                 self.definitions[placed[0].statement[1]] = unpack_definition(placed[0].statement[2])
 
 
-def _runs(placed: Sequence[Placed]) -> Iterator[list[Placed]]:
+def _runs(placed: Sequence[PlacedStatement]) -> Iterator[list[PlacedStatement]]:
     """The statements in their order, each DEFINE and TRUNCATE alone."""
     for alone, run in itertools.groupby(placed, key=lambda one: one.statement[0] in (DEFINE, TRUNCATE)):
         if alone:
@@ -85,7 +85,7 @@ def _runs(placed: Sequence[Placed]) -> Iterator[list[Placed]]:
             yield list(run)
 
 
-def _middle(placed: Sequence[Placed]) -> int:
+def _middle(placed: Sequence[PlacedStatement]) -> int:
     """Where to cut: at the beginning of a block near the middle, or in the middle of the only one."""
     half = len(placed) // 2
     sequences = [one.header.sequence for one in placed]

@@ -20,7 +20,7 @@ from typing import Any
 from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.statement import DEFINE, DELETE, INSERT, MESSAGE, PATCH, SEQUENCE, TRUNCATE, UPDATE
-from replicator.pipeline.replay.coalesce import Fold
+from replicator.pipeline.replay.coalesce import TableCoalescer
 from replicator.pipeline.replicas.base import Append, Define, SetSequence, Step, Truncate
 
 
@@ -50,7 +50,7 @@ class Planner:
     def __init__(self, definitions: dict[int, Definition]) -> None:
         self._definitions = dict(definitions)
         self._steps: list[Step] = []
-        self._keyed: dict[int, Fold] = {}
+        self._keyed: dict[int, TableCoalescer] = {}
         self._keyless: dict[int, _Rows] = {}
         self._open: dict[tuple[str, str], int] = {}  # the relation under which a table's fold is open
         self._sequences: dict[tuple[str, str], SetSequence] = {}
@@ -158,7 +158,7 @@ class Planner:
         self._close(definition.name)
         self._open[definition.name] = relation
         if definition.key:
-            self._keyed[relation] = Fold(definition, self._steps)
+            self._keyed[relation] = TableCoalescer(definition, self._steps)
         else:
             self._keyless[relation] = _Rows(definition, self._steps)
 
@@ -170,7 +170,7 @@ class Planner:
             self._keyed.pop(relation, None)
             self._keyless.pop(relation, None)
 
-    def _fold(self, relation: int) -> Fold | _Rows:
+    def _fold(self, relation: int) -> TableCoalescer | _Rows:
         return self._keyed[relation] if relation in self._keyed else self._keyless[relation]
 
     def _definition(self, relation: int) -> Definition:

@@ -18,9 +18,9 @@ from replicator.errors import Halted, ReplicatorError
 from replicator.format.block import Header
 from replicator.format.definition import Definition
 from replicator.format.statement import DEFINE, MESSAGE, TRUNCATE, Op, pack_statement
-from replicator.pipeline.replay.blocked_keys import Held, Touched
+from replicator.pipeline.replay.blocked_keys import BlockedKeys, StatementKeys
 from replicator.pipeline.replicas.base import Replica
-from replicator.pipeline.replicas.quarantine import Closing, Place, Quarantined
+from replicator.pipeline.replicas.quarantine import Place, QuarantineClosing, QuarantinedStatement
 
 CURABLE = frozenset(("replica_refused_row", "replica_row_missing", "bad_row"))  # reasons that lie with one statement
 HELD = "held"
@@ -31,17 +31,17 @@ _NOTHING = [int(MESSAGE), "", b""]  # stands for a statement that was set aside,
 log = logging.getLogger("replicator")
 
 
-class Policy(NamedTuple):
+class QuarantinePolicy(NamedTuple):
     """Whether a statement that is refused is set aside (else it halts the strand), and how many may be."""
 
     sets_aside: bool = False
     limit: int = 10_000
 
 
-HALTS = Policy()
+HALTS = QuarantinePolicy()
 
 
-class Summary(NamedTuple):
+class QuarantineSummary(NamedTuple):
     """What is open: how many statements, and how many keys wait by table label."""
 
     statements: int = 0
@@ -60,23 +60,23 @@ def _wall_us() -> int:
 class Quarantine:
     """One strand's, for the one thread that replays it; ``summary`` may be read from any."""
 
-    def __init__(self, strand: str, policy: Policy = HALTS, now_us: Callable[[], int] = _wall_us) -> None:
+    def __init__(self, strand: str, policy: QuarantinePolicy = HALTS, now_us: Callable[[], int] = _wall_us) -> None:
         self._strand = strand
         self._policy = policy
         self._now_us = now_us
-        self._held = Held({})
-        self._pending: dict[Place, Quarantined] = {}
-        self._void: dict[Place, Closing] = {}
+        self._held = BlockedKeys({})
+        self._pending: dict[Place, QuarantinedStatement] = {}
+        self._void: dict[Place, QuarantineClosing] = {}
         self._changed = False
         self._refused, self._first = 0, ""  # in this transaction: how many, and the first of them
-        self.summary = Summary()
+        self.summary = QuarantineSummary()
 
     def load(self, replica: Replica, definitions: Mapping[int, Definition]) -> None:
         """Begin from what the replica has stored."""
         self._pending.clear()
         self._void.clear()
         self._refused, self._first = 0, ""
-        self._held = Held(definitions, replica.quarantine().open(self._strand))
+        self._held = BlockedKeys(definitions, replica.quarantine().open(self._strand))
         self._summarise()
 
     @property
@@ -134,11 +134,11 @@ class Quarantine:
             self._held.define(statement)
         elif statement[0] == TRUNCATE and (definition := self._held.definition(statement[1])) is not None:
             why = f"the table was truncated at sequence {header.sequence}, ordinal {ordinal}"
-            closing = Closing("truncated", self._now_us(), "replay", why)
+            closing = QuarantineClosing("truncated", self._now_us(), "replay", why)
             for place in self._held.void(definition.name):
                 self._void_one(place, closing)
 
-    def _void_one(self, place: Place, closing: Closing) -> None:
+    def _void_one(self, place: Place, closing: QuarantineClosing) -> None:
         self._changed = True
         if place in self._pending:
             outcome, at, by, why = closing
@@ -154,13 +154,13 @@ class Quarantine:
         ordinal: int,
         statement: list[Any],
         definition: Definition,
-        what: Touched,
+        what: StatementKeys,
         reason: str,
         message: str,
     ) -> None:
         if self._held.count >= self._policy.limit:
             raise _full(self._strand, header, self._held.count, reason, message)
-        one = Quarantined(
+        one = QuarantinedStatement(
             header.sequence,
             ordinal,
             header.txid,
@@ -204,7 +204,7 @@ class Quarantine:
             table if namespace == "public" else f"{namespace}.{table}": count
             for (namespace, table), count in self._held.keys().items()
         }
-        self.summary = Summary(self._held.count, keys)
+        self.summary = QuarantineSummary(self._held.count, keys)
 
 
 def _full(strand: str, header: Header, count: int, reason: str, message: str) -> Halted:

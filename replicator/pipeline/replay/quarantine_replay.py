@@ -20,19 +20,19 @@ from replicator.format.statement import unpack_statements
 from replicator.pipeline.replay.blocked_keys import UNREADABLE, Key, touched_by
 from replicator.pipeline.replay.plan import Planner
 from replicator.pipeline.replay.quarantine import MESSAGE_LIMIT_CHARACTERS, is_curable
-from replicator.pipeline.replay.translate import Translation
-from replicator.pipeline.replicas.base import Applied, Replica, Step
-from replicator.pipeline.replicas.quarantine import Closing, Place, Quarantined
+from replicator.pipeline.replay.translate import RowTranslation
+from replicator.pipeline.replicas.base import AppliedMark, Replica, Step
+from replicator.pipeline.replicas.quarantine import Place, QuarantineClosing, QuarantinedStatement
 
 
-class Wanted(NamedTuple):
+class GroupFilter(NamedTuple):
     """Which groups: of this table (its label), and with one of these keys; all if not given."""
 
     table: str | None = None
     keys: tuple[Key, ...] = ()
 
 
-class Tried(NamedTuple):
+class ReplayOutcome(NamedTuple):
     """A group that was tried. ``outcome`` is replayed or refused; then ``reason`` and ``message`` say why."""
 
     table: str
@@ -43,10 +43,10 @@ class Tried(NamedTuple):
     message: str = ""
 
 
-Group = list[Quarantined]
+Group = list[QuarantinedStatement]
 
 
-def groups(statements: Sequence[Quarantined], definitions: Mapping[int, Definition]) -> list[Group]:
+def groups(statements: Sequence[QuarantinedStatement], definitions: Mapping[int, Definition]) -> list[Group]:
     """The statements by what has to be done together, each group in order; groups by their first statement. Pure."""
     touches = [touched_by(definitions.get(one.relation), one) for one in statements]
     whole = {one.name for one, what in zip(statements, touches, strict=True) if what.whole}
@@ -70,7 +70,7 @@ def groups(statements: Sequence[Quarantined], definitions: Mapping[int, Definiti
     return sorted(found, key=lambda group: group[0].place)
 
 
-def wanted_groups(wanted: Wanted, found: Sequence[Group]) -> list[Group]:
+def wanted_groups(wanted: GroupFilter, found: Sequence[Group]) -> list[Group]:
     """Those of the groups that are asked for. Raises Rejected if none is."""
     chosen = [
         group
@@ -78,7 +78,7 @@ def wanted_groups(wanted: Wanted, found: Sequence[Group]) -> list[Group]:
         if wanted.table in (None, group[0].label)
         and (not wanted.keys or any(key in wanted.keys for key in _keys(group)))
     ]
-    if not chosen and wanted != Wanted():
+    if not chosen and wanted != GroupFilter():
         place = f"table {wanted.table}" if wanted.table else "quarantine"
         cure = "see replicator quarantine; keys are written as it shows them"
         raise Rejected("nothing_held", "nothing of this is set aside", status=404, place=place, cure=cure)
@@ -89,7 +89,9 @@ def _keys(group: Group) -> list[Key]:
     return list(dict.fromkeys(key for one in group for key in (one.key, one.key_before) if key is not None))
 
 
-def replay(replica: Replica, applied: Applied, wanted: Wanted, closing: Closing | None) -> list[Tried]:
+def replay(
+    replica: Replica, applied: AppliedMark, wanted: GroupFilter, closing: QuarantineClosing | None
+) -> list[ReplayOutcome]:
     """Try the groups that are asked for; with ``closing`` for good, without it as a dry run. Raises Rejected,
     Unavailable, or Halted for what lies not with the statements."""
     strand = applied.position.strand
@@ -104,8 +106,10 @@ def replay(replica: Replica, applied: Applied, wanted: Wanted, closing: Closing 
     return tried
 
 
-def _try(replica: Replica, strand: str, group: Group, closing: Closing | None, read: Mapping[int, Definition]) -> Tried:
-    told = Tried(group[0].label, _keys(group), [one.place for one in group], "replayed")
+def _try(
+    replica: Replica, strand: str, group: Group, closing: QuarantineClosing | None, read: Mapping[int, Definition]
+) -> ReplayOutcome:
+    told = ReplayOutcome(group[0].label, _keys(group), [one.place for one in group], "replayed")
     try:
         replica.attempt(strand, _plan(replica, strand, group, read))
     except Halted as error:
@@ -125,9 +129,9 @@ def _plan(replica: Replica, strand: str, group: Group, read: Mapping[int, Defini
     """The group's net effect on the table as it is now."""
     definitions = dict(read)
     newest = max(relation for relation, one in read.items() if one.name == group[0].name)
-    translations: dict[int, Translation] = {}
+    translations: dict[int, RowTranslation] = {}
     for relation in {one.relation for one in group} - {newest}:
-        translations[relation] = Translation(read[relation], read[newest])
+        translations[relation] = RowTranslation(read[relation], read[newest])
         definitions[-relation] = translations[relation].definition
     planner = Planner(definitions)
     for one in group:
@@ -140,7 +144,7 @@ def _plan(replica: Replica, strand: str, group: Group, read: Mapping[int, Defini
     return planner.take()
 
 
-def _translated(translation: Translation, statement: list[Any], one: Quarantined) -> list[Any]:
+def _translated(translation: RowTranslation, statement: list[Any], one: QuarantinedStatement) -> list[Any]:
     try:
         return translation.statement(statement, -one.relation)
     except UNREADABLE as error:
@@ -148,7 +152,7 @@ def _translated(translation: Translation, statement: list[Any], one: Quarantined
         raise Corrupt("bad_row", f"a row image cannot be read: {error}", place=place) from error
 
 
-def drop(replica: Replica, applied: Applied, place: Place, closing: Closing) -> Quarantined:
+def drop(replica: Replica, applied: AppliedMark, place: Place, closing: QuarantineClosing) -> QuarantinedStatement:
     """Give a statement up: it is never done, and stays listed as dropped. Raises Rejected."""
     strand = applied.position.strand
     one = replica.quarantine().one(strand, place)

@@ -30,10 +30,10 @@ from replicator.format.position import MAX_SEQUENCE
 from replicator.format.statement import DELETE, TRUNCATE, unpack_statements
 from replicator.pipeline.replay import quarantine_replay
 from replicator.pipeline.replay.blocked_keys import UNREADABLE
-from replicator.pipeline.replay.loop import Replay
+from replicator.pipeline.replay.loop import ReplayLoop
 from replicator.pipeline.replay.translate import shown
 from replicator.pipeline.replicas.base import Reader
-from replicator.pipeline.replicas.quarantine import Closing, Quarantined, QuarantineTable
+from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantinedStatement, QuarantineTable
 from replicator.storage.journal.reading import JournalReader
 from replicator.transport.body import Fields, json_fields
 
@@ -42,10 +42,12 @@ KEYS_LIMIT = 1000  # in a request
 log = logging.getLogger("replicator")
 
 
-class Desk:
+class QuarantineDesk:
     """A replica region's quarantine, as far as people may reach into it."""
 
-    def __init__(self, strand: str, replay: Replay, open_reader: Callable[[], Reader], journal: JournalReader) -> None:
+    def __init__(
+        self, strand: str, replay: ReplayLoop, open_reader: Callable[[], Reader], journal: JournalReader
+    ) -> None:
         self.strand = strand
         self._replay = replay
         self._open_reader = open_reader
@@ -81,9 +83,9 @@ class Desk:
         block, row = await trio.to_thread.run_sync(self._from_journal, found)
         return {"statement": _listed(found), "block": block, **row}
 
-    async def replay(self, wanted: quarantine_replay.Wanted, who: str, *, for_good: bool) -> Fields:
+    async def replay(self, wanted: quarantine_replay.GroupFilter, who: str, *, for_good: bool) -> Fields:
         """Try again what is asked for."""
-        closing = Closing("replayed", _now_us(), who, "replayed once cured") if for_good else None
+        closing = QuarantineClosing("replayed", _now_us(), who, "replayed once cured") if for_good else None
         tried = await self._replay.between_steps(
             functools.partial(quarantine_replay.replay, wanted=wanted, closing=closing)
         )
@@ -95,7 +97,7 @@ class Desk:
 
     async def drop(self, sequence: int, ordinal: int, who: str, why: str) -> Fields:
         """Give a statement up, durably."""
-        closing = Closing("dropped", _now_us(), who, why)
+        closing = QuarantineClosing("dropped", _now_us(), who, why)
         work = functools.partial(quarantine_replay.drop, place=(sequence, ordinal), closing=closing)
         await self._replay.between_steps(work)
         log.warning(
@@ -113,7 +115,7 @@ class Desk:
 
         return await trio.to_thread.run_sync(reading)
 
-    def _from_journal(self, one: Quarantined) -> tuple[Fields | None, Fields]:
+    def _from_journal(self, one: QuarantinedStatement) -> tuple[Fields | None, Fields]:
         """The header of the statement's block, if the journal has it, and the statement's row."""
         block = self._journal.block(self.strand, one.sequence)
         header = None
@@ -138,31 +140,31 @@ class Desk:
             return header, {"row": None, "unreadable": str(error), "image": statement[2].hex()}
 
 
-def routes(desk: Desk | None) -> list[Route]:
+def routes(desk: QuarantineDesk | None) -> list[Route]:
     """The routes; without a desk (on a primary) each says that nothing is replayed here."""
 
-    async def open_(request: Request, desk: Desk) -> Fields:
+    async def open_(request: Request, desk: QuarantineDesk) -> Fields:
         return await desk.open()
 
-    async def closed(request: Request, desk: Desk) -> Fields:
+    async def closed(request: Request, desk: QuarantineDesk) -> Fields:
         return await desk.closed()
 
-    async def keys(request: Request, desk: Desk) -> Fields:
+    async def keys(request: Request, desk: QuarantineDesk) -> Fields:
         return await desk.keys()
 
-    async def one(request: Request, desk: Desk) -> Fields:
+    async def one(request: Request, desk: QuarantineDesk) -> Fields:
         return await desk.one(*_place(request.path_params))
 
-    async def replay(request: Request, desk: Desk) -> Fields:
+    async def replay(request: Request, desk: QuarantineDesk) -> Fields:
         fields = await json_fields(request, {"who": str}, {"table": str, "keys": list, "apply": bool})
-        wanted = quarantine_replay.Wanted(fields.get("table"), _keys(fields.get("keys", [])))
+        wanted = quarantine_replay.GroupFilter(fields.get("table"), _keys(fields.get("keys", [])))
         return await desk.replay(wanted, fields["who"], for_good=fields.get("apply", False))
 
-    async def drop(request: Request, desk: Desk) -> Fields:
+    async def drop(request: Request, desk: QuarantineDesk) -> Fields:
         fields = await json_fields(request, {"sequence": int, "ordinal": int, "who": str, "why": str})
         return await desk.drop(*_place(fields), fields["who"], fields["why"])
 
-    asked: list[tuple[str, str, Callable[[Request, Desk], Awaitable[Fields]]]] = [
+    asked: list[tuple[str, str, Callable[[Request, QuarantineDesk], Awaitable[Fields]]]] = [
         ("GET", "/v1/quarantine", open_),
         ("GET", "/v1/quarantine/closed", closed),
         ("GET", "/v1/quarantine/keys", keys),
@@ -174,7 +176,7 @@ def routes(desk: Desk | None) -> list[Route]:
 
 
 def _endpoint(
-    desk: Desk | None, answer: Callable[[Request, Desk], Awaitable[Fields]]
+    desk: QuarantineDesk | None, answer: Callable[[Request, QuarantineDesk], Awaitable[Fields]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         if desk is None:
@@ -185,7 +187,7 @@ def _endpoint(
     return endpoint
 
 
-def _listed(one: Quarantined) -> Fields:
+def _listed(one: QuarantinedStatement) -> Fields:
     fields = one._asdict()
     for name in ("namespace", "relation", "statement"):
         del fields[name]

@@ -19,7 +19,7 @@ from replicator.format.statement import DELETE, INSERT, TRUNCATE
 from replicator.format.values import text_of
 
 
-class Translation:
+class RowTranslation:
     """From one definition of a table to a later one; ``definition`` is what the translated rows are read by."""
 
     def __init__(self, old: Definition, new: Definition) -> None:

@@ -33,7 +33,7 @@ class Define(NamedTuple):
     definition: Definition
 
 
-class Change(NamedTuple):
+class TableChange(NamedTuple):
     """The net effect of some blocks on a keyed table. No key appears in more than one of the lists, except that a key
     in ``deletes`` may come back in another list. To be done in this order.
 
@@ -74,10 +74,10 @@ class SetSequence(NamedTuple):
     increment: int
 
 
-Step = Define | Change | Append | Truncate | SetSequence
+Step = Define | TableChange | Append | Truncate | SetSequence
 
 
-class Applied(NamedTuple):
+class AppliedMark(NamedTuple):
     """How far a replica is in a strand. ``blocks`` counts the blocks ever applied; ``committed_at`` (µs) is the last
     one's."""
 
@@ -97,7 +97,7 @@ class Replica(Protocol):
     def close(self) -> None:
         """Let go of the database. Never raises."""
 
-    def applied(self, strand: str) -> Applied | None:
+    def applied(self, strand: str) -> AppliedMark | None:
         """Where the replica stands; None if this strand was never applied."""
 
     def definitions(self, strand: str) -> dict[int, Definition]:
@@ -123,7 +123,7 @@ class Replica(Protocol):
         """As ``apply``; but where that raises Halted, the transaction is as it was before and goes on. What the
         database would only check at the commit is checked here."""
 
-    def commit(self, applied: Applied) -> None:
+    def commit(self, applied: AppliedMark) -> None:
         """Store the position, then commit. After Unavailable the outcome is what ``applied`` says once reopened."""
 
     def forget(self, strand: str) -> None:
@@ -163,7 +163,7 @@ class Reader(Protocol):
     of its type) or Unavailable.
     """
 
-    def applied(self, strand: str) -> Applied | None:
+    def applied(self, strand: str) -> AppliedMark | None:
         """The position of what this reader sees."""
 
     def tables(self) -> list[Definition]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 Place = tuple[int, int]  # a statement's (sequence, ordinal)
 
 
-class Quarantined(NamedTuple):
+class QuarantinedStatement(NamedTuple):
     """A statement that was set aside. ``reason`` is the refusal's, or ``held``: it waits behind another one.
 
     ``key`` and ``key_before`` are canonical texts in key order, None where there is none or it cannot be read. Times
@@ -59,7 +59,7 @@ class Quarantined(NamedTuple):
         return self.table if self.namespace == "public" else f"{self.namespace}.{self.table}"
 
 
-class Closing(NamedTuple):
+class QuarantineClosing(NamedTuple):
     """How statements ended: the outcome, when (µs), by whom and why."""
 
     outcome: str
@@ -85,15 +85,15 @@ class QuarantineTable:
         self._table = table
         self._mark = mark
 
-    def add(self, strand: str, statements: Sequence[Quarantined]) -> None:
+    def add(self, strand: str, statements: Sequence[QuarantinedStatement]) -> None:
         """Set these aside, within the transaction."""
-        marks = ", ".join([self._mark] * (1 + len(Quarantined._fields)))
+        marks = ", ".join([self._mark] * (1 + len(QuarantinedStatement._fields)))
         sql = f"INSERT INTO {self._table} (strand, {_ALL}) VALUES ({marks})"
         for one in statements:
             fields = one._replace(key=_packed(one.key), key_before=_packed(one.key_before))  # type: ignore[arg-type]
             self._run(sql, (strand, *fields))
 
-    def close(self, strand: str, places: Sequence[Place], closing: Closing) -> None:
+    def close(self, strand: str, places: Sequence[Place], closing: QuarantineClosing) -> None:
         """These ended so, within the transaction."""
         for place in places:
             self._run(
@@ -109,7 +109,7 @@ class QuarantineTable:
         transaction."""
         self._run(self._sql(f"DELETE FROM {self._table} WHERE strand = ? AND sequence > ?"), (strand, after))
 
-    def open(self, strand: str) -> list[Quarantined]:
+    def open(self, strand: str) -> list[QuarantinedStatement]:
         """The open ones in their order, without their statements."""
         return self._read(f"SELECT {_LISTED} FROM {self._table} WHERE strand = ? AND outcome = '' {_ORDER}", strand)
 
@@ -121,17 +121,17 @@ class QuarantineTable:
             found.setdefault(one.label, set()).update(key for key in (one.key, one.key_before) if key is not None)
         return found
 
-    def closed(self, strand: str, limit: int) -> list[Quarantined]:
+    def closed(self, strand: str, limit: int) -> list[QuarantinedStatement]:
         """The last that were closed, newest first, without their statements."""
         sql = f"SELECT {_LISTED} FROM {self._table} WHERE strand = ? AND outcome <> '' ORDER BY closed_at DESC"
         return self._read(f"{sql}, sequence DESC, ordinal DESC LIMIT {int(limit)}", strand)
 
-    def one(self, strand: str, place: Place) -> Quarantined | None:
+    def one(self, strand: str, place: Place) -> QuarantinedStatement | None:
         """The statement of this place, whole; None if it was never set aside."""
         sql = f"SELECT {_ALL} FROM {self._table} WHERE strand = ? AND sequence = ? AND ordinal = ?"
         return next(iter(self._read(sql, strand, *place)), None)
 
-    def _read(self, sql: str, *parameters: Any) -> list[Quarantined]:
+    def _read(self, sql: str, *parameters: Any) -> list[QuarantinedStatement]:
         return [_read(row) for row in self._run(self._sql(sql), parameters)]
 
     def _sql(self, sql: str) -> str:
@@ -145,7 +145,7 @@ def _packed(key: tuple[str, ...] | None) -> str | None:
     return None if key is None else json.dumps(key, ensure_ascii=False)
 
 
-def _read(row: Sequence[Any]) -> Quarantined:
-    one = Quarantined(*row)
+def _read(row: Sequence[Any]) -> QuarantinedStatement:
+    one = QuarantinedStatement(*row)
     key, before = (None if text is None else tuple(json.loads(text)) for text in row[7:9])
     return one._replace(key=key, key_before=before, statement=bytes(one.statement or b""))

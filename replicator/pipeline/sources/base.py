@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from replicator.format.block import Draft, Part
+from replicator.format.block import BlockPart, Draft
 from replicator.format.definition import Definition
 
 
@@ -60,7 +60,7 @@ class SourceReport:
 class Sink(Protocol):
     """Where a source sends to. Waiting here is the backpressure."""
 
-    async def send(self, items: Sequence[Part | Draft]) -> None:
+    async def send(self, items: Sequence[BlockPart | Draft]) -> None:
         """Hand over, in commit order. Returning does not mean durable: ``acknowledge`` does."""
 
     async def note(self, key: str, value: str) -> None:

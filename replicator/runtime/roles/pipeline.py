@@ -23,14 +23,14 @@ from replicator.pipeline.copies.snapshot_reader import CopyReader
 from replicator.pipeline.feed.gaps import routes as gap_routes
 from replicator.pipeline.moments import Moments
 from replicator.pipeline.replay.serve import routes as quarantine_routes
-from replicator.pipeline.replicas.base import Applied, SetSequence
+from replicator.pipeline.replicas.base import AppliedMark, SetSequence
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
+from replicator.runtime.context import RegionContext
 from replicator.status.marks import StageName
-from replicator.status.progress import Progress
-from replicator.status.stage_board import Board, StageTrouble, now
-from replicator.storage.journal.head import Tail
-from replicator.storage.journal.indexer import Indexing
+from replicator.status.progress import StrandProgress
+from replicator.status.stage_board import StageBoard, StageTrouble, now
+from replicator.storage.journal.head import JournalHead
+from replicator.storage.journal.indexer import HistoryIndexer
 from replicator.supervise import supervise
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.held_moments import HeldMoments
@@ -41,17 +41,17 @@ FOR_REPLICAS: Sequence[BaseRoute] = [*quarantine_routes(None), *rewrite_routes(N
 NO_GAPS: Sequence[BaseRoute] = gap_routes(None)
 
 
-class Half:
+class RolePipeline:
     """A half of the flow, for ``config``: the region's configuration in this role."""
 
     stage_names: ClassVar[Sequence[StageName]] = ()
 
-    def __init__(self, core: Core, config: Config) -> None:
+    def __init__(self, core: RegionContext, config: Config) -> None:
         self.core = core
         self.config = config
         self.strand = core.strand
-        self.applied = Tail(core.journal.base(core.strand))
-        self.board = Board(Progress(core.strand, self.stage_names, now()))
+        self.applied = JournalHead(core.journal.base(core.strand))
+        self.board = StageBoard(StrandProgress(core.strand, self.stage_names, now()))
         head = core.tail.head
         if head.sequence:
             self.board.progress.advance("settled", head.sequence, core.tail.committed_at, now())
@@ -97,7 +97,7 @@ class Half:
         history = self.core.history if self.config.replay.history else None
         return JournalWitness(self.core.journal, history, self.strand)
 
-    def _api(self, ledger: Ledger | None, visible: Tail) -> list[Route]:
+    def _api(self, ledger: Ledger | None, visible: JournalHead) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
 
         async def wait_applied(position: Position, seconds: float) -> bool:
@@ -114,7 +114,7 @@ class Half:
 
     # -- beside the flow
 
-    def _visible(self) -> Tail:
+    def _visible(self) -> JournalHead:
         """How far the past is indexed: as far as readers see."""
         return self.core.tail
 
@@ -123,7 +123,7 @@ class Half:
         if not self.config.replay.history:
             return beside
         core = self.core
-        indexing = Indexing(core.history, core.tail, self._visible(), core.publisher.slowest, core.backoff)
+        indexing = HistoryIndexer(core.history, core.tail, self._visible(), core.publisher.slowest, core.backoff)
         return [*beside, indexing.run, indexing.sweep]
 
     def _own_needs(self) -> None:
@@ -137,7 +137,7 @@ class Half:
 
     copies: Copies
 
-    def _on_applied(self, applied: Applied) -> None:
+    def _on_applied(self, applied: AppliedMark) -> None:
         self.applied.moved(applied.position, applied.committed_at)
         self.core.view.applied_blocks = applied.blocks
         self.board.applied(applied)

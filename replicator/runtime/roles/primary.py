@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from replicator.cluster.failover.at_risk import AtRisk
 from replicator.cluster.failover.rows_before import RowsBefore
-from replicator.config import Config, EmbeddedSource, PostgresSource
+from replicator.config import Config, EmbeddedSourceSettings, PostgresSourceSettings
 from replicator.format.block import Block
 from replicator.ledger.ledger import Ledger
 from replicator.pipeline.acknowledge import Acknowledgement
@@ -20,11 +20,11 @@ from replicator.pipeline.sources.base import SourceReport
 from replicator.pipeline.sources.postgres import PostgresSource as Postgres
 from replicator.pipeline.sources.postgres.moments import PostgresMoments
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
-from replicator.runtime.roles.pipeline import FOR_REPLICAS, NO_GAPS, Half
+from replicator.runtime.context import RegionContext
+from replicator.runtime.roles.pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
 
 
-class Primary(Half):
+class PrimaryPipeline(RolePipeline):
     """What both kinds of primary have: others' reports count here."""
 
     acknowledgement: Acknowledgement | None = None
@@ -59,17 +59,17 @@ class Primary(Half):
         return at_risk
 
 
-class PostgresPrimary(Primary):
+class PostgresPrimaryPipeline(PrimaryPipeline):
     """A PostgreSQL database that is read by logical replication."""
 
     stage_names = ("source",)
 
     def __init__(
-        self, core: Core, config: Config, show_copy: Callable[[SourceReport], Awaitable[None]] | None = None
+        self, core: RegionContext, config: Config, show_copy: Callable[[SourceReport], Awaitable[None]] | None = None
     ) -> None:
         super().__init__(core, config)
         settings = config.source
-        assert isinstance(settings, PostgresSource)
+        assert isinstance(settings, PostgresSourceSettings)
         acknowledgement = self._acknowledging()
         options = wiring.postgres_options(settings, synchronous=acknowledgement is not None)
         self.source = source = Postgres(options)
@@ -83,7 +83,7 @@ class PostgresPrimary(Primary):
         if show_copy is not None:
             self.stages.append(lambda: show_copy(source.report))
 
-    def _moments(self, settings: PostgresSource, *, locking: bool) -> PostgresMoments:
+    def _moments(self, settings: PostgresSourceSettings, *, locking: bool) -> PostgresMoments:
         core, capture = self.core, self.capture
         dsn, report = settings.conninfo(), self.source.report
         return PostgresMoments(dsn, core.journal, core.tail, report, capture.stored_so_far, locking=locking)
@@ -92,15 +92,15 @@ class PostgresPrimary(Primary):
         self.board.captured(blocks[-1].header)
 
 
-class EmbeddedPrimary(Primary):
+class EmbeddedPrimaryPipeline(PrimaryPipeline):
     """The embedded ledger, which writes the journal itself."""
 
     stage_names = ("apply",)
 
-    def __init__(self, core: Core, config: Config) -> None:
+    def __init__(self, core: RegionContext, config: Config) -> None:
         super().__init__(core, config)
         settings = config.source
-        assert isinstance(settings, EmbeddedSource)
+        assert isinstance(settings, EmbeddedSourceSettings)
         self.ledger = ledger = Ledger(
             core.journal,
             self.strand,

@@ -12,30 +12,30 @@ from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.gaps import routes as gap_routes
 from replicator.pipeline.moments import Moments, ReplicaMoments
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replay.loop import Hold, Replay
-from replicator.pipeline.replay.serve import Desk
+from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
+from replicator.pipeline.replay.serve import QuarantineDesk
 from replicator.pipeline.replay.serve import routes as quarantine_routes
-from replicator.pipeline.replicas.base import Applied
+from replicator.pipeline.replicas.base import AppliedMark
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
-from replicator.runtime.roles.pipeline import Half
-from replicator.storage.journal.head import Tail
+from replicator.runtime.context import RegionContext
+from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.storage.journal.head import JournalHead
 from replicator.verify.remote import Endpoint
-from replicator.verify.repair.expected_row import Rightful
+from replicator.verify.repair.expected_row import ExpectedRows
 from replicator.verify.repair.repair import Repairs
 from replicator.verify.repair.resync import Resync
-from replicator.verify.repair.serve import Rewriting
+from replicator.verify.repair.serve import RepairParts
 from replicator.verify.repair.serve import routes as rewrite_routes
 from replicator.verify.side import LocalSide
-from replicator.verify.watch import Watching
+from replicator.verify.watch import ReplicaWatch
 
 
-class ReplicaHalf(Half):
+class ReplicaPipeline(RolePipeline):
     """Follows another region. Without ``[follow]`` it applies what it has, until it is told whom to follow."""
 
     stage_names = ("feed", "settle", "apply")
 
-    def __init__(self, core: Core, config: Config) -> None:
+    def __init__(self, core: RegionContext, config: Config) -> None:
         super().__init__(core, config)
         self.replica = core.view.replica = wiring.replica(config)
         self.follower = core.view.follower = Follower(
@@ -49,14 +49,14 @@ class ReplicaHalf(Half):
         )
         replayer = self._replayer()
         core.view.quarantine = replayer.quarantine
-        hold = Hold()
-        self.replay = replay = Replay(replayer, core.tail, hold, self._on_applied, self._on_opened)
+        hold = ReplayHold()
+        self.replay = replay = ReplayLoop(replayer, core.tail, hold, self._on_applied, self._on_opened)
         locking = wiring.reader(config, lambda: {}, locking=True)
         self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
         self.watching = core.view.watching = self._watching(moments)
         rewriting = self._rewriting(replay)
-        desk = Desk(self.strand, replay, self._open_reader, core.journal)
+        desk = QuarantineDesk(self.strand, replay, self._open_reader, core.journal)
         self.stages = [
             lambda: self._supervised("settle", self.follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
@@ -77,10 +77,10 @@ class ReplicaHalf(Half):
         limits = batch.batch_bytes, batch.batch_blocks
         return Replayer(journal, self.replica, self.strand, *limits, wiring.replay_policy(self.config))
 
-    def _watching(self, moments: Moments) -> Watching:
+    def _watching(self, moments: Moments) -> ReplicaWatch:
         """The watch over the replica: checkpoints and scrubs."""
         core, witness = self.core, self._witness()
-        return Watching(
+        return ReplicaWatch(
             LocalSide(self.config.region.name, moments, witness),
             self._primary,
             core.journal,
@@ -112,24 +112,26 @@ class ReplicaHalf(Half):
         self.board.progress.resume("feed")
         self.follower.follow(None if url is None else wiring.upstream(self.config, url))
 
-    def _rewriting(self, replay: Replay) -> Rewriting:
+    def _rewriting(self, replay: ReplayLoop) -> RepairParts:
         """What sets keys of the replica to what the journal says, when an operator asks for it."""
         core, strand = self.core, self.strand
-        rightful = [Rightful(core.journal, core.history, strand) for _ in range(2)]  # one each: they run side by side
+        rightful = [
+            ExpectedRows(core.journal, core.history, strand) for _ in range(2)
+        ]  # one each: they run side by side
         repairs = Repairs(core.journal, rightful[0], replay, strand, core.data_dir / "repairs")
         file = core.data_dir / "resync.sqlite3"
         resync = Resync(file, core.journal, rightful[1], replay, self.applied, strand, core.backoff)
         core.retaining.needs("a resync that is under way", resync.needs)
-        return Rewriting(repairs, resync, self.watching.ask_for_scrub)
+        return RepairParts(repairs, resync, self.watching.ask_for_scrub)
 
     def close(self) -> None:
         """Let go of the replica, too: a promotion needs it for itself."""
         super().close()
         self.replica.close()
 
-    def _visible(self) -> Tail:
+    def _visible(self) -> JournalHead:
         return self.applied
 
-    def _on_opened(self, applied: Applied) -> None:
+    def _on_opened(self, applied: AppliedMark) -> None:
         self.board.opened(applied)
         self.watching.opened(applied.position.sequence)

@@ -13,14 +13,14 @@ from starlette.routing import BaseRoute, Match, Router
 from starlette.types import Receive, Scope, Send
 
 from replicator.errors import Unavailable
-from replicator.runtime.roles.pipeline import Half
+from replicator.runtime.roles.pipeline import RolePipeline
 
 
-class Running:
+class RoleRunner:
     """Runs one half after another. ``run`` first."""
 
     def __init__(self) -> None:
-        self.half: Half | None = None
+        self.half: RolePipeline | None = None
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
@@ -34,7 +34,7 @@ class Running:
             task_status.started()
             await trio.sleep_forever()
 
-    def start(self, half: Half) -> None:
+    def start(self, half: RolePipeline) -> None:
         """Start a half; none may run."""
         assert self.half is None, "one half at a time"
         assert self._nursery is not None
@@ -50,7 +50,7 @@ class Running:
         with trio.CancelScope(shield=True):  # what has begun is seen through anyway
             await self._ended.wait()
 
-    async def _run(self, half: Half, scope: trio.CancelScope, ended: trio.Event) -> None:
+    async def _run(self, half: RolePipeline, scope: trio.CancelScope, ended: trio.Event) -> None:
         try:
             with scope:
                 await half.run()
@@ -65,10 +65,10 @@ class Running:
         await self._router(scope, receive, send)
 
 
-class Swapped(BaseRoute):
+class RoleRoutes(BaseRoute):
     """Everything that no lasting route takes goes to the half that runs."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: RoleRunner) -> None:
         self._running = running
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -88,6 +88,6 @@ async def _between_halves(scope: Scope, receive: Receive, send: Send) -> None:
     raise Unavailable("changing_role", "the region is changing its role", cure="ask again in a moment")
 
 
-def with_half(lasting: Sequence[BaseRoute], running: Running) -> list[BaseRoute]:
+def with_half(lasting: Sequence[BaseRoute], running: RoleRunner) -> list[BaseRoute]:
     """The lasting routes, and behind them those of the half that runs."""
-    return [*lasting, Swapped(running)]
+    return [*lasting, RoleRoutes(running)]

@@ -11,7 +11,7 @@ import trio
 from replicator.format.position import Position
 
 
-class Tail:
+class JournalHead:
     """The end of one strand's chain."""
 
     def __init__(self, head: Position, committed_at: int = 0) -> None:

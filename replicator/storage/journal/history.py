@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.errors import Corrupt, Halted
-from replicator.format.block import Block, Part
+from replicator.format.block import Block, BlockPart
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.keys import key_reader
 from replicator.format.row import pack_row, unpack_row
@@ -323,7 +323,7 @@ class HistoryIndex:
 
     def _statement(self, strand: str, block: Block, ordinal: int) -> list[Any]:
         passed = 0
-        pieces = [Part(block.header.statements, block.body)] if block.body is not None else None
+        pieces = [BlockPart(block.header.statements, block.body)] if block.body is not None else None
         for part in pieces or self._journal.parts(strand, block.header.sequence):
             if ordinal < passed + part.statements:
                 for number, statement in enumerate(unpack_statements(part.data), passed):

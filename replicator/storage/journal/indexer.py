@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 
 from replicator.errors import Halted, Unavailable
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import BEGINNING, HistoryIndex, Place
 from replicator.supervise import Backoff
 
@@ -26,15 +26,15 @@ BUSY_BLOCKS = 250  # that came during one step and look
 log = logging.getLogger("replicator")
 
 
-class Indexing:
+class HistoryIndexer:
     """Follows ``visible``, how far readers see, of the journal that ends at ``tail``. ``slowest_follower`` gives the
     sequence that the slowest reader of the feed is at."""
 
     def __init__(
         self,
         index: HistoryIndex,
-        tail: Tail,
-        visible: Tail,
+        tail: JournalHead,
+        visible: JournalHead,
         slowest_follower: Callable[[], int],
         backoff: Callable[[], Backoff],
     ) -> None:

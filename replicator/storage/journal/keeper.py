@@ -15,9 +15,17 @@ from typing import NamedTuple, TypeVar
 import trio
 
 from replicator.errors import ReplicatorError
-from replicator.storage.journal.pruning import Extent, remove_pages, sweep_parts
+from replicator.storage.journal.pruning import JournalExtent, remove_pages, sweep_parts
 from replicator.storage.journal.regions import KnownRegions
-from replicator.storage.journal.retention import OWN, REGION, Choice, Hold, PageFacts, Policy, choose
+from replicator.storage.journal.retention import (
+    OWN,
+    REGION,
+    PageFacts,
+    PruneChoice,
+    RetentionHold,
+    RetentionPolicy,
+    choose,
+)
 from replicator.storage.journal.store import Journal
 
 LOOK_SECONDS = 1.0
@@ -27,33 +35,33 @@ log = logging.getLogger("replicator")
 T = TypeVar("T")
 
 
-class Kept(NamedTuple):
+class RetentionReport(NamedTuple):
     """What the journal holds now, and why it is no smaller. Times are µs since 1970."""
 
     bytes: int
     first_sequence: int | None
     oldest_at: int | None
     base_sequence: int
-    held_by: Hold | None
+    held_by: RetentionHold | None
     lost: tuple[str, ...]  # known regions whose next block is gone
     trouble: str = ""  # why it could not be pruned
     pruned_blocks: int = 0  # since the start
     forced_blocks: int = 0  # of these, past what a known region needed
 
 
-class Retaining:
+class JournalKeeper:
     """Looks after one strand of a journal."""
 
-    def __init__(self, journal: Journal, strand: str, policy: Policy, regions: KnownRegions) -> None:
+    def __init__(self, journal: Journal, strand: str, policy: RetentionPolicy, regions: KnownRegions) -> None:
         self._journal = journal
         self._strand = strand
         self._policy = policy
         self._regions = regions
         self._own_needs: dict[str, Callable[[], int]] = {}
-        self._extent = Extent(journal, strand)
+        self._extent = JournalExtent(journal, strand)
         self._told: frozenset[str] = frozenset()
         self._pruned = self._forced = 0
-        self.kept: Kept | None = None
+        self.kept: RetentionReport | None = None
 
     def needs(self, who: str, sequence: Callable[[], int]) -> None:
         """A part of this region reads the journal, and needs what is behind ``sequence()``, which may block."""
@@ -93,7 +101,7 @@ class Retaining:
         now_us = time.time_ns() // 1000
         choice = choose(self._policy, self._extent.bytes, oldest, (), now_us)
         if choice.pages:  # something should go: only then everybody is asked
-            own = [Hold(who, sequence(), OWN) for who, sequence in self._own_needs.items()]
+            own = [RetentionHold(who, sequence(), OWN) for who, sequence in self._own_needs.items()]
             with self._regions.standing():
                 choice = choose(self._policy, self._extent.bytes, oldest, [*self._region_holds(), *own], now_us)
                 if choice.pages:
@@ -102,7 +110,7 @@ class Retaining:
         self._tell(choice.held_by)
         return bool(choice.pages) or is_sweeping
 
-    def _prune(self, choice: Choice, oldest: Sequence[PageFacts]) -> None:
+    def _prune(self, choice: PruneChoice, oldest: Sequence[PageFacts]) -> None:
         before = self._journal.base(self._strand).sequence
         base = remove_pages(self._journal, self._strand, choice.until).sequence
         self._extent.bytes -= sum(page.bytes for page in oldest if page.last <= base)
@@ -110,16 +118,16 @@ class Retaining:
         needed = min((region.sequence for region in self._regions.all() if region.forgotten is None), default=base)
         self._forced += max(base - max(needed, before), 0)
 
-    def _region_holds(self) -> list[Hold]:
+    def _region_holds(self) -> list[RetentionHold]:
         """The known regions' needs. One whose next block has gone already keeps nothing."""
         base = self._journal.base(self._strand).sequence
         return [
-            Hold(region.name, region.sequence, REGION)
+            RetentionHold(region.name, region.sequence, REGION)
             for region in self._regions.all()
             if region.forgotten is None and region.sequence >= base
         ]
 
-    def _tell(self, held_by: Hold | None) -> None:
+    def _tell(self, held_by: RetentionHold | None) -> None:
         self._extent.look()
         base = self._journal.base(self._strand).sequence
         lost = frozenset(
@@ -134,7 +142,7 @@ class Retaining:
                 base,
             )
         self._told = lost
-        self.kept = Kept(
+        self.kept = RetentionReport(
             self._extent.bytes,
             self._extent.first_sequence,
             self._extent.oldest_at,

@@ -33,7 +33,7 @@ def _no_probe(step: str) -> None:
     pass
 
 
-class Extent:
+class JournalExtent:
     """How large a strand's journal is. ``look`` reads only what has come since."""
 
     def __init__(self, journal: Journal, strand: str) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.format.block import Block, Part
+from replicator.format.block import Block, BlockPart
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position, genesis, parse_position
 from replicator.format.wire import unpack_page
-from replicator.storage.journal.recent import Recent
+from replicator.storage.journal.recent import RecentBlocks
 from replicator.storage.sqlite import connect, look, translated
 
 READ_BYTES = 1 << 20  # of pages, before it is looked whether there are enough blocks
@@ -25,7 +25,7 @@ BASE_NOTE = "base:"  # where a journal begins that does not begin at the strand'
 HIGH_NOTE = "base_high_at:"  # the latest time at which anything up to there was committed
 
 
-class Page(NamedTuple):
+class JournalPage(NamedTuple):
     """Blocks ``first`` to ``last`` as frames, ready to be sent; a large one's parts must be sent before it."""
 
     first: int
@@ -42,7 +42,7 @@ class JournalReader:
         self._traceless = traceless
         self._readers: list[sqlite3.Connection] = []
         self._heads: dict[str, tuple[Position, int]] = {}  # the last block's position, and high_at
-        self._recent: dict[str, Recent] = {}
+        self._recent: dict[str, RecentBlocks] = {}
 
     def close(self) -> None:
         """Close every connection."""
@@ -94,16 +94,16 @@ class JournalReader:
 
     # -- reading
 
-    def pages(self, strand: str, after: int, limit_bytes: int) -> list[Page]:
+    def pages(self, strand: str, after: int, limit_bytes: int) -> list[JournalPage]:
         """Pages with blocks behind the sequence ``after``, one at the least; the first may begin earlier."""
-        pages: list[Page] = []
+        pages: list[JournalPage] = []
         size = 0
         with self._reader() as db:
             rows = db.execute(
                 "SELECT first, last, large, data FROM page WHERE strand = ? AND last > ? ORDER BY last", (strand, after)
             )
             for first, last, large, data in rows:
-                pages.append(Page(first, last, bool(large), data))
+                pages.append(JournalPage(first, last, bool(large), data))
                 size += len(data)
                 if size >= limit_bytes:
                     break
@@ -136,7 +136,7 @@ class JournalReader:
         """The blocks that were stored together with this one, itself among them; none if it is not here."""
         return [block for page in self.pages(strand, sequence - 1, 1) for block in unpack_page(page.data)]
 
-    def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[Part]:
+    def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[BlockPart]:
         """The pieces of a large block, in order, one at a time; from number ``first`` on."""
         number = first
         while True:
@@ -147,7 +147,7 @@ class JournalReader:
                 ).fetchone()
             if row is None:
                 return
-            yield Part(*row)
+            yield BlockPart(*row)
             number += 1
 
     def part_sizes(self, strand: str, sequence: int) -> list[int]:

@@ -17,7 +17,7 @@ RECENT_BYTES = 48 << 20  # some 40,000 small blocks: replay that falls behind fu
 RECENT_OVERHEAD_BYTES = 1000  # what CPython keeps for a block beside its bytes
 
 
-class Recent:
+class RecentBlocks:
     """The last blocks of one strand."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 REGION, OWN = "region", "own"
 
 
-class Policy(NamedTuple):
+class RetentionPolicy(NamedTuple):
     """How much to keep; None is no limit."""
 
     keep_age_us: int | None = None
@@ -25,7 +25,7 @@ class Policy(NamedTuple):
     budget_bytes: int | None = None
 
 
-class Hold(NamedTuple):
+class RetentionHold(NamedTuple):
     """Somebody has everything up to ``sequence`` and still needs what is behind it. ``kind``: a known region's need
     (``region``) yields to the budget, that of a part of this region (``own``) never does."""
 
@@ -42,22 +42,26 @@ class PageFacts(NamedTuple):
     bytes: int
 
 
-class Choice(NamedTuple):
+class PruneChoice(NamedTuple):
     """``pages`` of the oldest may go, up to and with the sequence ``until`` (0: none). ``held_by`` is who keeps the
     next one that should go; ``passed`` are the regions whose needs the budget overrides."""
 
     pages: int
     until: int
-    held_by: Hold | None
-    passed: tuple[Hold, ...]
+    held_by: RetentionHold | None
+    passed: tuple[RetentionHold, ...]
 
 
 def choose(
-    policy: Policy, journal_bytes: int, oldest: Sequence[PageFacts], holds: Sequence[Hold], now_us: int
-) -> Choice:
+    policy: RetentionPolicy,
+    journal_bytes: int,
+    oldest: Sequence[PageFacts],
+    holds: Sequence[RetentionHold],
+    now_us: int,
+) -> PruneChoice:
     """What may go of ``oldest``, pages in order and without the journal's last one."""
     left, pages, until = journal_bytes, 0, 0
-    passed: dict[str, Hold] = {}
+    passed: dict[str, RetentionHold] = {}
     held_by = None
     for page in oldest:
         is_over = policy.budget_bytes is not None and left > policy.budget_bytes
@@ -71,10 +75,10 @@ def choose(
         passed.update((hold.who, hold) for hold in against)
         left -= page.bytes
         pages, until = pages + 1, page.last
-    return Choice(pages, until, held_by, tuple(passed.values()))
+    return PruneChoice(pages, until, held_by, tuple(passed.values()))
 
 
-def _should_go(policy: Policy, page: PageFacts, left: int, now_us: int) -> bool:
+def _should_go(policy: RetentionPolicy, page: PageFacts, left: int, now_us: int) -> bool:
     if policy.keep_bytes is not None and left > policy.keep_bytes:
         return True
     return policy.keep_age_us is not None and now_us - page.high_at > policy.keep_age_us

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.errors import Corrupt, Halted, ReplicatorError
-from replicator.format.block import Block, Part, check_link
+from replicator.format.block import Block, BlockPart, check_link
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position, parse_position
 from replicator.format.statement import unpack_statements
@@ -139,7 +139,7 @@ def _broken(directory: Path, why: str) -> Halted:
     )
 
 
-class Piece(NamedTuple):
+class SealedPiece(NamedTuple):
     """A block's body, or a part of it, the first of whose statements has this ordinal. ``behind`` is the position that
     is proven once the piece was read: the block's own, or the one before it while parts of it are to come."""
 
@@ -153,14 +153,14 @@ class Piece(NamedTuple):
         return unpack_statements(self.data)
 
 
-class _Arriving:
+class _PartialSealed:
     """A large block whose header stands behind its parts."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
         self.bytes = self.statements = 0
 
-    def add(self, part: Part) -> int:
+    def add(self, part: BlockPart) -> int:
         """The ordinal of the part's first statement."""
         ordinal = self.statements
         self.digest.update(part.data)
@@ -195,22 +195,22 @@ class SealedBlocks:
             found[frame.relation] = unpack_definition(frame.data)
         return found
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[SealedPiece]:
         """The bodies of the blocks, in order. Raises Corrupt at what does not prove itself."""
-        position, arriving = self._fork, _Arriving()
+        position, arriving = self._fork, _PartialSealed()
         for frame in self._frames():
             match frame:
                 case StagedPart(sequence, _, part):
-                    yield Piece(sequence, arriving.add(part), part.data, position)
+                    yield SealedPiece(sequence, arriving.add(part), part.data, position)
                 case Block() as block:
                     check_link(position, block)
                     position = block.position
                     if block.body is not None:
-                        yield Piece(position.sequence, 0, block.body, position)
+                        yield SealedPiece(position.sequence, 0, block.body, position)
                         continue
                     arriving.prove(block)
-                    arriving = _Arriving()
-                    yield Piece(position.sequence, block.header.statements, b"", position)
+                    arriving = _PartialSealed()
+                    yield SealedPiece(position.sequence, block.header.statements, b"", position)
 
     def _frames(self) -> Iterator[Frame]:
         reader, taken = FrameReader(), 0

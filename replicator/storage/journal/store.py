@@ -23,13 +23,22 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from replicator.errors import Corrupt, Halted
-from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, Block, Draft, Part, check_chain, seal, seal_small
+from replicator.format.block import (
+    BODY_LIMIT_BYTES,
+    HAS_DEFINITIONS,
+    Block,
+    BlockPart,
+    Draft,
+    check_chain,
+    seal,
+    seal_small,
+)
 from replicator.format.definition import unpack_definition
 from replicator.format.position import Position
 from replicator.format.statement import DEFINE, unpack_statements
 from replicator.format.wire import pack_blocks
 from replicator.storage.journal.reading import BASE_NOTE, HIGH_NOTE, JournalReader
-from replicator.storage.journal.recent import Recent
+from replicator.storage.journal.recent import RecentBlocks
 from replicator.storage.journal.schema import migrations
 from replicator.storage.journal.sealed import Seal
 from replicator.storage.journal.truncate import cut
@@ -39,7 +48,7 @@ PAGE_BYTES = 256 * 1024
 PAGE_BLOCKS = 2000
 
 
-class _Arriving:
+class _PartialBlock:
     """A large transaction whose parts are being stored: what its header will say of its body."""
 
     def __init__(self) -> None:
@@ -55,7 +64,7 @@ class Journal(JournalReader):
         super().__init__(path, traceless=traceless)
         self._writing = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        self._arriving: dict[str, _Arriving] = {}
+        self._arriving: dict[str, _PartialBlock] = {}
 
     def open(self) -> None:
         """Open or create the file. Raises Unavailable or Halted."""
@@ -88,7 +97,7 @@ class Journal(JournalReader):
             )
         self._heads[base.strand] = (base, 0)
 
-    def append(self, strand: str, items: Sequence[Part | Draft], epoch: int) -> list[Block]:
+    def append(self, strand: str, items: Sequence[BlockPart | Draft], epoch: int) -> list[Block]:
         """Seal drafts behind the head and store them; parts are stored for the draft that follows them.
 
         Durable on return. Raises Unavailable or Halted; then nothing of this call was stored, and what was arriving
@@ -124,7 +133,7 @@ class Journal(JournalReader):
         self._advance(strand, blocks, high_at)
         return self.head(strand)
 
-    def stage(self, strand: str, parts: Sequence[tuple[int, int, Part]]) -> None:
+    def stage(self, strand: str, parts: Sequence[tuple[int, int, BlockPart]]) -> None:
         """Store parts (sequence, number, part) of a large block that has yet to be accepted. Durable on return.
 
         Parts of blocks that are here already are left alone: those are proven.
@@ -146,7 +155,9 @@ class Journal(JournalReader):
         with self._transaction() as db:
             db.execute("DELETE FROM part WHERE strand = ? AND sequence > ?", (strand, self.head(strand).sequence))
 
-    def _seal_all(self, db: sqlite3.Connection, strand: str, items: Sequence[Part | Draft], epoch: int) -> list[Block]:
+    def _seal_all(
+        self, db: sqlite3.Connection, strand: str, items: Sequence[BlockPart | Draft], epoch: int
+    ) -> list[Block]:
         blocks: list[Block] = []
         small: list[Draft] = []
         head = self.head(strand)
@@ -158,15 +169,15 @@ class Journal(JournalReader):
             blocks += seal_small(small, blocks[-1].position if blocks else head, epoch)
             small.clear()
             previous = blocks[-1].position if blocks else head
-            if isinstance(item, Part):
+            if isinstance(item, BlockPart):
                 self._store_part(db, strand, previous.sequence + 1, item)
             else:
-                arrived = self._arriving.pop(strand, None) or _Arriving()
+                arrived = self._arriving.pop(strand, None) or _PartialBlock()
                 blocks.append(seal(item, previous, epoch, arrived.body_bytes, arrived.digest.digest()))
         return blocks + seal_small(small, blocks[-1].position if blocks else head, epoch)
 
-    def _store_part(self, db: sqlite3.Connection, strand: str, sequence: int, part: Part) -> None:
-        arriving = self._arriving.setdefault(strand, _Arriving())
+    def _store_part(self, db: sqlite3.Connection, strand: str, sequence: int, part: BlockPart) -> None:
+        arriving = self._arriving.setdefault(strand, _PartialBlock())
         row = (strand, sequence, arriving.parts, part.statements, part.data)
         db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?)", row)
         arriving.digest.update(part.data)
@@ -213,7 +224,7 @@ class Journal(JournalReader):
 
     def _advance(self, strand: str, blocks: Sequence[Block], high_at: int) -> None:
         if blocks:
-            self._recent.setdefault(strand, Recent()).add(blocks)
+            self._recent.setdefault(strand, RecentBlocks()).add(blocks)
             self._heads[strand] = (blocks[-1].position, high_at)
 
     def _prove_parts(self, strand: str, block: Block) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from replicator.pipeline.replicas.base import Change, Replica
-from replicator.verify.repair.expected_row import Right, Row, Table
+from replicator.pipeline.replicas.base import Replica, TableChange
+from replicator.verify.repair.expected_row import ExpectedRow, Row, TableVersions
 from replicator.verify.repair.images import pack_texts
 
 
-class Compared(NamedTuple):
+class ComparedKey(NamedTuple):
     """A key with what it holds (``before``, None: no row) and what it should hold."""
 
-    table: Table
+    table: TableVersions
     key: bytes
     before: Row | None
-    right: Right
+    right: ExpectedRow
 
     @property
     def differs(self) -> bool:
@@ -36,34 +36,36 @@ class Compared(NamedTuple):
         return any(row is not None and row[place] in users for row in (self.before, self.right.row))
 
 
-def compare(replica: Replica, keys: Iterable[tuple[Table, bytes, Right]]) -> list[Compared]:
+def compare(replica: Replica, keys: Iterable[tuple[TableVersions, bytes, ExpectedRow]]) -> list[ComparedKey]:
     """Read what is stored under these keys."""
-    compared: list[Compared] = []
+    compared: list[ComparedKey] = []
     for table, of_table in _by_table(keys).items():
         stored = replica.stored(table.stored, [key for key, _ in of_table])
         for (key, right), before in zip(of_table, stored, strict=True):
             # To PostgreSQL 1.0 and 1.00 are one key: a row that is found under the other's name is the other's.
             is_own = before is not None and table.key_of(before) == key
-            compared.append(Compared(table, key, before if is_own else None, right))
+            compared.append(ComparedKey(table, key, before if is_own else None, right))
     return compared
 
 
-def _by_table(keys: Iterable[tuple[Table, bytes, Right]]) -> dict[Table, list[tuple[bytes, Right]]]:
-    by_table: dict[Table, list[tuple[bytes, Right]]] = {}
+def _by_table(
+    keys: Iterable[tuple[TableVersions, bytes, ExpectedRow]],
+) -> dict[TableVersions, list[tuple[bytes, ExpectedRow]]]:
+    by_table: dict[TableVersions, list[tuple[bytes, ExpectedRow]]] = {}
     for table, key, right in keys:
         by_table.setdefault(table, []).append((key, right))
     return by_table
 
 
-def write(replica: Replica, strand: str, differing: Sequence[Compared]) -> None:
+def write(replica: Replica, strand: str, differing: Sequence[ComparedKey]) -> None:
     """Write the right rows of keys that differ, within the caller's transaction."""
-    by_table: dict[Table, list[Compared]] = {}
+    by_table: dict[TableVersions, list[ComparedKey]] = {}
     for one in differing:
         by_table.setdefault(one.table, []).append(one)
     replica.apply(strand, [_change(table, of_table) for table, of_table in by_table.items()])
 
 
-def _change(table: Table, differing: Sequence[Compared]) -> Change:
+def _change(table: TableVersions, differing: Sequence[ComparedKey]) -> TableChange:
     deletes, inserts, updates = [], [], []
     for one in differing:
         if one.right.row is None:
@@ -72,4 +74,4 @@ def _change(table: Table, differing: Sequence[Compared]) -> Change:
             inserts.append(pack_texts(one.right.row))
         else:
             updates.append(pack_texts(one.right.row))
-    return Change(table.stored, deletes, [], [], inserts, updates)
+    return TableChange(table.stored, deletes, [], [], inserts, updates)

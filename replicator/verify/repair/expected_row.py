@@ -20,10 +20,10 @@ from replicator.format.position import Position
 from replicator.format.row import UNCHANGED
 from replicator.format.statement import INSERT, TRUNCATE
 from replicator.verify.repair.images import (
-    Carrier,
     Effect,
-    Images,
     Place,
+    RowImages,
+    RowMigration,
     Text,
     as_stored,
     effect,
@@ -31,7 +31,7 @@ from replicator.verify.repair.images import (
     pack_texts,
     unpack_texts,
 )
-from replicator.verify.repair.statements import Chain, Found, Statements
+from replicator.verify.repair.statements import LocatedStatement, StatementJournal, Statements
 
 OLDER_AT_ONCE = 16
 OLDER_LIMIT = 10_000  # statements looked at to complete one row
@@ -41,7 +41,7 @@ ENTRY_BYTES = 200  # what an entry takes beside its row, about
 Row = list[str | None]
 
 
-class History(Protocol):
+class RowHistory(Protocol):
     """The index over the region's journal."""
 
     def indexed(self, strand: str) -> int: ...
@@ -49,13 +49,13 @@ class History(Protocol):
     def places(self, strand: str, table: str, key: bytes, before: Place | None, limit: int) -> list[Place]: ...
 
 
-class Origin(Chain, Protocol):
+class OriginJournal(StatementJournal, Protocol):
     """The region's journal."""
 
     def base(self, strand: str) -> Position: ...
 
 
-class Right(NamedTuple):
+class ExpectedRow(NamedTuple):
     """A key's right row, in the order of the table's ``stored`` definition; None if there is none. ``unknown`` says why
     it cannot be told. ``header`` and ``place`` are those of the last statement; none if none ever touched the key."""
 
@@ -70,7 +70,7 @@ class Right(NamedTuple):
         return sum(len(text) for text in self.row or () if text is not None)
 
 
-class Table:
+class TableVersions:
     """A table's definitions so far, oldest first, and how its rows are read and written now."""
 
     def __init__(self, relations: dict[int, Definition]) -> None:
@@ -79,19 +79,19 @@ class Table:
         self.stored = as_stored(self.definition)
         self.label = self.definition.label
         self._key_places = self.stored.key_places
-        self._images: dict[int, Images] = {}
-        self._carriers: dict[tuple[int, int], Carrier] = {}
+        self._images: dict[int, RowImages] = {}
+        self._carriers: dict[tuple[int, int], RowMigration] = {}
 
     def key_of(self, row: Row) -> bytes:
         """The canonical key of a stored row."""
         return pack_texts([row[place] for place in self._key_places])
 
-    def images(self, relation: int) -> Images:
+    def images(self, relation: int) -> RowImages:
         """Reads a relation's images. Raises Corrupt at one that is not of this table."""
         if relation not in self.relations:
             raise Corrupt("unknown_relation", f"relation {relation} is not of table {self.label}", place=self.label)
         if relation not in self._images:
-            self._images[relation] = Images(self.relations[relation])
+            self._images[relation] = RowImages(self.relations[relation])
         return self._images[relation]
 
     def carry(self, row: list[Text], relation: int, to: int | None = None) -> list[Text]:
@@ -101,36 +101,38 @@ class Table:
             return row
         if (relation, to) not in self._carriers:
             path = [definition for number, definition in self.relations.items() if relation < number <= to]
-            self._carriers[relation, to] = Carrier([self.relations[relation], *(path or [self.relations[to]])])
+            self._carriers[relation, to] = RowMigration([self.relations[relation], *(path or [self.relations[to]])])
         return self._carriers[relation, to].carry(row)
 
 
-def tables_of(definitions: Mapping[int, Definition]) -> dict[str, Table]:
+def tables_of(definitions: Mapping[int, Definition]) -> dict[str, TableVersions]:
     """The tables by their labels, out of a replica's definitions."""
     by_label: dict[str, dict[int, Definition]] = {}
     for relation, definition in sorted(definitions.items()):
         by_label.setdefault(definition.label, {})[relation] = definition
-    return {label: Table(relations) for label, relations in by_label.items()}
+    return {label: TableVersions(relations) for label, relations in by_label.items()}
 
 
-class Rightful:
+class ExpectedRows:
     """Right rows of one strand. Not for more than one thread at a time."""
 
-    def __init__(self, journal: Origin, history: History, strand: str) -> None:
+    def __init__(self, journal: OriginJournal, history: RowHistory, strand: str) -> None:
         self._journal = journal
         self._history = history
         self._strand = strand
         self._statements = Statements(journal, strand)
         self._definitions: Mapping[int, Definition] = {}
-        self._tables: dict[str, Table] = {}
-        self._remembered: dict[tuple[str, bytes, Place], Right] = {}  # read ahead, so that replay need not wait for it
+        self._tables: dict[str, TableVersions] = {}
+        self._remembered: dict[
+            tuple[str, bytes, Place], ExpectedRow
+        ] = {}  # read ahead, so that replay need not wait for it
         self._remembered_bytes = 0
 
-    def tables_so_far(self) -> dict[str, Table]:
+    def tables_so_far(self) -> dict[str, TableVersions]:
         """The tables as they were asked for last."""
         return self._tables
 
-    def tables(self, definitions: Mapping[int, Definition]) -> dict[str, Table]:
+    def tables(self, definitions: Mapping[int, Definition]) -> dict[str, TableVersions]:
         """The tables of these definitions: the same objects for as long as nothing was defined anew, for replicas keep
         what they have prepared by the definition's identity."""
         if definitions != self._definitions:
@@ -149,12 +151,12 @@ class Rightful:
         while self.indexed() < sequence:
             self._history.step(self._strand, sequence)
 
-    def last_truncate(self, table: Table, sequence: int) -> Place | None:
+    def last_truncate(self, table: TableVersions, sequence: int) -> Place | None:
         """The last truncate of a table without a key, up to and with ``sequence``, which the index has reached."""
         places = self._history.places(self._strand, table.label, b"", (sequence + 1, 0), 1)
         return places[0] if places else None
 
-    def last_place(self, table: Table, key: bytes, sequence: int) -> Place | None:
+    def last_place(self, table: TableVersions, key: bytes, sequence: int) -> Place | None:
         """Where the key was touched last, up to and with ``sequence``, which the index has reached."""
         places = self._history.places(self._strand, table.label, key, (sequence + 1, 0), 1)
         if table.definition.key:
@@ -164,7 +166,7 @@ class Rightful:
             return places[0] if places else None
         return max([inserted, *places])
 
-    def _is_insert(self, table: Table, place: Place) -> bool:
+    def _is_insert(self, table: TableVersions, place: Place) -> bool:
         try:
             _, statement = self._statements.at(place)
         except Corrupt as error:
@@ -173,7 +175,7 @@ class Rightful:
             raise
         return statement[0] == INSERT and statement[1] in table.relations
 
-    def _at(self, place: Place) -> Found | None:
+    def _at(self, place: Place) -> LocatedStatement | None:
         """The statement there; None if the journal began there once and begins later now: the index may know more."""
         try:
             return self._statements.at(place)
@@ -182,11 +184,11 @@ class Rightful:
                 return None
             raise
 
-    def right(self, table: Table, key: bytes, place: Place | None) -> Right:
+    def right(self, table: TableVersions, key: bytes, place: Place | None) -> ExpectedRow:
         """The row that the statement at ``place``, the last that touched the key, left there."""
         if place is None:
             base = self._journal.base(self._strand).sequence
-            return Right(None, None, None, f"the journal begins behind sequence {base}" if base else "")
+            return ExpectedRow(None, None, None, f"the journal begins behind sequence {base}" if base else "")
         known = self._remembered.get((table.label, key, place))
         if known is None:
             known = self._read(table, key, place)
@@ -197,28 +199,28 @@ class Rightful:
             self._remembered[table.label, key, place] = known
         return known
 
-    def _read(self, table: Table, key: bytes, place: Place) -> Right:
+    def _read(self, table: TableVersions, key: bytes, place: Place) -> ExpectedRow:
         try:
             found = self._at(place)
             if found is None:
-                return Right(None, place, None, "its last change is not in the journal any more")
+                return ExpectedRow(None, place, None, "its last change is not in the journal any more")
             header, statement = found
             if statement[0] == TRUNCATE:
-                return Right(None, place, header)
+                return ExpectedRow(None, place, header)
             relation = statement[1]
             left = effect(statement, table.images(relation), key)
             if left.row is None:
-                return Right(None, place, header)
+                return ExpectedRow(None, place, header)
             row = self._completed(table, left, place, relation)
         except (ValueError, struct.error) as error:
             where = f"table {table.label}, sequence {place[0]}, ordinal {place[1]}"
             raise Corrupt("bad_row", f"a statement cannot be read: {error}", place=where) from error
         if row is None:
-            return Right(None, place, header, "a column's value is older than the journal")
+            return ExpectedRow(None, place, header, "a column's value is older than the journal")
         texts = cast(Row, table.carry(row, relation))
-        return Right(texts if table.definition.key else [*unpack_texts(key), *texts], place, header)
+        return ExpectedRow(texts if table.definition.key else [*unpack_texts(key), *texts], place, header)
 
-    def _completed(self, table: Table, left: Effect, place: Place, relation: int) -> list[Text] | None:
+    def _completed(self, table: TableVersions, left: Effect, place: Place, relation: int) -> list[Text] | None:
         """The row without unchanged columns; None if the journal does not tell them."""
         row, key = left.row, left.source_key
         assert row is not None

@@ -12,28 +12,28 @@ import time
 
 from replicator.format.statement import unpack_bodies, unpack_statements
 from replicator.storage.journal.store import Journal
-from replicator.verify.repair.job import Job
-from replicator.verify.repair.touched_keys import Touched
-from replicator.verify.repair.worklist import Work
+from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.touched_keys import TouchedKeys
+from replicator.verify.repair.worklist import Worklist
 
 SCAN_BYTES = 1 << 18
 SAMPLE_KEYS = 20_000  # compared by a plan
 
 
-class Gathering:
+class WorklistFiller:
     """Fills one worklist. ``begin`` before a job, and whenever the worklist was opened anew."""
 
-    def __init__(self, work: Work, journal: Journal, strand: str) -> None:
+    def __init__(self, work: Worklist, journal: Journal, strand: str) -> None:
         self._work = work
         self._journal = journal
         self._strand = strand
-        self._touched: Touched | None = None
+        self._touched: TouchedKeys | None = None
 
     def begin(self) -> None:
         """Forget what was gathered and not stored: it is gathered again."""
         self._touched = None
 
-    def scan(self, job: Job, until: int) -> None:
+    def scan(self, job: RepairJob, until: int) -> None:
         """Gather what the next blocks touch, not beyond ``until``; how far that is goes into the job."""
         began = time.monotonic()
         in_span = job.scanned < job.last
@@ -56,7 +56,7 @@ class Gathering:
             job.scan_seconds += time.monotonic() - began
         self._store(job, touched, in_span=in_span)
 
-    def _scan_parts(self, job: Job, touched: Touched, sequence: int) -> None:
+    def _scan_parts(self, job: RepairJob, touched: TouchedKeys, sequence: int) -> None:
         """A large block: what a part touches is stored before the next is read. Found again, it changes nothing."""
         in_span, ordinal = job.scanned < job.last, 0
         for part in self._journal.parts(self._strand, sequence):
@@ -64,18 +64,18 @@ class Gathering:
             ordinal += part.statements
             self._store(job, touched, in_span=in_span)
 
-    def _store(self, job: Job, touched: Touched, *, in_span: bool) -> None:
+    def _store(self, job: RepairJob, touched: TouchedKeys, *, in_span: bool) -> None:
         adding = None if in_span else job.unswept
         self._work.gather(touched.keys, touched.truncated, adding, dataclasses.asdict(job))
         touched.clear()
 
-    def _gatherer(self, job: Job) -> Touched:
+    def _gatherer(self, job: RepairJob) -> TouchedKeys:
         if self._touched is None:
             tables = None if job.tables is None else frozenset(job.tables)
-            self._touched = Touched(self._journal.definitions(self._strand), tables)
+            self._touched = TouchedKeys(self._journal.definitions(self._strand), tables)
         return self._touched
 
-    def close_span(self, job: Job) -> None:
+    def close_span(self, job: RepairJob) -> None:
         """The span is gathered: what is to be swept and how many keys there are is known from here on."""
         job.to_sweep = sorted(self._work.truncated())
         job.keys = self._work.count()

@@ -50,7 +50,7 @@ def place_key(place: Place) -> bytes:
     return pack_texts([str(number) for number in place])
 
 
-class Images:
+class RowImages:
     """Reads one definition's images as canonical texts."""
 
     def __init__(self, definition: Definition) -> None:
@@ -89,7 +89,7 @@ class Effect(NamedTuple):
     source_key: bytes
 
 
-def effect(statement: Sequence[Any], images: Images, key: bytes) -> Effect:
+def effect(statement: Sequence[Any], images: RowImages, key: bytes) -> Effect:
     """What ``statement``, which touches ``key``, leaves there. Raises ValueError at an image that cannot be read."""
     op = statement[0]
     if op in (DELETE, TRUNCATE):
@@ -106,7 +106,7 @@ def fill(row: Sequence[Text], older: Sequence[Text]) -> list[Text]:
     return [old if new is UNCHANGED else new for new, old in zip(row, older, strict=True)]
 
 
-class Carrier:
+class RowMigration:
     """Takes rows along definitions of a table that follow each other, from the first to the last."""
 
     def __init__(self, path: Sequence[Definition]) -> None:

@@ -25,15 +25,15 @@ from replicator.errors import Rejected, Unavailable
 from replicator.format.position import Position, genesis
 from replicator.format.statement import unpack_bodies, unpack_statements
 from replicator.ledger.presentation import show_time
-from replicator.pipeline.replay.loop import Replay
-from replicator.pipeline.replicas.base import Applied, Replica
+from replicator.pipeline.replay.loop import ReplayLoop
+from replicator.pipeline.replicas.base import AppliedMark, Replica
 from replicator.pipeline.replicas.keys import checked_key
 from replicator.storage.atomic_file import replace_file, sync_directory
 from replicator.storage.journal.store import Journal
-from replicator.verify.repair.compare_and_set import Compared, compare, write
-from replicator.verify.repair.expected_row import Rightful, Table
+from replicator.verify.repair.compare_and_set import ComparedKey, compare, write
+from replicator.verify.repair.expected_row import ExpectedRows, TableVersions
 from replicator.verify.repair.images import Place, pack_texts, place_key, unpack_texts
-from replicator.verify.repair.touched_keys import Touched
+from replicator.verify.repair.touched_keys import TouchedKeys
 
 KEYS_LIMIT = 10_000
 CHUNK_KEYS = 500
@@ -48,7 +48,9 @@ Fields = dict[str, Any]
 class Repairs:
     """Repairs the replica of one strand. ``reports`` is the directory of the reports."""
 
-    def __init__(self, journal: Journal, rightful: Rightful, replay: Replay, strand: str, reports: Path) -> None:
+    def __init__(
+        self, journal: Journal, rightful: ExpectedRows, replay: ReplayLoop, strand: str, reports: Path
+    ) -> None:
         self._journal = journal
         self._rightful = rightful
         self._replay = replay
@@ -73,7 +75,7 @@ class Repairs:
     async def _between(self, work: Callable[[Replica], T]) -> T:
         """``work`` between two steps, once the index is so near that the rest of it takes no time."""
 
-        def reached(replica: Replica, _: Applied) -> tuple[T] | int:
+        def reached(replica: Replica, _: AppliedMark) -> tuple[T] | int:
             sequence = _position(replica, self._strand).sequence
             if sequence - self._rightful.indexed() > INDEX_BLOCKS:
                 return sequence
@@ -108,7 +110,7 @@ class Repairs:
             _store(path, content)
         return content
 
-    def _told(self, replica: Replica, compared: Sequence[Compared], who: str) -> Fields:
+    def _told(self, replica: Replica, compared: Sequence[ComparedKey], who: str) -> Fields:
         return {
             "position": str(_position(replica, self._strand)),
             "when": show_time(time.time_ns() // 1000),
@@ -118,7 +120,7 @@ class Repairs:
             "keys": [_shown(one) for one in compared],
         }
 
-    def _packed(self, replica: Replica, _: Applied, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
+    def _packed(self, replica: Replica, _: AppliedMark, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
         """The keys in canonical form: a person may write 01 for 1. What is not of the key's type is taken as it is, for
         somebody may have stored such a thing."""
         tables = self._rightful.tables(replica.definitions(self._strand))
@@ -133,7 +135,7 @@ class Repairs:
             packed.append((label, pack_texts(texts)))
         return packed
 
-    def _compared(self, replica: Replica, keys: Sequence[tuple[str, bytes]]) -> list[Compared]:
+    def _compared(self, replica: Replica, keys: Sequence[tuple[str, bytes]]) -> list[ComparedKey]:
         tables = self._rightful.tables(replica.definitions(self._strand))
         sequence = _position(replica, self._strand).sequence
         asked = []
@@ -166,7 +168,7 @@ class Repairs:
                 await look([(label, place_key(place)) for place in places[at : at + CHUNK_KEYS]])
         return list(dict.fromkeys(found))
 
-    def _stored(self, replica: Replica, _: Applied, label: str, after: bytes | None) -> list[bytes]:
+    def _stored(self, replica: Replica, _: AppliedMark, label: str, after: bytes | None) -> list[bytes]:
         table = _table(self._rightful.tables(replica.definitions(self._strand)), label)
         if table.definition.key:
             raise Rejected("has_key", "the table has a key: name its keys", status=422, place=f"table {label}")
@@ -182,7 +184,7 @@ class Repairs:
 
     def _inserted(self, label: str, after: int, until: int) -> Iterator[list[Place]]:
         """The places of the rows that were inserted behind ``after``, up to and with ``until``."""
-        touched = Touched(self._journal.definitions(self._strand), frozenset([label]))
+        touched = TouchedKeys(self._journal.definitions(self._strand), frozenset([label]))
         while blocks := self._journal.blocks(self._strand, after, SCAN_BYTES):
             for block in blocks:
                 if block.header.sequence > until:
@@ -209,7 +211,7 @@ def _position(replica: Replica, strand: str) -> Position:
     return applied.position if applied else genesis(strand)
 
 
-def _table(tables: dict[str, Table], label: str) -> Table:
+def _table(tables: dict[str, TableVersions], label: str) -> TableVersions:
     if label not in tables:
         raise Rejected("unknown_table", "the replica has no such table", status=404, place=f"table {label:.200}")
     return tables[label]
@@ -224,7 +226,7 @@ def _too_many() -> Rejected:
     )
 
 
-def _shown(one: Compared) -> Fields:
+def _shown(one: ComparedKey) -> Fields:
     """A key for people: what is stored, what the journal says and where, and what that means."""
     names = [column.name for column in one.table.stored.columns]
     right, header = one.right, one.right.header

@@ -24,15 +24,15 @@ from starlette.routing import Route
 from replicator.errors import Rejected
 from replicator.transport.body import Fields, json_fields
 from replicator.verify.repair.repair import Repairs
-from replicator.verify.repair.resync import Request as Asked
 from replicator.verify.repair.resync import Resync
+from replicator.verify.repair.resync import ResyncRequest as Asked
 
 BODY_LIMIT_BYTES = 16 << 20
 NAMES_LIMIT = 10_000
 TEXT_LIMIT_CHARACTERS = 8_192
 
 
-class Rewriting(NamedTuple):
+class RepairParts(NamedTuple):
     """The parts that rewrite keys of a replica; ``repaired`` hears that keys were written."""
 
     repairs: Repairs
@@ -40,9 +40,9 @@ class Rewriting(NamedTuple):
     repaired: Callable[[], None]
 
 
-def routes(rewriting: Rewriting | None) -> list[Route]:
+def routes(rewriting: RepairParts | None) -> list[Route]:
     """The routes; without the parts (on a primary) each refuses."""
-    asked: list[tuple[str, str, Callable[[Request, Rewriting], Awaitable[Fields]]]] = [
+    asked: list[tuple[str, str, Callable[[Request, RepairParts], Awaitable[Fields]]]] = [
         ("POST", "/v1/repair", _repair),
         ("GET", "/v1/resync", _show),
         ("POST", "/v1/resync", _start),
@@ -52,7 +52,7 @@ def routes(rewriting: Rewriting | None) -> list[Route]:
 
 
 def _endpoint(
-    rewriting: Rewriting | None, answer: Callable[[Request, Rewriting], Awaitable[Fields]]
+    rewriting: RepairParts | None, answer: Callable[[Request, RepairParts], Awaitable[Fields]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         if rewriting is None:
@@ -64,7 +64,7 @@ def _endpoint(
     return endpoint
 
 
-async def _repair(request: Request, rewriting: Rewriting) -> Fields:
+async def _repair(request: Request, rewriting: RepairParts) -> Fields:
     fields = await json_fields(request, {"keys": list, "keyless": list, "who": str}, {"apply": bool}, BODY_LIMIT_BYTES)
     keys = fields["keys"]
     if len(keys) > NAMES_LIMIT or not all(_is_named(one) for one in keys):
@@ -78,12 +78,12 @@ async def _repair(request: Request, rewriting: Rewriting) -> Fields:
     return done
 
 
-async def _show(request: Request, rewriting: Rewriting) -> Fields:
+async def _show(request: Request, rewriting: RepairParts) -> Fields:
     job = rewriting.resync.job
     return {"job": None if job is None else job.as_json()}
 
 
-async def _start(request: Request, rewriting: Rewriting) -> Fields:
+async def _start(request: Request, rewriting: RepairParts) -> Fields:
     optional = {"until": int, "tables": list, "users": list, "plan": bool}
     fields = await json_fields(request, {"since": int, "who": str}, optional, BODY_LIMIT_BYTES)
     until = fields.get("until")
@@ -100,7 +100,7 @@ async def _start(request: Request, rewriting: Rewriting) -> Fields:
     return {"job": (await rewriting.resync.start(asked)).as_json()}
 
 
-async def _cancel(request: Request, rewriting: Rewriting) -> Fields:
+async def _cancel(request: Request, rewriting: RepairParts) -> Fields:
     await json_fields(request, {})
     return {"job": rewriting.resync.cancel().as_json()}
 

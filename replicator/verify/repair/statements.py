@@ -12,29 +12,29 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 from replicator.errors import Corrupt
-from replicator.format.block import Block, Header, Part
+from replicator.format.block import Block, BlockPart, Header
 from replicator.format.statement import unpack_statements
 from replicator.verify.repair.images import Place
 
 PAGES = 4
 
 
-class Chain(Protocol):
+class StatementJournal(Protocol):
     """What is asked of the region's journal."""
 
     def around(self, strand: str, sequence: int) -> list[Block]: ...
-    def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[Part]: ...
+    def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[BlockPart]: ...
     def part_sizes(self, strand: str, sequence: int) -> list[int]: ...
 
 
-class Found(NamedTuple):
+class LocatedStatement(NamedTuple):
     """A statement and the header of its block."""
 
     header: Header
     statement: list[Any]
 
 
-class _Body:
+class _StatementBody:
     """The statements that lie at hand: a small block's, or those of one part of a large one."""
 
     def __init__(self, first: int, statements: list[list[Any]]) -> None:
@@ -50,14 +50,14 @@ class _Body:
 class Statements:
     """Finds statements of one strand."""
 
-    def __init__(self, chain: Chain, strand: str) -> None:
+    def __init__(self, chain: StatementJournal, strand: str) -> None:
         self._chain = chain
         self._strand = strand
         self._pages: OrderedDict[int, dict[int, Block]] = OrderedDict()  # by their first sequence
-        self._body: tuple[int, _Body] | None = None
+        self._body: tuple[int, _StatementBody] | None = None
         self._sizes: tuple[int, list[int]] | None = None
 
-    def at(self, place: Place) -> Found:
+    def at(self, place: Place) -> LocatedStatement:
         """The statement there. Raises Corrupt (``not_in_journal``) if there is none."""
         sequence, ordinal = place
         block = self._block(sequence)
@@ -66,7 +66,7 @@ class Statements:
         statement = self._body[1].at(ordinal)
         if statement is None:
             raise _missing(place)
-        return Found(block.header, statement)
+        return LocatedStatement(block.header, statement)
 
     def _block(self, sequence: int) -> Block:
         for first, page in self._pages.items():
@@ -81,9 +81,9 @@ class Statements:
             self._pages.popitem(last=False)
         return blocks[sequence]
 
-    def _open(self, block: Block, ordinal: int) -> _Body:
+    def _open(self, block: Block, ordinal: int) -> _StatementBody:
         if block.body is not None:
-            return _Body(0, list(unpack_statements(block.body)))
+            return _StatementBody(0, list(unpack_statements(block.body)))
         sequence = block.header.sequence
         if self._sizes is None or self._sizes[0] != sequence:
             self._sizes = (sequence, self._chain.part_sizes(self._strand, sequence))
@@ -92,7 +92,7 @@ class Statements:
         if number is None:
             raise _missing((sequence, ordinal))
         part = next(self._chain.parts(self._strand, sequence, number))
-        return _Body(ends[number] - part.statements, list(unpack_statements(part.data)))
+        return _StatementBody(ends[number] - part.statements, list(unpack_statements(part.data)))
 
 
 def _missing(place: Place) -> Corrupt:

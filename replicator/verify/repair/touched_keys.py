@@ -15,22 +15,22 @@ from replicator.format.definition import Definition, unpack_definition
 from replicator.format.keys import key_reader
 from replicator.format.row import UNCHANGED, unpack_row
 from replicator.format.statement import DEFINE, DELETE, INSERT, PATCH, SEQUENCE, TRUNCATE
-from replicator.verify.repair.images import Images, Place, place_key
+from replicator.verify.repair.images import Place, RowImages, place_key
 
 
-class _Relation:
+class _TouchedRelation:
     def __init__(self, definition: Definition) -> None:
         self.label = definition.label
-        self.images = Images(definition)
+        self.images = RowImages(definition)
         self.key_of: Callable[[bytes], bytes] | None = key_reader(definition) if definition.key else None
 
 
-class Touched:
+class TouchedKeys:
     """Gathers. ``keys`` has the last place of each (table, canonical key), ``truncated`` that of each table's truncate;
     ``tables``, if given, are the only ones looked at."""
 
     def __init__(self, definitions: Mapping[int, Definition], tables: frozenset[str] | None = None) -> None:
-        self._relations = {number: _Relation(definition) for number, definition in definitions.items()}
+        self._relations = {number: _TouchedRelation(definition) for number, definition in definitions.items()}
         self._tables = tables
         self.clear()
 
@@ -45,7 +45,7 @@ class Touched:
             op = statement[0]
             try:
                 if op == DEFINE:
-                    self._relations[statement[1]] = _Relation(unpack_definition(statement[2]))
+                    self._relations[statement[1]] = _TouchedRelation(unpack_definition(statement[2]))
                 elif op < SEQUENCE:
                     self._touch(op, statement, (sequence, number))
             except (ValueError, struct.error, KeyError) as error:
@@ -70,7 +70,7 @@ class Touched:
             self.keys[label, _key_of(relation, statement[2], before if op == PATCH else None)] = place
 
 
-def _key_of(relation: _Relation, image: bytes, before: bytes | None) -> bytes:
+def _key_of(relation: _TouchedRelation, image: bytes, before: bytes | None) -> bytes:
     assert relation.key_of is not None
     if before is not None and UNCHANGED in unpack_row(image):
         return relation.images.key_of(relation.images.row(image, before))

@@ -32,7 +32,7 @@ _ADD = """INSERT INTO key (known, key, sequence, ordinal) VALUES (?1, ?2, ?3, ?4
           ON CONFLICT DO UPDATE SET sequence = excluded.sequence, ordinal = excluded.ordinal WHERE done = 0"""
 
 
-class Pending(NamedTuple):
+class PendingKey(NamedTuple):
     """A key to be looked at: its table's label and number, and the statement that touched it last, truncates too."""
 
     label: str
@@ -41,7 +41,7 @@ class Pending(NamedTuple):
     place: Place
 
 
-class Work:
+class Worklist:
     """The file. One thread at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -147,7 +147,7 @@ class Work:
             self._open.execute(_PENDING)
             return int(self._open.execute("SELECT count(*) FROM key").fetchone()[0])
 
-    def pending(self, limit: int) -> list[Pending]:
+    def pending(self, limit: int) -> list[PendingKey]:
         """Keys to be done, in the order of the journal."""
         with translated(self._path):
             self._open.execute(_PENDING)
@@ -157,11 +157,11 @@ class Work:
             ).fetchall()
         labels, gone = {number: label for label, number in self._known.items()}, self.truncated()
         return [
-            Pending(labels[known], known, key, max((sequence, ordinal), gone.get(labels[known], (0, 0))))
+            PendingKey(labels[known], known, key, max((sequence, ordinal), gone.get(labels[known], (0, 0))))
             for known, key, sequence, ordinal in found
         ]
 
-    def done(self, keys: Iterable[Pending], job: Mapping[str, Any]) -> None:
+    def done(self, keys: Iterable[PendingKey], job: Mapping[str, Any]) -> None:
         """These are done, and the job's figures with them."""
         with translated(self._path), transaction(self._open):
             sql = "UPDATE key SET done = 1 WHERE known = ? AND key = ?"

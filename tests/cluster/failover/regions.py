@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import trio
 
-from replicator.cluster.failover.controller import Office
+from replicator.cluster.failover.controller import Controller
 from replicator.config import Config, parse
 from replicator.runtime import wiring
-from replicator.runtime.context import Core
-from replicator.runtime.roles.pipeline import Half
-from replicator.runtime.roles.primary import EmbeddedPrimary
-from replicator.runtime.roles.replica import ReplicaHalf
-from replicator.runtime.roles.runner import Running, with_half
+from replicator.runtime.context import RegionContext
+from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline
+from replicator.runtime.roles.replica import ReplicaPipeline
+from replicator.runtime.roles.runner import RoleRunner, with_half
 from replicator.storage.data_dir import locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve
@@ -38,7 +38,7 @@ class Region:
         self.config = config
         self.name = config.region.name
         self.url = config.url
-        self.office: Office | None = None
+        self.office: Controller | None = None
         self.steps: list[str] = []
         self.dies_at: int | None = None
         self.died: str | None = None
@@ -77,8 +77,8 @@ class Region:
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         with locked(self.config.region.data_dir), _opened(Journal(self.config.region.journal_path)) as journal:
-            core, running = Core(self.config, journal), Running()
-            self.office = office = Office(core, running, _builder(core), self._probe)
+            core, running = RegionContext(self.config, journal), RoleRunner()
+            self.office = office = Controller(core, running, _builder(core), self._probe)
             await trio.to_thread.run_sync(core.history.open)
             app = application(with_half([*core.routes(), *office.routes()], running), None)
             async with trio.open_nursery() as nursery:
@@ -103,8 +103,10 @@ class Region:
         return self.office is not None and self.state() == "primary" and self.office.term.is_open
 
 
-def _builder(core: Core) -> Callable[[Config], Half]:
-    return lambda config: (ReplicaHalf if config.region.role == "replica" else EmbeddedPrimary)(core, config)
+def _builder(core: RegionContext) -> Callable[[Config], RolePipeline]:
+    return lambda config: (ReplicaPipeline if config.region.role == "replica" else EmbeddedPrimaryPipeline)(
+        core, config
+    )
 
 
 def cluster(directory: Path, names: tuple[str, ...] = ("paris", "tokyo"), failover: str = "") -> dict[str, Region]:

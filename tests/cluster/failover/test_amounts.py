@@ -10,15 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.cluster.failover import amounts as module
-from replicator.cluster.failover.amounts import Amount, AmountRule, AtRiskSums, Change, amount_in, between, unknown
-from replicator.cluster.failover.budget import Budget, may_lose
+from replicator.cluster.failover.amounts import (
+    AmountChange,
+    AmountRule,
+    AmountSum,
+    AtRiskSums,
+    amount_in,
+    between,
+    unknown,
+)
+from replicator.cluster.failover.budget import LossBudget, may_lose
 
 BALANCE = AmountRule("wallets", "balance", currency_column="currency")
 EUR = "EUR"
 
 
-def money(value: str, currency: str = EUR) -> Amount:
-    return Amount(currency, Decimal(value))
+def money(value: str, currency: str = EUR) -> AmountSum:
+    return AmountSum(currency, Decimal(value))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +41,7 @@ def money(value: str, currency: str = EUR) -> Amount:
         ({"currency": EUR}, None),
     ],
 )
-def test_an_amount_is_read_exactly(row: dict[str, Any], found: Amount | None) -> None:
+def test_an_amount_is_read_exactly(row: dict[str, Any], found: AmountSum | None) -> None:
     assert amount_in(row, BALANCE) == found
 
 
@@ -48,14 +56,16 @@ def test_a_change_counts_with_its_absolute_value() -> None:
     assert between("w", None, money("-3")).parts == (money("3"),)
     assert between("w", money("4"), None).parts == (money("4"),)
     assert between("w", money("4"), money("4", "USD")).parts == (money("4"), money("4", "USD"))
-    assert between("w", None, None) == Change("w", ())
-    assert unknown("w", money("4")) == Change("w", (money("4"),), known=False)
+    assert between("w", None, None) == AmountChange("w", ())
+    assert unknown("w", money("4")) == AmountChange("w", (money("4"),), known=False)
 
 
 changes = st.builds(
-    Change,
+    AmountChange,
     st.sampled_from(["w", "v"]),
-    st.lists(st.builds(Amount, st.sampled_from([EUR, "USD"]), st.decimals(0, 10**9, places=2)), max_size=2).map(tuple),
+    st.lists(st.builds(AmountSum, st.sampled_from([EUR, "USD"]), st.decimals(0, 10**9, places=2)), max_size=2).map(
+        tuple
+    ),
     st.booleans(),
 )
 steps = st.lists(st.one_of(st.lists(changes, max_size=3), st.integers(0, 5)), max_size=60)
@@ -64,7 +74,7 @@ steps = st.lists(st.one_of(st.lists(changes, max_size=3), st.integers(0, 5)), ma
 @given(steps)
 def test_the_totals_are_those_of_what_nobody_has(script: list[Any]) -> None:
     """A list is a block; a number is a report of all but so many blocks."""
-    sums, blocks, received = AtRiskSums(), list[list[Change]](), 0
+    sums, blocks, received = AtRiskSums(), list[list[AmountChange]](), 0
     for step in script:
         if isinstance(step, int):
             received = max(received, len(blocks) - step)
@@ -87,7 +97,7 @@ def test_memory_is_bounded_and_errs_on_the_side_of_more(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "CURRENCIES_LIMIT", 10)
     sums = AtRiskSums()
     for sequence in range(1, 2001):
-        sums.add(sequence, [Change("w", (money("1", f"C{sequence % 30}"),))])
+        sums.add(sequence, [AmountChange("w", (money("1", f"C{sequence % 30}"),))])
     assert len(sums._entries) <= 100
     assert len(sums.totals) == 11
     assert sum(sums.totals.values()) == 2000
@@ -98,13 +108,13 @@ def test_memory_is_bounded_and_errs_on_the_side_of_more(monkeypatch: pytest.Monk
 
 
 def test_the_budget() -> None:
-    budget = Budget(10, {"w": Decimal(100)})
+    budget = LossBudget(10, {"w": Decimal(100)})
     at_risk = {("w", EUR): Decimal("100.00"), ("v", EUR): Decimal(10**9)}
-    assert may_lose(0, {}, Budget()) is None
-    assert "1 blocks" in str(may_lose(1, {}, Budget()))
+    assert may_lose(0, {}, LossBudget()) is None
+    assert "1 blocks" in str(may_lose(1, {}, LossBudget()))
     assert may_lose(10, at_risk, budget) is None, "v is not limited"
     assert "11 blocks" in str(may_lose(11, {}, budget))
     assert "100.01 EUR of w" in str(may_lose(10, {("w", EUR): Decimal("100.01")}, budget))
     assert "not known" in str(may_lose(10, {}, budget, unknown=1))
-    assert may_lose(10, {}, Budget(10), unknown=5) is None, "no amount is limited"
+    assert may_lose(10, {}, LossBudget(10), unknown=5) is None, "no amount is limited"
     assert "--allow-data-loss" in str(may_lose(11, {}, budget))

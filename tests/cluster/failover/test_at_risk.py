@@ -20,8 +20,8 @@ from replicator.format.definition import Column, Definition
 from replicator.format.row import UNCHANGED, pack_row
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from replicator.ledger.commit import Committer
-from replicator.ledger.planning import Answer
-from replicator.storage.journal.head import Tail
+from replicator.ledger.planning import TransactionAnswer
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
 from tests.ledger.region import WALLETS, change, insert, new_journal, options, transaction
@@ -38,7 +38,7 @@ class World:
         self.journal = new_journal(directory)
         self.index = HistoryIndex(directory / "history.sqlite3", self.journal)
         self.index.open()
-        self.tail = Tail(self.journal.head(STRAND))
+        self.tail = JournalHead(self.journal.head(STRAND))
         rows = RowsBefore(self.index, STRAND) if history else None
         self.at_risk = AtRisk(self.journal, self.tail, (RULE,), rows)
 
@@ -79,7 +79,7 @@ def test_histories_of_an_embedded_ledger(world: World) -> None:
         for name in draws.sample("abcdefgh", draws.randrange(1, 4)):
             statements.append(_statement(draws, name, wallets, changed))
         (answer,) = committer.execute([transaction(*statements)])
-        assert isinstance(answer, Answer), answer
+        assert isinstance(answer, TransactionAnswer), answer
         sums.append(changed)
         if draws.random() < 0.2:
             received = draws.randrange(received, len(sums) + 1)
@@ -233,7 +233,7 @@ def test_before_anybody_has_said_anything_all_is_at_risk_and_unknown(world: Worl
 def test_only_regions_that_count_and_what_is_remembered_of_them(world: World) -> None:
     for _ in range(3):
         append(world.journal, pack_define(1, NUMERIC), defines=True)
-    tail = Tail(world.journal.head(STRAND))
+    tail = JournalHead(world.journal.head(STRAND))
     at_risk = AtRisk(world.journal, tail, regions=frozenset({"eu"}), reports={"eu": 1, "stranger": 3})
     assert at_risk.view().blocks == 2
     at_risk.reported("stranger", 3)

@@ -7,27 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from replicator.cluster.failover.durable_state import HAPPENED_LIMIT, Happened, Kept, MemoryFile
-from replicator.cluster.failover.model import Memory
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.durable_state import HAPPENED_LIMIT, DurableStateFile, RoleTransition, StoredState
+from replicator.cluster.failover.model import DurableState
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import NEVER, Grant
 from replicator.errors import Corrupt, Unavailable
 
-FIRST = Kept(Memory(State.FOLLOWING, "replica", epoch=3, promised=4))
+FIRST = StoredState(DurableState(RoleState.FOLLOWING, "replica", epoch=3, promised=4))
 GRANT = Grant("main", "paris", 7, "token", "lease", 12.5, 10.0)
 
 
 def test_nothing_was_kept(tmp_path: Path) -> None:
-    assert MemoryFile(tmp_path / "role.json").read() is None
+    assert DurableStateFile(tmp_path / "role.json").read() is None
 
 
 def test_it_comes_back_and_a_grant_is_to_be_proven_again(tmp_path: Path) -> None:
-    file = MemoryFile(tmp_path / "role.json")
-    happened = (Happened(1, "promoted", "primary", 7, "in epoch 7"),)
-    file.keep(Kept(Memory(State.PRIMARY, "primary", epoch=7, led=7), GRANT, happened))
+    file = DurableStateFile(tmp_path / "role.json")
+    happened = (RoleTransition(1, "promoted", "primary", 7, "in epoch 7"),)
+    file.keep(StoredState(DurableState(RoleState.PRIMARY, "primary", epoch=7, led=7), GRANT, happened))
     kept = file.read()
     assert kept is not None
-    assert kept.memory == Memory(State.PRIMARY, "primary", epoch=7, led=7)
+    assert kept.memory == DurableState(RoleState.PRIMARY, "primary", epoch=7, led=7)
     assert kept.happened == happened
     assert kept.grant is not None
     assert kept.grant.epoch == 7
@@ -35,8 +35,8 @@ def test_it_comes_back_and_a_grant_is_to_be_proven_again(tmp_path: Path) -> None
 
 
 def test_the_past_is_bounded(tmp_path: Path) -> None:
-    file = MemoryFile(tmp_path / "role.json")
-    past = tuple(Happened(number, "suspect", "suspecting", 1, "") for number in range(HAPPENED_LIMIT * 2))
+    file = DurableStateFile(tmp_path / "role.json")
+    past = tuple(RoleTransition(number, "suspect", "suspecting", 1, "") for number in range(HAPPENED_LIMIT * 2))
     file.keep(FIRST._replace(happened=past))
     kept = file.read()
     assert kept is not None
@@ -47,7 +47,7 @@ def test_the_past_is_bounded(tmp_path: Path) -> None:
 def test_a_disk_that_fails_leaves_what_was_kept_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    file = MemoryFile(tmp_path / "role.json")
+    file = DurableStateFile(tmp_path / "role.json")
     file.keep(FIRST)
 
     def fail(*_: object, **__: object) -> None:
@@ -59,7 +59,7 @@ def test_a_disk_that_fails_leaves_what_was_kept_before(
         else:
             broken.setattr(Path, "replace", fail)
         with pytest.raises(Unavailable, match="No space"):
-            file.keep(FIRST._replace(memory=Memory(State.HALTED, "replica")))
+            file.keep(FIRST._replace(memory=DurableState(RoleState.HALTED, "replica")))
     assert file.read() == FIRST
 
 
@@ -71,6 +71,6 @@ def test_a_file_that_cannot_be_read_halts(tmp_path: Path, text: str) -> None:
     path = tmp_path / "role.json"
     path.write_text(text)
     with pytest.raises(Corrupt) as caught:
-        MemoryFile(path).read()
+        DurableStateFile(path).read()
     assert caught.value.reason == "role_unreadable"
     assert "bootstrap" in caught.value.cure

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.cluster.failover.lease_keeper import Term
+from replicator.cluster.failover.lease_keeper import LeaseKeeper
 from replicator.cluster.fencing.embedded import Gate
 from replicator.cluster.leases.static import StaticLease
 
@@ -34,12 +34,12 @@ def gate(clock: Hands) -> Gate:
 
 
 @pytest.fixture
-def term(tmp_path: Path, clock: Hands, gate: Gate) -> Term:
+def term(tmp_path: Path, clock: Hands, gate: Gate) -> LeaseKeeper:
     lease = StaticLease(tmp_path / "lease.json", "main", TTL_SECONDS, clock, lambda: "one boot")
-    return Term(lease, gate, "paris", clock, 0.01, 0.5, lambda: None)
+    return LeaseKeeper(lease, gate, "paris", clock, 0.01, 0.5, lambda: None)
 
 
-async def test_a_renewal_prolongs_what_is_open(term: Term, gate: Gate, clock: Hands) -> None:
+async def test_a_renewal_prolongs_what_is_open(term: LeaseKeeper, gate: Gate, clock: Hands) -> None:
     await term.claim(1, None)
     await term.open(1)
     clock.seconds += TTL_SECONDS / 2
@@ -49,7 +49,7 @@ async def test_a_renewal_prolongs_what_is_open(term: Term, gate: Gate, clock: Ha
     assert term.is_open
 
 
-async def test_a_renewal_in_another_epoch_opens_nothing(term: Term, gate: Gate, clock: Hands) -> None:
+async def test_a_renewal_in_another_epoch_opens_nothing(term: LeaseKeeper, gate: Gate, clock: Hands) -> None:
     """It slept through its lease, and claims again: until its promotion is done nobody may write."""
     await term.claim(1, None)
     await term.open(1)
@@ -64,7 +64,7 @@ async def test_a_renewal_in_another_epoch_opens_nothing(term: Term, gate: Gate, 
     assert (await gate.look()).open
 
 
-async def test_a_renewal_after_closing_opens_nothing(term: Term, gate: Gate) -> None:
+async def test_a_renewal_after_closing_opens_nothing(term: LeaseKeeper, gate: Gate) -> None:
     await term.claim(1, None)
     await term.open(1)
     await term.close(None, retry_after=1)

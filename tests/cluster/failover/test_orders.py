@@ -6,27 +6,27 @@ import dataclasses
 
 import pytest
 
-from replicator.cluster.failover.model import Memory, Order, Report, Rules
+from replicator.cluster.failover.model import DurableState, FailoverRules, MemberReport, Order
 from replicator.cluster.failover.orders import check_order
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 from replicator.errors import Rejected
 
-RULES = Rules("tokyo", ("paris", "tokyo"))
+RULES = FailoverRules("tokyo", ("paris", "tokyo"))
 FREE = LeaseView(None, 3)
 HELD = LeaseView(Holder("paris", 3, "t"), 3)
-FOLLOWING = Memory(State.FOLLOWING, "replica")
-ME = Report("tokyo", State.FOLLOWING)
+FOLLOWING = DurableState(RoleState.FOLLOWING, "replica")
+ME = MemberReport("tokyo", RoleState.FOLLOWING)
 FAILOVER = Order("failover", 60.0)
 SWITCHOVER = Order("switchover", 60.0, target="paris")
 
 
 def _check(
     order: Order,
-    memory: Memory = FOLLOWING,
-    me: Report = ME,
+    memory: DurableState = FOLLOWING,
+    me: MemberReport = ME,
     lease: LeaseView | None = FREE,
-    rules: Rules = RULES,
+    rules: FailoverRules = RULES,
     present: Order | None = None,
 ) -> str:
     """The reason of the refusal; empty if the order is taken."""
@@ -37,7 +37,7 @@ def _check(
     return ""
 
 
-def _in(state: State) -> Memory:
+def _in(state: RoleState) -> DurableState:
     return dataclasses.replace(FOLLOWING, state=state)
 
 
@@ -64,20 +64,22 @@ def test_a_region_that_cannot_be_promoted_says_why() -> None:
     assert _check(FAILOVER, me=dataclasses.replace(ME, blocked="2 keys differ")) == "not_ready"
 
 
-@pytest.mark.parametrize("state", sorted(set(State) - {State.FOLLOWING, State.SUSPECTING, State.DEMOTED}))
-def test_only_a_region_that_follows_is_promoted(state: State) -> None:
+@pytest.mark.parametrize(
+    "state", sorted(set(RoleState) - {RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.DEMOTED})
+)
+def test_only_a_region_that_follows_is_promoted(state: RoleState) -> None:
     assert _check(FAILOVER, _in(state)) == "not_now"
 
 
-@pytest.mark.parametrize("state", sorted(set(State) - {State.PRIMARY}))
-def test_only_the_primary_hands_over(state: State) -> None:
+@pytest.mark.parametrize("state", sorted(set(RoleState) - {RoleState.PRIMARY}))
+def test_only_the_primary_hands_over(state: RoleState) -> None:
     assert _check(SWITCHOVER, _in(state)) == "not_primary"
 
 
 @pytest.mark.parametrize("target", ["", "tokyo", "atlantis"])
 def test_a_switchover_names_another_region(target: str) -> None:
-    assert _check(dataclasses.replace(SWITCHOVER, target=target), _in(State.PRIMARY)) == "bad_target"
-    assert _check(SWITCHOVER, _in(State.PRIMARY)) == ""
+    assert _check(dataclasses.replace(SWITCHOVER, target=target), _in(RoleState.PRIMARY)) == "bad_target"
+    assert _check(SWITCHOVER, _in(RoleState.PRIMARY)) == ""
 
 
 def test_one_order_at_a_time() -> None:
@@ -88,5 +90,5 @@ def test_one_order_at_a_time() -> None:
 
 def test_only_who_waits_for_a_person_is_let_rejoin() -> None:
     assert _check(Order("rejoin", 60.0)) == "not_now"
-    assert _check(Order("rejoin", 60.0), _in(State.REJOINING)) == ""
-    assert _check(Order("rejoin", 60.0), _in(State.HALTED)) == ""
+    assert _check(Order("rejoin", 60.0), _in(RoleState.REJOINING)) == ""
+    assert _check(Order("rejoin", 60.0), _in(RoleState.HALTED)) == ""

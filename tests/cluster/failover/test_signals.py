@@ -10,21 +10,21 @@ from replicator.cluster.failover.candidate import candidates, my_turn
 from replicator.cluster.failover.detector import Level, signals
 from replicator.cluster.failover.loss import loss, refused
 from replicator.cluster.failover.manual_lease import view_of
-from replicator.cluster.failover.model import Heard, Order, Report, Rules, Seen
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import FailoverRules, HeardReport, MemberReport, Observation, Order
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
-RULES = Rules("tokyo", ("paris", "tokyo", "lima"), suspect_seconds=2.0, report_seconds=1.5, stand_seconds=1.0)
+RULES = FailoverRules("tokyo", ("paris", "tokyo", "lima"), suspect_seconds=2.0, report_seconds=1.5, stand_seconds=1.0)
 FREE, HELD = LeaseView(None, 3), LeaseView(Holder("paris", 3, "t"), 3)
-ME = Report("tokyo", State.FOLLOWING, head_epoch=3, sequence=10, heard_seconds=9.0)
+ME = MemberReport("tokyo", RoleState.FOLLOWING, head_epoch=3, sequence=10, heard_seconds=9.0)
 
 
-def _seen(lease: LeaseView | None, me: Report = ME, *peers: Report, at: float = 100.0) -> Seen:
-    return Seen(now=100.0, since=90.0, me=me, lease=lease, peers={p.region: Heard(p, at) for p in peers})
+def _seen(lease: LeaseView | None, me: MemberReport = ME, *peers: MemberReport, at: float = 100.0) -> Observation:
+    return Observation(now=100.0, since=90.0, me=me, lease=lease, peers={p.region: HeardReport(p, at) for p in peers})
 
 
-def _lima(**fields: object) -> Report:
-    return dataclasses.replace(Report("lima", State.FOLLOWING, head_epoch=3, sequence=10), **fields)  # type: ignore[arg-type]
+def _lima(**fields: object) -> MemberReport:
+    return dataclasses.replace(MemberReport("lima", RoleState.FOLLOWING, head_epoch=3, sequence=10), **fields)  # type: ignore[arg-type]
 
 
 HEARS = dataclasses.replace(ME, heard_seconds=0.1)
@@ -43,7 +43,7 @@ HEARS = dataclasses.replace(ME, heard_seconds=0.1)
         (FREE, ME, _lima(), Level.RED),
     ],
 )
-def test_red_takes_both_signals(lease: LeaseView | None, me: Report, lima: Report, level: Level) -> None:
+def test_red_takes_both_signals(lease: LeaseView | None, me: MemberReport, lima: MemberReport, level: Level) -> None:
     found = signals(_seen(lease, me, lima), RULES)
     assert found.level is level
     assert bool(found.why) == (level is not Level.GREEN)
@@ -54,18 +54,18 @@ def test_a_peer_that_has_fallen_silent_has_no_say() -> None:
 
 
 def test_a_region_that_writes_is_not_lost() -> None:
-    paris = Report("paris", State.PRIMARY, open=True)
+    paris = MemberReport("paris", RoleState.PRIMARY, open=True)
     assert signals(_seen(FREE, ME, paris), RULES).level is Level.YELLOW
 
 
 def test_the_candidate_has_the_most_and_a_newer_epoch_counts_more_than_length() -> None:
-    long = Report("paris", State.DEMOTED, head_epoch=2, sequence=99)
+    long = MemberReport("paris", RoleState.DEMOTED, head_epoch=2, sequence=99)
     names = [report.region for report in candidates(_seen(FREE, ME, _lima(sequence=11), long), RULES)]
     assert names == ["lima", "tokyo", "paris"]
 
 
 def test_ties_go_by_priority_and_then_by_name() -> None:
-    def order(*peers: Report) -> list[str]:
+    def order(*peers: MemberReport) -> list[str]:
         return [report.region for report in candidates(_seen(FREE, ME, *peers), RULES)]
 
     assert order(_lima()) == ["lima", "tokyo"]
@@ -84,13 +84,13 @@ def test_who_cannot_be_promoted_is_none_and_others_wait_their_turn() -> None:
 
 def test_a_manual_lease_is_what_the_regions_say() -> None:
     own = LeaseView(None, 0)
-    paris = Report("paris", State.PRIMARY, epoch=3, promised=3, led=3)
+    paris = MemberReport("paris", RoleState.PRIMARY, epoch=3, promised=3, led=3)
     seen = view_of(own, [paris], None)
     assert seen == LeaseView(Holder("paris", 3, "paris:3"), 3)
     assert view_of(own, [], seen).holder == seen.holder, "a silent primary is not called gone"
-    demoted = dataclasses.replace(paris, state=State.DEMOTED)
+    demoted = dataclasses.replace(paris, state=RoleState.DEMOTED)
     assert view_of(own, [demoted], seen).holder is None
-    tokyo = Report("tokyo", State.PRIMARY, epoch=4, promised=4, led=4)
+    tokyo = MemberReport("tokyo", RoleState.PRIMARY, epoch=4, promised=4, led=4)
     newer = view_of(own, [paris, tokyo], seen)
     assert newer.holder is not None
     assert newer.holder.region == "tokyo"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.cluster.failover.model import Memory, Order, Report
-from replicator.cluster.failover.states import State
+from replicator.cluster.failover.model import DurableState, MemberReport, Order
+from replicator.cluster.failover.states import RoleState
 from replicator.cluster.failover.wire import memory_from, memory_json, order_from, order_json, report_from, report_json
 from replicator.cluster.leases.base import Holder
 
@@ -18,9 +18,9 @@ counts = st.integers(0, 2**53)
 texts = st.text(max_size=50)
 numbers = st.floats(0, 1e12, allow_nan=False)
 reports = st.builds(
-    Report,
+    MemberReport,
     region=texts,
-    state=st.sampled_from(State),
+    state=st.sampled_from(RoleState),
     epoch=counts,
     promised=counts,
     head_epoch=counts,
@@ -38,8 +38,8 @@ reports = st.builds(
     led=counts,
 )
 memories = st.builds(
-    Memory,
-    state=st.sampled_from(State),
+    DurableState,
+    state=st.sampled_from(RoleState),
     half=st.sampled_from(["primary", "replica"]),
     epoch=counts,
     promised=counts,
@@ -66,12 +66,12 @@ orders = st.builds(
 
 
 @given(reports)
-def test_a_report_comes_back(report: Report) -> None:
+def test_a_report_comes_back(report: MemberReport) -> None:
     assert report_from(json.loads(json.dumps(report_json(report)))) == report
 
 
 @given(memories)
-def test_a_memory_comes_back(memory: Memory) -> None:
+def test_a_memory_comes_back(memory: DurableState) -> None:
     assert memory_from(json.loads(json.dumps(memory_json(memory)))) == memory
 
 
@@ -83,8 +83,8 @@ def test_an_order_comes_back_with_the_time_that_it_still_has(order: Order, secon
 
 
 def test_what_a_newer_region_adds_is_left_alone() -> None:
-    fields = report_json(Report("paris", State.PRIMARY))
-    assert report_from({**fields, "mood": "good"}) == Report("paris", State.PRIMARY)
+    fields = report_json(MemberReport("paris", RoleState.PRIMARY))
+    assert report_from({**fields, "mood": "good"}) == MemberReport("paris", RoleState.PRIMARY)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_what_a_newer_region_adds_is_left_alone() -> None:
     ],
 )
 def test_a_field_that_is_none_is_named(name: str, value: Any) -> None:
-    fields = {**report_json(Report("paris", State.PRIMARY)), name: value}
+    fields = {**report_json(MemberReport("paris", RoleState.PRIMARY)), name: value}
     with pytest.raises(ValueError, match=name):
         report_from(fields)
 

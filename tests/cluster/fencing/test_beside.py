@@ -8,7 +8,7 @@ import psycopg
 
 from replicator.cluster.fencing.postgres import PostgresFence
 from replicator.format.statement import INSERT, UPDATE
-from replicator.pipeline.replicas.base import Change, Define, Truncate
+from replicator.pipeline.replicas.base import Define, TableChange, Truncate
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from tests.cluster.fencing.applications import APP, as_app, opened, refused, write
 from tests.contracts.replica_kinds import STRAND, PostgresKind, apply, contents, row, table
@@ -29,14 +29,14 @@ def replays_and_is_closed(dsn: str, app: str) -> None:
     """Every way in which replay writes; what it makes is closed to applications in the same transaction."""
     replica = PostgresReplica(dsn)
     replica.open()
-    apply(replica, 1, Define(1, POINTS), Change(POINTS, [], [], [], points(2), []))
+    apply(replica, 1, Define(1, POINTS), TableChange(POINTS, [], [], [], points(2), []))
     with psycopg.connect(dsn) as db:
         db.execute(f"GRANT ALL ON points TO {APP}".encode())
     refused(app, "INSERT INTO points VALUES (1000, 'me')")
-    apply(replica, 2, Truncate(POINTS), Change(POINTS, [], [], [], points(MANY), []))
-    apply(replica, 3, Change(POINTS, [], [], [], [], points(MANY, "bob")))
-    apply(replica, 4, Change(POINTS, [row("1")], [(row("2"), row("9999", "cem"))], [], [], [row("3", "dan")]))
-    apply(replica, 5, Define(1, WIDER), Change(WIDER, [], [], [], [row("5000", "eve", "7")], []))
+    apply(replica, 2, Truncate(POINTS), TableChange(POINTS, [], [], [], points(MANY), []))
+    apply(replica, 3, TableChange(POINTS, [], [], [], [], points(MANY, "bob")))
+    apply(replica, 4, TableChange(POINTS, [row("1")], [(row("2"), row("9999", "cem"))], [], [], [row("3", "dan")]))
+    apply(replica, 5, Define(1, WIDER), TableChange(WIDER, [], [], [], [row("5000", "eve", "7")], []))
     replica.close()
     assert len(contents(PostgresKind(dsn), "points")) == MANY
     refused(app, "DELETE FROM points")

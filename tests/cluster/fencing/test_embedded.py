@@ -26,8 +26,8 @@ from replicator.format.block import Draft
 from replicator.format.statement import pack_message
 from replicator.ledger.commit import Committer
 from replicator.ledger.ledger import Ledger
-from replicator.ledger.planning import Answer
-from replicator.pipeline.acknowledge import Acknowledgement, Rule
+from replicator.ledger.planning import TransactionAnswer
+from replicator.pipeline.acknowledge import Acknowledgement, AcknowledgeRule
 from replicator.storage.journal.store import Journal
 from tests.ledger.region import WALLETS, Clock, Region, api, insert, new_journal, options, served, transaction
 
@@ -244,7 +244,7 @@ async def test_closing_waits_for_the_append_under_way(
 async def test_who_waits_for_other_regions_waits_no_longer_than_the_permit(tmp_path: Path) -> None:
     gate = Gate()
     region = Region(tmp_path, Clock())
-    acknowledgement = Acknowledgement(Rule(1), 0)
+    acknowledgement = Acknowledgement(AcknowledgeRule(1), 0)
     region.ledger = Ledger(
         region.journal,
         "main",
@@ -326,10 +326,10 @@ async def test_a_retry_after_a_rewind_is_a_new_transaction(tmp_path: Path, gate:
     await gate.open(2, await gate.anchor(), 5.0)
     rewound = Committer(other, "main", 1, dataclasses.replace(options(tmp_path), state=state.state), gate)
     (answer,) = rewound.execute([body])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, TransactionAnswer)
     assert (answer.repeated, answer.position.epoch, answer.position.sequence) == (False, 2, 3)
     (kept,) = rewound.execute([transaction(insert(wallet_id="kept"), id="kept")])
-    assert isinstance(kept, Answer)
+    assert isinstance(kept, TransactionAnswer)
     assert (kept.repeated, kept.position.sequence) == (True, 2)
     rewound.close()
     other.close()

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.cluster.leases.base import NEVER, Grant, Holder, LeaseView, Lost, boot_seconds, may_claim, usable_until
+from replicator.cluster.leases.base import (
+    NEVER,
+    Grant,
+    Holder,
+    LeaseLost,
+    LeaseView,
+    boot_seconds,
+    may_claim,
+    usable_until,
+)
 from replicator.errors import Corrupt
 
 FREE = LeaseView(None, 3)
@@ -100,7 +109,7 @@ def test_a_claim_needs_a_free_lease_or_its_token_and_an_epoch_above_all(
     if allowed:
         may_claim(view, "tokyo", epoch, instead_of, "here")
         return
-    with pytest.raises(Lost) as lost:
+    with pytest.raises(LeaseLost) as lost:
         may_claim(view, "tokyo", epoch, instead_of, "here")
     assert lost.value.view == view
     assert lost.value.cure

@@ -10,7 +10,7 @@ import trio
 
 from replicator.cluster.leases import etcd, static
 from replicator.cluster.leases.base import LeaseView
-from replicator.config import Config, EtcdLease, StaticLease, parse
+from replicator.config import Config, EtcdLeaseSettings, StaticLeaseSettings, parse
 from replicator.errors import ConfigError
 from replicator.runtime import wiring
 from tests.etcd import Etcd
@@ -35,7 +35,7 @@ def test_etcd_with_all_keys(tmp_path: Path) -> None:
     text += 'user = "paris"\npassword = { env = "ETCD" }\nca = "ca.pem"\ncertificate = "own.pem"\nkey = "own.key"\n'
     config = read(text, tmp_path, {"ETCD": "sesame"})
     lease = config.lease
-    assert isinstance(lease, EtcdLease)
+    assert isinstance(lease, EtcdLeaseSettings)
     assert (lease.ttl_seconds, lease.clock_error, lease.margin_seconds) == (5.0, 0.02, 0.2)
     assert "sesame" not in repr(config)
     options = wiring.etcd_options(lease)
@@ -66,7 +66,7 @@ def test_the_part_that_is_built_is_the_one_that_is_named(tmp_path: Path) -> None
 
 def test_a_lease_by_hand_lies_in_the_regions_directory(tmp_path: Path) -> None:
     config = read(STATIC, tmp_path)
-    assert isinstance(config.lease, StaticLease)
+    assert isinstance(config.lease, StaticLeaseSettings)
     trio.run(wiring.lease(config, "main").claim, "paris", 1)
     assert (tmp_path / "data" / "lease.json").is_file()
 

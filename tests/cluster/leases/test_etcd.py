@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from replicator.cluster.leases.base import Grant, LeaseView, Lost, boot_seconds
+from replicator.cluster.leases.base import Grant, LeaseLost, LeaseView, boot_seconds
 from replicator.cluster.leases.etcd import EtcdLease, EtcdOptions
 from replicator.errors import Halted, Unavailable
 from tests.cluster.leases.network import answering, http, proxy
@@ -147,7 +147,7 @@ async def test_a_claim_that_a_whole_term_has_overtaken_is_lost(etcd: Etcd, optio
     async with proxy(etcd.port) as network:
         lease = EtcdLease(dataclasses.replace(options, endpoints=(network.url,)), "main")
         network.meanwhile = a_term_passes
-        with pytest.raises(Lost) as lost:
+        with pytest.raises(LeaseLost) as lost:
             await lease.claim("tokyo", 5)
         assert lost.value.view == LeaseView(None, 5)
         assert "expired" in etcd.ctl("lease", "timetolive", f"{int(asked[0]):x}"), "its etcd lease is left behind"
@@ -221,7 +221,7 @@ async def test_what_was_granted_outlives_the_death_of_the_store(three: list[Etcd
     assert await lease.look() == LeaseView(grant.holder, 7)
     assert (await lease.renew(grant)).epoch == 7
     await lease.release(grant)
-    with pytest.raises(Lost, match="7 was granted already"):
+    with pytest.raises(LeaseLost, match="7 was granted already"):
         await lease.claim("paris", 7)
     await lease.aclose()
 
@@ -296,7 +296,7 @@ async def test_a_deposed_leader_of_etcd_renews_nothing(three: list[Etcd]) -> Non
             await holder.renew(grant)
         except Unavailable:
             continue
-        except Lost:
+        except LeaseLost:
             break
         raise AssertionError("renewed by a leader that had been deposed")
     assert (await patiently(watcher.look)).holder in (successor.holder, None)
@@ -572,10 +572,10 @@ async def test_no_etcd_lease_is_left_behind_by_lost_claims_takeovers_and_release
         options = EtcdOptions((server.url,), LONG_SECONDS)
         old, new = EtcdLease(options, "main"), EtcdLease(options, "main")
         given = await old.claim("paris", 1)
-        with pytest.raises(Lost):
+        with pytest.raises(LeaseLost):
             await new.claim("tokyo", 2)
         taken = await new.claim("tokyo", 2, instead_of=given.holder)
-        with pytest.raises(Lost):
+        with pytest.raises(LeaseLost):
             await old.renew(given)
         assert server.ctl("lease", "list").split()[1] == "1"
         await new.release(taken)

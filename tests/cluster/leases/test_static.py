@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from replicator.cluster.leases.base import LeaseView, Lost, usable_until
+from replicator.cluster.leases.base import LeaseLost, LeaseView, usable_until
 from replicator.cluster.leases.static import StaticLease
 from replicator.errors import Halted, Unavailable
 
@@ -59,7 +59,7 @@ async def test_it_ends_with_its_time_and_not_before(machine: Machine, path: Path
     assert usable_until(grant, 0.0, 0.002) < machine.seconds
     machine.seconds += 0.001
     assert await lease.look() == LeaseView(None, 1)
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await lease.renew(grant)
 
 
@@ -74,7 +74,7 @@ async def test_a_restart_of_the_machine_ends_it_and_keeps_the_epoch(
     machine.restart(seconds)
     machine.boot = machine.boot if names_its_boot else ""
     assert await lease.look() == LeaseView(None, 3)
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await lease.renew(grant)
     assert (await lease.claim("tokyo", 4)).epoch == 4
 
@@ -99,9 +99,9 @@ async def test_by_hand_it_does_not_end_not_even_with_a_restart(machine: Machine,
     renewed = await lease.renew(grant)
     assert renewed.ttl_seconds == math.inf
     await lease.release(renewed)
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await lease.renew(renewed)
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await lease.claim("paris", 1)
 
 
@@ -172,7 +172,7 @@ async def test_a_process_that_dies_in_keeping_it_has_it_with_one_token_or_the_ot
     assert holder is not None
     grant = await lease.claim("paris", 1)
     assert grant.token == holder.token
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await lease.claim("tokyo", 2, instead_of=holder._replace(token="another"))
 
 

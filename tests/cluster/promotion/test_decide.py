@@ -6,12 +6,19 @@ import itertools
 
 import pytest
 
-from replicator.cluster.promotion.decide import Adopting, AdoptStep, PromoteStep, Promoting, adoption, promotion
+from replicator.cluster.promotion.decide import (
+    AdoptionFacts,
+    AdoptStep,
+    PromoteStep,
+    PromotionFacts,
+    adoption,
+    promotion,
+)
 
 
-def after(seen: Promoting, done: tuple[PromoteStep, ...], epoch: int) -> Promoting:
+def after(seen: PromotionFacts, done: tuple[PromoteStep, ...], epoch: int) -> PromotionFacts:
     """How the world looks then."""
-    return Promoting(
+    return PromotionFacts(
         seen.is_source or PromoteStep.BEGIN in done,
         seen.is_replica and PromoteStep.TABLES not in done,
         max(seen.epoch, epoch if PromoteStep.EPOCH in done else 0),
@@ -21,7 +28,7 @@ def after(seen: Promoting, done: tuple[PromoteStep, ...], epoch: int) -> Promoti
 @pytest.mark.parametrize("epoch_first", [False, True])
 def test_what_is_left_of_a_promotion_leads_to_its_end(epoch_first: bool) -> None:
     """Also where the epoch's block was appended before."""
-    seen = Promoting(is_source=False, is_replica=False, epoch=2 if epoch_first else 1)
+    seen = PromotionFacts(is_source=False, is_replica=False, epoch=2 if epoch_first else 1)
     whole = promotion(seen, 2)
     for done in range(len(whole) + 1):
         now = after(seen, whole[:done], 2)
@@ -34,22 +41,22 @@ def test_what_is_left_of_a_promotion_leads_to_its_end(epoch_first: bool) -> None
 
 def test_a_region_that_is_a_source_keeps_its_slot_whatever_the_epoch() -> None:
     for epoch in (1, 2, 3):
-        assert set(promotion(Promoting(is_source=True, is_replica=False, epoch=2), epoch)) <= {PromoteStep.EPOCH}
-    assert promotion(Promoting(is_source=True, is_replica=False, epoch=2), 3) == (PromoteStep.EPOCH,)
+        assert set(promotion(PromotionFacts(is_source=True, is_replica=False, epoch=2), epoch)) <= {PromoteStep.EPOCH}
+    assert promotion(PromotionFacts(is_source=True, is_replica=False, epoch=2), 3) == (PromoteStep.EPOCH,)
 
 
 def test_a_database_that_was_taken_as_a_replica_is_promoted_anew_whatever_the_notes_say() -> None:
     for is_source in (False, True):
-        assert promotion(Promoting(is_source, is_replica=True, epoch=1), 2) == tuple(PromoteStep)
+        assert promotion(PromotionFacts(is_source, is_replica=True, epoch=1), 2) == tuple(PromoteStep)
 
 
 def test_what_is_left_of_an_adoption_leads_to_its_end() -> None:
     for taken, slot, publication, notes in itertools.product([False, True], repeat=4):
-        steps = adoption(Adopting(taken, slot, publication, notes))
+        steps = adoption(AdoptionFacts(taken, slot, publication, notes))
         assert list(steps) == sorted(steps, key=list(AdoptStep).index)
         assert (AdoptStep.TAKE in steps) is not taken
         for done in range(len(steps) + 1):
-            now = Adopting(
+            now = AdoptionFacts(
                 taken or AdoptStep.TAKE in steps[:done],
                 slot and AdoptStep.SLOT not in steps[:done],
                 publication and AdoptStep.PUBLICATION not in steps[:done],

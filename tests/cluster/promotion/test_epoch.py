@@ -12,14 +12,14 @@ from replicator.cluster.promotion import append_epoch
 from replicator.errors import Halted
 from replicator.format.block import HAS_DEFINITIONS, Draft
 from replicator.format.statement import pack_define, pack_insert
-from replicator.ledger.commit import Answer, Committer
+from replicator.ledger.commit import Committer, TransactionAnswer
 from replicator.pipeline.capture import Capture
 from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReplica
 from replicator.pipeline.sources.base import Sink, SourceReport, SourceState
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import walk
@@ -122,7 +122,7 @@ async def test_the_feed_brings_it(tmp_path: Path) -> None:
 def test_the_embedded_ledger_goes_on_behind_it(tmp_path: Path) -> None:
     committer = new_committer(tmp_path)
     (answer,) = committer.execute([transaction(insert(wallet_id="w", user_id="u", n=1))])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, TransactionAnswer)
     committer.close()
     journal = new_journal(tmp_path)
     epoch = append_epoch(journal, STRAND, 2, 1)
@@ -130,7 +130,7 @@ def test_the_embedded_ledger_goes_on_behind_it(tmp_path: Path) -> None:
     later.open()
     assert later.applied.position == epoch
     (answer,) = later.execute([transaction(insert(wallet_id="x", user_id="u", n=2))])
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, TransactionAnswer)
     assert (journal.head(STRAND).epoch, journal.head(STRAND).sequence) == (2, epoch.sequence + 1)
     later.close()
 
@@ -155,7 +155,7 @@ def test_a_source_goes_on_from_the_last_block_that_came_from_one(tmp_path: Path)
 
         def ignore(blocks: object) -> None: ...
 
-        trio.run(Capture(source, journal, Tail(journal.head(STRAND)), 5, ignore).run_once)
+        trio.run(Capture(source, journal, JournalHead(journal.head(STRAND)), 5, ignore).run_once)
         assert source.state is not None
         return source.state.origin, source.state.sequence
 

@@ -6,22 +6,22 @@ import random
 
 import pytest
 
-from replicator.cluster.promotion.numbers import Facts, goes_on, reserve_of
+from replicator.cluster.promotion.numbers import SequenceFacts, goes_on, reserve_of
 
 
-def drawn(draws: random.Random) -> tuple[Facts, list[int], int]:
+def drawn(draws: random.Random) -> tuple[SequenceFacts, list[int], int]:
     step = draws.choice([1, 1, 2, 7, 1000, -1, -3])
     low = draws.choice([1, -(2**63), -1000, 0])
     high = draws.choice([2**15 - 1, 2**31 - 1, 2**63 - 1, 1000])
     start = draws.randint(low, high)
     last = draws.choice([None, draws.randint(low, high), start])
-    facts = Facts(start, step, low, high, draws.choice([1, 1, 50]), last)
+    facts = SequenceFacts(start, step, low, high, draws.choice([1, 1, 50]), last)
     near = [draws.randint(max(low, start - 500), min(high, start + 500)) for _ in range(draws.randint(0, 4))]
     beyond = draws.choice([[], [], [], [draws.randint(-(2**62), 2**62)]])  # somebody inserted an id by hand
     return facts, near + beyond, draws.choice([0, 10, 1000, 200_000])
 
 
-def next_value(facts: Facts, value: int | None) -> int | None:
+def next_value(facts: SequenceFacts, value: int | None) -> int | None:
     """What nextval gives then; None if it says that the sequence is at its end."""
     last = facts.last if value is None else value
     after = facts.start if last is None else last + facts.increment
@@ -60,7 +60,7 @@ def test_again_changes_nothing(seed: int) -> None:
 
 
 def test_the_reserve_is_whole_where_there_is_room_and_half_of_the_room_where_not() -> None:
-    facts = Facts(1, 1, 1, 1000, 1, None)
+    facts = SequenceFacts(1, 1, 1, 1000, 1, None)
     assert goes_on(facts, [100], 50) == (151, 51)
     assert goes_on(facts, [900], 500) == (950, 50)
     assert goes_on(facts, [1000], 500) == (1000, 0)

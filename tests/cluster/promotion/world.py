@@ -19,7 +19,7 @@ from replicator.format.statement import unpack_bodies
 from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.sources.postgres import PostgresOptions
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 STRAND = "main"
@@ -60,7 +60,7 @@ class Region:
         role = self.role()
 
         async def capture() -> None:
-            await role.capture_rest(Tail(self.head), seconds, **how)
+            await role.capture_rest(JournalHead(self.head), seconds, **how)
 
         trio.run(capture)
 

@@ -10,15 +10,15 @@ import trio
 
 from replicator.cluster.rejoin.fork import Fork, find_fork
 from replicator.cluster.rejoin.rewind import Rewind
-from replicator.cluster.rejoin.seal import Sealing
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.cluster.rejoin.seal import OrphanSealer
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.digest import Digest, row_hash
 from replicator.format.position import Position
 from replicator.format.statement import pack_define
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.replay.apply import Replayer
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal
 from replicator.storage.journal.store import Journal
@@ -58,12 +58,12 @@ class Chain:
         """One block of these, cut into ``parts``; its sequence."""
         sequence = self.head.sequence + 1
         flags = HAS_DEFINITIONS if any(statement[1] == 6 for statement in statements) else 0
-        items: list[Part | Draft] = []
+        items: list[BlockPart | Draft] = []
         body: bytes | None = b"".join(statements)
         if parts:
             size = -(-len(statements) // parts)
             cut = [statements[at : at + size] for at in range(0, len(statements), size)]
-            items, body = [Part(len(piece), b"".join(piece)) for piece in cut], None
+            items, body = [BlockPart(len(piece), b"".join(piece)) for piece in cut], None
         items.append(Draft(f"{self.epoch}x{sequence}", "", sequence * SECOND, flags, len(statements), body))
         self.journal.append(STRAND, items, self.epoch)
         return sequence
@@ -127,7 +127,7 @@ async def feed_of(chain: Chain) -> AsyncIterator[FeedClient]:
     """The chain is served; a client of it."""
     async with trio.open_nursery() as nursery:
         port = free_port()
-        publisher = Publisher(chain.journal, {STRAND: Tail(chain.head)}, heartbeat_seconds=0.05)
+        publisher = Publisher(chain.journal, {STRAND: JournalHead(chain.head)}, heartbeat_seconds=0.05)
         await nursery.start(serve, application(publisher.routes(), None), Listen("127.0.0.1", port), trio.sleep_forever)
         async with FeedClient(Upstream(f"http://127.0.0.1:{port}", "old", idle_seconds=5.0)) as client:
             yield client
@@ -138,5 +138,5 @@ async def sealed(old: Chain, new: Chain) -> tuple[Fork, Seal]:
     """Find the fork and seal what only the old one has."""
     async with feed_of(new) as client:
         fork = await find_fork(client, old.journal, STRAND)
-        sealing = Sealing(old.directory, old.journal, old.history, "old")
+        sealing = OrphanSealer(old.directory, old.journal, old.history, "old")
         return fork, await sealing.seal(fork, client)

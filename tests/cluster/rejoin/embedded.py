@@ -11,7 +11,7 @@ from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.ledger.commit import Committer
-from replicator.ledger.planning import Answer
+from replicator.ledger.planning import TransactionAnswer
 from tests.cluster.rejoin.chains import Chain
 from tests.contracts.replica_kinds import SqliteKind
 from tests.ledger.region import POINTS, WALLETS, Clock, change, insert, options, transaction
@@ -31,7 +31,7 @@ class Ledger(Chain):
         committer.open()
         return committer
 
-    def submit(self, *bodies: bytes) -> list[Answer | ReplicatorError]:
+    def submit(self, *bodies: bytes) -> list[TransactionAnswer | ReplicatorError]:
         """Each a block of its own."""
         committer = self.committer()
         try:
@@ -102,11 +102,11 @@ def _part(directory: Path) -> tuple[Ledger, Ledger, Ledger]:
         topup("f", 3, id="retried"),
         transaction(*(insert("points", tenant="t", number=n, user_id="u", note="x" * 9000) for n in range(130))),
     ]
-    assert all(isinstance(outcome, Answer) for outcome in old.submit(*orphans))
+    assert all(isinstance(outcome, TransactionAnswer) for outcome in old.submit(*orphans))
     committer = old.committer()
     committer.declare(WALLETS.__class__("late", ("id",), ("string",)))
     committer.close()
     taken_over = [topup("c", 50), topup("f", 3, id="retried"), topup("a", 1)]
-    assert all(isinstance(outcome, Answer) for outcome in new.submit(*taken_over))
+    assert all(isinstance(outcome, TransactionAnswer) for outcome in new.submit(*taken_over))
     (old.directory / "spool.sqlite3").write_bytes(b"what waits")
     return old, new, reference

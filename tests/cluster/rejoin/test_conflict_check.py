@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 
-from replicator.cluster.rejoin.conflict_check import By, Judged, Made, There, judge, reapply_id
+from replicator.cluster.rejoin.conflict_check import (
+    CarriedRequest,
+    ConflictVerdict,
+    WinningBlock,
+    WinningRow,
+    judge,
+    reapply_id,
+)
 
 Fields = dict[str, Any]
 Row = dict[str, str | None]
-BY = By(20, "their tx", "2026-01-01T00:00:00Z")
+BY = WinningBlock(20, "their tx", "2026-01-01T00:00:00Z")
 
 
 class Charge:
@@ -25,10 +32,14 @@ class Charge:
     def has_table(self, label: str, columns: list[str] | None) -> bool:
         return label != "absent" and (columns is None or columns == ["id", "v"])
 
-    def look(self, label: str, key: Mapping[str, str | None]) -> There:
+    def look(self, label: str, key: Mapping[str, str | None]) -> WinningRow:
         name = key["id"]
         assert name is not None
-        return There(self.by, self.touched[name], self.unknown) if name in self.touched else There(None, None, "")
+        return (
+            WinningRow(self.by, self.touched[name], self.unknown)
+            if name in self.touched
+            else WinningRow(None, None, "")
+        )
 
 
 class Marks:
@@ -59,13 +70,15 @@ def orphan(*statements: Fields, sequence: int = 11, **more: Any) -> Fields:
     return {**fields, "left_out": 0, "left_tables": [], "statements": list(statements), **more}
 
 
-def judged(transaction: Fields, charge: Charge | None = None, marks: Marks | None = None, **more: Any) -> Judged:
+def judged(
+    transaction: Fields, charge: Charge | None = None, marks: Marks | None = None, **more: Any
+) -> ConflictVerdict:
     made = more.get("made", {})
     return judge(transaction, charge or Charge(), marks or Marks(), made.get, more.get("reapplied"))
 
 
 def test_a_row_that_nobody_touched_since_is_as_it_was() -> None:
-    assert judged(orphan(change("a", "1", "2"))) == Judged("clean", [])
+    assert judged(orphan(change("a", "1", "2"))) == ConflictVerdict("clean", [])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +112,7 @@ def test_half_of_it_there_is_a_conflict() -> None:
 
 def test_the_same_request() -> None:
     told = orphan(change("a", "1", "2"), request="r", digest="aa")
-    same, other = {"r": Made(BY, "aa")}, {"r": Made(BY, "bb")}
+    same, other = {"r": CarriedRequest(BY, "aa")}, {"r": CarriedRequest(BY, "bb")}
     assert judged(told, Charge(a=row("a", "9")), made=same).verdict == "there"
     assert judged(told, made=other).verdict == "conflict"
     charge = Charge(a=row("a", "2"))
@@ -110,7 +123,7 @@ def test_the_same_request() -> None:
 def test_what_was_re_applied_is_there() -> None:
     note = {"who": "ann", "at": "now"}
     assert judged(orphan(change("a", "1", "2")), Charge(a=row("a", "9")), reapplied=note).verdict == "there"
-    made = {reapply_id(orphan()): Made(BY, "")}
+    made = {reapply_id(orphan()): CarriedRequest(BY, "")}
     assert judged(orphan(change("a", "1", "2")), Charge(a=row("a", "9")), made=made).verdict == "there"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import Halted
-from replicator.ledger.planning import Answer
+from replicator.ledger.planning import TransactionAnswer
 from replicator.storage.journal.pruning import remove_pages
 from tests.cluster.rejoin.chains import digests, sealed
 from tests.cluster.rejoin.embedded import Ledger, parted, put, topup
@@ -62,8 +62,8 @@ async def test_it_is_written_to_as_if_the_orphans_had_never_been(regions: tuple[
     for region in (old, reference):
         region.clock.now = old.clock.now
         told = region.submit(*bodies)
-        assert all(isinstance(one, Answer) for one in told)
-        outcomes.append([(one.versions, one.repeated) for one in told if isinstance(one, Answer)])
+        assert all(isinstance(one, TransactionAnswer) for one in told)
+        outcomes.append([(one.versions, one.repeated) for one in told if isinstance(one, TransactionAnswer)])
     assert outcomes[0] == outcomes[1]
     assert [repeated for _, repeated in outcomes[0]] == [False, True, False, False, False]
     assert digests(old.kind) == digests(reference.kind)

@@ -13,7 +13,7 @@ import trio
 from httpx import AsyncClient
 
 from replicator.cluster.rejoin.orphans import Orphans
-from replicator.cluster.rejoin.receive import PostgresTaking
+from replicator.cluster.rejoin.receive import PostgresOrphanReceiver
 from replicator.cluster.rejoin.serve import routes
 from replicator.errors import Rejected
 from replicator.format.statement import pack_delete, pack_insert, pack_update
@@ -53,8 +53,8 @@ def told(number: int, before: str | None, after: str | None) -> Fields:
     return {"table": "notes", "key": {"id": str(number)}, "before": rows[0], "after": rows[1]}
 
 
-def taking(dsn: str) -> PostgresTaking:
-    return PostgresTaking(dsn, {"notes": NOTES, "log": LOG})
+def taking(dsn: str) -> PostgresOrphanReceiver:
+    return PostgresOrphanReceiver(dsn, {"notes": NOTES, "log": LOG})
 
 
 def test_it_is_carried_out_once(dsn: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from replicator.cluster.rejoin import transaction_facts
 from replicator.cluster.rejoin.fork import Fork, find_fork
 from replicator.cluster.rejoin.report import read_heading, read_transactions
-from replicator.cluster.rejoin.seal import Sealing
+from replicator.cluster.rejoin.seal import OrphanSealer
 from replicator.errors import Halted, Unavailable
 from replicator.format.block import Block
 from replicator.format.position import Position
@@ -129,7 +129,7 @@ async def test_an_interrupted_sealing_seals_nothing_and_begins_again(regions: tu
                 fail(step)  # type: ignore[operator]
 
             try:
-                seal = await Sealing(old.directory, old.journal, old.history, "old", probe).seal(fork, client)
+                seal = await OrphanSealer(old.directory, old.journal, old.history, "old", probe).seal(fork, client)
                 break
             except Unavailable:
                 counted = [path for path in (old.directory / "orphans").iterdir() if "." not in path.name]

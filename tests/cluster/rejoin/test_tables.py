@@ -14,10 +14,10 @@ from replicator.cluster.rejoin.rewind import FILE, Rewind
 from replicator.errors import Halted, Unavailable
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_truncate, pack_update
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replay.quarantine import Policy
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from replicator.storage.journal.pruning import remove_pages
-from replicator.verify.repair.job import Job
-from replicator.verify.repair.worklist import Work
+from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.worklist import Worklist
 from tests.cluster.rejoin.chains import Chain, digests, sealed
 from tests.cluster.rejoin.rewind_child import Shim
 from tests.contracts.replica_kinds import STRAND, Kind, PostgresKind, SqliteKind, contents, row
@@ -58,7 +58,7 @@ def owners(kind: Kind) -> dict[str | None, str | None]:
 
 def replay_with_quarantine(chain: Chain) -> None:
     replica = chain.kind.replica()
-    replayer = Replayer(chain.journal, replica, STRAND, 1 << 20, 7, Policy(True, 100))
+    replayer = Replayer(chain.journal, replica, STRAND, 1 << 20, 7, QuarantinePolicy(True, 100))
     replayer.open()
     while replayer.applied.position.sequence < chain.head.sequence:
         replayer.step()
@@ -107,15 +107,15 @@ async def test_a_resync_that_knows_the_orphans_ends(old: Chain, new: Chain) -> N
     old.write(pack_update(1, note(1, "orphan")))
     old.replay()
     last = old.head.sequence
-    work = Work(old.directory / "resync.sqlite3")
+    work = Worklist(old.directory / "resync.sqlite3")
     work.open()
-    job = Job(0, None, None, None, "ann", False, 1, last, last, 0, state="rewriting")
+    job = RepairJob(0, None, None, None, "ann", False, 1, last, last, 0, state="rewriting")
     work.begin_anew(dataclasses.asdict(job))
     work.gather({("notes", row("1")): (last, 0)}, {}, None, dataclasses.asdict(job))
     work.close()
     fork, seal = await sealed(old, new)
     old.rewind().run(seal, fork)
-    left = Job.stored(work.open())
+    left = RepairJob.stored(work.open())
     assert left is not None
     assert (left.state, work.pending(10)) == ("cancelled", [])
     work.close()

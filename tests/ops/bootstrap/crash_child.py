@@ -16,16 +16,16 @@ import trio
 
 from replicator.config import load
 from replicator.ops.bootstrap import bootstrap, target
-from replicator.ops.bootstrap.bootstrap import Bootstrap, Report, source_of
+from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, source_of
 
 STEPS: dict[str, tuple[Any, str]] = {
     "set aside": (target, "set_aside"),
     "write half": (bootstrap, "write_half"),
-    "begin": (target.Filling, "begin"),
-    "add": (target.Filling, "add"),
-    "finish": (target.Filling, "finish"),
+    "begin": (target.CopyTarget, "begin"),
+    "add": (target.CopyTarget, "add"),
+    "finish": (target.CopyTarget, "finish"),
     "journal": (target, "begin_journal"),
-    "clear": (target.Filling, "clear"),
+    "clear": (target.CopyTarget, "clear"),
     "remove half": (bootstrap, "remove_half"),
 }
 CELLS = [f"{side} {step}" for step in STEPS for side in ("before", "after")]
@@ -48,7 +48,7 @@ def arm(cell: str) -> None:
 def run(config: Path, *, replace: bool) -> int:
     """The verb's work; the sequence that the region is at then."""
     settings = load(config)
-    work = Bootstrap(settings, source_of(settings, None), replace=replace, rate=None, report=Report())
+    work = Bootstrap(settings, source_of(settings, None), replace=replace, rate=None, report=CopyProgress())
     return trio.run(work.run).sequence
 
 

@@ -10,13 +10,13 @@ import pytest
 from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Definition, pack_definition
 from replicator.format.position import Position
-from replicator.ops.bootstrap.target import Filling
+from replicator.ops.bootstrap.target import CopyTarget
 from replicator.pipeline.copies.partial_copy import HALF_COPY
 from replicator.pipeline.copies.snapshot_reader import CopyReader, chunks
-from replicator.pipeline.copies.wire import Begun, Chunk, Last, in_force, pack_chunk, unpack_chunk
+from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, in_force, pack_chunk, unpack_chunk
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replicas.base import Append, Change, Define, SetSequence
-from replicator.pipeline.replicas.quarantine import Quarantined
+from replicator.pipeline.replicas.base import Append, Define, SetSequence, TableChange
+from replicator.pipeline.replicas.quarantine import QuarantinedStatement
 from tests.contracts.replica_kinds import (
     STRAND,
     Kind,
@@ -46,7 +46,7 @@ def kind(tmp_path: Path, new_database: Callable[[], str]) -> Callable[[str], Kin
     return make
 
 
-def filled(source: Kind) -> Begun:
+def filled(source: Kind) -> CopyStart:
     """A replica with an evolved table, NULLs, odd values, a keyless table, a sequence; how a copy of it begins."""
     replica = source.replica()
     replica.open()
@@ -59,17 +59,19 @@ def filled(source: Kind) -> Begun:
         replica,
         9,
         *(Define(relation, definition) for relation, definition in definitions),
-        Change(WALLETS, (), (), (), wallets, ()),
+        TableChange(WALLETS, (), (), (), wallets, ()),
         Append(EVENTS, events, places),
         SetSequence("public", "ids", 77, 1),
     )
     stands = replica.applied(STRAND)
     replica.close()
     assert stands is not None
-    return Begun("c1", stands.position, stands.committed_at, 0, [(r, pack_definition(d)) for r, d in definitions], 29)
+    return CopyStart(
+        "c1", stands.position, stands.committed_at, 0, [(r, pack_definition(d)) for r, d in definitions], 29
+    )
 
 
-def copied(source: Kind, begun: Begun, chunk_rows: int = 4) -> list[Chunk | Last]:
+def copied(source: Kind, begun: CopyStart, chunk_rows: int = 4) -> list[Chunk | CopyEnd]:
     """All that is sent, as it is read at the other end."""
     reader: CopyReader = source.reader()  # type: ignore[assignment]
     reader.snapshot()
@@ -98,15 +100,15 @@ def test_the_copy_is_the_other_region_wherever_it_was_interrupted(
     begun = filled(source)
     sent = copied(source, begun)
     assert len(sent) == 7 + 1 + 1
-    filling = Filling(target.replica(), begun)
+    filling = CopyTarget(target.replica(), begun)
     filling.open()
     filling.begin()
     for chunk in sent:
         filling.close()
-        filling = Filling(target.replica(), begun)  # as after a kill
+        filling = CopyTarget(target.replica(), begun)  # as after a kill
         filling.open()
         assert filling.chunks == chunk.number - 1
-        if isinstance(chunk, Last):
+        if isinstance(chunk, CopyEnd):
             filling.finish(chunk)
         else:
             filling.add(chunk)
@@ -127,7 +129,7 @@ def test_the_copy_is_the_other_region_wherever_it_was_interrupted(
     replica = target.replica()
     replica.open()
     assert replica.definitions(STRAND) == {1: OLD_WALLETS, 2: WALLETS, 3: EVENTS}
-    apply(replica, 10, Change(WALLETS, (), (), (), (), [row("odd", "1.00", None, None)]))
+    apply(replica, 10, TableChange(WALLETS, (), (), (), (), [row("odd", "1.00", None, None)]))
     assert replica.drifted_rows == 0, "what follows meets the rows that it expects"
     replica.close()
 
@@ -136,7 +138,7 @@ def test_the_copy_is_the_other_region_wherever_it_was_interrupted(
 def test_half_a_copy_has_no_position_and_is_not_replayed_into(kind: Callable[[str], Kind], name: str) -> None:
     source, target = kind("sqlite"), kind(name)
     begun = filled(source)
-    filling = Filling(target.replica(), begun)
+    filling = CopyTarget(target.replica(), begun)
     filling.open()
     filling.begin()
     first = copied(source, begun)[0]
@@ -164,16 +166,16 @@ def test_another_copy_removes_the_half_one_and_what_was_there(kind: Callable[[st
     begun = filled(source)
     old = target.replica()
     old.open()
-    apply(old, 5, Define(1, OLD_WALLETS), Change(OLD_WALLETS, (), (), (), [row("gone", "9.00")], ()))
+    apply(old, 5, Define(1, OLD_WALLETS), TableChange(OLD_WALLETS, (), (), (), [row("gone", "9.00")], ()))
     old.close()
     old.open()
     old.begin()
-    refused = Quarantined(5, 0, "t", 1, "public", "wallets", "INSERT", ("x",), None, b"", "refused", "why", 1)
+    refused = QuarantinedStatement(5, 0, "t", 1, "public", "wallets", "INSERT", ("x",), None, b"", "refused", "why", 1)
     old.quarantine().add(STRAND, [refused])
     old.commit(applied(5))
     old.close()
     for attempt in ("c1", "c2"):
-        filling = Filling(target.replica(), begun._replace(copy=attempt))
+        filling = CopyTarget(target.replica(), begun._replace(copy=attempt))
         filling.open()
         filling.begin()
         assert contents(target) == []
@@ -192,7 +194,7 @@ def test_what_does_not_fit_is_refused(kind: Callable[[str], Kind]) -> None:
     source, target = kind("sqlite"), kind("sqlite")
     begun = filled(source)
     sent = copied(source, begun)
-    filling = Filling(target.replica(), begun)
+    filling = CopyTarget(target.replica(), begun)
     filling.open()
     filling.begin()
     first, second = sent[0], sent[1]
@@ -203,7 +205,7 @@ def test_what_does_not_fit_is_refused(kind: Callable[[str], Kind]) -> None:
             filling.add(wrong)
     filling.add(first)
     with pytest.raises(Corrupt, match="4 rows came, there are 29"):
-        filling.finish(Last(2, 29, []))
+        filling.finish(CopyEnd(2, 29, []))
     filling.close()
 
 
@@ -217,5 +219,5 @@ def test_a_row_without_a_place_gets_a_running_number() -> None:
     definitions: dict[int, Definition] = {3: EVENTS}
     found = list(chunks(Primary(), definitions, 42, list, 1))  # type: ignore[arg-type]
     assert [chunk.places for chunk in found if isinstance(chunk, Chunk)] == [[(42, 0)], [(42, 1)]]
-    assert found[-1] == Last(3, 2, [])
+    assert found[-1] == CopyEnd(3, 2, [])
     assert Position(STRAND, 1, 42, b"\0" * 32).sequence < 43, "later inserts have later sequences"

@@ -10,9 +10,9 @@ import pytest
 from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Column, Definition, pack_definition
 from replicator.format.position import Position
-from replicator.ops.bootstrap.decide import Found, Way, way
+from replicator.ops.bootstrap.decide import CopyDecision, RegionContents, way
 from replicator.pipeline.copies.partial_copy import (
-    Half,
+    PartialCopy,
     mark_of,
     read_half,
     refuse_half,
@@ -20,14 +20,22 @@ from replicator.pipeline.copies.partial_copy import (
     remove_half,
     write_half,
 )
-from replicator.pipeline.copies.wire import Begun, Chunk, Last, pack_begun, pack_chunk, unpack_begun, unpack_chunk
+from replicator.pipeline.copies.wire import (
+    Chunk,
+    CopyEnd,
+    CopyStart,
+    pack_begun,
+    pack_chunk,
+    unpack_begun,
+    unpack_chunk,
+)
 from replicator.pipeline.replicas.base import SetSequence
 
 HERE = Position("main", 1, 50, b"\x01" * 32)
 THERE = Position("main", 1, 90, b"\x02" * 32)
 TABLE = Definition("public", "t", (Column("id", "int8", "binary"),), ("id",))
-BEGUN = Begun("c1", THERE, 5, 6, [(1, pack_definition(TABLE))], 100)
-HALF = Half("http://paris:7400", BEGUN, 5000)
+BEGUN = CopyStart("c1", THERE, 5, 6, [(1, pack_definition(TABLE))], 100)
+HALF = PartialCopy("http://paris:7400", BEGUN, 5000)
 MARK = mark_of(BEGUN, 3, 30)
 OTHER_MARK = mark_of(BEGUN._replace(copy="c2"), 3, 30)
 
@@ -35,33 +43,37 @@ OTHER_MARK = mark_of(BEGUN._replace(copy="c2"), 3, 30)
 @pytest.mark.parametrize(
     ("found", "replace", "expected"),
     [
-        (Found(None, None, None, None), False, Way.BEGIN),
-        (Found(None, None, None, None), True, Way.BEGIN),
-        (Found(None, HERE, HERE, None), True, Way.REPLACE),
-        (Found(None, None, HERE, None), True, Way.REPLACE),  # killed while it was set aside
-        (Found(None, None, None, MARK), False, Way.ANEW),  # the moment is gone
-        (Found(HALF, None, None, None), False, Way.ANEW),  # killed before its first transaction
-        (Found(HALF, None, HERE, None), False, Way.ANEW),  # the same, of what is replaced
-        (Found(HALF, None, THERE, None), False, Way.ANEW),  # what is replaced happens to stand where the copy will
-        (Found(HALF, None, None, OTHER_MARK), False, Way.ANEW),
-        (Found(HALF, None, None, MARK), False, Way.RESUME),
-        (Found(HALF, None, THERE, MARK), False, Way.FINISH),
-        (Found(HALF, THERE, THERE, MARK), False, Way.FINISH),  # the journal was just begun
+        (RegionContents(None, None, None, None), False, CopyDecision.BEGIN),
+        (RegionContents(None, None, None, None), True, CopyDecision.BEGIN),
+        (RegionContents(None, HERE, HERE, None), True, CopyDecision.REPLACE),
+        (RegionContents(None, None, HERE, None), True, CopyDecision.REPLACE),  # killed while it was set aside
+        (RegionContents(None, None, None, MARK), False, CopyDecision.ANEW),  # the moment is gone
+        (RegionContents(HALF, None, None, None), False, CopyDecision.ANEW),  # killed before its first transaction
+        (RegionContents(HALF, None, HERE, None), False, CopyDecision.ANEW),  # the same, of what is replaced
+        (
+            RegionContents(HALF, None, THERE, None),
+            False,
+            CopyDecision.ANEW,
+        ),  # what is replaced happens to stand where the copy will
+        (RegionContents(HALF, None, None, OTHER_MARK), False, CopyDecision.ANEW),
+        (RegionContents(HALF, None, None, MARK), False, CopyDecision.RESUME),
+        (RegionContents(HALF, None, THERE, MARK), False, CopyDecision.FINISH),
+        (RegionContents(HALF, THERE, THERE, MARK), False, CopyDecision.FINISH),  # the journal was just begun
     ],
 )
-def test_the_way(found: Found, replace: bool, expected: Way) -> None:
+def test_the_way(found: RegionContents, replace: bool, expected: CopyDecision) -> None:
     assert way(found, replace=replace) is expected
 
 
 def test_another_region_that_is_named_is_copied_from_the_beginning() -> None:
-    found = Found(HALF, None, None, MARK)
-    assert way(found, replace=False, source="http://lima:7400") is Way.ANEW
-    assert way(found, replace=False, source=HALF.url) is Way.RESUME
-    assert way(Found(HALF, None, THERE, MARK), replace=False, source="http://lima:7400") is Way.FINISH
+    found = RegionContents(HALF, None, None, MARK)
+    assert way(found, replace=False, source="http://lima:7400") is CopyDecision.ANEW
+    assert way(found, replace=False, source=HALF.url) is CopyDecision.RESUME
+    assert way(RegionContents(HALF, None, THERE, MARK), replace=False, source="http://lima:7400") is CopyDecision.FINISH
 
 
-@pytest.mark.parametrize("found", [Found(None, HERE, HERE, None), Found(None, HERE, None, None)])
-def test_data_is_never_replaced_unasked(found: Found) -> None:
+@pytest.mark.parametrize("found", [RegionContents(None, HERE, HERE, None), RegionContents(None, HERE, None, None)])
+def test_data_is_never_replaced_unasked(found: RegionContents) -> None:
     with pytest.raises(Halted) as caught:
         way(found, replace=False)
     assert caught.value.reason == "region_has_data"
@@ -94,7 +106,7 @@ def test_a_mark_keeps_the_replica_from_being_replayed_into() -> None:
 def test_what_travels_comes_back() -> None:
     assert unpack_begun(pack_begun(BEGUN)) == BEGUN
     keyed, keyless = Chunk(4, 1, [b"a", b"b"], None), Chunk(5, 1, [b"a"], [(90, 0)])
-    last = Last(6, 3, [SetSequence("public", "s", 7, 1)])
+    last = CopyEnd(6, 3, [SetSequence("public", "s", 7, 1)])
     for chunk in (keyed, keyless, last):
         assert unpack_chunk(pack_chunk(chunk), chunk.number) == chunk
 

@@ -21,7 +21,7 @@ import trio
 from replicator.config import load
 from replicator.errors import ReplicatorError
 from replicator.ops.demo.regions import NAMES
-from replicator.ops.demo.story import Story
+from replicator.ops.demo.story import DemoStory
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-P", "-m", "replicator", "demo"]  # as the installed program: not from where we are
@@ -33,7 +33,7 @@ class Silent:
     def say(self, line: str) -> None:
         pass
 
-    def figures(self, story: Story) -> None:
+    def figures(self, story: DemoStory) -> None:
         pass
 
 
@@ -114,7 +114,7 @@ def on_a_terminal(command: list[str], variables: dict[str, str]) -> tuple[int, b
 
 
 async def test_a_difference_is_found_and_is_no_success(tmp_path: Path) -> None:
-    story = Story(tmp_path, 1.0, Silent())
+    story = DemoStory(tmp_path, 1.0, Silent())
     with story.regions.running():
         await story.start()
         stopping = trio.Event()
@@ -174,7 +174,7 @@ def test_a_demo_that_is_killed_takes_its_sidecars_along(tmp_path: Path) -> None:
 
 
 async def test_a_sidecar_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
-    story = Story(tmp_path, 1.0, Silent())
+    story = DemoStory(tmp_path, 1.0, Silent())
     story.regions["tokyo"].config_path.write_text("[regoin]\n")
     with pytest.raises(ReplicatorError, match="exit code 2") as told, story.regions.running():
         await story.start()

@@ -12,9 +12,9 @@ from replicator.config import Config, parse
 from replicator.errors import ConfigError
 from replicator.ops.cli import main
 from replicator.ops.drills.load import load_plan, parse_plan
-from replicator.ops.drills.local import Setting, live, live_all, schedule_of, setting_of
-from replicator.ops.drills.plan import LIVE_ONLY, Plan
-from replicator.ops.drills.result import Report
+from replicator.ops.drills.local import SimulationSetting, live, live_all, schedule_of, setting_of
+from replicator.ops.drills.plan import LIVE_ONLY, DrillPlan
+from replicator.ops.drills.result import DrillReport
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "drills"
 CONFIG = """
@@ -41,11 +41,11 @@ def config(text: str = CONFIG) -> Config:
     return parse(text, "paris.toml", {})
 
 
-def plan(text: str = LOSS) -> Plan:
+def plan(text: str = LOSS) -> DrillPlan:
     return parse_plan(text, Path("plan.toml"), {})
 
 
-def setting(text: str = LOSS, configuration: str = CONFIG) -> Setting:
+def setting(text: str = LOSS, configuration: str = CONFIG) -> SimulationSetting:
     return setting_of(config(configuration), plan(text))
 
 
@@ -131,7 +131,7 @@ def drill(tmp_path: Path, text: str, *arguments: str) -> tuple[int, str]:
 def test_a_seed_that_misses_a_target_is_named_and_can_be_replayed_alone(tmp_path: Path) -> None:
     strict = LOSS.replace('rto = "20s"', 'rto = "4s"')
     code, said = drill(tmp_path, strict, "--seed", "100", "--seeds", "8")
-    report = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    report = DrillReport.model_validate_json((tmp_path / "report" / "report.json").read_text())
     assert report.simulation is not None
     assert report.simulation.seeds == 8
     assert report.simulation.rto_seconds is not None
@@ -141,7 +141,7 @@ def test_a_seed_that_misses_a_target_is_named_and_can_be_replayed_alone(tmp_path
     worst = report.simulation.rto_seconds.max_seed
     assert worst in report.simulation.missed
     code, said = drill(tmp_path, strict, "--seed", f"{worst}")
-    alone = Report.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    alone = DrillReport.model_validate_json((tmp_path / "report" / "report.json").read_text())
     assert code == 1, said
     assert alone.rto_seconds == report.simulation.rto_seconds.max
     (event, *_) = alone.changes

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.ops.drills.measures import Canary, Gap, first_write, is_interruption, longest_gap, missing, spread
-from replicator.ops.drills.plan import Targets
+from replicator.ops.drills.measures import (
+    Canary,
+    WriteOutage,
+    first_write,
+    is_interruption,
+    longest_gap,
+    missing,
+    spread,
+)
+from replicator.ops.drills.plan import DrillTargets
 from replicator.ops.drills.verdict import as_expected, equal_regions, judged, outcome_of
 
 
@@ -17,11 +25,11 @@ def canaries(*acks: float, region: str = "paris") -> list[Canary]:
 
 def test_blocked_is_the_longest_time_without_an_acknowledged_write_around_the_event() -> None:
     some = canaries(1.0, 1.1, 1.2, 3.2, 3.3, 9.0)
-    assert longest_gap(some, 1.15, 3.25) == Gap(1.2, 3.2)
-    assert longest_gap(some, 2.0, 2.5) == Gap(1.2, 3.2)  # it began before, and ends after
-    assert longest_gap(some, 3.25, 4.0) == Gap(3.3, 9.0)
-    assert longest_gap([], 2.0, 5.0) == Gap(2.0, 5.0)
-    assert longest_gap(some, 9.0, 12.0) == Gap(9.0, 12.0)  # nobody has written since
+    assert longest_gap(some, 1.15, 3.25) == WriteOutage(1.2, 3.2)
+    assert longest_gap(some, 2.0, 2.5) == WriteOutage(1.2, 3.2)  # it began before, and ends after
+    assert longest_gap(some, 3.25, 4.0) == WriteOutage(3.3, 9.0)
+    assert longest_gap([], 2.0, 5.0) == WriteOutage(2.0, 5.0)
+    assert longest_gap(some, 9.0, 12.0) == WriteOutage(9.0, 12.0)  # nobody has written since
 
 
 @given(st.lists(st.floats(0, 100), max_size=30), st.floats(0, 100), st.floats(0, 100))
@@ -34,11 +42,11 @@ def test_no_write_is_acknowledged_within_the_longest_gap(acks: list[float], one:
 
 
 def test_a_pause_between_two_turns_is_no_interruption() -> None:
-    assert not is_interruption(Gap(0, 0.15), 20)
-    assert not is_interruption(Gap(0, 0.45), 20)
-    assert is_interruption(Gap(0, 0.6), 20)
-    assert not is_interruption(Gap(0, 0.15), 200)
-    assert is_interruption(Gap(0, 0.25), 200)
+    assert not is_interruption(WriteOutage(0, 0.15), 20)
+    assert not is_interruption(WriteOutage(0, 0.45), 20)
+    assert is_interruption(WriteOutage(0, 0.6), 20)
+    assert not is_interruption(WriteOutage(0, 0.15), 200)
+    assert is_interruption(WriteOutage(0, 0.25), 200)
 
 
 def test_the_first_write_may_be_asked_of_a_region() -> None:
@@ -60,7 +68,7 @@ def test_a_distribution_is_by_nearest_rank() -> None:
     assert spread([7.0]) == (1, 7.0, 7.0, 7.0)
 
 
-TARGETS = Targets(rpo_blocks=0, rto="2s", max_blocked="1s", amounts={"EUR": 1.0})  # type: ignore[arg-type]
+TARGETS = DrillTargets(rpo_blocks=0, rto="2s", max_blocked="1s", amounts={"EUR": 1.0})  # type: ignore[arg-type]
 
 
 def test_each_target_is_judged_by_what_was_measured() -> None:
@@ -70,7 +78,7 @@ def test_each_target_is_judged_by_what_was_measured() -> None:
 
 def test_what_was_not_measured_is_not_met() -> None:
     assert not any(one.met for one in judged(TARGETS, None, None, None, None))
-    assert judged(Targets(), None, None, None, None) == []
+    assert judged(DrillTargets(), None, None, None, None) == []
 
 
 def test_regions_have_to_be_equal_and_compared() -> None:

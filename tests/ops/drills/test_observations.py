@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.ops.drills.observations import Past, Sight, Sights, at_risk
+from replicator.ops.drills.observations import HistoryEvent, RegionObservation, RegionObservations, at_risk
 from replicator.ops.drills.plan import StopRule
 from replicator.ops.drills.regions import of_failover, of_status
 from replicator.ops.drills.stop_rules import stops
@@ -12,16 +12,16 @@ from replicator.ops.drills.stop_rules import stops
 WALL_US = 1_790_000_000_000_000
 
 
-def sight(region: str, at: float, state: str = "following", **fields: object) -> Sight:
-    return dataclasses.replace(Sight(region, at - 0.02, at, state), **fields)  # type: ignore[arg-type]
+def sight(region: str, at: float, state: str = "following", **fields: object) -> RegionObservation:
+    return dataclasses.replace(RegionObservation(region, at - 0.02, at, state), **fields)  # type: ignore[arg-type]
 
 
-def past(seconds: float, state: str) -> Past:
-    return Past(WALL_US + round(seconds * 1e6), state, "event", 2, "because")
+def past(seconds: float, state: str) -> HistoryEvent:
+    return HistoryEvent(WALL_US + round(seconds * 1e6), state, "event", 2, "because")
 
 
 def test_what_a_region_tells_of_its_past_is_placed_by_its_clock_within_the_two_polls() -> None:
-    sights = Sights(WALL_US)
+    sights = RegionObservations(WALL_US)
     old = past(-100, "following")
     sights.saw(sight("tokyo", 1.0, history=[old]))
     sights.saw(sight("tokyo", 2.0, "draining", history=[old, past(1.5, "claiming"), past(1.7, "draining")]))
@@ -36,7 +36,7 @@ def test_what_a_region_tells_of_its_past_is_placed_by_its_clock_within_the_two_p
 
 
 def test_a_region_without_a_past_is_followed_by_the_polls() -> None:
-    sights = Sights(WALL_US)
+    sights = RegionObservations(WALL_US)
     for at, state in ((1.0, "following"), (2.0, "following"), (3.0, "away"), (4.0, "away"), (5.0, "following")):
         sights.saw(sight("tokyo", at, state))
     # It is away since the first poll that it did not answer was sent.
@@ -48,7 +48,7 @@ def test_a_region_without_a_past_is_followed_by_the_polls() -> None:
 
 
 def test_who_leads_is_the_newest_of_those_that_say_so() -> None:
-    sights = Sights(WALL_US)
+    sights = RegionObservations(WALL_US)
     assert sights.leader is None
     sights.saw(sight("paris", 1.0, "primary", leads=True, epoch=1))
     sights.saw(sight("tokyo", 1.1, "primary", leads=True, epoch=2))
@@ -85,7 +85,7 @@ def test_a_failover_report_and_a_status_are_read() -> None:
     history = [{"at_us": 5, "event": "promoted", "state": "primary", "epoch": 3, "why": "in epoch 3"}]
     seen = of_failover("tokyo", 1.0, {"report": report, "level": "green", "history": history})
     assert (seen.leads, seen.epoch, seen.sequence, seen.heard_head, seen.at_risk) == (True, 3, 9, 7, {"EUR": 1.0})
-    assert seen.history == [Past(5, "primary", "promoted", 3, "in epoch 3")]
+    assert seen.history == [HistoryEvent(5, "primary", "promoted", 3, "in epoch 3")]
     assert not of_failover("tokyo", 1.0, {"report": {**report, "open": False}}).leads
     status = {
         "role": "replica",

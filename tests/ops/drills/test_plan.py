@@ -8,12 +8,12 @@ import pytest
 
 from replicator.errors import ConfigError
 from replicator.ops.drills.load import load_plan, parse_plan
-from replicator.ops.drills.plan import KINDS, NEEDS_TARGET, WITHOUT_FAULT, Plan
+from replicator.ops.drills.plan import KINDS, NEEDS_TARGET, WITHOUT_FAULT, DrillPlan
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "drills"
 
 
-def parsed(text: str, environment: dict[str, str] | None = None) -> Plan:
+def parsed(text: str, environment: dict[str, str] | None = None) -> DrillPlan:
     return parse_plan(text, Path("plan.toml"), environment or {})
 
 

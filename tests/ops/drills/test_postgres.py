@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.ops.drills.canary_writers import Acked, Lost, NotHere, PostgresWriting
+from replicator.ops.drills.canary_writers import PostgresCanaryWriter, WriteAcknowledged, WriteNotHere, WriteUnknown
 from replicator.ops.drills.plan import CanaryPlan
 from tests.e2e.sidecars import Sidecar, sequence
 from tests.ops.drills.deployment import Drill
@@ -94,39 +94,39 @@ recover = "20s"
 
 async def test_a_write_that_is_sent_again_is_the_same_write(postgres: Postgres) -> None:
     dsn = postgres.create_database("canary_twice")
-    writing = PostgresWriting(
+    writing = PostgresCanaryWriter(
         "d1", CanaryPlan(), {"paris": dsn, "tokyo": dsn.replace(f"port={postgres.port}", "port=1")}
     )
     await writing.prepare("paris")
     await writing.prepare("paris")
-    assert await writing.write("paris", 1) == Acked()
-    assert await writing.write("paris", 1) == Acked()
+    assert await writing.write("paris", 1) == WriteAcknowledged()
+    assert await writing.write("paris", 1) == WriteAcknowledged()
     with psycopg.connect(dsn) as db:
         assert db.execute("SELECT canary_id, user_id, number FROM replicator_canary").fetchall() == [("d1-1", "d1", 1)]
-    assert isinstance(await writing.write("tokyo", 2), Lost)
-    assert isinstance(await writing.write("lima", 2), Lost)
+    assert isinstance(await writing.write("tokyo", 2), WriteUnknown)
+    assert isinstance(await writing.write("lima", 2), WriteUnknown)
     await writing.close()
 
 
 async def test_a_database_that_takes_no_writes_is_not_here(postgres: Postgres) -> None:
     dsn = postgres.create_database("canary_fenced")
-    writing = PostgresWriting("d1", CanaryPlan(), {"paris": dsn})
+    writing = PostgresCanaryWriter("d1", CanaryPlan(), {"paris": dsn})
     await writing.prepare("paris")
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("ALTER DATABASE canary_fenced SET default_transaction_read_only = on")
     await writing.close()
-    assert await writing.write("paris", 1) == NotHere()
+    assert await writing.write("paris", 1) == WriteNotHere()
     await writing.close()
 
 
 async def test_a_session_that_was_ended_is_made_anew(postgres: Postgres) -> None:
     dsn = postgres.create_database("canary_ended")
-    writing = PostgresWriting("d1", CanaryPlan(), {"paris": dsn})
+    writing = PostgresCanaryWriter("d1", CanaryPlan(), {"paris": dsn})
     await writing.prepare("paris")
     with postgres.connect() as db:
         db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'canary_ended'")
-    assert isinstance(await writing.write("paris", 1), Lost)
-    assert await writing.write("paris", 1) == Acked()
+    assert isinstance(await writing.write("paris", 1), WriteUnknown)
+    assert await writing.write("paris", 1) == WriteAcknowledged()
     await writing.close()
 
 
@@ -134,7 +134,7 @@ async def test_what_no_repetition_cures_is_raised(postgres: Postgres) -> None:
     dsn = postgres.create_database("canary_wrong")
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("CREATE TABLE replicator_canary (something int)")
-    writing = PostgresWriting("d1", CanaryPlan(), {"paris": dsn})
+    writing = PostgresCanaryWriter("d1", CanaryPlan(), {"paris": dsn})
     await writing.prepare("paris")
     with pytest.raises(ReplicatorError) as refused:
         await writing.write("paris", 1)

@@ -10,28 +10,28 @@ import pytest
 
 from replicator.ops.drills.load import parse_plan
 from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.observations import Entry, Level, Sights
+from replicator.ops.drills.observations import MarkLevel, RegionObservations, TimelineEntry
 from replicator.ops.drills.page import page
-from replicator.ops.drills.plan import Plan
-from replicator.ops.drills.report_making import About, Event, RegionEnd, canaries_of, report_of
-from replicator.ops.drills.result import Report, exit_code
+from replicator.ops.drills.plan import DrillPlan
+from replicator.ops.drills.report_making import DrillEvent, DrillHeading, FinalRegion, canaries_of, report_of
+from replicator.ops.drills.result import DrillReport, exit_code
 from replicator.ops.drills.text_report import lines
 from replicator.ops.drills.timeline import spans, steps_of, verified_step
 
 FAILOVER = [
-    Entry(0.0, "paris", "primary"),
-    Entry(0.0, "tokyo", "following"),
-    Entry(5.1, "paris", "away"),
-    Entry(8.0, "lima", "suspecting"),
-    Entry(8.1, "tokyo", "suspecting", "nobody holds the lease"),
-    Entry(8.2, "tokyo", "claiming", "for epoch 2"),
-    Entry(8.25, "tokyo", "demoted", "the lease is not ours"),
-    Entry(8.3, "tokyo", "claiming", "for epoch 3"),
-    Entry(8.4, "tokyo", "fencing"),
-    Entry(8.6, "tokyo", "draining"),
-    Entry(8.7, "tokyo", "promoting"),
-    Entry(8.9, "tokyo", "primary", "in epoch 3"),
-    Entry(20.0, "paris", "primary"),
+    TimelineEntry(0.0, "paris", "primary"),
+    TimelineEntry(0.0, "tokyo", "following"),
+    TimelineEntry(5.1, "paris", "away"),
+    TimelineEntry(8.0, "lima", "suspecting"),
+    TimelineEntry(8.1, "tokyo", "suspecting", "nobody holds the lease"),
+    TimelineEntry(8.2, "tokyo", "claiming", "for epoch 2"),
+    TimelineEntry(8.25, "tokyo", "demoted", "the lease is not ours"),
+    TimelineEntry(8.3, "tokyo", "claiming", "for epoch 3"),
+    TimelineEntry(8.4, "tokyo", "fencing"),
+    TimelineEntry(8.6, "tokyo", "draining"),
+    TimelineEntry(8.7, "tokyo", "promoting"),
+    TimelineEntry(8.9, "tokyo", "primary", "in epoch 3"),
+    TimelineEntry(20.0, "paris", "primary"),
 ]
 
 
@@ -48,12 +48,12 @@ def test_the_steps_of_a_failover_are_those_of_the_attempt_that_led_to_it() -> No
 
 def test_the_steps_of_a_switchover_begin_with_the_old_primary_closing() -> None:
     entries = [
-        Entry(5.01, "paris", "demoting", "to tokyo"),
-        Entry(5.1, "tokyo", "claiming"),
-        Entry(5.2, "tokyo", "fencing"),
-        Entry(5.21, "tokyo", "draining"),
-        Entry(5.22, "tokyo", "promoting"),
-        Entry(5.3, "tokyo", "primary"),
+        TimelineEntry(5.01, "paris", "demoting", "to tokyo"),
+        TimelineEntry(5.1, "tokyo", "claiming"),
+        TimelineEntry(5.2, "tokyo", "fencing"),
+        TimelineEntry(5.21, "tokyo", "draining"),
+        TimelineEntry(5.22, "tokyo", "promoting"),
+        TimelineEntry(5.3, "tokyo", "primary"),
     ]
     steps = [(step.name, step.at, step.region) for step in steps_of(entries, 5.0, 9.0, "paris", "tokyo")]
     assert steps[0] == ("decision", 5.01, "paris")
@@ -62,11 +62,17 @@ def test_the_steps_of_a_switchover_begin_with_the_old_primary_closing() -> None:
 
 def test_no_step_is_guessed() -> None:
     assert steps_of(FAILOVER, 5.0, 8.85, "paris", "tokyo") == []
-    assert [step.name for step in steps_of([Entry(6.0, "tokyo", "primary")], 5, 9, "paris", "tokyo")] == ["promote"]
+    assert [step.name for step in steps_of([TimelineEntry(6.0, "tokyo", "primary")], 5, 9, "paris", "tokyo")] == [
+        "promote"
+    ]
 
 
 def test_verified_is_the_first_other_region_that_has_proven_the_block() -> None:
-    marks = {"tokyo": [Level(9.0, 50)], "lima": [Level(7.0, 49), Level(9.5, 50)], "paris": [Level(9.9, 51)]}
+    marks = {
+        "tokyo": [MarkLevel(9.0, 50)],
+        "lima": [MarkLevel(7.0, 49), MarkLevel(9.5, 50)],
+        "paris": [MarkLevel(9.9, 51)],
+    }
     step = verified_step(marks, "tokyo", 50, 9.0)
     assert step is not None
     assert (step.at, step.region) == (9.5, "lima")
@@ -74,11 +80,14 @@ def test_verified_is_the_first_other_region_that_has_proven_the_block() -> None:
 
 
 def test_spans_join_what_is_one_state() -> None:
-    found = spans([Entry(1.0, "a", "following"), Entry(2.0, "a", "following"), Entry(3.0, "a", "away")], 5.0)
+    found = spans(
+        [TimelineEntry(1.0, "a", "following"), TimelineEntry(2.0, "a", "following"), TimelineEntry(3.0, "a", "away")],
+        5.0,
+    )
     assert [(span.state, span.began, span.ended) for span in found] == [("following", 1.0, 3.0), ("away", 3.0, 5.0)]
 
 
-def plan(text: str) -> Plan:
+def plan(text: str) -> DrillPlan:
     return parse_plan(text, Path("plan.toml"), {})
 
 
@@ -91,33 +100,35 @@ def position(sequence: int) -> str:
 
 
 @pytest.fixture
-def report() -> Report:
+def report() -> DrillReport:
     """A failover from paris to tokyo that lost two canaries, and the way back."""
-    sights = Sights(0)
+    sights = RegionObservations(0)
     sights.entries = [
         *FAILOVER[:-1],
-        Entry(8.9, NAME, "following"),
-        Entry(30.05, "tokyo", "demoting"),
-        Entry(30.2, "paris", "primary"),
+        TimelineEntry(8.9, NAME, "following"),
+        TimelineEntry(30.05, "tokyo", "demoting"),
+        TimelineEntry(30.2, "paris", "primary"),
     ]
-    sights.verified = {"tokyo": [Level(9.2, 60)], NAME: [Level(9.8, 60)], "paris": [Level(31.0, 90)]}
+    sights.verified = {"tokyo": [MarkLevel(9.2, 60)], NAME: [MarkLevel(9.8, 60)], "paris": [MarkLevel(31.0, 90)]}
     sights.at_risk_blocks = 7
     before = [Canary(n, 4.5 + n / 20, 4.51 + n / 20, "paris", position(n)) for n in range(1, 10)]
     after = [Canary(10, 8.8, 9.0, "tokyo", position(52), 4), Canary(11, 30.2, 30.3, "paris", position(80))]
     after += [Canary(20 + n, 9.0 + n / 2, 9.0 + n / 2, "tokyo", position(52 + n)) for n in range(1, 43)]
     there = {canary.number for canary in (*before, *after)} - {8, 9}
-    about = About("id-1", {"kind": "region_loss"}, "ef" * 32, {"replicator": "0.1.0"}, "2026-11-24T12:00:00.000Z")
+    about = DrillHeading(
+        "id-1", {"kind": "region_loss"}, "ef" * 32, {"replicator": "0.1.0"}, "2026-11-24T12:00:00.000Z"
+    )
     return report_of(
         about,
         plan(LOSS),
         sights,
-        [Event("event", 5.0, 30.0, "paris", "tokyo"), Event("back", 30.0, 40.0, "tokyo", "paris")],
+        [DrillEvent("event", 5.0, 30.0, "paris", "tokyo"), DrillEvent("back", 30.0, 40.0, "tokyo", "paris")],
         [*before, *after],
         canaries_of(60, 0, [*before, *after]),
         [
-            RegionEnd("paris", "http://paris", there, 90, position(90), "reference", {"wallets": "cd" * 32}),
-            RegionEnd("tokyo", "http://tokyo", there, 90, position(90), "equal", {"wallets": "cd" * 32}, [0.1, 0.2]),
-            RegionEnd(NAME, "http://lima", None, 90, "", "could not be compared: <i>away</i>"),
+            FinalRegion("paris", "http://paris", there, 90, position(90), "reference", {"wallets": "cd" * 32}),
+            FinalRegion("tokyo", "http://tokyo", there, 90, position(90), "equal", {"wallets": "cd" * 32}, [0.1, 0.2]),
+            FinalRegion(NAME, "http://lima", None, 90, "", "could not be compared: <i>away</i>"),
         ],
         leader="paris",
         ended=40.0,
@@ -127,7 +138,7 @@ def report() -> Report:
     )
 
 
-def test_the_report_measures_each_change(report: Report) -> None:
+def test_the_report_measures_each_change(report: DrillReport) -> None:
     event, back = report.changes
     assert [step.step for step in event.steps] == [
         *("fault", "detection", "decision", "fence", "drain", "promote", "first write", "verified"),
@@ -147,14 +158,14 @@ def test_the_report_measures_each_change(report: Report) -> None:
     assert (report.outcome, exit_code(report.outcome)) == ("missed", 1)
 
 
-def test_the_report_is_of_the_form_that_is_documented(report: Report) -> None:
-    assert Report.model_validate_json(report.model_dump_json()) == report
+def test_the_report_is_of_the_form_that_is_documented(report: DrillReport) -> None:
+    assert DrillReport.model_validate_json(report.model_dump_json()) == report
     assert json.loads(report.model_dump_json())["format"] == 1
-    described = Report.model_json_schema()
+    described = DrillReport.model_json_schema()
     assert set(report.model_dump()) == set(described["properties"])
 
 
-def test_the_page_is_self_contained_and_shows_names_as_text(report: Report) -> None:
+def test_the_page_is_self_contained_and_shows_names_as_text(report: DrillReport) -> None:
     html = page(report)
     assert "<script" not in html
     assert "<i>" not in html
@@ -167,7 +178,7 @@ def test_the_page_is_self_contained_and_shows_names_as_text(report: Report) -> N
     assert "not measured" in html
 
 
-def test_the_picture_can_be_read_by_a_program_and_says_it_in_words(report: Report) -> None:
+def test_the_picture_can_be_read_by_a_program_and_says_it_in_words(report: DrillReport) -> None:
     html = page(report)
     pictures = [f"<svg{part.split('</svg>')[0]}</svg>" for part in html.split("<svg")[1:]]
     assert len(pictures) == 2
@@ -183,7 +194,7 @@ def test_the_picture_can_be_read_by_a_program_and_says_it_in_words(report: Repor
     assert digits == [str(number) for number in range(1, 9)]
 
 
-def test_the_lines_end_with_the_verdict(report: Report) -> None:
+def test_the_lines_end_with_the_verdict(report: DrillReport) -> None:
     told = lines(report)
     assert told[-1].startswith("missed: region loss")
     assert any(line.startswith("MISS rpo_blocks: 2 blocks, at most 1") for line in told)
@@ -192,13 +203,13 @@ def test_the_lines_end_with_the_verdict(report: Report) -> None:
 def test_writers_that_were_never_interrupted_have_an_rto_of_nothing() -> None:
     steady = [Canary(n, n / 20, n / 20 + 0.01, "paris") for n in range(1, 200)]
     found = report_of(
-        About("id-2", {}, "", {}, "now"),
+        DrillHeading("id-2", {}, "", {}, "now"),
         plan('kind = "canary"\n[targets]\nrto = "1s"'),
-        Sights(0),
-        [Event("event", 1.0, 9.0, "paris", "paris")],
+        RegionObservations(0),
+        [DrillEvent("event", 1.0, 9.0, "paris", "paris")],
         steady,
         canaries_of(199, 0, steady),
-        [RegionEnd("paris", "u", set(range(1, 200)), 1, "", "reference")],
+        [FinalRegion("paris", "u", set(range(1, 200)), 1, "", "reference")],
         leader="paris",
         ended=10.0,
         stopped="",

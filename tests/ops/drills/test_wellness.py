@@ -8,23 +8,23 @@ import pytest
 
 from replicator.errors import ConfigError, Unavailable
 from replicator.ops.drills.load import parse_plan
-from replicator.ops.drills.observations import Sight
-from replicator.ops.drills.plan import Plan
+from replicator.ops.drills.observations import RegionObservation
+from replicator.ops.drills.plan import DrillPlan
 from replicator.ops.drills.wellness import check_fit, not_well
 
 NAMES = ("paris", "tokyo")
 
 
-def plan(text: str = 'kind = "canary"') -> Plan:
+def plan(text: str = 'kind = "canary"') -> DrillPlan:
     return parse_plan(text, Path("plan.toml"), {})
 
 
-def seen(*sights: Sight) -> dict[str, Sight]:
+def seen(*sights: RegionObservation) -> dict[str, RegionObservation]:
     return {sight.region: sight for sight in sights}
 
 
-PARIS = Sight("paris", 0, 0, "primary", leads=True, epoch=1, sequence=50)
-TOKYO = Sight("tokyo", 0, 0, "following", sequence=48)
+PARIS = RegionObservation("paris", 0, 0, "primary", leads=True, epoch=1, sequence=50)
+TOKYO = RegionObservation("tokyo", 0, 0, "following", sequence=48)
 
 
 def test_all_is_well() -> None:
@@ -36,16 +36,20 @@ def test_all_is_well() -> None:
     ("text", "sights", "told"),
     [
         ('kind = "canary"', [PARIS], "tokyo does not answer"),
-        ('kind = "canary"', [PARIS, Sight("tokyo", 0, 0)], "tokyo does not answer"),
-        ('kind = "canary"', [TOKYO, Sight("paris", 0, 0, "demoted")], "nobody takes writes"),
-        ('kind = "canary"', [PARIS, Sight("tokyo", 0, 0, "primary", leads=True)], "paris and tokyo take writes"),
+        ('kind = "canary"', [PARIS, RegionObservation("tokyo", 0, 0)], "tokyo does not answer"),
+        ('kind = "canary"', [TOKYO, RegionObservation("paris", 0, 0, "demoted")], "nobody takes writes"),
+        (
+            'kind = "canary"',
+            [PARIS, RegionObservation("tokyo", 0, 0, "primary", leads=True)],
+            "paris and tokyo take writes",
+        ),
         ('kind = "canary"\n[stop]\nat_risk_blocks = 1', [PARIS, TOKYO], "2 blocks are at risk"),
         ('kind = "switchover"\ntarget = "paris"', [PARIS, TOKYO], "paris leads already"),
         ('kind = "switchover"\ntarget = "lima"', [PARIS, TOKYO], "there is no region lima"),
         ('kind = "slow_link"\ntarget = "paris"\nother = "lima"', [PARIS, TOKYO], "there is no region lima"),
     ],
 )
-def test_what_is_not_fit_is_refused(text: str, sights: list[Sight], told: str) -> None:
+def test_what_is_not_fit_is_refused(text: str, sights: list[RegionObservation], told: str) -> None:
     with pytest.raises((ConfigError, Unavailable)) as refused:
         check_fit(plan(text), NAMES, seen(*sights))
     assert told in refused.value.message
@@ -55,5 +59,5 @@ def test_what_is_not_fit_is_refused(text: str, sights: list[Sight], told: str) -
 def test_what_is_not_well_again_is_named() -> None:
     assert not_well(seen(PARIS, TOKYO), 1) == "tokyo is at block 48, paris at 50"
     assert not_well(seen(TOKYO), 1) == "0 regions take writes"
-    assert not_well(seen(PARIS, Sight("tokyo", 0, 0, "rejoining", sequence=50)), 1) == "tokyo is rejoining"
-    assert not_well(seen(PARIS, Sight("tokyo", 0, 0)), 1) == "tokyo is away"
+    assert not_well(seen(PARIS, RegionObservation("tokyo", 0, 0, "rejoining", sequence=50)), 1) == "tokyo is rejoining"
+    assert not_well(seen(PARIS, RegionObservation("tokyo", 0, 0)), 1) == "tokyo is away"

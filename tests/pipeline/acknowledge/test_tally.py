@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from replicator.pipeline.acknowledge.confirmations import ORIGINS_LIMIT, Confirming
-from replicator.pipeline.acknowledge.tally import MARKS_LIMIT, Rule, Tally, acknowledged
+from replicator.pipeline.acknowledge.confirmations import ORIGINS_LIMIT, ConfirmationQueue
+from replicator.pipeline.acknowledge.tally import MARKS_LIMIT, AcknowledgeRule, AcknowledgeTally, acknowledged
 
 PATIENCE = 8.0
 NAMES = ("eu", "us", "ap", "stranger")
@@ -37,9 +37,9 @@ class Counting(RuleBasedStateMachine):
 
     @initialize(fields=counting, head=st.integers(0, 5))
     def begin(self, fields: Any, head: int) -> None:
-        self.rule = Rule(degrade_after_seconds=PATIENCE, **fields)
+        self.rule = AcknowledgeRule(degrade_after_seconds=PATIENCE, **fields)
         self.now = 0.0
-        self.tally = Tally(self.rule, head, self.now)
+        self.tally = AcknowledgeTally(self.rule, head, self.now)
         self.stored_at = dict.fromkeys(range(1, head + 1), 0.0)
         self.reports: dict[str, int] = {}
         self.released = 0
@@ -103,8 +103,8 @@ class Counting(RuleBasedStateMachine):
 TestCounting = Counting.TestCase
 
 
-def new(missing: Any = "degrade", count: int = 1, head: int = 0) -> Tally:
-    return Tally(Rule(count, missing, PATIENCE), head, 0.0)
+def new(missing: Any = "degrade", count: int = 1, head: int = 0) -> AcknowledgeTally:
+    return AcknowledgeTally(AcknowledgeRule(count, missing, PATIENCE), head, 0.0)
 
 
 def test_an_age_is_known_closely_however_far_behind_the_regions_are() -> None:
@@ -164,7 +164,7 @@ def test_an_idle_primary_whose_regions_have_everything_stays_as_it_is() -> None:
 @given(st.lists(st.one_of(st.integers(1, 4), st.integers(-9, 0)), max_size=40), st.integers(0, 6))
 def test_an_origin_is_confirmed_when_it_and_all_before_it_are_released(steps: list[int], head: int) -> None:
     """A step above 0 stores so many blocks; another releases up to so far behind the end."""
-    confirming = Confirming()
+    confirming = ConfirmationQueue()
     confirmed = 0
     released = 0
     stored = head
@@ -184,7 +184,7 @@ def test_an_origin_is_confirmed_when_it_and_all_before_it_are_released(steps: li
 
 
 def test_too_many_origins_are_thinned_and_the_last_is_kept() -> None:
-    confirming = Confirming()
+    confirming = ConfirmationQueue()
     confirming.add([(n, str(n)) for n in range(1, ORIGINS_LIMIT + 2)])
     assert len(confirming._waiting) <= ORIGINS_LIMIT // 2 + 1
     origin = confirming.release(1000)

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from replicator.errors import OutcomeUnknown
-from replicator.pipeline.acknowledge import Acknowledgement, Rule
+from replicator.pipeline.acknowledge import Acknowledgement, AcknowledgeRule
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ class Writers:
 
 
 def new(missing: str = "wait", count: int = 1, head: int = 0) -> Acknowledgement:
-    return Acknowledgement(Rule(count, missing, 10.0, 10.0), head)  # type: ignore[arg-type]
+    return Acknowledgement(AcknowledgeRule(count, missing, 10.0, 10.0), head)  # type: ignore[arg-type]
 
 
 async def test_a_report_wakes_those_it_covers_and_no_other(autojump_clock: trio.testing.MockClock) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from replicator.pipeline.copies.wire import Begun, Chunk, Last, unpack_begun, unpack_chunk
+from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, unpack_begun, unpack_chunk
 from tests.faults.regions import EMBEDDED, Region
 
 
@@ -22,7 +22,7 @@ def paris(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
     region.end()
 
 
-def begin(paris: Region, region: str = "tokyo", chunk_rows: int = 10) -> Begun:
+def begin(paris: Region, region: str = "tokyo", chunk_rows: int = 10) -> CopyStart:
     answer = httpx.post(
         f"{paris.url}/v1/copy?chunk_rows={chunk_rows}", headers={"Feed-Region": region}, trust_env=False, timeout=20
     )
@@ -42,7 +42,7 @@ def test_chunks_are_of_one_moment_and_come_again(paris: Region) -> None:
     found = [unpack_chunk(paris.ask(f"/v1/copy/{begun.copy}/{n}").content, n) for n in (3, 4)]
     assert isinstance(found[0], Chunk)
     assert len(found[0].rows) == 5
-    assert found[1] == Last(4, 25, [])
+    assert found[1] == CopyEnd(4, 25, [])
     assert paris.ask(f"/v1/copy/{begun.copy}/1").status_code == 404, "that is behind what can still be needed"
     assert httpx.delete(f"{paris.url}/v1/copy/{begun.copy}", trust_env=False).status_code == 200
     assert paris.ask(f"/v1/copy/{begun.copy}/4").json()["reason"] == "no_such_copy"

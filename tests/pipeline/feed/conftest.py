@@ -10,13 +10,13 @@ from pathlib import Path
 import trio
 
 from replicator.errors import ReplicatorError, Unavailable
-from replicator.format.block import Block, Draft, Header, Part
+from replicator.format.block import Block, BlockPart, Draft, Header
 from replicator.format.statement import pack_message
 from replicator.format.wire import Heartbeat
 from replicator.pipeline.feed.client import Upstream
 from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.publish import Publisher
-from replicator.storage.journal.head import Tail
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.regions import KnownRegions
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
@@ -27,7 +27,7 @@ from tests.servers import free_port
 STRAND = "main"
 
 
-def drafts(first: int, last: int) -> list[Part | Draft]:
+def drafts(first: int, last: int) -> list[BlockPart | Draft]:
     return [Draft(f"tx{n}", f"0/{n:X}", n * 10, 0, 1, pack_message("n", b"%d" % n)) for n in range(first, last + 1)]
 
 
@@ -37,7 +37,7 @@ class Primary:
     def __init__(self, path: Path, publisher_type: type[Publisher] = Publisher) -> None:
         self.journal = Journal(path)
         self.journal.open()
-        self.tail = Tail(self.journal.head(STRAND))
+        self.tail = JournalHead(self.journal.head(STRAND))
         self.port = free_port()
         self.regions = KnownRegions(self.journal, STRAND)
         known = {STRAND: self.regions}
@@ -47,7 +47,7 @@ class Primary:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def write(self, items: list[Part | Draft]) -> list[Block]:
+    def write(self, items: list[BlockPart | Draft]) -> list[Block]:
         blocks = self.journal.append(STRAND, items, 1)
         self.tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
         return blocks
@@ -107,7 +107,7 @@ class Region:
         directory.mkdir(exist_ok=True)
         self.journal = Journal(directory / "journal.db")
         self.journal.open()
-        self.tail = Tail(self.journal.head(STRAND))
+        self.tail = JournalHead(self.journal.head(STRAND))
         self.recorder = Recorder()
         config = SettleConfig(request_after_us=20_000, request_every_us=100_000)
         upstream = Upstream(primary.url, name, token=token, idle_seconds=2.0)

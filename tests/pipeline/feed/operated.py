@@ -14,7 +14,7 @@ from replicator.format.block import Block
 from replicator.format.wire import pack_block, unpack_page
 from replicator.pipeline.feed.gaps import routes
 from replicator.pipeline.feed.publish import Publisher
-from replicator.storage.journal.reading import Page
+from replicator.storage.journal.reading import JournalPage
 from replicator.transport.server import Listen, application, serve
 from tests.pipeline.feed.conftest import Primary, Region
 from tests.servers import free_port
@@ -31,7 +31,7 @@ class Lossy(Publisher):
         self.gone: set[int] = set()  # nowhere
         self.forged: dict[int, Block] = {}
 
-    async def _page(self, strand: str, page: Page, after: int, until: int | None) -> AsyncIterator[bytes]:
+    async def _page(self, strand: str, page: JournalPage, after: int, until: int | None) -> AsyncIterator[bytes]:
         for block in unpack_page(page.data):
             sequence = block.header.sequence
             live = until is None

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import trio
 
-from replicator.format.block import BODY_LIMIT_BYTES, Draft, Part
+from replicator.format.block import BODY_LIMIT_BYTES, BlockPart, Draft
 from replicator.format.statement import pack_insert
 from replicator.format.wire import pack_block, unpack_page
 from replicator.pipeline.feed.publish import Publisher
-from replicator.storage.journal.reading import Page
+from replicator.storage.journal.reading import JournalPage
 from tests.pipeline.feed.conftest import STRAND, Primary, Region, drafts
 
 
@@ -72,7 +72,7 @@ async def test_a_region_that_restarts_goes_on_where_it_was(tmp_path: Path) -> No
 async def test_a_large_block_travels_in_parts(tmp_path: Path) -> None:
     primary = Primary(tmp_path / "primary.db")
     region = Region(tmp_path / "eu", primary)
-    parts = [Part(1, pack_insert(1, bytes([n]) * BODY_LIMIT_BYTES)) for n in range(5)]
+    parts = [BlockPart(1, pack_insert(1, bytes([n]) * BODY_LIMIT_BYTES)) for n in range(5)]
     primary.write([*drafts(1, 1), *parts, Draft("big", "0/2", 20, 0, 5, None), *drafts(3, 3)])
     async with primary.serving():
         await reach(region, 3)
@@ -87,7 +87,7 @@ class Unreliable(Publisher):
     draws = random.Random(20260101)
     dropped = 0
 
-    async def _page(self, strand: str, page: Page, after: int, until: int | None) -> AsyncIterator[bytes]:
+    async def _page(self, strand: str, page: JournalPage, after: int, until: int | None) -> AsyncIterator[bytes]:
         if until is not None:
             async for data in super()._page(strand, page, after, until):
                 yield data

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import Halted, ReplicatorError
-from replicator.pipeline.acknowledge import Acknowledgement, Rule
+from replicator.pipeline.acknowledge import Acknowledgement, AcknowledgeRule
 from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.feed.regions import routes as region_routes
 from replicator.pipeline.feed.reporting import REPORT_SECONDS
-from replicator.storage.journal.keeper import Retaining
+from replicator.storage.journal.keeper import JournalKeeper
 from replicator.storage.journal.pruning import remove_pages
-from replicator.storage.journal.retention import Policy
+from replicator.storage.journal.retention import RetentionPolicy
 from replicator.supervise import first_cause
 from replicator.transport.server import Listen, application, serve
 from tests.pipeline.feed.conftest import STRAND, Primary, Region, drafts
@@ -181,7 +181,7 @@ async def test_a_wish_reaches_a_follower_whose_stream_is_open_already(
 
 async def test_two_regions_that_both_must_have_it(primary: Primary, tmp_path: Path) -> None:
     """K = 2, over HTTP: the second region comes later."""
-    acknowledgement = Acknowledgement(Rule(2, regions=frozenset({"eu", "us"})), 30)
+    acknowledgement = Acknowledgement(AcknowledgeRule(2, regions=frozenset({"eu", "us"})), 30)
     primary.publisher.wants_reports = lambda: True
     primary.publisher.on_report = lambda strand, region, sequence: acknowledgement.reported(region, sequence)
     eu, us = (Region(tmp_path / name, primary, name=name) for name in ("eu", "us"))
@@ -334,7 +334,7 @@ class Caught:
 async def test_regions_over_http(primary: Primary) -> None:
     """Listed with what is kept for them; forgotten by an operator, with the reason."""
     primary.regions.report("lima", 3, 1)
-    retaining = Retaining(primary.journal, STRAND, Policy(keep_bytes=0), primary.regions)
+    retaining = JournalKeeper(primary.journal, STRAND, RetentionPolicy(keep_bytes=0), primary.regions)
     while retaining.step():
         pass
     parts = type("Parts", (), {"publisher": primary.publisher, "retaining": retaining})()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from replicator.format.block import Block, Draft, Part, seal_small
+from replicator.format.block import Block, BlockPart, Draft, seal_small
 from replicator.format.position import Position, genesis
 from replicator.format.wire import Frame, Heartbeat, StagedPart
-from replicator.pipeline.feed.sent import Sent
+from replicator.pipeline.feed.sent import StreamTracker
 
 
 def beat(sequence: int) -> Heartbeat:
@@ -17,7 +17,7 @@ def block() -> Block:
 
 
 def told(*batches: list[Frame]) -> list[int | None]:
-    sent = Sent()
+    sent = StreamTracker()
     return [sent.up_to(batch) for batch in batches]
 
 
@@ -31,7 +31,7 @@ def test_a_second_one_tells_what_the_first_one_named() -> None:
 
 
 def test_what_comes_between_shows_that_more_is_to_come() -> None:
-    part = StagedPart(1, 0, Part(1, b""))
+    part = StagedPart(1, 0, BlockPart(1, b""))
     for between in (block(), part):
         assert told([beat(900)], [between], [beat(905)]) == [None, None, None]
         assert told([beat(900)], [between, beat(905)], [beat(907)]) == [None, None, 905]

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_update
 from replicator.ops.cli import main
-from replicator.pipeline.replay.loop import Hold, Replay
-from replicator.pipeline.replay.quarantine import Policy
-from replicator.pipeline.replay.serve import Desk, routes
-from replicator.pipeline.replicas.base import Applied
-from replicator.storage.journal.head import Tail
+from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
+from replicator.pipeline.replay.serve import QuarantineDesk, routes
+from replicator.pipeline.replicas.base import AppliedMark
+from replicator.storage.journal.head import JournalHead
 from replicator.transport.server import Listen, application, serve
 from tests.contracts.replica_kinds import STRAND, SqliteKind, row, table
 from tests.pipeline.replay.strand import EVENTS, SETS_ASIDE, WALLETS, Strand, wallet
@@ -30,7 +30,7 @@ PAIRS = table([("a", "text"), ("b", "text"), ("balance", "integer")], ["a", "b"]
 class Operated:
     """Wallet 1 has an update refused (4/0) and a delete behind it (5/0); the pair (de, 17) an insert (4/1)."""
 
-    def __init__(self, directory: Path, policy: Policy = SETS_ASIDE) -> None:
+    def __init__(self, directory: Path, policy: QuarantinePolicy = SETS_ASIDE) -> None:
         self.strand = Strand(SqliteKind(directory / "replica.db"), directory, policy)
         self.strand.define(pack_define(1, WALLETS), pack_define(2, EVENTS), pack_define(3, PAIRS))
         self.strand.write(*(pack_insert(1, wallet(number, 10)) for number in (1, 2, 3)))
@@ -40,13 +40,13 @@ class Operated:
         self.strand.refuse("pairs")
         self.strand.write(pack_update(1, wallet(1, -1)), pack_insert(3, row("de", "17", "-5")))
         self.strand.write(pack_delete(1, row("1")), pack_update(1, wallet(2, 12)))
-        self.tail = Tail(self.strand.journal.head(STRAND))
-        self.opened: list[Applied] = []
-        self.applied: list[Applied] = []
+        self.tail = JournalHead(self.strand.journal.head(STRAND))
+        self.opened: list[AppliedMark] = []
+        self.applied: list[AppliedMark] = []
         self._heard = trio.Event()
         replayer = self.strand.replayer
-        self.replay = Replay(replayer, self.tail, Hold(), self._on_applied, self.opened.append)
-        self.desk = Desk(STRAND, self.replay, self.strand.kind.reader, self.strand.journal)
+        self.replay = ReplayLoop(replayer, self.tail, ReplayHold(), self._on_applied, self.opened.append)
+        self.desk = QuarantineDesk(STRAND, self.replay, self.strand.kind.reader, self.strand.journal)
         self.port = free_port()
         self.config = directory / "region.toml"
         self.config.write_text(
@@ -72,7 +72,7 @@ class Operated:
         while not self.applied or self.applied[-1].position != self.strand.journal.head(STRAND):
             await self._heard.wait()
 
-    def _on_applied(self, applied: Applied) -> None:
+    def _on_applied(self, applied: AppliedMark) -> None:
         self.applied.append(applied)
         self._heard.set()
         self._heard = trio.Event()

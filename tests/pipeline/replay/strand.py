@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replay.quarantine import Policy
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from replicator.pipeline.replicas.base import Replica
-from replicator.pipeline.replicas.quarantine import Quarantined
+from replicator.pipeline.replicas.quarantine import QuarantinedStatement
 from replicator.storage.journal.store import Journal
 from tests.contracts.replica_kinds import STRAND, Kind, contents, row, table
 
 WALLETS = table([("id", "integer"), ("owner", "text"), ("balance", "integer")], ["id"], user="owner")
 EVENTS = table([("what", "text"), ("amount", "integer")], [], name="events")
-SETS_ASIDE = Policy(sets_aside=True)
+SETS_ASIDE = QuarantinePolicy(sets_aside=True)
 
 
 def wallet(number: int | str, balance: int, owner: str = "ann") -> bytes:
@@ -25,7 +25,7 @@ class Strand:
     """Blocks go in by ``write``; ``replayer`` brings the replica after them."""
 
     def __init__(
-        self, kind: Kind, directory: Path, policy: Policy = SETS_ASIDE, replica: Replica | None = None
+        self, kind: Kind, directory: Path, policy: QuarantinePolicy = SETS_ASIDE, replica: Replica | None = None
     ) -> None:
         self.kind = kind
         self.journal = Journal(directory / "journal.db")
@@ -42,7 +42,7 @@ class Strand:
     def write_large(self, parts: list[list[bytes]]) -> None:
         """One transaction in parts."""
         sequence = self.journal.head(STRAND).sequence + 1
-        items: list[Part | Draft] = [Part(len(part), b"".join(part)) for part in parts]
+        items: list[BlockPart | Draft] = [BlockPart(len(part), b"".join(part)) for part in parts]
         count = sum(map(len, parts))
         self.journal.append(STRAND, [*items, Draft(f"tx{sequence}", "", sequence, 0, count, None)], 1)
 
@@ -59,7 +59,7 @@ class Strand:
         assert self.replayer.applied.position == head
         assert self.replica.applied(STRAND) == self.replayer.applied, "the position is stored with the rows"
 
-    def again(self, policy: Policy = SETS_ASIDE) -> None:
+    def again(self, policy: QuarantinePolicy = SETS_ASIDE) -> None:
         """As after a restart of the sidecar, with this policy."""
         self.replica.close()
         self.replica = self.kind.replica()
@@ -88,7 +88,7 @@ class Strand:
         for event in ("INSERT", "UPDATE"):
             self.kind.execute(f'DROP TRIGGER "refused_{name}_{event}"')
 
-    def open(self) -> list[Quarantined]:
+    def open(self) -> list[QuarantinedStatement]:
         """What is set aside."""
         return self.replica.quarantine().open(STRAND)
 

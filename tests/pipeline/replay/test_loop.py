@@ -11,8 +11,8 @@ import trio.testing
 
 from replicator.errors import Halted, Unavailable
 from replicator.format.statement import pack_insert
-from replicator.pipeline.replay.quarantine import Policy
-from replicator.pipeline.replicas.base import Applied, Replica
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
+from replicator.pipeline.replicas.base import AppliedMark, Replica
 from tests.contracts.replica_kinds import STRAND
 from tests.pipeline.replay.operated import Operated
 from tests.pipeline.replay.strand import wallet
@@ -23,7 +23,7 @@ def operated(tmp_path: Path) -> Operated:
     return Operated(tmp_path)
 
 
-def touch(replica: Replica, applied: Applied) -> Applied:
+def touch(replica: Replica, applied: AppliedMark) -> AppliedMark:
     replica.begin()
     replica.commit(applied)
     return applied
@@ -45,7 +45,7 @@ async def test_no_step_runs_meanwhile(operated: Operated) -> None:
     began, may_end = threading.Event(), threading.Event()
     seen: list[int] = []
 
-    def work(replica: Replica, applied: Applied) -> None:
+    def work(replica: Replica, applied: AppliedMark) -> None:
         began.set()
         may_end.wait(10)
         stored = replica.applied(STRAND)
@@ -64,7 +64,7 @@ async def test_no_step_runs_meanwhile(operated: Operated) -> None:
 
 
 async def test_work_that_fails_half_way_leaves_nothing_and_the_loop_goes_on(operated: Operated) -> None:
-    def work(replica: Replica, applied: Applied) -> None:
+    def work(replica: Replica, applied: AppliedMark) -> None:
         replica.begin()
         raise Unavailable("gone", "the connection is lost", place="replica")
 
@@ -79,7 +79,7 @@ async def test_work_that_fails_half_way_leaves_nothing_and_the_loop_goes_on(oper
 
 async def test_work_is_done_while_the_strand_is_halted(tmp_path: Path) -> None:
     """What halts it may be what the work is to cure: here that no more may be set aside."""
-    operated = Operated(tmp_path, Policy(sets_aside=True, limit=2))
+    operated = Operated(tmp_path, QuarantinePolicy(sets_aside=True, limit=2))
     with pytest.raises(Halted) as caught:
         await operated.replay.run_once()
     assert caught.value.reason == "quarantine_full"

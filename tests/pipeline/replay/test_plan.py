@@ -25,7 +25,7 @@ from replicator.format.statement import (
     unpack_statements,
 )
 from replicator.pipeline.replay.plan import Planner
-from replicator.pipeline.replicas.base import Append, Change, Define, SetSequence, Step, Truncate
+from replicator.pipeline.replicas.base import Append, Define, SetSequence, Step, TableChange, Truncate
 
 
 def table(name: str, *columns: str, key: Sequence[str] = ()) -> Definition:
@@ -50,7 +50,7 @@ def plan(definition: Definition, *statements: bytes) -> list[Step]:
 
 def only_change(steps: list[Step]) -> dict[str, Any]:
     (step,) = steps
-    assert isinstance(step, Change)
+    assert isinstance(step, TableChange)
     lists = step._asdict()
     del lists["definition"]
     return {name: content for name, content in lists.items() if content}
@@ -64,12 +64,12 @@ class Tables:
 
     def do(self, steps: list[Step]) -> None:
         for step in steps:
-            if isinstance(step, Change):
+            if isinstance(step, TableChange):
                 self._change(step, self.rows.setdefault(step.definition.table, {}))
             elif isinstance(step, Truncate):
                 self.rows[step.definition.table] = {}
 
-    def _change(self, step: Change, rows: dict[bytes, list[Cell]]) -> None:
+    def _change(self, step: TableChange, rows: dict[bytes, list[Cell]]) -> None:
         places = step.definition.key_places
         others = [before for before, _ in step.moves]
         for image in (*(image for _, image in step.moves), *step.patches, *step.inserts, *step.updates):
@@ -232,13 +232,16 @@ def test_a_key_change_with_unchanged_columns_is_filled_from_the_fold() -> None:
 def test_moves_that_meet_are_kept_apart() -> None:
     first, second = row("b", "1", UNCHANGED), row("c", "2", UNCHANGED)
     steps = plan(WALLETS, pack_patch(1, first, row("a")), pack_patch(1, second, row("b")))
-    assert [step.moves for step in steps if isinstance(step, Change)] == [[(row("a"), first)], [(row("b"), second)]]
+    assert [step.moves for step in steps if isinstance(step, TableChange)] == [
+        [(row("a"), first)],
+        [(row("b"), second)],
+    ]
 
 
 def test_a_move_onto_a_row_that_is_there_reaches_the_replica_as_such() -> None:
     moved = row("b", "1", UNCHANGED)
     steps = plan(WALLETS, pack_update(1, row("b", "0", "")), pack_patch(1, moved, row("a")))
-    assert [(step.updates, step.moves) for step in steps if isinstance(step, Change)] == [
+    assert [(step.updates, step.moves) for step in steps if isinstance(step, TableChange)] == [
         ([row("b", "0", "")], []),
         ([], [(row("a"), moved)]),
     ]
@@ -253,7 +256,7 @@ def test_patches_on_one_key_merge() -> None:
 
 def test_an_update_of_what_was_deleted_reaches_the_replica_as_such() -> None:
     steps = plan(WALLETS, pack_delete(1, row("a")), pack_update(1, row("a", "1", "")))
-    assert [(step.deletes, step.updates) for step in steps if isinstance(step, Change)] == [
+    assert [(step.deletes, step.updates) for step in steps if isinstance(step, TableChange)] == [
         ([row("a")], []),
         ([], [row("a", "1", "")]),
     ]
@@ -261,7 +264,7 @@ def test_an_update_of_what_was_deleted_reaches_the_replica_as_such() -> None:
 
 def test_a_truncate_makes_the_fold_void() -> None:
     steps = plan(WALLETS, pack_insert(1, row("a", "1", "")), pack_truncate(1), pack_insert(1, row("b", "1", "")))
-    assert [type(step) for step in steps] == [Truncate, Change]
+    assert [type(step) for step in steps] == [Truncate, TableChange]
     assert only_change(steps[1:]) == {"inserts": [row("b", "1", "")]}
 
 
@@ -274,8 +277,8 @@ def test_a_definition_closes_the_fold_of_its_table() -> None:
         pack_insert(2, row("b", "1", "", "x")),
         pack_insert(1, row("c", "1", "")),
     )
-    assert [type(step) for step in steps] == [Change, Define, Change, Change]
-    assert [step.definition for step in steps if isinstance(step, Change)] == [WALLETS, wider, WALLETS]
+    assert [type(step) for step in steps] == [TableChange, Define, TableChange, TableChange]
+    assert [step.definition for step in steps if isinstance(step, TableChange)] == [WALLETS, wider, WALLETS]
 
 
 def test_a_relation_that_is_given_to_another_table_closes_the_fold_of_the_first() -> None:
@@ -283,7 +286,7 @@ def test_a_relation_that_is_given_to_another_table_closes_the_fold_of_the_first(
     planner.add(1, unpack_statements(pack_insert(1, row("a", "1", "")) + pack_define(1, EVENTS)))
     planner.add(2, unpack_statements(pack_insert(1, row("happened"))))
     steps = planner.take()
-    assert [type(step) for step in steps] == [Change, Define, Append]
+    assert [type(step) for step in steps] == [TableChange, Define, Append]
 
 
 def test_rows_without_a_key_keep_their_places_over_parts_and_blocks() -> None:

@@ -18,7 +18,7 @@ from replicator.format.statement import (
     pack_truncate,
     pack_update,
 )
-from replicator.pipeline.replay.quarantine import Policy
+from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from tests.contracts.replica_kinds import Kind, PostgresKind, SqliteKind, contents, row, table
 from tests.pipeline.replay.strand import EVENTS, SETS_ASIDE, WALLETS, Strand, wallet
 
@@ -93,13 +93,13 @@ def test_what_touches_a_held_key_waits_behind_it_in_this_batch_and_after_a_resta
 
 
 def test_without_the_policy_the_strand_halts_and_nothing_of_the_batch_is_applied(strand: Strand) -> None:
-    strand.again(Policy())
+    strand.again(QuarantinePolicy())
     strand.write(pack_update(1, wallet(1, 11)))
     strand.write(pack_insert(1, wallet(4, -4)))
     with pytest.raises(Halted) as caught:
         strand.replayer.step()
     assert caught.value.reason == "replica_refused_row"
-    strand.again(Policy())
+    strand.again(QuarantinePolicy())
     assert strand.replayer.applied.position.sequence == 2
     assert strand.wallets() == {"1": "10", "2": "10", "3": "10"}
     assert strand.open() == []
@@ -108,7 +108,7 @@ def test_without_the_policy_the_strand_halts_and_nothing_of_the_batch_is_applied
 def test_what_is_held_waits_although_the_policy_is_halt_again(strand: Strand) -> None:
     strand.write(pack_update(1, wallet(1, -1)))
     strand.replay()
-    strand.again(Policy())
+    strand.again(QuarantinePolicy())
     strand.write(pack_update(1, wallet(1, 11)), pack_update(1, wallet(2, 12)))
     strand.replay()
     assert strand.wallets() == {"1": "10", "2": "12", "3": "10"}
@@ -306,7 +306,7 @@ def test_many_refused_rows_among_many(strand: Strand) -> None:
 
 
 def test_beyond_the_limit_the_strand_halts_before_the_batch(kind: Kind, tmp_path: Path) -> None:
-    strand = Strand(kind, tmp_path, Policy(sets_aside=True, limit=2))
+    strand = Strand(kind, tmp_path, QuarantinePolicy(sets_aside=True, limit=2))
     strand.define(pack_define(1, WALLETS))
     strand.replay()
     strand.refuse()
@@ -417,5 +417,5 @@ def test_a_trigger_that_ends_the_transaction_halts(tmp_path: Path) -> None:
 
 
 def test_policies_are_what_the_configuration_says() -> None:
-    assert not Policy().sets_aside
+    assert not QuarantinePolicy().sets_aside
     assert SETS_ASIDE.limit == 10_000

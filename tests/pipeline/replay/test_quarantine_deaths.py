@@ -12,13 +12,13 @@ import pytest
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_truncate, pack_update
 from replicator.pipeline.replay import quarantine_replay
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replay.quarantine_replay import Wanted
-from replicator.pipeline.replicas.quarantine import Closing, QuarantineTable
+from replicator.pipeline.replay.quarantine_replay import GroupFilter
+from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantineTable
 from tests.contracts.replica_kinds import STRAND, Kind, PostgresKind, SqliteKind, contents, row
 from tests.pipeline.replay.strand import EVENTS, SETS_ASIDE, WALLETS, Strand, wallet
 
 BATCH_BLOCKS = 2
-CLOSING = Closing("replayed", 5, "ann", "cured")
+CLOSING = QuarantineClosing("replayed", 5, "ann", "cured")
 
 
 class Death(Exception):
@@ -112,7 +112,7 @@ def cured(strand: Strand, replica: Any) -> None:
     strand.replica = replica
     strand.replayer = Replayer(strand.journal, replica, STRAND, 1 << 20, BATCH_BLOCKS, SETS_ASIDE)
     strand.replayer.open()
-    strand.replayer.run(lambda replica, applied: quarantine_replay.replay(replica, applied, Wanted(), CLOSING))
+    strand.replayer.run(lambda replica, applied: quarantine_replay.replay(replica, applied, GroupFilter(), CLOSING))
 
 
 def dropped(strand: Strand, replica: Any) -> None:

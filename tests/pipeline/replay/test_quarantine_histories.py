@@ -11,8 +11,8 @@ import pytest
 from replicator.format.row import UNCHANGED
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from replicator.pipeline.replay import quarantine_replay
-from replicator.pipeline.replay.quarantine_replay import Wanted
-from replicator.pipeline.replicas.quarantine import Closing
+from replicator.pipeline.replay.quarantine_replay import GroupFilter
+from replicator.pipeline.replicas.quarantine import QuarantineClosing
 from tests.contracts.replica_kinds import STRAND, PostgresKind, SqliteKind, row, table
 from tests.pipeline.replay.strand import WALLETS, Strand, wallet
 
@@ -83,8 +83,10 @@ def wallets(strand: Strand) -> dict[int, int]:
 
 
 def replay_all(strand: Strand) -> list[str]:
-    closing = Closing("replayed", 1, "ann", "cured")
-    tried = strand.replayer.run(lambda replica, applied: quarantine_replay.replay(replica, applied, Wanted(), closing))
+    closing = QuarantineClosing("replayed", 1, "ann", "cured")
+    tried = strand.replayer.run(
+        lambda replica, applied: quarantine_replay.replay(replica, applied, GroupFilter(), closing)
+    )
     return [one.outcome for one in tried]
 
 

@@ -12,12 +12,13 @@ from replicator.format.definition import Definition
 from replicator.format.row import UNCHANGED
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from replicator.pipeline.replay import quarantine_replay
-from replicator.pipeline.replay.quarantine_replay import Tried, Wanted
-from replicator.pipeline.replicas.quarantine import Closing, Quarantined
+from replicator.pipeline.replay.quarantine_replay import GroupFilter, ReplayOutcome
+from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantinedStatement
 from tests.contracts.replica_kinds import Kind, PostgresKind, SqliteKind, contents, row, table
 from tests.pipeline.replay.strand import EVENTS, WALLETS, Strand, wallet
 
-ANN = Closing("replayed", 77, "ann", "replayed once cured")
+ALL_GROUPS = GroupFilter()
+ANN = QuarantineClosing("replayed", 77, "ann", "replayed once cured")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -44,11 +45,13 @@ def strand(kind: Kind, tmp_path: Path) -> Strand:
     return made
 
 
-def attempt(strand: Strand, wanted: Wanted = Wanted(), closing: Closing | None = ANN) -> list[Tried]:  # noqa: B008
+def attempt(
+    strand: Strand, wanted: GroupFilter = ALL_GROUPS, closing: QuarantineClosing | None = ANN
+) -> list[ReplayOutcome]:
     return strand.replayer.run(lambda replica, applied: quarantine_replay.replay(replica, applied, wanted, closing))
 
 
-def outcomes(tried: list[Tried]) -> list[tuple[str, list[tuple[str, ...]], str]]:
+def outcomes(tried: list[ReplayOutcome]) -> list[tuple[str, list[tuple[str, ...]], str]]:
     return [(one.table, one.keys, one.outcome) for one in tried]
 
 
@@ -75,7 +78,7 @@ def test_once_cured_every_key_is_replayed_in_order_and_the_position_stays(strand
 
 def test_a_row_without_a_key_goes_to_its_own_place(strand: Strand) -> None:
     strand.allow("events")
-    attempt(strand, Wanted("events"))
+    attempt(strand, GroupFilter("events"))
     found = strand.kind.execute("SELECT what, _sequence, _ordinal FROM events ORDER BY _sequence, _ordinal")
     assert found == [("e", 3, 2), ("f", 4, 2)]
 
@@ -110,26 +113,26 @@ def test_what_is_still_refused_stays_and_the_others_are_replayed(strand: Strand)
 
 def test_a_state_in_between_that_is_refused_is_no_obstacle(strand: Strand) -> None:
     """Balance -1 is still refused, but it ends at 11."""
-    assert outcomes(attempt(strand, Wanted("wallets", (("1",),)))) == [("wallets", [("1",)], "replayed")]
+    assert outcomes(attempt(strand, GroupFilter("wallets", (("1",),)))) == [("wallets", [("1",)], "replayed")]
     assert strand.wallets()["1"] == "11"
 
 
 def test_only_what_is_asked_for_is_replayed(strand: Strand) -> None:
     strand.allow()
-    assert outcomes(attempt(strand, Wanted("wallets", (("2",),)))) == [("wallets", [("2",)], "replayed")]
+    assert outcomes(attempt(strand, GroupFilter("wallets", (("2",),)))) == [("wallets", [("2",)], "replayed")]
     assert [one.key for one in strand.open()] == [("1",), None, ("1",)]
-    for wanted in (Wanted("nothing"), Wanted("wallets", (("2",),)), Wanted("events", (("1",),))):
+    for wanted in (GroupFilter("nothing"), GroupFilter("wallets", (("2",),)), GroupFilter("events", (("1",),))):
         with pytest.raises(Rejected) as caught:
             attempt(strand, wanted)
         assert caught.value.reason == "nothing_held"
-    assert len(attempt(strand, Wanted(keys=(("1",),)))) == 1
+    assert len(attempt(strand, GroupFilter(keys=(("1",),)))) == 1
 
 
 def test_keys_that_a_changed_key_ties_together_are_replayed_together(strand: Strand) -> None:
     strand.write(pack_insert(1, wallet(9, 9)), pack_update(1, wallet(2, 12), row("1")))
     strand.replay()
     strand.allow()
-    (tried,) = attempt(strand, Wanted("wallets", (("2",),)))
+    (tried,) = attempt(strand, GroupFilter("wallets", (("2",),)))
     assert set(tried.keys) == {("1",), ("2",)}
     assert tried.places == [(3, 0), (3, 1), (4, 0), (4, 1), (5, 1)]
     assert strand.wallets() == {"2": "12", "3": "10", "9": "9"}
@@ -152,7 +155,7 @@ def test_a_table_that_waits_as_a_whole_is_replayed_as_a_whole(kind: Kind, tmp_pa
     (refused,) = attempt(strand)
     assert refused.outcome == "refused"
     kind.execute("DROP TABLE refers" if kind.name == "postgres" else "DROP TRIGGER refers")
-    (tried,) = attempt(strand, Wanted("wallets"))
+    (tried,) = attempt(strand, GroupFilter("wallets"))
     assert (tried.outcome, tried.places) == ("replayed", [(3, 1), (3, 2), (4, 0)])
     assert strand.wallets() == {"1": "12", "2": "13"}
 
@@ -161,10 +164,10 @@ def test_a_partial_change_is_replayed_once_its_row_is_back(strand: Strand) -> No
     strand.kind.execute("DELETE FROM wallets WHERE id = 3")
     strand.write(pack_patch(1, row("3", UNCHANGED, "33")))
     strand.replay()
-    (refused,) = attempt(strand, Wanted("wallets", (("3",),)))
+    (refused,) = attempt(strand, GroupFilter("wallets", (("3",),)))
     assert refused.reason == "replica_row_missing"
     strand.kind.execute("INSERT INTO wallets VALUES (3, 'back', 10)")
-    attempt(strand, Wanted("wallets", (("3",),)))
+    attempt(strand, GroupFilter("wallets", (("3",),)))
     assert ["3", "back", "33"] in contents(strand.kind)
 
 
@@ -184,7 +187,7 @@ def test_rows_of_an_older_definition_are_replayed_as_rows_of_the_one_in_force(st
     strand.write(pack_insert(3, row("7", "70", "bob", "seven")), pack_patch(3, row("1", "21", UNCHANGED, UNCHANGED)))
     strand.replay()
     strand.allow()
-    assert outcomes(attempt(strand, Wanted("wallets"))) == [
+    assert outcomes(attempt(strand, GroupFilter("wallets"))) == [
         ("wallets", [("1",)], "replayed"),
         ("wallets", [("2",)], "replayed"),
     ]
@@ -199,13 +202,13 @@ def test_a_changed_key_of_an_older_definition_is_replayed(strand: Strand) -> Non
     strand.write(pack_update(1, wallet(8, 88), row("1")))
     strand.define(pack_define(3, changed()))
     strand.replay()
-    attempt(strand, Wanted("wallets", (("8",),)))
+    attempt(strand, GroupFilter("wallets", (("8",),)))
     assert ["8", "88", "ann", "none"] in contents(strand.kind)
 
 
 def test_a_dropped_statement_stays_listed_and_what_is_behind_it_stays_held(strand: Strand) -> None:
-    def drop(sequence: int, ordinal: int) -> Quarantined:
-        closing = Closing("dropped", 99, "bob", "wrong at the source, too")
+    def drop(sequence: int, ordinal: int) -> QuarantinedStatement:
+        closing = QuarantineClosing("dropped", 99, "bob", "wrong at the source, too")
         return strand.replayer.run(
             lambda replica, applied: quarantine_replay.drop(replica, applied, (sequence, ordinal), closing)
         )

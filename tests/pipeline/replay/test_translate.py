@@ -19,7 +19,7 @@ from replicator.format.statement import (
     pack_update,
     unpack_statements,
 )
-from replicator.pipeline.replay.translate import Translation, shown
+from replicator.pipeline.replay.translate import RowTranslation, shown
 
 OLD = Definition(
     "public",
@@ -51,7 +51,7 @@ KEY = pack_row([ID])
 
 def translated(packed: bytes) -> list[Any]:
     (one,) = unpack_statements(packed)
-    return Translation(OLD, NEW).statement(one, -1)
+    return RowTranslation(OLD, NEW).statement(one, -1)
 
 
 def test_columns_go_come_move_and_change_their_type_and_name() -> None:
@@ -61,7 +61,7 @@ def test_columns_go_come_move_and_change_their_type_and_name() -> None:
 
 
 def test_all_columns_of_the_translated_definition_are_text() -> None:
-    definition = Translation(OLD, NEW).definition
+    definition = RowTranslation(OLD, NEW).definition
     assert {column.format for column in definition.columns} == {"text"}
     assert dataclasses.replace(definition, columns=NEW.columns) == NEW
     assert [column.type for column in definition.columns] == [column.type for column in NEW.columns]
@@ -78,7 +78,7 @@ def test_updates_patches_and_deletes_keep_their_shape() -> None:
 
 def test_what_replicas_cannot_follow_is_not_translated() -> None:
     with pytest.raises(Halted) as caught:
-        Translation(OLD, dataclasses.replace(NEW, key=("holder",)))
+        RowTranslation(OLD, dataclasses.replace(NEW, key=("holder",)))
     assert caught.value.reason == "key_changed"
 
 

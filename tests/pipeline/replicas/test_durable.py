@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.pipeline.replicas.base import Change, Define
+from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.replicas.postgres.durable import PostgresDurable
 from replicator.pipeline.replicas.sqlite import SqliteReplica
@@ -57,7 +57,7 @@ def test_a_postgres_replica_that_crashes_still_has_what_was_called_durable(tmp_p
         apply(replica, 1, Define(1, WALLETS))
         told = 0
         for sequence in range(2, 60):
-            apply(replica, sequence, Change(WALLETS, (), (), (), [row(f"w{sequence}")], ()))
+            apply(replica, sequence, TableChange(WALLETS, (), (), (), [row(f"w{sequence}")], ()))
             told = durable.sequence()
             assert told <= sequence
         with psycopg.connect(dsn, autocommit=True) as other:  # a commit that does wait takes the log before it along

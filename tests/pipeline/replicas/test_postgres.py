@@ -11,11 +11,11 @@ import pytest
 
 from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Column, Definition
-from replicator.pipeline.replicas.base import Change, Define, Truncate
+from replicator.pipeline.replicas.base import Define, TableChange, Truncate
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.pipeline.replicas.postgres import replica as replica_module
 from replicator.pipeline.replicas.postgres.check import preflight
-from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.pipeline.replicas.postgres.rows import PostgresRows
 from replicator.pipeline.replicas.postgres.schema import current_definitions
 from tests.contracts.replica_kinds import STRAND, PostgresKind, applied, apply, contents, int4, row, table
 from tests.servers import Postgres, free_port
@@ -42,11 +42,11 @@ def test_a_killed_server_comes_back_at_a_whole_position(own_server: Postgres) ->
     """What was committed without waiting for the disk may be gone; position and rows are of one moment."""
     replica = PostgresReplica(own_server.dsn())
     replica.open()
-    apply(replica, 1, Define(1, BINARY), Change(BINARY, [], [], [], rows(500, "1"), []))
+    apply(replica, 1, Define(1, BINARY), TableChange(BINARY, [], [], [], rows(500, "1"), []))
     own_server.connect().execute("CHECKPOINT")
-    apply(replica, 2, Change(BINARY, [], [], [], [], rows(500, "2")))
+    apply(replica, 2, TableChange(BINARY, [], [], [], [], rows(500, "2")))
     replica.begin()
-    replica.apply(STRAND, [Change(BINARY, [], [], [], [], rows(500, "3"))])
+    replica.apply(STRAND, [TableChange(BINARY, [], [], [], [], rows(500, "3"))])
     own_server.kill()
     with pytest.raises(Unavailable):
         replica.commit(applied(3))
@@ -60,7 +60,7 @@ def test_a_killed_server_comes_back_at_a_whole_position(own_server: Postgres) ->
     owners = {cells[1] for cells in contents(PostgresKind(own_server.dsn()))}
     assert owners == {str(stands.position.sequence)}
     for sequence in range(stands.position.sequence + 1, 4):
-        apply(replica, sequence, Change(BINARY, [], [], [], [], rows(500, str(sequence))))
+        apply(replica, sequence, TableChange(BINARY, [], [], [], [], rows(500, str(sequence))))
     assert {cells[1] for cells in contents(PostgresKind(own_server.dsn()))} == {"3"}
     assert replica.drifted_rows == 0
     replica.close()
@@ -119,9 +119,9 @@ def test_a_connection_lost_at_commit_leaves_one_of_two_outcomes(new_database: Ca
     dsn = new_database()
     replica = PostgresReplica(dsn)
     replica.open()
-    apply(replica, 1, Define(1, BINARY), Change(BINARY, [], [], [], rows(3, "1"), []))
+    apply(replica, 1, Define(1, BINARY), TableChange(BINARY, [], [], [], rows(3, "1"), []))
     replica.begin()
-    replica.apply(STRAND, [Change(BINARY, [], [], [], [], rows(3, "2"))])
+    replica.apply(STRAND, [TableChange(BINARY, [], [], [], [], rows(3, "2"))])
     PostgresKind(dsn).crash(replica)
     with pytest.raises(Unavailable):
         replica.commit(applied(2))
@@ -153,7 +153,12 @@ def test_types_that_this_server_lacks_are_text(new_database: Callable[[], str]) 
     replica = PostgresReplica(dsn)
     replica.open()
     definition = table(columns, ["id"])
-    apply(replica, 1, Define(1, definition), Change(definition, [], [], [], [row("1", *["a", "{a}", *["x"] * 8])], []))
+    apply(
+        replica,
+        1,
+        Define(1, definition),
+        TableChange(definition, [], [], [], [row("1", *["a", "{a}", *["x"] * 8])], []),
+    )
     with psycopg.connect(dsn) as connection:
         found = connection.execute(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
@@ -169,9 +174,9 @@ def test_plans_look_keys_up_whatever_the_tables_size(new_database: Callable[[], 
     dsn = new_database()
     replica = PostgresReplica(dsn)
     replica.open()
-    apply(replica, 1, Define(1, BINARY), Change(BINARY, [], [], [], rows(count, "1"), []))
+    apply(replica, 1, Define(1, BINARY), TableChange(BINARY, [], [], [], rows(count, "1"), []))
     connection = replica._open
-    made = Rows(BINARY, ["integer", "text"], 77)
+    made = PostgresRows(BINARY, ["integer", "text"], 77)
     for create in (made.create_stage(), made.create_key_stage()):
         connection.execute(create.encode())
     for statement in (made.update_staged(), made.delete_staged()):
@@ -188,7 +193,7 @@ def test_a_users_rows_come_from_the_index(new_database: Callable[[], str]) -> No
     replica.open()
     users = table([("id", "integer"), ("user_id", "text")], ["id"], user="user_id")
     images = [row(str(number), f"u{number % 500}") for number in range(5000)]
-    apply(replica, 1, Define(1, users), Change(users, [], [], [], images, []))
+    apply(replica, 1, Define(1, users), TableChange(users, [], [], [], images, []))
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("ANALYZE wallets")
         plan = "\n".join(
@@ -266,7 +271,7 @@ def test_a_large_table_is_truncated_at_once(new_database: Callable[[], str], mon
     dsn = new_database()
     replica = PostgresReplica(dsn)
     replica.open()
-    apply(replica, 1, Define(1, BINARY), Change(BINARY, [], [], [], rows(500, "1"), []))
+    apply(replica, 1, Define(1, BINARY), TableChange(BINARY, [], [], [], rows(500, "1"), []))
     apply(replica, 2, Truncate(BINARY))
     assert contents(PostgresKind(dsn)) == []
     replica.close()
@@ -276,11 +281,11 @@ def test_many_changes_in_one_transaction_do_not_slow_each_other(new_database: Ca
     """Staged rows of earlier changes are gone: the staging table's size shows it."""
     replica = PostgresReplica(new_database())
     replica.open()
-    apply(replica, 1, Define(1, BINARY), Change(BINARY, [], [], [], rows(1000, "1"), []))
+    apply(replica, 1, Define(1, BINARY), TableChange(BINARY, [], [], [], rows(1000, "1"), []))
     replica.begin()
     sizes = []
     for number in range(5):
-        replica.apply(STRAND, [Change(BINARY, [], [], [], [], rows(1000, str(number)))])
+        replica.apply(STRAND, [TableChange(BINARY, [], [], [], [], rows(1000, str(number)))])
         sizes.append(replica._open.execute("SELECT pg_relation_size('pg_temp.stage_1')").fetchone())
     replica.commit(applied(2))
     assert len(set(sizes)) == 1
@@ -338,8 +343,8 @@ def test_int_rows_fit_columns_that_widened(new_database: Callable[[], str]) -> N
     replica = PostgresReplica(dsn)
     replica.open()
     wide = Definition("public", "wallets", (Column("id", "bigint", "binary"), BINARY.columns[1]), ("id",))
-    apply(replica, 1, Define(1, BINARY), Change(BINARY, [], [], [], rows(20, "1"), []))
+    apply(replica, 1, Define(1, BINARY), TableChange(BINARY, [], [], [], rows(20, "1"), []))
     images = [row(struct.pack(">q", 2**40 + number), "2") for number in range(20)]
-    apply(replica, 2, Define(2, wide), Change(wide, [], [], [], images, []))
+    apply(replica, 2, Define(2, wide), TableChange(wide, [], [], [], images, []))
     assert len(contents(PostgresKind(dsn))) == 40
     replica.close()

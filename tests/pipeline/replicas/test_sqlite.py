@@ -17,7 +17,7 @@ from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Column
 from replicator.format.row import pack_row
 from replicator.format.values import storage_of
-from replicator.pipeline.replicas.base import Change, Define
+from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.pipeline.replicas.sqlite.check import preflight
 from replicator.pipeline.replicas.sqlite.decode import Decoder
@@ -30,8 +30,8 @@ def rows(count: int, note: str) -> list[bytes]:
     return [row(str(number), f"u{number % 7}", note) for number in range(count)]
 
 
-def change(images: list[bytes]) -> Change:
-    return Change(WALLETS, [], [], [], [], images)
+def change(images: list[bytes]) -> TableChange:
+    return TableChange(WALLETS, [], [], [], [], images)
 
 
 WRITER = """
@@ -143,7 +143,7 @@ def test_the_file_is_an_ordinary_database(tmp_path: Path) -> None:
     typed = table(
         [("id", "bigint"), ("ratio", "real"), ("ok", "boolean"), ("amount", "numeric(12,2)")], ["id"], name="t"
     )
-    apply(replica, 1, Define(1, typed), Change(typed, [], [], [], [row("1", "0.1", "t", "1.50")], []))
+    apply(replica, 1, Define(1, typed), TableChange(typed, [], [], [], [row("1", "0.1", "t", "1.50")], []))
     replica.close()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT *, typeof(amount) FROM t").fetchall() == [(1, 0.1, 1, "1.50", "text")]

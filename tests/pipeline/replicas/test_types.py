@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replicator.format.canonical import Lines, line_of
+from replicator.format.canonical import RowLines, line_of
 from replicator.format.definition import Column, Definition
 from replicator.format.row import unpack_row
 from replicator.format.values import BINARY_KINDS, kind_of
-from replicator.pipeline.replicas.base import Change, Define
+from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.postgres.session import connect
 from tests.contracts.replica_kinds import Kind, PostgresKind, SqliteKind, apply, contents, row
 
@@ -179,9 +179,9 @@ def test_text_rows_keep_their_text(kind: Kind, source: Source, in_bulk: bool) ->
     replica.open()
     apply(replica, 1, Define(1, wide))
     for number, image in enumerate(images[: None if not in_bulk else 0]):
-        apply(replica, 2 + number, Change(wide, [], [], [], [image], []))
+        apply(replica, 2 + number, TableChange(wide, [], [], [], [image], []))
     if in_bulk:
-        apply(replica, 2, Change(wide, [], [], [], images, []))
+        apply(replica, 2, TableChange(wide, [], [], [], images, []))
     replica.close()
     _assert_equal(contents(kind, "wide"), rows, list(VALUES))
     _assert_lines(kind, wide, rows)
@@ -208,23 +208,23 @@ def test_binary_rows_have_the_servers_text(kind: Kind, source: Source, in_bulk: 
     replica.open()
     apply(replica, 1, Define(1, wide))
     for number, image in enumerate(images[: None if not in_bulk else 0]):
-        apply(replica, 2 + number, Change(wide, [], [], [], [], [image]))
+        apply(replica, 2 + number, TableChange(wide, [], [], [], [], [image]))
     if in_bulk:
-        apply(replica, 2, Change(wide, [], [], [], [], images))
+        apply(replica, 2, TableChange(wide, [], [], [], [], images))
     replica.close()
     _assert_equal(contents(kind, "wide"), rows, names)
     _assert_lines(kind, wide, rows)
-    lines = Lines(wide)
+    lines = RowLines(wide)
     assert [lines.line(unpack_row(image)) for image in images] == [_line(lines, cells) for cells in rows]
 
 
-def _line(lines: Lines, cells: list[str | None]) -> bytes:
+def _line(lines: RowLines, cells: list[str | None]) -> bytes:
     return line_of([cells[place] for place in lines.places])
 
 
 def _assert_lines(kind: Kind, wide: Definition, rows: list[list[str | None]]) -> None:
     """The replica's lines are those of what the source printed; a digest is the same through every engine."""
-    lines = Lines(wide)
+    lines = RowLines(wide)
     expected = sorted((str(cells[0]).encode(), _line(lines, cells)) for cells in rows)
     reader = kind.reader()
     assert sorted(row for chunk in reader.lines("wide") for row in chunk) == expected

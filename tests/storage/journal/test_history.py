@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.row import UNCHANGED, pack_row
 from replicator.format.statement import (
@@ -130,7 +130,8 @@ def test_rows_without_a_key_are_passed_over(journal: Journal, index: HistoryInde
 
 def test_ordinals_go_on_over_the_parts_of_a_large_block(journal: Journal, index: HistoryIndex) -> None:
     parts = [
-        Part(2, pack_insert(1, text_row(str(n), b"a")) + pack_insert(1, text_row(str(n + 100), b"b"))) for n in range(3)
+        BlockPart(2, pack_insert(1, text_row(str(n), b"a")) + pack_insert(1, text_row(str(n + 100), b"b")))
+        for n in range(3)
     ]
     journal.append(STRAND, [*parts, Draft("big", "0/3", 30, 0, 6, None)], 1)
     catch_up(index, journal)

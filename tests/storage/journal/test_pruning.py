@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import Halted, Rejected
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.position import Position
 from replicator.format.row import pack_row
 from replicator.format.statement import pack_define, pack_insert, pack_update
 from replicator.storage.journal.history import BEGINNING, HistoryIndex, Place
-from replicator.storage.journal.keeper import Retaining
-from replicator.storage.journal.pruning import STEP_PAGES, STEP_PARTS, Extent, compact, remove_pages, sweep_parts
+from replicator.storage.journal.keeper import JournalKeeper
+from replicator.storage.journal.pruning import STEP_PAGES, STEP_PARTS, JournalExtent, compact, remove_pages, sweep_parts
 from replicator.storage.journal.regions import KnownRegions
-from replicator.storage.journal.retention import Policy
+from replicator.storage.journal.retention import RetentionPolicy
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import walk
 from tests.storage.journal.prune_child import prune
@@ -50,7 +50,7 @@ def written(path: Path) -> Journal:
     journal.open()
     for number in range(1, LAST + 1):
         if number == LARGE:
-            parts = [Part(1, change(100 + place)) for place in range(2 * STEP_PARTS + 1)]
+            parts = [BlockPart(1, change(100 + place)) for place in range(2 * STEP_PARTS + 1)]
             large = Draft("large", "o", number * 10, 0, len(parts), None)
             journal.append(STRAND, [*parts, large], 1)
         else:
@@ -106,7 +106,7 @@ def test_the_last_page_stays(journal: Journal) -> None:
 
 
 def test_a_large_blocks_parts_are_swept_and_arriving_ones_are_not(journal: Journal) -> None:
-    journal.stage(STRAND, [(LAST + 1, 0, Part(1, change(2)))])
+    journal.stage(STRAND, [(LAST + 1, 0, BlockPart(1, change(2)))])
     remove_to(journal, LARGE)
     rounds = 0
     while sweep_parts(journal, STRAND):
@@ -117,7 +117,7 @@ def test_a_large_blocks_parts_are_swept_and_arriving_ones_are_not(journal: Journ
 
 
 def test_the_extent_is_what_the_file_holds(journal: Journal) -> None:
-    extent = Extent(journal, STRAND)
+    extent = JournalExtent(journal, STRAND)
     extent.look()
     connection = sqlite3.connect(journal.path)
     (expected,) = connection.execute(
@@ -178,7 +178,7 @@ def all_places(index: HistoryIndex) -> list[int]:
 def test_retaining_prunes_up_to_what_is_needed(journal: Journal, kept: bool) -> None:
     regions = KnownRegions(journal, STRAND)
     regions.report("lima", 20, 1)
-    retaining = Retaining(journal, STRAND, Policy(keep_bytes=0, budget_bytes=None if kept else 0), regions)
+    retaining = JournalKeeper(journal, STRAND, RetentionPolicy(keep_bytes=0, budget_bytes=None if kept else 0), regions)
     retaining.needs("its own replica", lambda: 33)
     while retaining.step():
         pass
@@ -191,7 +191,7 @@ def test_retaining_prunes_up_to_what_is_needed(journal: Journal, kept: bool) -> 
         assert (journal.base(STRAND).sequence, now.held_by.who) == (33, "its own replica")
         assert (now.lost, now.forced_blocks) == (("lima",), 13)
     assert list(journal.parts(STRAND, LARGE)) == []
-    extent = Extent(journal, STRAND)
+    extent = JournalExtent(journal, STRAND)
     extent.look()
     assert now.bytes == extent.bytes, "counted down as it was removed"
 

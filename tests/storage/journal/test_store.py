@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import Corrupt, Halted
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part, open_block
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft, open_block
 from replicator.format.definition import Column, Definition
 from replicator.format.position import Position, genesis
 from replicator.format.statement import pack_define, pack_insert, pack_message
@@ -82,7 +82,7 @@ def test_a_start_time_is_found_by_index(journal: Journal) -> None:
 
 
 def test_a_large_block_is_whole_or_not_there(journal: Journal) -> None:
-    parts = [Part(1, pack_insert(1, bytes([n]) * 50)) for n in range(5)]
+    parts = [BlockPart(1, pack_insert(1, bytes([n]) * 50)) for n in range(5)]
     journal.append(STRAND, parts[:3], 1)
     assert journal.head(STRAND).sequence == 0
     assert journal.blocks(STRAND, 0, 1 << 20) == []
@@ -94,7 +94,7 @@ def test_a_large_block_is_whole_or_not_there(journal: Journal) -> None:
 
 
 def test_the_parts_of_a_transaction_that_stopped_arriving_are_forgotten(journal: Journal) -> None:
-    journal.append(STRAND, [draft(1), Part(1, b"\x91\x05")], 1)
+    journal.append(STRAND, [draft(1), BlockPart(1, b"\x91\x05")], 1)
     journal.discard_arriving(STRAND)
     assert list(journal.parts(STRAND, 2)) == []
     (block,) = journal.append(STRAND, [draft(2)], 1)
@@ -103,7 +103,7 @@ def test_the_parts_of_a_transaction_that_stopped_arriving_are_forgotten(journal:
 
 def test_another_region_accepts_the_same_chain(journal: Journal, tmp_path: Path) -> None:
     blocks = journal.append(STRAND, [draft(n) for n in range(1, 4)], 1)
-    parts = [Part(1, pack_insert(1, b"x" * 9)), Part(1, pack_insert(1, b"y" * 9))]
+    parts = [BlockPart(1, pack_insert(1, b"x" * 9)), BlockPart(1, pack_insert(1, b"y" * 9))]
     (large,) = journal.append(STRAND, [*parts, Draft("big", "0/9", 7, 0, 2, None)], 1)
     other = Journal(tmp_path / "other.db")
     other.open()
@@ -128,10 +128,10 @@ def test_a_block_that_does_not_link_is_refused_and_nothing_is_stored(journal: Jo
 
 
 def test_parts_that_are_not_the_named_body_are_refused_and_dropped(journal: Journal, tmp_path: Path) -> None:
-    (large,) = journal.append(STRAND, [Part(1, pack_insert(1, b"x")), Draft("big", "0/9", 7, 0, 1, None)], 1)
+    (large,) = journal.append(STRAND, [BlockPart(1, pack_insert(1, b"x")), Draft("big", "0/9", 7, 0, 1, None)], 1)
     other = Journal(tmp_path / "other.db")
     other.open()
-    other.stage(STRAND, [(1, 0, Part(1, pack_insert(1, b"y")))])
+    other.stage(STRAND, [(1, 0, BlockPart(1, pack_insert(1, b"y")))])
     with pytest.raises(Corrupt, match="body_mismatch"):
         other.accept(STRAND, [large])
     assert list(other.parts(STRAND, 1)) == []
@@ -142,7 +142,7 @@ def test_definitions_are_kept_with_the_block_that_brought_them(journal: Journal)
     one = Definition("public", "t", (Column("a", "int4"),), ("a",))
     two = Definition("public", "t", (Column("a", "int4"), Column("b", "text")), ("a",))
     journal.append(STRAND, [Draft("1", "0/1", 1, HAS_DEFINITIONS, 1, pack_define(1, one)), draft(2)], 1)
-    journal.append(STRAND, [Part(1, pack_define(2, two)), Draft("3", "0/3", 3, HAS_DEFINITIONS, 1, None)], 1)
+    journal.append(STRAND, [BlockPart(1, pack_define(2, two)), Draft("3", "0/3", 3, HAS_DEFINITIONS, 1, None)], 1)
     assert journal.definitions(STRAND) == {1: one, 2: two}
     assert journal.definitions(STRAND, at=2) == {1: one}
 

@@ -10,7 +10,7 @@ import pytest
 
 from replicator.cluster.rejoin.files import write_file
 from replicator.errors import Corrupt
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.statement import pack_define, pack_message
 from replicator.format.wire import pack_block, pack_definition_frame, pack_part
@@ -33,7 +33,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.open()
     for first in (0, 5):
         made.append(STRAND, [draft(number) for number in range(first + 1, first + 6)], 1)
-    parts = [Part(1, pack_message("part", b"%d" % number)) for number in range(40)]
+    parts = [BlockPart(1, pack_message("part", b"%d" % number)) for number in range(40)]
     made.append(STRAND, [*parts, Draft("large", "", 110, 0, 40, None)], 1)
     made.append(STRAND, [Draft("table", "", 120, HAS_DEFINITIONS, 1, pack_define(7, TABLE))], 1)
     yield made
@@ -116,7 +116,7 @@ def test_nobody_is_known_to_have_what_was_cut_away(journal: Journal) -> None:
 
 
 def test_what_is_staged_behind_the_cut_goes_too(journal: Journal) -> None:
-    journal.stage(STRAND, [(13, 0, Part(1, pack_message("n", b"13")))])
+    journal.stage(STRAND, [(13, 0, BlockPart(1, pack_message("n", b"13")))])
     journal.cut_back(seal(journal, 11))
     assert (journal.part_sizes(STRAND, 13), len(journal.part_sizes(STRAND, 11))) == ([], 40)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.format.block import Draft, Part
+from replicator.format.block import BlockPart, Draft
 from replicator.format.statement import pack_insert
 from replicator.format.wire import pack_block, unpack_page
 from replicator.storage.journal.store import Journal
@@ -23,7 +23,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     store.open()
     for first in (1, 4, 7):
         store.append(STRAND, [draft(n) for n in range(first, first + 3)], 1)
-    parts = [Part(1, pack_insert(1, b"x" * 100)), Part(1, pack_insert(1, b"y" * 100))]
+    parts = [BlockPart(1, pack_insert(1, b"x" * 100)), BlockPart(1, pack_insert(1, b"y" * 100))]
     store.append(STRAND, [*parts, Draft("big", "0/A", 100, 0, 2, None), draft(11)], 1)
     yield store
     store.close()

@@ -13,7 +13,7 @@ import trio
 from replicator.errors import Halted, Rejected, Unavailable
 from replicator.format.row import UNCHANGED
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
-from replicator.pipeline.replicas.base import Applied, Replica
+from replicator.pipeline.replicas.base import AppliedMark, Replica
 from tests.contracts.replica_kinds import contents, row, table
 from tests.verify.repair.histories import before, evolve, line, span
 from tests.verify.repair.world import World, note
@@ -265,7 +265,7 @@ async def test_an_index_that_is_far_behind_is_brought_forward_first(
 async def test_work_between_two_steps_is_undone_if_it_fails(world: World) -> None:
     before(world)
 
-    def work(replica: Replica, _: Applied) -> None:
+    def work(replica: Replica, _: AppliedMark) -> None:
         replica.begin()
         replica.apply("main", [])
         raise RuntimeError("at this instant")

@@ -15,8 +15,8 @@ from replicator.format.row import UNCHANGED
 from replicator.format.statement import pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from replicator.pipeline.replicas.base import Replica
 from replicator.verify.repair.images import Place
-from replicator.verify.repair.resync import Request
-from replicator.verify.repair.statements import Found
+from replicator.verify.repair.resync import ResyncRequest
+from replicator.verify.repair.statements import LocatedStatement
 from tests.contracts.replica_kinds import STRAND, contents, row
 from tests.verify.repair.histories import before, evolve, line, pair, span
 from tests.verify.repair.world import SECOND, World, note
@@ -99,7 +99,7 @@ async def test_tables_and_users(world: World) -> None:
         n = {cells[0]: cells[3] for cells in contents(world.kind, "notes")}
         assert (n["1"], n["50"], n["60"]) == ("1.00", "1.00", "0" if world.kind.name == "sqlite" else "0.00")
         with pytest.raises(Rejected, match="unknown_table"):
-            await world.resync.start(Request(0, None, ["nothing"], None, "test", plan=False))
+            await world.resync.start(ResyncRequest(0, None, ["nothing"], None, "test", plan=False))
 
 
 async def test_a_busy_ledger(world: World) -> None:
@@ -213,7 +213,7 @@ async def life(world: World, since: int | None) -> bool:
         async with world.running():
             await opened(world)
             if since is not None:
-                await world.resync.start(Request(since * SECOND, None, None, None, "test", plan=False))
+                await world.resync.start(ResyncRequest(since * SECOND, None, None, None, "test", plan=False))
             await world.finished()
     except* Killed:
         pass
@@ -231,9 +231,9 @@ async def test_one_at_a_time_and_cancel(world: World, monkeypatch: pytest.Monkey
     since = span(world)
     async with world.running():
         await opened(world)
-        await world.resync.start(Request(since * SECOND, None, None, None, "test", plan=False))
+        await world.resync.start(ResyncRequest(since * SECOND, None, None, None, "test", plan=False))
         with pytest.raises(Rejected, match="under_way"):
-            await world.resync.start(Request(since * SECOND, None, None, None, "test", plan=False))
+            await world.resync.start(ResyncRequest(since * SECOND, None, None, None, "test", plan=False))
         world.resync.cancel()
         job = await world.resync.ended()
         assert job is not None
@@ -254,7 +254,7 @@ async def test_a_journal_that_begins_later_is_told(world: World) -> None:
     world.journal.begin_at(Position(STRAND, 1, 7, bytes(32)), {})
     world.resync._opened = True
     with pytest.raises(Rejected, match="before_the_journal"):
-        await world.resync.start(Request(0, None, None, None, "test", plan=False))
+        await world.resync.start(ResyncRequest(0, None, None, None, "test", plan=False))
 
 
 def test_the_worklist_is_read_by_its_index(world: World) -> None:
@@ -299,7 +299,7 @@ async def test_a_row_that_cannot_be_read_fails_the_resync_with_its_place(world: 
     async with world.running():
         world.resync._rightful._statements.at = _unreadable  # type: ignore[method-assign]
         await opened(world)
-        await world.resync.start(Request(since * SECOND, None, None, None, "test", plan=False))
+        await world.resync.start(ResyncRequest(since * SECOND, None, None, None, "test", plan=False))
         job = await world.resync.ended()
         assert job is not None
         assert job.state == "failed"
@@ -309,5 +309,5 @@ async def test_a_row_that_cannot_be_read_fails_the_resync_with_its_place(world: 
         await world.reach()
 
 
-def _unreadable(place: Place) -> Found:
+def _unreadable(place: Place) -> LocatedStatement:
     raise Corrupt("bad_row", "at this instant", place=f"sequence {place[0]}")

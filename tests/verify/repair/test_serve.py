@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from replicator.transport.server import Listen, application, serve
-from replicator.verify.repair.serve import Rewriting, routes
+from replicator.verify.repair.serve import RepairParts, routes
 from tests.servers import free_port
 from tests.verify.repair.histories import before
 from tests.verify.repair.world import World
@@ -20,7 +20,7 @@ TOKEN = "the-token"
 
 
 @contextlib.asynccontextmanager
-async def served(rewriting: Rewriting | None) -> AsyncIterator[httpx.AsyncClient]:
+async def served(rewriting: RepairParts | None) -> AsyncIterator[httpx.AsyncClient]:
     port = free_port()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -53,7 +53,7 @@ BAD: list[tuple[str, Any]] = [
 
 async def test_what_is_asked_is_checked(world: World) -> None:
     before(world)
-    async with world.running(), served(Rewriting(world.repairs, world.resync, lambda: None)) as client:
+    async with world.running(), served(RepairParts(world.repairs, world.resync, lambda: None)) as client:
         for path, body in BAD:
             answer = await client.post(path, json=body)
             assert answer.status_code == 422, (path, body, answer.text)

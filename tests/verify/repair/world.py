@@ -13,18 +13,18 @@ from pathlib import Path
 import trio
 
 from replicator.errors import Rejected, Unavailable
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition
 from replicator.pipeline.replay.apply import Replayer
-from replicator.pipeline.replay.loop import Hold, Replay
-from replicator.pipeline.replicas.base import Applied
-from replicator.storage.journal.head import Tail
+from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
+from replicator.pipeline.replicas.base import AppliedMark
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
-from replicator.verify.repair.expected_row import Rightful
+from replicator.verify.repair.expected_row import ExpectedRows
 from replicator.verify.repair.repair import Repairs
-from replicator.verify.repair.resync import Request, Resync
+from replicator.verify.repair.resync import Resync, ResyncRequest
 from tests.contracts.replica_kinds import STRAND, Kind, contents, row
 
 PATIENCE_SECONDS = 60
@@ -65,16 +65,16 @@ class World:
         self.journal.open()
         self.history = HistoryIndex(directory / "history.sqlite3", self.journal)
         self.history.open()
-        self.tail = Tail(self.journal.head(STRAND))
-        self.applied = Tail(self.journal.base(STRAND))
+        self.tail = JournalHead(self.journal.head(STRAND))
+        self.applied = JournalHead(self.journal.base(STRAND))
         self.begin_life()
 
     def begin_life(self) -> None:
         """The parts of a process; called again, they find what the last life left."""
         self.replica = self.kind.replica()
         replayer = Replayer(self.journal, self.replica, STRAND, 1 << 20, 100)
-        self.replay = Replay(replayer, self.tail, Hold(), self._moved)
-        rightful = [Rightful(self.journal, self.history, STRAND) for _ in range(2)]
+        self.replay = ReplayLoop(replayer, self.tail, ReplayHold(), self._moved)
+        rightful = [ExpectedRows(self.journal, self.history, STRAND) for _ in range(2)]
         self.repairs = Repairs(self.journal, rightful[0], self.replay, STRAND, self.directory / "repairs")
         self.resync = Resync(
             self.directory / "resync.sqlite3",
@@ -92,7 +92,7 @@ class World:
         self.resync._work.close()
         self.begin_life()
 
-    def _moved(self, applied: Applied) -> None:
+    def _moved(self, applied: AppliedMark) -> None:
         self.applied.moved(applied.position, applied.committed_at)
 
     def close(self) -> None:
@@ -106,12 +106,12 @@ class World:
         sequence = self.journal.head(STRAND).sequence + 1
         moment = sequence * SECOND if at is None else at
         flags = HAS_DEFINITIONS if any(statement[1] == 6 for statement in statements) else 0
-        items: list[Part | Draft] = []
+        items: list[BlockPart | Draft] = []
         body: bytes | None = b"".join(statements)
         if parts:
             size = -(-len(statements) // parts)
             cut = [statements[at : at + size] for at in range(0, len(statements), size)]
-            items, body = [Part(len(piece), b"".join(piece)) for piece in cut], None
+            items, body = [BlockPart(len(piece), b"".join(piece)) for piece in cut], None
         items.append(Draft(f"tx{sequence}", "", moment, flags, len(statements), body))
         self.journal.append(STRAND, items, 1)
         self.tail.moved(self.journal.head(STRAND), moment)
@@ -136,7 +136,7 @@ class World:
         fields = {"until": None, "tables": None, "users": None, "who": "test", "plan": False, **more}
         while True:
             with contextlib.suppress(Rejected, Unavailable):  # one is under way, or it is starting
-                await self.resync.start(Request(since * SECOND, **fields))  # type: ignore[arg-type]
+                await self.resync.start(ResyncRequest(since * SECOND, **fields))  # type: ignore[arg-type]
                 break
             await trio.sleep(0.01)
         await self.finished()

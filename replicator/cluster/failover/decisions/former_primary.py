@@ -10,40 +10,48 @@ from __future__ import annotations
 import dataclasses
 
 from replicator.cluster.failover.candidate import my_turn
-from replicator.cluster.failover.decisions.step import Step, entering, has_led, ordered_to_stand, stand
+from replicator.cluster.failover.decisions.step import Decision, entering, has_led, ordered_to_stand, stand
 from replicator.cluster.failover.detector import Level, signals
 from replicator.cluster.failover.loss import refused
-from replicator.cluster.failover.model import Close, Memory, Release, Rewind, Rules, Seal, Seen
-from replicator.cluster.failover.states import LEADING, Event, State
+from replicator.cluster.failover.model import (
+    CloseFence,
+    DurableState,
+    FailoverRules,
+    Observation,
+    ReleaseLease,
+    RewindToFork,
+    SealOrphans,
+)
+from replicator.cluster.failover.states import LEADING, RoleEvent, RoleState
 
 
-def demoted(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def demoted(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Closed, and without a lease: lead again, follow, or come back."""
     if seen.me.open:
-        return Step(memory, action=Close(), why="this region does not lead any more")
+        return Decision(memory, action=CloseFence(), why="this region does not lead any more")
     holder = seen.holder
     if holder is not None and holder.region != rules.me:
         leader = seen.fresh(rules).get(holder.region)
-        if leader is not None and leader.state is State.PRIMARY:
-            return entering(memory, Event.REJOIN, f"{holder.region} leads in epoch {holder.epoch}")
-        return Step(memory, why=f"{holder.region} holds the lease, and does not lead yet")
+        if leader is not None and leader.state is RoleState.PRIMARY:
+            return entering(memory, RoleEvent.REJOIN, f"{holder.region} leads in epoch {holder.epoch}")
+        return Decision(memory, why=f"{holder.region} holds the lease, and does not lead yet")
     if memory.half == "replica" and seen.me.head_epoch < memory.epoch and seen.granted is None:
-        return entering(_without_claim(memory), Event.RETURN)
+        return entering(_without_claim(memory), RoleEvent.RETURN)
     if seen.granted is not None:
-        return Step(memory, action=Release(), why="what is left of a lease is given back")
+        return Decision(memory, action=ReleaseLease(), why="what is left of a lease is given back")
     if seen.lease is None:
-        return Step(memory, why="the lease store does not answer")
+        return Decision(memory, why="the lease store does not answer")
     if _may_lead_again(memory, seen, rules):
         return stand(memory, seen)
-    return Step(memory, why="nobody leads; another region may have to, or replicator failover")
+    return Decision(memory, why="nobody leads; another region may have to, or replicator failover")
 
 
-def _without_claim(memory: Memory) -> Memory:
+def _without_claim(memory: DurableState) -> DurableState:
     """The memory without an epoch that was claimed and not granted: somebody else may lead in an older one."""
     return dataclasses.replace(memory, epoch=min(memory.epoch, memory.promised))
 
 
-def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
+def _may_lead_again(memory: DurableState, seen: Observation, rules: FailoverRules) -> bool:
     """The last primary stands again at once: nobody has led since. So does the first one of all, and one whose
     switchover came to nothing: whom it handed over to has let go."""
     assert seen.lease is not None
@@ -58,7 +66,7 @@ def _may_lead_again(memory: Memory, seen: Seen, rules: Rules) -> bool:
     return rules.mode == "automatic" and is_lost and my_turn(seen, rules, seen.in_state)
 
 
-def _has_let_go(memory: Memory, seen: Seen, rules: Rules) -> bool:
+def _has_let_go(memory: DurableState, seen: Observation, rules: FailoverRules) -> bool:
     """Whether the region that this one handed over to says that it did not lead, and nobody else can have."""
     assert seen.lease is not None
     target = seen.fresh(rules).get(memory.handed_to)
@@ -66,30 +74,32 @@ def _has_let_go(memory: Memory, seen: Seen, rules: Rules) -> bool:
     return is_next and target is not None and target.led <= memory.led and target.state not in LEADING
 
 
-def rejoining(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def rejoining(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Seal what only this region has, then rewind it."""
     holder = seen.holder
     if seen.rewound:
         back = dataclasses.replace(_without_claim(memory), half="replica", approved=False, closed_at=None, handed_to="")
-        return entering(back, Event.REWOUND)
+        return entering(back, RoleEvent.REWOUND)
     if seen.stuck:
-        return entering(memory, Event.HALT, seen.stuck)
+        return entering(memory, RoleEvent.HALT, seen.stuck)
     if not seen.sealed:
-        if seen.lease is not None and holder is None and memory.state is State.REJOINING:
-            return entering(memory, Event.LOST, "there is no primary to come back to")
+        if seen.lease is not None and holder is None and memory.state is RoleState.REJOINING:
+            return entering(memory, RoleEvent.LOST, "there is no primary to come back to")
         if holder is None or holder.region == rules.me or not has_led(seen, holder.region, holder.epoch):
-            return Step(memory, why="waits for a primary to compare with")
-        return Step(memory, action=Seal(holder.region))
+            return Decision(memory, why="waits for a primary to compare with")
+        return Decision(memory, action=SealOrphans(holder.region))
     ordered = seen.order is not None and seen.order.verb == "rejoin"
     if rules.rejoin == "manual" and not (memory.approved or ordered):
-        return Step(memory, why="the orphans are sealed; replicator rejoin goes on when a person has looked at them")
-    return Step(dataclasses.replace(memory, approved=True), action=Rewind())
+        return Decision(
+            memory, why="the orphans are sealed; replicator rejoin goes on when a person has looked at them"
+        )
+    return Decision(dataclasses.replace(memory, approved=True), action=RewindToFork())
 
 
-def halted(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def halted(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """A person is needed."""
     if seen.me.open:
-        return Step(memory, action=Close())
+        return Decision(memory, action=CloseFence())
     if seen.order is not None and seen.order.verb == "rejoin":
-        return entering(memory, Event.RESUME)
-    return Step(memory, why=memory.why)
+        return entering(memory, RoleEvent.RESUME)
+    return Decision(memory, why=memory.why)

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.decisions.step import Step, entering, said
-from replicator.cluster.failover.model import Close, HandOver, KeepMine, Memory, Open, Order, Report, Rules, Seen
-from replicator.cluster.failover.states import Event, State
+from replicator.cluster.failover.decisions.step import Decision, entering, said
+from replicator.cluster.failover.model import (
+    CloseFence,
+    DurableState,
+    FailoverRules,
+    HandOver,
+    KeepLease,
+    MemberReport,
+    Observation,
+    OpenFence,
+    Order,
+)
+from replicator.cluster.failover.states import RoleEvent, RoleState
 
 
-def primary(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def primary(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Keep open while the lease is usable; begin to hand over when that is ordered."""
     if not seen.holds:
         if seen.me.open:
-            return Step(memory, action=Close(), why="the lease could not be renewed")
+            return Decision(memory, action=CloseFence(), why="the lease could not be renewed")
         if seen.granted is None:
-            return entering(memory, Event.EXPIRED, "the lease could not be renewed in time")
-        return Step(memory, why="the lease is to be renewed")
+            return entering(memory, RoleEvent.EXPIRED, "the lease could not be renewed in time")
+        return Decision(memory, why="the lease is to be renewed")
     if not seen.me.open:
         if not (rules.exclusive or seen.polled):
-            return Step(memory, why="the other regions are asked first whether one of them leads by now")
-        return Step(memory, action=Open(memory.epoch))
+            return Decision(memory, why="the other regions are asked first whether one of them leads by now")
+        return Decision(memory, action=OpenFence(memory.epoch))
     order = seen.order
     if order is not None and order.verb == "switchover" and seen.now < order.until:
         if against := _against(seen.fresh(rules).get(order.target), seen.me, rules):
-            return Step(memory, why=f"the switchover waits: {order.target} {against}")
+            return Decision(memory, why=f"the switchover waits: {order.target} {against}")
         closing = dataclasses.replace(memory, closed_at=None, reopening=False, handed_to=order.target)
-        return entering(closing, Event.HAND_OVER, f"to {order.target}{said(order)}")
-    return Step(memory)
+        return entering(closing, RoleEvent.HAND_OVER, f"to {order.target}{said(order)}")
+    return Decision(memory)
 
 
-def _against(target: Report | None, me: Report, rules: Rules) -> str:
+def _against(target: MemberReport | None, me: MemberReport, rules: FailoverRules) -> str:
     """Why writers would be blocked in vain, or for long, if this region closed for that target now."""
     if target is None:
         return "does not answer"
@@ -40,47 +50,47 @@ def _against(target: Report | None, me: Report, rules: Rules) -> str:
     return f"is {behind} blocks behind" if behind > rules.handover_blocks else ""
 
 
-def demoting(memory: Memory, seen: Seen, rules: Rules) -> Step:
+def demoting(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
     """Closed for a planned change: hand over, or open again."""
     holder, order = seen.holder, seen.order
     if holder is not None and holder.region != rules.me:
-        return entering(memory, Event.HANDED_OVER, f"{holder.region} leads in epoch {holder.epoch}")
+        return entering(memory, RoleEvent.HANDED_OVER, f"{holder.region} leads in epoch {holder.epoch}")
     if seen.me.open:
-        return Step(memory, action=Close(moving=True), why="a switchover")
+        return Decision(memory, action=CloseFence(moving=True), why="a switchover")
     if not seen.holds and seen.granted is None:
-        return entering(memory, Event.EXPIRED, "the lease ran out during a switchover")
+        return entering(memory, RoleEvent.EXPIRED, "the lease ran out during a switchover")
     if memory.reopening:
         return entering(
             dataclasses.replace(memory, reopening=False, closed_at=None, handed_to=""),
-            Event.REOPEN,
+            RoleEvent.REOPEN,
             "the target did not take over in time",
         )
     if order is None or order.verb != "switchover" or seen.now >= order.until:
-        return Step(memory, action=KeepMine(), why="the switchover is called off")
+        return Decision(memory, action=KeepLease(), why="the switchover is called off")
     if not seen.captured:
-        return Step(memory, why="what was committed last is not in the journal yet")
+        return Decision(memory, why="what was committed last is not in the journal yet")
     if memory.closed_at is None:
-        return Step(dataclasses.replace(memory, closed_at=seen.me.sequence), why="closed")
+        return Decision(dataclasses.replace(memory, closed_at=seen.me.sequence), why="closed")
     return _hand_over(memory, seen, rules, order)
 
 
-def _hand_over(memory: Memory, seen: Seen, rules: Rules, order: Order) -> Step:
+def _hand_over(memory: DurableState, seen: Observation, rules: FailoverRules, order: Order) -> Decision:
     assert memory.closed_at is not None
     target = seen.fresh(rules).get(order.target)
     if target is None:
-        return Step(memory, why=f"{order.target} does not answer")
+        return Decision(memory, why=f"{order.target} does not answer")
     behind = memory.closed_at - min(target.applied, target.sequence)
     if behind > 0:
-        return Step(memory, why=f"{order.target} has {behind} blocks to apply")
+        return Decision(memory, why=f"{order.target} has {behind} blocks to apply")
     if (target.sequence, target.hash) != (seen.me.sequence, seen.me.hash):
-        return Step(memory, why=f"{order.target} is not where this region is")
-    return Step(memory, action=HandOver(order.target, memory.closed_at), why=f"{order.target} is to take over")
+        return Decision(memory, why=f"{order.target} is not where this region is")
+    return Decision(memory, action=HandOver(order.target, memory.closed_at), why=f"{order.target} is to take over")
 
 
-def superseded(memory: Memory, seen: Seen) -> Step:
+def superseded(memory: DurableState, seen: Observation) -> Decision:
     """Somebody else has a newer epoch: close, and lead no more."""
     if seen.me.open:
-        return Step(memory, action=Close(), why="a newer epoch is known")
-    if memory.state in (State.PRIMARY, State.DEMOTING):
-        return entering(memory, Event.SUPERSEDED, "a newer epoch is known")
-    return entering(memory, Event.LOST, "a newer epoch is known")
+        return Decision(memory, action=CloseFence(), why="a newer epoch is known")
+    if memory.state in (RoleState.PRIMARY, RoleState.DEMOTING):
+        return entering(memory, RoleEvent.SUPERSEDED, "a newer epoch is known")
+    return entering(memory, RoleEvent.LOST, "a newer epoch is known")

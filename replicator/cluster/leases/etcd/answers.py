@@ -14,7 +14,7 @@ from replicator.cluster.leases.base import Holder, LeaseView, epoch_of
 from replicator.errors import Halted
 
 
-class Header(NamedTuple):
+class ResponseHeader(NamedTuple):
     """Who answered, and in which term of etcd's own leader."""
 
     cluster_id: int
@@ -23,7 +23,7 @@ class Header(NamedTuple):
     revision: int
 
 
-class Stored(NamedTuple):
+class StoredValue(NamedTuple):
     """A key's value, the revision that wrote it, and the etcd lease that it goes with (0: none)."""
 
     value: bytes
@@ -31,10 +31,10 @@ class Stored(NamedTuple):
     lease_id: int
 
 
-class Seen(NamedTuple):
+class StrandRecord(NamedTuple):
     """Both keys of a strand at one revision. ``epoch_revision`` is 0 where there is no epoch yet."""
 
-    header: Header
+    header: ResponseHeader
     view: LeaseView
     lease_id: int
     epoch_revision: int
@@ -49,16 +49,16 @@ def number(value: object) -> int:
     return int(value)
 
 
-def read_header(fields: dict[str, Any]) -> Header:
+def read_header(fields: dict[str, Any]) -> ResponseHeader:
     """The head of every answer."""
     names = ("cluster_id", "member_id", "raft_term", "revision")
-    header = Header(*(number(fields.get(name)) for name in names))
+    header = ResponseHeader(*(number(fields.get(name)) for name in names))
     if not all(header):
         raise ValueError("the head of an answer names cluster, member, term and revision")
     return header
 
 
-def read_seen(answer: dict[str, Any], place: str) -> Seen:
+def read_seen(answer: dict[str, Any], place: str) -> StrandRecord:
     """The answer to a transaction whose branch read the leader's key and the epoch's. Raises Halted for keys with other
     contents than ours."""
     leader, epoch = (_read_stored(response["response_range"]) for response in answer["responses"])
@@ -75,15 +75,15 @@ def read_seen(answer: dict[str, Any], place: str) -> Seen:
         message = f"the keys hold what no region has written: {error}"
         cure = "see who writes there (etcdctl get --prefix), give the lease a prefix of its own"
         raise Halted("lease_key_garbled", message, place=place, cure=cure) from error
-    return Seen(
+    return StrandRecord(
         read_header(answer["header"]), LeaseView(holder, highest), lease_id, 0 if epoch is None else epoch.mod_revision
     )
 
 
-def _read_stored(found: dict[str, Any]) -> Stored | None:
+def _read_stored(found: dict[str, Any]) -> StoredValue | None:
     kvs = found.get("kvs", [])
     if not kvs:
         return None
     (kv,) = kvs
     value = base64.b64decode(kv.get("value", ""), validate=True)
-    return Stored(value, number(kv.get("mod_revision")), number(kv.get("lease")))
+    return StoredValue(value, number(kv.get("mod_revision")), number(kv.get("lease")))

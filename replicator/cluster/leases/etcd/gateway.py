@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from replicator.cluster.leases.etcd.member import Cluster, Member
+from replicator.cluster.leases.etcd.member import EtcdCluster, EtcdMember
 from replicator.cluster.leases.etcd.options import EtcdOptions
 from replicator.errors import ReplicatorError, Unavailable
 
@@ -26,15 +26,15 @@ class Gateway:
     """All members. The connections open with the first question."""
 
     def __init__(self, options: EtcdOptions, budget_seconds: float | None = None) -> None:
-        self._cluster = Cluster(options)
+        self._cluster = EtcdCluster(options)
         self._budget_seconds = budget_seconds or options.budget_seconds
-        self._members = [Member(self._cluster, endpoint) for endpoint in options.endpoints]
+        self._members = [EtcdMember(self._cluster, endpoint) for endpoint in options.endpoints]
 
-    async def ask(self, step: Callable[[Member], Awaitable[T]]) -> T:
+    async def ask(self, step: Callable[[EtcdMember], Awaitable[T]]) -> T:
         """What ``step`` returned or raised at the first member where it was not Unavailable. Raises Unavailable where
         there is none."""
         _ = self._cluster.http  # made before the time runs: reading the system's certificates takes some
-        question = _Question(self._members, step, self._budget_seconds)
+        question = _GatewayRequest(self._members, step, self._budget_seconds)
         with trio.move_on_after(self._budget_seconds):
             await question.ask()
         if question.decided_by is not None:
@@ -47,11 +47,11 @@ class Gateway:
         await self._cluster.aclose()
 
 
-class _Question(Generic[T]):
+class _GatewayRequest(Generic[T]):
     """One step, at as many members as it takes."""
 
     def __init__(
-        self, members: Sequence[Member], step: Callable[[Member], Awaitable[T]], budget_seconds: float
+        self, members: Sequence[EtcdMember], step: Callable[[EtcdMember], Awaitable[T]], budget_seconds: float
     ) -> None:
         self._members = list(members)
         self._step = step
@@ -63,7 +63,7 @@ class _Question(Generic[T]):
         self._faults = {
             member: Unavailable("lease_store_silent", silent, place=member.endpoint, cure=cure) for member in members
         }
-        self.decided_by: Member | None = None
+        self.decided_by: EtcdMember | None = None
 
     async def ask(self) -> None:
         """Until a member has decided or all have failed; a silent one is waited for until the caller's time is over."""
@@ -74,7 +74,7 @@ class _Question(Generic[T]):
                 with trio.move_on_after(self._share_seconds):
                     await failed.wait()
 
-    async def _attempt(self, member: Member, failed: trio.Event, others: trio.CancelScope) -> None:
+    async def _attempt(self, member: EtcdMember, failed: trio.Event, others: trio.CancelScope) -> None:
         try:
             answer = await self._step(member)
         except Unavailable as fault:

@@ -26,12 +26,12 @@ from typing import Any, TypeVar
 
 import trio
 
-from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseView, Lost, boot_seconds, may_claim
-from replicator.cluster.leases.etcd.answers import Header, Seen, number, read_header, read_seen
+from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseLost, LeaseView, boot_seconds, may_claim
+from replicator.cluster.leases.etcd.answers import ResponseHeader, StrandRecord, number, read_header, read_seen
 from replicator.cluster.leases.etcd.gateway import Gateway
-from replicator.cluster.leases.etcd.member import FAILED_PRECONDITION, NOT_FOUND, Member, Refused, garbled
+from replicator.cluster.leases.etcd.member import FAILED_PRECONDITION, NOT_FOUND, EtcdMember, EtcdRefusal, garbled
 from replicator.cluster.leases.etcd.options import EtcdOptions
-from replicator.cluster.leases.etcd.transactions import Keys
+from replicator.cluster.leases.etcd.transactions import EtcdKeys
 from replicator.errors import ReplicatorError, Unavailable
 
 TRIES = 3  # of a step that another one of ours, or an election in etcd, has overtaken
@@ -48,7 +48,7 @@ class EtcdLease:
         self._strand = strand
         self._clock = clock
         self._gateway = Gateway(options)
-        self._keys = Keys(options.prefix, strand)
+        self._keys = EtcdKeys(options.prefix, strand)
 
     @property
     def ttl_seconds(self) -> float:
@@ -79,22 +79,22 @@ class EtcdLease:
     async def aclose(self) -> None:
         await self._gateway.aclose()
 
-    async def _ask(self, step: Callable[[Member], Awaitable[T]]) -> T:
+    async def _ask(self, step: Callable[[EtcdMember], Awaitable[T]]) -> T:
         try:
             return await self._gateway.ask(step)
-        except Refused as refusal:  # for a reason that no step knows
+        except EtcdRefusal as refusal:  # for a reason that no step knows
             cure = "look at etcd's log"
             raise Unavailable(refusal.reason, refusal.message, place=refusal.place, cure=cure) from refusal
 
     # -- one step at one member ---------------------------------------------------------------------------------------
 
-    async def _look(self, member: Member) -> Seen:
+    async def _look(self, member: EtcdMember) -> StrandRecord:
         answer = await member.call("/v3/kv/range", self._keys.look())
         with garbled(member.endpoint):
             answer = self._keys.looked(answer)
         return self._seen(answer, member)
 
-    async def _claim(self, member: Member, wanted: Grant, instead_of: Holder | None) -> Grant:
+    async def _claim(self, member: EtcdMember, wanted: Grant, instead_of: Holder | None) -> Grant:
         seen = await self._look(member)
         if seen.view.holder is not None and seen.view.holder[:2] == (wanted.region, wanted.epoch):
             # An earlier claim whose answer was lost; ours by name, so the time is what is left to prove.
@@ -103,7 +103,7 @@ class EtcdLease:
         granted = dataclasses.replace(wanted, ttl_seconds=await self._grant(member, wanted.lease_id))
         try:
             answer = await member.call("/v3/kv/txn", self._keys.claim(seen, wanted))
-        except Refused as refusal:
+        except EtcdRefusal as refusal:
             message = f"the etcd lease ended before the claim was through: {refusal.message}"
             raise Unavailable("lease_store_slow", message, place=member.endpoint, cure="check etcd's disk") from refusal
         if answer.get("succeeded"):
@@ -114,7 +114,7 @@ class EtcdLease:
         await self._try_to_revoke(member, wanted.lease_id)
         raise self._lost(wanted, seen)
 
-    async def _renew(self, member: Member, asked: Grant) -> Grant:
+    async def _renew(self, member: EtcdMember, asked: Grant) -> Grant:
         for _ in range(TRIES):
             renewed, ttl_seconds = await self._keep_alive(member, asked.lease_id)
             seen = await self._look(member)
@@ -130,12 +130,12 @@ class EtcdLease:
         cure = "look at etcd's health; a balancer in front of it must keep a connection at one member"
         raise Unavailable("lease_store_unsettled", message, place=member.endpoint, cure=cure)
 
-    async def _keep_mine(self, member: Member, grant: Grant) -> Grant:
+    async def _keep_mine(self, member: EtcdMember, grant: Grant) -> Grant:
         token = grant.token
         for _ in range(TRIES):
             try:
                 answer = await member.call("/v3/kv/txn", self._keys.keep(token, grant))
-            except Refused:  # the etcd lease is gone, and the key with it
+            except EtcdRefusal:  # the etcd lease is gone, and the key with it
                 raise self._lost(grant, await self._look(member)) from None
             if answer.get("succeeded"):
                 return dataclasses.replace(grant, token=self._revision(answer, member))
@@ -148,54 +148,54 @@ class EtcdLease:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    async def _grant(self, member: Member, lease_id: str) -> float:
+    async def _grant(self, member: EtcdMember, lease_id: str) -> float:
         """Make the etcd lease; how long it is. etcd may give more than was asked for."""
         try:
             answer = await member.call("/v3/lease/grant", {"ID": lease_id, "TTL": self._options.ttl_seconds})
-        except Refused as refusal:
+        except EtcdRefusal as refusal:
             if refusal.code == FAILED_PRECONDITION:  # it is there: this request has arrived before
                 return self.ttl_seconds
             raise
         with garbled(member.endpoint):
             return _ttl(answer)
 
-    async def _keep_alive(self, member: Member, lease_id: str) -> tuple[Header, float]:
+    async def _keep_alive(self, member: EtcdMember, lease_id: str) -> tuple[ResponseHeader, float]:
         """Renew the etcd lease: who answered, and its time; 0 if there is none."""
         answer = await member.call("/v3/lease/keepalive", {"ID": lease_id})
         with garbled(member.endpoint):
             result = answer["result"]
             return read_header(result["header"]), float(number(result.get("TTL")))
 
-    async def _revoke(self, member: Member, lease_id: str) -> None:
+    async def _revoke(self, member: EtcdMember, lease_id: str) -> None:
         """End the etcd lease, and what is attached to it."""
         try:
             await member.call("/v3/lease/revoke", {"ID": lease_id})
-        except Refused as refusal:
+        except EtcdRefusal as refusal:
             if refusal.code != NOT_FOUND:
                 raise
 
-    async def _try_to_revoke(self, member: Member, lease_id: str) -> None:
+    async def _try_to_revoke(self, member: EtcdMember, lease_id: str) -> None:
         """It ends by itself, too."""
         with trio.move_on_after(REVOKE_SECONDS), contextlib.suppress(ReplicatorError):
             await self._revoke(member, lease_id)
 
-    def _seen(self, answer: dict[str, Any], member: Member) -> Seen:
+    def _seen(self, answer: dict[str, Any], member: EtcdMember) -> StrandRecord:
         with garbled(member.endpoint):
             return read_seen(answer, self._keys.place)
 
-    def _revision(self, answer: dict[str, Any], member: Member) -> str:
+    def _revision(self, answer: dict[str, Any], member: EtcdMember) -> str:
         with garbled(member.endpoint):
             return str(read_header(answer["header"]).revision)
 
-    def _lost(self, grant: Grant, seen: Seen) -> Lost:
+    def _lost(self, grant: Grant, seen: StrandRecord) -> LeaseLost:
         holder = seen.view.holder
         who = f"{holder.region} holds it in epoch {holder.epoch}" if holder else "nobody holds it"
-        return Lost(
+        return LeaseLost(
             f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}", seen.view, place=self._keys.place
         )
 
 
-def _mine(seen: Seen, grant: Grant) -> Holder | None:
+def _mine(seen: StrandRecord, grant: Grant) -> Holder | None:
     """The holder, if it is by this grant: by the etcd lease at the key, whose id nobody else has drawn."""
     holder = seen.view.holder
     if holder is None or str(seen.lease_id) != grant.lease_id or holder[:2] != (grant.region, grant.epoch):

@@ -3,8 +3,8 @@
     https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/
 
 Guarantee: what comes back is an answer of etcd's form and of bounded size, from the cluster that was heard first; or a
-named error: Unavailable for what can get better, Halted for credentials and rights, ``Refused`` for what the caller has
-to tell apart. No secret is in a message. How long it takes is the caller's part: nothing here ends by itself.
+named error: Unavailable for what can get better, Halted for credentials and rights, ``EtcdRefusal`` for what the caller
+has to tell apart. No secret is in a message. How long it takes is the caller's part: nothing here ends by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from replicator.cluster.leases.etcd.answers import Header, read_header
+from replicator.cluster.leases.etcd.answers import ResponseHeader, read_header
 from replicator.cluster.leases.etcd.options import EtcdOptions, tls_context
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 
@@ -28,7 +28,7 @@ _DECIDED = {INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION,
 _NEEDS_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
 
 
-class Refused(Rejected):
+class EtcdRefusal(Rejected):
     """etcd has decided against a request; ``code`` is gRPC's."""
 
     def __init__(self, code: int, message: str, place: str) -> None:
@@ -41,7 +41,7 @@ class Refused(Rejected):
         return any(text in self.message for text in _NEEDS_TOKEN)
 
 
-class Cluster:
+class EtcdCluster:
     """What the members have in common: the connections, and which cluster it is."""
 
     def __init__(self, options: EtcdOptions) -> None:
@@ -70,7 +70,7 @@ class Cluster:
             await self._http.aclose()
             self._http = None
 
-    def check(self, header: Header, place: str) -> None:
+    def check(self, header: ResponseHeader, place: str) -> None:
         """Two clusters would each give the lease away: only the one that answered first is heard."""
         if self._id is None:
             self._id = header.cluster_id
@@ -80,10 +80,10 @@ class Cluster:
             raise Unavailable("lease_store_other_cluster", message, place=place, cure=cure)
 
 
-class Member:
+class EtcdMember:
     """One endpoint, and the token that it knows us by."""
 
-    def __init__(self, cluster: Cluster, endpoint: str) -> None:
+    def __init__(self, cluster: EtcdCluster, endpoint: str) -> None:
         self.endpoint = endpoint
         self._cluster = cluster
         self._token: str | None = None
@@ -96,12 +96,12 @@ class Member:
                 await self._authenticate()
             try:
                 return await self._post(path, fields)
-            except Refused as refusal:
+            except EtcdRefusal as refusal:
                 if not (refusal.needs_token and has_user):
                     raise
             await self._authenticate()  # tokens end, and go with a member's restart
             return await self._post(path, fields)
-        except Refused as refusal:
+        except EtcdRefusal as refusal:
             raise _translated_refusal(refusal, self._cluster.options.prefix) from refusal
 
     async def _authenticate(self) -> None:
@@ -109,7 +109,7 @@ class Member:
         self._token = None
         try:
             answer = await self._post("/v3/auth/authenticate", {"name": options.user, "password": options.password})
-        except Refused as refusal:
+        except EtcdRefusal as refusal:
             if refusal.code == FAILED_PRECONDITION:  # auth is not enabled: it asks nobody. If that changes, it says so
                 self._token = ""
                 return
@@ -137,7 +137,7 @@ class Member:
         code = int(fields["code"] if "code" in fields else fields["grpc_code"])
         message = str(fields["message"])[:500]
         if code in _DECIDED:
-            return Refused(code, message, self.endpoint)
+            return EtcdRefusal(code, message, self.endpoint)
         cure = "look at etcd's health: etcdctl endpoint status --cluster"
         if "tls: " in message:
             cure = "its gateway is a client of etcd itself: let etcd's own certificate allow client use, too"
@@ -164,7 +164,7 @@ def _distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | Non
     return error
 
 
-def _translated_refusal(refusal: Refused, prefix: str) -> ReplicatorError:
+def _translated_refusal(refusal: EtcdRefusal, prefix: str) -> ReplicatorError:
     """What trying again cannot cure, by name; what the caller has to tell apart stays as it is."""
     if refusal.code in (NOT_FOUND, FAILED_PRECONDITION):
         return refusal

@@ -15,10 +15,10 @@ import json
 from typing import Any
 
 from replicator.cluster.leases.base import Grant
-from replicator.cluster.leases.etcd.answers import Seen
+from replicator.cluster.leases.etcd.answers import StrandRecord
 
 
-class Keys:
+class EtcdKeys:
     """Of one strand."""
 
     def __init__(self, prefix: str, strand: str) -> None:
@@ -41,7 +41,7 @@ class Keys:
         found = [[kv for kv in kvs if kv["key"] == key] for key in (self._leader, self._epoch)]
         return {**answer, "responses": [{"response_range": {"kvs": one}} for one in found]}
 
-    def claim(self, seen: Seen, wanted: Grant) -> dict[str, Any]:
+    def claim(self, seen: StrandRecord, wanted: Grant) -> dict[str, Any]:
         """Write both keys, if both are as they were seen."""
         holder = seen.view.holder
         if holder is None:

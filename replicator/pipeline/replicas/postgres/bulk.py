@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import psycopg
 
 from replicator.errors import Corrupt
-from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.pipeline.replicas.postgres.rows import PostgresRows
 
 SETTINGS = {
     "enable_hashjoin": "off",
@@ -31,7 +31,7 @@ _place = struct.Struct(">hiqiq")
 class BulkRows:
     """COPY and merges for one table. Made once a session; a rollback undoes its temporary tables: make it anew."""
 
-    def __init__(self, connection: psycopg.Connection, rows: Rows) -> None:
+    def __init__(self, connection: psycopg.Connection, rows: PostgresRows) -> None:
         self._connection = connection
         self._rows = rows
         self._made: set[str] = set()

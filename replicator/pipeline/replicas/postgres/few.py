@@ -17,18 +17,18 @@ from psycopg.adapt import Buffer, Dumper
 from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Definition
 from replicator.format.row import UNCHANGED, Cell, pack_row, unpack_row
-from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.pipeline.replicas.postgres.rows import PostgresRows
 
 FEW_ROWS = 12
 FEW_BYTES = 256 * 1024
 SELECT_ROWS = 100
 
 
-class Binary(bytes):
+class BinaryValue(bytes):
     """A value in binary form, of the type that its place in the statement has."""
 
 
-class Text(bytes):
+class TextValue(bytes):
     """A value in text form, of the type that its place in the statement has."""
 
 
@@ -43,13 +43,13 @@ class _TextDumper(_BinaryDumper):
     format = pq.Format.TEXT
 
 
-Parameters = list[Binary | Text | None]
+Parameters = list[BinaryValue | TextValue | None]
 
 
 def prepare(connection: psycopg.Connection) -> None:
-    """Teach a session to take ``Binary`` and ``Text``."""
-    connection.adapters.register_dumper(Binary, _BinaryDumper)
-    connection.adapters.register_dumper(Text, _TextDumper)
+    """Teach a session to take ``BinaryValue`` and ``TextValue``."""
+    connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
+    connection.adapters.register_dumper(TextValue, _TextDumper)
 
 
 def is_few(images: Sequence[bytes]) -> bool:
@@ -60,7 +60,7 @@ def is_few(images: Sequence[bytes]) -> bool:
 class FewRows:
     """Statements for one table, row by row. Methods tell how many rows were not as the source knew them."""
 
-    def __init__(self, connection: psycopg.Connection, rows: Rows) -> None:
+    def __init__(self, connection: psycopg.Connection, rows: PostgresRows) -> None:
         self._connection = connection
         self._rows = rows
 
@@ -73,7 +73,7 @@ class FewRows:
         """Rows that end as they are given, in one statement; the count of those that were not there before."""
         rows = [self._row(image) for image in images]
         for row, place in zip(rows, places, strict=bool(places)):
-            row.extend(Binary(struct.pack(">q", number)) for number in place)
+            row.extend(BinaryValue(struct.pack(">q", number)) for number in place)
         cursor = psycopg.RawCursor(self._connection)
         cursor.execute(self._rows.upsert(len(rows)), [cell for row in rows for cell in row], prepare=True)
         return sum(1 for (fresh,) in cursor if fresh)
@@ -153,7 +153,7 @@ class FewRows:
         if len(cells) != len(formats) or UNCHANGED in cells:
             raise self._bad_row(f"{len(cells)} columns, not {len(formats)}, or an unchanged one out of place")
         return [
-            None if not isinstance(cell, bytes) else Binary(cell) if binary else Text(cell)
+            None if not isinstance(cell, bytes) else BinaryValue(cell) if binary else TextValue(cell)
             for cell, binary in zip(cells, formats, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import psycopg
 from psycopg import sql
 
-from replicator.format.canonical import Lines
+from replicator.format.canonical import RowLines
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.base import KeyedLine
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
@@ -26,7 +26,7 @@ _AS_USUAL = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SE
 
 def all_lines(connection: psycopg.Connection, definition: Definition) -> Iterator[list[KeyedLine]]:
     """Every row; within a transaction."""
-    lines = Lines(definition)
+    lines = RowLines(definition)
     statement = f"SELECT {_listed(lines.names)} FROM {own_rows(connection, definition)}"
     yield from _copied(connection, lines, sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(statement)))
 
@@ -36,7 +36,7 @@ def lines_of_keys(
 ) -> list[KeyedLine]:
     """The rows of these keys, each a text for every key column, as far as they are there; within a transaction.
     ``types`` are the SQL types of the key's columns."""
-    lines = Lines(definition)
+    lines = RowLines(definition)
     wanted = ", ".join(f"t.{quoted(name)}" for name in lines.names)
     names = ", ".join(f"k{place}" for place in range(lines.keys))
     on = " AND ".join(
@@ -65,7 +65,7 @@ def lines_placed(
 ) -> Iterator[list[KeyedLine]]:
     """The rows of a table without a key that blocks behind ``after``, up to ``until``, have inserted; the key line is
     their place, ``sequence ordinal``. Within a transaction, on a replica."""
-    lines = Lines(definition)
+    lines = RowLines(definition)
     statement = (
         f"SELECT {_listed([*PLACE_COLUMNS, *lines.names])} FROM {quoted(*definition.name)}"
         f" WHERE _sequence > {int(after)} AND _sequence <= {int(until)}"
@@ -83,7 +83,7 @@ def own_rows(connection: psycopg.Connection, definition: Definition) -> str:
     return name if kind == ("p",) else f"ONLY {name}"
 
 
-def _copied(connection: psycopg.Connection, lines: Lines, statement: sql.Composed) -> Iterator[list[KeyedLine]]:
+def _copied(connection: psycopg.Connection, lines: RowLines, statement: sql.Composed) -> Iterator[list[KeyedLine]]:
     connection.execute("SET LOCAL statement_timeout = 0")
     key_of, chunk = lines.key_of, list[KeyedLine]()
     with connection.cursor() as cursor, cursor.copy(statement) as copy:

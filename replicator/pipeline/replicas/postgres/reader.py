@@ -14,10 +14,10 @@ import psycopg
 from replicator.errors import Rejected, Unavailable
 from replicator.format.definition import Definition
 from replicator.format.values import json_of
-from replicator.pipeline.replicas.base import Applied, Document, KeyedLine, SetSequence
+from replicator.pipeline.replicas.base import AppliedMark, Document, KeyedLine, SetSequence
 from replicator.pipeline.replicas.keys import checked_key, checked_text, unknown_table
 from replicator.pipeline.replicas.postgres import few, lines, schema, session
-from replicator.pipeline.replicas.postgres.few import Text, texts_of
+from replicator.pipeline.replicas.postgres.few import TextValue, texts_of
 from replicator.pipeline.replicas.postgres.replica import read_applied
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.pipeline.replicas.postgres.session import quoted
@@ -93,7 +93,7 @@ class PostgresReader:
         assert found is not None
         return found[0], found[1]
 
-    def applied(self, strand: str) -> Applied | None:
+    def applied(self, strand: str) -> AppliedMark | None:
         with self._one_moment():
             return read_applied(self._connection, strand) if self._is_replica() else None
 
@@ -115,7 +115,7 @@ class PostgresReader:
                 return []
             (column,) = (column for column in definition.columns if column.name == definition.user)
             where = f"{quoted(definition.user)} = $1"
-            parameters = [Text(checked_text(column, user).encode())]
+            parameters = [TextValue(checked_text(column, user).encode())]
             if after is not None:
                 parameters += _key(definition, after)
                 marks = ", ".join(f"${number}" for number in range(2, len(parameters) + 1))
@@ -190,7 +190,7 @@ class PostgresReader:
                 return []
             return self._connection.execute(sql.encode(), parameters).fetchall()
 
-    def _documents(self, definition: Definition, where: str, parameters: list[Text], limit: int) -> list[Document]:
+    def _documents(self, definition: Definition, where: str, parameters: list[TextValue], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]
         order = _listed(definition.key or self._places())
         cursor = psycopg.RawCursor(self._connection)
@@ -266,8 +266,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(quoted, names))
 
 
-def _key(definition: Definition, key: Sequence[str]) -> list[Text]:
-    return [Text(text.encode()) for _, text in checked_key(definition, key)]
+def _key(definition: Definition, key: Sequence[str]) -> list[TextValue]:
+    return [TextValue(text.encode()) for _, text in checked_key(definition, key)]
 
 
 def _document(definition: Definition, row: Sequence[str | None]) -> Document:

@@ -11,11 +11,11 @@ import psycopg
 from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
-from replicator.pipeline.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
+from replicator.pipeline.replicas.base import Append, AppliedMark, Define, SetSequence, Step, TableChange, Truncate
 from replicator.pipeline.replicas.postgres import adopted, bulk, few, schema, sequences, session
 from replicator.pipeline.replicas.postgres.bulk import BulkRows, with_places
 from replicator.pipeline.replicas.postgres.few import FewRows, is_few
-from replicator.pipeline.replicas.postgres.rows import Rows
+from replicator.pipeline.replicas.postgres.rows import PostgresRows
 from replicator.pipeline.replicas.quarantine import QuarantineTable
 
 _SETTINGS = {
@@ -30,7 +30,7 @@ WRITER_LOCK = 7_235_421_398_517
 _DELETE_LIMIT_BYTES = 256 << 20
 
 
-class _Table:
+class _WritableTable:
     """A definition's SQL and the two ways of writing by it."""
 
     def __init__(self, connection: psycopg.Connection, definition: Definition, number: int) -> None:
@@ -40,7 +40,7 @@ class _Table:
             adopted.generated_columns(connection, definition),
         )
         partitioned = adopted.is_partitioned(connection, definition)
-        self.rows = Rows(definition, types, number, generated, partitioned=partitioned)
+        self.rows = PostgresRows(definition, types, number, generated, partitioned=partitioned)
         self.few = FewRows(connection, self.rows)
         self.bulk = BulkRows(connection, self.rows)
 
@@ -52,7 +52,7 @@ class PostgresReplica:
         self._dsn = dsn
         self._place = session.place_of(dsn)
         self._connection: psycopg.Connection | None = None
-        self._tables: dict[int, _Table] = {}
+        self._tables: dict[int, _WritableTable] = {}
         self._made = 0
         self._drifted_now = 0
         self.drifted_rows = 0
@@ -97,7 +97,7 @@ class PostgresReplica:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
 
-    def applied(self, strand: str) -> Applied | None:
+    def applied(self, strand: str) -> AppliedMark | None:
         with session.translated(self._place):
             return read_applied(self._open, strand)
 
@@ -162,7 +162,7 @@ class PostgresReplica:
             cursor = self._open.execute(sql.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def commit(self, applied: Applied) -> None:
+    def commit(self, applied: AppliedMark) -> None:
         strand, epoch, sequence, digest = applied.position
         with session.translated(self._place):
             with self._open.pipeline():
@@ -185,7 +185,7 @@ class PostgresReplica:
         with session.translated(self._place):
             for step in steps:
                 match step:
-                    case Change():
+                    case TableChange():
                         self._change(step)
                     case Append():
                         self._append(step)
@@ -205,14 +205,14 @@ class PostgresReplica:
         with session.translated(self._place):
             return self._table(definition).few.stored_keys(after, limit)
 
-    def _table(self, definition: Definition) -> _Table:
+    def _table(self, definition: Definition) -> _WritableTable:
         table = self._tables.get(id(definition))
         if table is None or table.definition is not definition:
             self._made += 1
-            table = self._tables[id(definition)] = _Table(self._open, definition, self._made)
+            table = self._tables[id(definition)] = _WritableTable(self._open, definition, self._made)
         return table
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: TableChange) -> None:
         table = self._table(change.definition)
         if change.deletes:
             way = table.few if is_few(change.deletes) else table.bulk
@@ -226,11 +226,11 @@ class PostgresReplica:
         if change.updates:
             self._drifted_now += self._update(table, change.updates)
 
-    def _insert(self, table: _Table, images: Sequence[bytes]) -> int:
+    def _insert(self, table: _WritableTable, images: Sequence[bytes]) -> int:
         drifted = len(images) - table.few.upsert(images) if is_few(images) else table.bulk.insert(images)
         return drifted if table.rows.tells else 0
 
-    def _update(self, table: _Table, images: Sequence[bytes]) -> int:
+    def _update(self, table: _WritableTable, images: Sequence[bytes]) -> int:
         if is_few(images):
             return table.few.upsert(images)
         return table.bulk.update(images)
@@ -251,9 +251,9 @@ class PostgresReplica:
         self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
 
 
-def read_applied(connection: psycopg.Connection, strand: str) -> Applied | None:
+def read_applied(connection: psycopg.Connection, strand: str) -> AppliedMark | None:
     """The stored position of a strand."""
     found = connection.execute(
         "SELECT epoch, sequence, hash, committed_at, blocks FROM replicator.position WHERE strand = %s", [strand]
     ).fetchone()
-    return None if found is None else Applied(Position(strand, *found[:3]), found[3], found[4])
+    return None if found is None else AppliedMark(Position(strand, *found[:3]), found[3], found[4])

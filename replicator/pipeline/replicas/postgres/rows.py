@@ -14,7 +14,7 @@ from replicator.pipeline.replicas.postgres.session import quoted
 PLACE_COLUMNS = ("_sequence", "_ordinal")
 
 
-class Rows:
+class PostgresRows:
     """A definition's SQL, made once a session. ``types`` are the SQL types that the replica's columns have;
     ``number`` names the staging tables. In a database that was a primary's, ``generated`` are columns that it makes by
     itself, so that nobody may write them, and a table may be ``partitioned``: then it does not tell which rows were

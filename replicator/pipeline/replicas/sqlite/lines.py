@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 
-from replicator.format.canonical import Lines, escaped
+from replicator.format.canonical import RowLines, escaped
 from replicator.format.definition import Column, Definition
 from replicator.format.values import FLOAT_KINDS, INTEGER_KINDS, Stored, kind_of, storage_from_text, stored_text
 from replicator.pipeline.replicas.base import KeyedLine
@@ -24,7 +24,7 @@ _TAB = "char(9)"
 
 def all_lines(connection: sqlite3.Connection, definition: Definition) -> Iterator[list[KeyedLine]]:
     """Every row; within a transaction."""
-    lines = Lines(definition)
+    lines = RowLines(definition)
     key, rest = _key_and_rest(connection, lines)
     yield from _chunks(connection.execute(f"SELECT {key}, {rest} FROM {quoted(definition.label)}"), lines)
 
@@ -33,7 +33,7 @@ def lines_of_keys(
     connection: sqlite3.Connection, definition: Definition, keys: Sequence[Sequence[str]]
 ) -> list[KeyedLine]:
     """The rows of these keys, each a text for every key column, as far as they are there; within a transaction."""
-    lines = Lines(definition)
+    lines = RowLines(definition)
     key, rest = _key_and_rest(connection, lines)
     columns = [definition.columns[place] for place in definition.key_places]
     names = f"({', '.join(map(quoted, definition.key))})"
@@ -55,7 +55,7 @@ def lines_placed(
 ) -> Iterator[list[KeyedLine]]:
     """The rows of a table without a key that blocks behind ``after``, up to ``until``, have inserted; the key line is
     their place, ``sequence ordinal``. Within a transaction."""
-    lines = Lines(definition)
+    lines = RowLines(definition)
     _, rest = _key_and_rest(connection, lines)
     places = " || ' ' || ".join(PLACE_COLUMNS)
     cursor = connection.execute(
@@ -66,7 +66,7 @@ def lines_placed(
         yield [(place.encode(), rest.encode()) for place, rest in rows]
 
 
-def _chunks(cursor: sqlite3.Cursor, lines: Lines) -> Iterator[list[KeyedLine]]:
+def _chunks(cursor: sqlite3.Cursor, lines: RowLines) -> Iterator[list[KeyedLine]]:
     whole = lines.keys == len(lines.names)
     while rows := cursor.fetchmany(CHUNK_ROWS):
         if not lines.keys:
@@ -77,7 +77,7 @@ def _chunks(cursor: sqlite3.Cursor, lines: Lines) -> Iterator[list[KeyedLine]]:
             yield [((line := key.encode()), line + b"\t" + rest.encode()) for key, rest in rows]
 
 
-def _key_and_rest(connection: sqlite3.Connection, lines: Lines) -> tuple[str, str]:
+def _key_and_rest(connection: sqlite3.Connection, lines: RowLines) -> tuple[str, str]:
     """SQL for the key line and for what follows it."""
     columns = [lines.definition.columns[place] for place in lines.places]
     cells = [_cell(connection, column, place) for place, column in enumerate(columns)]

@@ -12,7 +12,7 @@ from typing import Any
 from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Definition
 from replicator.format.values import Stored, json_of, storage_from_text, stored_text
-from replicator.pipeline.replicas.base import Applied, Document, KeyedLine, SetSequence
+from replicator.pipeline.replicas.base import AppliedMark, Document, KeyedLine, SetSequence
 from replicator.pipeline.replicas.keys import checked_key, checked_text, unknown_table
 from replicator.pipeline.replicas.quarantine import QuarantineTable
 from replicator.pipeline.replicas.sqlite import lines, schema
@@ -51,7 +51,7 @@ class SqliteReader:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    def applied(self, strand: str) -> Applied | None:
+    def applied(self, strand: str) -> AppliedMark | None:
         with self._one_moment():
             return read_applied(self._connection, strand) if self._has_own_tables() else None
 

@@ -16,10 +16,10 @@ from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
 from replicator.format.values import Stored
-from replicator.pipeline.replicas.base import Append, Applied, Change, Define, SetSequence, Step, Truncate
+from replicator.pipeline.replicas.base import Append, AppliedMark, Define, SetSequence, Step, TableChange, Truncate
 from replicator.pipeline.replicas.quarantine import QuarantineTable
 from replicator.pipeline.replicas.sqlite import schema
-from replicator.pipeline.replicas.sqlite.rows import Rows
+from replicator.pipeline.replicas.sqlite.rows import SqliteRows
 from replicator.storage import sqlite
 
 CACHE_KIB = 32 * 1024  # SQLite's own 2 MB spill within a batch: measured, half the rate
@@ -32,7 +32,7 @@ class SqliteReplica:
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
         self._connection: sqlite3.Connection | None = None
-        self._rows: dict[int, Rows] = {}
+        self._rows: dict[int, SqliteRows] = {}
         self._drifted_now = 0
         self.drifted_rows = 0
 
@@ -61,7 +61,7 @@ class SqliteReplica:
         if connection is not None:
             connection.close()  # an open transaction is rolled back
 
-    def applied(self, strand: str) -> Applied | None:
+    def applied(self, strand: str) -> AppliedMark | None:
         with sqlite.translated(self._path):
             return read_applied(self._open, strand)
 
@@ -84,7 +84,7 @@ class SqliteReplica:
             if self._open.in_transaction:
                 self._open.execute("ROLLBACK")
 
-    def commit(self, applied: Applied) -> None:
+    def commit(self, applied: AppliedMark) -> None:
         strand, epoch, sequence, digest = applied.position
         with sqlite.translated(self._path):
             self._open.execute(
@@ -144,7 +144,7 @@ class SqliteReplica:
 
     def _apply(self, strand: str, step: Step) -> None:
         match step:
-            case Change():
+            case TableChange():
                 self._change(step)
             case Append(definition):
                 rows = self._rows_of(definition).rows(step.rows)
@@ -172,13 +172,13 @@ class SqliteReplica:
             found = self._open.execute(rows.select_keys(behind=after is not None), [*parameters, limit]).fetchall()
         return [rows.key_image(row) for row in found]
 
-    def _rows_of(self, definition: Definition) -> Rows:
+    def _rows_of(self, definition: Definition) -> SqliteRows:
         rows = self._rows.get(id(definition))
         if rows is None or rows.definition is not definition:
-            rows = self._rows[id(definition)] = Rows(definition)
+            rows = self._rows[id(definition)] = SqliteRows(definition)
         return rows
 
-    def _change(self, change: Change) -> None:
+    def _change(self, change: TableChange) -> None:
         rows = self._rows_of(change.definition)
         if change.deletes:
             gone = self._open.executemany(rows.delete, rows.keys(change.deletes)).rowcount
@@ -192,7 +192,7 @@ class SqliteReplica:
         if change.updates:
             self._update(rows, rows.rows(change.updates))
 
-    def _move(self, rows: Rows, key: bytes, image: bytes) -> None:
+    def _move(self, rows: SqliteRows, key: bytes, image: bytes) -> None:
         """Whoever holds the new key is not known to the source, else the planner would have moved it away first."""
         places, row = rows.patch(image)
         (before,) = rows.keys([key])
@@ -203,7 +203,7 @@ class SqliteReplica:
         if self._open.execute(rows.update_of(places), parameters).rowcount != 1:
             raise _row_missing(rows.definition, before)
 
-    def _patch(self, rows: Rows, images: Sequence[bytes]) -> None:
+    def _patch(self, rows: SqliteRows, images: Sequence[bytes]) -> None:
         for image in images:
             places, row = rows.patch(image)
             key_places = rows.definition.key_places
@@ -229,7 +229,7 @@ class SqliteReplica:
                 self._open.executemany(sql.upsert, rows)
         self._open.execute("RELEASE inserts")
 
-    def _insert_new(self, sql: Rows, rows: list[list[Stored]]) -> None:
+    def _insert_new(self, sql: SqliteRows, rows: list[list[Stored]]) -> None:
         """Some rows a statement: sqlite3 lets other threads run during each, and on a busy sidecar it is milliseconds
         until it may go on. Without any other thread this saves a third, too."""
         whole = len(rows) // sql.together * sql.together
@@ -237,7 +237,7 @@ class SqliteReplica:
         self._open.executemany(sql.insert_together, (list(chain.from_iterable(group)) for group in groups))
         self._open.executemany(sql.insert, rows[whole:])
 
-    def _update(self, sql: Rows, rows: list[list[Stored]]) -> None:
+    def _update(self, sql: SqliteRows, rows: list[list[Stored]]) -> None:
         """Update; if some row is not there, insert what is missing and count it."""
         found = self._open.executemany(sql.update, rows).rowcount if sql.update else 0
         if found != len(rows):
@@ -253,13 +253,13 @@ class SqliteReplica:
         )
 
 
-def read_applied(connection: sqlite3.Connection, strand: str) -> Applied | None:
+def read_applied(connection: sqlite3.Connection, strand: str) -> AppliedMark | None:
     """The stored position of a strand."""
     found = connection.execute(
         "SELECT strand, epoch, sequence, hash, committed_at, blocks FROM _replicator_position WHERE strand = ?",
         [strand],
     ).fetchone()
-    return None if found is None else Applied(Position(*found[:4]), found[4], found[5])
+    return None if found is None else AppliedMark(Position(*found[:4]), found[4], found[5])
 
 
 def _refused_row(step: Step, error: sqlite3.Error) -> Halted:

@@ -24,7 +24,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-class Rows:
+class SqliteRows:
     """A definition's SQL and decoders, made once."""
 
     def __init__(self, definition: Definition) -> None:

@@ -2,7 +2,7 @@
 
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.preflight import preflight
-from replicator.pipeline.sources.postgres.snapshot import Snapshot, last_visible, open_snapshot
+from replicator.pipeline.sources.postgres.snapshot import TransactionSnapshot, last_visible, open_snapshot
 from replicator.pipeline.sources.postgres.source import PostgresSource
 
-__all__ = ["PostgresOptions", "PostgresSource", "Snapshot", "last_visible", "open_snapshot", "preflight"]
+__all__ = ["PostgresOptions", "PostgresSource", "TransactionSnapshot", "last_visible", "open_snapshot", "preflight"]

@@ -23,7 +23,7 @@ NUMBERS_NOTE = "postgres.numbers."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Begins:
+class ChainStart:
     """The first epoch of this server, the last sequence of the chain that its rows were made from, and the place in its
     log behind which everything is new."""
 
@@ -32,19 +32,19 @@ class Begins:
     lsn: int
 
 
-def pack_begins(begins: Begins) -> str:
+def pack_begins(begins: ChainStart) -> str:
     """As a note."""
     return json.dumps({**dataclasses.asdict(begins), "lsn": lsn_text(begins.lsn)})
 
 
-def read_begins(notes: Mapping[str, str]) -> Begins | None:
+def read_begins(notes: Mapping[str, str]) -> ChainStart | None:
     """The note; None if the journal was begun with this very server. Raises Halted if it cannot be read."""
     text = notes.get(BEGINS_NOTE)
     if text is None:
         return None
     try:
         fields = json.loads(text)
-        return Begins(int(fields["epoch"]), int(fields["sequence"]), parse_lsn(fields["lsn"]))
+        return ChainStart(int(fields["epoch"]), int(fields["sequence"]), parse_lsn(fields["lsn"]))
     except (ValueError, KeyError, TypeError) as error:
         raise Halted(
             "bad_note",

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from replicator.errors import Unavailable
-from replicator.format.block import Part
+from replicator.format.block import BlockPart
 from replicator.format.definition import Definition
 from replicator.format.row import pack_row
 from replicator.format.statement import INSERT, pack_define
@@ -82,7 +82,7 @@ def estimate_rows(connection: Connection, tables: Sequence[TableFacts]) -> int:
     return total
 
 
-def copy_parts(connection: Connection, tables: Sequence[CopyTable]) -> Iterator[Part]:
+def copy_parts(connection: Connection, tables: Sequence[CopyTable]) -> Iterator[BlockPart]:
     """All definitions, then all rows, in parts of about PART_BYTES; the last one may be empty."""
     statements = [pack_define(table.relation, table.definition) for table in tables]
     size = sum(map(len, statements))
@@ -93,10 +93,10 @@ def copy_parts(connection: Connection, tables: Sequence[CopyTable]) -> Iterator[
             statements.append(statement)
             size += len(statement)
             if size > PART_BYTES:
-                yield Part(len(statements), b"".join(statements))
+                yield BlockPart(len(statements), b"".join(statements))
                 statements.clear()
                 size = 0
-    yield Part(len(statements), b"".join(statements))
+    yield BlockPart(len(statements), b"".join(statements))
 
 
 def _rows(connection: Connection, table: CopyTable) -> Iterator[bytes]:

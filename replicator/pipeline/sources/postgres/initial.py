@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.pipeline.sources.base import Sink, SourceReport
 from replicator.pipeline.sources.postgres.catalog import TableFacts, all_oids, published_oids, read_tables
 from replicator.pipeline.sources.postgres.connection import Connection, Worker, connect, place_of
@@ -29,7 +29,7 @@ from replicator.pipeline.sources.postgres.definitions import can_be_binary
 from replicator.pipeline.sources.postgres.lsn import lsn_text
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import Publication
-from replicator.pipeline.sources.postgres.relations import Relations
+from replicator.pipeline.sources.postgres.relations import RelationCache
 from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.slot import create_slot, drop_own_slot
 
@@ -45,7 +45,7 @@ class InitialCopy:
         options: PostgresOptions,
         sql: Worker,
         replication: Worker,
-        relations: Relations,
+        relations: RelationCache,
         sink: Sink,
         report: SourceReport,
     ) -> None:
@@ -93,7 +93,7 @@ class InitialCopy:
             await self._sink.send([held])
             held = following
         sequences = pack_sequences(await self._sql.call(read_sequences, self._options.publication))
-        last = Part(
+        last = BlockPart(
             (held.statements if held else 0) + len(sequences), (held.data if held else b"") + b"".join(sequences)
         )
         committed_at = await self._sql.call(_clock)
@@ -115,7 +115,7 @@ async def opened(options: PostgresOptions, *, replication: bool = False) -> Asyn
         connection.close()
 
 
-def _next(_connection: Connection, parts: Iterator[Part]) -> Part | None:
+def _next(_connection: Connection, parts: Iterator[BlockPart]) -> BlockPart | None:
     return next(parts, None)
 
 

@@ -20,8 +20,8 @@ from replicator.pipeline.replicas.postgres.reader import PostgresReader
 from replicator.pipeline.sources.base import SourceReport
 from replicator.pipeline.sources.postgres.chain_start import read_begins
 from replicator.pipeline.sources.postgres.lsn import parse_lsn
-from replicator.pipeline.sources.postgres.snapshot import Snapshot, last_visible, parse_snapshot
-from replicator.storage.journal.head import Tail
+from replicator.pipeline.sources.postgres.snapshot import TransactionSnapshot, last_visible, parse_snapshot
+from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
 ATTEMPTS = 20
@@ -38,7 +38,7 @@ class PostgresMoments:
         self,
         dsn: str,
         journal: Journal,
-        tail: Tail,
+        tail: JournalHead,
         report: SourceReport,
         stored_so_far: Callable[[], Awaitable[None]],
         *,
@@ -108,11 +108,11 @@ class PostgresMoments:
             message = f"the source did not reach the log's end within {REACH_SECONDS:.0f} s"
             raise Rejected("not_reached", message, status=503, retry_after=5, place="verify", cure="see the status")
 
-    def _position_of(self, snapshot: Snapshot) -> Position | None:
+    def _position_of(self, snapshot: TransactionSnapshot) -> Position | None:
         last = self._last_visible(snapshot)
         return None if last is None else self._journal.position_at(self._strand, last)
 
-    def _last_visible(self, snapshot: Snapshot) -> int | None:
+    def _last_visible(self, snapshot: TransactionSnapshot) -> int | None:
         """Look back as far as the first block that is surely visible."""
         head = self._journal.head(self._strand).sequence
         begins = read_begins(self._journal.notes())
@@ -140,7 +140,7 @@ def _names(definitions: dict[int, Definition]) -> set[tuple[str, str]]:
     return {definition.name for definition in definitions.values()}
 
 
-def _fix(reader: PostgresReader) -> Snapshot:
+def _fix(reader: PostgresReader) -> TransactionSnapshot:
     reader.snapshot()
     visible, lsn = reader.visible()
     return parse_snapshot(visible, parse_lsn(lsn))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgpack
 
 from replicator.errors import Halted
-from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Definition
 from replicator.format.statement import DELETE, INSERT, PATCH, UPDATE, pack_define, pack_message, pack_truncate
 from replicator.pipeline.sources.postgres.lsn import EPOCH_US, lsn_text
@@ -40,7 +40,7 @@ _message = struct.Struct(">BQ")
 _pack = msgpack.Packer().pack
 
 
-class Table(NamedTuple):
+class StreamTable(NamedTuple):
     """A relation of the stream. ``relation`` is None if its rows are ignored."""
 
     relation: int | None
@@ -56,10 +56,10 @@ class Unresolved(Exception):
         self.oid = oid
 
 
-class _Tables(dict[int, Table]):
+class _StreamTables(dict[int, StreamTable]):
     """Tables by oid; asking for another one raises Unresolved."""
 
-    def __missing__(self, oid: int) -> Table:
+    def __missing__(self, oid: int) -> StreamTable:
         raise Unresolved(oid)
 
 
@@ -71,8 +71,8 @@ class Assembler:
     """
 
     def __init__(self, binary: bool, skip_to: int, part_bytes: int = PART_BYTES) -> None:
-        self.tables = _Tables()
-        self.items: list[Part | Draft] = []
+        self.tables = _StreamTables()
+        self.items: list[BlockPart | Draft] = []
         self.item_bytes = 0
         self.complete = skip_to
         self.sent = skip_to  # the origin of the last draft that was taken
@@ -92,7 +92,7 @@ class Assembler:
         self._xid = 0
         self._time = 0
 
-    def take_items(self) -> list[Part | Draft]:
+    def take_items(self) -> list[BlockPart | Draft]:
         """What was collected since the last call."""
         items, self.items, self.item_bytes = self.items, [], 0
         return items
@@ -127,7 +127,7 @@ class Assembler:
         """The table was announced again: what was defined may not hold any more."""
         self.tables.pop(oid, None)
 
-    def define(self, oid: int, table: Table, *, new: bool) -> None:
+    def define(self, oid: int, table: StreamTable, *, new: bool) -> None:
         """Rows of ``oid`` are read by ``table`` from here on; ``new`` makes it part of the arriving transaction."""
         self.tables[oid] = table
         if new and table.relation is not None:
@@ -184,7 +184,7 @@ class Assembler:
     def _part(self) -> None:
         """Cut what has arrived of a large transaction off as a part."""
         if self._statements:
-            self.items.append(Part(len(self._statements), b"".join(self._statements)))
+            self.items.append(BlockPart(len(self._statements), b"".join(self._statements)))
             self.item_bytes += self._bytes
             self._parted += len(self._statements)
             self._statements.clear()
@@ -246,7 +246,7 @@ class Assembler:
             self._check_key(table, "DELETE")
             self._statement(_pack((DELETE, table.relation, _image([before[place] for place in table.places]))))
 
-    def _check_key(self, table: Table, what: str) -> None:
+    def _check_key(self, table: StreamTable, what: str) -> None:
         if not table.places:
             raise Halted(
                 "no_key",

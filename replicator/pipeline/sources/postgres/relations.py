@@ -32,25 +32,25 @@ from replicator.pipeline.sources.postgres.definitions import (
     relation_of,
 )
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions, TableName
-from replicator.pipeline.sources.postgres.pgoutput import Table
+from replicator.pipeline.sources.postgres.pgoutput import StreamTable
 from replicator.pipeline.sources.postgres.publication import Publication
 
 TABLE_NOTE = "postgres.table."
 BEFORE_NOTE = "postgres.tables_before"
 
 
-class NeedsText(Exception):
+class TextFormatNeeded(Exception):
     """A type came up whose binary form does not travel: the stream has to be opened again, in text."""
 
 
-class Resolved(NamedTuple):
+class ResolvedTable(NamedTuple):
     """A table for the assembler; ``new`` if its definition has to be sent first."""
 
-    table: Table
+    table: StreamTable
     new: bool
 
 
-class Relations:
+class RelationCache:
     """All that is known of tables, from the journal and its notes; shared by the copy and the stream."""
 
     def __init__(self, state: SourceState, sink: Sink, options: PostgresOptions) -> None:
@@ -94,12 +94,12 @@ class Relations:
         for table in tables:
             self._check_complete(table.oid, table.name)
 
-    async def resolve(self, relation: Relation, commit_lsn: int, worker: Worker, *, binary: bool) -> Resolved:
+    async def resolve(self, relation: Relation, commit_lsn: int, worker: Worker, *, binary: bool) -> ResolvedTable:
         """The table that a Relation message announces. Raises Halted, Unavailable or NeedsText."""
         if relation.namespace == IGNORED_NAMESPACE:
-            return Resolved(Table(None, Definition(*relation.name, (), ()), ()), new=False)
+            return ResolvedTable(StreamTable(None, Definition(*relation.name, (), ()), ()), new=False)
         if binary and not all(column.type_oid in SAFE_BINARY_OIDS for column in relation.columns):
-            raise NeedsText
+            raise TextFormatNeeded
         self._check_complete(relation.oid, relation.name)
         facts, types = await worker.call(_look_up, relation)
         if "???" in types:
@@ -126,7 +126,7 @@ class Relations:
             number = self._number(definition)
         self._seen.add(relation.oid)
         await self._note_storage(relation, facts, found)
-        return Resolved(Table(number, definition, definition.key_places), new)
+        return ResolvedTable(StreamTable(number, definition, definition.key_places), new)
 
     def _certain(self, relation: Relation, commit_lsn: int, facts: TableFacts | None) -> frozenset[int]:
         """Numbers of columns that the table had already when the transaction that names it committed."""

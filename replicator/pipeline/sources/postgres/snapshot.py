@@ -19,7 +19,7 @@ from replicator.pipeline.sources.postgres.options import PostgresOptions
 _XIDS = 1 << 32
 
 
-class Snapshot(NamedTuple):
+class TransactionSnapshot(NamedTuple):
     """Transactions below ``xmin`` are visible, those from ``xmax`` on and those of ``running`` are not.
 
     The numbers have 64 bits. Every visible transaction ends in the log before ``lsn``.
@@ -36,13 +36,13 @@ class Snapshot(NamedTuple):
         return full < self.xmax and full not in self.running
 
 
-def parse_snapshot(text: str, lsn: int) -> Snapshot:
+def parse_snapshot(text: str, lsn: int) -> TransactionSnapshot:
     """Read ``xmin:xmax:xid,xid``. Raises ValueError."""
     xmin, xmax, running = text.split(":")
-    return Snapshot(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid), lsn)
+    return TransactionSnapshot(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid), lsn)
 
 
-def last_visible(snapshot: Snapshot, blocks: Iterable[tuple[int, str]]) -> int | None:
+def last_visible(snapshot: TransactionSnapshot, blocks: Iterable[tuple[int, str]]) -> int | None:
     """The sequence of the last block that the snapshot sees, if those that it does not see are a suffix of the chain.
 
     ``blocks`` are (sequence, transaction id) in order, up to one whose origin is at ``snapshot.lsn`` or behind, and
@@ -64,7 +64,7 @@ def last_visible(snapshot: Snapshot, blocks: Iterable[tuple[int, str]]) -> int |
     return last
 
 
-def open_snapshot(options: PostgresOptions) -> tuple[Connection, Snapshot]:
+def open_snapshot(options: PostgresOptions) -> tuple[Connection, TransactionSnapshot]:
     """A connection in a read-only transaction whose snapshot is fixed, and that snapshot; blocks.
 
     The caller closes the connection. Raises Unavailable or Halted.

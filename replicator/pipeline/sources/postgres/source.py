@@ -26,7 +26,7 @@ from replicator.pipeline.sources.postgres.publication import (
     ensure_publication,
     has_publication,
 )
-from replicator.pipeline.sources.postgres.relations import NeedsText, Relations
+from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
 from replicator.pipeline.sources.postgres.slot import (
     Identity,
     check_identity,
@@ -38,7 +38,13 @@ from replicator.pipeline.sources.postgres.slot import (
     written_lsn,
 )
 from replicator.pipeline.sources.postgres.stream import Stream
-from replicator.pipeline.sources.postgres.wal_reader import IDLE_NOTE, Context, Progress, Readings, Tail
+from replicator.pipeline.sources.postgres.wal_reader import (
+    IDLE_NOTE,
+    SequenceReadings,
+    StoredProgress,
+    WalReader,
+    WalReaderContext,
+)
 
 OLDEST_VERSION = 140000
 SYSTEM_NOTE = "postgres.system"
@@ -54,8 +60,8 @@ class PostgresSource:
     def __init__(self, options: PostgresOptions) -> None:
         self.report = SourceReport()
         self._options = options
-        self._progress = Progress()
-        self._readings = Readings()
+        self._progress = StoredProgress()
+        self._readings = SequenceReadings()
         self._text_only = False
         self._resume_at = 0
 
@@ -78,7 +84,7 @@ class PostgresSource:
         if not self._options.synchronous:  # else it may not yet be durable everywhere where it has to be
             self._progress.acknowledged = origin
         self._progress.idle = _noted_lsn(state.notes.get(IDLE_NOTE), IDLE_NOTE) if noted else 0
-        relations = Relations(state, sink, self._options)
+        relations = RelationCache(state, sink, self._options)
         async with opened(self._options) as sql:
             if noted is None:
                 origin = await self._copy(state, sink, sql, relations)
@@ -86,12 +92,12 @@ class PostgresSource:
             while True:
                 try:
                     await self._tail(state, sink, sql, relations, start, origin)
-                except NeedsText:
+                except TextFormatNeeded:
                     self._text_only = True
                     origin = max(origin, self._resume_at)
                     start = max(origin, self._progress.idle)  # what the server was told to forget held nothing for us
 
-    async def _copy(self, state: SourceState, sink: Sink, sql: Worker, relations: Relations) -> int:
+    async def _copy(self, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache) -> int:
         async with opened(self._options, replication=True) as replication:
             identity = await replication.call(self._identify)
             check_identity(identity, state.notes)
@@ -105,7 +111,7 @@ class PostgresSource:
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
 
     async def _tail(
-        self, state: SourceState, sink: Sink, sql: Worker, relations: Relations, start: int, origin: int
+        self, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache, start: int, origin: int
     ) -> None:
         """Stream from ``start`` on, where ``origin`` is that of the last block."""
         async with opened(self._options, replication=True) as replication:
@@ -118,11 +124,13 @@ class PostgresSource:
             stream = Stream(replication.connection, replication.place)
             await stream.start(self._start_command(start, binary=binary))
             self.report.phase = "streaming"
-            context = Context(self._options, stream, sql, relations, sink, self.report, self._progress, self._readings)
-            tail = Tail(context, start, origin, binary=binary)
+            context = WalReaderContext(
+                self._options, stream, sql, relations, sink, self.report, self._progress, self._readings
+            )
+            tail = WalReader(context, start, origin, binary=binary)
             try:
                 await tail.run()
-            except NeedsText:
+            except TextFormatNeeded:
                 self._text_only = True
                 self._resume_at = tail.sent
                 if tail.parted:

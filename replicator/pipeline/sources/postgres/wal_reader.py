@@ -27,7 +27,7 @@ from replicator.pipeline.sources.postgres.definitions import Relation, parse_rel
 from replicator.pipeline.sources.postgres.lsn import lsn_text
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.pipeline.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler, Unresolved
-from replicator.pipeline.sources.postgres.relations import NeedsText, Relations
+from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
 from replicator.pipeline.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.slot import Slot, read_slot
 from replicator.pipeline.sources.postgres.standby import is_waited_for
@@ -44,7 +44,7 @@ ASK_AFTER_SECONDS = 20
 log = logging.getLogger("replicator.source")
 
 
-class Progress:
+class StoredProgress:
     """How far the journal is; shared by the source, whose ``acknowledge`` moves it, and its tails."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Progress:
         return max(self.acknowledged, self.idle)
 
 
-class Readings:
+class SequenceReadings:
     """When sequences are read: every so often, and when somebody asks."""
 
     def __init__(self) -> None:
@@ -86,23 +86,23 @@ class Readings:
         return answered
 
 
-class Context(NamedTuple):
+class WalReaderContext(NamedTuple):
     """What a tail works with."""
 
     options: PostgresOptions
     stream: Stream
     sql: Worker
-    relations: Relations
+    relations: RelationCache
     sink: Sink
     report: SourceReport
-    progress: Progress
-    readings: Readings
+    progress: StoredProgress
+    readings: SequenceReadings
 
 
-class Tail:
+class WalReader:
     """One stream, from its start to the error that ends it. ``sent`` is the origin of the last draft handed over."""
 
-    def __init__(self, context: Context, start: int, origin: int, *, binary: bool) -> None:
+    def __init__(self, context: WalReaderContext, start: int, origin: int, *, binary: bool) -> None:
         self._context = context
         self._binary = binary
         self._assembler = Assembler(binary, start)
@@ -208,7 +208,7 @@ class Tail:
         context = self._context
         try:
             resolved = await context.relations.resolve(relation, assembler.commit_lsn, context.sql, binary=self._binary)
-        except NeedsText:
+        except TextFormatNeeded:
             await self._flush()
             raise
         assembler.define(relation.oid, resolved.table, new=resolved.new)

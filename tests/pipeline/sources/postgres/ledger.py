@@ -12,7 +12,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from replicator.errors import ReplicatorError
-from replicator.format.block import HAS_DEFINITIONS, Draft, Part
+from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition, unpack_definition
 from replicator.format.row import UNCHANGED, key_image, pack_row, unpack_row
 from replicator.format.statement import (
@@ -61,18 +61,18 @@ class Collector:
         self.acknowledging = True
         self.largest_send = 0
         self.sends = 0
-        self.parts: list[Part] = []
+        self.parts: list[BlockPart] = []
         self.source: PostgresSource | None = None
         self.on_send: Callable[[], object] = lambda: None
         self._arrived = trio.Event()
 
-    async def send(self, items: Sequence[Part | Draft]) -> None:
+    async def send(self, items: Sequence[BlockPart | Draft]) -> None:
         await trio.lowlevel.checkpoint()
         self.on_send()
         self.sends += 1
         size = 0
         for item in items:
-            if isinstance(item, Part):
+            if isinstance(item, BlockPart):
                 self.parts.append(item)
                 size += len(item.data)
                 continue

@@ -11,7 +11,7 @@ from replicator.format.definition import Column, Definition
 from replicator.pipeline.sources.postgres.chain_start import (
     BEGINS_NOTE,
     NUMBERS_NOTE,
-    Begins,
+    ChainStart,
     numbering,
     origin_here,
     pack_begins,
@@ -20,7 +20,7 @@ from replicator.pipeline.sources.postgres.chain_start import (
     read_numberings,
 )
 
-BEGINS = Begins(2, 10, 0x1_0000_0010)
+BEGINS = ChainStart(2, 10, 0x1_0000_0010)
 
 
 def definition(*numbers: int) -> Definition:

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.errors import Halted
-from replicator.format.block import Draft, Part
+from replicator.format.block import BlockPart, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.row import pack_row
 from replicator.format.statement import unpack_statements
-from replicator.pipeline.sources.postgres.pgoutput import Assembler, Table, Unresolved
+from replicator.pipeline.sources.postgres.pgoutput import Assembler, StreamTable, Unresolved
 
 OID = 77
 KEYED = Definition("public", "t", (Column("id", "integer"), Column("note", "text")), ("id",))
-TABLE = Table(5, KEYED, KEYED.key_places)
+TABLE = StreamTable(5, KEYED, KEYED.key_places)
 
 
 def framed(message: bytes) -> bytes:
@@ -49,7 +49,7 @@ def assembler(skip_to: int = 0, part_bytes: int = 1 << 20) -> Assembler:
     return made
 
 
-def take(target: Assembler, *messages: bytes) -> list[Part | Draft]:
+def take(target: Assembler, *messages: bytes) -> list[BlockPart | Draft]:
     for message in messages:
         target.take(message)
     return target.take_items()
@@ -96,12 +96,12 @@ def test_parts_are_the_body_cut_between_statements(notes: list[bytes], part_byte
     cut = take(assembler(part_bytes=part_bytes), *messages)
     parts, draft = cut[:-1], cut[-1]
     assert isinstance(draft, Draft)
-    body = b"".join(part.data for part in parts if isinstance(part, Part)) if parts else draft.body
+    body = b"".join(part.data for part in parts if isinstance(part, BlockPart)) if parts else draft.body
     assert body == whole.body
     assert draft.statements == whole.statements == len(notes)
     assert (draft.body is None) == bool(parts)
     for part in parts:
-        assert isinstance(part, Part)
+        assert isinstance(part, BlockPart)
         assert len(list(unpack_statements(part.data))) == part.statements
 
 
@@ -156,7 +156,7 @@ def test_a_table_that_is_not_defined_is_asked_for_and_nothing_is_done() -> None:
 
 def test_a_delete_without_a_key_halts() -> None:
     target = assembler()
-    target.define(OID, Table(5, Definition("public", "t", KEYED.columns, ()), ()), new=False)
+    target.define(OID, StreamTable(5, Definition("public", "t", KEYED.columns, ()), ()), new=False)
     target.take(begin(100))
     with pytest.raises(Halted) as raised:
         target.take(framed(b"D" + struct.pack(">I", OID) + b"O" + tuple_(b"1", b"x")))

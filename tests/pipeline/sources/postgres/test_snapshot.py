@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from replicator.pipeline.sources.postgres import last_visible, open_snapshot
 from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
-from replicator.pipeline.sources.postgres.snapshot import Snapshot, parse_snapshot
+from replicator.pipeline.sources.postgres.snapshot import TransactionSnapshot, parse_snapshot
 from tests.pipeline.sources.postgres.ledger import Collector, Ledger, caught_up, following
 
 
-def snapshot(text: str) -> Snapshot:
+def snapshot(text: str) -> TransactionSnapshot:
     return parse_snapshot(text, 0)
 
 
@@ -30,11 +30,11 @@ def test_what_is_not_seen_must_be_a_suffix() -> None:
 
 @given(st.integers(3, 1 << 40), st.integers(0, 1 << 20))
 def test_a_short_number_is_that_of_the_nearest_transaction(xmax: int, distance: int) -> None:
-    seen = Snapshot(xmax, xmax, frozenset(), 0)
+    seen = TransactionSnapshot(xmax, xmax, frozenset(), 0)
     assert seen.sees((xmax + distance) % (1 << 32)) is False
     if distance:
         assert seen.sees((xmax - distance) % (1 << 32)) is True
-        running = Snapshot(xmax - distance, xmax, frozenset({xmax - distance}), 0)
+        running = TransactionSnapshot(xmax - distance, xmax, frozenset({xmax - distance}), 0)
         assert running.sees((xmax - distance) % (1 << 32)) is False
 
 
