@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from replicator.cluster.failover.role_adapter import RoleAdapter
+from replicator.cluster.failover.region import RoleAdapter
 from replicator.cluster.fencing.base import Fence
 from replicator.cluster.fencing.postgres import PostgresFence
 from replicator.cluster.promotion.postgres import PostgresRole
@@ -18,19 +18,19 @@ from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, Postg
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
-from replicator.runtime.roles.pipeline import RolePipeline
 from replicator.runtime.roles.primary import PostgresPrimaryPipeline
+from replicator.runtime.roles.runner import RoleRunner
 
 REST_SECONDS = 30.0
 CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself
 SEQUENCES_SECONDS = 1.0
 
 
-def role_ledger(core: RegionContext) -> RoleAdapter:
-    """The ledger of this region. Opens nothing."""
+def role_adapter(core: RegionContext, runner: RoleRunner) -> RoleAdapter:
+    """The adapter of this region's ledger. Opens nothing."""
     source = source_of(core.config)
     if isinstance(source, PostgresSourceSettings):
-        return PostgresRoleAdapter(core, source)
+        return PostgresRoleAdapter(core, source, runner)
     assert core.gate is not None
     assert isinstance(source, EmbeddedSourceSettings)
     return EmbeddedRoleAdapter(core, core.gate)
@@ -54,7 +54,7 @@ class EmbeddedRoleAdapter:
         """Nothing is to be changed."""
         await trio.lowlevel.checkpoint()
 
-    async def is_captured(self, half: RolePipeline | None, closing: float) -> bool:
+    async def is_captured(self, closing: float) -> bool:
         """A commit is the journal's append."""
         await trio.lowlevel.checkpoint()
         return True
@@ -71,14 +71,14 @@ class EmbeddedRoleAdapter:
 class PostgresRoleAdapter:
     """A PostgreSQL database."""
 
-    def __init__(self, core: RegionContext, source: PostgresSourceSettings) -> None:
+    def __init__(self, core: RegionContext, source: PostgresSourceSettings, runner: RoleRunner) -> None:
         replica = replica_of(core.config)
         assert isinstance(replica, PostgresReplicaSettings)
         options = wiring.postgres_options(source)
         assert core.config.lease is not None
         seconds = min(core.config.lease.ttl_seconds / CALLS_A_TTL, CALL_SECONDS_AT_MOST)
         self.fence: Fence = PostgresFence(source.conninfo(), wiring.fenced_tables(source), call_seconds=seconds)
-        self._core, self._options = core, options
+        self._core, self._options, self._runner = core, options, runner
         self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
         self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)
 
@@ -91,20 +91,21 @@ class PostgresRoleAdapter:
         """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
         await trio.to_thread.run_sync(lambda: self._role.promote(epoch, exact=planned))
 
-    async def is_captured(self, half: RolePipeline | None, closing: float) -> bool:
+    async def is_captured(self, closing: float) -> bool:
         """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last
         values of the sequences, so that no block comes behind it."""
-        if not isinstance(half, PostgresPrimaryPipeline):
+        pipeline = self._runner.pipeline
+        if not isinstance(pipeline, PostgresPrimaryPipeline):
             return False
         if self._closed is None or self._closed[0] != closing:
             with trio.move_on_after(SEQUENCES_SECONDS) as waiting:
-                await half.source.read_sequences()
+                await pipeline.source.read_sequences()
             if waiting.cancelled_caught:
                 return False
             self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
-        if half.source.report.seen is None or parse_lsn(half.source.report.seen) < self._closed[1]:
+        if pipeline.source.report.seen is None or parse_lsn(pipeline.source.report.seen) < self._closed[1]:
             return False
-        await half.capture.stored_so_far()
+        await pipeline.capture.stored_so_far()
         return True
 
     async def capture_rest(self) -> None:

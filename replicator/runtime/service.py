@@ -5,17 +5,17 @@
     replica               feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica; Publisher, too
     beside it, everywhere: history index · retention · copies, reads and verification over HTTP · metrics and status
     beside a replica:      its watch (checkpoints and scrubs) · quarantine, repair and resync when an operator asks
-    in a cluster:          the office, which holds the lease and swaps the halves
+    in a cluster:          the controller, which holds the lease and changes the role
 
-What lasts is in ``core``; what a role has is a half of the flow, in ``halves``. Without a ``[cluster]`` the half that
-the configuration names runs from start to stop; with one, ``cluster/failover/controller`` decides, and swaps it.
+What lasts is in ``context``; what a role has is its part of the flow, in ``roles``. Without a ``[cluster]`` the role
+that the configuration names runs from start to stop; with one, ``cluster/failover/controller`` decides, and changes it.
 
 The stages share nothing but the journal and its ``Tail``: each runs by itself, is supervised by itself, and starts from
 what is durable. That is why a sidecar that is killed at any instruction loses, doubles and reorders nothing.
 
 Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): no new requests, each
 stage sees its step through, then the files are closed; after the deadline the process ends hard, which is safe.
-Concrete parts are picked in ``runtime/wiring.py``.
+Concrete parts are picked in ``wiring``.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
-from replicator.cluster.failover.controller import Controller
+from replicator.cluster.failover.admission import Admission
+from replicator.cluster.failover.serve import routes as failover_routes
 from replicator.config import Config, PostgresSourceSettings
 from replicator.errors import Halted
 from replicator.pipeline.copies.partial_copy import refuse_half
 from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
+from replicator.runtime.controlled_region import controller
 from replicator.runtime.roles.pipeline import RolePipeline
 from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline, PostgresPrimaryPipeline
 from replicator.runtime.roles.replica import ReplicaPipeline
-from replicator.runtime.roles.runner import RoleRunner, with_half
+from replicator.runtime.roles.runner import RoleRunner, with_role_routes
 from replicator.storage.data_dir import changed, identity, locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve
@@ -68,20 +70,25 @@ class Sidecar:
 
     def __init__(self, config: Config, journal: Journal, show_copy: ShowCopy | None) -> None:
         self.config = config
-        self.core = RegionContext(config, journal)
-        self.running = RoleRunner()
+        self.context = RegionContext(config, journal)
+        self.runner = RoleRunner(self._pipeline)
         self._show_copy = show_copy
         self._stopping = trio.Event()
-        self.office = None if config.cluster is None else Controller(self.core, self.running, self._half)
+        self.controller = None if config.cluster is None else controller(self.context, self.runner)
 
     async def run(self, task_status: trio.TaskStatus[str]) -> None:
         """Start everything, wait for the signal to stop, stop in order."""
-        core = self.core
-        await trio.to_thread.run_sync(core.history.open)
-        lasting = [*core.routes(), *(self.office.routes() if self.office else ())]
+        context = self.context
+        await trio.to_thread.run_sync(context.history.open)
+        lasting = context.routes()
+        if self.controller is not None:
+            lasting += failover_routes(self.controller)
+            self.runner.admit = Admission(self.controller.member)
         listen = wiring.listen(self.config)
-        first = None if self.office else self._half(self.config)
-        app = application(with_half(lasting, self.running), listen.token, public_status=self.config.http.public_status)
+        first = self._pipeline(self.config) if self.controller is None else None
+        app = application(
+            with_role_routes(lasting, self.runner), listen.token, public_status=self.config.http.public_status
+        )
         async with trio.open_nursery() as serving:
             (address,) = await serving.start(serve, app, listen, self._stopping.wait)
             async with trio.open_nursery() as working:
@@ -91,7 +98,7 @@ class Sidecar:
                 await self._stop_signal()
                 self._stopping.set()
                 working.cancel_scope.cancel()
-        log.info("region %s stopped at %s", self.config.region.name, core.tail.head)
+        log.info("region %s stopped at %s", self.config.region.name, context.tail.head)
 
     async def _work(self, first: RolePipeline | None) -> None:
         """Work for as long as the journal is where it was: a file without a name takes what is written to it, durably
@@ -99,14 +106,14 @@ class Sidecar:
         path = self.config.region.journal_path
         begun = await trio.to_thread.run_sync(identity, path)
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.running.run)
-            nursery.start_soon(self.core.retaining.run)
+            await nursery.start(self.runner.run)
+            nursery.start_soon(self.context.retaining.run)
+            if self.controller is not None:
+                nursery.start_soon(self.controller.run)
             if first is not None:
-                self.running.start(first)
-            if self.office is not None:
-                nursery.start_soon(self.office.run)
+                self.runner.launch(first)
             await changed(path, begun)
-            half = self.running.half
+            pipeline = self.runner.pipeline
             nursery.cancel_scope.cancel()
         gone = Halted(
             "data_dir_gone",
@@ -115,16 +122,16 @@ class Sidecar:
             cure="stop the sidecar; then put the directory back as it was, or make this region anew",
         )
         log.error("everything halted: %s", gone)
-        if half is not None:
-            half.halt(gone)
+        if pipeline is not None:
+            pipeline.halt(gone)
 
-    def _half(self, config: Config) -> RolePipeline:
-        """The half of the flow for the role in this configuration."""
+    def _pipeline(self, config: Config) -> RolePipeline:
+        """The part of the flow for the role in this configuration."""
         if config.region.role == "replica":
-            return ReplicaPipeline(self.core, config)
+            return ReplicaPipeline(self.context, config)
         if isinstance(config.source, PostgresSourceSettings):
-            return PostgresPrimaryPipeline(self.core, config, self._show_copy)
-        return EmbeddedPrimaryPipeline(self.core, config)
+            return PostgresPrimaryPipeline(self.context, config, self._show_copy)
+        return EmbeddedPrimaryPipeline(self.context, config)
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from psycopg import conninfo
-
 from replicator.cluster.failover.amounts import AmountRule
 from replicator.cluster.failover.budget import LossBudget
 from replicator.cluster.failover.model import FailoverRules
@@ -45,7 +43,6 @@ from replicator.pipeline.sources import postgres as postgres_source
 from replicator.pipeline.sources.postgres.connection import connect, place_of
 from replicator.pipeline.sources.postgres.faults import translated
 from replicator.pipeline.sources.postgres.sequences import read_sequences
-from replicator.status.model import ReplicaView
 from replicator.storage.journal.retention import RetentionPolicy as JournalPolicy
 from replicator.transport.server import Listen
 from replicator.verify.checkpoints import Cadence
@@ -300,16 +297,3 @@ def primary_sequences(source: PostgresSourceSettings) -> list[SetSequence]:
             return [SetSequence(*value) for value in read_sequences(connection, source.publication)]
     finally:
         connection.close()
-
-
-def replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:
-    """The replica for the status, without credentials."""
-    match config.replica:
-        case SqliteReplicaSettings(path=path):
-            return ReplicaView("sqlite", str(path), drifted_rows)
-        case PostgresReplicaSettings() as postgres:
-            fields = conninfo.conninfo_to_dict(postgres.dsn.reveal())
-            place = f"{fields.get('host', 'local')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
-            return ReplicaView("postgres", place, drifted_rows)
-        case None:
-            return None

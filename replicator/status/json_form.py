@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.pipeline.acknowledge.view import AcknowledgeView
-from replicator.status.failover_status import failover_json, members_json, unready
+from replicator.status.failover import failover_json, members_json, unready
 from replicator.status.marks import MARKS, Lag, Mode, StageCondition, StageView, StrandView
 from replicator.status.model import GapView, JournalView, RegionEvent, Snapshot, StrandState, VerifyView
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from replicator.cluster.failover.detector import Level
 from replicator.cluster.failover.states import RoleState
-from replicator.cluster.failover.view import FailoverView
+from replicator.cluster.failover.status import FailoverView
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.marks import Mark, MarkName, StageCondition, StageView
 from replicator.status.model import JournalView, RegionView, Snapshot, StrandState, VerifyView

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from replicator.status import metric_readings as read
-from replicator.status.failover_status import is_promotable
+from replicator.status.failover import is_promotable
 from replicator.status.json_form import blocked
 from replicator.status.marks import Mode
 from replicator.status.model import ROLES, Snapshot, StatusSource

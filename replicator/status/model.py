@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from replicator.cluster.failover.view import FailoverView
+from replicator.cluster.failover.status import FailoverView
 from replicator.format.position import Position
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.marks import StrandView

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from replicator.cluster.failover.view import FailoverView
+from replicator.cluster.failover.status import FailoverView
 from replicator.errors import ReplicatorError
-from replicator.status.failover_status import (
+from replicator.status.failover import (
     ORPHANS_CURE,
     is_promotable,
     lease_text,

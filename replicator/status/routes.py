@@ -33,7 +33,7 @@ from starlette.routing import Route
 
 from replicator.config.units import read_duration
 from replicator.errors import Rejected, ReplicatorError, Unavailable
-from replicator.status.failover_status import unready
+from replicator.status.failover import unready
 from replicator.status.json_form import READY_LAG, LagLimit, blocked, cluster_json, history_json, status_json
 from replicator.status.marks import Mode, StageCondition
 from replicator.status.model import Role, Snapshot, StatusSource

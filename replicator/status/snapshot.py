@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 import trio
+from psycopg.conninfo import conninfo_to_dict
 
 from replicator import __version__
 from replicator.cluster.failover.at_risk import AtRisk
-from replicator.cluster.failover.status import failover_view, past, role_of
-from replicator.config import Config
+from replicator.cluster.failover.controller import Controller
+from replicator.cluster.failover.membership import Membership
+from replicator.cluster.failover.states import RoleState
+from replicator.cluster.failover.status import failover_view
+from replicator.config import Config, PostgresReplicaSettings, SqliteReplicaSettings
 from replicator.ledger.ledger import Ledger
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.feed.follow import Follower
@@ -22,13 +25,13 @@ from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.replay.quarantine import Quarantine, QuarantineSummary
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.sources.base import Source
-from replicator.runtime import wiring
 from replicator.status.drill_results import DrillResults
 from replicator.status.model import (
     FollowerView,
     JournalView,
     RegionEvent,
     RegionView,
+    ReplicaView,
     Role,
     SettleView,
     Snapshot,
@@ -45,9 +48,6 @@ from replicator.verify.watch import ReplicaWatch
 
 EVENTS_LIMIT = 1_000
 
-if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Controller
-
 
 class SnapshotBuilder:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
@@ -59,7 +59,7 @@ class SnapshotBuilder:
         self._config = config
         self._history: deque[RegionEvent] = deque(maxlen=EVENTS_LIMIT)
         self.event("start")
-        self.office: Controller | None = None
+        self.controller: Controller | None = None
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
         self.retaining: JournalKeeper | None = None
@@ -67,7 +67,7 @@ class SnapshotBuilder:
         self.begin(config, board)
 
     def begin(self, config: Config, board: StageBoard) -> None:
-        """Another half of the flow runs from now on, with this configuration; it tells which parts it has."""
+        """Another pipeline runs from now on, with this configuration; it tells which parts it has."""
         self._config = config
         self._board = board
         self.source: Source | None = None
@@ -81,9 +81,15 @@ class SnapshotBuilder:
         self.at_risk: AtRisk | None = None
         self._copied_rows = 0
 
+    @property
+    def _member(self) -> Membership | None:
+        """The region's part in its cluster, once its durable state is read."""
+        controller = self.controller
+        return controller.member if controller is not None and controller.has_begun else None
+
     def primary_url(self) -> str | None:
         """Where the primary is, as far as this region knows."""
-        if self.office is not None and (url := self.office.primary_url()):
+        if self._member is not None and (url := self._member.primary_url()):
             return url
         if self.follower is not None and self.follower.upstream_url:
             return self.follower.upstream_url
@@ -104,7 +110,7 @@ class SnapshotBuilder:
 
     def snapshot(self) -> Snapshot:
         """The region, now."""
-        region, office = self._config.region, self.office
+        region, member = self._config.region, self._member
         self._listen_to_source()
         return Snapshot(
             region=region.name,
@@ -114,25 +120,37 @@ class SnapshotBuilder:
             uptime_seconds=trio.current_time() - self._started,
             strands=(self._strand(),),
             source=self._source(),
-            replica=wiring.replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
+            replica=_replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=self._followers(),
             primary_url=self.primary_url(),
             history=self._past(),
             drills=self.drills.views() if self.drills is not None else (),
-            failover=None if office is None else failover_view(office),
+            failover=None if member is None else failover_view(member),
         )
 
     def _role(self) -> Role:
-        """What it is for those who read and write. In a cluster nobody is primary before its office says so."""
-        if self.office is not None:
-            return role_of(self.office)
+        """What it is for those who read and write. In a cluster nobody is primary before its controller says so,
+        and then only who leads with its fence open."""
+        if self._member is not None:
+            leads = self._member.memory.state is RoleState.PRIMARY and self._member.lease.is_open
+            return "primary" if leads else "replica"
         return self._config.region.role if self._config.cluster is None else "replica"
 
     def _past(self) -> tuple[RegionEvent, ...]:
-        """What happened in this process, and what the office remembers."""
-        if self.office is None:
+        """What happened in this process, and to the region's role also before it."""
+        if self._member is None:
             return tuple(self._history)
-        return tuple(sorted([*past(self.office), *self._history], key=lambda event: event.at_us))
+        transitions = [
+            RegionEvent(
+                transition.at_us,
+                transition.event,
+                "primary" if transition.state in (RoleState.PRIMARY, RoleState.DEMOTING) else "replica",
+                transition.epoch,
+                f"now {transition.state}" + (f": {transition.why}" if transition.why else ""),
+            )
+            for transition in self._member.transitions
+        ]
+        return tuple(sorted([*transitions, *self._history], key=lambda event: event.at_us))
 
     def _listen_to_source(self) -> None:
         """A first copy moves no mark for as long as it takes; the rows it has copied show that it gets on."""
@@ -162,7 +180,7 @@ class SnapshotBuilder:
             verify=self.watching.view() if self.watching is not None else None,
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
-            lease_remaining_seconds=None if self.office is None else self.office.term.remaining_seconds,
+            lease_remaining_seconds=None if self._member is None else self._member.lease.remaining_seconds,
             acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
             at_risk_blocks=None if at_risk is None else at_risk.blocks,
             at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
@@ -171,8 +189,8 @@ class SnapshotBuilder:
 
     def _epoch(self) -> int:
         """The newest term that this region has led, or followed."""
-        if self.office is not None:
-            return self.office.memory.epoch
+        if self._member is not None:
+            return self._member.memory.epoch
         return self._tail.head.epoch or self._config.region.epoch
 
     def _kept(self) -> JournalView | None:
@@ -230,3 +248,16 @@ def region_view(region: KnownRegion, base: int, wall_us: int) -> RegionView:
     """A known region beside a journal that begins behind ``base``."""
     state = "forgotten" if region.forgotten is not None else "lost" if region.sequence < base else "known"
     return RegionView(region.name, region.sequence, max(wall_us - region.reported_at, 0) / 1e6, state)
+
+
+def _replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:
+    """The replica for the status, without credentials."""
+    match config.replica:
+        case SqliteReplicaSettings(path=path):
+            return ReplicaView("sqlite", str(path), drifted_rows)
+        case PostgresReplicaSettings() as postgres:
+            fields = conninfo_to_dict(postgres.dsn.reveal())
+            place = f"{fields.get('host', 'local')}:{fields.get('port', 5432)}/{fields.get('dbname', '')}"
+            return ReplicaView("postgres", place, drifted_rows)
+        case None:
+            return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.view import FailoverView, MemberView
+from replicator.cluster.failover.status import FailoverView, MemberView
 from replicator.errors import Halted, Unavailable
 from replicator.format.position import Position
 from replicator.status.marks import Now

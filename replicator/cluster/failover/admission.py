@@ -8,17 +8,12 @@ took a quarter of one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 from starlette.types import Scope
 
+from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.states import RoleState
 from replicator.errors import NotPrimary
-from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline
-
-if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Controller
 
 HOLD_SECONDS = 1.5
 HELD_LIMIT = 2_000
@@ -34,8 +29,8 @@ _GONE = frozenset({RoleState.DEMOTED, RoleState.REJOINING})
 class Admission:
     """Holds the writes that come to one region."""
 
-    def __init__(self, office: Controller) -> None:
-        self._office = office
+    def __init__(self, member: Membership) -> None:
+        self._member = member
         self._held = 0
 
     async def __call__(self, scope: Scope) -> None:
@@ -52,18 +47,17 @@ class Admission:
             self._held -= 1
 
     def _is_moving(self) -> bool:
-        office = self._office
-        state = office.memory.state
-        opens = state is RoleState.PRIMARY and not office.term.is_open and office.term.usable_until is not None
-        half = office.running.half
-        begins = state is RoleState.PRIMARY and isinstance(half, EmbeddedPrimaryPipeline) and not half.ledger.runs
-        left = state in _GONE and office.memory.handed_to != ""
+        member = self._member
+        state, primary = member.memory.state, member.region.flow.primary
+        opens = state is RoleState.PRIMARY and not member.lease.is_open and member.lease.usable_until is not None
+        begins = state is RoleState.PRIMARY and primary is not None and not primary.accepts_writes
+        left = state in _GONE and member.memory.handed_to != ""
         return state in _ON_ITS_WAY or opens or begins or left
 
     def _refuse_if_open_elsewhere(self) -> None:
-        view = self._office.lease_view()
+        member, view = self._member, self._member.lease_view()
         if view is None or view.holder is None:
             return
-        heard = self._office.peers.heard.get(view.holder.region)
+        heard = member.peers.heard.get(view.holder.region)
         if heard is not None and heard.report.open and heard.report.led >= view.holder.epoch:
-            raise NotPrimary("this region does not lead any more", self._office.url_of(view.holder.region))
+            raise NotPrimary("this region does not lead any more", member.url_of(view.holder.region))

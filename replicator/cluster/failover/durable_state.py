@@ -1,4 +1,4 @@
-"""What a region remembers of its role, on disk: its memory, its grant, and what has happened.
+"""What a region keeps of its role on disk: its durable state, its grant, and its last transitions.
 
 Guarantee: ``keep`` returns when the file is durable (written aside, fsynced, renamed, its directory fsynced); a process
 killed at any instruction finds the memory before or after it, whole. A file that cannot be read halts: a region that
@@ -20,7 +20,7 @@ from replicator.errors import Corrupt, Unavailable
 from replicator.storage.atomic_file import replace_file
 
 FORMAT = 1
-HAPPENED_LIMIT = 200
+TRANSITIONS_LIMIT = 200
 FILE_LIMIT_BYTES = 1_000_000
 
 
@@ -35,11 +35,11 @@ class RoleTransition(NamedTuple):
 
 
 class StoredState(NamedTuple):
-    """All that is in the file."""
+    """What the file holds: the durable state, the lease that was granted, and the last transitions, oldest first."""
 
     memory: DurableState
     grant: Grant | None = None
-    happened: tuple[RoleTransition, ...] = ()
+    transitions: tuple[RoleTransition, ...] = ()
 
 
 class DurableStateFile:
@@ -62,21 +62,20 @@ class DurableStateFile:
             if fields["format"] != FORMAT:
                 raise ValueError(f"format {fields['format']} is not known here")
             grant = fields["grant"]
-            happened = tuple(RoleTransition(*event) for event in fields["happened"])
-            return StoredState(
-                memory_from(fields["memory"]), None if grant is None else Grant.from_json(grant), happened
-            )
+            transitions = tuple(RoleTransition(*event) for event in fields["happened"])
+            memory = memory_from(fields["memory"])
+            return StoredState(memory, None if grant is None else Grant.from_json(grant), transitions)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             cure = "what this region has promised is not known: make it anew (replicator bootstrap CONFIG --replace)"
             raise Corrupt("role_unreadable", f"it cannot be read: {error}", place=str(self._path), cure=cure) from error
 
-    def keep(self, kept: StoredState) -> None:
+    def keep(self, stored: StoredState) -> None:
         """Durable on return. Raises Unavailable; then what was kept before may stand, or this."""
         fields: dict[str, Any] = {
             "format": FORMAT,
-            "memory": memory_json(kept.memory),
-            "grant": None if kept.grant is None else kept.grant.as_json(),
-            "happened": [list(event) for event in kept.happened[-HAPPENED_LIMIT:]],
+            "memory": memory_json(stored.memory),
+            "grant": None if stored.grant is None else stored.grant.as_json(),
+            "happened": [list(event) for event in stored.transitions[-TRANSITIONS_LIMIT:]],
         }
         try:
             replace_file(self._path, [json.dumps(fields)])

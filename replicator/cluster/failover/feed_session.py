@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import trio
 
+from replicator.cluster.failover.region import RoleFlow
 from replicator.errors import Unavailable
-from replicator.runtime.roles.pipeline import RolePipeline
-from replicator.runtime.roles.replica import ReplicaPipeline
-from replicator.runtime.roles.runner import RoleRunner
 
 DRAIN_SECONDS = 2.0
 LOOK_SECONDS = 0.005
@@ -20,38 +18,33 @@ OLDER = "?"  # no region's name: a session that began in an older epoch
 
 
 class FeedSession:
-    """The following of one region, over all halves that run one after another."""
+    """Whom one region follows, over all parts of the flow that run one after another. ``region`` is None for nobody."""
 
-    def __init__(self, running: RoleRunner) -> None:
+    def __init__(self, flow: RoleFlow) -> None:
         self.region: str | None = None
-        self._running = running
+        self._flow = flow
         self._epoch = 0
         self._began = trio.current_time()
 
-    @property
-    def _half(self) -> ReplicaPipeline | None:
-        half: RolePipeline | None = self._running.half
-        return half if isinstance(half, ReplicaPipeline) else None
-
     def begin(self) -> None:
-        """Another half begins: it follows nobody."""
+        """Another role's part of the flow begins: it follows nobody."""
         self.region = None
 
     async def follow(self, region: str | None, url: str | None, epoch: int) -> None:
         """Follow a region, or nobody; in the latter case returns when what has arrived is in the journal, or after a
-        bounded time. Raises Unavailable while no replica's half runs."""
-        half = self._half
-        if half is None:
+        bounded time. Raises Unavailable while no replica's part of the flow runs."""
+        replica = self._flow.replica
+        if replica is None:
             raise Unavailable("changing_role", "the replica's half does not run yet", place=region or "")
-        half.follow(url)
+        replica.follow(url)
         if region is not None and epoch > self._epoch:
-            half.follower.heard_head = 0  # how far the primary of an older epoch was says nothing of this one
+            replica.forget_head()  # how far the primary of an older epoch was says nothing of this one
         if region is not None:
             self._epoch = epoch
         self.region = region
         if region is None:
             with trio.move_on_after(DRAIN_SECONDS):
-                while not half.follower.is_drained:  # noqa: ASYNC110  # a plain fact, that sets no event
+                while not replica.is_drained:  # noqa: ASYNC110  # a plain fact, that sets no event
                     await trio.sleep(LOOK_SECONDS)
 
     def seen(self, epoch: int) -> str | None:
@@ -60,24 +53,25 @@ class FeedSession:
 
     def honours(self, epoch: int) -> bool:
         """Whether a promise of ``epoch`` is kept by the feed's side."""
-        half = self._half
-        if half is None:
+        replica = self._flow.replica
+        if replica is None:
             return True
-        return half.follower.is_drained and (self.region is None or self._epoch >= epoch)
+        return replica.is_drained and (self.region is None or self._epoch >= epoch)
 
     @property
     def is_settled(self) -> bool:
         """Whether all that was received durably is in the journal."""
-        return self._half is None or self._half.follower.is_drained
+        return self._flow.replica is None or self._flow.replica.is_drained
 
     @property
     def is_diverged(self) -> bool:
         """Whether the region that is followed says that this chain is not its own."""
-        return self._half is not None and self._half.refused in FORK_REASONS
+        return self._flow.replica is not None and self._flow.replica.refused in FORK_REASONS
 
     def heard(self) -> tuple[float | None, int]:
-        """How long ago the feed was heard last, or began to be listened to, and how far it was; None: by no half."""
-        if self._half is None:
+        """How long ago the feed was heard last, or began to be listened to, and how far it was. None where no replica
+        runs."""
+        replica = self._flow.replica
+        if replica is None:
             return None, 0
-        follower = self._half.follower
-        return trio.current_time() - max(follower.heard_at or self._began, self._began), follower.heard_head
+        return trio.current_time() - max(replica.heard_at or self._began, self._began), replica.heard_head

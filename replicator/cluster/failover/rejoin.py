@@ -13,27 +13,23 @@ from __future__ import annotations
 
 import trio
 
-from replicator.cluster.failover.role_adapter import RoleAdapter
+from replicator.cluster.failover.region import Region
 from replicator.cluster.rejoin.fork import Fork, find_fork
 from replicator.cluster.rejoin.rewind import Rewind
 from replicator.cluster.rejoin.seal import OrphanSealer
-from replicator.config import Config
-from replicator.config.roles import in_role
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.client import FeedClient
 from replicator.pipeline.replay.apply import Replayer
-from replicator.runtime import wiring
-from replicator.runtime.context import RegionContext
 from replicator.storage.journal.sealed import Seal
 
 
 class RejoinProcedure:
-    """One region's way back. Only while no half of the flow runs, but for ``begin``."""
+    """One region's way back. Only while no part of the flow runs, but for ``begin``."""
 
-    def __init__(self, core: RegionContext, config: Config, ledger: RoleAdapter) -> None:
+    def __init__(self, region: Region) -> None:
         self.stuck = ""
-        self._core, self._config, self._ledger = core, config, ledger
-        self._sealing = OrphanSealer(core.data_dir, core.journal, core.history, config.region.name)
+        self._region = region
+        self._sealer = OrphanSealer(region.data_dir, region.journal, region.history, region.config.region.name)
         self._fork: Fork | None = None
         self._seal: Seal | None = None
         self._begun = self._done = False
@@ -60,22 +56,20 @@ class RejoinProcedure:
         if self._begun:  # it was sealed before that began
             return
         if was_primary:
-            await self._ledger.capture_rest()
-            self._core.look_again()
-        upstream = wiring.upstream(self._config, url)
-        assert upstream is not None
-        async with FeedClient(upstream) as client:
-            fork = await find_fork(client, self._core.journal, self._core.strand)
-            seal = await self._sealing.seal(fork, client) if fork.orphans else None
+            await self._region.adapter.capture_rest()
+            self._region.look_again()
+        async with FeedClient(self._region.upstream(url)) as client:
+            fork = await find_fork(client, self._region.journal, self._region.strand)
+            seal = await self._sealer.seal(fork, client) if fork.orphans else None
         self._fork, self._seal = fork, seal
 
     async def rewind(self, *, was_primary: bool) -> None:
         """Become a replica at the fork. Raises Unavailable or Halted."""
         fork = self._fork
         if fork is None:
-            raise Unavailable("not_sealed", "the fork is not known yet", place=self._core.strand)
+            raise Unavailable("not_sealed", "the fork is not known yet", place=self._region.strand)
         if was_primary:
-            await self._ledger.adopt(fork.head)
+            await self._region.adapter.adopt(fork.head)
         if not self._begun:
             await trio.to_thread.run_sync(self._catch_up)
         await trio.to_thread.run_sync(self._rewind().run, self._seal, fork)
@@ -83,20 +77,25 @@ class RejoinProcedure:
 
     def _catch_up(self) -> None:
         """Apply what the ledger's tables do not have yet: they go back from where the journal is."""
-        replica = wiring.replica(in_role(self._config, "replica", 1))
-        limits = self._config.replay
-        replayer = Replayer(self._core.journal, replica, self._core.strand, limits.batch_bytes, limits.batch_blocks)
+        region, limits = self._region, self._region.config.replay
+        replica = region.make_replica()
+        replayer = Replayer(region.journal, replica, region.strand, limits.batch_bytes, limits.batch_blocks)
         try:
             replayer.open()
-            while replayer.applied.position.sequence < self._core.tail.head.sequence:
+            while replayer.applied.position.sequence < region.journal_head.head.sequence:
                 replayer.step()
         finally:
             replica.close()
 
     def _rewind(self) -> Rewind:
-        core = self._core
-        config = in_role(self._config, "replica", 1)
-        replica = wiring.replica(config)
-        requests, spool = core.data_dir / "requests.sqlite3", config.region.spool_path
-        has_requests = requests if requests.exists() else None
-        return Rewind(core.data_dir, core.journal, core.history, replica, core.strand, has_requests, spool)
+        region = self._region
+        requests = region.data_dir / "requests.sqlite3"
+        return Rewind(
+            region.data_dir,
+            region.journal,
+            region.history,
+            region.make_replica(),
+            region.strand,
+            requests if requests.exists() else None,
+            region.config.region.spool_path,
+        )

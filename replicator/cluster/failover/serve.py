@@ -1,4 +1,4 @@
-"""The office over HTTP: for peers, and for an operator's verbs.
+"""The controller over HTTP: for peers, and for an operator's verbs.
 
     GET  /v1/failover              the report, the memory, the detector's level and views, the lease, what has happened
     POST /v1/failover/promise      {"epoch"}: durable before it is answered with a report
@@ -10,26 +10,28 @@ errors are those of ``body``: hostile input is refused by name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from replicator.cluster.failover.controller import Controller
 from replicator.cluster.failover.detector import signals
 from replicator.cluster.failover.loss import loss, refused
-from replicator.cluster.failover.states import RoleEvent
+from replicator.cluster.failover.membership import Membership
+from replicator.cluster.failover.observe import look
+from replicator.cluster.failover.states import RoleEvent, RoleState
 from replicator.cluster.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
 from replicator.cluster.leases.base import boot_seconds
+from replicator.cluster.rejoin.receive import OrphanReceiver
+from replicator.cluster.rejoin.serve import routes as orphan_routes
 from replicator.config import Config, EtcdLeaseSettings
 from replicator.config.roles import source_of
 from replicator.errors import Rejected
 from replicator.status.routes import AnyTextJSON
 from replicator.transport.body import json_fields
-
-if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Controller
 
 _PAUSES = {"pause": RoleEvent.PAUSE, "resume": RoleEvent.RESUME}
 DEFAULT_SECONDS = 30.0
@@ -44,35 +46,44 @@ _ORDER_FIELDS = {
 }
 
 
-def routes(office: Controller) -> list[BaseRoute]:
-    """The routes."""
+def routes(controller: Controller) -> list[BaseRoute]:
+    """Reports, promises, orders and sealed orphans."""
+    member = controller.member
+
+    def orphan_receiver() -> OrphanReceiver:
+        # The sidecar's own session passes the fence at any time: that this region leads is asked here.
+        if member.memory.state is not RoleState.PRIMARY or not member.lease.is_open:
+            place, cure = f"region {member.rules.me}", "ask the primary region; replicator status names it"
+            raise Rejected("not_primary", "this region does not lead", status=409, place=place, cure=cure)
+        return member.region.orphan_receiver()
 
     async def show(request: Request) -> Response:
-        return AnyTextJSON(await shown(office))
+        return AnyTextJSON(await shown(member))
 
     async def promise(request: Request) -> Response:
         fields = await json_fields(request, {"epoch": int})
         epoch = fields["epoch"]
         if not 0 < epoch < 2**53:
             raise Rejected("bad_request", "an epoch is a number above zero", place="epoch")
-        return AnyTextJSON({"report": report_json(await office.promised(epoch))})
+        return AnyTextJSON({"report": report_json(await controller.promised(epoch))})
 
     async def order(request: Request) -> Response:
         fields = await json_fields(request, {"verb": str}, _ORDER_FIELDS)
         if fields["verb"] in _PAUSES:
-            await office.pause(_PAUSES[fields["verb"]], str(fields.get("reason") or "an operator")[:TEXT_LIMIT])
+            await controller.pause(_PAUSES[fields["verb"]], str(fields.get("reason") or "an operator")[:TEXT_LIMIT])
             return AnyTextJSON({"accepted": fields["verb"]}, status_code=202)
         try:
             taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())
         except (ValueError, TypeError, KeyError) as error:
             raise Rejected("bad_request", f"this is no order: {error}", place=request.url.path) from error
-        office.take_order(taken)
+        controller.take_order(taken)
         return AnyTextJSON({"accepted": taken.verb}, status_code=202)
 
     return [
         Route("/v1/failover", show, methods=["GET"]),
         Route("/v1/failover/promise", promise, methods=["POST"]),
         Route("/v1/failover/orders", order, methods=["POST"]),
+        *orphan_routes(member.orphans, orphan_receiver),
     ]
 
 
@@ -90,29 +101,29 @@ def cluster_json(config: Config) -> dict[str, Any]:
     }
 
 
-async def shown(office: Controller) -> dict[str, Any]:
-    """All that the office knows, as JSON."""
-    seen = office.look()  # a peer's look must not ask the ledger what only a decision needs
+async def shown(member: Membership) -> dict[str, Any]:
+    """All that the controller knows, as JSON."""
+    seen = look(member)  # a peer's look must not ask the ledger what only a decision needs
     await trio.lowlevel.checkpoint()
-    found, lost = signals(seen, office.rules), loss(seen, office.rules)
-    order = office.order
+    found, lost = signals(seen, member.rules), loss(seen, member.rules)
+    order = member.order
     return {
         "report": report_json(seen.me),
-        "memory": memory_json(office.memory),
-        "mode": office.rules.mode,
-        "cluster": cluster_json(office.config),
+        "memory": memory_json(member.memory),
+        "mode": member.rules.mode,
+        "cluster": cluster_json(member.config),
         "level": found.level.value,
-        "why": office.why or found.why,
+        "why": member.why or found.why,
         "views": found.views,
         "lease": lease_json(seen.lease),
-        "lease_remaining_seconds": office.term.remaining_seconds,
-        "lease_trouble": None if office.term.trouble is None else office.term.trouble.as_json(),
-        "refused": refused(seen, office.rules, None),
+        "lease_remaining_seconds": member.lease.remaining_seconds,
+        "lease_trouble": None if member.lease.trouble is None else member.lease.trouble.as_json(),
+        "refused": refused(seen, member.rules, None),
         "would_lose": lost._asdict(),
         "peers": {
             name: {"report": report_json(heard.report), "age_seconds": max(seen.now - heard.at, 0.0)}
             for name, heard in seen.peers.items()
         },
         "order": None if order is None else order_json(order, max(order.until - boot_seconds(), 0.0)),
-        "history": [event._asdict() for event in office.happened],
+        "history": [event._asdict() for event in member.transitions],
     }

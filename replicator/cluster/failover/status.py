@@ -1,65 +1,127 @@
-"""The office as a ``FailoverView``, and its past as events of the history. Quick, and without I/O.
+"""A region's part in failover as values to be shown. Quick, and without I/O.
 
 Guarantee: asked on every scrape, it changes nothing that is decided.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping
 
 from replicator.cluster.failover.detector import signals
 from replicator.cluster.failover.loss import PromotionLoss, loss, refused
+from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.model import MemberReport, Observation, Order
+from replicator.cluster.failover.observe import look
 from replicator.cluster.failover.states import RoleState
-from replicator.cluster.failover.view import FailoverView, MemberView
 from replicator.cluster.leases.base import boot_seconds
-from replicator.status.model import RegionEvent, Role
 
-if TYPE_CHECKING:
-    from replicator.cluster.failover.controller import Controller
+SILENT_SECONDS = 3.0  # whoever has not answered for so long is shown as silent: several looks
 
 
-def failover_view(office: Controller) -> FailoverView:
+@dataclasses.dataclass(frozen=True, slots=True)
+class MemberView:
+    """A region, as it said ``seen_age_seconds`` ago; ``state`` is empty if it has not answered since this one started.
+
+    ``blocked`` is the one reason why it could not be promoted now, empty if it could be or leads.
+    """
+
+    region: str
+    url: str
+    seen_age_seconds: float = 0.0
+    state: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    applied: int = 0
+    verified: int = 0
+    is_open: bool = False
+    blocked: str = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether its applications may write."""
+        return self.state == "primary" and self.is_open and not self.is_silent
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether what it said is too old to be believed."""
+        return not self.state or self.seen_age_seconds > SILENT_SECONDS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FailoverView:
+    """A region of a cluster. ``own`` is this region, ``peers`` are the others.
+
+    ``level`` and ``level_why`` are what the detector thinks of the primary, ``why`` is what the next step of this
+    region waits for. ``holder`` and ``holder_epoch`` are the lease's as it was seen last; ``is_lease_known`` is False
+    while its store does not answer. ``lost_blocks`` and the rest are what would be lost if the primary were gone now,
+    ``refused`` why that would keep a region from being promoted. ``orphaned`` transactions are sealed here and not
+    handled. ``totals`` counts events since the sidecar started, by name.
+    """
+
+    own: MemberView
+    peers: tuple[MemberView, ...] = ()
+    mode: str = "manual"
+    promised: int = 0
+    why: str = ""
+    level: str = "green"
+    level_why: str = ""
+    holder: str | None = None
+    holder_epoch: int = 0
+    is_lease_known: bool = True
+    lease_trouble: str = ""
+    lease_remaining_seconds: float | None = None
+    order: str = ""
+    order_seconds: float = 0.0
+    lost_blocks: int = 0
+    lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    lost_unknown: int = 0
+    refused: str = ""
+    orphaned: int = 0
+    totals: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def failover_view(member: Membership) -> FailoverView:
     """How the region stands now."""
-    seen, rules, term, order = office.look(), office.rules, office.term, office.order
-    found, lost = signals(seen, rules), _loss(office, seen)
+    seen, rules, lease, order = look(member), member.rules, member.lease, member.order
+    suspicion, lost = signals(seen, rules), _loss(member, seen)
     return FailoverView(
-        own=_standing(seen.me, office.url_of(rules.me), 0.0),
-        peers=_peers(office, seen),
+        own=_member_view(seen.me, member.url_of(rules.me), 0.0),
+        peers=_peers(member, seen),
         mode=rules.mode,
-        promised=office.memory.promised,
-        why=office.why,
-        level=found.level.value,
-        level_why=found.why,
+        promised=member.memory.promised,
+        why=member.why,
+        level=suspicion.level.value,
+        level_why=suspicion.why,
         holder=None if seen.holder is None else seen.holder.region,
         holder_epoch=0 if seen.holder is None else seen.holder.epoch,
         is_lease_known=seen.lease is not None,
-        lease_trouble="" if term.trouble is None else str(term.trouble),
-        lease_remaining_seconds=term.remaining_seconds,
+        lease_trouble="" if lease.trouble is None else str(lease.trouble),
+        lease_remaining_seconds=lease.remaining_seconds,
         order="" if order is None else _order_text(order),
         order_seconds=0.0 if order is None else max(order.until - boot_seconds(), 0.0),
         lost_blocks=lost.blocks,
         lost_amounts=lost.amounts,
         lost_unknown=lost.unknown,
         refused=refused(seen, rules, None),
-        orphaned=office.orphans.unhandled,
-        totals=dict(office.totals),
+        orphaned=member.orphans.unhandled,
+        totals=dict(member.totals),
     )
 
 
-def _peers(office: Controller, seen: Observation) -> tuple[MemberView, ...]:
-    standings = []
-    for name, url in office.peers.urls.items():
+def _peers(member: Membership, seen: Observation) -> tuple[MemberView, ...]:
+    views = []
+    for name, url in member.peers.urls.items():
         heard = seen.peers.get(name)
         if heard is None:
-            silent_seconds = seen.now - office.began_at
-            standings.append(MemberView(name, url, silent_seconds, blocked="it has not answered yet"))
+            silent_seconds = seen.now - member.began_at
+            views.append(MemberView(name, url, silent_seconds, blocked="it has not answered yet"))
         else:
-            standings.append(_standing(heard.report, url, max(seen.now - heard.at, 0.0)))
-    return tuple(standings)
+            views.append(_member_view(heard.report, url, max(seen.now - heard.at, 0.0)))
+    return tuple(views)
 
 
-def _standing(report: MemberReport, url: str, age_seconds: float) -> MemberView:
+def _member_view(report: MemberReport, url: str, age_seconds: float) -> MemberView:
     return MemberView(
         report.region,
         url,
@@ -74,11 +136,11 @@ def _standing(report: MemberReport, url: str, age_seconds: float) -> MemberView:
     )
 
 
-def _loss(office: Controller, seen: Observation) -> PromotionLoss:
+def _loss(member: Membership, seen: Observation) -> PromotionLoss:
     """What would be lost with the primary. It knows best itself; others go by what they have heard."""
-    at_risk = office.core.view.at_risk
+    at_risk = member.region.at_risk
     if at_risk is None or not seen.me.open:
-        return loss(seen, office.rules)
+        return loss(seen, member.rules)
     blocks = at_risk.view().blocks
     return PromotionLoss(blocks, dict(seen.me.at_risk) if blocks else {}, seen.me.at_risk_unknown if blocks else 0)
 
@@ -87,22 +149,3 @@ def _order_text(order: Order) -> str:
     words = order.verb + (f" to {order.target}" if order.target else "")
     words += ", data may be lost" if order.allow_data_loss else ""
     return f"{words} ({order.reason})" if order.reason else words
-
-
-def role_of(office: Controller) -> Role:
-    """Primary is only who leads with its fence open."""
-    return "primary" if office.memory.state is RoleState.PRIMARY and office.term.is_open else "replica"
-
-
-def past(office: Controller) -> list[RegionEvent]:
-    """What has happened to the region's role, also before this process."""
-    return [
-        RegionEvent(
-            one.at_us,
-            one.event,
-            "primary" if one.state in (RoleState.PRIMARY, RoleState.DEMOTING) else "replica",
-            one.epoch,
-            f"now {one.state}" + (f": {one.why}" if one.why else ""),
-        )
-        for one in office.happened
-    ]

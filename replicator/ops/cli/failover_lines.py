@@ -15,7 +15,7 @@ _LEVELS = {"green": "green", "yellow": "yellow", "red": "bold red"}
 
 def show_failover(console: Console, told: dict[str, Any]) -> None:
     """The answer's ``failover``."""
-    from replicator.status.failover_status import ORPHANS_CURE, orphans_text
+    from replicator.status.failover import ORPHANS_CURE, orphans_text
 
     primary = told["primary"]
     why = f", {_text(primary['why'])}" if primary["why"] else ""

@@ -1,6 +1,6 @@
-"""What both halves have: a region's ledger is read, compared and copied in every role.
+"""What both roles have of the flow: a region's ledger is read, compared and copied in every role.
 
-Guarantee: a half is built for one role and thrown away with it; building it opens nothing. ``run`` runs its stages
+Guarantee: a pipeline is built for one role and thrown away with it; building it opens nothing. ``run`` runs its stages
 until it is cancelled, and each stage sees a step through that has begun; ``close`` lets go of what is open then.
 """
 
@@ -42,7 +42,7 @@ NO_GAPS: Sequence[BaseRoute] = gap_routes(None)
 
 
 class RolePipeline:
-    """A half of the flow, for ``config``: the region's configuration in this role."""
+    """A role's part of the flow, for ``config``: the region's configuration in this role."""
 
     stage_names: ClassVar[Sequence[StageName]] = ()
 
@@ -89,7 +89,7 @@ class RolePipeline:
         return Copies(self.core.journal, self.strand, moments, self.config.copying.hold_seconds, sequences)
 
     def _verify_routes(self, moments: Moments, ask_for_scrub: Callable[[], None] = lambda: None) -> list[Route]:
-        """Comparisons from outside; the moments that are held for them end with the half."""
+        """Comparisons from outside; the moments that are held for them end with the pipeline."""
         self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
         return verify_routes(moments, self.held_moments, ask_for_scrub)
 

@@ -1,4 +1,4 @@
-"""The primary's half.
+"""The primary's part of the flow.
 
 PostgreSQL   source ─▶ Capture ─▶ journal
 embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behind it
@@ -28,6 +28,16 @@ class PrimaryPipeline(RolePipeline):
     """What both kinds of primary have: others' reports count here."""
 
     acknowledgement: Acknowledgement | None = None
+
+    @property
+    def accepts_writes(self) -> bool:
+        """Writes to a database do not come this way, so they do not wait for the sidecar."""
+        return True
+
+    def stop_acknowledging(self, why: str) -> None:
+        """Answer writers who wait for other regions that the outcome is unknown, from now on."""
+        if self.acknowledgement is not None:
+            self.acknowledgement.stop(why)
 
     def _acknowledging(self) -> Acknowledgement | None:
         """Who makes writers wait for other regions, if they do; and what would be lost with this region is followed."""
@@ -119,6 +129,11 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
         verifying, api = self._verify_routes(moments), self._api(ledger, self.applied)
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
         self.stages.append(lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply))
+
+    @property
+    def accepts_writes(self) -> bool:
+        """Whether the ledger has started."""
+        return self.ledger.runs
 
     def _committed(self, last: Block) -> None:
         self.core.tail.moved(last.position, last.header.committed_at)

@@ -1,4 +1,4 @@
-"""The replica's half.
+"""The replica's part of the flow.
 
 feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica
 beside it: the watch (checkpoints and scrubs) · quarantine, repair and resync when an operator asks
@@ -100,6 +100,34 @@ class ReplicaPipeline(RolePipeline):
             cure = "it goes on once there is a primary"
             raise Unavailable("no_primary", "no primary is known to compare with", place=self.strand, cure=cure)
         return endpoint
+
+    @property
+    def applied_sequence(self) -> int:
+        """The last block that the replica has."""
+        return self.applied.head.sequence
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that was received durably is in the journal, and nothing more can arrive."""
+        return self.follower.is_drained
+
+    @property
+    def heard_at(self) -> float | None:
+        """When the feed was heard last, by trio's clock."""
+        return self.follower.heard_at
+
+    @property
+    def heard_head(self) -> int:
+        """How far the region that is followed said that it is."""
+        return self.follower.heard_head
+
+    def forget_head(self) -> None:
+        """What was heard of its head counts no more."""
+        self.follower.heard_head = 0
+
+    def verify_now(self) -> None:
+        """Have what was applied verified without waiting for the next checkpoint."""
+        self.watching.prove()
 
     @property
     def refused(self) -> str:

@@ -1,5 +1,5 @@
 """Regions of a cluster within this process: real files, real HTTP, the lease in a shared file. A region can die at
-any of its office's steps, and started again on what is durable."""
+any of its controller's steps, and started again on what is durable."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 import httpx
 import trio
 
+from replicator.cluster.failover.admission import Admission
 from replicator.cluster.failover.controller import Controller
+from replicator.cluster.failover.serve import routes as failover_routes
 from replicator.config import Config, parse
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
+from replicator.runtime.controlled_region import controller
 from replicator.runtime.roles.pipeline import RolePipeline
 from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline
 from replicator.runtime.roles.replica import ReplicaPipeline
-from replicator.runtime.roles.runner import RoleRunner, with_half
+from replicator.runtime.roles.runner import RoleRunner, with_role_routes
 from replicator.storage.data_dir import locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve
@@ -38,7 +41,7 @@ class Region:
         self.config = config
         self.name = config.region.name
         self.url = config.url
-        self.office: Controller | None = None
+        self.controller: Controller | None = None
         self.steps: list[str] = []
         self.dies_at: int | None = None
         self.died: str | None = None
@@ -72,35 +75,37 @@ class Region:
         except* Killed:
             pass
         finally:
-            self.office = None
+            self.controller = None
             self._ended.set()
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         with locked(self.config.region.data_dir), _opened(Journal(self.config.region.journal_path)) as journal:
-            core, running = RegionContext(self.config, journal), RoleRunner()
-            self.office = office = Controller(core, running, _builder(core), self._probe)
-            await trio.to_thread.run_sync(core.history.open)
-            app = application(with_half([*core.routes(), *office.routes()], running), None)
+            context = RegionContext(self.config, journal)
+            runner = RoleRunner(_builder(context))
+            self.controller = decides = controller(context, runner, self._probe)
+            runner.admit = Admission(decides.member)
+            await trio.to_thread.run_sync(context.history.open)
+            app = application(with_role_routes([*context.routes(), *failover_routes(decides)], runner), None)
             async with trio.open_nursery() as nursery:
-                await nursery.start(running.run)
+                await nursery.start(runner.run)
                 await nursery.start(serve, app, wiring.listen(self.config), trio.sleep_forever)
                 task_status.started()
-                nursery.start_soon(office.run)
+                nursery.start_soon(decides.run)
 
     def state(self) -> str:
         """Its state, if it runs."""
-        return "" if self.office is None else self.office.memory.state.value
+        return "" if self.controller is None else self.controller.member.memory.state.value
 
     def head(self) -> tuple[int, int]:
         """The epoch and sequence of its journal's end."""
-        assert self.office is not None
-        head = self.office.core.tail.head
+        assert self.controller is not None
+        head = self.controller.member.region.journal_head.head
         return head.epoch, head.sequence
 
     @property
     def leads(self) -> bool:
         """Whether it is primary, and open."""
-        return self.office is not None and self.state() == "primary" and self.office.term.is_open
+        return self.controller is not None and self.state() == "primary" and self.controller.member.lease.is_open
 
 
 def _builder(core: RegionContext) -> Callable[[Config], RolePipeline]:
@@ -187,7 +192,7 @@ async def converged(regions: dict[str, Region]) -> None:
 
     def done() -> bool:
         running = list(regions.values())
-        if not all(region.office for region in running):
+        if not all(region.controller for region in running):
             return False
         states = sorted(region.state() for region in running)
         others = ["following"] * (len(running) - 1)

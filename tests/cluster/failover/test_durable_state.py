@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.cluster.failover.durable_state import HAPPENED_LIMIT, DurableStateFile, RoleTransition, StoredState
+from replicator.cluster.failover.durable_state import TRANSITIONS_LIMIT, DurableStateFile, RoleTransition, StoredState
 from replicator.cluster.failover.model import DurableState
 from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import NEVER, Grant
@@ -28,7 +28,7 @@ def test_it_comes_back_and_a_grant_is_to_be_proven_again(tmp_path: Path) -> None
     kept = file.read()
     assert kept is not None
     assert kept.memory == DurableState(RoleState.PRIMARY, "primary", epoch=7, led=7)
-    assert kept.happened == happened
+    assert kept.transitions == happened
     assert kept.grant is not None
     assert kept.grant.epoch == 7
     assert kept.grant.asked_at == NEVER
@@ -36,11 +36,11 @@ def test_it_comes_back_and_a_grant_is_to_be_proven_again(tmp_path: Path) -> None
 
 def test_the_past_is_bounded(tmp_path: Path) -> None:
     file = DurableStateFile(tmp_path / "role.json")
-    past = tuple(RoleTransition(number, "suspect", "suspecting", 1, "") for number in range(HAPPENED_LIMIT * 2))
-    file.keep(FIRST._replace(happened=past))
+    past = tuple(RoleTransition(number, "suspect", "suspecting", 1, "") for number in range(TRANSITIONS_LIMIT * 2))
+    file.keep(FIRST._replace(transitions=past))
     kept = file.read()
     assert kept is not None
-    assert kept.happened == past[-HAPPENED_LIMIT:]
+    assert kept.transitions == past[-TRANSITIONS_LIMIT:]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -90,8 +90,8 @@ async def test_orphans_are_counted_shown_and_settled(tmp_path: Path) -> None:
         await write(tokyo.url, "since")
         await paris.start(nursery)
         await converged(regions)
-        assert paris.office is not None
-        assert paris.office.orphans.unhandled == 1
+        assert paris.controller is not None
+        assert paris.controller.member.orphans.unhandled == 1
         status = (await get(paris, "/v1/status"))[1]
         assert status["failover"]["orphaned_transactions"] == 1
         listed = json.loads((await verb("orphans", str(tmp_path / "paris.toml"), "--json")).output)["orphans"]
@@ -100,6 +100,6 @@ async def test_orphans_are_counted_shown_and_settled(tmp_path: Path) -> None:
         again = await verb("orphans", "reapply", str(tmp_path / "paris.toml"), seal, "--apply")
         assert again.exit_code == 0, again.output
         await converged(regions)
-        assert paris.office.orphans.unhandled == 0
+        assert paris.controller.member.orphans.unhandled == 0
         code, _ = await get(tokyo, "/v1/tables/wallets/documents/only%20paris%20has%20it")
         assert code == 200

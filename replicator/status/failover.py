@@ -1,11 +1,11 @@
-"""What a region's part in failover means, as JSON and in words. Pure; ``cluster/failover/view.py`` has the values."""
+"""What a region's part in failover means, as JSON and in words. Pure; ``cluster/failover/status.py`` has the values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from replicator.cluster.failover.view import FailoverView, MemberView
+from replicator.cluster.failover.status import FailoverView, MemberView
 from replicator.errors import ReplicatorError, Unavailable
 
 _CAN_BE_PROMOTED = frozenset({"following", "suspecting", "demoted"})

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from replicator.cluster.failover.view import SILENT_SECONDS, FailoverView, MemberView
-from replicator.status.failover_status import is_promotable, lease_text, lost_text, not_promotable, promotable_text
+from replicator.cluster.failover.status import SILENT_SECONDS, FailoverView, MemberView
+from replicator.status.failover import is_promotable, lease_text, lost_text, not_promotable, promotable_text
 from replicator.status.json_form import blocked, cluster_json, status_json
 from replicator.status.model import Snapshot
 from replicator.status.page import page
