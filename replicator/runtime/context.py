@@ -53,7 +53,7 @@ class RegionContext:
             self.view.source_heard,
             {strand: self.regions},
         )
-        # Who follows a region that is about to lead hears the wish before there is a primary's half to have it.
+        # Who follows a region that is about to lead hears the wish before a primary's pipeline is there to have it.
         self.publisher.wants_reports = lambda: config.cluster is not None and config.failover.acknowledge > 0
         self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
         self.view.drills = self.drills = DrillResults(config.region.data_dir)

@@ -13,7 +13,8 @@ from replicator.errors import ReplicatorError, Unavailable
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.failover import failover_json, members_json, unready
 from replicator.status.marks import MARKS, Lag, Mode, StageCondition, StageView, StrandView
-from replicator.status.model import GapView, JournalView, RegionEvent, Snapshot, StrandState, VerifyView
+from replicator.status.model import GapView, JournalView, RegionEvent, Snapshot, StrandState
+from replicator.verify.view import VerifyView
 
 READY_LAG_SECONDS = 30.0
 _SEVERITY = (StageCondition.HALTED, StageCondition.WAITING, StageCondition.STUCK)

@@ -13,7 +13,8 @@ from replicator.cluster.failover.states import RoleState
 from replicator.cluster.failover.status import FailoverView
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.marks import Mark, MarkName, StageCondition, StageView
-from replicator.status.model import JournalView, RegionView, Snapshot, StrandState, VerifyView
+from replicator.status.model import JournalView, RegionView, Snapshot, StrandState
+from replicator.verify.view import VerifyView
 
 Sample = tuple[tuple[str, ...], float | None]  # the labels behind "region", and the value; None: not known
 Read = Callable[[Snapshot], Iterable[Sample]]

@@ -32,7 +32,7 @@ from replicator.status.json_form import (
 )
 from replicator.status.marks import MARKS, Lag, StageCondition, StageView
 from replicator.status.model import DrillView, FollowerView, GapView, RegionEvent, SettleView, Snapshot, StrandState
-from replicator.status.style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
+from replicator.transport.page_style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
 

@@ -31,12 +31,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from replicator.config.roles import Role
 from replicator.config.units import read_duration
 from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.status.failover import unready
 from replicator.status.json_form import READY_LAG, LagLimit, blocked, cluster_json, history_json, status_json
 from replicator.status.marks import Mode, StageCondition
-from replicator.status.model import Role, Snapshot, StatusSource
+from replicator.status.model import Snapshot, StatusSource
 from replicator.status.page import CONTENT_SECURITY_POLICY, page
 
 METHODS = ["GET", "HEAD", "OPTIONS"]

@@ -18,6 +18,7 @@ from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.states import RoleState
 from replicator.cluster.failover.status import failover_view
 from replicator.config import Config, PostgresReplicaSettings, SqliteReplicaSettings
+from replicator.config.roles import Role
 from replicator.ledger.ledger import Ledger
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.feed.follow import Follower
@@ -32,7 +33,6 @@ from replicator.status.model import (
     RegionEvent,
     RegionView,
     ReplicaView,
-    Role,
     SettleView,
     Snapshot,
     SourceView,

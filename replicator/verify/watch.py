@@ -15,7 +15,6 @@ import trio
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.format.position import parse_position
 from replicator.pipeline.replicas.base import Reader
-from replicator.status.model import DivergentKeyView, VerifyView
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff, supervise
@@ -25,6 +24,7 @@ from replicator.verify.findings import DivergenceFindings, DivergentKey
 from replicator.verify.remote import Endpoint
 from replicator.verify.scrub import Scrub, ScrubPlan
 from replicator.verify.side import LocalSide
+from replicator.verify.view import DivergentKeyView, VerifyView
 
 VERIFIED_NOTE = "verified:"
 KEEP_SECONDS = 5.0

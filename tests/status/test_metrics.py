@@ -11,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from replicator.pipeline.acknowledge import AcknowledgeView
 from replicator.pipeline.feed.notices import GapCounts
 from replicator.status.metrics import CATALOGUE, PREFIX, Metrics
-from replicator.status.model import DrillView, JournalView, RegionView, SettleView, Snapshot, VerifyView
+from replicator.status.model import DrillView, JournalView, RegionView, SettleView, Snapshot
 from replicator.status.settling import settle_view
+from replicator.verify.view import VerifyView
 from settle_buffer import Entry, SettleBuffer, SettleConfig
 from tests.status import samples
 

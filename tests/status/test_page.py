@@ -12,9 +12,10 @@ import pytest
 
 from replicator.errors import Halted
 from replicator.pipeline.acknowledge import AcknowledgeView
-from replicator.status.model import DivergentKeyView, FollowerView, GapView, SettleView, Snapshot, VerifyView
+from replicator.status.model import FollowerView, GapView, SettleView, Snapshot
 from replicator.status.page import SHOWN_GAPS, page
-from replicator.status.style import CONTENT_SECURITY_POLICY
+from replicator.transport.page_style import CONTENT_SECURITY_POLICY
+from replicator.verify.view import DivergentKeyView, VerifyView
 from tests.status import samples
 
 VOID = {"meta", "br", "link", "img"}

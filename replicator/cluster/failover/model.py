@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple
 
 from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
+from replicator.config.roles import Role
 
 Mode = Literal["manual", "automatic", "shadow"]
-Half = Literal["primary", "replica"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,14 +107,14 @@ class Order:
 @dataclasses.dataclass(frozen=True, slots=True)
 class DurableState:
     """What a region keeps durably. ``epoch`` is the newest that it claimed or followed, ``promised`` the oldest that it
-    still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is which half of the flow its ledger
-    is set up for. ``mine`` is the last epoch that was granted to this region with no other region's since it led.
-    ``closed_at`` is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to``
-    who that is. ``changed_at``: the primary changed
-    then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being called off."""
+    still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is the role that its ledger is set up
+    for. ``mine`` is the last epoch that was granted to this region with no other region's since it led. ``closed_at``
+    is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to`` who that is.
+    ``changed_at``: the primary changed then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being
+    called off."""
 
     state: RoleState
-    half: Half
+    half: Role
     epoch: int = 0
     promised: int = 0
     led: int = 0

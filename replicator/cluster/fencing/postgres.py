@@ -21,6 +21,7 @@ from replicator.cluster.fencing import sql, terms
 from replicator.cluster.fencing.base import Anchor, FenceView
 from replicator.cluster.fencing.session import FenceSession, array, only, place_of, quoted
 from replicator.errors import Halted, Unavailable
+from replicator.postgres.locks import INSTALLING, LOCKS
 
 CALL_SECONDS = 5.0
 SETUP_SECONDS = 60.0
@@ -70,7 +71,7 @@ class PostgresFence:
         async with self._session(SETUP_SECONDS) as session:
             superuser = bool(await session.run(sql.IS_SUPERUSER))
             await session.run("BEGIN")
-            await session.run(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {sql.INSTALLING})")
+            await session.run(f"SELECT pg_advisory_xact_lock({LOCKS}, {INSTALLING})")
             for statement in (*sql.OBJECTS, *terms.OBJECTS):
                 await session.run(statement)
             tables = None if self._tables is None else array(self._tables)

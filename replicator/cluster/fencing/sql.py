@@ -22,8 +22,8 @@ Not seen by it: COMMIT PREPARED, a native subscription's apply worker, changes o
 
 from __future__ import annotations
 
-LOCKS = 1_919_250_540  # "repl": the first key of the fence's advisory locks
-GUARD, MUTEX, INSTALLING = 1, 2, 3
+from replicator.postgres.locks import GUARD, LOCKS
+
 NAME = "replicator"  # application_name of the sidecar's sessions, or "replicator …"
 
 NOW_US = "date_part('epoch', clock_timestamp()) * 1e6"

@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from replicator.cluster.rejoin.conflict_check import CLEAN, CONFLICT, NOTHING, THERE
-from replicator.status.style import CSS
+from replicator.transport.page_style import CSS
 
 TRANSACTIONS_SHOWN = 1_000
 STATEMENTS_SHOWN = 50  # of a transaction

@@ -1,4 +1,4 @@
-"""A drill on a running deployment: READ FIRST of the live half.
+"""A drill on a running deployment: READ FIRST of the live drills.
 
     look ─▶ fit for it? ─▶ canaries ─▶ steady ─▶ the event ─▶ undo ─▶ all well again ─▶ back ─▶ steady ─▶ compare
 

@@ -14,7 +14,7 @@ from html import escape
 from replicator.ops.drills.picture import PICTURE_CSS, lengths, picture, window
 from replicator.ops.drills.result import ChangeReport, DrillReport, SpreadReport, TargetReport
 from replicator.status.json_form import seconds_text
-from replicator.status.style import CSS
+from replicator.transport.page_style import CSS
 
 _UNKNOWN = '<span class="soft">not measured</span>'
 _OUTCOMES = {

@@ -1,1 +1,1 @@
-"""The two halves of the flow: what a region runs as primary, and what it runs as replica. A promotion swaps them."""
+"""What of the flow a region runs as primary, and what it runs as replica. A promotion swaps them."""

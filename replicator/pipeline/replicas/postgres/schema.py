@@ -10,7 +10,6 @@ import re
 
 import psycopg
 
-from replicator.cluster.fencing.sql import INSTALLING, LOCKS
 from replicator.format.definition import Column, Definition, pack_definition, unpack_definition
 from replicator.format.evolution import changes
 from replicator.pipeline.replicas.postgres import sequences
@@ -18,6 +17,7 @@ from replicator.pipeline.replicas.postgres.adopted import is_adopted, take_as_is
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.pipeline.replicas.postgres.session import quoted
 from replicator.pipeline.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
+from replicator.postgres.locks import INSTALLING, LOCKS
 
 NAME_LIMIT_BYTES = 63
 _OWN_TABLES = (

@@ -1,0 +1,1 @@
+"""PostgreSQL, whoever talks to it: sessions and their settings, errors, and the names that are ours in a database."""
