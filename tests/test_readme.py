@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.cluster.failover.states import diagram
+from replicator.cluster.decisions.states import diagram
 from tests.servers import Postgres, postgres_bin
 
 ROOT = Path(__file__).parent.parent

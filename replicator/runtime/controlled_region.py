@@ -18,7 +18,7 @@ from replicator.pipeline.replicas.base import Replica
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_adapters import role_adapter
-from replicator.runtime.roles.runner import RoleRunner
+from replicator.runtime.role_runner import RoleRunner
 from replicator.status.marks import StageCondition
 
 

@@ -18,8 +18,8 @@ from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, Postg
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
-from replicator.runtime.roles.primary import PostgresPrimaryPipeline
-from replicator.runtime.roles.runner import RoleRunner
+from replicator.runtime.primary_pipeline import PostgresPrimaryPipeline
+from replicator.runtime.role_runner import RoleRunner
 
 REST_SECONDS = 30.0
 CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself

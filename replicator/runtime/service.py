@@ -38,10 +38,10 @@ from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.controlled_region import controller
-from replicator.runtime.roles.pipeline import RolePipeline
-from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline, PostgresPrimaryPipeline
-from replicator.runtime.roles.replica import ReplicaPipeline
-from replicator.runtime.roles.runner import RoleRunner, with_role_routes
+from replicator.runtime.primary_pipeline import EmbeddedPrimaryPipeline, PostgresPrimaryPipeline
+from replicator.runtime.replica_pipeline import ReplicaPipeline
+from replicator.runtime.role_pipeline import RolePipeline
+from replicator.runtime.role_runner import RoleRunner, with_role_routes
 from replicator.storage.data_dir import changed, identity, locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve

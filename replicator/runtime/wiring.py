@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from replicator.cluster.decisions.loss import LossBudget
+from replicator.cluster.decisions.model import FailoverRules
 from replicator.cluster.failover.amounts import AmountRule
-from replicator.cluster.failover.budget import LossBudget
-from replicator.cluster.failover.model import FailoverRules
 from replicator.cluster.leases import etcd as etcd_lease
 from replicator.cluster.leases import static as static_lease
 from replicator.cluster.leases.base import Lease

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-from replicator.cluster.failover.detector import Level
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.detector import Level
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.status import FailoverView
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.marks import Mark, MarkName, StageCondition, StageView

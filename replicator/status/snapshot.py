@@ -12,10 +12,10 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from replicator import __version__
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.at_risk import AtRisk
 from replicator.cluster.failover.controller import Controller
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.states import RoleState
 from replicator.cluster.failover.status import failover_view
 from replicator.config import Config, PostgresReplicaSettings, SqliteReplicaSettings
 from replicator.config.roles import Role

@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from replicator.cluster.decisions.loss import LossBudget
 from replicator.cluster.failover.amounts import AmountRule
-from replicator.cluster.failover.budget import LossBudget
 from replicator.config import (
     Config,
     EmbeddedSourceSettings,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from replicator.cluster.failover.decide import Decision, decide
-from replicator.cluster.failover.model import (
+from replicator.cluster.decisions.decide import Decision, decide
+from replicator.cluster.decisions.model import (
     CloseFence,
     DurableState,
     FailoverRules,
@@ -19,7 +19,7 @@ from replicator.cluster.failover.model import (
     RewindToFork,
     SealOrphans,
 )
-from replicator.cluster.failover.states import RoleEvent, RoleState
+from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import SimulatedFault
 from replicator.ops.simulation.scenario import live

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from replicator.cluster.failover.decide import Decision
-from replicator.cluster.failover.model import FailoverRules, Mode
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.decide import Decision
+from replicator.cluster.decisions.model import FailoverRules, Mode
+from replicator.cluster.decisions.states import RoleState
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import KINDS, ORDERS, STORE, SimulatedFault
 from replicator.ops.simulation.world import World

@@ -11,8 +11,8 @@ from __future__ import annotations
 import trio
 from starlette.types import Scope
 
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.states import RoleState
 from replicator.errors import NotPrimary
 
 HOLD_SECONDS = 1.5

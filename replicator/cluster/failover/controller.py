@@ -17,14 +17,14 @@ import dataclasses
 
 import trio
 
-from replicator.cluster.failover.decide import Decision, decide, promise
+from replicator.cluster.decisions.decide import Decision, decide, promise
+from replicator.cluster.decisions.model import DurableState, MemberReport, Order
+from replicator.cluster.decisions.orders import check_order
+from replicator.cluster.decisions.states import RoleEvent, RoleState, moved
 from replicator.cluster.failover.executor import Executor
 from replicator.cluster.failover.member_report import report
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.model import DurableState, MemberReport, Order
 from replicator.cluster.failover.observe import observe
-from replicator.cluster.failover.orders import check_order
-from replicator.cluster.failover.states import RoleEvent, RoleState, moved
 from replicator.cluster.leases.base import boot_seconds
 from replicator.errors import Rejected
 

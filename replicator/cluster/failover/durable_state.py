@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from replicator.cluster.failover.model import DurableState
+from replicator.cluster.decisions.model import DurableState
 from replicator.cluster.failover.wire import memory_from, memory_json
 from replicator.cluster.leases.base import Grant
 from replicator.errors import Corrupt, Unavailable

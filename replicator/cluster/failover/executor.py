@@ -14,8 +14,7 @@ from typing import Any
 
 import trio
 
-from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.model import (
+from replicator.cluster.decisions.model import (
     Action,
     AskPromises,
     ClaimLease,
@@ -33,6 +32,7 @@ from replicator.cluster.failover.model import (
     SealOrphans,
     VerifyApplied,
 )
+from replicator.cluster.failover.membership import Membership
 from replicator.cluster.leases.base import Holder, boot_seconds
 from replicator.cluster.promotion.base import append_epoch
 from replicator.errors import Halted, ReplicatorError, Unavailable

@@ -9,10 +9,10 @@ Quick, and without I/O.
 
 from __future__ import annotations
 
+from replicator.cluster.decisions.model import MemberReport
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.model import MemberReport
 from replicator.cluster.failover.region import StrandHealth
-from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import boot_seconds
 
 REASON_LIMIT = 500

@@ -14,15 +14,15 @@ from collections.abc import Callable
 
 import trio
 
+from replicator.cluster.decisions.manual_lease import view_of
+from replicator.cluster.decisions.model import DurableState, FailoverRules, Order
+from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.cluster.failover.durable_state import TRANSITIONS_LIMIT, DurableStateFile, RoleTransition, StoredState
 from replicator.cluster.failover.feed_session import FeedSession
 from replicator.cluster.failover.lease_keeper import LeaseKeeper
-from replicator.cluster.failover.manual_lease import view_of
-from replicator.cluster.failover.model import DurableState, FailoverRules, Order
 from replicator.cluster.failover.peers import Peers
 from replicator.cluster.failover.region import Region
 from replicator.cluster.failover.rejoin import RejoinProcedure
-from replicator.cluster.failover.states import RoleEvent, RoleState
 from replicator.cluster.leases.base import Lease, LeaseView, boot_seconds
 from replicator.config.roles import in_role
 from replicator.errors import ReplicatorError, Unavailable

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+from replicator.cluster.decisions.model import Observation
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.member_report import report
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.model import Observation
-from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import boot_seconds
 from replicator.errors import ReplicatorError
 

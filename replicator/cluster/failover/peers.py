@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import trio
 
-from replicator.cluster.failover.model import HeardReport, MemberReport, Order
+from replicator.cluster.decisions.model import HeardReport, MemberReport, Order
 from replicator.cluster.failover.wire import order_json, report_from
 from replicator.errors import Rejected, Unavailable
 

@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from replicator.cluster.decisions.detector import signals
+from replicator.cluster.decisions.loss import loss, refused
+from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.cluster.failover.controller import Controller
-from replicator.cluster.failover.detector import signals
-from replicator.cluster.failover.loss import loss, refused
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.observe import look
-from replicator.cluster.failover.states import RoleEvent, RoleState
 from replicator.cluster.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
 from replicator.cluster.leases.base import boot_seconds
 from replicator.cluster.rejoin.receive import OrphanReceiver

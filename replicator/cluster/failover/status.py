@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from replicator.cluster.failover.detector import signals
-from replicator.cluster.failover.loss import PromotionLoss, loss, refused
+from replicator.cluster.decisions.detector import signals
+from replicator.cluster.decisions.loss import PromotionLoss, loss, refused
+from replicator.cluster.decisions.model import MemberReport, Observation, Order
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.model import MemberReport, Observation, Order
 from replicator.cluster.failover.observe import look
-from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import boot_seconds
 
 SILENT_SECONDS = 3.0  # whoever has not answered for so long is shown as silent: several looks

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from replicator.cluster.failover.model import DurableState, MemberReport, Order
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import DurableState, MemberReport, Order
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
 TEXT_LIMIT = 2_000

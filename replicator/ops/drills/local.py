@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from replicator.cluster.failover.model import FailoverRules
-from replicator.cluster.failover.states import TABLE
+from replicator.cluster.decisions.model import FailoverRules
+from replicator.cluster.decisions.states import TABLE
 from replicator.config import Config
 from replicator.errors import ConfigError
 from replicator.ops.drills.measures import Canary, WriteOutage, first_write, longest_gap

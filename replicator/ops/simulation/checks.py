@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.model import DurableState, Observation
+from replicator.cluster.decisions.model import DurableState, Observation
 from replicator.ops.simulation.chain import SimulatedBlock
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.states import RoleState
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import SimulatedFault
 from replicator.ops.simulation.schedule import Task

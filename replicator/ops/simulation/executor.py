@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.model import (
+from replicator.cluster.decisions.model import (
     Action,
     AskPromises,
     ClaimLease,
@@ -23,7 +23,7 @@ from replicator.cluster.failover.model import (
     SealOrphans,
     VerifyApplied,
 )
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 from replicator.ops.simulation.chain import SimulatedBlock, fork
 from replicator.ops.simulation.faults import STORE

@@ -14,8 +14,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from replicator.cluster.failover.model import DurableState, FailoverRules, HeardReport, MemberReport, Observation, Order
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import (
+    DurableState,
+    FailoverRules,
+    HeardReport,
+    MemberReport,
+    Observation,
+    Order,
+)
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.schedule import Process

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any, cast
 
-from replicator.cluster.failover.model import FailoverRules, Mode
+from replicator.cluster.decisions.model import FailoverRules, Mode
 from replicator.ops.simulation.faults import STORE, Kind, SimulatedFault
 from replicator.ops.simulation.weather import Weather
 from replicator.ops.simulation.world import Outcome, World

@@ -10,8 +10,8 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.model import DurableState, HeardReport, MemberReport
-from replicator.cluster.failover.states import FOLLOWS, TABLE, RoleEvent, RoleState
+from replicator.cluster.decisions.model import DurableState, HeardReport, MemberReport
+from replicator.cluster.decisions.states import FOLLOWS, TABLE, RoleEvent, RoleState
 from replicator.cluster.leases.base import Holder
 from replicator.ops.simulation.chain import PulledBlocks, SimulatedBlock, after
 from replicator.ops.simulation.faults import STORE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replicator.cluster.failover.model import Order
-from replicator.cluster.failover.states import RoleEvent
+from replicator.cluster.decisions.model import Order
+from replicator.cluster.decisions.states import RoleEvent
 from replicator.ops.simulation.executor import take_order
 from replicator.ops.simulation.faults import ORDERS, STORE, SimulatedFault
 from replicator.ops.simulation.tasks import pause, start

@@ -5,7 +5,7 @@
     world.settle(60.0)                                      # no more faults: everybody must converge
     world.events, world.outcome()
 
-Guarantee: the same arguments give the same history. The decisions are ``replicator.cluster.failover.decide``'s own.
+Guarantee: the same arguments give the same history. The decisions are ``replicator.cluster.decisions.decide``'s own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from replicator.cluster.failover import decide as core
-from replicator.cluster.failover.model import DurableState, FailoverRules, Observation
-from replicator.cluster.failover.states import RoleEvent, RoleState
+from replicator.cluster.decisions import decide as core
+from replicator.cluster.decisions.model import DurableState, FailoverRules, Observation
+from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.checks import LawChecks, has
 from replicator.ops.simulation.ending import settle

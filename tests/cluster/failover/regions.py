@@ -18,10 +18,10 @@ from replicator.config import Config, parse
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.controlled_region import controller
-from replicator.runtime.roles.pipeline import RolePipeline
-from replicator.runtime.roles.primary import EmbeddedPrimaryPipeline
-from replicator.runtime.roles.replica import ReplicaPipeline
-from replicator.runtime.roles.runner import RoleRunner, with_role_routes
+from replicator.runtime.primary_pipeline import EmbeddedPrimaryPipeline
+from replicator.runtime.replica_pipeline import ReplicaPipeline
+from replicator.runtime.role_pipeline import RolePipeline
+from replicator.runtime.role_runner import RoleRunner, with_role_routes
 from replicator.storage.data_dir import locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve

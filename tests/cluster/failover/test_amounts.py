@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicator.cluster.decisions.loss import LossBudget, may_lose
 from replicator.cluster.failover import amounts as module
 from replicator.cluster.failover.amounts import (
     AmountChange,
@@ -19,7 +20,6 @@ from replicator.cluster.failover.amounts import (
     between,
     unknown,
 )
-from replicator.cluster.failover.budget import LossBudget, may_lose
 
 BALANCE = AmountRule("wallets", "balance", currency_column="currency")
 EUR = "EUR"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from replicator.cluster.decisions.model import DurableState
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.durable_state import TRANSITIONS_LIMIT, DurableStateFile, RoleTransition, StoredState
-from replicator.cluster.failover.model import DurableState
-from replicator.cluster.failover.states import RoleState
 from replicator.cluster.leases.base import NEVER, Grant
 from replicator.errors import Corrupt, Unavailable
 

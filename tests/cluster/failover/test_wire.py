@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.cluster.failover.model import DurableState, MemberReport, Order
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import DurableState, MemberReport, Order
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.wire import memory_from, memory_json, order_from, order_json, report_from, report_json
 from replicator.cluster.leases.base import Holder
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.decisions.step import Decision, entering, is_held_as_said, promise
-from replicator.cluster.failover.loss import refused
-from replicator.cluster.failover.model import (
+from replicator.cluster.decisions.loss import refused
+from replicator.cluster.decisions.model import (
     AskPromises,
     ClaimLease,
     DurableState,
@@ -22,7 +21,8 @@ from replicator.cluster.failover.model import (
     Promote,
     VerifyApplied,
 )
-from replicator.cluster.failover.states import RoleEvent
+from replicator.cluster.decisions.states import RoleEvent
+from replicator.cluster.decisions.step import Decision, entering, is_held_as_said, promise
 
 
 def claiming(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:

@@ -11,7 +11,7 @@ The idea is a controller that looks, does one thing, and looks again (``Decision
 interrupted. A step is an event, which changes the state (and is made durable before anything else is done), or an
 action, or nothing for now. Whatever was interrupted is found again by looking.
 
-What is decided in each state is in ``deciding``: ``replica``, ``promotion``, ``leading``, ``former``.
+What is decided in each state is in ``replica``, ``promotion``, ``primary`` and ``former_primary``.
 
 Pure: no clock, no I/O. Promises with growing epochs are those of Paxos (Lamport, 1998); that the end of a chain tells
 who has more is Raft's.
@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from replicator.cluster.failover.decisions import former_primary, primary, promotion, replica
-from replicator.cluster.failover.decisions.step import Decision, promise
-from replicator.cluster.failover.model import DurableState, FailoverRules, Observation
-from replicator.cluster.failover.states import LEADING, RoleState
+from replicator.cluster.decisions import former_primary, primary, promotion, replica
+from replicator.cluster.decisions.model import DurableState, FailoverRules, Observation
+from replicator.cluster.decisions.states import LEADING, RoleState
+from replicator.cluster.decisions.step import Decision, promise
 
 __all__ = ["Decision", "decide", "promise"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.decisions.step import Decision, entering, said
-from replicator.cluster.failover.model import (
+from replicator.cluster.decisions.model import (
     CloseFence,
     DurableState,
     FailoverRules,
@@ -16,7 +15,8 @@ from replicator.cluster.failover.model import (
     OpenFence,
     Order,
 )
-from replicator.cluster.failover.states import RoleEvent, RoleState
+from replicator.cluster.decisions.states import RoleEvent, RoleState
+from replicator.cluster.decisions.step import Decision, entering, said
 
 
 def primary(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:

@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from replicator.config import Config
 from replicator.errors import Unavailable
-from replicator.runtime.roles.pipeline import RolePipeline
-from replicator.runtime.roles.primary import PrimaryPipeline
-from replicator.runtime.roles.replica import ReplicaPipeline
+from replicator.runtime.primary_pipeline import PrimaryPipeline
+from replicator.runtime.replica_pipeline import ReplicaPipeline
+from replicator.runtime.role_pipeline import RolePipeline
 
 
 class RoleRunner:

@@ -9,7 +9,7 @@ tail of orphans of an old epoch never wins over a newer epoch.
 
 from __future__ import annotations
 
-from replicator.cluster.failover.model import FailoverRules, MemberReport, Observation
+from replicator.cluster.decisions.model import FailoverRules, MemberReport, Observation
 
 
 def candidates(seen: Observation, rules: FailoverRules) -> list[MemberReport]:

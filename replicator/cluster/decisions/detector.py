@@ -16,8 +16,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from replicator.cluster.failover.model import FailoverRules, Observation
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import FailoverRules, Observation
+from replicator.cluster.decisions.states import RoleState
 
 
 class Level(enum.StrEnum):

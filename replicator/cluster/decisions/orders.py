@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from replicator.cluster.failover.model import DurableState, FailoverRules, MemberReport, Order
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import DurableState, FailoverRules, MemberReport, Order
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import LeaseView
 from replicator.errors import Rejected
 

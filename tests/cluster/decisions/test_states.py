@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.cluster.failover.states import LEADING, TABLE, IllegalEvent, RoleEvent, RoleState, diagram, moved
+from replicator.cluster.decisions.states import LEADING, TABLE, IllegalEvent, RoleEvent, RoleState, diagram, moved
 
 EVERY = [(state, event) for state in RoleState for event in RoleEvent]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.candidate import my_turn
-from replicator.cluster.failover.decisions.step import Decision, entering, has_led, ordered_to_stand, stand
-from replicator.cluster.failover.detector import Level, signals
-from replicator.cluster.failover.loss import refused
-from replicator.cluster.failover.model import DurableState, FailoverRules, FollowRegion, Observation, ReportIntent
-from replicator.cluster.failover.states import RoleEvent, RoleState
+from replicator.cluster.decisions.candidate import my_turn
+from replicator.cluster.decisions.detector import Level, signals
+from replicator.cluster.decisions.loss import refused
+from replicator.cluster.decisions.model import DurableState, FailoverRules, FollowRegion, Observation, ReportIntent
+from replicator.cluster.decisions.states import RoleEvent, RoleState
+from replicator.cluster.decisions.step import Decision, entering, has_led, ordered_to_stand, stand
 
 
 def following(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.cluster.failover.candidate import my_turn
-from replicator.cluster.failover.decisions.step import Decision, entering, has_led, ordered_to_stand, stand
-from replicator.cluster.failover.detector import Level, signals
-from replicator.cluster.failover.loss import refused
-from replicator.cluster.failover.model import (
+from replicator.cluster.decisions.candidate import my_turn
+from replicator.cluster.decisions.detector import Level, signals
+from replicator.cluster.decisions.loss import refused
+from replicator.cluster.decisions.model import (
     CloseFence,
     DurableState,
     FailoverRules,
@@ -22,7 +21,8 @@ from replicator.cluster.failover.model import (
     RewindToFork,
     SealOrphans,
 )
-from replicator.cluster.failover.states import LEADING, RoleEvent, RoleState
+from replicator.cluster.decisions.states import LEADING, RoleEvent, RoleState
+from replicator.cluster.decisions.step import Decision, entering, has_led, ordered_to_stand, stand
 
 
 def demoted(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:

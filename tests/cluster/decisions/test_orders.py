@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from replicator.cluster.failover.model import DurableState, FailoverRules, MemberReport, Order
-from replicator.cluster.failover.orders import check_order
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import DurableState, FailoverRules, MemberReport, Order
+from replicator.cluster.decisions.orders import check_order
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 from replicator.errors import Rejected
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from replicator.cluster.failover.model import MemberReport
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.model import MemberReport
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
 _HOLDS = (RoleState.PRIMARY, RoleState.DEMOTING)

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 from replicator.config.roles import Role
 
@@ -110,8 +110,8 @@ class DurableState:
     still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is the role that its ledger is set up
     for. ``mine`` is the last epoch that was granted to this region with no other region's since it led. ``closed_at``
     is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to`` who that is.
-    ``changed_at``: the primary changed then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is being
-    called off."""
+    ``changed_at``: the primary changed then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is
+    being called off."""
 
     state: RoleState
     half: Role

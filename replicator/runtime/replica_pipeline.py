@@ -18,7 +18,7 @@ from replicator.pipeline.replay.serve import routes as quarantine_routes
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
-from replicator.runtime.roles.pipeline import RolePipeline
+from replicator.runtime.role_pipeline import RolePipeline
 from replicator.storage.journal.head import JournalHead
 from replicator.verify.remote import Endpoint
 from replicator.verify.repair.expected_row import ExpectedRows

@@ -21,7 +21,7 @@ from replicator.pipeline.sources.postgres import PostgresSource as Postgres
 from replicator.pipeline.sources.postgres.moments import PostgresMoments
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
-from replicator.runtime.roles.pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
+from replicator.runtime.role_pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
 
 
 class PrimaryPipeline(RolePipeline):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from replicator.cluster.failover.model import Action, DurableState, FailoverRules, Observation, Order
-from replicator.cluster.failover.states import RoleEvent, RoleState, moved
+from replicator.cluster.decisions.model import Action, DurableState, FailoverRules, Observation, Order
+from replicator.cluster.decisions.states import RoleEvent, RoleState, moved
 
 
 class Decision(NamedTuple):

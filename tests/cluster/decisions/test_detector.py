@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
-from replicator.cluster.failover.candidate import candidates, my_turn
-from replicator.cluster.failover.detector import Level, signals
-from replicator.cluster.failover.loss import loss, refused
-from replicator.cluster.failover.manual_lease import view_of
-from replicator.cluster.failover.model import FailoverRules, HeardReport, MemberReport, Observation, Order
-from replicator.cluster.failover.states import RoleState
+from replicator.cluster.decisions.candidate import candidates, my_turn
+from replicator.cluster.decisions.detector import Level, signals
+from replicator.cluster.decisions.loss import loss, refused
+from replicator.cluster.decisions.manual_lease import view_of
+from replicator.cluster.decisions.model import FailoverRules, HeardReport, MemberReport, Observation, Order
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 
 RULES = FailoverRules("tokyo", ("paris", "tokyo", "lima"), suspect_seconds=2.0, report_seconds=1.5, stand_seconds=1.0)

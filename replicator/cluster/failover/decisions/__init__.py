@@ -1,1 +1,0 @@
-"""What a region does next in each of its states; ``cluster/failover/decide`` is where to begin."""
