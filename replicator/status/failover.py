@@ -34,25 +34,25 @@ def unready(view: FailoverView) -> ReplicatorError | None:
     return Unavailable(reason, message, place=f"region {view.own.region}", cure=_CURES[view.own.state])
 
 
-def is_promotable(standing: MemberView) -> bool:
+def is_promotable(member: MemberView) -> bool:
     """Whether it leads, or could be promoted now."""
-    return standing.leads or (standing.state in _CAN_BE_PROMOTED and not not_promotable(standing))
+    return member.leads or (member.state in _CAN_BE_PROMOTED and not not_promotable(member))
 
 
-def not_promotable(standing: MemberView) -> str:
+def not_promotable(member: MemberView) -> str:
     """The one reason why a region could not be promoted now; empty if it could, or leads."""
-    if not standing.state:
+    if not member.state:
         return "it has not answered yet"
-    if standing.is_silent:
-        return f"it has not answered for {standing.seen_age_seconds:.0f} s"
-    if standing.leads or standing.blocked:
-        return standing.blocked
-    return "" if standing.state in _CAN_BE_PROMOTED else f"it is {standing.state}"
+    if member.is_silent:
+        return f"it has not answered for {member.seen_age_seconds:.0f} s"
+    if member.leads or member.blocked:
+        return member.blocked
+    return "" if member.state in _CAN_BE_PROMOTED else f"it is {member.state}"
 
 
-def promotable_text(standing: MemberView) -> str:
+def promotable_text(member: MemberView) -> str:
     """The same in one word or the reason."""
-    return "leads" if standing.leads else not_promotable(standing) or "yes"
+    return "leads" if member.leads else not_promotable(member) or "yes"
 
 
 def lease_text(view: FailoverView) -> str:
@@ -85,10 +85,10 @@ def failover_json(view: FailoverView) -> dict[str, Any]:
     own = view.own
     return {
         "state": own.state,
-        "epoch": own.epoch,
+        "epoch": own.report.epoch,
         "promised": view.promised,
         "mode": view.mode,
-        "fence_open": own.is_open,
+        "fence_open": own.report.open,
         "why": view.why,
         "primary": {"level": view.level, "why": view.level_why},
         "lease": {
@@ -108,43 +108,43 @@ def failover_json(view: FailoverView) -> dict[str, Any]:
             "summary": lost_text(view),
         },
         "orphaned_transactions": view.orphaned,
-        "regions": [standing_json(one) for one in sorted_standings(view)],
+        "regions": [member_json(member) for member in sorted_members(view)],
     }
 
 
-def standing_json(standing: MemberView) -> dict[str, Any]:
+def member_json(member: MemberView) -> dict[str, Any]:
     """A region of the cluster."""
     return {
-        "region": standing.region,
-        "url": standing.url,
-        "state": standing.state or None,
-        "epoch": standing.epoch,
-        "sequence": standing.sequence,
-        "applied": standing.applied,
-        "verified": standing.verified,
-        "fence_open": standing.is_open,
-        "promotable": is_promotable(standing),
-        "blocked": not_promotable(standing) or None,
-        "seen_age_seconds": round(standing.seen_age_seconds, 3),
-        "summary": promotable_text(standing),
+        "region": member.region,
+        "url": member.url,
+        "state": member.state or None,
+        "epoch": member.report.epoch,
+        "sequence": member.report.sequence,
+        "applied": member.report.applied,
+        "verified": member.report.verified,
+        "fence_open": member.report.open,
+        "promotable": is_promotable(member),
+        "blocked": not_promotable(member) or None,
+        "seen_age_seconds": round(member.seen_age_seconds, 3),
+        "summary": promotable_text(member),
     }
 
 
-def sorted_standings(view: FailoverView) -> list[MemberView]:
+def sorted_members(view: FailoverView) -> list[MemberView]:
     """Every region of the cluster, by name."""
-    return sorted((view.own, *view.peers), key=lambda standing: standing.region)
+    return sorted((view.own, *view.peers), key=lambda member: member.region)
 
 
 def members_json(view: FailoverView, own: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The members for ``/cluster``; ``own`` is what is known of this region beside it."""
-    head = max((one.sequence for one in (view.own, *view.peers) if one.leads), default=None)
+    head = max((member.report.sequence for member in (view.own, *view.peers) if member.leads), default=None)
     return [
         {
-            "name": one.region,
-            "role": "primary" if one.leads else "replica",
-            **standing_json(one),
-            "behind_blocks": None if head is None or one.is_silent else max(head - one.applied, 0),
-            **(own if one is view.own else {}),
+            "name": member.region,
+            "role": "primary" if member.leads else "replica",
+            **member_json(member),
+            "behind_blocks": None if head is None or member.is_silent else max(head - member.report.applied, 0),
+            **(own if member is view.own else {}),
         }
-        for one in sorted_standings(view)
+        for member in sorted_members(view)
     ]

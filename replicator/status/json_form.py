@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.pipeline.acknowledge.view import AcknowledgeView
+from replicator.pipeline.sources.base import SourceReport
 from replicator.status.failover import failover_json, members_json, unready
 from replicator.status.marks import MARKS, Lag, Mode, StageCondition, StageView, StrandView
 from replicator.status.model import GapView, JournalView, RegionEvent, Snapshot, StrandState
@@ -200,13 +201,19 @@ def status_json(snapshot: Snapshot) -> dict[str, Any]:
         "ready": reason is None,
         "blocked": None if reason is None else reason.as_json(),
         "primary": snapshot.primary_url,
-        "source": None if snapshot.source is None else _fields(snapshot.source),
+        "source": None if snapshot.source is None else _source_json(snapshot.source),
         "replica": None if snapshot.replica is None else _fields(snapshot.replica),
         "followers": [_fields(follower) for follower in snapshot.followers],
         "drills": [_fields(drill) for drill in snapshot.drills],
         "strands": [_strand_json(snapshot, state) for state in snapshot.strands],
         **({} if snapshot.failover is None else {"failover": failover_json(snapshot.failover)}),
     }
+
+
+def _source_json(report: SourceReport) -> dict[str, Any]:
+    fields = _fields(report)
+    del fields["heard_at"]  # by a clock that means nothing outside; the stages have their ages
+    return fields
 
 
 def _strand_json(snapshot: Snapshot, state: StrandState) -> dict[str, Any]:

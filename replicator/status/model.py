@@ -1,8 +1,7 @@
 """One moment of a region, as values: what metrics, status, health and the page are made of.
 
 Guarantee: a snapshot never changes and holds no secret. None means *not known* and is shown or left out as such, never
-as zero. ``runtime/service.py`` builds it from what the stages report; everything else in ``observe`` is a function of
-it.
+as zero. ``snapshot`` builds it from what the stages report; everything else in ``status`` is a function of it.
 """
 
 from __future__ import annotations
@@ -15,27 +14,11 @@ from replicator.cluster.failover.status import FailoverView
 from replicator.config.roles import Role
 from replicator.format.position import Position
 from replicator.pipeline.acknowledge.view import AcknowledgeView
+from replicator.pipeline.sources.base import SourceReport
 from replicator.status.marks import StrandView
 from replicator.verify.view import VerifyView
 
 ROLES: tuple[Role, ...] = ("primary", "replica")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SourceView:
-    """The primary's ledger as its source sees it; ``pipeline/sources/base.py`` has the fields that it reports. An
-    embedded ledger's ``phase`` is starting or serving."""
-
-    kind: str
-    phase: str
-    seen: str | None = None
-    stored: str | None = None
-    copied_rows: int = 0
-    copy_rows_estimate: int | None = None
-    retained_bytes: int | None = None
-    safe_bytes: int | None = None
-    duplicates: int = 0
-    waited_for: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,7 +165,7 @@ class Snapshot:
     at_us: int
     uptime_seconds: float
     strands: tuple[StrandState, ...] = ()
-    source: SourceView | None = None
+    source: SourceReport | None = None
     replica: ReplicaView | None = None
     followers: tuple[FollowerView, ...] = ()
     primary_url: str | None = None

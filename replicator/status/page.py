@@ -18,7 +18,7 @@ from replicator.status.failover import (
     lost_text,
     orphans_text,
     promotable_text,
-    sorted_standings,
+    sorted_members,
 )
 from replicator.status.json_form import (
     QUARANTINE_CURE,
@@ -232,7 +232,7 @@ def _failover(view: FailoverView) -> str:
         ("this region is", escape(view.own.state)),
         ("the primary is", _state(view.level, _LEVELS.get(view.level, "bad"))),
         ("mode", escape(view.mode)),
-        ("epoch", f"{view.own.epoch:,}"),
+        ("epoch", f"{view.own.report.epoch:,}"),
         ("would be lost now, blocks", f"{view.lost_blocks:,}"),
     ]
     lines = [("Lease:", lease_text(view)), ("If the primary were gone now:", f"{lost_text(view)} would be lost")]
@@ -245,14 +245,14 @@ def _failover(view: FailoverView) -> str:
         notice = f'<div class="notice bad"><p>{escape(orphans_text(view.orphaned))}</p>{cure}</div>'
     rows = [
         (
-            escape(one.region),
-            escape(one.state or "?"),
-            f"{one.epoch:,}",
-            f"{one.sequence:,}",
-            f"{one.applied:,}",
-            _state(promotable_text(one), "good" if is_promotable(one) else "bad"),
+            escape(member.region),
+            escape(member.state or "?"),
+            f"{member.report.epoch:,}",
+            f"{member.report.sequence:,}",
+            f"{member.report.applied:,}",
+            _state(promotable_text(member), "good" if is_promotable(member) else "bad"),
         )
-        for one in sorted_standings(view)
+        for member in sorted_members(view)
     ]
     heads = ("region", "state", "#epoch", "#sequence", "#applied", "could be promoted")
     text = "".join(f'<p class="small"><span class="soft">{name}</span> {escape(line)}</p>' for name, line in lines)

@@ -5,6 +5,7 @@ Guarantee: quick, and without I/O; it is asked on every scrape.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 
@@ -25,7 +26,7 @@ from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.replay.quarantine import Quarantine, QuarantineSummary
 from replicator.pipeline.replicas.base import Replica
-from replicator.pipeline.sources.base import Source
+from replicator.pipeline.sources.base import Source, SourceReport
 from replicator.status.drill_results import DrillResults
 from replicator.status.model import (
     FollowerView,
@@ -35,7 +36,6 @@ from replicator.status.model import (
     ReplicaView,
     SettleView,
     Snapshot,
-    SourceView,
     StrandState,
 )
 from replicator.status.settling import settle_view
@@ -213,24 +213,13 @@ class SnapshotBuilder:
             regions=tuple(region_view(region, kept.base_sequence, wall) for region in self.regions.all()),
         )
 
-    def _source(self) -> SourceView | None:
-        if self.source is None:
-            kind = self._config.source.kind if self._config.source and self._config.region.role == "primary" else None
-            phase = "serving" if self.ledger is not None and self.ledger.runs else "starting"
-            return None if kind is None else SourceView(kind, phase)
-        report = self.source.report
-        return SourceView(
-            kind="postgres",
-            phase=report.phase,
-            seen=report.seen,
-            stored=report.stored,
-            copied_rows=report.copied_rows,
-            copy_rows_estimate=report.copy_rows_estimate,
-            retained_bytes=report.retained_bytes,
-            safe_bytes=report.safe_bytes,
-            duplicates=report.duplicates,
-            waited_for=report.waited_for,
-        )
+    def _source(self) -> SourceReport | None:
+        if self.source is not None:
+            return dataclasses.replace(self.source.report)  # a copy: the source goes on writing into its own
+        source = self._config.source
+        if source is None or self._config.region.role != "primary":
+            return None
+        return SourceReport(source.kind, "serving" if self.ledger is not None and self.ledger.runs else "starting")
 
     def _settle(self) -> SettleView | None:
         if self.follower is None:

@@ -23,7 +23,7 @@ class Numbers:
     """A source whose ledger is the numbers; it sends those that a test lets it, one a transaction."""
 
     def __init__(self) -> None:
-        self.report = SourceReport()
+        self.report = SourceReport("postgres")
         self.heard: list[str] = []
         self._send, self._numbers = trio.open_memory_channel[int](100)
 

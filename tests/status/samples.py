@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from replicator.cluster.decisions.model import MemberReport
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.status import FailoverView, MemberView
 from replicator.errors import Halted, Unavailable
 from replicator.format.position import Position
+from replicator.pipeline.sources.base import SourceReport
 from replicator.status.marks import Now
 from replicator.status.model import (
     FollowerView,
@@ -15,7 +19,6 @@ from replicator.status.model import (
     ReplicaView,
     SettleView,
     Snapshot,
-    SourceView,
     StrandState,
 )
 from replicator.status.progress import StrandProgress
@@ -119,7 +122,7 @@ def primary() -> Snapshot:
         at_us=at(100).wall_us,
         uptime_seconds=90_061,
         strands=(StrandState(progress.view(at(100)), epoch=3, position=Position("main", 3, 104_200, HASH)),),
-        source=SourceView("postgres", "streaming", seen="0/1A2B3C4D", retained_bytes=16_777_216, duplicates=2),
+        source=SourceReport("postgres", "streaming", seen="0/1A2B3C4D", retained_bytes=16_777_216, duplicates=2),
         followers=(FollowerView("tokyo", "main", 104_200), FollowerView("virginia", "main", 104_150)),
         history=(RegionEvent(WALL_US, "start", "primary", 3),),
     )
@@ -135,15 +138,22 @@ def copying() -> Snapshot:
         at_us=at(3).wall_us,
         uptime_seconds=3,
         strands=(StrandState(progress.view(at(3)), epoch=1),),
-        source=SourceView("postgres", "copying", copied_rows=120_000, copy_rows_estimate=1_000_000),
+        source=SourceReport("postgres", "copying", copied_rows=120_000, copy_rows_estimate=1_000_000),
     )
+
+
+def member(name: str, seen_age_seconds: float, **report: Any) -> MemberView:
+    """A region of the cluster as its report says; it follows unless ``state`` says otherwise."""
+    said = MemberReport(name, **{"state": RoleState.FOLLOWING, **report})
+    return MemberView(name, f"https://{name}:1", seen_age_seconds, said)
 
 
 def clustered() -> Snapshot:
     """A region of a cluster of three that follows paris: virginia is silent, orphans wait for a person."""
-    own = MemberView("tokyo", "https://tokyo:1", 0.0, "following", 3, 104_190, 104_140, 104_100)
-    paris = MemberView("paris", "https://paris:1", 0.3, "primary", 3, 104_200, 104_200, 104_200, is_open=True)
-    virginia = MemberView("virginia", "https://virginia:1", 12.4, "following", 3, 104_000, 104_000, 104_000)
+    own = member("tokyo", 0.0, epoch=3, sequence=104_190, applied=104_140, verified=104_100)
+    marks = {"sequence": 104_200, "applied": 104_200, "verified": 104_200}
+    paris = member("paris", 0.3, state=RoleState.PRIMARY, epoch=3, open=True, **marks)
+    virginia = member("virginia", 12.4, epoch=3, sequence=104_000, applied=104_000, verified=104_000)
     view = FailoverView(
         own,
         (paris, virginia),

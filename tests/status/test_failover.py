@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
+from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.status import SILENT_SECONDS, FailoverView, MemberView
 from replicator.status.failover import is_promotable, lease_text, lost_text, not_promotable, promotable_text
 from replicator.status.json_form import blocked, cluster_json, status_json
@@ -14,24 +16,23 @@ from replicator.status.model import Snapshot
 from replicator.status.page import page
 from tests.status import samples
 
-FOLLOWS = MemberView("tokyo", "https://tokyo:1", 0.2, "following", 3, 10, 10, 10)
 
-
-def said(**changes: object) -> MemberView:
-    return dataclasses.replace(FOLLOWS, **changes)  # type: ignore[arg-type]  # of a test
+def said(seen_age_seconds: float = 0.2, *, has_answered: bool = True, **report: Any) -> MemberView:
+    view = samples.member("tokyo", seen_age_seconds, epoch=3, sequence=10, applied=10, verified=10, **report)
+    return dataclasses.replace(view, has_answered=has_answered)
 
 
 @pytest.mark.parametrize(
     ("standing", "text"),
     [
-        (FOLLOWS, "yes"),
-        (said(state="suspecting"), "yes"),
+        (said(), "yes"),
+        (said(state=RoleState.SUSPECTING), "yes"),
         (said(blocked="2 keys differ"), "2 keys differ"),
-        (said(state="primary", is_open=True), "leads"),
-        (said(state="primary", is_open=True, seen_age_seconds=60.0), "it has not answered for 60 s"),
-        (said(state="primary"), "it is primary"),
-        (said(state="draining"), "it is draining"),
-        (said(state=""), "it has not answered yet"),
+        (said(state=RoleState.PRIMARY, open=True), "leads"),
+        (said(state=RoleState.PRIMARY, open=True, seen_age_seconds=60.0), "it has not answered for 60 s"),
+        (said(state=RoleState.PRIMARY), "it is primary"),
+        (said(state=RoleState.DRAINING), "it is draining"),
+        (said(has_answered=False), "it has not answered yet"),
         (said(seen_age_seconds=SILENT_SECONDS + 1, blocked="2 keys differ"), "it has not answered for 4 s"),
     ],
 )
@@ -58,7 +59,7 @@ def clustered(**changes: object) -> Snapshot:
     ],
 )
 def test_rows_that_may_be_undone_are_for_no_reader(state: str, reason: str | None) -> None:
-    found = blocked(clustered(own=said(state=state)))
+    found = blocked(clustered(own=said(state=RoleState(state))))
     assert (None if found is None else found.reason) == reason
     assert found is None or (found.cure and "a <reason>" in found.message)
 
@@ -90,7 +91,7 @@ def test_the_cluster_is_told_from_one_region() -> None:
 
 
 def test_words_for_people() -> None:
-    view = FailoverView(FOLLOWS)
+    view = FailoverView(said())
     assert lease_text(view) == "held by nobody"
     assert lease_text(dataclasses.replace(view, is_lease_known=False, lease_trouble="refused")).endswith(": refused")
     held = dataclasses.replace(view, holder="tokyo", holder_epoch=4, lease_remaining_seconds=2.25)

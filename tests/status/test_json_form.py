@@ -8,6 +8,7 @@ import json
 import pytest
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
+from replicator.pipeline.sources.base import SourceReport
 from replicator.status.json_form import (
     LagLimit,
     blocked,
@@ -19,7 +20,7 @@ from replicator.status.json_form import (
     time_text,
 )
 from replicator.status.marks import Mode
-from replicator.status.model import GapView, SettleView, Snapshot, SourceView
+from replicator.status.model import GapView, SettleView, Snapshot
 from replicator.status.progress import StrandProgress
 from tests.status import samples
 
@@ -42,7 +43,7 @@ def test_a_region_without_strands_is_starting() -> None:
 
 
 def embedded(progress: StrandProgress, phase: str) -> Snapshot:
-    return dataclasses.replace(samples.region(progress), role="primary", source=SourceView("embedded", phase))
+    return dataclasses.replace(samples.region(progress), role="primary", source=SourceReport("embedded", phase))
 
 
 def test_an_embedded_ledger_that_takes_no_requests_yet_is_starting() -> None:

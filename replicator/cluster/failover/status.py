@@ -21,31 +21,34 @@ SILENT_SECONDS = 3.0  # whoever has not answered for so long is shown as silent:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MemberView:
-    """A region, as it said ``seen_age_seconds`` ago; ``state`` is empty if it has not answered since this one started.
-
-    ``blocked`` is the one reason why it could not be promoted now, empty if it could be or leads.
-    """
+    """A region of the cluster: its report of ``seen_age_seconds`` ago. One that has not answered since this sidecar
+    started has an empty report."""
 
     region: str
     url: str
-    seen_age_seconds: float = 0.0
-    state: str = ""
-    epoch: int = 0
-    sequence: int = 0
-    applied: int = 0
-    verified: int = 0
-    is_open: bool = False
-    blocked: str = ""
+    seen_age_seconds: float
+    report: MemberReport
+    has_answered: bool = True
+
+    @property
+    def state(self) -> str:
+        """The state of its role; empty if it has not answered."""
+        return self.report.state.value if self.has_answered else ""
+
+    @property
+    def blocked(self) -> str:
+        """The one reason why it could not be promoted now, empty if it could be or leads."""
+        return "" if self.state == "primary" else self.report.blocked
 
     @property
     def leads(self) -> bool:
         """Whether its applications may write."""
-        return self.state == "primary" and self.is_open and not self.is_silent
+        return self.state == "primary" and self.report.open and not self.is_silent
 
     @property
     def is_silent(self) -> bool:
         """Whether what it said is too old to be believed."""
-        return not self.state or self.seen_age_seconds > SILENT_SECONDS
+        return not self.has_answered or self.seen_age_seconds > SILENT_SECONDS
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def failover_view(member: Membership) -> FailoverView:
     seen, rules, lease, order = look(member), member.rules, member.lease, member.order
     suspicion, lost = signals(seen, rules), _loss(member, seen)
     return FailoverView(
-        own=_member_view(seen.me, member.url_of(rules.me), 0.0),
+        own=MemberView(rules.me, member.url_of(rules.me), 0.0, seen.me),
         peers=_peers(member, seen),
         mode=rules.mode,
         promised=member.memory.promised,
@@ -110,30 +113,15 @@ def failover_view(member: Membership) -> FailoverView:
 
 
 def _peers(member: Membership, seen: Observation) -> tuple[MemberView, ...]:
-    views = []
-    for name, url in member.peers.urls.items():
-        heard = seen.peers.get(name)
-        if heard is None:
-            silent_seconds = seen.now - member.began_at
-            views.append(MemberView(name, url, silent_seconds, blocked="it has not answered yet"))
-        else:
-            views.append(_member_view(heard.report, url, max(seen.now - heard.at, 0.0)))
-    return tuple(views)
+    return tuple(_peer(member, seen, name, url) for name, url in member.peers.urls.items())
 
 
-def _member_view(report: MemberReport, url: str, age_seconds: float) -> MemberView:
-    return MemberView(
-        report.region,
-        url,
-        age_seconds,
-        report.state.value,
-        report.epoch,
-        report.sequence,
-        report.applied,
-        report.verified,
-        report.open,
-        "" if report.state is RoleState.PRIMARY else report.blocked,
-    )
+def _peer(member: Membership, seen: Observation, name: str, url: str) -> MemberView:
+    heard = seen.peers.get(name)
+    if heard is None:
+        nothing = MemberReport(name, RoleState.FOLLOWING)
+        return MemberView(name, url, seen.now - member.began_at, nothing, has_answered=False)
+    return MemberView(name, url, max(seen.now - heard.at, 0.0), heard.report)
 
 
 def _loss(member: Membership, seen: Observation) -> PromotionLoss:

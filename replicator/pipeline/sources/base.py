@@ -36,17 +36,19 @@ class SourceState:
 
 @dataclasses.dataclass(slots=True)
 class SourceReport:
-    """What a source tells of itself, for status and metrics; the source keeps it current.
+    """What a source tells of itself; the source keeps it current. Status shows every field of it by its name, and
+    metrics those that ``status/metrics.py`` lists.
 
-    ``phase``: connecting, copying, streaming. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
+    ``kind`` is the source's, as the configuration names it. ``phase``: connecting, copying, streaming; an embedded
+    ledger's is starting or serving. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
     sign of life of the whole path; ``seen`` the ledger's own log position up to which everything has been sent to the
     sink, ``stored`` that of the last block that is durable (whoever stores it writes that here). Bytes are None where
     the ledger does not tell them. ``waited_for``: whether the ledger's commits wait for ``acknowledge``; None where
     they never do, and while it is not known.
     """
 
+    kind: str
     phase: str = "connecting"
-    heard_at: float | None = None
     seen: str | None = None
     stored: str | None = None
     copied_rows: int = 0
@@ -55,6 +57,7 @@ class SourceReport:
     safe_bytes: int | None = None
     duplicates: int = 0
     waited_for: bool | None = None
+    heard_at: float | None = None
 
 
 class Sink(Protocol):

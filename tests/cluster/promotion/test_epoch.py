@@ -139,7 +139,7 @@ class Once:
     """A source that remembers what it was told of the journal, and ends."""
 
     def __init__(self) -> None:
-        self.report = SourceReport()
+        self.report = SourceReport("postgres")
         self.state: SourceState | None = None
 
     async def run(self, state: SourceState, sink: Sink) -> None:

@@ -26,7 +26,7 @@ async def test_a_line_now_and_then_where_there_is_no_terminal(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "replicator")
-    report = SourceReport()
+    report = SourceReport("postgres")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(copy, report)
         await show_copy(report)

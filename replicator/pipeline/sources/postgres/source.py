@@ -58,7 +58,7 @@ class PostgresSource:
     """A ledger in PostgreSQL 14 or newer, read by logical replication."""
 
     def __init__(self, options: PostgresOptions) -> None:
-        self.report = SourceReport()
+        self.report = SourceReport("postgres")
         self._options = options
         self._progress = StoredProgress()
         self._readings = SequenceReadings()
