@@ -66,6 +66,10 @@ def latencies(primary: Postgres, contender: Contender, base: int, seconds: float
     return sorted(max(0.0, seen - at) for seen, at in zip(visible, committed[warm:], strict=True))
 
 
+def wait_until_seen(contender: Contender) -> None:
+    seconds_until(lambda: contender.seen() >= 1)
+
+
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else 1000.0
@@ -74,7 +78,7 @@ def main() -> None:
         primary.create_database("ledger")
         for number, kind in enumerate(KINDS, start=1):
             with contender(home, primary, replica, kind) as made:
-                seconds_until(lambda made=made: made.seen() >= 1)  # type: ignore[misc]  # bound on purpose
+                wait_until_seen(made)
                 found = latencies(primary, made, number * 1_000_000_000, seconds, rate)
                 rows.append((made.name, *(f"{at(found, part) * 1000:.1f}" for part in (0.5, 0.9, 0.99, 1.0))))
     print_table(

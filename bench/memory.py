@@ -5,12 +5,17 @@ python -m bench.memory [ROWS]
 
 from __future__ import annotations
 
+import functools
 import sys
 
 from bench.setting import directory, print_table, resident_bytes, running, seconds_until, server
 from tests.e2e.sidecars import Sidecar, sequence
 
 MEGABYTE = 1_000_000
+
+
+def has_second_block(region: Sidecar) -> bool:
+    return sequence(region.status() or NOTHING, "applied") >= 2
 
 
 def main() -> None:
@@ -33,10 +38,7 @@ def main() -> None:
                     f"INSERT INTO event SELECT n, 'user-' || n % 1000, n / 7.0, repeat('x', 100) "
                     f"FROM generate_series(1, {rows}) n".encode()
                 )
-            took = [
-                seconds_until(lambda region=region: sequence(region.status() or NOTHING, "applied") >= 2)  # type: ignore[misc]  # bound on purpose
-                for region in (postgres, sqlite)
-            ]
+            took = [seconds_until(functools.partial(has_second_block, region)) for region in (postgres, sqlite)]
             after = [resident_bytes(region.process.pid) for region in regions if region.process]
         print_table(
             f"one transaction of {rows:,} rows",

@@ -55,8 +55,8 @@ def throughput(count: int) -> None:
                         seconds[on].append(catch_up(primary, made, (turn + 1) * 1_000_000_000, count))
                     finally:
                         made.end()
-        on, off = (sorted(seconds[side])[TURNS // 2] for side in (True, False))
-        rows.append((kind, f"{count / off:,.0f}", f"{count / on:,.0f}", f"{(1 - off / on) * 100:.0f} %"))
+        proven, plain = (sorted(seconds[side])[TURNS // 2] for side in (True, False))
+        rows.append((kind, f"{count / plain:,.0f}", f"{count / proven:,.0f}", f"{(1 - plain / proven) * 100:.0f} %"))
     print_table(
         f"catch-up with {count} one-row transactions, median of {TURNS}, transactions/s",
         ["to", "without checkpoints", "with", "cost"],
