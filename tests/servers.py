@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import TypedDict
 
 import psycopg
 
@@ -51,7 +52,15 @@ def postgres_bin() -> Path:
     return copy / "package" / "pginstall18" / "bin"
 
 
-def _as_user() -> dict[str, object]:
+class _User(TypedDict, total=False):
+    """Arguments of subprocess."""
+
+    user: str
+    group: str
+    extra_groups: list[str]
+
+
+def _as_user() -> _User:
     """How subprocess drops root, if it has it."""
     return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
 
@@ -133,7 +142,7 @@ class Postgres:
             check=True,
             capture_output=True,
             cwd="/",
-            **_as_user(),  # type: ignore[call-overload]
+            **_as_user(),
         )
         lines = "".join(f"{name} = {value}\n" for name, value in self._settings.items())
         with (self.directory / "data" / "postgresql.conf").open("a") as file:
@@ -148,7 +157,7 @@ class Postgres:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                **_as_user(),  # type: ignore[call-overload]
+                **_as_user(),
             )
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -191,5 +200,5 @@ class Postgres:
     def create_database(self, name: str) -> str:
         """A new database; its dsn."""
         with self.connect() as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
         return self.dsn(name)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.e2e.sidecars import Sidecar, postgres_rows, sequence, sqlite_rows
+from tests.e2e.sidecars import Row, Sidecar, postgres_rows, sequence, sqlite_rows
 from tests.servers import Postgres, postgres_bin
 
 
@@ -65,7 +65,7 @@ class Deployment:
 
     def kill_while(self, running: subprocess.Popen[bytes], draws: random.Random, each: int) -> None:
         """Kill every sidecar and the replica's server ``each`` times at random moments while a program runs."""
-        victims = [*self.sidecars, self.replica_server] * each
+        victims: list[Sidecar | Postgres] = [*self.sidecars, self.replica_server] * each
         draws.shuffle(victims)
         for victim in victims:
             time.sleep(draws.uniform(0.3, 1.5))  # the random moment itself
@@ -101,7 +101,7 @@ class Deployment:
             ):
                 self._assert_same(table, name, primary, list(rows))
 
-    def _assert_same(self, table: str, name: str, primary: list[object], rows: list[object]) -> None:
+    def _assert_same(self, table: str, name: str, primary: list[Row], rows: list[Row]) -> None:
         assert len(rows) == len(primary), f"{table} in {name}: {len(rows)} rows, the primary has {len(primary)}"
         for mine, theirs in zip(primary, rows, strict=True):
             assert mine == theirs, f"{table} in {name}: {theirs} instead of {mine}"

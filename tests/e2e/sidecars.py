@@ -19,6 +19,9 @@ from tests.servers import free_port
 PATIENCE_SECONDS = 120
 
 
+Row = tuple[str | None, ...]  # as text
+
+
 class Sidecar:
     """One region's process. ``sections`` is the rest of its configuration, behind [region] and [http]."""
 
@@ -98,7 +101,7 @@ def sequence(status: dict[str, Any], mark: str) -> int:
     return int(status["strands"][0]["marks"][mark] or 0)
 
 
-def postgres_rows(dsn: str, table: str, columns: Iterable[str]) -> Iterator[tuple[str | None, ...]]:
+def postgres_rows(dsn: str, table: str, columns: Iterable[str]) -> Iterator[Row]:
     """A table's rows as the server prints them, sorted as text; independent of the code under test."""
     texts = ", ".join(f'"{name}"' for name in columns)
     with psycopg.connect(dsn) as connection, connection.cursor() as cursor:
@@ -107,7 +110,7 @@ def postgres_rows(dsn: str, table: str, columns: Iterable[str]) -> Iterator[tupl
             yield from sorted(tuple(row) for row in copy.rows())
 
 
-def sqlite_rows(path: Path, table: str, columns: Iterable[str]) -> Iterator[tuple[str | None, ...]]:
+def sqlite_rows(path: Path, table: str, columns: Iterable[str]) -> Iterator[Row]:
     """The same of a SQLite replica, for columns whose storage prints like PostgreSQL's text."""
     texts = ", ".join(f'CAST("{name}" AS TEXT)' for name in columns)
     connection = connect(path, synchronous="NORMAL", read_only=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -108,8 +109,8 @@ def reach_head(leader: Sidecar, server_dsn: str, *replicas: Sidecar) -> None:
     with psycopg.connect(server_dsn) as connection:
         (end,) = connection.execute("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn").fetchone() or (0,)
 
-    def stored(status: dict[str, object]) -> bool:
-        high, low = str(status["source"]["stored"] or "0/0").split("/")  # type: ignore[index]
+    def stored(status: dict[str, Any]) -> bool:
+        high, low = str(status["source"]["stored"] or "0/0").split("/")
         return (int(high, 16) << 32 | int(low, 16)) >= int(end)
 
     leader.reach(stored, "the log's end")

@@ -45,12 +45,12 @@ class Chain:
         """One transaction of the primary."""
         with psycopg.connect(self.dsn) as db:
             for statement in statements:
-                db.execute(statement)  # type: ignore[call-overload]
+                db.execute(statement.encode())
 
     def by_hand(self, region: Region, postgres: str, sqlite: str) -> None:
         if region is self.lima:
             with psycopg.connect(self.replica_dsn) as db:
-                db.execute(postgres)  # type: ignore[call-overload]
+                db.execute(postgres.encode())
             return
         with sqlite3.connect(region.directory / "ledger.db", timeout=30) as lite:
             lite.executescript(sqlite)
@@ -72,8 +72,10 @@ class Chain:
     def rows(self, region: Region) -> Rows:
         columns = ["id", "balance"]
         if region is self.lima:
-            return dict(postgres_rows(self.replica_dsn, "wallets", columns))  # type: ignore[arg-type]
-        return dict(sqlite_rows(region.directory / "ledger.db", "wallets", columns))  # type: ignore[arg-type]
+            rows = postgres_rows(self.replica_dsn, "wallets", columns)
+        else:
+            rows = sqlite_rows(region.directory / "ledger.db", "wallets", columns)
+        return {id: balance for id, balance in rows}  # noqa: C416  # as dict(), it has no type
 
 
 @pytest.fixture(scope="module")

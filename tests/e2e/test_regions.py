@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +17,7 @@ import pytest
 from replicator.format.block import Block
 from replicator.format.wire import DefinitionFrame, End, Frame, FrameReader, Heartbeat
 from tests.faults.regions import EMBEDDED, Region, assert_equal, follow, postgres_replica, sqlite_replica
+from tests.servers import Postgres
 
 # Read by every Python at its start: the wall clock is off by what the file beside it says, in seconds.
 CLOCK = """
@@ -58,9 +59,8 @@ class Trio:
 
 
 @pytest.fixture(scope="module")
-def regions(postgres: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    create: Callable[[str], str] = postgres.create_database  # type: ignore[attr-defined]
-    trio = Trio(tmp_path_factory.mktemp("regions"), create("regions_e2e"))
+def regions(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
+    trio = Trio(tmp_path_factory.mktemp("regions"), postgres.create_database("regions_e2e"))
     for region in trio.regions:
         region.start()
     for region in trio.regions:

@@ -43,7 +43,7 @@ class Chain:
         """Each in a transaction of its own."""
         with psycopg.connect(self.dsn, autocommit=True) as db:
             for statement in statements:
-                db.execute(statement)  # type: ignore[arg-type]
+                db.execute(statement.encode() if isinstance(statement, str) else statement)
 
     def damage(self, *statements: str) -> None:
         """By hand, in both replicas."""

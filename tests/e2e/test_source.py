@@ -52,7 +52,7 @@ class Chain:
         """Each in a transaction of its own."""
         with psycopg.connect(self.dsn, autocommit=True) as db:
             for statement in statements:
-                db.execute(statement)  # type: ignore[arg-type]
+                db.execute(statement.encode() if isinstance(statement, str) else statement)
 
     def converge(self) -> None:
         """Wait until both regions have all that was committed, then let ``verify`` judge."""
@@ -133,11 +133,11 @@ def test_sequences_are_carried_so_that_no_id_is_handed_out_twice(chain: Chain) -
         """SELECT nextval('"Other Schema".downward') FROM generate_series(1, 5)""",
     )
     with psycopg.connect(chain.dsn) as db:
-        (last,) = db.execute("SELECT max(id) FROM made").fetchone() or (0,)
+        last = int((db.execute("SELECT max(id) FROM made").fetchone() or (0,))[0])
 
     def are_carried(_: object) -> bool:
         with psycopg.connect(chain.replica_dsn) as db:
-            values = dict(db.execute("SELECT sequencename, last_value FROM pg_sequences").fetchall())
+            values: dict[str, int] = dict(db.execute("SELECT sequencename, last_value FROM pg_sequences").fetchall())
         return values.get("made_id_seq", 0) >= last and values.get("downward", 1000) <= 972
 
     chain.lima.reach(are_carried, "the sequences' values", 20)
@@ -210,6 +210,6 @@ def test_every_built_in_type(chain: Chain) -> None:
         texts = []
         for dsn in (chain.dsn, chain.replica_dsn):
             with psycopg.connect(dsn, options="-c timezone=UTC") as db:
-                rows = db.execute(f"SELECT id, value::text, list::text FROM typed_{number} ORDER BY id").fetchall()
-                texts.append(rows)
+                query = f"SELECT id, value::text, list::text FROM typed_{number} ORDER BY id"
+                texts.append(db.execute(query.encode()).fetchall())
         assert texts[0] == texts[1], kind

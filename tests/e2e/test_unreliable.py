@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.e2e.deployment import Deployment, seed
+from tests.e2e.sidecars import Sidecar
 from tests.e2e.test_pgbench import TABLES
 from tests.servers import free_port
 
@@ -60,6 +61,12 @@ def deployment(tmp_path: Path, network: Network) -> Iterator[Deployment]:
     deployment.end()
 
 
+def figure(region: Sidecar, name: str) -> float:
+    found = region.metric(name)
+    assert found is not None, name
+    return found
+
+
 def test_pgbench_over_an_unreliable_network(deployment: Deployment, network: Network) -> None:
     initialisation = deployment.pgbench("-i", "-q", "-s", "1")
     initialisation.communicate(timeout=60)
@@ -74,13 +81,13 @@ def test_pgbench_over_an_unreliable_network(deployment: Deployment, network: Net
     assert min(misdeeds.values()) > 0, misdeeds
     for region in (deployment.lima, deployment.tokyo):
         figures = {
-            name: region.metric(f"replicator_settle_{name}")
+            name: figure(region, f"replicator_settle_{name}")
             for name in ("gaps_opened_total", "gaps_filled_total", "gap_requests_total", "open_gaps", "entries")
         }
-        figures["duplicates_total"] = region.metric("replicator_duplicates_total")
+        figures["duplicates_total"] = figure(region, "replicator_duplicates_total")
         print(region.name, figures, misdeeds)
         assert figures["gaps_opened_total"] >= figures["gaps_filled_total"] > 0
         assert figures["gap_requests_total"] > 0
         assert figures["duplicates_total"] > 0
         assert figures["open_gaps"] == figures["entries"] == 0
-        assert region.metric("replicator_settle_lateness_seconds_sum") > 0
+        assert figure(region, "replicator_settle_lateness_seconds_sum") > 0

@@ -93,7 +93,7 @@ class Writer(threading.Thread):
         self._refused(id, status, headers, answer)
         return None
 
-    def _exchange(self, region: str, body: str) -> tuple[int, Mapping[str, str], dict[str, Any]]:
+    def _exchange(self, region: str, body: str) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
         try:
             if self._connection is None:
                 address, port = self._addresses[region]
@@ -105,7 +105,7 @@ class Writer(threading.Thread):
             self._go(region)
             raise
 
-    def _refused(self, id: str, status: int, headers: Mapping[str, str], answer: dict[str, Any]) -> None:
+    def _refused(self, id: str, status: int, headers: http.client.HTTPMessage, answer: dict[str, Any]) -> None:
         if status != 503 and (status, answer.get("reason")) != (409, "not_primary"):
             self.faults.append(f"{id}: {status} {answer}")
             self._over.set()

@@ -186,15 +186,21 @@ def test_what_cannot_be_right_halts_by_name_and_a_good_feed_cures_it(
             region.end()
 
 
+def asked_twice(feed: HostileFeed) -> Callable[[object], bool]:
+    """Whether it was, since this call, for the case that is waited for."""
+    before = feed.asked.get("waits", 0)
+    return lambda _: feed.asked.get("waits", 0) > before + 1
+
+
 def test_what_can_get_better_is_waited_for_visibly(feed: HostileFeed, cases: Cases, tmp_path: Path) -> None:
     (region,) = _regions(feed, tmp_path, ["waits"], idle_timeout="600ms")
     feed.cases["waits"] = cases.waiting()[0][1]
     region.start()
     try:
         for reason, answer in cases.waiting():
-            before = feed.asked.get("waits", 0)
+            is_asked_twice = asked_twice(feed)
             feed.cases["waits"] = answer
-            region.reach(lambda _, before=before: feed.asked.get("waits", 0) > before + 1, "asked twice")
+            region.reach(is_asked_twice, "asked twice")
             region.trouble(reason, condition="waiting")
 
         def nothing(path: str) -> Iterator[bytes]:
