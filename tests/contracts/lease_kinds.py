@@ -47,4 +47,4 @@ class EtcdKind:
         return EtcdLease(dataclasses.replace(self._options, ttl_seconds=2 if brief else LASTING_SECONDS), strand)
 
 
-KINDS = {"shared file": SharedKind, "etcd": EtcdKind}
+KINDS: dict[str, Callable[[Path, Callable[[], Etcd]], LeaseKind]] = {"shared file": SharedKind, "etcd": EtcdKind}

@@ -16,7 +16,7 @@ import psycopg
 from replicator.format.definition import Column, Definition
 from replicator.format.position import Position
 from replicator.format.row import Cell, pack_row
-from replicator.pipeline.replicas.base import AppliedMark, Reader, Replica
+from replicator.pipeline.replicas.base import AppliedMark, Reader, Replica, Step
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 
@@ -116,10 +116,10 @@ def int8(number: int) -> bytes:
     return struct.pack(">q", number)
 
 
-def apply(replica: Replica, sequence: int, *steps: object) -> None:
+def apply(replica: Replica, sequence: int, *steps: Step) -> None:
     """One transaction with these steps."""
     replica.begin()
-    replica.apply(STRAND, steps)  # type: ignore[arg-type]
+    replica.apply(STRAND, steps)
     replica.commit(applied(sequence))
 
 

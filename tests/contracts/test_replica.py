@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from replicator.errors import Corrupt, Halted, Rejected, Unavailable
 from replicator.format.canonical import line_of
-from replicator.format.definition import Column, Definition
+from replicator.format.definition import Column, Definition, Format
 from replicator.format.row import UNCHANGED
-from replicator.pipeline.replicas.base import Append, Define, Replica, SetSequence, TableChange, Truncate
+from replicator.pipeline.replicas.base import Append, Define, Replica, SetSequence, Step, TableChange, Truncate
 from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantinedStatement
 from replicator.verify.repair.images import as_stored
 from tests.contracts.replica_kinds import (
@@ -238,8 +238,8 @@ def test_truncate(kind: Kind, replica: Replica) -> None:
 
 @pytest.mark.parametrize("count", [2, MANY])
 @pytest.mark.parametrize("form", ["text", "binary"])
-def test_rows_without_a_key_are_kept_by_their_place(kind: Kind, replica: Replica, count: int, form: str) -> None:
-    columns = (Column("what", "text", form), Column("n", "integer", form))  # type: ignore[arg-type]
+def test_rows_without_a_key_are_kept_by_their_place(kind: Kind, replica: Replica, count: int, form: Format) -> None:
+    columns = (Column("what", "text", form), Column("n", "integer", form))
     history = Definition("public", "history", columns, ())
     image = row("same", b"7" if form == "text" else int4(7))
     places = [(5, ordinal) for ordinal in range(count)]
@@ -273,8 +273,10 @@ def test_sequences_only_move_forward(kind: Kind, replica: Replica) -> None:
 
 @pytest.mark.parametrize("count", [3, MANY])
 @pytest.mark.parametrize("form", ["text", "binary"])
-def test_drift_is_counted_and_ends_with_the_ledgers_rows(kind: Kind, replica: Replica, count: int, form: str) -> None:
-    columns = (Column("id", "integer", form), Column("owner", "text", form))  # type: ignore[arg-type]
+def test_drift_is_counted_and_ends_with_the_ledgers_rows(
+    kind: Kind, replica: Replica, count: int, form: Format
+) -> None:
+    columns = (Column("id", "integer", form), Column("owner", "text", form))
     owned = Definition("public", "wallets", columns, ("id",))
 
     def rows(first: int) -> list[bytes]:
@@ -365,7 +367,7 @@ def test_a_value_that_is_not_of_its_type_halts(replica: Replica, value: str | by
 def test_null_empty_and_long_values(kind: Kind, replica: Replica) -> None:
     documents = table([("id", "text"), ("t", "text"), ("b", "bytea"), ("j", "json")], ["id"], name="documents")
     long = "ü" * 500_000
-    rows = [
+    rows: list[list[str | None]] = [
         ["", "", "\\x", "{}"],
         ["null", None, None, None],
         ["long", long, "\\x" + "00ff" * 100_000, f'{{"a": "{long}"}}'],
@@ -609,7 +611,8 @@ def test_a_reader_that_stops_midway_can_go_on(kind: Kind, replica: Replica) -> N
     rows = reader.rows("wallets")
     next(rows)
     assert reader.applied(STRAND) == applied(1)
-    rows.close()  # type: ignore[attr-defined]
+    assert isinstance(rows, Generator)
+    rows.close()
     assert len(list(reader.rows("wallets"))) == 5000
     reader.close()
 
@@ -699,7 +702,7 @@ def test_a_row_that_the_replica_refuses_is_named_so(kind: Kind, replica: Replica
     for attempt in (replica.apply, replica.attempt):
         replica.begin()
         with pytest.raises(Halted) as caught:
-            attempt(STRAND, [change(**{way: refused})])  # type: ignore[arg-type]
+            attempt(STRAND, [change(inserts=refused) if way == "inserts" else change(updates=refused)])
         assert caught.value.reason == "replica_refused_row"
         assert caught.value.cure
         replica.rollback()
@@ -714,7 +717,7 @@ def test_a_failed_attempt_leaves_the_transaction_as_it_was(kind: Kind, replica: 
     replica.begin()
     replica.attempt(STRAND, [change(inserts=wallets(count, first=10), updates=[row("0", "bob", "1.00")])])
     for _ in range(2):
-        steps = [
+        steps: list[Step] = [
             Define(2, other),
             change(other, inserts=[row(str(number)) for number in range(count)]),
             change(inserts=[row("1", "drifted", "0.00")], deletes=[row("77")]),
@@ -745,13 +748,13 @@ def test_attempts_follow_each_other_whatever_became_of_those_before(kind: Kind, 
     replica.begin()
     for _ in range(2):
         for rows in (refused, fine, refused):
-            for way in ("updates", "inserts"):
-                steps = [change(**{"deletes": [row("5000")] * count, way: rows})]  # type: ignore[arg-type]
+            none = [row("5000")] * count
+            for step in (change(deletes=none, updates=rows), change(deletes=none, inserts=rows)):
                 if rows is fine:
-                    replica.attempt(STRAND, steps)
+                    replica.attempt(STRAND, [step])
                 else:
                     with pytest.raises(Halted):
-                        replica.attempt(STRAND, steps)
+                        replica.attempt(STRAND, [step])
     replica.commit(applied(2))
     assert {owner for _, owner, _ in contents(kind)} == {"bob"}
     apply(replica, 3, change(updates=wallets(count, owner="eve")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import trio
@@ -92,8 +92,7 @@ class Chain:
         finally:
             replica.close()
 
-    def rewind(self, probe: object = None) -> Rewind:
-        more = {} if probe is None else {"probe": probe}
+    def rewind(self, probe: Callable[[str], None] = lambda step: None) -> Rewind:
         return Rewind(
             self.directory,
             self.journal,
@@ -102,7 +101,7 @@ class Chain:
             STRAND,
             self.directory / "requests.sqlite3",
             self.directory / "spool.sqlite3",
-            **more,  # type: ignore[arg-type]
+            probe=probe,
         )
 
 

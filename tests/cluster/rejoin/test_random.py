@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ OTHER = dataclasses.replace(NOTES, table="others", user=None)
 def continued(writer: Writer, chain: Chain, draws: random.Random) -> Writer:
     """A writer who goes on in another chain."""
     other = copy.copy(writer)
-    other.world, other.draws = chain, draws  # type: ignore[assignment]
+    other.world, other.draws = chain, draws
     other.there, other.touched = set(writer.there), []
     return other
 
@@ -42,10 +42,11 @@ def define_something(chain: Chain, draws: random.Random) -> None:
     chain.write(pack_insert(3, line("late", 1)), pack_truncate(3), pack_insert(3, line("later", 2)))
 
 
-async def part_and_come_back(old: Chain, new: Chain, reference: Chain, seed: int) -> None:
+async def part_and_come_back(chains: Sequence[Chain], seed: int) -> None:
+    old, new, reference = chains
     draws = random.Random(seed)
     old.define()
-    writer = Writer(old, draws)  # type: ignore[arg-type]
+    writer = Writer(old, draws)
     for _ in range(draws.randrange(5, 40)):
         writer.block()
     new.take(old)
@@ -86,7 +87,7 @@ async def test_a_random_history(tmp_path: Path, number: int) -> None:
     kinds: list[Kind] = [SqliteKind(tmp_path / f"{name}.db") for name in ("old", "new", "reference")]
     chains = [Chain(tmp_path / name, kind) for name, kind in zip(("o", "n", "r"), kinds, strict=True)]
     chains[1].epoch = 2
-    await part_and_come_back(*chains, seed)
+    await part_and_come_back(chains, seed)
     for chain in chains:
         chain.close()
 
@@ -97,6 +98,6 @@ async def test_on_postgres(tmp_path: Path, number: int, new_database: Callable[[
     print(f"seed {seed}")
     chains = [Chain(tmp_path / name, PostgresKind(new_database())) for name in ("o", "n", "r")]
     chains[1].epoch = 2
-    await part_and_come_back(*chains, seed)
+    await part_and_come_back(chains, seed)
     for chain in chains:
         chain.close()

@@ -41,7 +41,8 @@ def dsn(new_database: Callable[[], str]) -> str:
 
 def notes(dsn: str) -> dict[int, tuple[str, str, str]]:
     with psycopg.connect(dsn, autocommit=True) as db:
-        return {number: rest for number, *rest in db.execute("SELECT id, owner, body, n::text FROM notes ORDER BY id")}  # type: ignore[misc]
+        found = db.execute("SELECT id, owner, body, n::text FROM notes ORDER BY id")
+        return {number: (owner, body, n) for number, owner, body, n in found}
 
 
 def told(number: int, before: str | None, after: str | None) -> Fields:

@@ -119,7 +119,7 @@ async def test_it_asks_for_the_token_and_for_json(operated: Operated) -> None:
 
 
 async def test_without_a_desk_each_route_says_that_nothing_is_replayed_here() -> None:
-    transport = httpx.ASGITransport(application(routes(None), None))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(application(routes(None), None))
     async with httpx.AsyncClient(transport=transport, base_url="http://primary") as client:
         for answer in (await client.get("/v1/quarantine"), await client.post("/v1/quarantine/drop")):
             assert (answer.status_code, answer.json()["reason"]) == (404, "not_a_replica")

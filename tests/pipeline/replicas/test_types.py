@@ -19,6 +19,7 @@ from replicator.format.values import BINARY_KINDS, kind_of
 from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.postgres.session import connect
 from tests.contracts.replica_kinds import Kind, PostgresKind, SqliteKind, apply, contents, row
+from tests.servers import Postgres
 
 # Type and the literals that a source's user may have written.
 VALUES: dict[str, list[str]] = {
@@ -147,8 +148,8 @@ class Source:
 
 
 @pytest.fixture(scope="module")
-def source(postgres: object) -> Iterator[Source]:
-    made = Source(postgres.create_database("types_source"))  # type: ignore[attr-defined]
+def source(postgres: Postgres) -> Iterator[Source]:
+    made = Source(postgres.create_database("types_source"))
     yield made
     made.connection.close()
 

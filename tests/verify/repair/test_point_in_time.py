@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests.verify.repair.world import SECOND, World, note
 
 
 @pytest.fixture
-def jumping(world: World) -> Iterator[World]:
+def jumping(world: World) -> World:
     """Blocks 2 to 6, whose clock jumps ahead at 4 and back again; the first is of second 1."""
     for number, second in enumerate((2, 3, 30, 4, 5), 2):
         world.write(pack_insert(1, note(number)), at=second * SECOND)
@@ -56,7 +55,8 @@ def test_a_database_that_holds_something_else_is_refused(jumping: World) -> None
     moment = target(jumping.journal, STRAND, 4 * SECOND)
     jumping.kind.execute("CREATE TABLE mine (id integer)")
     kind = jumping.kind
-    copy = SqliteCopy(kind.path) if isinstance(kind, SqliteKind) else PostgresCopy(kind.dsn)  # type: ignore[attr-defined]
+    assert isinstance(kind, SqliteKind | PostgresKind)
+    copy = SqliteCopy(kind.path) if isinstance(kind, SqliteKind) else PostgresCopy(kind.dsn)
     with pytest.raises(ConfigError, match="not_empty"):
         copy.claim(moment)
 

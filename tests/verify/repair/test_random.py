@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -18,10 +19,16 @@ from tests.verify.repair.world import LOG, NOTES, PAIRS, World
 BASE_SEED = int(os.environ.get("REPLICATOR_TEST_SEED") or random.SystemRandom().randrange(2**32))
 
 
+class Strand(Protocol):
+    """What takes blocks."""
+
+    def write(self, *statements: bytes, parts: int = 0) -> int: ...
+
+
 class Writer:
     """Writes consistent statements about the notes and lines of the log."""
 
-    def __init__(self, world: World, draws: random.Random) -> None:
+    def __init__(self, world: Strand, draws: random.Random) -> None:
         self.world = world
         self.draws = draws
         self.there: set[int] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import trio
 from replicator.errors import Halted, Rejected, Unavailable
 from replicator.format.row import UNCHANGED
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
-from replicator.pipeline.replicas.base import AppliedMark, Replica
+from replicator.pipeline.replicas.base import AppliedMark, Replica, Step
 from tests.contracts.replica_kinds import contents, row, table
 from tests.verify.repair.histories import before, evolve, line, span
 from tests.verify.repair.world import World, note
@@ -130,7 +131,7 @@ async def test_killed_between_report_and_change(world: World) -> None:
         world.kind.execute("UPDATE notes SET owner = 'hand' WHERE id = 1")
         failing = world.replica.apply
 
-        def apply(*_: object) -> None:
+        def apply(strand: str, steps: Sequence[Step]) -> None:
             raise Unavailable("killed", "at this instant", place="test")
 
         world.replica.apply = apply  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from replicator.pipeline.replicas.base import Replica
 from replicator.verify.repair.images import Place
 from replicator.verify.repair.resync import ResyncRequest
 from replicator.verify.repair.statements import LocatedStatement
+from replicator.verify.repair.worklist import PendingKey
 from tests.contracts.replica_kinds import STRAND, contents, row
 from tests.verify.repair.histories import before, evolve, line, pair, span
 from tests.verify.repair.world import SECOND, World, note
@@ -201,12 +203,12 @@ async def life(world: World, since: int | None) -> bool:
     """A life that ends at its second chunk; gives whether it did."""
     real, chunks = world.resync._work.done, 0
 
-    def done(*arguments: Any) -> None:
+    def done(keys: Iterable[PendingKey], job: Mapping[str, Any]) -> None:
         nonlocal chunks
         chunks += 1
         if chunks == 2:
             raise Killed
-        real(*arguments)
+        real(keys, job)
 
     world.resync._work.done = done  # type: ignore[method-assign]
     try:
