@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import hypercorn.trio
 import trio
-from hypercorn.config import Config
 from starlette.routing import Route
 
 from replicator.format.block import Block
@@ -27,7 +25,7 @@ from replicator.pipeline.replicas.sqlite.reader import SqliteReader
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
-from replicator.transport.server import application
+from replicator.transport.server import Listen, application, serve
 
 WALLETS = TableDeclaration("wallets", ("wallet_id",), ("string",), "user_id")
 POINTS = TableDeclaration("points", ("tenant", "number"), ("string", "integer"), "user_id")
@@ -61,14 +59,16 @@ def new_journal(directory: Path) -> Journal:
     return journal
 
 
-def options(directory: Path, clock: Callable[[], int] | None = None, **limits: int) -> LedgerOptions:
+def options(
+    directory: Path, clock: Callable[[], int] | None = None, limits: RequestLimits | None = None
+) -> LedgerOptions:
     return LedgerOptions(
-        directory / "state.sqlite3", directory / "requests.sqlite3", RequestLimits(**limits), clock=clock or Clock()
+        directory / "state.sqlite3", directory / "requests.sqlite3", limits or RequestLimits(), clock=clock or Clock()
     )
 
 
-def new_committer(directory: Path, **limits: int) -> Committer:
-    committer = Committer(new_journal(directory), "main", 1, options(directory, **limits))
+def new_committer(directory: Path, limits: RequestLimits | None = None) -> Committer:
+    committer = Committer(new_journal(directory), "main", 1, options(directory, limits=limits))
     committer.open()
     committer.declare(WALLETS)
     return committer
@@ -77,14 +77,14 @@ def new_committer(directory: Path, **limits: int) -> Committer:
 class Region:
     """The parts as the service joins them."""
 
-    def __init__(self, directory: Path, clock: Clock, **limits: int) -> None:
+    def __init__(self, directory: Path, clock: Clock, limits: RequestLimits | None = None) -> None:
         self.journal = new_journal(directory)
         self.state = directory / "state.sqlite3"
         self.tail = JournalHead(genesis("main"))
         self.index = HistoryIndex(directory / "history.sqlite3", self.journal)
         self.index.open()
         self.committed: list[Block] = []  # what was told of, by who asks for it
-        self.ledger = Ledger(self.journal, "main", 1, options(directory, clock, **limits), self._applied)
+        self.ledger = Ledger(self.journal, "main", 1, options(directory, clock, limits), self._applied)
         self.reads = Reads("main", self._reader, self.journal, self.index, self._wait_applied)
 
     def _applied(self, applied: AppliedMark) -> None:
@@ -105,17 +105,9 @@ class Region:
 @contextlib.asynccontextmanager
 async def served(app_routes: list[Route]) -> AsyncIterator[httpx.AsyncClient]:
     """The routes on a port of their own, and a client."""
-    config = Config()
-    config.bind = ["127.0.0.1:0"]
-    config.graceful_timeout = 0.5
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        app = application(app_routes, None)
-
-        async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
-            await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
-
-        urls = await nursery.start(serve)
+        urls = await nursery.start(serve, application(app_routes, None), Listen("127.0.0.1", 0), stop.wait)
         async with httpx.AsyncClient(base_url=urls[0], timeout=20) as client:
             yield client
         stop.set()

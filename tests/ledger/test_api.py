@@ -14,6 +14,7 @@ import trio
 from replicator.format.block import Draft
 from replicator.format.position import Position, parse_position
 from replicator.ledger.api import routes
+from replicator.ledger.request import RequestLimits
 from replicator.storage.journal.pruning import remove_pages
 from tests.ledger.region import Clock, Region, api, change, insert, running, served, transaction
 
@@ -132,7 +133,7 @@ async def test_a_users_documents_come_in_pages_and_from_all_tables(client: httpx
     await post(client, *(insert(wallet_id=wallet, user_id="u/1") for wallet in reversed(wallets)))
     await post(client, insert("points", tenant="t", number=1, user_id="u/1"), insert(wallet_id="other", user_id="u"))
     seen: list[str] = []
-    query: dict[str, str] = {"limit": "10"}
+    query: dict[str, Any] = {"limit": "10"}
     while True:
         page = await get(client, "/tables/wallets/users/u%2F1", **query)
         seen += [document["key"]["wallet_id"] for document in page["documents"]]
@@ -343,7 +344,10 @@ async def test_a_document_of_10_mb_is_refused_with_the_limit_named(client: httpx
 
 
 async def test_a_body_is_bounded_whatever_its_length_claims(tmp_path: Path) -> None:
-    async with running(Region(tmp_path, Clock(), request_bytes=10_000)) as region, served(api(region)) as client:
+    async with (
+        running(Region(tmp_path, Clock(), RequestLimits(request_bytes=10_000))) as region,
+        served(api(region)) as client,
+    ):
         body = transaction(insert(wallet_id="a", text="x" * 20_000))
 
         async def pieces() -> Any:

@@ -21,6 +21,7 @@ from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.format.block import BODY_LIMIT_BYTES
 from replicator.ledger.commit import Committer
 from replicator.ledger.planning import TransactionAnswer
+from replicator.ledger.request import RequestLimits
 from replicator.pipeline.replicas.sqlite.reader import SqliteReader
 from tests.ledger.region import WALLETS, Clock, change, insert, new_committer, new_journal, options, transaction
 
@@ -189,7 +190,7 @@ def test_a_bulk_transaction_of_many_parts_is_one_block(tmp_path: Path) -> None:
 
 
 def test_a_transaction_that_comes_to_too_much_is_refused(tmp_path: Path) -> None:
-    committer = new_committer(tmp_path, transaction_bytes=100_000)
+    committer = new_committer(tmp_path, RequestLimits(transaction_bytes=100_000))
     error = refused(committer, *(insert(wallet_id=str(number), text="x" * 50_000) for number in range(3)))
     assert (error.reason, committer.applied.position.sequence) == ("transaction_too_large", 1)
 

@@ -68,7 +68,7 @@ def test_the_digest_is_of_the_content_not_of_its_form() -> None:
         (insert(wallet_id={"a": 1}), "bad_key", 422),
         (insert(wallet_id="\ud800"), "not_unicode", 422),
         (insert(wallet_id="a", x="\udfff"), "not_unicode", 422),
-        (insert(wallet_id="a", **{"\ud800": 1}), "not_unicode", 422),
+        (insert("wallets", **{"wallet_id": "a", "\ud800": 1}), "not_unicode", 422),
         (insert(wallet_id="a", user_id=1), "bad_user", 422),
         (insert(wallet_id="a", user_id="u" * 1025), "bad_user", 422),
         (insert(wallet_id="a", x="x" * 1000), "document_too_large", 413),

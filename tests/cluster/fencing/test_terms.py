@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -51,7 +52,7 @@ GUARD = (
 )
 
 
-def ask(dsn: str, query: str) -> list[tuple[object, ...]]:
+def ask(dsn: str, query: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(f"{dsn} application_name='replicator test'", autocommit=True) as db:
         return db.execute(query.encode()).fetchall()
 
@@ -89,7 +90,7 @@ async def test_without_its_sidecar_it_closes_and_ends_sessions(
     with pytest.raises(psycopg.OperationalError, match="administrator command"):
         app.commit()
     ((last,),) = ask(dsn, "SELECT max(at) FROM marks")
-    assert fallen < last <= deadline, "the database runs on without its sidecar, but not for longer"  # type: ignore[operator]
+    assert fallen < last <= deadline, "the database runs on without its sidecar, but not for longer"
     if fate == signal.SIGSTOP:
         process.process.send_signal(signal.SIGCONT)
         assert process.tell(f"open {term - 1}") == "fence_late"

@@ -24,7 +24,7 @@ class Proxy:
     url: str
     meanwhile: Callable[[bytes], Awaitable[None]] | None = None
     loses: Callable[[bytes], bool] = lambda _: False
-    alters: Callable[[bytes], bytes] = lambda data: data
+    alters: Callable[[bytes | bytearray], bytes | bytearray] = lambda data: data
     lost: int = 0
 
 
@@ -54,11 +54,11 @@ def http(body: bytes, status: str = "200 OK") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _serving(serve: Callable[[trio.SocketStream], object]) -> AsyncIterator[str]:
+async def _serving(serve: Callable[[trio.SocketStream], Awaitable[None]]) -> AsyncIterator[str]:
     async def one(client: trio.SocketStream) -> None:
         with contextlib.suppress(*_GONE):
             async with client:
-                await serve(client)  # type: ignore[misc]
+                await serve(client)
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(functools.partial(trio.serve_tcp, one, 0, host="127.0.0.1"))

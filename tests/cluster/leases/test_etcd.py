@@ -311,7 +311,7 @@ async def test_a_renewal_by_another_leader_than_the_reads_is_none(
     """etcd's leader renews from memory, also while it does not know that it was deposed: then the read that follows is
     of a later term. The lease may end any moment, though its key is still there."""
 
-    def of_another(answer: bytes) -> bytes:
+    def of_another(answer: bytes | bytearray) -> bytes | bytearray:
         is_renewal = b'"result"' in answer
         return re.sub(rb'("%s":")(\d)' % name, rb"\g<1>9", answer) if is_renewal else answer
 

@@ -12,7 +12,8 @@ from replicator.cluster.promotion import append_epoch
 from replicator.errors import Halted
 from replicator.format.block import HAS_DEFINITIONS, Draft
 from replicator.format.statement import pack_define, pack_insert
-from replicator.ledger.commit import Committer, TransactionAnswer
+from replicator.ledger.commit import Committer
+from replicator.ledger.planning import TransactionAnswer
 from replicator.pipeline.capture import Capture
 from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replicas.base import Replica
