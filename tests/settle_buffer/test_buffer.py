@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,7 @@ from settle_buffer import (
     AutoWindow,
     Conflict,
     Duplicate,
+    Entry,
     GapExpired,
     GapFilled,
     GapOpened,
@@ -176,14 +178,20 @@ def test_a_waiver_needs_a_reason_and_something_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"sequence": 0}, {"sequence": 2**63}, {"strand": "unknown"}, {"digest": b"x" * 256}]
+    "illegal",
+    [
+        lambda entry: entry._replace(sequence=0),
+        lambda entry: entry._replace(sequence=2**63),
+        lambda entry: entry._replace(strand="unknown"),
+        lambda entry: entry._replace(digest=b"x" * 256),
+    ],
 )
-def test_an_illegal_offer_changes_nothing(change: dict[str, object]) -> None:
+def test_an_illegal_offer_changes_nothing(illegal: Callable[[Entry], Entry]) -> None:
     buffer = started()
     entries = chain("main", 5)
     before = buffer.status(0)
     with pytest.raises(Misuse):
-        buffer.offer([*entries[:4], entries[4]._replace(**change)], 0)
+        buffer.offer([*entries[:4], illegal(entries[4])], 0)
     assert buffer.status(0) == before
     assert released(buffer.offer(entries, 0)) == entries
 

@@ -224,7 +224,7 @@ async def test_runs_that_wait_for_the_consumer_are_joined_but_never_across_a_wai
             await settler.put([entry])
         await settler.put(entries[50:])
         await settler.waive("main", 50, 50, "ann", "lost")
-        releases = []
+        releases: list[Release] = []
         while sum(len(release.entries) for release in releases) < 99:
             release = await settler.releases.receive()
             assert isinstance(release, Release)

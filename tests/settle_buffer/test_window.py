@@ -13,7 +13,7 @@ AUTO = AutoWindow(miss=0.01, least_us=10_000, most_us=10_000_000)
 def feed(window: Window, lateness_us: int, periods: int, spread: float = 0.2, seed: int = 1) -> list[int]:
     """Entries that are about this late, and the windows in force on the way."""
     dice = random.Random(seed)
-    chosen = []
+    chosen: list[int] = []
     for _ in range(periods * PERIOD):
         window.observe(round(lateness_us * dice.uniform(1 - spread, 1 + spread)))
         if not chosen or chosen[-1] != window.us:

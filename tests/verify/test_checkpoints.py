@@ -42,6 +42,7 @@ class World:
         self.history = HistoryIndex(path / "history.db", self.journal)
         self.history.open()
         self.replica = replica
+        self.faults = Faults(replica)
         self.open_reader = open_reader
         self.replayer = Replayer(self.journal, replica, STRAND, 1 << 20, 1)
         self.findings = DivergenceFindings(0)
@@ -97,29 +98,27 @@ class World:
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "sqlite":
         path = tmp_path / "replica.db"
-        made = World(tmp_path, Faulty(SqliteReplica(path)), lambda: SqliteReader(path))
+        made = World(tmp_path, SqliteReplica(path), lambda: SqliteReader(path))
     else:
         dsn: str = request.getfixturevalue("new_database")()
-        made = World(tmp_path, Faulty(PostgresReplica(dsn)), lambda: PostgresReader(dsn))
+        made = World(tmp_path, PostgresReplica(dsn), lambda: PostgresReader(dsn))
     made.write(pack_define(1, WALLET), pack_define(2, LOG), flags=HAS_DEFINITIONS)
     yield made
     made.close()
 
 
-class Faulty:
-    """A replica whose steps go through ``fault``: (number of the transaction, its steps) to the steps that are done."""
+class Faults:
+    """A replica's steps go through ``spoil``: (number of the transaction, its steps) to the steps that are done."""
 
     def __init__(self, replica: Replica) -> None:
-        self._replica = replica
         self._number = 0
-        self.fault: Callable[[int, Sequence[Step]], Sequence[Step]] = lambda number, steps: steps
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._replica, name)
+        self._apply = replica.apply
+        self.spoil: Callable[[int, Sequence[Step]], Sequence[Step]] = lambda number, steps: steps
+        replica.apply = self.apply  # type: ignore[method-assign]
 
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
         self._number += 1
-        self._replica.apply(strand, self.fault(self._number, steps))
+        self._apply(strand, self.spoil(self._number, steps))
 
 
 def wallet(key: int, value: str) -> bytes:
@@ -160,7 +159,7 @@ async def test_a_fault_of_replay_is_named_with_its_first_block(world: World, fau
             return [*steps, *done[first]] if number == second else steps
         return {first: [], second: [*steps, *done.get(first, [])]}.get(number, steps)
 
-    world.replica.fault = spoil  # type: ignore[attr-defined]
+    world.faults.spoil = spoil
     world.replay()
     await world.checkpoints.check()
     (wrong,) = world.wrong()
@@ -183,7 +182,7 @@ def only_key_two(step: Step) -> Step:
 async def test_a_lost_insert_a_lost_delete_and_a_row_without_a_key(world: World) -> None:
     world.write(pack_insert(1, wallet(1, "a")))
     bad = world.write(pack_insert(1, wallet(2, "a")), pack_delete(1, key(1)), pack_insert(2, pack_row([b"entry"])))
-    world.replica.fault = lambda number, steps: [] if number == bad else steps  # type: ignore[attr-defined]
+    world.faults.spoil = lambda number, steps: [] if number == bad else steps
     world.replay()
     await world.checkpoints.check()
     causes = {one.key: one.diagnosis.cause for one in world.wrong() if one.diagnosis}
@@ -195,7 +194,7 @@ async def test_a_lost_insert_a_lost_delete_and_a_row_without_a_key(world: World)
 async def test_rows_that_a_truncate_left_are_found(world: World) -> None:
     world.write(pack_insert(1, wallet(1, "a")), pack_insert(2, pack_row([b"x"])))
     bad = world.write(pack_truncate(1), pack_truncate(2))
-    world.replica.fault = lambda number, steps: [] if number == bad else steps  # type: ignore[attr-defined]
+    world.faults.spoil = lambda number, steps: [] if number == bad else steps
     world.replay()
     await world.checkpoints.check()
     assert [one.table for one in world.wrong()] == ["log", "wallet"]

@@ -16,8 +16,9 @@ KEYLESS = TableHead("log", ["a", "b"], [])
 
 
 async def compared(head: TableHead, primary: list[Row], replica: list[Row]) -> TableResult:
-    sides = [ListedSide("primary", [(head, primary)]), ListedSide("tokyo", [(head, replica)])]
-    (result,) = await compare_sides(*sides, 100)
+    (result,) = await compare_sides(
+        ListedSide("primary", [(head, primary)]), ListedSide("tokyo", [(head, replica)]), 100
+    )
     return result
 
 

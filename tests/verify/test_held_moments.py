@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from replicator.pipeline.moments import LedgerMoments
 from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.transport.server import Listen, application, serve
-from replicator.verify.evidence import KeyQuestion, judge
+from replicator.verify.evidence import Evidence, KeyQuestion, judge
 from replicator.verify.held_moments import HELD_LIMIT, IDLE_SECONDS, HeldMoments
 from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.serve import DIGESTS, END, READ, ROWS, routes
@@ -33,8 +33,8 @@ WALLET = table([("id", "integer"), ("v", "text")], ["id"], name="wallet")
 class Silent:
     """A witness that has seen nothing."""
 
-    async def evidence(self, label: str, questions: object, until: int) -> list[object]:
-        return [judge([], WALLET, q.lines) for q in questions]  # type: ignore[attr-defined]
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion], until: int) -> list[Evidence]:
+        return [judge([], WALLET, question.lines) for question in questions]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def served(made: list[Route]) -> AsyncIterator[Endpoint]:
 
 
 async def test_a_moment_is_asked_for_digests_rows_and_evidence(moments: LedgerMoments) -> None:
-    held = HeldMoments("paris", moments, Silent())  # type: ignore[arg-type]
+    held = HeldMoments("paris", moments, Silent())
     async with served(routes(moments, held, lambda: None)) as endpoint, remote_side(endpoint, rate=1_000_000) as side:
         await side.fix(None)
         assert side.position == applied(7).position
@@ -85,7 +85,7 @@ def _again(side: RemoteSide) -> RemoteSide:
 async def test_a_moment_that_nobody_asks_any_more_ends_by_itself(
     moments: LedgerMoments, mock_clock: trio.testing.MockClock
 ) -> None:
-    held = HeldMoments("paris", moments, Silent())  # type: ignore[arg-type]
+    held = HeldMoments("paris", moments, Silent())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(held.run)
         names = [(await held.hold(None))[0] for _ in range(HELD_LIMIT)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Literal
 
 import pytest
 import trio
@@ -43,8 +44,8 @@ class Writers:
         await trio.testing.wait_all_tasks_blocked()
 
 
-def new(missing: str = "wait", count: int = 1, head: int = 0) -> Acknowledgement:
-    return Acknowledgement(AcknowledgeRule(count, missing, 10.0, 10.0), head)  # type: ignore[arg-type]
+def new(missing: Literal["wait", "degrade"] = "wait", count: int = 1, head: int = 0) -> Acknowledgement:
+    return Acknowledgement(AcknowledgeRule(count, missing, 10.0, 10.0), head)
 
 
 async def test_a_report_wakes_those_it_covers_and_no_other(autojump_clock: trio.testing.MockClock) -> None:
@@ -90,7 +91,7 @@ async def test_patience_ends(autojump_clock: trio.testing.MockClock) -> None:
         writers = Writers(new(), nursery)
         writers.acknowledgement.stored(1)
         writers.start(1)
-    assert writers.unknown == [(1, pytest.approx(10.0))]
+    assert writers.unknown == [(1, 10.0)]
 
 
 async def test_the_right_to_write_ends_first_or_is_prolonged(autojump_clock: trio.testing.MockClock) -> None:
@@ -103,7 +104,7 @@ async def test_the_right_to_write_ends_first_or_is_prolonged(autojump_clock: tri
         writers.until = 5.0
         await trio.sleep(2.0)
         assert writers.unknown == []
-    assert writers.unknown == [(1, pytest.approx(5.0))] * 2
+    assert writers.unknown == [(1, 5.0)] * 2
 
 
 async def test_a_report_behind_the_end_of_the_right_answers_nobody(autojump_clock: trio.testing.MockClock) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from replicator.format.block import Block
+from replicator.format.block import Block, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.position import ZERO_HASH, Position
 from replicator.format.statement import pack_define
@@ -23,7 +23,9 @@ def primary(tmp_path: Path) -> Primary:
     """Blocks 1 to 50, committed at 10, 20, … 500 µs after 1970; the fifth defines a table."""
     primary = Primary(tmp_path / "primary.db")
     items = drafts(1, 50)
-    items[4] = items[4]._replace(flags=1, body=pack_define(1, TABLE))  # type: ignore[call-arg]  # all are drafts here
+    fifth = items[4]
+    assert isinstance(fifth, Draft)
+    items[4] = fifth._replace(flags=1, body=pack_define(1, TABLE))
     for first in range(0, 50, 7):
         primary.write(items[first : first + 7])
     return primary

@@ -63,7 +63,7 @@ def test_any_changed_byte_is_named_at_its_block(journal: Journal, place: int) ->
     spoiled = bytearray(page.data)
     place %= len(spoiled)
     spoiled[place] ^= 0x10
-    ends = []
+    ends: list[int] = []
     for block in unpack_page(page.data):
         ends.append((ends[-1] if ends else 0) + len(pack_block(block)))
     change(journal, "UPDATE page SET data = ? WHERE last = 6", bytes(spoiled))

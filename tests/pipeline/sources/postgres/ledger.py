@@ -100,6 +100,10 @@ class Collector:
             while not condition():
                 await self._arrived.wait()
 
+    async def until_blocks(self, count: int) -> None:
+        """Wait until exactly so many blocks are here."""
+        await self.until(lambda: len(self.blocks) == count)
+
     def state(self, count: int | None = None) -> SourceState:
         """What a journal that holds the first ``count`` blocks (all of them) tells the source."""
         blocks = self.blocks if count is None else self.blocks[:count]
@@ -195,7 +199,7 @@ class Ledger:
 
     def __init__(self, dsn: str, **options: Any) -> None:
         self.dsn = dsn
-        self.name = conninfo_to_dict(dsn)["dbname"]
+        self.name = str(conninfo_to_dict(dsn)["dbname"])
         settings = {"slot": self.name, "heartbeat_seconds": 0.2, "sequence_seconds": 0, **options}
         self.options = PostgresOptions(dsn=dsn, **settings)
         self.sql = psycopg.connect(dsn, autocommit=True)

@@ -119,9 +119,10 @@ def test_options_are_checked_and_keep_the_dsn_to_themselves() -> None:
     assert parse_table("wallets") == ("public", "wallets")
     assert parse_table("audit.events") == ("audit", "events")
     assert parse_table('"a.b"."c""d"') == ("a.b", 'c"d')
+    options = PostgresOptions(dsn="")
     for wrong in ({"slot": "Not Valid"}, {"tables": ("a.b.c",)}, {"tables": ("",)}, {"publication": ""}):
         with pytest.raises(ConfigError):
-            PostgresOptions(dsn="", **wrong)  # type: ignore[arg-type]
+            dataclasses.replace(options, **wrong)
     (finding,) = preflight(PostgresOptions(dsn="password = 'secret"))
     assert finding.level == "fail"
     assert "bad_dsn" in finding.what

@@ -58,7 +58,7 @@ async def test_a_message_that_is_the_last_of_the_log_is_no_further_than_the_log(
         for number in range(20):
             ledger.do(f"SELECT pg_logical_emit_message(false, 'note', '{number}')")
             end = parse_lsn(ledger.ask("SELECT pg_current_wal_insert_lsn()::text"))
-            await sink.until(lambda count=number + 2: len(sink.blocks) == count)  # type: ignore[misc]
+            await sink.until_blocks(number + 2)
             assert parse_lsn(sink.blocks[-1].draft.origin) <= end
 
 
@@ -79,7 +79,7 @@ async def test_from_every_origin_the_same_remainder_comes(ledger: Ledger) -> Non
         again = Collector(sink.notes, sink.blocks[:count])
         again.acknowledging = False
         async with following(ledger, again, sink.state(count)):
-            await again.until(lambda again=again: len(again.blocks) == len(sink.blocks))
+            await again.until_blocks(len(sink.blocks))
             await trio.testing.wait_all_tasks_blocked(0.02)
         assert [b.content for b in again.blocks] == [b.content for b in sink.blocks]
         assert [b.draft.origin for b in again.blocks] == [b.draft.origin for b in sink.blocks]
