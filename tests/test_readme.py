@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def commands(section: str) -> str:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
+def directory(tmp_path: Path) -> Path:
     """A directory with config/ in it, and the programs of this environment on the PATH; what was started is ended."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
     programs = tmp_path / "bin"

@@ -315,7 +315,7 @@ def test_what_the_settle_buffer_cannot_be_is_refused(line: str, told: str) -> No
 def test_the_object_is_frozen() -> None:
     config = parse(PRIMARY + EMBEDDED, "x")
     with pytest.raises(ValueError, match="frozen"):
-        config.region.name = "other"  # type: ignore[misc]  # that is the point
+        config.region.name = "other"
 
 
 # -- secrets --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from replicator.format.canonical import RowLines, line_of, texts_of
 from replicator.format.definition import Column, Definition
-from replicator.format.row import UNCHANGED
+from replicator.format.row import UNCHANGED, Cell
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "lines.json").read_text())
 
@@ -42,7 +42,8 @@ def test_published_lines(vector: dict[str, Any]) -> None:
 
 def test_a_row_that_is_not_whole_has_no_line() -> None:
     lines = RowLines(Definition("public", "t", (Column("a", "text"), Column("b", "text")), ("a",)))
-    for cells in ([b"1", UNCHANGED], [b"1"]):
+    rows: list[list[Cell]] = [[b"1", UNCHANGED], [b"1"]]
+    for cells in rows:
         with pytest.raises(ValueError, match="unchanged column, or of another number"):
             lines.line(cells)
 

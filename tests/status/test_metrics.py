@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,7 +15,7 @@ from replicator.status.metrics import CATALOGUE, PREFIX, Metrics
 from replicator.status.model import DrillView, JournalView, RegionView, SettleView, Snapshot
 from replicator.status.settling import settle_view
 from replicator.verify.view import VerifyView
-from settle_buffer import Entry, SettleBuffer, SettleConfig
+from settle_buffer import Entry, Event, SettleBuffer, SettleConfig
 from tests.status import samples
 
 EXPECTED = {
@@ -233,7 +234,7 @@ def settling() -> SettleView:
     buffer.start("main", 0, b"")
     counts = GapCounts()
     entries = [Entry("main", n, n, b"%d" % n, b"", b"body") for n in range(1, 12)]
-    steps = [
+    steps: list[Callable[[], Sequence[Event]]] = [
         lambda: buffer.offer(entries[:3] + entries[4:6], 0),
         lambda: buffer.offer(entries[3:4], 300_000),  # 300 ms late
         lambda: buffer.offer([*entries[7:8], *entries[9:10]], 400_000),

@@ -15,7 +15,7 @@ from replicator.ops.drills.measures import (
     missing,
     spread,
 )
-from replicator.ops.drills.plan import DrillTargets
+from replicator.ops.drills.plan import DrillTargets, Expect
 from replicator.ops.drills.verdict import as_expected, equal_regions, judged, outcome_of
 
 
@@ -68,7 +68,7 @@ def test_a_distribution_is_by_nearest_rank() -> None:
     assert spread([7.0]) == (1, 7.0, 7.0, 7.0)
 
 
-TARGETS = DrillTargets(rpo_blocks=0, rto="2s", max_blocked="1s", amounts={"EUR": 1.0})  # type: ignore[arg-type]
+TARGETS = DrillTargets.model_validate({"rpo_blocks": 0, "rto": "2s", "max_blocked": "1s", "amounts": {"EUR": 1.0}})
 
 
 def test_each_target_is_judged_by_what_was_measured() -> None:
@@ -91,8 +91,8 @@ def test_regions_have_to_be_equal_and_compared() -> None:
 @pytest.mark.parametrize(
     ("expected", "changed", "met"), [("failover", False, False), ("no_failover", True, False), ("failover", True, True)]
 )
-def test_a_change_of_the_primary_is_as_expected_or_not(expected: str, changed: bool, met: bool) -> None:
-    found = as_expected(expected, changed)  # type: ignore[arg-type]
+def test_a_change_of_the_primary_is_as_expected_or_not(expected: Expect, changed: bool, met: bool) -> None:
+    found = as_expected(expected, changed)
     assert found is not None
     assert found.met is met
     assert as_expected("either", changed) is None
