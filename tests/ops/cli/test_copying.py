@@ -36,6 +36,6 @@ async def test_a_line_now_and_then_where_there_is_no_terminal(
 
 
 async def test_it_ends_where_there_is_nothing_to_copy(autojump_clock: MockClock) -> None:
-    report = SourceReport(phase="streaming")
+    report = SourceReport("postgres", phase="streaming")
     await show_copy(report)
     assert trio.current_time() == 0
