@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 10000
 MINUTES ?= 30
 
-.PHONY: demo test lint types tests simulate soak bench bench-failover clean
+.PHONY: demo test lint types docs tests simulate soak bench bench-failover clean
 
 demo: $(VENV)/.run
 	$(BIN)/replicator demo
@@ -19,6 +19,12 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/mypy
+
+# The pages that are made from the source are written anew, then the site in build/site; a link that leads nowhere fails.
+# The tests check both.
+docs: $(VENV)/.test
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 tests: $(VENV)/.test
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -1,7 +1,7 @@
 """The states of a region in a strand, and every way from one to another.
 
 Guarantee: a region changes its state only along a row of ``TABLE``; an event that its state does not know raises and
-changes nothing. The table is the whole truth: the README's diagram is drawn from it, and a test compares the two.
+changes nothing. The table is the whole truth: the documents' diagram is drawn from it (``docs/generate/states.py``).
 
 Who may write: only a region in ``primary``, and only while its lease is usable. ``demoting`` is a primary that has
 closed its fence and can open it again; ``demoted`` is one that has given up its term, and whose last blocks may be
@@ -119,14 +119,3 @@ def moved(state: RoleState, event: RoleEvent) -> RoleState:
         return TABLE[state, event]
     except KeyError:
         raise IllegalEvent(f"{state.value} knows no {event.name}") from None
-
-
-def diagram() -> str:
-    """The table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", "    [*] --> following: a replica starts", "    [*] --> demoted: a primary starts"]
-    lines += [f"    {state} --> {after}: {event.value}" for (state, event), after in TABLE.items()]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(diagram())

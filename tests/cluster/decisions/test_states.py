@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.cluster.decisions.states import LEADING, TABLE, IllegalEvent, RoleEvent, RoleState, diagram, moved
+from replicator.cluster.decisions.states import LEADING, TABLE, IllegalEvent, RoleEvent, RoleState, moved
 
 EVERY = [(state, event) for state in RoleState for event in RoleEvent]
 
@@ -42,10 +42,3 @@ def test_every_state_is_reached_and_left() -> None:
         reached |= {after for (state, _), after in TABLE.items() if state in reached}
     assert reached == set(RoleState)
     assert {state for state, _ in TABLE} == set(RoleState)
-
-
-def test_the_diagram_has_a_line_for_every_row() -> None:
-    lines = diagram().splitlines()
-    assert len(lines) == len(TABLE) + 3
-    for (state, event), after in TABLE.items():
-        assert f"    {state} --> {after}: {event.value}" in lines
