@@ -11,11 +11,10 @@ from replicator.cluster.promotion.postgres import PostgresRole
 from replicator.config import EmbeddedSourceSettings, PostgresReplicaSettings, PostgresSourceSettings
 from replicator.config.roles import replica_of, source_of
 from replicator.format.position import Position
-from replicator.pipeline.sources.postgres.connection import connect, place_of
-from replicator.pipeline.sources.postgres.faults import translated
-from replicator.pipeline.sources.postgres.lsn import parse_lsn
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import written_lsn
+from replicator.postgres.lsn import parse_lsn
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.primary_pipeline import PostgresPrimaryPipeline
@@ -119,8 +118,7 @@ class PostgresRoleAdapter:
 
 def _end_of_log(options: PostgresOptions) -> int:
     """Where the log ends; behind it goes a sign of life, so that whoever reads the log soon knows to be beyond."""
-    with translated(place_of(options)), connect(options) as connection:
-        connection.execute("SET synchronous_commit = local")
+    with session(options) as connection:
         end = written_lsn(connection)
         # The message alone would be written when the server gets to it; the commit of a transaction with a number is.
         message = "SELECT pg_logical_emit_message(false, %s, %s::text), pg_current_xact_id()"

@@ -40,9 +40,8 @@ from replicator.pipeline.replicas.base import Reader, Replica, SetSequence
 from replicator.pipeline.replicas.postgres.durable import PostgresDurable
 from replicator.pipeline.replicas.sqlite.durable import REQUESTS, SqliteDurable
 from replicator.pipeline.sources import postgres as postgres_source
-from replicator.pipeline.sources.postgres.connection import connect, place_of
-from replicator.pipeline.sources.postgres.faults import translated
 from replicator.pipeline.sources.postgres.sequences import read_sequences
+from replicator.pipeline.sources.postgres.session import session
 from replicator.storage.journal.retention import RetentionPolicy as JournalPolicy
 from replicator.transport.server import Listen
 from replicator.verify.checkpoints import Cadence
@@ -291,9 +290,5 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
 
 def primary_sequences(source: PostgresSourceSettings) -> list[SetSequence]:
     """What the sequences of a PostgreSQL primary have handed out by now. Blocks."""
-    connection = connect(postgres_options(source))
-    try:
-        with translated(place_of(postgres_options(source))):
-            return [SetSequence(*value) for value in read_sequences(connection, source.publication)]
-    finally:
-        connection.close()
+    with session(postgres_options(source)) as connection:
+        return [SetSequence(*value) for value in read_sequences(connection, source.publication)]

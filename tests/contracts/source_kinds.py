@@ -12,7 +12,7 @@ import psycopg
 
 from replicator.pipeline.sources.base import Source
 from replicator.pipeline.sources.postgres import PostgresOptions, PostgresSource
-from replicator.pipeline.sources.postgres.lsn import parse_lsn
+from replicator.postgres.lsn import parse_lsn
 
 
 class SourceKind(Protocol):

@@ -25,7 +25,8 @@ from replicator.format.values import (
     text_of,
 )
 from replicator.pipeline.replicas.keys import checked_text
-from replicator.pipeline.replicas.postgres.session import connect
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import Database
 from tests.servers import Postgres
 
 SEED = 20_240_229
@@ -33,7 +34,7 @@ SEED = 20_240_229
 
 def printed(postgres: Postgres, kind: str, values: list[bytes]) -> list[str]:
     """The server's text of these binary values."""
-    connection = connect(postgres.dsn(), {})
+    connection = Database(postgres.dsn(), REPLICA).connect()
     with connection:
         connection.execute(f"CREATE TEMP TABLE v (n int, v {kind})".encode())
         with connection.cursor() as cursor, cursor.copy(b"COPY v FROM STDIN (FORMAT binary)") as copy:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import trio
 
-from replicator.cluster.fencing.session import FenceSession, array, quoted
+from replicator.cluster.fencing.session import connect, database_of
 from replicator.errors import ReplicatorError
 from replicator.ops.preflight import Finding, failed
+from replicator.postgres.quoting import array, quoted
+from replicator.postgres.session import OLDEST_VERSION
+from replicator.postgres.settings import READ_ONLY
 
-OLDEST_VERSION = 140000
 LOOK_SECONDS = 10.0
 
 _ROLE = """
@@ -51,7 +53,7 @@ def preflight(dsn: str, tables: Sequence[tuple[str, str]] | None = None) -> list
 async def _look(dsn: str, tables: Sequence[tuple[str, str]] | None) -> list[Finding]:
     names = None if tables is None else array(quoted(*name) for name in tables)
     with trio.fail_after(LOOK_SECONDS):
-        session = await FenceSession.connect(dsn, default_transaction_read_only="on")
+        session = await connect(database_of(dsn), **READ_ONLY)
         try:
             (answers,) = await session.run(_ROLE)
             foreign = await session.run(_NOT_OURS, names)

@@ -19,9 +19,11 @@ import trio
 
 from replicator.cluster.fencing import sql, terms
 from replicator.cluster.fencing.base import Anchor, FenceView
-from replicator.cluster.fencing.session import FenceSession, array, only, place_of, quoted
+from replicator.cluster.fencing.session import GUARD_NAME, connect, database_of
 from replicator.errors import Halted, Unavailable
 from replicator.postgres.locks import INSTALLING, LOCKS
+from replicator.postgres.nonblocking import NonblockingSession, only
+from replicator.postgres.quoting import array, literal, quoted
 
 CALL_SECONDS = 5.0
 SETUP_SECONDS = 60.0
@@ -40,24 +42,23 @@ class PostgresFence:
     def __init__(
         self, dsn: str, tables: Sequence[tuple[str, str]] | None = None, *, call_seconds: float = CALL_SECONDS
     ) -> None:
-        self._dsn = dsn
+        self._database = database_of(dsn)
         self._call_seconds = call_seconds
         self._tables = None if tables is None else [quoted(*name) for name in tables]
-        self._place = place_of(dsn)
-        self._control: FenceSession | None = None
-        self._guard: FenceSession | None = None
+        self._control: NonblockingSession | None = None
+        self._guard: NonblockingSession | None = None
         self._lock = trio.Lock()
         self._scanned = -RESCAN_SECONDS
 
     @contextlib.asynccontextmanager
-    async def _session(self, seconds: float | None = None) -> AsyncIterator[FenceSession]:
+    async def _session(self, seconds: float | None = None) -> AsyncIterator[NonblockingSession]:
         """The control session, for one task at a time, for at most so long."""
         seconds = seconds or self._call_seconds
         try:
             with trio.fail_after(seconds):
                 async with self._lock:
                     if self._control is None or self._control.gone:
-                        self._control = await FenceSession.connect(self._dsn, lock_timeout=f"{LOCK_MS}ms")
+                        self._control = await connect(self._database, lock_timeout=f"{LOCK_MS}ms")
                     try:
                         yield self._control
                     except BaseException:
@@ -65,7 +66,9 @@ class PostgresFence:
                         raise
         except trio.TooSlowError:
             message = f"the server did not do it within {seconds:g} s"
-            raise Unavailable("fence_silent", message, place=self._place, cure="see that the server runs") from None
+            raise Unavailable(
+                "fence_silent", message, place=self._database.place, cure="see that the server runs"
+            ) from None
 
     async def install(self) -> None:
         async with self._session(SETUP_SECONDS) as session:
@@ -82,7 +85,7 @@ class PostgresFence:
             await session.run("COMMIT")
             await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", ATTEMPTS)
 
-    async def _each(self, session: FenceSession, query: str, statement: str, attempts: int) -> None:
+    async def _each(self, session: NonblockingSession, query: str, statement: str, attempts: int) -> None:
         """Run ``statement`` for each table that ``query`` names, in transactions of their own, so that a table that is
         in use holds up nobody for long: it is tried again ``attempts`` times."""
         locked: Unavailable | None = None
@@ -91,7 +94,7 @@ class PostgresFence:
             for (table,) in await session.run(query):
                 assert table is not None
                 try:
-                    await session.run(statement.format("'" + table.replace("'", "''") + "'", table))
+                    await session.run(statement.format(literal(table), table))
                 except Unavailable as error:
                     if error.reason != "fence_locked":
                         raise
@@ -117,16 +120,18 @@ class PostgresFence:
                 ((said, seen),) = await session.run("SELECT * FROM replicator.prolong($1, $2, $3)", *term)
                 if said == "late":
                     message = "the time was over before the fence could be opened"
-                    raise Unavailable("fence_late", message, place=self._place, cure="the next renewal opens it")
+                    raise Unavailable(
+                        "fence_late", message, place=self._database.place, cure="the next renewal opens it"
+                    )
                 if said == "older":
                     message = f"the fence was opened for a newer epoch than {epoch}"
-                    raise Halted("fence_epoch", message, place=self._place, cure="see which region is primary")
+                    raise Halted("fence_epoch", message, place=self._database.place, cure="see which region is primary")
                 if said == "open":
                     break
                 await self._open_by_guard(session, *term, int(seen or 0))
             await self._rescan(session)
 
-    async def _open_by_guard(self, session: FenceSession, *term: int) -> None:
+    async def _open_by_guard(self, session: NonblockingSession, *term: int) -> None:
         """Returns when the guard has opened, or could not."""
         guard = await self._fresh_guard()
         await guard.send("CALL replicator.guard($1, $2, $3, $4)", *term)
@@ -136,12 +141,12 @@ class PostgresFence:
             await trio.sleep(POLL_SECONDS)
         await guard.answer()
 
-    async def _fresh_guard(self) -> FenceSession:
+    async def _fresh_guard(self) -> NonblockingSession:
         """A session that has done nothing yet. One that still runs sees its own end through without us."""
         if self._guard is None or not self._guard.fresh or self._guard.gone:
             self._drop_guard()
             timeout = f"{round(self._call_seconds * 1000)}ms"
-            self._guard = await FenceSession.connect(self._dsn, f"{sql.NAME} guard", lock_timeout=timeout)
+            self._guard = await connect(self._database, GUARD_NAME, lock_timeout=timeout)
         return self._guard
 
     def _drop_guard(self) -> None:
@@ -149,7 +154,7 @@ class PostgresFence:
         if guard is not None:
             guard.close()
 
-    async def _rescan(self, session: FenceSession) -> None:
+    async def _rescan(self, session: NonblockingSession) -> None:
         """Fence what came since. What cannot be fenced now holds up ``close``, and is in ``look``; not the lease."""
         if trio.current_time() < self._scanned + RESCAN_SECONDS:
             return
@@ -172,16 +177,16 @@ class PostgresFence:
             if prepared:
                 message = f"closed, but prepared transactions can still be committed: {', '.join(prepared)}"
                 cure = "COMMIT PREPARED or ROLLBACK PREPARED each of them"
-                raise Unavailable("fence_prepared", message, place=self._place, cure=cure)
+                raise Unavailable("fence_prepared", message, place=self._database.place, cure=cure)
 
-    async def _end_sessions(self, session: FenceSession) -> None:
+    async def _end_sessions(self, session: NonblockingSession) -> None:
         rest = only(
             await session.run("SELECT replicator.end_sessions($1)", str(min(END_SECONDS, self._call_seconds / 2)))
         )
         if rest:
             message = f"closed, but these have not ended: {rest}"
             cure = "end them; superusers' sessions only a superuser can end, others take pg_signal_backend"
-            raise Unavailable("fence_sessions", message, place=self._place, cure=cure)
+            raise Unavailable("fence_sessions", message, place=self._database.place, cure=cure)
 
     async def look(self) -> FenceView:
         async with self._session() as session:

@@ -23,11 +23,10 @@ Not seen by it: COMMIT PREPARED, a native subscription's apply worker, changes o
 from __future__ import annotations
 
 from replicator.postgres.locks import GUARD, LOCKS
-
-NAME = "replicator"  # application_name of the sidecar's sessions, or "replicator …"
+from replicator.postgres.settings import APPLICATION_NAME
 
 NOW_US = "date_part('epoch', clock_timestamp()) * 1e6"
-OURS = f"(application_name = '{NAME}' OR application_name LIKE '{NAME} %')"
+OURS = f"(application_name = '{APPLICATION_NAME}' OR application_name LIKE '{APPLICATION_NAME} %')"
 # The lock comes last: whoever gets it has it until its transaction, which is refused, is rolled back.
 _OPEN = f"""pg_sequence_last_value('replicator.open_from') <= {NOW_US}
       AND pg_sequence_last_value('replicator.open_until') > {NOW_US}

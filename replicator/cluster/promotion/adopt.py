@@ -14,17 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from psycopg import sql
-
-from replicator.cluster.promotion.database import (
-    alone,
-    drop_slot,
-    has_own_tables,
-    in_force,
-    open_quarantine,
-    source_session,
-    stands_at,
-)
+from replicator.cluster.promotion.database import alone, drop_slot, has_own_tables, in_force, open_quarantine, stands_at
 from replicator.cluster.promotion.decide import AdoptionFacts, AdoptStep, adoption
 from replicator.cluster.promotion.promote import NOTES
 from replicator.cluster.promotion.tables import adopted_at, as_replica
@@ -33,13 +23,15 @@ from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.pipeline.replicas.postgres import adopted
 from replicator.pipeline.replicas.postgres.schema import create_own_tables
-from replicator.pipeline.sources.postgres.connection import Connection
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import has_publication
 from replicator.pipeline.sources.postgres.sequences import read_sequences
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import read_slot
 from replicator.pipeline.sources.postgres.source import CAPTURED_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
 
 
@@ -78,7 +70,7 @@ class Adoption:
 
     def _look(self, connection: Connection, position: Position) -> AdoptionFacts:
         notes = self._journal.notes()
-        with source_session(self._options) as source:
+        with session(self._options) as source:
             slot = notes.get(SLOT_NOTE) == self._options.slot and read_slot(source, self._options.slot) is not None
             publication = notes.get(PUBLICATION_NOTE) == self._options.publication and has_publication(
                 source, self._options
@@ -91,7 +83,7 @@ class Adoption:
         definitions = [
             definition for _, definition in in_force(self._journal, self._strand, position.sequence).values()
         ]
-        with source_session(self._options) as source:
+        with session(self._options) as source:
             carried = read_sequences(source, self._options.publication)
         create_own_tables(connection)
         adopted.silence(connection)
@@ -99,12 +91,10 @@ class Adoption:
             as_replica(connection, position, definitions)
             self._write_definitions(connection, position)
             for value in carried:
-                further = "greatest" if value.increment > 0 else "least"
+                further = b"greatest" if value.increment > 0 else b"least"
                 connection.execute(
-                    sql.SQL(
-                        "INSERT INTO replicator.sequence AS s VALUES (%s, %s, %s, %s) ON CONFLICT (namespace, name)"
-                        " DO UPDATE SET value = {further}(s.value, excluded.value), increment = excluded.increment"
-                    ).format(further=sql.SQL(further)),
+                    b"INSERT INTO replicator.sequence AS s VALUES (%%s, %%s, %%s, %%s) ON CONFLICT (namespace, name)"
+                    b" DO UPDATE SET value = %b(s.value, excluded.value), increment = excluded.increment" % further,
                     value,
                 )
             self._write_position(connection, position)
@@ -151,5 +141,5 @@ class Adoption:
         drop_slot(self._options, ours=True)
 
     def _drop_publication(self) -> None:
-        with source_session(self._options) as source:
-            source.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(self._options.publication)))
+        with session(self._options) as source:
+            source.execute(f"DROP PUBLICATION {quoted(self._options.publication)}".encode())

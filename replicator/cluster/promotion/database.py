@@ -16,14 +16,16 @@ import psycopg
 from replicator.errors import Unavailable
 from replicator.format.definition import Definition
 from replicator.format.position import Position
-from replicator.pipeline.replicas.postgres.replica import WRITER_LOCK, read_applied
-from replicator.pipeline.sources.postgres.connection import Connection, connect, place_of
-from replicator.pipeline.sources.postgres.faults import translated
-from replicator.pipeline.sources.postgres.options import PostgresOptions, TableName
+from replicator.pipeline.replicas.postgres.replica import read_applied
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import drop_own_slot, read_slot
+from replicator.postgres.catalog import TableName, exists
+from replicator.postgres.locks import WRITER_LOCK
+from replicator.postgres.session import Connection, place_of
+from replicator.postgres.settings import WRITER
 from replicator.storage.journal.store import Journal
 
-_LOCALLY = "SET synchronous_commit = local"
 LOCK_SECONDS = 2.0
 SLOT_SECONDS = 30  # a new slot waits for the transactions that are open
 ENDING_SECONDS = 5.0  # a reader that was just closed lets go of its slot
@@ -34,44 +36,31 @@ LOOK_SECONDS = 0.05
 def alone(dsn: str, options: PostgresOptions) -> Iterator[Connection]:
     """A session that owns the database's role. Raises Unavailable while somebody replays into it."""
     here = dataclasses.replace(options, dsn=dsn, lock_seconds=LOCK_SECONDS)
-    with translated(place_of(here)), contextlib.closing(connect(here)) as connection:
-        connection.execute(_LOCALLY)
-        connection.execute("SET replicator.writer = 'on'")
+    with session(here, WRITER) as connection:
         try:
             connection.execute("SELECT pg_advisory_lock(%s)", [WRITER_LOCK])
         except psycopg.errors.LockNotAvailable as error:
             raise Unavailable(
                 "replica_in_use",
                 "somebody replays into this database, so its role cannot change",
-                place=place_of(here),
+                place=place_of(dsn),
                 cure="stop replay first; a former session ends by itself",
             ) from error
-        yield connection
-
-
-@contextlib.contextmanager
-def source_session(options: PostgresOptions) -> Iterator[Connection]:
-    """An ordinary session of the source's role."""
-    with translated(place_of(options)), contextlib.closing(connect(options)) as connection:
-        connection.execute(_LOCALLY)
         yield connection
 
 
 def drop_slot(options: PostgresOptions, *, ours: bool) -> None:
     """No slot of that name on return. Raises Halted if it is not ours, Unavailable while somebody reads it."""
     until = time.monotonic() + ENDING_SECONDS
-    with source_session(options) as connection:
+    with session(options) as connection:
         while (slot := read_slot(connection, options.slot)) and slot.active and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
         drop_own_slot(connection, options.slot, ours=ours)
 
 
-@contextlib.contextmanager
-def replicating(options: PostgresOptions) -> Iterator[Connection]:
+def replicating(options: PostgresOptions) -> contextlib.AbstractContextManager[Connection]:
     """A replication connection that waits for a bounded time."""
-    with translated(place_of(options)), contextlib.closing(connect(options, replication=True)) as connection:
-        connection.execute(f"SET statement_timeout = '{SLOT_SECONDS}s'".encode())
-        yield connection
+    return session(options, {"statement_timeout": f"{SLOT_SECONDS}s"}, replication=True)
 
 
 def in_force(journal: Journal, strand: str, at: int | None = None) -> dict[TableName, tuple[int, Definition]]:
@@ -84,7 +73,7 @@ def in_force(journal: Journal, strand: str, at: int | None = None) -> dict[Table
 
 def has_own_tables(connection: Connection) -> bool:
     """Whether a sidecar has ever replayed into this database."""
-    return connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone() != (None,)
+    return exists(connection, "replicator.quarantine")
 
 
 def stands_at(connection: Connection, journal: Journal, strand: str, position: Position) -> bool:

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from replicator.format.definition import Definition
 from replicator.format.evolution import widens
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
-from replicator.pipeline.sources.postgres.catalog import TableFacts
-from replicator.pipeline.sources.postgres.options import TableName
+from replicator.postgres.catalog import TableFacts, TableName
 
 
 def differences(definitions: Mapping[TableName, Definition], tables: Mapping[TableName, TableFacts]) -> list[str]:

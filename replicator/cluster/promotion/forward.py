@@ -10,15 +10,13 @@ from collections.abc import Iterable
 from itertools import starmap
 from typing import Any
 
-from psycopg import sql
-
 from replicator.cluster.promotion.numbers import SequenceFacts, goes_on
 from replicator.format.definition import Column, Definition
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.pipeline.replicas.postgres import sequences
-from replicator.pipeline.sources.postgres.catalog import quoted, read_table, table_oid
-from replicator.pipeline.sources.postgres.connection import Connection
-from replicator.pipeline.sources.postgres.options import TableName
+from replicator.postgres.catalog import TableName, read_table, table_oid
+from replicator.postgres.quoting import literal, quoted
+from replicator.postgres.session import Connection
 
 _BOUNDS = {"smallint": 2**15 - 1, "integer": 2**31 - 1}
 
@@ -73,21 +71,20 @@ def _ends(connection: Connection, table: TableName, column: Column) -> list[int]
     is_integer = column.type in ("smallint", "integer", "bigint")  # an index gives these at once
     if not is_integer and not column.type.startswith(("numeric", "real", "double")):
         return []
-    where = "" if is_integer else " WHERE {0} BETWEEN -9223372036854775807 AND 9223372036854775807"
-    query = sql.SQL("SELECT min({0}), max({0}) FROM {1}" + where)
-    row = _one(connection, query.format(sql.Identifier(column.name), quoted(table)))
+    name = quoted(column.name)
+    where = "" if is_integer else f" WHERE {name} BETWEEN -9223372036854775807 AND 9223372036854775807"
+    row = _one(connection, f"SELECT min({name}), max({name}) FROM {quoted(*table)}{where}")
     return [int(value) for value in row if value is not None]
 
 
 def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: int) -> None:
-    label = quoted(name).as_string(connection)
+    label = quoted(*name)
     start, increment, low, high, cache = _one(
         connection,
-        sql.SQL(
-            "SELECT seqstart, seqincrement, seqmin, seqmax, seqcache FROM pg_sequence WHERE seqrelid = {}::regclass"
-        ).format(sql.Literal(label)),
+        "SELECT seqstart, seqincrement, seqmin, seqmax, seqcache FROM pg_sequence"
+        f" WHERE seqrelid = {literal(label)}::regclass",
     )
-    last, called = _one(connection, sql.SQL("SELECT last_value, is_called FROM {}").format(quoted(name)))
+    last, called = _one(connection, f"SELECT last_value, is_called FROM {label}")
     bounds = max(low, -use.bound - 1), min(high, use.bound)
     facts = SequenceFacts(start, increment, *bounds, cache, last if called else None)
     value = goes_on(facts, use.values, reserve).value
@@ -95,7 +92,7 @@ def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: i
         connection.execute("SELECT setval(%s::regclass, %s, true)", [label, value])
 
 
-def _one(connection: Connection, query: sql.Composed) -> Any:
-    row = connection.execute(query).fetchone()
+def _one(connection: Connection, query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return row

@@ -16,21 +16,13 @@ import json
 from collections.abc import Callable
 
 from replicator.cluster.promotion.base import append_epoch
-from replicator.cluster.promotion.database import (
-    alone,
-    drop_slot,
-    open_quarantine,
-    replicating,
-    source_session,
-    stands_at,
-)
+from replicator.cluster.promotion.database import alone, drop_slot, open_quarantine, replicating, stands_at
 from replicator.cluster.promotion.decide import PromoteStep, PromotionFacts, promotion
 from replicator.cluster.promotion.forward import move_sequences
 from replicator.cluster.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
 from replicator.cluster.promotion.tables import adopted_at, as_primary
 from replicator.errors import Halted
 from replicator.format.definition import Definition
-from replicator.pipeline.sources.postgres.catalog import all_oids
 from replicator.pipeline.sources.postgres.chain_start import (
     BEGINS_NOTE,
     NUMBERS_NOTE,
@@ -40,13 +32,15 @@ from replicator.pipeline.sources.postgres.chain_start import (
     pack_begins,
     pack_numbering,
 )
-from replicator.pipeline.sources.postgres.connection import Connection
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import ensure_publication, has_publication
 from replicator.pipeline.sources.postgres.relations import BEFORE_NOTE, TABLE_NOTE
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import Identity, create_slot, identify
 from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
+from replicator.postgres.catalog import all_oids
+from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
 
 NOTES = "postgres."
@@ -116,7 +110,7 @@ class Promotion:
 
     def _publish(self) -> None:
         """It has to be there before the slot: the log is read by the catalogs of its time."""
-        with source_session(self._options) as connection:
+        with session(self._options) as connection:
             if not has_publication(connection, self._options):
                 self._journal.set_note(PUBLICATION_NOTE, self._options.publication)
                 self._on_step("within PUBLICATION")
@@ -164,7 +158,7 @@ class Promotion:
             numbers = numbering(definition, here, highest_ever, highest_here)
             if numbers.pairs:
                 notes[f"{NUMBERS_NOTE}{facts.oid}"] = pack_numbering(numbers)
-        with source_session(self._options) as source:
+        with session(self._options) as source:
             empty = [facts.oid for facts in strangers(source, list(known)) if not has_rows(source, facts.name)]
         notes[BEFORE_NOTE] = json.dumps(sorted(set(all_oids(connection)) - set(empty)))
         return notes

@@ -12,13 +12,15 @@ from replicator.cluster.promotion.differences import differences
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.postgres.replica import read_applied
-from replicator.pipeline.sources.postgres.catalog import TableFacts, quoted, read_tables, table_oid
-from replicator.pipeline.sources.postgres.connection import Connection, connect, place_of
-from replicator.pipeline.sources.postgres.faults import translated
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
-from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions, TableName
+from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.preflight import preflight
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import read_slot
+from replicator.postgres.catalog import TableFacts, TableName, read_tables, table_oid
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Connection
+from replicator.postgres.settings import READ_ONLY
 from replicator.storage.journal.store import Journal
 
 _STRANGERS = """
@@ -34,13 +36,11 @@ def reasons(dsn: str, options: PostgresOptions, journal: Journal, strand: str) -
     here = dataclasses.replace(options, dsn=dsn)
     found: list[str] = []
     try:
-        with translated(place_of(here)), connect(here) as connection:
-            connection.execute("SET default_transaction_read_only = on")
+        with session(here, READ_ONLY) as connection:
             definitions = definitions_of(journal, strand)
             found += _state(connection, strand)
             found += differences(definitions, tables_of(connection, definitions))
-        with translated(place_of(options)), connect(options) as source:
-            source.execute("SET default_transaction_read_only = on")
+        with session(options, READ_ONLY) as source:
             found += _others(source, options, definitions)
             if journal.notes().get(SLOT_NOTE) != options.slot and read_slot(source, options.slot) is not None:
                 found.append(f"slot {options.slot} is there already, and it is not ours; drop it, or name another one")
@@ -105,5 +105,5 @@ def strangers(connection: Connection, known: list[int]) -> list[TableFacts]:
 
 def has_rows(connection: Connection, name: TableName) -> bool:
     """Whether there is any row in the table."""
-    text = f"SELECT FROM {quoted(name).as_string(connection)} LIMIT 1"
+    text = f"SELECT FROM {quoted(*name)} LIMIT 1"
     return connection.execute(text.encode()).fetchone() is not None

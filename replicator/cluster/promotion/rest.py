@@ -18,14 +18,14 @@ import trio
 from replicator.errors import Unavailable
 from replicator.format.block import Block, Draft
 from replicator.pipeline.capture import Capture
-from replicator.pipeline.sources.postgres.connection import connect, first_error, place_of
-from replicator.pipeline.sources.postgres.faults import translated
-from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.pipeline.sources.postgres.source import CAPTURED_NOTE, PostgresSource
-from replicator.pipeline.sources.postgres.wal_reader import SEQUENCES_TXID
+from replicator.pipeline.sources.postgres.wal_reader import SEQUENCES_TXID, first_error
+from replicator.postgres.lsn import lsn_text, parse_lsn
+from replicator.postgres.session import place_of
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
@@ -61,7 +61,7 @@ async def capture_rest(
         raise Unavailable(
             "not_captured",
             f"the log was not read to {lsn_text(end)} within {seconds:.0f} s",
-            place=place_of(options),
+            place=place_of(options.dsn),
             cure="it goes on where it was when it is tried again",
         )
     if sequences:
@@ -85,7 +85,7 @@ def _add_sequences(
     end: int,
     on_stored: Callable[[Sequence[Block]], None],
 ) -> None:
-    with translated(place_of(options)), connect(options) as connection:
+    with session(options) as connection:
         values = pack_sequences(read_sequences(connection, options.publication))
     if values:
         draft = Draft(SEQUENCES_TXID, lsn_text(end), time.time_ns() // 1000, 0, len(values), b"".join(values))
@@ -95,5 +95,5 @@ def _add_sequences(
 
 
 def _end_of_log(options: PostgresOptions) -> int:
-    with translated(place_of(options)), connect(options) as connection:
+    with session(options) as connection:
         return written_lsn(connection)

@@ -11,16 +11,23 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import psycopg
-
 from replicator.errors import Halted, Rejected
 from replicator.format.definition import Definition
-from replicator.pipeline.replicas.postgres import few, schema, session
+from replicator.pipeline.replicas.postgres import comparisons, few, schema
 from replicator.pipeline.replicas.postgres.few import FewRows
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import Connection, Database
+from replicator.postgres.settings import WRITER
 from replicator.verify.repair.images import as_stored, pack_texts, unpack_texts
 
-_SETTINGS = {"lock_timeout": "5s", "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
+_SETTINGS = {
+    **WRITER,
+    "lock_timeout": "5s",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+    "synchronous_commit": "on",  # as an application's commit: it waits for the standbys that the server waits for
+}
 
 Fields = dict[str, Any]
 Row = dict[str, str | None]
@@ -36,23 +43,22 @@ class PostgresOrphanReceiver:
     """One database; ``definitions`` are those of its tables by label."""
 
     def __init__(self, dsn: str, definitions: Mapping[str, Definition]) -> None:
-        self._dsn = dsn
+        self._database = Database(dsn, REPLICA)
         self._definitions = definitions
 
     def take(self, rows: list[Fields]) -> bool:
         """Carry out these changes (``table``, ``key``, ``before``, ``after``), in order; False if they were already.
         Raises Rejected (then nothing was changed) or Unavailable. Blocks."""
-        connection = session.connect(self._dsn, _SETTINGS)
-        place = session.place_of(self._dsn)
-        with contextlib.closing(connection):
+        with contextlib.closing(self._database.connect(_SETTINGS)) as connection:
             few.prepare(connection)
             try:
-                with session.translated(place), connection.transaction():
+                with self._database.translated(), connection.transaction():
                     return self._take(connection, rows)
             except Halted as error:
+                place = self._database.place
                 raise Rejected(error.reason, error.message, status=409, place=place, cure=error.cure) from error
 
-    def _take(self, connection: psycopg.Connection, rows: list[Fields]) -> bool:
+    def _take(self, connection: Connection, rows: list[Fields]) -> bool:
         tables = {label: self._table(connection, label) for label in dict.fromkeys(one["table"] for one in rows)}
         ends = {(one["table"], pack_texts(list(one["key"].values()))): one["after"] for one in rows}
         if all(tables[label].row(key) == after for (label, key), after in ends.items()):
@@ -64,7 +70,7 @@ class PostgresOrphanReceiver:
             table.write(key, one)
         return True
 
-    def _table(self, connection: psycopg.Connection, label: str) -> _ReceivingTable:
+    def _table(self, connection: Connection, label: str) -> _ReceivingTable:
         definition = self._definitions.get(label)
         if definition is None or not definition.key:
             what = "there is no such table" if definition is None else "its rows have no key"
@@ -76,9 +82,10 @@ class PostgresOrphanReceiver:
 class _ReceivingTable:
     """A table of the primary, row by row."""
 
-    def __init__(self, connection: psycopg.Connection, definition: Definition) -> None:
+    def __init__(self, connection: Connection, definition: Definition) -> None:
         self._names = [column.name for column in definition.columns]
-        self._few = FewRows(connection, PostgresRows(definition, schema.column_types(connection, definition), 0))
+        types, operators = schema.column_types(connection, definition), comparisons.operators(connection, definition)
+        self._few = FewRows(connection, PostgresRows(definition, types, 0, operators=operators))
 
     def row(self, key: bytes) -> Row | None:
         """The row, locked; None if there is none."""

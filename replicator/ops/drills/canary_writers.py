@@ -18,13 +18,20 @@ import psycopg
 import trio
 from psycopg import sql
 
-from replicator.errors import ConfigError, Rejected, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, Rejected, Unavailable
 from replicator.ops.drills.plan import CanaryPlan
 from replicator.ops.drills.regions import DeploymentRegions
+from replicator.postgres.errors import Reasons
+from replicator.postgres.session import Connection, Database
 
 RETRY_AFTER_LIMIT_SECONDS = 30.0
 SESSIONS = 8
+APPLICATION_NAME = (
+    "replicator-drill"  # not "replicator …": those are the sidecar's, which the fence lets nobody else use
+)
 REMOVED_AT_ONCE = 1_000
+
+CANARY = Reasons(dsn="canary_dsn", waits="database_away", halts="canary_refused", named={})
 
 
 class WriteAcknowledged(NamedTuple):
@@ -172,8 +179,12 @@ class PostgresCanaryWriter:
     """In the regions' databases, each attempt in a worker thread. ``dsns`` by region."""
 
     def __init__(self, drill: str, plan: CanaryPlan, dsns: Mapping[str, str]) -> None:
-        self._drill, self._plan, self._dsns = drill, plan, dsns
-        self._idle: dict[str, list[psycopg.Connection]] = {region: [] for region in dsns}
+        self._drill, self._plan = drill, plan
+        self._databases = {
+            region: Database(dsn, CANARY, name=APPLICATION_NAME, connect_seconds=plan.attempt_seconds)
+            for region, dsn in dsns.items()
+        }
+        self._idle: dict[str, list[Connection]] = {region: [] for region in dsns}
         self._limit = trio.CapacityLimiter(SESSIONS)
         self._table = sql.SQL(".").join(sql.Identifier(part) for part in plan.table.split(".", 1))
 
@@ -181,7 +192,7 @@ class PostgresCanaryWriter:
         await self._run(leader, self._make)
 
     async def write(self, region: str, number: int) -> Answer:
-        if region not in self._dsns:
+        if region not in self._databases:
             return WriteUnknown(f"[canary] dsn names no {region}")
         try:
             await self._run(region, lambda db: self._insert(db, number))
@@ -205,13 +216,13 @@ class PostgresCanaryWriter:
 
     def _in_session(self, region: str, work: object) -> None:
         assert callable(work)
-        dsn = self._dsns.get(region)
-        if dsn is None:
+        database = self._databases.get(region)
+        if database is None:
             cure = "name every region that may lead in [canary] dsn"
             raise ConfigError("no_dsn", "there is no dsn", place=f"[canary] dsn, {region}", cure=cure)
-        with _translated(region):
+        with database.translated(), _refusals(region):
             idle = self._idle[region]
-            db = idle.pop() if idle else self._connect(dsn)
+            db = idle.pop() if idle else self._connect(database)
             try:
                 work(db)
             except BaseException:
@@ -219,18 +230,11 @@ class PostgresCanaryWriter:
                 raise
             idle.append(db)
 
-    def _connect(self, dsn: str) -> psycopg.Connection:
-        milliseconds = max(int(self._plan.attempt_seconds * 1000), 1)
-        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
-        return psycopg.connect(
-            dsn,
-            autocommit=True,
-            connect_timeout=max(round(self._plan.attempt_seconds), 2),
-            options=options,
-            application_name="replicator drill",
-        )
+    def _connect(self, database: Database) -> Connection:
+        milliseconds = str(max(int(self._plan.attempt_seconds * 1000), 1))
+        return database.connect_as_application({"statement_timeout": milliseconds, "lock_timeout": milliseconds})
 
-    def _make(self, db: psycopg.Connection) -> None:
+    def _make(self, db: Connection) -> None:
         text = (
             "CREATE TABLE IF NOT EXISTS {} (canary_id text PRIMARY KEY, user_id text NOT NULL,"
             " number bigint NOT NULL, amount numeric NOT NULL, currency text NOT NULL)"
@@ -239,19 +243,16 @@ class PostgresCanaryWriter:
         if found is None or found[0] is None:
             db.execute(sql.SQL(text).format(self._table))
 
-    def _insert(self, db: psycopg.Connection, number: int) -> None:
+    def _insert(self, db: Connection, number: int) -> None:
         query = sql.SQL("INSERT INTO {} VALUES (%s, %s, %s, %s, %s) ON CONFLICT (canary_id) DO NOTHING")
         row = (key_of(self._drill, number), self._drill, number, self._plan.amount, self._plan.currency)
         db.execute(query.format(self._table), row)
 
 
 @contextlib.contextmanager
-def _translated(region: str) -> Iterator[None]:
+def _refusals(region: str) -> Iterator[None]:
+    """That the region takes no writes is an answer, whatever else it means to those who have to write there."""
     try:
         yield
     except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
         raise Rejected("not_primary", str(error), place=f"the database of {region}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise Unavailable("database_away", str(error), place=f"the database of {region}") from error
-    except psycopg.Error as error:
-        raise ReplicatorError("canary_refused", str(error), place=f"the database of {region}") from error

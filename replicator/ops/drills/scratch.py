@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from psycopg import conninfo, sql
+from psycopg import conninfo
 
 from replicator.config import Config, parse
 from replicator.errors import Corrupt, Halted
 from replicator.ops.drills.regions import RegionAddress
-from replicator.pipeline.replicas.postgres import session
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Database
 
 PREFIX = "replicator_rehearsal_"
 SUFFIX = ".fork"
@@ -77,12 +79,9 @@ def _text(value: str) -> str:
 
 
 def create_database(server: str, name: str) -> None:
-    with session.translated(session.place_of(server)):
-        db = session.connect(server, {})
-        try:
-            db.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        finally:
-            db.close()
+    """Make an empty database on the server of a dsn. Raises Unavailable or Halted; blocks."""
+    with Database(server, REPLICA).session() as db:
+        db.execute(f"CREATE DATABASE {quoted(name)}".encode())
 
 
 def discard(note: Mapping[str, Any], servers: Sequence[str]) -> None:
@@ -114,17 +113,11 @@ def _with_password(server: str, candidates: Sequence[str]) -> str:
 
 def _drop_database(server: str, name: str) -> None:
     """With its slot, which would keep the server's log for ever."""
-    db = session.connect(server, {})
-    try:
-        with session.translated(f"{session.place_of(server)}, database {name}"):
-            db.execute(
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
-                " WHERE slot_name = %s AND active_pid IS NOT NULL",
-                (name,),
-            )
-            db.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,)
-            )
-            db.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-    finally:
-        db.close()
+    with Database(server, REPLICA).session() as db:
+        db.execute(
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND active_pid IS NOT NULL",
+            (name,),
+        )
+        db.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (name,))
+        db.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)".encode())

@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import psycopg
 import trio
 from psycopg import sql
 
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.tables import TableDeclaration
+from replicator.ops.drills.canary_writers import APPLICATION_NAME
 from replicator.ops.drills.scratch import MARK
 from replicator.pipeline.replicas.base import Reader
-from replicator.pipeline.replicas.postgres import session
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import Connection, Database
 
 
 class ForkWriter(Protocol):
@@ -62,17 +63,16 @@ class PostgresFork:
     """Canaries into the fork's database."""
 
     def __init__(self, dsn: str, table: str) -> None:
-        self._dsn = dsn
+        self._database = Database(dsn, REPLICA, name=APPLICATION_NAME)
         self._name = sql.SQL(".").join(sql.Identifier(part) for part in table.split(".", 1))
-        self._db: psycopg.Connection | None = None
+        self._db: Connection | None = None
 
     async def open(self) -> None:
         """Connect, and make the table if the copy did not bring it."""
         await trio.to_thread.run_sync(self._open)
 
     def _open(self) -> None:
-        with session.translated("the fork's database"):
-            self._db = psycopg.connect(self._dsn, autocommit=True, application_name="replicator drill")
+        self._db = self._database.connect_as_application()
         text = (
             "CREATE TABLE IF NOT EXISTS {} (canary_id text PRIMARY KEY, user_id text NOT NULL,"
             " number bigint NOT NULL, amount numeric NOT NULL, currency text NOT NULL)"
@@ -93,7 +93,7 @@ class PostgresFork:
 
     def _execute(self, query: sql.Composed, values: tuple[object, ...]) -> Any:
         assert self._db is not None
-        with session.translated("the fork's database"):
+        with self._database.translated():
             cursor = self._db.execute(query, values)
             row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None

@@ -18,15 +18,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import psycopg
-
 from replicator.errors import ConfigError, Halted
 from replicator.format.position import Position, genesis
 from replicator.ledger.presentation import show_time
 from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replicas.base import AppliedMark, Replica
-from replicator.pipeline.replicas.postgres import PostgresReplica, session
+from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReplica
+from replicator.postgres.catalog import exists
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import Connection, Database
+from replicator.postgres.settings import READ_WRITE, WRITER
 from replicator.storage.journal.reading import JournalReader
 from replicator.storage.sqlite import connect, look, translated
 
@@ -164,14 +166,15 @@ class PostgresCopy:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self.place = session.place_of(dsn)
+        self._database = Database(dsn, REPLICA)
+        self.place = self._database.place
 
     def replica(self) -> Replica:
         return PostgresReplica(self._dsn)
 
     def claim(self, moment: ResyncTarget) -> bool:
         with self._session() as db:
-            if db.execute("SELECT to_regclass('replicator.moment')").fetchone() != (None,):
+            if exists(db, "replicator.moment"):
                 row = db.execute("SELECT at, position, finished FROM replicator.moment").fetchone()
                 assert row is not None, "it is written with its table"
                 return _is_finished(self.place, moment, row)
@@ -199,11 +202,8 @@ class PostgresCopy:
             db.execute("UPDATE replicator.moment SET finished = true")
         return "sessions of the database begin read-only: against accidents; whoever may write can SET that off"
 
-    @contextlib.contextmanager
-    def _session(self) -> Iterator[psycopg.Connection]:
-        connection = session.connect(self._dsn, {"lock_timeout": "5s", "default_transaction_read_only": "off"})
-        with contextlib.closing(connection), session.translated(self.place):
-            yield connection
+    def _session(self) -> contextlib.AbstractContextManager[Connection]:
+        return self._database.session({**WRITER, **READ_WRITE, "lock_timeout": "5s"})
 
 
 def _taken(place: str) -> ConfigError:

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from replicator.cluster.fencing.postgres import PostgresFence
-from replicator.cluster.fencing.session import FenceSession, Row
 from replicator.errors import Halted, Unavailable
+from replicator.postgres.nonblocking import NonblockingSession, Row
 from tests.cluster.fencing.applications import ADD, APP, as_app, balance, opened, refused, write
 
 CATALOG = (
@@ -51,12 +51,12 @@ async def test_a_set_up_that_is_interrupted_anywhere_is_finished_by_the_next(
     new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so is a removal."""
-    run, limit = FenceSession.run, 1_000_000
+    run, limit = NonblockingSession.run, 1_000_000
 
     class Interrupted(Exception):
         pass
 
-    async def counted(self: FenceSession, statement: str, *parameters: str | int | None) -> list[Row]:
+    async def counted(self: NonblockingSession, statement: str, *parameters: str | int | None) -> list[Row]:
         nonlocal limit
         if limit == 0:
             raise Interrupted
@@ -77,7 +77,7 @@ async def test_a_set_up_that_is_interrupted_anywhere_is_finished_by_the_next(
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("CREATE TABLE wallets (id int, balance int); CREATE TABLE other (id int)")
-    monkeypatch.setattr(FenceSession, "run", counted)
+    monkeypatch.setattr(NonblockingSession, "run", counted)
     fence = PostgresFence(dsn)
     steps, more = 0, True
     while more:

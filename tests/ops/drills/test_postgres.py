@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from replicator.cluster.fencing.postgres import PostgresFence
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.drills.canary_writers import PostgresCanaryWriter, WriteAcknowledged, WriteNotHere, WriteUnknown
 from replicator.ops.drills.plan import CanaryPlan
@@ -142,3 +143,18 @@ async def test_what_no_repetition_cures_is_raised(postgres: Postgres) -> None:
     with pytest.raises(ConfigError, match="there is no dsn"):
         await writing.prepare("rome")
     await writing.close()
+
+
+async def test_canaries_are_written_where_an_application_may_write(new_database: Callable[[], str]) -> None:
+    """Not under a name of the sidecar's own, which the fence lets nobody else use."""
+    dsn = new_database()
+    writing = PostgresCanaryWriter("one", CanaryPlan(), {"paris": dsn})
+    await writing.prepare("paris")
+    fence = PostgresFence(dsn)
+    await fence.install()
+    assert await writing.write("paris", 1) == WriteNotHere()
+    await fence.open(1, await fence.anchor(), 30)
+    assert isinstance(await writing.write("paris", 2), WriteAcknowledged)
+    await writing.close()
+    await fence.close(None)
+    fence.release()

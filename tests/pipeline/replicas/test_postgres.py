@@ -138,15 +138,15 @@ def test_types_that_this_server_lacks_are_text(new_database: Callable[[], str]) 
         connection.execute("CREATE TYPE here AS ENUM ('a'); CREATE TYPE pair AS (a int); CREATE DOMAIN d AS int")
     hostile = "integer); DROP SCHEMA replicator CASCADE; --"
     types = [
-        "here",
-        "here[]",
-        "elsewhere",
-        "pair",
-        "pair[]",
-        "d",
+        "public.here",
+        "public.here[]",
+        "public.elsewhere",
+        "public.pair",
+        "public.pair[]",
+        "public.d",
         hostile,
         "varchar(3)",
-        '"odd ""type"',
+        'public."odd ""type"',
         "no such type",
     ]
     columns = [("id", "integer"), *((f"c{number}", kind) for number, kind in enumerate(types))]

@@ -17,7 +17,8 @@ from replicator.format.definition import Column, Definition
 from replicator.format.row import unpack_row
 from replicator.format.values import BINARY_KINDS, kind_of
 from replicator.pipeline.replicas.base import Define, TableChange
-from replicator.pipeline.replicas.postgres.session import connect
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import Database
 from tests.contracts.replica_kinds import Kind, PostgresKind, SqliteKind, apply, contents, row
 from tests.servers import Postgres
 
@@ -104,10 +105,10 @@ VALUES: dict[str, list[str]] = {
     "numeric(6,2)[]": ["{1.50}"],
     "timestamp(3) with time zone[]": ['{"2024-02-29 12:00:00+00"}'],
     "bytea[]": ['{"\\\\x00ff"}'],
-    '"Mood"': ["sad", "very happy"],
-    '"Mood"[]': ['{sad,"very happy"}'],
-    "pair": ["(1,x)"],
-    "percent": ["50"],
+    'public."Mood"': ["sad", "very happy"],
+    'public."Mood"[]': ['{sad,"very happy"}'],
+    "public.pair": ["(1,x)"],
+    "public.percent": ["50"],
     "stock.size": ["small"],
 }
 TYPES = """
@@ -129,7 +130,7 @@ class Source:
 
     def __init__(self, dsn: str) -> None:
         _create_types(dsn)
-        self.connection = connect(dsn, {})
+        self.connection = Database(dsn, REPLICA).connect()
 
     def printed(self, kind: str, literal: str) -> str:
         found = self.connection.execute(f"SELECT '{literal.replace(chr(39), chr(39) * 2)}'::{kind}".encode())

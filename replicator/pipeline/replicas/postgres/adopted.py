@@ -12,8 +12,10 @@ import psycopg
 
 from replicator.errors import Halted
 from replicator.format.definition import Definition
-from replicator.pipeline.replicas.postgres.session import quoted
 from replicator.pipeline.replicas.shape import Shape
+from replicator.postgres.catalog import exists
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Connection
 
 _FIRING = """
 SELECT count(*) FILTER (WHERE t.tgenabled = 'O'),
@@ -25,14 +27,14 @@ SELECT count(*) FILTER (WHERE t.tgenabled = 'O'),
 """
 
 
-def is_adopted(connection: psycopg.Connection) -> bool:
+def is_adopted(connection: Connection) -> bool:
     """Whether the database was a primary's, and is a replica's now."""
-    if connection.execute("SELECT to_regclass('replicator.adopted')").fetchone() == (None,):
+    if not exists(connection, "replicator.adopted"):
         return False
     return connection.execute("SELECT FROM replicator.adopted LIMIT 1").fetchone() is not None
 
 
-def silence(connection: psycopg.Connection) -> None:
+def silence(connection: Connection) -> None:
     """No trigger and no foreign key on this connection. Raises Halted if the role cannot silence one that is there."""
     row = connection.execute(_FIRING).fetchone()
     assert row is not None
@@ -58,7 +60,7 @@ def silence(connection: psycopg.Connection) -> None:
         ) from None
 
 
-def generated_columns(connection: psycopg.Connection, definition: Definition) -> set[str]:
+def generated_columns(connection: Connection, definition: Definition) -> set[str]:
     """The columns that this database makes by itself; a table that replay made has none."""
     found = connection.execute(
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attgenerated <> '' AND NOT attisdropped",
@@ -67,26 +69,26 @@ def generated_columns(connection: psycopg.Connection, definition: Definition) ->
     return {str(name) for (name,) in found}
 
 
-def is_partitioned(connection: psycopg.Connection, definition: Definition) -> bool:
+def is_partitioned(connection: Connection, definition: Definition) -> bool:
     """Whether the table has partitions; one that replay made has none."""
     query = "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND relkind = 'p'"
     return connection.execute(query, [quoted(*definition.name)]).fetchone() is not None
 
 
-def is_referenced(connection: psycopg.Connection, name: str) -> bool:
+def is_referenced(connection: Connection, name: str) -> bool:
     """Whether a foreign key points to the table: then it cannot be truncated, whatever the session may do."""
     query = "SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(%s) LIMIT 1"
     return connection.execute(query, [name]).fetchone() is not None
 
 
-def take_as_is(connection: psycopg.Connection, definition: Definition, wanted: Shape, found: Shape) -> None:
+def take_as_is(connection: Connection, definition: Definition, wanted: Shape, found: Shape) -> None:
     """A table that was a primary's has columns of its own making, which the ledger may not know, the primary's own
     types, where replay would have made text, and where its key cannot serve one that does not count."""
     names = {column.name for column in definition.columns}
     for name in generated_columns(connection, definition) - names:
         found.pop(name, None)
     for column in definition.columns:
-        if column.name in found and found[column.name][0] in (column.type, column.type.removeprefix("public.")):
+        if column.name in found and found[column.name][0] == column.type:
             wanted[column.name] = found[column.name][0], wanted[column.name][1]
     if not definition.key:
         for name in wanted.keys() & found.keys():

@@ -14,6 +14,7 @@ import psycopg
 
 from replicator.errors import Corrupt
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
+from replicator.postgres.session import Connection
 
 SETTINGS = {
     "enable_hashjoin": "off",
@@ -31,7 +32,7 @@ _place = struct.Struct(">hiqiq")
 class BulkRows:
     """COPY and merges for one table. Made once a session; a rollback undoes its temporary tables: make it anew."""
 
-    def __init__(self, connection: psycopg.Connection, rows: PostgresRows) -> None:
+    def __init__(self, connection: Connection, rows: PostgresRows) -> None:
         self._connection = connection
         self._rows = rows
         self._made: set[str] = set()

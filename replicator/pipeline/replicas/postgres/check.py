@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import psycopg
-
 from replicator.errors import ReplicatorError
 from replicator.format.definition import Definition
 from replicator.ops.preflight import Finding, failed
-from replicator.pipeline.replicas.postgres import schema, session
+from replicator.pipeline.replicas.postgres import schema
 from replicator.pipeline.replicas.shape import table_differs
+from replicator.postgres.catalog import exists
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import OLDEST_VERSION, Connection, Database
+from replicator.postgres.settings import WRITER
 
-OLDEST_VERSION = 140000
+_SETTINGS = {**WRITER, "statement_timeout": "30s", "lock_timeout": "5s"}
 
 
 def preflight(dsn: str, definitions: Iterable[Definition] = ()) -> list[Finding]:
     """Reachable, writable, tables that can be taken. ``definitions`` are those of the region's journal, if any."""
-    place = session.place_of(dsn)
+    database = Database(dsn, REPLICA)
+    place = database.place
     try:
-        connection = session.connect(dsn, {"statement_timeout": "30s", "lock_timeout": "5s"})
-    except ReplicatorError as error:
-        return [failed(error)]
-    try:
-        with session.translated(place), connection:
+        with database.session(_SETTINGS) as connection:
             return [
                 Finding("ok", f"{place} answers"),
                 *_server(connection, place),
@@ -33,7 +32,7 @@ def preflight(dsn: str, definitions: Iterable[Definition] = ()) -> list[Finding]
         return [failed(error)]
 
 
-def _server(connection: psycopg.Connection, place: str) -> list[Finding]:
+def _server(connection: Connection, place: str) -> list[Finding]:
     findings = []
     if connection.info.server_version < OLDEST_VERSION:
         findings.append(Finding("fail", f"{place} is older than PostgreSQL 14", "upgrade the replica's server"))
@@ -57,10 +56,10 @@ def _server(connection: psycopg.Connection, place: str) -> list[Finding]:
     return findings
 
 
-def _tables(connection: psycopg.Connection, place: str, definitions: Iterable[Definition]) -> list[Finding]:
+def _tables(connection: Connection, place: str, definitions: Iterable[Definition]) -> list[Finding]:
     """Tables that are there and differ: from what was written down here, else from what is to come."""
     known: dict[tuple[str, str], Definition] = {}
-    if connection.execute("SELECT to_regclass('replicator.definition')").fetchone() != (None,):
+    if exists(connection, "replicator.definition"):
         known = schema.current_definitions(connection)
     findings = []
     for definition in {**{coming.name: coming for coming in definitions}, **known}.values():

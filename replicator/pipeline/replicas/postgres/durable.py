@@ -13,20 +13,22 @@ import contextlib
 import psycopg
 
 from replicator.errors import ReplicatorError
-from replicator.pipeline.replicas.postgres import session
 from replicator.pipeline.replicas.postgres.replica import read_applied
+from replicator.postgres.catalog import exists
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.session import Connection, Database
+from replicator.postgres.settings import READ_ONLY
 
-_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": "5s", "lock_timeout": "5s"}
+_SETTINGS = {**READ_ONLY, "statement_timeout": "5s", "lock_timeout": "5s"}
 
 
 class PostgresDurable:
     """Asks one database, now and then, on a connection of its own."""
 
     def __init__(self, dsn: str, strand: str) -> None:
-        self._dsn = dsn
-        self._place = session.place_of(dsn)
+        self._database = Database(dsn, REPLICA)
         self._strand = strand
-        self._connection: psycopg.Connection | None = None
+        self._connection: Connection | None = None
         self._seen: tuple[int, str] | None = None  # a sequence, and where the log ended then
         self._durable = 0
 
@@ -41,14 +43,14 @@ class PostgresDurable:
 
     def _look(self) -> None:
         if self._connection is None:
-            self._connection = session.connect(self._dsn, _SETTINGS)
-        with session.translated(self._place):
+            self._connection = self._database.connect(_SETTINGS)
+        with self._database.translated():
             if self._seen is not None:
                 sequence, end = self._seen
                 (flushed,) = self._one("SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn", [end])
                 if flushed:
                     self._durable, self._seen = max(self._durable, sequence), None
-            if self._seen is None and self._one("SELECT to_regclass('replicator.position')", []) != (None,):
+            if self._seen is None and exists(self._connection, "replicator.position"):
                 applied = read_applied(self._connection, self._strand)
                 (now,) = self._one("SELECT pg_current_wal_insert_lsn()::text", [])
                 if applied is not None and applied.position.sequence > self._durable:

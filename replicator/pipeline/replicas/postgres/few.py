@@ -18,6 +18,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Definition
 from replicator.format.row import UNCHANGED, Cell, pack_row, unpack_row
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
+from replicator.postgres.session import Connection
 
 FEW_ROWS = 12
 FEW_BYTES = 256 * 1024
@@ -46,7 +47,7 @@ class _TextDumper(_BinaryDumper):
 Parameters = list[BinaryValue | TextValue | None]
 
 
-def prepare(connection: psycopg.Connection) -> None:
+def prepare(connection: Connection) -> None:
     """Teach a session to take ``BinaryValue`` and ``TextValue``."""
     connection.adapters.register_dumper(BinaryValue, _BinaryDumper)
     connection.adapters.register_dumper(TextValue, _TextDumper)
@@ -60,7 +61,7 @@ def is_few(images: Sequence[bytes]) -> bool:
 class FewRows:
     """Statements for one table, row by row. Methods tell how many rows were not as the source knew them."""
 
-    def __init__(self, connection: psycopg.Connection, rows: PostgresRows) -> None:
+    def __init__(self, connection: Connection, rows: PostgresRows) -> None:
         self._connection = connection
         self._rows = rows
 
@@ -123,7 +124,7 @@ class FewRows:
         """The keys behind ``after`` in key order, as key images of what the server prints."""
         parameters = [] if after is None else self._key(after)
         cursor = psycopg.RawCursor(self._connection)
-        cursor.execute(self._rows.select_keys(limit, behind=after is not None), parameters)
+        cursor.execute(self._rows.select_keys(limit, from_key=after is not None), parameters)
         return [pack_row([None if text is None else text.encode() for text in key]) for key in texts_of(cursor)]
 
     def _run(self, statements: Iterable[tuple[str, Parameters]]) -> list[psycopg.Cursor[Any]]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import psycopg
 from psycopg import sql
 
 from replicator.format.canonical import RowLines
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.base import KeyedLine
+from replicator.pipeline.replicas.postgres.comparisons import equal, operators
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
-from replicator.pipeline.replicas.postgres.session import quoted
+from replicator.postgres.quoting import listed, quoted
+from replicator.postgres.session import Connection
 
 CHUNK_ROWS = 2000
 KEYS_AT_ONCE = 5000
@@ -24,23 +25,24 @@ _BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SE
 _AS_USUAL = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
 
 
-def all_lines(connection: psycopg.Connection, definition: Definition) -> Iterator[list[KeyedLine]]:
+def all_lines(connection: Connection, definition: Definition) -> Iterator[list[KeyedLine]]:
     """Every row; within a transaction."""
     lines = RowLines(definition)
-    statement = f"SELECT {_listed(lines.names)} FROM {own_rows(connection, definition)}"
+    statement = f"SELECT {listed(lines.names)} FROM {own_rows(connection, definition)}"
     yield from _copied(connection, lines, sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(statement)))
 
 
 def lines_of_keys(
-    connection: psycopg.Connection, definition: Definition, types: Sequence[str], keys: Sequence[Sequence[str]]
+    connection: Connection, definition: Definition, types: Sequence[str], keys: Sequence[Sequence[str]]
 ) -> list[KeyedLine]:
     """The rows of these keys, each a text for every key column, as far as they are there; within a transaction.
     ``types`` are the SQL types of the key's columns."""
     lines = RowLines(definition)
     wanted = ", ".join(f"t.{quoted(name)}" for name in lines.names)
     names = ", ".join(f"k{place}" for place in range(lines.keys))
+    by_column = operators(connection, definition)
     on = " AND ".join(
-        f"t.{quoted(name)} = k.k{place}::{kind}"
+        f"t.{quoted(name)} {equal(by_column, name)} k.k{place}::{kind}"
         for place, (name, kind) in enumerate(zip(definition.key, types, strict=True))
     )
     found: list[KeyedLine] = []
@@ -60,14 +62,12 @@ def lines_of_keys(
     return found
 
 
-def lines_placed(
-    connection: psycopg.Connection, definition: Definition, after: int, until: int
-) -> Iterator[list[KeyedLine]]:
+def lines_placed(connection: Connection, definition: Definition, after: int, until: int) -> Iterator[list[KeyedLine]]:
     """The rows of a table without a key that blocks behind ``after``, up to ``until``, have inserted; the key line is
     their place, ``sequence ordinal``. Within a transaction, on a replica."""
     lines = RowLines(definition)
     statement = (
-        f"SELECT {_listed([*PLACE_COLUMNS, *lines.names])} FROM {quoted(*definition.name)}"
+        f"SELECT {listed([*PLACE_COLUMNS, *lines.names])} FROM {quoted(*definition.name)}"
         f" WHERE _sequence > {int(after)} AND _sequence <= {int(until)}"
     )
     for chunk in _copied(connection, lines, sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(statement))):
@@ -75,7 +75,7 @@ def lines_placed(
         yield [(b" ".join(place), rest[0] if rest else b"") for *place, rest in ((a, b, c) for a, b, *c in split)]
 
 
-def own_rows(connection: psycopg.Connection, definition: Definition) -> str:
+def own_rows(connection: Connection, definition: Definition) -> str:
     """The table as FROM takes it: without the rows of tables that inherit from it, but with those of its partitions.
     So it is what the change stream tells of it."""
     name = quoted(*definition.name)
@@ -83,7 +83,7 @@ def own_rows(connection: psycopg.Connection, definition: Definition) -> str:
     return name if kind == ("p",) else f"ONLY {name}"
 
 
-def _copied(connection: psycopg.Connection, lines: RowLines, statement: sql.Composed) -> Iterator[list[KeyedLine]]:
+def _copied(connection: Connection, lines: RowLines, statement: sql.Composed) -> Iterator[list[KeyedLine]]:
     connection.execute("SET LOCAL statement_timeout = 0")
     key_of, chunk = lines.key_of, list[KeyedLine]()
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
@@ -94,7 +94,3 @@ def _copied(connection: psycopg.Connection, lines: RowLines, statement: sql.Comp
                 yield chunk
                 chunk = []
     yield chunk
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(quoted, names))

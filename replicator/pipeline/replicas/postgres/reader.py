@@ -16,20 +16,20 @@ from replicator.format.definition import Definition
 from replicator.format.values import json_of
 from replicator.pipeline.replicas.base import AppliedMark, Document, KeyedLine, SetSequence
 from replicator.pipeline.replicas.keys import checked_key, checked_text, unknown_table
-from replicator.pipeline.replicas.postgres import few, lines, schema, session
+from replicator.pipeline.replicas.postgres import few, lines, schema
+from replicator.pipeline.replicas.postgres.comparisons import behind, equal, operators
 from replicator.pipeline.replicas.postgres.few import TextValue, texts_of
 from replicator.pipeline.replicas.postgres.replica import read_applied
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
-from replicator.pipeline.replicas.postgres.session import quoted
 from replicator.pipeline.replicas.quarantine import QuarantineTable
+from replicator.postgres.catalog import exists
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.quoting import listed, quoted
+from replicator.postgres.session import Database
+from replicator.postgres.settings import READ_ONLY
 
 FETCH_ROWS = 2000
-_SETTINGS = {
-    "default_transaction_read_only": "on",
-    "statement_timeout": "30s",
-    "lock_timeout": "5s",
-    "row_security": "off",  # a policy that hides rows is an error, not a smaller table
-}
+_SETTINGS = {**READ_ONLY, "statement_timeout": "30s", "lock_timeout": "5s"}
 
 
 class PostgresReader:
@@ -39,32 +39,30 @@ class PostgresReader:
 
     def __init__(self, dsn: str, definitions: Mapping[int, Definition] | None = None, *, locking: bool = False) -> None:
         self._locking = locking
-        self._place = session.place_of(dsn)
+        self._database = Database(dsn, REPLICA)
         self._given = None if definitions is None else {table.name: table for table in definitions.values()}
         self._has_own_tables = False
         self._fixed = False
         self._cursors = 0
         self._number = -1
         self._definitions: dict[str, Definition] = {}
-        self._connection = session.connect(dsn, _SETTINGS)
+        self._connection = self._database.connect(_SETTINGS)
         few.prepare(self._connection)
 
     def read_by(self, definitions: Mapping[int, Definition]) -> None:
         """From here on, read these tables, as far as the database has them. Of a database that is no replica."""
         found = {table.name: table for _, table in sorted(definitions.items())}
         with self._one_moment():
-            self._given = {name: table for name, table in found.items() if self._exists(table)}
-
-    def _exists(self, table: Definition) -> bool:
-        answer = self._connection.execute("SELECT to_regclass(%s) IS NOT NULL", [quoted(*table.name)]).fetchone()
-        return answer == (True,)
+            self._given = {
+                name: table for name, table in found.items() if exists(self._connection, quoted(*table.name))
+            }
 
     def close(self) -> None:
         with contextlib.suppress(psycopg.Error):
             self._connection.close()
 
     def snapshot(self) -> None:
-        with session.translated(self._place):
+        with self._database.translated():
             if not self._in_transaction():
                 tables = [quoted(*definition.name) for definition in self.tables()] if self._locking else []
                 self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -75,10 +73,12 @@ class PostgresReader:
                 self._fixed = True
                 if self._locking and tables != [quoted(*definition.name) for definition in self.tables()]:
                     cure = "it is tried again"
-                    raise Unavailable("tables_changed", "a table was just defined", place=self._place, cure=cure)
+                    raise Unavailable(
+                        "tables_changed", "a table was just defined", place=self._database.place, cure=cure
+                    )
 
     def release(self) -> None:
-        with session.translated(self._place):
+        with self._database.translated():
             if self._in_transaction():
                 self._connection.execute("ROLLBACK")
             self._fixed = False
@@ -86,7 +86,7 @@ class PostgresReader:
     def visible(self) -> tuple[str, str]:
         """Within ``snapshot``: which transactions it sees, as pg_snapshot's text, and an LSN before which all of those
         end."""
-        with session.translated(self._place):
+        with self._database.translated():
             found = self._connection.execute(
                 "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text"
             ).fetchone()
@@ -104,7 +104,10 @@ class PostgresReader:
     def document(self, table: str, key: Sequence[str]) -> Document | None:
         with self._one_moment():
             definition = self._definition(table)
-            where = " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(definition.key, 1))
+            by_column = operators(self._connection, definition)
+            where = " AND ".join(
+                f"{quoted(name)} {equal(by_column, name)} ${number}" for number, name in enumerate(definition.key, 1)
+            )
             found = self._documents(definition, where, _key(definition, key), 1)
         return found[0] if found else None
 
@@ -114,18 +117,19 @@ class PostgresReader:
             if definition.user is None:
                 return []
             (column,) = (column for column in definition.columns if column.name == definition.user)
-            where = f"{quoted(definition.user)} = $1"
+            by_column = operators(self._connection, definition)
+            where = f"{quoted(definition.user)} {equal(by_column, definition.user)} $1"
             parameters = [TextValue(checked_text(column, user).encode())]
             if after is not None:
                 parameters += _key(definition, after)
-                marks = ", ".join(f"${number}" for number in range(2, len(parameters) + 1))
-                where += f" AND ({_listed(definition.key)}) > ({marks})"
+                marks = [f"${number}" for number in range(2, len(parameters) + 1)]
+                where += f" AND {behind(by_column, definition.key, marks)}"
             return self._documents(definition, where, parameters, limit)
 
     def rows(self, table: str) -> Iterator[list[str | None]]:
         with self._one_moment():
             definition = self._definition(table)
-            names = _listed([column.name for column in definition.columns])
+            names = listed([column.name for column in definition.columns])
             table = lines.own_rows(self._connection, definition)
             self._cursors += 1
             cursor = f"replicator_rows_{self._cursors}"
@@ -142,7 +146,7 @@ class PostgresReader:
             names = [column.name for column in definition.columns] + list(PLACE_COLUMNS if has_places else ())
             self._cursors += 1
             cursor = f"replicator_rows_{self._cursors}"
-            selected = f"SELECT {_listed(names)} FROM {quoted(*definition.name)}"
+            selected = f"SELECT {listed(names)} FROM {quoted(*definition.name)}"
             self._execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {selected}")
             while rows := texts_of(self._execute(f"FETCH {FETCH_ROWS} FROM {cursor}")):
                 for row in rows:
@@ -185,17 +189,16 @@ class PostgresReader:
 
     def _quarantine_rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._one_moment():
-            there = self._connection.execute("SELECT to_regclass('replicator.quarantine')").fetchone()
-            if self._given is not None or there == (None,):
+            if self._given is not None or not exists(self._connection, "replicator.quarantine"):
                 return []
             return self._connection.execute(sql.encode(), parameters).fetchall()
 
     def _documents(self, definition: Definition, where: str, parameters: list[TextValue], limit: int) -> list[Document]:
         names = [column.name for column in definition.columns]
-        order = _listed(definition.key or self._places())
+        order = listed(definition.key or self._places())
         cursor = psycopg.RawCursor(self._connection)
         statement = (
-            f"SELECT {_listed(names)} FROM {quoted(*definition.name)} WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
+            f"SELECT {listed(names)} FROM {quoted(*definition.name)} WHERE {where} ORDER BY {order} LIMIT {int(limit)}"
         )
         try:
             # A key that is refused must not end the snapshot.
@@ -233,8 +236,7 @@ class PostgresReader:
         if self._given is not None:
             return False
         if not self._has_own_tables:
-            answer = self._connection.execute("SELECT to_regclass('replicator.definition')").fetchone()
-            self._has_own_tables = answer != (None,)
+            self._has_own_tables = exists(self._connection, "replicator.definition")
         return self._has_own_tables
 
     def _in_transaction(self) -> bool:
@@ -245,9 +247,9 @@ class PostgresReader:
         """Everything read within belongs to one commit, with or without ``snapshot``."""
         if self._connection.closed:
             raise Unavailable(
-                "replica_unreachable", "the connection is closed", place=self._place, cure="open it again"
+                "replica_unreachable", "the connection is closed", place=self._database.place, cure="open it again"
             )
-        with session.translated(self._place):
+        with self._database.translated():
             if self._in_transaction():
                 yield
                 return
@@ -260,10 +262,6 @@ class PostgresReader:
 
     def _execute(self, statement: str) -> psycopg.Cursor:
         return self._connection.execute(statement.encode())
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(quoted, names))
 
 
 def _key(definition: Definition, key: Sequence[str]) -> list[TextValue]:

@@ -12,35 +12,41 @@ from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
 from replicator.pipeline.replicas.base import Append, AppliedMark, Define, SetSequence, Step, TableChange, Truncate
-from replicator.pipeline.replicas.postgres import adopted, bulk, few, schema, sequences, session
+from replicator.pipeline.replicas.postgres import adopted, bulk, comparisons, few, schema, sequences
 from replicator.pipeline.replicas.postgres.bulk import BulkRows, with_places
 from replicator.pipeline.replicas.postgres.few import FewRows, is_few
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
 from replicator.pipeline.replicas.quarantine import QuarantineTable
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.locks import WRITER_LOCK
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Connection, Database
+from replicator.postgres.settings import WRITER
 
 _SETTINGS = {
+    **WRITER,
     **bulk.SETTINGS,
     "synchronous_commit": "off",
     "lock_timeout": "5s",
     "statement_timeout": "15min",
     "idle_in_transaction_session_timeout": "15min",
 }
-# An arbitrary number that every sidecar locks in the database it writes to.
-WRITER_LOCK = 7_235_421_398_517
 _DELETE_LIMIT_BYTES = 256 << 20
 
 
 class _WritableTable:
     """A definition's SQL and the two ways of writing by it."""
 
-    def __init__(self, connection: psycopg.Connection, definition: Definition, number: int) -> None:
+    def __init__(self, connection: Connection, definition: Definition, number: int) -> None:
         self.definition = definition
-        types, generated = (
+        self.rows = PostgresRows(
+            definition,
             schema.column_types(connection, definition),
+            number,
             adopted.generated_columns(connection, definition),
+            partitioned=adopted.is_partitioned(connection, definition),
+            operators=comparisons.operators(connection, definition),
         )
-        partitioned = adopted.is_partitioned(connection, definition)
-        self.rows = PostgresRows(definition, types, number, generated, partitioned=partitioned)
         self.few = FewRows(connection, self.rows)
         self.bulk = BulkRows(connection, self.rows)
 
@@ -49,24 +55,23 @@ class PostgresReplica:
     """See ``base.Replica``. ``drifted_rows`` counts since the replica was made, committed transactions only."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._place = session.place_of(dsn)
-        self._connection: psycopg.Connection | None = None
+        self._database = Database(dsn, REPLICA)
+        self._connection: Connection | None = None
         self._tables: dict[int, _WritableTable] = {}
         self._made = 0
         self._drifted_now = 0
         self.drifted_rows = 0
 
     @property
-    def _open(self) -> psycopg.Connection:
+    def _open(self) -> Connection:
         assert self._connection is not None, "open() comes first"
         return self._connection
 
     def open(self) -> None:
         self.close()
-        connection = session.connect(self._dsn, _SETTINGS)
+        connection = self._database.connect(_SETTINGS)
         try:
-            with session.translated(self._place):
+            with self._database.translated():
                 few.prepare(connection)
                 self._lock(connection)
                 schema.create_own_tables(connection)
@@ -77,7 +82,7 @@ class PostgresReplica:
             raise
         self._connection = connection
 
-    def _lock(self, connection: psycopg.Connection) -> None:
+    def _lock(self, connection: Connection) -> None:
         """Waits as long as any lock may take: a former session of ours may need a moment to end."""
         try:
             connection.execute("SELECT pg_advisory_lock(%s)", [WRITER_LOCK])
@@ -85,7 +90,7 @@ class PostgresReplica:
             raise Unavailable(
                 "replica_in_use",
                 "another session writes to this replica: a second sidecar, or this one's former session, still ending",
-                place=self._place,
+                place=self._database.place,
                 cure="stop the other sidecar; a former session ends by itself",
             ) from error
 
@@ -98,17 +103,17 @@ class PostgresReplica:
                 connection.close()
 
     def applied(self, strand: str) -> AppliedMark | None:
-        with session.translated(self._place):
+        with self._database.translated():
             return read_applied(self._open, strand)
 
     def definitions(self, strand: str) -> dict[int, Definition]:
-        with session.translated(self._place):
+        with self._database.translated():
             sql = "SELECT relation, definition FROM replicator.definition WHERE strand = %s"
             return {relation: unpack_definition(data) for relation, data in self._open.execute(sql, [strand])}
 
     def begin(self) -> None:
         self._drifted_now = 0
-        with session.translated(self._place):
+        with self._database.translated():
             self._open.execute("BEGIN")
         for table in self._tables.values():
             table.bulk.transaction_begins()
@@ -130,7 +135,7 @@ class PostgresReplica:
 
     def undefine(self, strand: str, relation: int) -> None:
         self._tables.clear()
-        with session.translated(self._place):
+        with self._database.translated():
             schema.undefine(self._open, strand, relation)
 
     def attempt(self, strand: str, steps: Sequence[Step]) -> None:
@@ -158,13 +163,13 @@ class PostgresReplica:
         return QuarantineTable(self._run, "replicator.quarantine", "%s")
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        with session.translated(self._place):
+        with self._database.translated():
             cursor = self._open.execute(sql.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def commit(self, applied: AppliedMark) -> None:
         strand, epoch, sequence, digest = applied.position
-        with session.translated(self._place):
+        with self._database.translated():
             with self._open.pipeline():
                 self._open.execute(
                     "INSERT INTO replicator.position VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (strand) DO UPDATE SET"
@@ -178,11 +183,11 @@ class PostgresReplica:
         self._drifted_now = 0
 
     def forget(self, strand: str) -> None:
-        with session.translated(self._place):
+        with self._database.translated():
             self._open.execute("DELETE FROM replicator.position WHERE strand = %s", [strand])
 
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
-        with session.translated(self._place):
+        with self._database.translated():
             for step in steps:
                 match step:
                     case TableChange():
@@ -198,11 +203,11 @@ class PostgresReplica:
                         sequences.advance(self._open, step)
 
     def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
-        with session.translated(self._place):
+        with self._database.translated():
             return self._table(definition).few.stored(keys)
 
     def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
-        with session.translated(self._place):
+        with self._database.translated():
             return self._table(definition).few.stored_keys(after, limit)
 
     def _table(self, definition: Definition) -> _WritableTable:
@@ -245,13 +250,13 @@ class PostgresReplica:
     def _truncate(self, definition: Definition) -> None:
         """By DELETE, which readers with an older snapshot do not see; by TRUNCATE, which they do, where a DELETE would
         take minutes."""
-        name = session.quoted(*definition.name)
+        name = quoted(*definition.name)
         answer = self._open.execute("SELECT pg_table_size(%s::regclass)", [name]).fetchone()
         large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not adopted.is_referenced(self._open, name)
         self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
 
 
-def read_applied(connection: psycopg.Connection, strand: str) -> AppliedMark | None:
+def read_applied(connection: Connection, strand: str) -> AppliedMark | None:
     """The stored position of a strand."""
     found = connection.execute(
         "SELECT epoch, sequence, hash, committed_at, blocks FROM replicator.position WHERE strand = %s", [strand]

@@ -6,10 +6,12 @@ to its type, which runs the type's input function: what the source printed is re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from types import MappingProxyType
 
 from replicator.format.definition import Definition
-from replicator.pipeline.replicas.postgres.session import quoted
+from replicator.pipeline.replicas.postgres.comparisons import ByColumn, behind, equal
+from replicator.postgres.quoting import listed, quoted
 
 PLACE_COLUMNS = ("_sequence", "_ordinal")
 
@@ -18,7 +20,7 @@ class PostgresRows:
     """A definition's SQL, made once a session. ``types`` are the SQL types that the replica's columns have;
     ``number`` names the staging tables. In a database that was a primary's, ``generated`` are columns that it makes by
     itself, so that nobody may write them, and a table may be ``partitioned``: then it does not tell which rows were
-    there before (``tells`` is false)."""
+    there before (``tells`` is false). ``operators`` compare its columns (``comparisons``)."""
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class PostgresRows:
         generated: Collection[str] = (),
         *,
         partitioned: bool = False,
+        operators: ByColumn = MappingProxyType({}),
     ) -> None:
         self.definition = definition
         self.table = quoted(*definition.name)
@@ -41,6 +44,7 @@ class PostgresRows:
         self.generated = frozenset(place for place, name in enumerate(self.names) if name in generated)
         self.written = [place for place in range(len(self.names)) if place not in self.generated]
         self.tells = not partitioned
+        self._operators = operators
         self._fresh = "xmax = 0" if self.tells else "false"
         self.straight = self.binary and not self.generated
 
@@ -61,11 +65,11 @@ class PostgresRows:
     def copy_in(self, table: str) -> str:
         """COPY of row images, behind their places in a keyless table."""
         columns = [*(() if self.definition.key else PLACE_COLUMNS), *self.names]
-        return f"COPY {table} ({_listed(columns)}) FROM STDIN (FORMAT binary)"
+        return f"COPY {table} ({listed(columns)}) FROM STDIN (FORMAT binary)"
 
     def copy_keys(self) -> str:
         """COPY of key images."""
-        return f"COPY {self.key_stage} ({_listed(self.definition.key)}) FROM STDIN (FORMAT binary)"
+        return f"COPY {self.key_stage} ({listed(self.definition.key)}) FROM STDIN (FORMAT binary)"
 
     def merge(self) -> str:
         """Take the staged rows; tells how many were not there before."""
@@ -73,7 +77,7 @@ class PostgresRows:
         staged = [self._staged(place) for place in self.written]
         staged += [] if self.definition.key else list(PLACE_COLUMNS)
         return (
-            f"WITH merged AS (INSERT INTO {self.table} ({_listed(columns)}) SELECT {', '.join(staged)}"
+            f"WITH merged AS (INSERT INTO {self.table} ({listed(columns)}) SELECT {', '.join(staged)}"
             f" FROM {self.stage} AS s {self._on_conflict()} RETURNING {self._fresh} AS fresh)"
             " SELECT count(*) FILTER (WHERE fresh) FROM merged"
         )
@@ -89,7 +93,7 @@ class PostgresRows:
     def insert_missing(self) -> str:
         """Insert those of the staged rows that are not there."""
         staged = ", ".join(self._staged(place) for place in self.written)
-        columns, key = _listed(self._columns()), _listed(self.definition.key)
+        columns, key = listed(self._columns()), listed(self.definition.key)
         # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
         conflict = f"ON CONFLICT ({key}) DO NOTHING"
         return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s {conflict}"
@@ -103,8 +107,8 @@ class PostgresRows:
         return [*names, *(() if self.definition.key else PLACE_COLUMNS)]
 
     def _staged_key(self) -> str:
-        pairs = (f"t.{quoted(self.names[place])} = {self._staged(place)}" for place in self.definition.key_places)
-        return " AND ".join(pairs)
+        staged = [self._staged(place) for place in self.definition.key_places]
+        return self._same([f"t.{quoted(name)}" for name in self.definition.key], staged)
 
     def _staged_type(self, place: int) -> str:
         return self.types[place] if self.formats[place] else "text"
@@ -115,7 +119,7 @@ class PostgresRows:
 
     def _on_conflict(self) -> str:
         values = [self.names[place] for place in self.written if self.names[place] not in self.definition.key]
-        target = _listed(self.definition.key or PLACE_COLUMNS)
+        target = listed(self.definition.key or PLACE_COLUMNS)
         if not values:
             return f"ON CONFLICT ({target}) DO NOTHING"
         sets = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in values)
@@ -130,7 +134,7 @@ class PostgresRows:
         rows = [", ".join(f"${row * width + place}" for place in range(1, width + 1)) for row in range(count)]
         values = ", ".join(f"({marks})" for marks in rows)
         return (
-            f"INSERT INTO {self.table} ({_listed(columns)}) VALUES {values} {self._on_conflict()}"
+            f"INSERT INTO {self.table} ({listed(columns)}) VALUES {values} {self._on_conflict()}"
             f" RETURNING {self._fresh} AS fresh"
         )
 
@@ -147,18 +151,18 @@ class PostgresRows:
             for row in range(count)
         )
         names = [f"k_{place}" for place in range(width)]
-        same = [f"t.{quoted(name)} = k.{key}" for name, key in zip(self.definition.key, names, strict=True)]
+        same = self._same([f"t.{quoted(name)}" for name in self.definition.key], [f"k.{key}" for key in names])
         columns = ", ".join(f"t.{quoted(name)}" for name in self.names)
         return (
             f"SELECT k.number, {columns} FROM (VALUES {keys}) AS k (number, {', '.join(names)})"
-            f" JOIN {self.table} AS t ON {' AND '.join(same)}{' FOR UPDATE OF t' if lock else ''}"
+            f" JOIN {self.table} AS t ON {same}{' FOR UPDATE OF t' if lock else ''}"
         )
 
-    def select_keys(self, limit: int, *, behind: bool) -> str:
-        """The keys in key order, ``behind`` a key or from the first on; the key's parameters come first."""
-        names = _listed(self.definition.key)
-        marks = ", ".join(f"${number}" for number in range(1, len(self.definition.key) + 1))
-        where = f" WHERE ({names}) > ({marks})" if behind else ""
+    def select_keys(self, limit: int, *, from_key: bool) -> str:
+        """The keys in key order, behind a key or from the first on; the key's parameters come first."""
+        key = self.definition.key
+        names, marks = listed(key), [f"${number}" for number in range(1, len(key) + 1)]
+        where = f" WHERE {behind(self._operators, key, marks)}" if from_key else ""
         return f"SELECT {names} FROM {self.table}{where} ORDER BY {names} LIMIT {int(limit)}"
 
     def delete_other(self) -> str:
@@ -172,8 +176,10 @@ class PostgresRows:
         return f"UPDATE {self.table} SET {sets} WHERE {self._where_key(len(places) + 1)}"
 
     def _where_key(self, first: int) -> str:
-        return " AND ".join(f"{quoted(name)} = ${number}" for number, name in enumerate(self.definition.key, first))
+        key = self.definition.key
+        return self._same(list(map(quoted, key)), [f"${number}" for number in range(first, first + len(key))])
 
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(quoted, names))
+    def _same(self, left: Sequence[str], right: Sequence[str]) -> str:
+        """That the key is the same on both sides."""
+        equals = [equal(self._operators, name) for name in self.definition.key]
+        return " AND ".join(f"{a} {is_equal} {b}" for a, is_equal, b in zip(left, equals, right, strict=True))

@@ -9,24 +9,26 @@ import psycopg
 
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.base import SetSequence
-from replicator.pipeline.replicas.postgres.session import quoted
+from replicator.postgres.catalog import exists
+from replicator.postgres.quoting import literal, quoted
+from replicator.postgres.session import Connection
 
 _ENDS = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 
-def attach(connection: psycopg.Connection, definition: Definition) -> None:
+def attach(connection: Connection, definition: Definition) -> None:
     """Columns that a sequence feeds get it as their default; an identity, which is no default, feeds itself."""
     for column in definition.columns:
         if column.sequence is not None and not _is_identity(connection, definition, column.name):
             name = _make(connection, *column.sequence)
-            default = f"nextval({_literal(name)}::regclass)"
+            default = f"nextval({literal(name)}::regclass)"
             _execute(
                 connection,
                 f"ALTER TABLE {quoted(*definition.name)} ALTER COLUMN {quoted(column.name)} SET DEFAULT {default}",
             )
 
 
-def advance(connection: psycopg.Connection, step: SetSequence) -> None:
+def advance(connection: Connection, step: SetSequence) -> None:
     """The next number comes after ``step.value``."""
     name = _make(connection, step.namespace, step.name)
     now = connection.execute(
@@ -52,7 +54,7 @@ def advance(connection: psycopg.Connection, step: SetSequence) -> None:
     )
 
 
-def _is_identity(connection: psycopg.Connection, definition: Definition, column: str) -> bool:
+def _is_identity(connection: Connection, definition: Definition, column: str) -> bool:
     found = connection.execute(
         "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND attidentity <> ''",
         [quoted(*definition.name), column],
@@ -60,18 +62,14 @@ def _is_identity(connection: psycopg.Connection, definition: Definition, column:
     return found is not None
 
 
-def _make(connection: psycopg.Connection, namespace: str, name: str) -> str:
+def _make(connection: Connection, namespace: str, name: str) -> str:
     """The sequence's name as SQL takes it; it is there on return."""
     full = quoted(namespace, name)
-    if connection.execute("SELECT to_regclass(%s)", [full]).fetchone() == (None,):
+    if not exists(connection, full):
         _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(namespace)}")
         _execute(connection, f"CREATE SEQUENCE IF NOT EXISTS {full}")
     return full
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _execute(connection: psycopg.Connection, statement: str) -> psycopg.Cursor:
+def _execute(connection: Connection, statement: str) -> psycopg.Cursor:
     return connection.execute(statement.encode())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from replicator.errors import Halted
 from replicator.format.definition import Definition
-from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
+from replicator.postgres.lsn import lsn_text, parse_lsn
 
 BEGINS_NOTE = "postgres.begins"
 NUMBERS_NOTE = "postgres.numbers."

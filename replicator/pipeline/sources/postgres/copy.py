@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 import msgpack
 import psycopg
-from psycopg import sql
 
 from replicator.errors import Unavailable
 from replicator.format.block import BlockPart
 from replicator.format.definition import Definition
 from replicator.format.row import pack_row
 from replicator.format.statement import INSERT, pack_define
-from replicator.pipeline.sources.postgres.catalog import TableFacts, quoted, read_tables
-from replicator.pipeline.sources.postgres.connection import Connection
 from replicator.pipeline.sources.postgres.pgoutput import PART_BYTES
+from replicator.postgres.catalog import TableFacts, read_tables
+from replicator.postgres.quoting import listed, literal, quoted
+from replicator.postgres.session import Connection
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _HEADER_BYTES = len(_SIGNATURE) + 8  # and flags, and the length of an extension that is empty
@@ -44,14 +44,14 @@ class CopyTable(NamedTuple):
 def enter_snapshot(connection: Connection, snapshot: str) -> None:
     """Begin a transaction that sees what the exported snapshot sees."""
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+    connection.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}".encode())
 
 
 def lock_tables(connection: Connection, tables: Sequence[TableFacts]) -> None:
     """Keep the tables' definitions from changing until the transaction ends; rows may change."""
     if tables:
-        names = sql.SQL(", ").join(quoted(table.name) for table in tables)
-        connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(names))
+        names = ", ".join(quoted(*table.name) for table in tables)
+        connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE".encode())
 
 
 def check_unchanged(tables: Sequence[TableFacts], fresh: Connection) -> None:
@@ -74,9 +74,9 @@ def estimate_rows(connection: Connection, tables: Sequence[TableFacts]) -> int:
     """How many rows PostgreSQL's planner expects; it looks at the files, so a table need not be analyzed."""
     total = 0
     for table in tables:
-        only = sql.SQL("ONLY " if table.kind == "r" else "")
-        plan = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {}{}").format(only, quoted(table.name)))
-        row = plan.fetchone()
+        only = "ONLY " if table.kind == "r" else ""
+        plan = f"EXPLAIN (FORMAT JSON) SELECT FROM {only}{quoted(*table.name)}"
+        row = connection.execute(plan.encode()).fetchone()
         assert row is not None
         total += int(row[0][0]["Plan"]["Plan Rows"])
     return total
@@ -106,17 +106,17 @@ def _rows(connection: Connection, table: CopyTable) -> Iterator[bytes]:
         yield from _binary_rows(copy) if binary else _text_rows(copy, len(columns))
 
 
-def _statement(table: CopyTable, *, binary: bool) -> sql.Composed:
+def _statement(table: CopyTable, *, binary: bool) -> bytes:
     """COPY of the published columns. Partitions and generated columns can be read by a query only."""
     names = [column.name for column in table.definition.columns]
-    columns = sql.SQL(", ").join(sql.Identifier(name) for name in names)
+    columns = listed(names)
     generated = {attribute.name for attribute in table.facts.attributes if attribute.generated}
-    form = sql.SQL("binary" if binary else "text")
+    form = "binary" if binary else "text"
     if names and table.facts.kind == "r" and not generated & set(names):
-        return sql.SQL("COPY {} ({}) TO STDOUT (FORMAT {})").format(quoted(table.facts.name), columns, form)
-    only = sql.SQL("ONLY " if table.facts.kind == "r" else "")
-    query = sql.SQL("SELECT {} FROM {}{}").format(columns, only, quoted(table.facts.name))
-    return sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, form)
+        return f"COPY {quoted(*table.facts.name)} ({columns}) TO STDOUT (FORMAT {form})".encode()
+    only = "ONLY " if table.facts.kind == "r" else ""
+    query = f"SELECT {columns} FROM {only}{quoted(*table.facts.name)}"
+    return f"COPY ({query}) TO STDOUT (FORMAT {form})".encode()
 
 
 def _binary_rows(copy: psycopg.Copy) -> Iterator[bytes]:

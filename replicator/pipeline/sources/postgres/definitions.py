@@ -19,8 +19,8 @@ from typing import NamedTuple
 from replicator.errors import Halted
 from replicator.format.definition import Column, Definition, Format
 from replicator.format.evolution import RESYNC, widens
-from replicator.pipeline.sources.postgres.catalog import Attribute, TableFacts
-from replicator.pipeline.sources.postgres.options import PostgresOptions, TableName
+from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.postgres.catalog import Attribute, TableFacts, TableName
 
 # Types whose binary form is the same in every PostgreSQL that is supported and holds no oids.
 SAFE_BINARY_OIDS = frozenset({16, 17, 20, 21, 23, 25, 114, 700, 701, 1042, 1043, 1082, 1114, 1184, 1700, 2950, 3802})

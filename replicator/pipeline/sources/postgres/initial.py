@@ -7,16 +7,11 @@ before creating it: the next attempt drops it and begins again. There is never h
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
-
-import trio
 
 from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.pipeline.sources.base import Sink, SourceReport
-from replicator.pipeline.sources.postgres.catalog import TableFacts, all_oids, published_oids, read_tables
-from replicator.pipeline.sources.postgres.connection import Connection, Worker, connect, place_of
 from replicator.pipeline.sources.postgres.copy import (
     CopyTable,
     check_unchanged,
@@ -26,12 +21,15 @@ from replicator.pipeline.sources.postgres.copy import (
     lock_tables,
 )
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
-from replicator.pipeline.sources.postgres.lsn import lsn_text
 from replicator.pipeline.sources.postgres.options import PostgresOptions
-from replicator.pipeline.sources.postgres.publication import Publication
+from replicator.pipeline.sources.postgres.publication import Publication, published_oids
 from replicator.pipeline.sources.postgres.relations import RelationCache
 from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
+from replicator.pipeline.sources.postgres.session import opened
 from replicator.pipeline.sources.postgres.slot import create_slot, drop_own_slot
+from replicator.postgres.catalog import TableFacts, all_oids, read_tables
+from replicator.postgres.lsn import lsn_text
+from replicator.postgres.session import Connection, Worker
 
 SLOT_NOTE = "postgres.slot"
 COPY_TXID = "copy"
@@ -103,16 +101,6 @@ class InitialCopy:
             await self._sink.send([last, draft._replace(body=None)])
         else:
             await self._sink.send([draft])
-
-
-@contextlib.asynccontextmanager
-async def opened(options: PostgresOptions, *, replication: bool = False) -> AsyncIterator[Worker]:
-    """A connection for the length of the block."""
-    connection = await trio.to_thread.run_sync(partial(connect, options, replication=replication))
-    try:
-        yield Worker(connection, place_of(options))
-    finally:
-        connection.close()
 
 
 def _next(_connection: Connection, parts: Iterator[BlockPart]) -> BlockPart | None:

@@ -19,8 +19,8 @@ from replicator.pipeline.moments import Moment
 from replicator.pipeline.replicas.postgres.reader import PostgresReader
 from replicator.pipeline.sources.base import SourceReport
 from replicator.pipeline.sources.postgres.chain_start import read_begins
-from replicator.pipeline.sources.postgres.lsn import parse_lsn
 from replicator.pipeline.sources.postgres.snapshot import TransactionSnapshot, last_visible, parse_snapshot
+from replicator.postgres.lsn import parse_lsn
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 

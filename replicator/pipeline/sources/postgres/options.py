@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 
 from replicator.errors import ConfigError
+from replicator.postgres.catalog import TableName
 
 IGNORED_NAMESPACE = "replicator"  # a sidecar's own tables, where the ledger was a replica once
 HEARTBEAT_PREFIX = "replicator.heartbeat"
 
-TableName = tuple[str, str]
 _LABEL = re.compile(r'(?:("(?:[^"]|"")+"|[^".]+)\.)?("(?:[^"]|"")+"|[^".]+)')
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 

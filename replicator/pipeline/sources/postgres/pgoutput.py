@@ -22,8 +22,8 @@ from replicator.errors import Halted
 from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Definition
 from replicator.format.statement import DELETE, INSERT, PATCH, UPDATE, pack_define, pack_message, pack_truncate
-from replicator.pipeline.sources.postgres.lsn import EPOCH_US, lsn_text
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX
+from replicator.postgres.lsn import EPOCH_US, lsn_text
 
 XLOG_HEADER_BYTES = 25  # kind, start, end, clock: what stands before a message in the copy stream
 PART_BYTES = BODY_LIMIT_BYTES

@@ -11,30 +11,29 @@ from typing import Any
 
 from replicator.errors import ReplicatorError
 from replicator.ops.preflight import Finding, failed
-from replicator.pipeline.sources.postgres.catalog import TableFacts, read_tables, table_oid
-from replicator.pipeline.sources.postgres.connection import Connection, connect, place_of
-from replicator.pipeline.sources.postgres.faults import translated
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
+from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import PLUGIN, identify, read_slot
-from replicator.pipeline.sources.postgres.source import OLDEST_VERSION
 from replicator.pipeline.sources.postgres.standby import check as check_standby
+from replicator.postgres.catalog import TableFacts, read_tables, table_oid
+from replicator.postgres.session import OLDEST_VERSION, Connection, place_of
+from replicator.postgres.settings import READ_ONLY
 
 
 def preflight(options: PostgresOptions) -> list[Finding]:
     """Look at the server, the role and the tables; blocks. Raises nothing of the world's: that is a finding."""
     findings: list[Finding] = []
     try:
-        with translated(place_of(options)), connect(options) as connection:
-            findings.append(Finding("ok", f"{place_of(options)} is reachable"))
-            connection.execute("SET default_transaction_read_only = on")
+        with session(options, READ_ONLY) as connection:
+            findings.append(Finding("ok", f"{place_of(options.dsn)} is reachable"))
             for check in _CHECKS:
                 findings += check(connection, options)
     except ReplicatorError as error:
         findings.append(failed(error))
         return findings
     try:
-        with translated(place_of(options)), connect(options, replication=True) as replication:
+        with session(options, replication=True) as replication:
             identify(replication)
         findings.append(Finding("ok", "the role may replicate"))
     except ReplicatorError as error:

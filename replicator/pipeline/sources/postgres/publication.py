@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from psycopg import sql
-
 from replicator.errors import Halted
-from replicator.pipeline.sources.postgres.catalog import published_oids, quoted, read_tables, table_oid
-from replicator.pipeline.sources.postgres.connection import Connection
-from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
+from replicator.postgres.catalog import read_tables, table_oid
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Connection
 
 GENERATED_SINCE = 180000  # publish_generated_columns
 FILTERS_SINCE = 150000  # row filters and column lists
+
+_PUBLISHED = """
+SELECT c.oid::int8
+  FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+ WHERE t.pubname = %s AND t.schemaname <> %s
+ ORDER BY t.schemaname, t.tablename
+"""
 
 
 class Publication(NamedTuple):
@@ -34,7 +41,7 @@ def has_publication(connection: Connection, options: PostgresOptions) -> bool:
 def ensure_publication(connection: Connection, options: PostgresOptions) -> Publication:
     """Create the publication if there is none, then check it. Raises Halted."""
     if _read(connection, options) is None:
-        connection.execute(_create_statement(connection, options))
+        connection.execute(_create_statement(connection, options).encode())
     return check_publication(connection, options, starting=True)
 
 
@@ -66,6 +73,11 @@ def check_publication(connection: Connection, options: PostgresOptions, *, start
     return Publication(all_tables, generated)
 
 
+def published_oids(connection: Connection, publication: str) -> list[int]:
+    """The tables that a publication publishes, roots in place of their partitions, by name."""
+    return [oid for (oid,) in connection.execute(_PUBLISHED, (publication, IGNORED_NAMESPACE))]
+
+
 def _read(connection: Connection, options: PostgresOptions) -> tuple[bool, bool, bool, bool, bool] | None:
     version = connection.info.server_version
     generated = "pubgencols = 's'" if version >= GENERATED_SINCE else "false"
@@ -83,13 +95,13 @@ def _read(connection: Connection, options: PostgresOptions) -> tuple[bool, bool,
     return None if row is None else (row[0], row[1], row[2], row[3], row[4])
 
 
-def _create_statement(connection: Connection, options: PostgresOptions) -> sql.Composed:
+def _create_statement(connection: Connection, options: PostgresOptions) -> str:
     settings = "publish_via_partition_root = true"
     if connection.info.server_version >= GENERATED_SINCE:
         settings += ", publish_generated_columns = stored"
     names = options.table_names
     if names is None:
-        what: sql.Composable = sql.SQL("ALL TABLES")
+        what = "ALL TABLES"
         row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
         if row is None or not row[0]:
             raise Halted(
@@ -101,10 +113,8 @@ def _create_statement(connection: Connection, options: PostgresOptions) -> sql.C
             )
     else:
         check_tables(connection, options)
-        what = sql.SQL("TABLE ") + sql.SQL(", ").join(sql.SQL("ONLY {}").format(quoted(name)) for name in names)
-    return sql.SQL("CREATE PUBLICATION {} FOR {} WITH ({})").format(
-        sql.Identifier(options.publication), what, sql.SQL(settings)
-    )
+        what = "TABLE " + ", ".join(f"ONLY {quoted(*name)}" for name in names)
+    return f"CREATE PUBLICATION {quoted(options.publication)} FOR {what} WITH ({settings})"
 
 
 def check_tables(connection: Connection, options: PostgresOptions) -> None:

@@ -20,9 +20,7 @@ from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.format.evolution import RESYNC, changes
 from replicator.pipeline.sources.base import Sink, SourceState
-from replicator.pipeline.sources.postgres.catalog import TableFacts, read_table
 from replicator.pipeline.sources.postgres.chain_start import Numbering, read_numberings
-from replicator.pipeline.sources.postgres.connection import Connection, Worker
 from replicator.pipeline.sources.postgres.definitions import (
     SAFE_BINARY_OIDS,
     Relation,
@@ -31,9 +29,11 @@ from replicator.pipeline.sources.postgres.definitions import (
     published_attributes,
     relation_of,
 )
-from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions, TableName
+from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.pgoutput import StreamTable
 from replicator.pipeline.sources.postgres.publication import Publication
+from replicator.postgres.catalog import TableFacts, TableName, read_table
+from replicator.postgres.session import Connection, Worker
 
 TABLE_NOTE = "postgres.table."
 BEFORE_NOTE = "postgres.tables_before"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from replicator.errors import Halted
 from replicator.format.statement import pack_sequence
-from replicator.pipeline.sources.postgres.connection import Connection
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE
+from replicator.postgres.session import Connection
 
 
 class SequenceValue(NamedTuple):

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from psycopg import sql
-
 from replicator.errors import Halted, Unavailable
-from replicator.pipeline.sources.postgres.connection import Connection
-from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
+from replicator.postgres.lsn import lsn_text, parse_lsn
+from replicator.postgres.session import Connection
 
 PLUGIN = "pgoutput"
 PARENTHESES_SINCE = 150000  # options of CREATE_REPLICATION_SLOT are written in parentheses
@@ -97,7 +95,7 @@ def drop_own_slot(connection: Connection, name: str, *, ours: bool) -> None:
         )
     if slot.active:
         raise _active(name)
-    connection.execute(sql.SQL("SELECT pg_drop_replication_slot({})").format(sql.Literal(name)))
+    connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
 
 
 def check_resume(slot: Slot | None, name: str, position: int, written: int, identity: Identity) -> None:

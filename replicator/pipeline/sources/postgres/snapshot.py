@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from replicator.pipeline.sources.postgres.connection import Connection, connect, place_of
-from replicator.pipeline.sources.postgres.faults import translated
-from replicator.pipeline.sources.postgres.lsn import parse_lsn
 from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.session import database, purpose
+from replicator.postgres.lsn import parse_lsn
+from replicator.postgres.session import Connection
 
 _XIDS = 1 << 32
 
@@ -69,9 +69,10 @@ def open_snapshot(options: PostgresOptions) -> tuple[Connection, TransactionSnap
 
     The caller closes the connection. Raises Unavailable or Halted.
     """
-    connection = connect(options)
+    source = database(options)
+    connection = source.connect(purpose(options))
     try:
-        with translated(place_of(options)):
+        with source.translated():
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             visible = connection.execute("SELECT pg_current_snapshot()::text").fetchone()
             written = connection.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()

@@ -3,8 +3,8 @@
 Guarantee: every committed transaction of the published tables becomes one block, in commit order, from one consistent
 copy on. It never starts silently: a slot, server or table that cannot lead on from the journal's end halts.
 
-The parts, in the order of the flow: ``connection``, ``publication``, ``slot``, ``initial`` (the copy), ``tail`` over
-``stream`` (bytes), ``pgoutput`` (messages to drafts, pure), ``relations`` with ``definitions`` (pure) and ``catalog``.
+The parts, in the order of the flow: ``session``, ``publication``, ``slot``, ``initial`` (the copy), ``tail`` over
+``stream`` (bytes), ``pgoutput`` (messages to drafts, pure), ``relations`` with ``definitions`` (pure).
 
 Non-goals: TRUNCATE of a single partition, DROP, ATTACH and DETACH are not in PostgreSQL's change stream.
 """
@@ -13,20 +13,19 @@ from __future__ import annotations
 
 from replicator.errors import Halted, Unavailable
 from replicator.pipeline.sources.base import Sink, SourceReport, SourceState
-from replicator.pipeline.sources.postgres.catalog import TableFacts, published_oids, read_tables
 from replicator.pipeline.sources.postgres.chain_start import origin_here
-from replicator.pipeline.sources.postgres.connection import Connection, Worker, place_of
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
-from replicator.pipeline.sources.postgres.initial import InitialCopy, opened
-from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
+from replicator.pipeline.sources.postgres.initial import InitialCopy
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import (
     Publication,
     check_publication,
     ensure_publication,
     has_publication,
+    published_oids,
 )
 from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
+from replicator.pipeline.sources.postgres.session import database, opened
 from replicator.pipeline.sources.postgres.slot import (
     Identity,
     check_identity,
@@ -45,8 +44,11 @@ from replicator.pipeline.sources.postgres.wal_reader import (
     WalReader,
     WalReaderContext,
 )
+from replicator.postgres.catalog import TableFacts, read_tables
+from replicator.postgres.lsn import lsn_text, parse_lsn
+from replicator.postgres.quoting import literal, quoted
+from replicator.postgres.session import OLDEST_VERSION, Connection, Worker, place_of
 
-OLDEST_VERSION = 140000
 SYSTEM_NOTE = "postgres.system"
 DATABASE_NOTE = "postgres.database"
 TIMELINE_NOTE = "postgres.timeline"
@@ -121,7 +123,7 @@ class PostgresSource:
             publication, tables, lsn = await sql.call(self._check, start, identity)
             relations.begin_session(tables, lsn, publication)
             binary = not self._text_only and can_be_binary(tables, generated=publication.generated)
-            stream = Stream(replication.connection, replication.place)
+            stream = Stream(replication.connection, database(self._options))
             await stream.start(self._start_command(start, binary=binary))
             self.report.phase = "streaming"
             context = WalReaderContext(
@@ -155,7 +157,7 @@ class PostgresSource:
             raise Halted(
                 "server_too_old",
                 f"the server has version {replication.info.server_version // 10000}",
-                place=place_of(self._options),
+                place=place_of(self._options.dsn),
                 cure="PostgreSQL 14 or newer is needed",
             )
         return identify(replication)
@@ -170,11 +172,11 @@ class PostgresSource:
         return publication, read_tables(connection, published_oids(connection, self._options.publication)), lsn
 
     def _start_command(self, start: int, *, binary: bool) -> str:
-        quoted = '"' + self._options.publication.replace('"', '""') + '"'
-        options = f"proto_version '1', publication_names '{quoted.replace(chr(39), chr(39) * 2)}', messages 'true'"
+        names = literal(quoted(self._options.publication))
+        options = f"proto_version '1', publication_names {names}, messages 'true'"
         if binary:
             options += ", binary 'true'"
-        return f'START_REPLICATION SLOT "{self._options.slot}" LOGICAL {lsn_text(start)} ({options})'
+        return f"START_REPLICATION SLOT {quoted(self._options.slot)} LOGICAL {lsn_text(start)} ({options})"
 
 
 def _noted_lsn(text: str | None, what: str) -> int:

@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import psycopg
-from psycopg.conninfo import make_conninfo
-
 from replicator.ops.preflight import Finding
-from replicator.pipeline.sources.postgres.connection import Connection, standby_name
 from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.session import database, standby_name
+from replicator.postgres.quoting import literal, quoted
+from replicator.postgres.session import Connection
 
 _COUNTED = re.compile(r"\s*(?:(first|any)\s+)?(\d+)\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",()]+))\s*(?:,|$)')
@@ -54,16 +53,14 @@ def parse_standbys(setting: str) -> Standbys:
 
 def setting_for(name: str) -> str:
     """The setting by which every commit waits for this standby and for no other."""
-    quoted = name.replace('"', '""')
-    return f'"{quoted}"'
+    return quoted(name)
 
 
 def judge(setting: str, commit: str, name: str) -> Iterator[Finding]:
     """What the server's settings mean for a standby of this name."""
-    literal = setting_for(name).replace("'", "''")
     cure = (
-        f"ALTER SYSTEM SET synchronous_standby_names = '{literal}'; SELECT pg_reload_conf(); commits wait from then on,"
-        " so set it once this sidecar streams"
+        f"ALTER SYSTEM SET synchronous_standby_names = {literal(setting_for(name))}; SELECT pg_reload_conf(); commits"
+        " wait from then on, so set it once this sidecar streams"
     )
     try:
         standbys = parse_standbys(setting)
@@ -118,8 +115,7 @@ def is_waited_for(connection: Connection, slot: str) -> bool:
 
 def _commit_setting(options: PostgresOptions) -> str:
     """``synchronous_commit`` as a session has it that is not ours: ours do not wait for themselves."""
-    seconds = max(2, round(options.connect_seconds))
-    with psycopg.connect(make_conninfo(options.dsn, connect_timeout=seconds), autocommit=True) as plain:
+    with database(options).connect_as_application() as plain:
         row = plain.execute("SHOW synchronous_commit").fetchone()
         assert row is not None
         return str(row[0])

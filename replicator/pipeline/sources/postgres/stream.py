@@ -15,9 +15,9 @@ import trio
 from psycopg import pq
 
 from replicator.errors import Unavailable
-from replicator.pipeline.sources.postgres.connection import Connection
-from replicator.pipeline.sources.postgres.faults import fault, translated
-from replicator.pipeline.sources.postgres.lsn import EPOCH_US
+from replicator.postgres.lsn import EPOCH_US
+from replicator.postgres.nonblocking import flush, next_result
+from replicator.postgres.session import Connection, Database
 
 SILENCE_SECONDS = 90  # the server speaks at least every 30, and answers when asked
 XLOG_DATA, KEEPALIVE = b"wk"
@@ -28,24 +28,20 @@ _keepalive = struct.Struct(">QqB")
 class Stream:
     """A replication connection, from START_REPLICATION on."""
 
-    def __init__(self, connection: Connection, place: str) -> None:
+    def __init__(self, connection: Connection, database: Database) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
-        self._place = place
+        self._database = database
         # One TLS record can hold more than one read takes; what is left then does not make the socket readable.
         self._reads = 3 if self._pgconn.ssl_in_use else 1
 
     async def start(self, command: str) -> None:
         """Send START_REPLICATION and wait until the server streams."""
-        with translated(self._place):
+        with self._database.translated():
             self._pgconn.nonblocking = 1
             self._pgconn.send_query(command.encode())
-            while self._pgconn.flush():
-                await trio.lowlevel.wait_writable(self._pgconn.socket)
-            while self._pgconn.is_busy():
-                await trio.lowlevel.wait_readable(self._pgconn.socket)
-                self._pgconn.consume_input()
-            result = self._pgconn.get_result()
+            await flush(self._pgconn)
+            result = await next_result(self._pgconn)
             if result is None or result.status != pq.ExecStatus.COPY_BOTH:
                 raise self._failure(result)
 
@@ -64,7 +60,7 @@ class Stream:
                     if size:
                         break
             except psycopg.Error as error:
-                raise fault(error, self._place) from error
+                raise self._database.translation(error) from error
             if size < 0:
                 raise self._ended()
             return bytes(data) if size else None
@@ -76,17 +72,14 @@ class Stream:
         with trio.move_on_after(SILENCE_SECONDS) as scope:
             await trio.lowlevel.wait_readable(self._pgconn.socket)
         if scope.cancelled_caught:
-            raise Unavailable("stream_silent", f"nothing heard for {SILENCE_SECONDS} s", place=self._place)
+            raise Unavailable("stream_silent", f"nothing heard for {SILENCE_SECONDS} s", place=self._database.place)
 
     async def write_status(self, durable: int, *, ask: bool = False) -> None:
         """Tell the server that everything up to ``durable`` may be forgotten; ``ask`` for an answer."""
         clock = time.time_ns() // 1000 - EPOCH_US
-        try:
+        with self._database.translated():
             self._pgconn.put_copy_data(_status.pack(b"r", durable, durable, durable, clock, ask))
-            while self._pgconn.flush():
-                await trio.lowlevel.wait_writable(self._pgconn.socket)
-        except psycopg.Error as error:
-            raise fault(error, self._place) from error
+            await flush(self._pgconn)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -102,8 +95,8 @@ class Stream:
 
     def _failure(self, result: pq.abc.PGresult | None) -> Exception:
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return fault(psycopg.errors.error_from_result(result), self._place)
-        return Unavailable("stream_ended", "the server ended the stream", place=self._place)
+            return self._database.translation(psycopg.errors.error_from_result(result))
+        return Unavailable("stream_ended", "the server ended the stream", place=self._database.place)
 
 
 def read_keepalive(message: bytes) -> tuple[int, bool]:

@@ -22,9 +22,7 @@ import trio
 from replicator.errors import Halted
 from replicator.format.block import Draft
 from replicator.pipeline.sources.base import Sink, SourceReport
-from replicator.pipeline.sources.postgres.connection import Connection, Worker, first_error
 from replicator.pipeline.sources.postgres.definitions import Relation, parse_relation
-from replicator.pipeline.sources.postgres.lsn import lsn_text
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.pipeline.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler, Unresolved
 from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
@@ -32,6 +30,8 @@ from replicator.pipeline.sources.postgres.sequences import SequenceValue, pack_s
 from replicator.pipeline.sources.postgres.slot import Slot, read_slot
 from replicator.pipeline.sources.postgres.standby import is_waited_for
 from replicator.pipeline.sources.postgres.stream import KEEPALIVE, XLOG_DATA, Stream, read_keepalive
+from replicator.postgres.lsn import lsn_text
+from replicator.postgres.session import Connection, Worker
 
 IDLE_NOTE = "postgres.idle"
 SEQUENCES_TXID = "sequences"
@@ -320,6 +320,14 @@ async def together(tasks: list[Callable[[], Awaitable[None]]]) -> None:
             raise
         halted, others = rest.split(Halted)
         raise first_error(halted or others or rest) from None
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error that is not itself a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _emit_heartbeat(connection: Connection, slot: str) -> Slot | None:

@@ -28,10 +28,10 @@ from replicator.format.statement import (
 )
 from replicator.pipeline.sources.base import SourceState
 from replicator.pipeline.sources.postgres import PostgresOptions, PostgresSource
-from replicator.pipeline.sources.postgres.catalog import read_table, table_oid
-from replicator.pipeline.sources.postgres.connection import connect
 from replicator.pipeline.sources.postgres.copy import CopyTable, copy_parts
 from replicator.pipeline.sources.postgres.options import parse_table
+from replicator.pipeline.sources.postgres.session import connect
+from replicator.postgres.catalog import read_table, table_oid
 
 PATIENCE_SECONDS = 30
 

@@ -8,9 +8,9 @@ import trio
 import trio.testing
 
 from replicator.errors import Unavailable
-from replicator.pipeline.sources.postgres.catalog import read_tables, table_oid
-from replicator.pipeline.sources.postgres.connection import connect
 from replicator.pipeline.sources.postgres.copy import check_unchanged, lock_tables
+from replicator.pipeline.sources.postgres.session import connect
+from replicator.postgres.catalog import read_tables, table_oid
 from tests.pipeline.sources.postgres.ledger import Collector, Ledger, assert_equal, caught_up, following
 
 

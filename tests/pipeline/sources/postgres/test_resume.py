@@ -14,7 +14,7 @@ import trio.testing
 from replicator.errors import Halted, Unavailable
 from replicator.format.block import BODY_LIMIT_BYTES
 from replicator.pipeline.sources.postgres import PostgresOptions, PostgresSource
-from replicator.pipeline.sources.postgres.lsn import parse_lsn
+from replicator.postgres.lsn import parse_lsn
 from tests.pipeline.sources.postgres.ledger import Collector, Ledger, assert_equal, caught_up, failure, following
 from tests.servers import Postgres, free_port
 

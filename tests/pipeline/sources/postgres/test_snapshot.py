@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.pipeline.sources.postgres import last_visible, open_snapshot
-from replicator.pipeline.sources.postgres.lsn import lsn_text, parse_lsn
 from replicator.pipeline.sources.postgres.snapshot import TransactionSnapshot, parse_snapshot
+from replicator.postgres.lsn import lsn_text, parse_lsn
 from tests.pipeline.sources.postgres.ledger import Collector, Ledger, caught_up, following
 
 

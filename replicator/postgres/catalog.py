@@ -1,7 +1,7 @@
 """What PostgreSQL's catalogs say of tables: read in two queries, kept as plain facts.
 
 The facts are as of the reading. A log that is read later than it was written may speak of an older shape; making a
-definition from both is ``definitions.py``.
+definition from both is the source's matter (``definitions``).
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from psycopg import sql
+from replicator.postgres.session import Connection
 
-from replicator.pipeline.sources.postgres.connection import Connection
-from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, TableName
+TableName = tuple[str, str]  # schema and name
 
 
 class Attribute(NamedTuple):
@@ -101,14 +100,6 @@ SELECT a.attrelid::int8, a.attnum, a.attname, a.atttypid::int8, a.atttypmod,
  ORDER BY a.attrelid, a.attnum
 """
 
-_PUBLISHED = """
-SELECT c.oid::int8
-  FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
-  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
- WHERE t.pubname = %s AND t.schemaname <> %s
- ORDER BY t.schemaname, t.tablename
-"""
-
 
 def read_tables(connection: Connection, oids: Iterable[int]) -> list[TableFacts]:
     """The facts of these tables, in this order; tables that are gone are left out."""
@@ -142,11 +133,6 @@ def read_table(connection: Connection, oid: int) -> TableFacts | None:
     return tables[0] if tables else None
 
 
-def published_oids(connection: Connection, publication: str) -> list[int]:
-    """The tables that a publication publishes, roots in place of their partitions, by name."""
-    return [oid for (oid,) in connection.execute(_PUBLISHED, (publication, IGNORED_NAMESPACE))]
-
-
 def table_oid(connection: Connection, name: TableName) -> int | None:
     """The oid of a table or partitioned table; None if there is none of that name."""
     row = connection.execute(
@@ -157,11 +143,11 @@ def table_oid(connection: Connection, name: TableName) -> int | None:
     return None if row is None else int(row[0])
 
 
+def exists(connection: Connection, relation: str) -> bool:
+    """Whether there is a table, sequence, view or index of this name, as SQL takes it."""
+    return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [relation]).fetchone() == (True,)
+
+
 def all_oids(connection: Connection) -> list[int]:
     """Every table there is, published or not: what is not among them later was created later."""
     return [oid for (oid,) in connection.execute("SELECT oid::int8 FROM pg_class WHERE relkind IN ('r', 'p')")]
-
-
-def quoted(name: TableName) -> sql.Identifier:
-    """A table's or sequence's name for a statement."""
-    return sql.Identifier(*name)
