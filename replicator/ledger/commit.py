@@ -33,7 +33,7 @@ from replicator.ledger.planning import Changes, PlannedTransaction, RequestPlann
 from replicator.ledger.request import RequestLimits, read_request
 from replicator.ledger.state import LedgerState
 from replicator.ledger.tables import LedgerTable, TableDeclaration, check_declaration, definition_of
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.pipeline.replicas.sqlite.replica import SqliteReplica
 from replicator.storage.journal.store import Journal

@@ -13,9 +13,9 @@ from replicator.cluster.failover.rows_before import RowsBefore
 from replicator.config import Config, EmbeddedSourceSettings, PostgresSourceSettings
 from replicator.format.block import Block
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.moments import LedgerMoments
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.capture import Capture
-from replicator.pipeline.moments import LedgerMoments
 from replicator.pipeline.sources.base import SourceReport
 from replicator.pipeline.sources.postgres import PostgresSource as Postgres
 from replicator.pipeline.sources.postgres.moments import PostgresMoments

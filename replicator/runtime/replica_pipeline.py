@@ -10,11 +10,12 @@ from replicator.config import Config
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.gaps import routes as gap_routes
-from replicator.pipeline.moments import Moments, ReplicaMoments
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.moments import Moments
 from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
-from replicator.pipeline.replay.serve import QuarantineDesk
-from replicator.pipeline.replay.serve import routes as quarantine_routes
+from replicator.pipeline.replay.moments import ReplicaMoments
+from replicator.pipeline.replay.quarantine_routes import QuarantineAdmin
+from replicator.pipeline.replay.quarantine_routes import routes as quarantine_routes
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
@@ -22,7 +23,7 @@ from replicator.runtime.role_pipeline import RolePipeline
 from replicator.storage.journal.head import JournalHead
 from replicator.verify.remote import Endpoint
 from replicator.verify.repair.expected_row import ExpectedRows
-from replicator.verify.repair.repair import Repairs
+from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync
 from replicator.verify.repair.serve import RepairParts
 from replicator.verify.repair.serve import routes as rewrite_routes
@@ -56,7 +57,7 @@ class ReplicaPipeline(RolePipeline):
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
         self.watching = core.view.watching = self._watching(moments)
         rewriting = self._rewriting(replay)
-        desk = QuarantineDesk(self.strand, replay, self._open_reader, core.journal)
+        desk = QuarantineAdmin(self.strand, replay, self._open_reader, core.journal)
         self.stages = [
             lambda: self._supervised("settle", self.follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
@@ -146,7 +147,7 @@ class ReplicaPipeline(RolePipeline):
         rightful = [
             ExpectedRows(core.journal, core.history, strand) for _ in range(2)
         ]  # one each: they run side by side
-        repairs = Repairs(core.journal, rightful[0], replay, strand, core.data_dir / "repairs")
+        repairs = KeyRepair(core.journal, rightful[0], replay, strand, core.data_dir / "repairs")
         file = core.data_dir / "resync.sqlite3"
         resync = Resync(file, core.journal, rightful[1], replay, self.applied, strand, core.backoff)
         core.retaining.needs("a resync that is under way", resync.needs)

@@ -22,7 +22,7 @@ from replicator.pipeline.copies.serve import Copies
 from replicator.pipeline.copies.snapshot_reader import CopyReader
 from replicator.pipeline.feed.gaps import routes as gap_routes
 from replicator.pipeline.moments import Moments
-from replicator.pipeline.replay.serve import routes as quarantine_routes
+from replicator.pipeline.replay.quarantine_routes import routes as quarantine_routes
 from replicator.pipeline.replicas.base import AppliedMark, SetSequence
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
@@ -33,7 +33,7 @@ from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.indexer import HistoryIndexer
 from replicator.supervise import supervise
 from replicator.verify.evidence import JournalWitness
-from replicator.verify.held_moments import HeldMoments
+from replicator.verify.moment_sessions import MomentSessions
 from replicator.verify.repair.serve import routes as rewrite_routes
 from replicator.verify.serve import routes as verify_routes
 
@@ -90,8 +90,8 @@ class RolePipeline:
 
     def _verify_routes(self, moments: Moments, ask_for_scrub: Callable[[], None] = lambda: None) -> list[Route]:
         """Comparisons from outside; the moments that are held for them end with the pipeline."""
-        self.held_moments = HeldMoments(self.config.region.name, moments, self._witness())
-        return verify_routes(moments, self.held_moments, ask_for_scrub)
+        self.moment_sessions = MomentSessions(self.config.region.name, moments, self._witness())
+        return verify_routes(moments, self.moment_sessions, ask_for_scrub)
 
     def _witness(self) -> JournalWitness:
         history = self.core.history if self.config.replay.history else None
@@ -119,7 +119,7 @@ class RolePipeline:
         return self.core.tail
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
-        beside: list[Callable[[], Awaitable[None]]] = [self.held_moments.run, self.copies.run]
+        beside: list[Callable[[], Awaitable[None]]] = [self.moment_sessions.run, self.copies.run]
         if not self.config.replay.history:
             return beside
         core = self.core

@@ -35,7 +35,7 @@ from replicator.errors import Rejected
 from replicator.format.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
 from replicator.pipeline.moments import Moments
 from replicator.verify.evidence import KeyQuestion
-from replicator.verify.held_moments import HeldMoments
+from replicator.verify.moment_sessions import MomentSessions
 from replicator.verify.side import LocalSide, Pace
 
 HOLD_LIMIT_SECONDS = 300
@@ -45,7 +45,7 @@ BODY_LIMIT_BYTES = 64 << 20
 SIGN_SECONDS = 1.0  # at least this often a long count shows that it goes on
 
 
-def routes(moments: Moments, held: HeldMoments, ask_for_scrub: Callable[[], None]) -> list[Route]:
+def routes(moments: Moments, held: MomentSessions, ask_for_scrub: Callable[[], None]) -> list[Route]:
     """The verification's part of the HTTP surface."""
 
     async def hold(request: Request) -> Response:
@@ -102,7 +102,7 @@ def routes(moments: Moments, held: HeldMoments, ask_for_scrub: Callable[[], None
     ]
 
 
-async def _checked(held: HeldMoments, request: Request) -> str:
+async def _checked(held: MomentSessions, request: Request) -> str:
     """The table that is asked for: what does not exist is refused before an answer begins."""
     label = request.query_params.get("table", "")
     async with held.asked(request.path_params["moment"], Pace(math.inf)) as side:
@@ -110,7 +110,7 @@ async def _checked(held: HeldMoments, request: Request) -> str:
     return label
 
 
-async def _digests(held: HeldMoments, name: str, pace: Pace, label: str, buckets: int) -> AsyncIterator[bytes]:
+async def _digests(held: MomentSessions, name: str, pace: Pace, label: str, buckets: int) -> AsyncIterator[bytes]:
     digest, read, told_at = TableDigest(label, buckets), 0, trio.current_time()
     async with held.asked(name, pace) as side:
         async for rows in side.collect(digest, label):
@@ -122,7 +122,7 @@ async def _digests(held: HeldMoments, name: str, pace: Pace, label: str, buckets
     yield msgpack.packb((DIGESTS, [(bucket, d.rows, d.sum.to_bytes(HASH_BYTES, "big")) for bucket, d in found]))
 
 
-async def _rows(held: HeldMoments, name: str, label: str, buckets: int, wanted: list[int]) -> AsyncIterator[bytes]:
+async def _rows(held: MomentSessions, name: str, label: str, buckets: int, wanted: list[int]) -> AsyncIterator[bytes]:
     sent = 0
     async with held.asked(name, Pace(math.inf)) as side:
         async for rows in side.pick(label, buckets, wanted):

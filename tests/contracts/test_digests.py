@@ -11,7 +11,7 @@ import pytest
 
 from replicator.format.digest import Digest, TableDigest
 from replicator.format.statement import TRUNCATE
-from replicator.pipeline.replay.plan import Planner
+from replicator.pipeline.replay.planner import Planner
 from tests.contracts.replica_kinds import STRAND, Kind, PostgresKind, SqliteKind, applied
 from tests.verify.histories import history, lines
 

@@ -10,7 +10,7 @@ import trio
 from replicator.format.position import Position
 from replicator.ledger.api import routes
 from replicator.ledger.reads import Reads
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.postgres.reader import PostgresReader
 from replicator.pipeline.replicas.postgres.replica import PostgresReplica
 from tests.ledger.region import Clock, Region, api, change, insert, served, transaction

@@ -13,7 +13,7 @@ from replicator.format.definition import Column, Definition
 from replicator.format.position import genesis
 from replicator.format.row import UNCHANGED, pack_row
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark, Reader, Replica, Step, TableChange
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica

@@ -19,7 +19,7 @@ from replicator.cluster.rejoin.rewind import Rewind
 from replicator.cluster.rejoin.seal import OrphanSealer
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.client import FeedClient
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.storage.journal.sealed import Seal
 
 

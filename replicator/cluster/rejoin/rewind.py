@@ -38,7 +38,7 @@ from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal, SealedBlocks, verified
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.truncate import check_cut
-from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.worklist import Worklist
 
 FILE = "rewind.json"
@@ -132,7 +132,7 @@ class Rewind:
         work = Worklist(path)
         try:
             with contextlib.closing(work):
-                job = RepairJob.stored(work.open())
+                job = ResyncJob.stored(work.open())
                 if job is not None and job.is_active and max(job.last, job.scanned) > fork.position.sequence:
                     work.end(dataclasses.asdict(dataclasses.replace(job, state="cancelled")))
         except Halted as error:

@@ -17,7 +17,7 @@ from replicator.ops.cli import printable
 if TYPE_CHECKING:
     from replicator.config import Config
     from replicator.storage.journal.store import Journal
-    from replicator.verify.repair.point_in_time import CopyDatabase, ResyncTarget
+    from replicator.verify.repair.point_in_time import CopyDatabase, PointInTime
 
 TRIAL_SECONDS = 2.0
 
@@ -60,7 +60,7 @@ def _as_of(content: dict[str, Any]) -> str:
     return f"as of {content['at']}: {content['position']} ({last})"
 
 
-def _build(journal: Journal, strand: str, moment: ResyncTarget, copy: CopyDatabase) -> dict[str, Any]:
+def _build(journal: Journal, strand: str, moment: PointInTime, copy: CopyDatabase) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -77,7 +77,7 @@ def _build(journal: Journal, strand: str, moment: ResyncTarget, copy: CopyDataba
     return {"blocks": moment.position.sequence, "notes": [copy.finish(moment)]}
 
 
-def _plan(journal: Journal, strand: str, moment: ResyncTarget) -> dict[str, Any]:
+def _plan(journal: Journal, strand: str, moment: PointInTime) -> dict[str, Any]:
     """Blocks and bytes, and the time by the rate of a short trial into a file of its own."""
     from replicator.verify.repair.point_in_time import measured_rate
 

@@ -24,14 +24,14 @@ from replicator.format.block import Block
 from replicator.format.position import Position
 from replicator.format.wire import Frame, StagedPart
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.moments import LedgerMoments
 from replicator.ops.bootstrap.bootstrap import Bootstrap
 from replicator.ops.bootstrap.bootstrap import CopyProgress as CopyReport
 from replicator.ops.drills.regions import RegionAddress
 from replicator.ops.drills.scratch import MARK, ForkPlace, create_database, scratch_config
 from replicator.ops.drills.trial import EmbeddedFork, PostgresFork
 from replicator.pipeline.feed.client import FeedClient, Upstream
-from replicator.pipeline.moments import LedgerMoments
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.runtime import wiring

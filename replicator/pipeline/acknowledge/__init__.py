@@ -4,8 +4,8 @@
 degraded. ``waiting``: writers that wait for it. ``confirming``: a source's ledger hears it, in its own terms.
 """
 
+from replicator.pipeline.acknowledge.acknowledgement import Acknowledgement
 from replicator.pipeline.acknowledge.tally import AcknowledgeRule
 from replicator.pipeline.acknowledge.view import AcknowledgeView
-from replicator.pipeline.acknowledge.waiting import Acknowledgement
 
 __all__ = ["AcknowledgeRule", "AcknowledgeView", "Acknowledgement"]

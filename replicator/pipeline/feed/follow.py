@@ -32,8 +32,8 @@ from replicator.pipeline.feed.client import FeedClient, Frames, Upstream
 from replicator.pipeline.feed.forks import first_difference
 from replicator.pipeline.feed.interventions import Interventions
 from replicator.pipeline.feed.notices import GapCounts, behind_waiver, conflict_text, late_text, notice, stopped
-from replicator.pipeline.feed.reporting import report_for_ever
-from replicator.pipeline.feed.sent import StreamTracker
+from replicator.pipeline.feed.reports import report_for_ever
+from replicator.pipeline.feed.stream_tracker import StreamTracker
 from replicator.storage.journal.head import JournalHead
 from replicator.supervise import Backoff, Trouble, first_cause, supervise
 from settle_buffer.config import SettleConfig

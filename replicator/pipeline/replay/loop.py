@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark, Replica
 from replicator.storage.journal.head import JournalHead
 

@@ -20,7 +20,7 @@ from replicator.errors import Halted
 from replicator.format.block import Header
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.statement import DEFINE, TRUNCATE
-from replicator.pipeline.replay.plan import Planner
+from replicator.pipeline.replay.planner import Planner
 from replicator.pipeline.replay.quarantine import Quarantine, is_curable
 from replicator.pipeline.replicas.base import Replica
 

@@ -18,9 +18,9 @@ from replicator.errors import Corrupt, Halted, Rejected
 from replicator.format.definition import Definition
 from replicator.format.statement import unpack_statements
 from replicator.pipeline.replay.blocked_keys import UNREADABLE, Key, touched_by
-from replicator.pipeline.replay.plan import Planner
+from replicator.pipeline.replay.planner import Planner
 from replicator.pipeline.replay.quarantine import MESSAGE_LIMIT_CHARACTERS, is_curable
-from replicator.pipeline.replay.translate import RowTranslation
+from replicator.pipeline.replay.row_translation import RowTranslation
 from replicator.pipeline.replicas.base import AppliedMark, Replica, Step
 from replicator.pipeline.replicas.quarantine import Place, QuarantineClosing, QuarantinedStatement
 

@@ -31,7 +31,7 @@ from replicator.verify.repair.images import (
     pack_texts,
     unpack_texts,
 )
-from replicator.verify.repair.statements import LocatedStatement, StatementJournal, Statements
+from replicator.verify.repair.statement_lookup import LocatedStatement, StatementJournal, Statements
 
 OLDER_AT_ONCE = 16
 OLDER_LIMIT = 10_000  # statements looked at to complete one row

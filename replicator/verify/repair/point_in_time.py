@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from replicator.errors import ConfigError, Halted
 from replicator.format.position import Position, genesis
 from replicator.ledger.presentation import show_time
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark, Replica
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReplica
@@ -38,7 +38,7 @@ BATCH_BLOCKS = 5_000
 _DSN = re.compile(r"postgres(ql)?://|\s*[a-z_]+\s*=", re.IGNORECASE)
 
 
-class ResyncTarget(NamedTuple):
+class PointInTime(NamedTuple):
     """The moment: its time (µs since 1970), the position of the copy, and whether the journal reaches beyond it."""
 
     at: int
@@ -47,7 +47,7 @@ class ResyncTarget(NamedTuple):
     is_behind: bool
 
 
-def target(journal: JournalReader, strand: str, at: int) -> ResyncTarget:
+def target(journal: JournalReader, strand: str, at: int) -> PointInTime:
     """Find the moment in a journal. Raises Halted (``journal_begins_later``) if the journal does not begin at the
     strand's first block: half a ledger is never built."""
     base = journal.base(strand)
@@ -61,7 +61,7 @@ def target(journal: JournalReader, strand: str, at: int) -> ResyncTarget:
     sequence = journal.sequence_before(strand, at + 1)
     block = journal.block(strand, sequence) if sequence else None
     position = block.position if block else genesis(strand)
-    return ResyncTarget(
+    return PointInTime(
         at, position, block.header.committed_at if block else 0, sequence < journal.head(strand).sequence
     )
 
@@ -72,11 +72,11 @@ class CopyDatabase(Protocol):
     place: str
 
     def replica(self) -> Replica: ...
-    def claim(self, moment: ResyncTarget) -> bool:
+    def claim(self, moment: PointInTime) -> bool:
         """Write down what it is for; gives whether it is finished already. Raises ConfigError if it holds something
         else, or is for another moment."""
 
-    def finish(self, moment: ResyncTarget) -> str:
+    def finish(self, moment: PointInTime) -> str:
         """Mark it as finished and read-only; says against what that protects."""
 
 
@@ -85,7 +85,7 @@ def copy_into(into: str) -> CopyDatabase:
     return PostgresCopy(into) if _DSN.match(into) else SqliteCopy(Path(into))
 
 
-def build(journal: JournalReader, strand: str, moment: ResyncTarget, copy: CopyDatabase) -> Iterator[AppliedMark]:
+def build(journal: JournalReader, strand: str, moment: PointInTime, copy: CopyDatabase) -> Iterator[AppliedMark]:
     """Build, or go on building; gives how far it is after each transaction."""
     replica = copy.replica()
     replayer = Replayer(journal, replica, strand, BATCH_BYTES, BATCH_BLOCKS)
@@ -118,7 +118,7 @@ class SqliteCopy:
     def replica(self) -> Replica:
         return SqliteReplica(self._path)
 
-    def claim(self, moment: ResyncTarget) -> bool:
+    def claim(self, moment: PointInTime) -> bool:
         if self._path.exists() and self._path.stat().st_size:
             with contextlib.closing(look(self._path)) as db, translated(self._path):
                 names = [name for (name,) in db.execute("SELECT name FROM sqlite_master")]
@@ -145,7 +145,7 @@ class SqliteCopy:
             db.execute("COMMIT")
         return False
 
-    def finish(self, moment: ResyncTarget) -> str:
+    def finish(self, moment: PointInTime) -> str:
         with contextlib.closing(connect(self._path, synchronous="FULL")) as db, translated(self._path):
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.execute("PRAGMA journal_mode = DELETE")  # so that it opens where nobody may write
@@ -172,7 +172,7 @@ class PostgresCopy:
     def replica(self) -> Replica:
         return PostgresReplica(self._dsn)
 
-    def claim(self, moment: ResyncTarget) -> bool:
+    def claim(self, moment: PointInTime) -> bool:
         with self._session() as db:
             if exists(db, "replicator.moment"):
                 row = db.execute("SELECT at, position, finished FROM replicator.moment").fetchone()
@@ -194,7 +194,7 @@ class PostgresCopy:
                 db.execute("INSERT INTO replicator.moment VALUES (%s, %s, %s, false)", row)
         return False
 
-    def finish(self, moment: ResyncTarget) -> str:
+    def finish(self, moment: PointInTime) -> str:
         with self._session() as db:
             answer = db.execute("SELECT quote_ident(current_database())").fetchone()
             assert answer is not None
@@ -211,7 +211,7 @@ def _taken(place: str) -> ConfigError:
     return ConfigError("not_empty", message, place=f"--into {place}", cure="name a new file, or an empty database")
 
 
-def _is_finished(place: str, moment: ResyncTarget, row: tuple[str, str, object]) -> bool:
+def _is_finished(place: str, moment: PointInTime, row: tuple[str, str, object]) -> bool:
     at, position, finished = row
     if position != str(moment.position):
         message = f"it was begun for {at}, {position}; {show_time(moment.at)} is {moment.position}"
@@ -223,7 +223,7 @@ def _is_finished(place: str, moment: ResyncTarget, row: tuple[str, str, object])
 
 
 def measured_rate(
-    journal: JournalReader, strand: str, moment: ResyncTarget, path: Path, clock: Callable[[], float], seconds: float
+    journal: JournalReader, strand: str, moment: PointInTime, path: Path, clock: Callable[[], float], seconds: float
 ) -> float | None:
     """Blocks a second, by building into a new SQLite file for so many seconds; None if there is nothing to build."""
     replayer = Replayer(journal, replica := SqliteReplica(path), strand, BATCH_BYTES, 1000)

@@ -32,9 +32,9 @@ from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
 from replicator.verify.repair.compare_and_set import ComparedKey, compare, write
 from replicator.verify.repair.expected_row import ExpectedRow, ExpectedRows, TableVersions
-from replicator.verify.repair.filling import SAMPLE_KEYS, WorklistFiller
-from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.worklist import PendingKey, Worklist
+from replicator.verify.repair.worklist_filler import SAMPLE_KEYS, WorklistFiller
 
 CHUNK_KEYS = 500
 CHUNK_BYTES = 2 << 20
@@ -84,7 +84,7 @@ class Resync:
         self._gathering = WorklistFiller(self._work, journal, strand)
         self._swept_to: dict[str, bytes] = {}  # begun anew in each life
         self._starting = trio.Lock()
-        self.job: RepairJob | None = None
+        self.job: ResyncJob | None = None
         self._opened = False
 
     # -- what an operator asks
@@ -93,7 +93,7 @@ class Resync:
         """The sequence behind which blocks are needed; beyond every block if no resync is under way."""
         return self.job.first if self.job is not None and self.job.is_active else MAX_SEQUENCE
 
-    async def start(self, request: ResyncRequest) -> RepairJob:
+    async def start(self, request: ResyncRequest) -> ResyncJob:
         """Begin; durable on return. Raises Rejected."""
         async with self._starting:
             if not self._opened:
@@ -109,7 +109,7 @@ class Resync:
             log.warning("resync of what was touched behind sequence %d, asked for by %s", job.first, job.who)
             return job
 
-    def _new_job(self, request: ResyncRequest) -> RepairJob:
+    def _new_job(self, request: ResyncRequest) -> ResyncJob:
         first = self._journal.sequence_before(self._strand, request.since)
         base = self._journal.base(self._strand).sequence
         if base and first == base:
@@ -128,16 +128,16 @@ class Resync:
             if table not in known:
                 raise Rejected("unknown_table", "the ledger has no such table", status=404, place=f"table {table}")
         fields = dataclasses.asdict(request)
-        return RepairJob(**fields, first=first, last=max(first, last), scanned=first, started_at=time.time_ns() // 1000)
+        return ResyncJob(**fields, first=first, last=max(first, last), scanned=first, started_at=time.time_ns() // 1000)
 
-    def cancel(self) -> RepairJob:
+    def cancel(self) -> ResyncJob:
         """Stop after the chunk that is under way; what was written stays, for it is right. Raises Rejected."""
         if self.job is None or not self.job.is_active:
             raise Rejected("nothing_under_way", "no resync is under way", status=409, place="resync")
         self._cancelled = True
         return self.job
 
-    async def ended(self) -> RepairJob | None:
+    async def ended(self) -> ResyncJob | None:
         """Return once no resync is under way; the last one, if there was one."""
         while self.job is not None and self.job.is_active:
             await self._ended.wait()
@@ -152,7 +152,7 @@ class Resync:
             try:
                 if not self._opened:
                     stored = await trio.to_thread.run_sync(self._work.open)
-                    self._begin(RepairJob.stored(stored))
+                    self._begin(ResyncJob.stored(stored))
                     self._opened = True
                 while self.job is None or not self.job.is_active:
                     await self._asked.wait()
@@ -170,14 +170,14 @@ class Resync:
                 else:
                     log.error("the worklist is set aside: %s", await trio.to_thread.run_sync(self._work.set_aside))
 
-    def _begin(self, job: RepairJob | None) -> None:
+    def _begin(self, job: ResyncJob | None) -> None:
         self.job = job
         self._gathering.begin()
         self._swept_to.clear()
         asked, self._asked = self._asked, trio.Event()
         asked.set()
 
-    async def _do(self, job: RepairJob) -> None:
+    async def _do(self, job: ResyncJob) -> None:
         while job.scanned < job.last and not self._cancelled:
             await trio.to_thread.run_sync(self._gathering.scan, job, job.last)
         if not self._cancelled and job.to_sweep is None:
@@ -212,7 +212,7 @@ class Resync:
 
     # -- between two steps of replay
 
-    def _step(self, replica: Replica, job: RepairJob) -> str:
+    def _step(self, replica: Replica, job: ResyncJob) -> str:
         """One sweep of some keys, or the rewriting of some."""
         applied = replica.applied(self._strand)
         if applied is None or applied.position.sequence < job.scanned:
@@ -234,7 +234,7 @@ class Resync:
     def _tables(self, replica: Replica) -> dict[str, TableVersions]:
         return self._rightful.tables(replica.definitions(self._strand))
 
-    def _sweep(self, replica: Replica, job: RepairJob, tables: dict[str, TableVersions], label: str) -> None:
+    def _sweep(self, replica: Replica, job: ResyncJob, tables: dict[str, TableVersions], label: str) -> None:
         """Some of the keys that the replica holds of a table: those that were touched are in the worklist already."""
         after = self._swept_to.get(label)
         keys = replica.stored_keys(tables[label].stored, after, SWEEP_KEYS) if label in tables else []
@@ -247,7 +247,7 @@ class Resync:
         self._work.save(dataclasses.asdict(job))
 
     def _rewrite(
-        self, replica: Replica, job: RepairJob, rights: Sequence[tuple[PendingKey, TableVersions, ExpectedRow]]
+        self, replica: Replica, job: ResyncJob, rights: Sequence[tuple[PendingKey, TableVersions, ExpectedRow]]
     ) -> None:
         compared = compare(replica, [(table, pending.key, right) for pending, table, right in rights])
         users = None if job.users is None else frozenset(job.users)
@@ -286,7 +286,7 @@ class Resync:
                 break
         return rights
 
-    def _read_ahead(self, job: RepairJob) -> None:
+    def _read_ahead(self, job: ResyncJob) -> None:
         """Read what the next step will need, while replay goes on."""
         tables = self._rightful.tables_so_far()
         if tables and not job.unswept:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.transport.body import Fields, json_fields
-from replicator.verify.repair.repair import Repairs
+from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync
 from replicator.verify.repair.resync import ResyncRequest as Asked
 
@@ -35,7 +35,7 @@ TEXT_LIMIT_CHARACTERS = 8_192
 class RepairParts(NamedTuple):
     """The parts that rewrite keys of a replica; ``repaired`` hears that keys were written."""
 
-    repairs: Repairs
+    repairs: KeyRepair
     resync: Resync
     repaired: Callable[[], None]
 

@@ -15,7 +15,7 @@ from replicator.format.statement import pack_define, pack_insert
 from replicator.ledger.commit import Committer
 from replicator.ledger.planning import TransactionAnswer
 from replicator.pipeline.capture import Capture
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.replicas.sqlite import SqliteReplica

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from replicator.cluster.promotion import PostgresRole
 from replicator.format.position import Position
 from replicator.format.statement import unpack_bodies
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.sources.postgres import PostgresOptions
 from replicator.storage.journal.head import JournalHead

@@ -17,7 +17,7 @@ from replicator.format.position import Position
 from replicator.format.statement import pack_define
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.pipeline.feed.publish import Publisher
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from replicator.errors import Unavailable
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.sqlite import SqliteReplica
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import walk

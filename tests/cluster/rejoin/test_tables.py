@@ -13,10 +13,10 @@ import pytest
 from replicator.cluster.rejoin.rewind import FILE, Rewind
 from replicator.errors import Halted, Unavailable
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_truncate, pack_update
-from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replay.quarantine import QuarantinePolicy
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.storage.journal.pruning import remove_pages
-from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.worklist import Worklist
 from tests.cluster.rejoin.chains import Chain, digests, sealed
 from tests.cluster.rejoin.rewind_child import Shim
@@ -109,13 +109,13 @@ async def test_a_resync_that_knows_the_orphans_ends(old: Chain, new: Chain) -> N
     last = old.head.sequence
     work = Worklist(old.directory / "resync.sqlite3")
     work.open()
-    job = RepairJob(0, None, None, None, "ann", False, 1, last, last, 0, state="rewriting")
+    job = ResyncJob(0, None, None, None, "ann", False, 1, last, last, 0, state="rewriting")
     work.begin_anew(dataclasses.asdict(job))
     work.gather({("notes", row("1")): (last, 0)}, {}, None, dataclasses.asdict(job))
     work.close()
     fork, seal = await sealed(old, new)
     old.rewind().run(seal, fork)
-    left = RepairJob.stored(work.open())
+    left = ResyncJob.stored(work.open())
     assert left is not None
     assert (left.state, work.pending(10)) == ("cancelled", [])
     work.close()

@@ -14,7 +14,7 @@ from replicator.ops.bootstrap.target import CopyTarget
 from replicator.pipeline.copies.partial_copy import HALF_COPY
 from replicator.pipeline.copies.snapshot_reader import CopyReader, chunks
 from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, in_force, pack_chunk, unpack_chunk
-from replicator.pipeline.replay.apply import Replayer
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import Append, Define, SetSequence, TableChange
 from replicator.pipeline.replicas.quarantine import QuarantinedStatement
 from tests.contracts.replica_kinds import (

@@ -18,7 +18,7 @@ from replicator.errors import Halted, ReplicatorError
 from replicator.pipeline.acknowledge import Acknowledgement, AcknowledgeRule
 from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.feed.regions import routes as region_routes
-from replicator.pipeline.feed.reporting import REPORT_SECONDS
+from replicator.pipeline.feed.reports import REPORT_SECONDS
 from replicator.storage.journal.keeper import JournalKeeper
 from replicator.storage.journal.pruning import remove_pages
 from replicator.storage.journal.retention import RetentionPolicy
@@ -58,7 +58,7 @@ async def report(primary: Primary, position: object, region: str = "eu") -> http
 async def test_a_region_reports_what_is_durable_in_its_journal(
     primary: Primary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.pipeline.feed.reporting.REPORT_SECONDS", 0.02)
+    monkeypatch.setattr("replicator.pipeline.feed.reports.REPORT_SECONDS", 0.02)
     region = Region(tmp_path / "eu", primary)
     with trio.fail_after(20):
         async with primary.serving(), trio.open_nursery() as nursery:
@@ -154,7 +154,7 @@ async def test_a_wish_reaches_a_follower_whose_stream_is_open_already(
     primary: Primary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the answer to its next report; and it is taken back in the same way."""
-    monkeypatch.setattr("replicator.pipeline.feed.reporting.REPORT_SECONDS", 0.3)
+    monkeypatch.setattr("replicator.pipeline.feed.reports.REPORT_SECONDS", 0.3)
     wanted = False
     primary.publisher.wants_reports = lambda: wanted
     region = Region(tmp_path / "eu", primary)
@@ -223,7 +223,7 @@ class Plain(Publisher):
 async def test_an_upstream_that_takes_no_reports_is_followed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.pipeline.feed.reporting.REPORT_SECONDS", 0.01)
+    monkeypatch.setattr("replicator.pipeline.feed.reports.REPORT_SECONDS", 0.01)
     primary = Primary(tmp_path / "primary.db", Plain)
     primary.write(drafts(1, 5))
     region = Region(tmp_path / "eu", primary)
@@ -250,7 +250,7 @@ class Babbling(Plain):
 
 
 async def test_a_strange_answer_to_a_report_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.pipeline.feed.reporting.REPORT_SECONDS", 0.01)
+    monkeypatch.setattr("replicator.pipeline.feed.reports.REPORT_SECONDS", 0.01)
     primary = Primary(tmp_path / "primary.db", Babbling)
     primary.write(drafts(1, 5))
     region = Region(tmp_path / "eu", primary)

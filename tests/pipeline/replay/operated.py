@@ -15,7 +15,7 @@ from replicator.format.statement import pack_define, pack_delete, pack_insert, p
 from replicator.ops.cli import main
 from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
 from replicator.pipeline.replay.quarantine import QuarantinePolicy
-from replicator.pipeline.replay.serve import QuarantineDesk, routes
+from replicator.pipeline.replay.quarantine_routes import QuarantineAdmin, routes
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.storage.journal.head import JournalHead
 from replicator.transport.server import Listen, application, serve
@@ -46,7 +46,7 @@ class Operated:
         self._heard = trio.Event()
         replayer = self.strand.replayer
         self.replay = ReplayLoop(replayer, self.tail, ReplayHold(), self._on_applied, self.opened.append)
-        self.desk = QuarantineDesk(STRAND, self.replay, self.strand.kind.reader, self.strand.journal)
+        self.desk = QuarantineAdmin(STRAND, self.replay, self.strand.kind.reader, self.strand.journal)
         self.port = free_port()
         self.config = directory / "region.toml"
         self.config.write_text(

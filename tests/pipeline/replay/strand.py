@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
-from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replay.quarantine import QuarantinePolicy
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.replicas.quarantine import QuarantinedStatement
 from replicator.storage.journal.store import Journal

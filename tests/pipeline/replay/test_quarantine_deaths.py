@@ -11,8 +11,8 @@ import pytest
 
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_truncate, pack_update
 from replicator.pipeline.replay import quarantine_replay
-from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replay.quarantine_replay import GroupFilter
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantineTable
 from tests.contracts.replica_kinds import STRAND, Kind, PostgresKind, SqliteKind, contents, row
 from tests.pipeline.replay.strand import EVENTS, SETS_ASIDE, WALLETS, Strand, wallet

@@ -17,7 +17,7 @@ from replicator.format.statement import pack_delete, pack_insert, pack_patch, pa
 from replicator.pipeline.replicas.base import Replica
 from replicator.verify.repair.images import Place
 from replicator.verify.repair.resync import ResyncRequest
-from replicator.verify.repair.statements import LocatedStatement
+from replicator.verify.repair.statement_lookup import LocatedStatement
 from replicator.verify.repair.worklist import PendingKey
 from tests.contracts.replica_kinds import STRAND, contents, row
 from tests.verify.repair.histories import before, evolve, line, pair, span

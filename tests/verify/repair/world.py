@@ -15,15 +15,15 @@ import trio
 from replicator.errors import Rejected, Unavailable
 from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition
-from replicator.pipeline.replay.apply import Replayer
 from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
+from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
 from replicator.verify.repair.expected_row import ExpectedRows
-from replicator.verify.repair.repair import Repairs
+from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync, ResyncRequest
 from tests.contracts.replica_kinds import STRAND, Kind, contents, row
 
@@ -75,7 +75,7 @@ class World:
         replayer = Replayer(self.journal, self.replica, STRAND, 1 << 20, 100)
         self.replay = ReplayLoop(replayer, self.tail, ReplayHold(), self._moved)
         rightful = [ExpectedRows(self.journal, self.history, STRAND) for _ in range(2)]
-        self.repairs = Repairs(self.journal, rightful[0], self.replay, STRAND, self.directory / "repairs")
+        self.repairs = KeyRepair(self.journal, rightful[0], self.replay, STRAND, self.directory / "repairs")
         self.resync = Resync(
             self.directory / "resync.sqlite3",
             self.journal,

@@ -24,7 +24,7 @@ from replicator.format.position import Position, genesis
 from replicator.format.statement import unpack_bodies, unpack_statements
 from replicator.pipeline.copies.partial_copy import HALF_COPY, refuse_marked
 from replicator.pipeline.replay.one_by_one import PlacedStatement, SingleStatementReplay
-from replicator.pipeline.replay.plan import Planner
+from replicator.pipeline.replay.planner import Planner
 from replicator.pipeline.replay.quarantine import HALTS, Quarantine, QuarantinePolicy, is_curable
 from replicator.pipeline.replicas.base import AppliedMark, Replica
 

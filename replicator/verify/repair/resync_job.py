@@ -13,7 +13,7 @@ WRITE_ROWS_PER_SECOND = 10_000  # assumed for a plan, which writes nothing
 
 
 @dataclasses.dataclass(slots=True)
-class RepairJob:
+class ResyncJob:
     """Times are µs since 1970. ``first`` is the sequence behind which the span begins, ``last`` its last block.
 
     ``keys`` were touched in the span; ``compared`` of them were looked at so far, ``differing`` were not as the journal
@@ -48,7 +48,7 @@ class RepairJob:
     error: dict[str, str] | None = None
 
     @classmethod
-    def stored(cls, fields: dict[str, Any] | None) -> RepairJob | None:
+    def stored(cls, fields: dict[str, Any] | None) -> ResyncJob | None:
         """The job that a worklist holds; None if there is none, or one of another release of this program."""
         known = {field.name for field in dataclasses.fields(cls)}
         return None if fields is None or fields.keys() != known else cls(**fields)

@@ -251,7 +251,7 @@ async def test_an_index_that_is_far_behind_is_brought_forward_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replay waits for the last few blocks of it at most."""
-    monkeypatch.setattr("replicator.verify.repair.repair.INDEX_BLOCKS", 3)
+    monkeypatch.setattr("replicator.verify.repair.key_repair.INDEX_BLOCKS", 3)
     before(world)
     for number in range(30):
         world.write(pack_update(1, note(1, f"owner {number}")))

@@ -1,7 +1,7 @@
 """Moments that are kept for somebody who asks over HTTP: fixed once, asked many times.
 
 Guarantee: a moment ends when its asker says so, or by itself when nobody has asked for ``IDLE_SECONDS``: an open
-snapshot keeps a database from cleaning up. There are at most ``HELD_LIMIT``; a moment serves one request at a time.
+snapshot keeps a database from cleaning up. There are at most ``SESSIONS_LIMIT``; a moment serves one request at a time.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from replicator.verify.evidence import Witness
 from replicator.verify.side import LocalSide, Pace
 
 IDLE_SECONDS = 60.0
-HELD_LIMIT = 8
+SESSIONS_LIMIT = 8
 
 
-class _HeldMoment:
+class _MomentSession:
     """A moment, and when it was last asked."""
 
     def __init__(self, side: LocalSide) -> None:
@@ -30,14 +30,14 @@ class _HeldMoment:
         self.asked_at = trio.current_time()
 
 
-class HeldMoments:
+class MomentSessions:
     """The moments that are held; ``run`` ends those that nobody asks any more."""
 
     def __init__(self, name: str, moments: Moments, witness: Witness) -> None:
         self._name = name
         self._moments = moments
         self._witness = witness
-        self._held: dict[str, _HeldMoment] = {}
+        self._held: dict[str, _MomentSession] = {}
 
     async def run(self) -> None:
         """For ever; when cancelled, ends all moments."""
@@ -54,10 +54,10 @@ class HeldMoments:
 
     async def hold(self, at: int | None) -> tuple[str, LocalSide]:
         """Fix a moment; its name, by which it is asked for, and what it is."""
-        if len(self._held) >= HELD_LIMIT:
+        if len(self._held) >= SESSIONS_LIMIT:
             raise Rejected(
                 "too_many_moments",
-                f"{HELD_LIMIT} comparisons are under way here",
+                f"{SESSIONS_LIMIT} comparisons are under way here",
                 status=503,
                 retry_after=5,
                 place="verify",
@@ -70,7 +70,7 @@ class HeldMoments:
             await side.end()
             raise
         name = secrets.token_hex(16)
-        self._held[name] = _HeldMoment(side)
+        self._held[name] = _MomentSession(side)
         return name, side
 
     @asynccontextmanager

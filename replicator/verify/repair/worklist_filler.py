@@ -12,7 +12,7 @@ import time
 
 from replicator.format.statement import unpack_bodies, unpack_statements
 from replicator.storage.journal.store import Journal
-from replicator.verify.repair.job import RepairJob
+from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.touched_keys import TouchedKeys
 from replicator.verify.repair.worklist import Worklist
 
@@ -33,7 +33,7 @@ class WorklistFiller:
         """Forget what was gathered and not stored: it is gathered again."""
         self._touched = None
 
-    def scan(self, job: RepairJob, until: int) -> None:
+    def scan(self, job: ResyncJob, until: int) -> None:
         """Gather what the next blocks touch, not beyond ``until``; how far that is goes into the job."""
         began = time.monotonic()
         in_span = job.scanned < job.last
@@ -56,7 +56,7 @@ class WorklistFiller:
             job.scan_seconds += time.monotonic() - began
         self._store(job, touched, in_span=in_span)
 
-    def _scan_parts(self, job: RepairJob, touched: TouchedKeys, sequence: int) -> None:
+    def _scan_parts(self, job: ResyncJob, touched: TouchedKeys, sequence: int) -> None:
         """A large block: what a part touches is stored before the next is read. Found again, it changes nothing."""
         in_span, ordinal = job.scanned < job.last, 0
         for part in self._journal.parts(self._strand, sequence):
@@ -64,18 +64,18 @@ class WorklistFiller:
             ordinal += part.statements
             self._store(job, touched, in_span=in_span)
 
-    def _store(self, job: RepairJob, touched: TouchedKeys, *, in_span: bool) -> None:
+    def _store(self, job: ResyncJob, touched: TouchedKeys, *, in_span: bool) -> None:
         adding = None if in_span else job.unswept
         self._work.gather(touched.keys, touched.truncated, adding, dataclasses.asdict(job))
         touched.clear()
 
-    def _gatherer(self, job: RepairJob) -> TouchedKeys:
+    def _gatherer(self, job: ResyncJob) -> TouchedKeys:
         if self._touched is None:
             tables = None if job.tables is None else frozenset(job.tables)
             self._touched = TouchedKeys(self._journal.definitions(self._strand), tables)
         return self._touched
 
-    def close_span(self, job: RepairJob) -> None:
+    def close_span(self, job: ResyncJob) -> None:
         """The span is gathered: what is to be swept and how many keys there are is known from here on."""
         job.to_sweep = sorted(self._work.truncated())
         job.keys = self._work.count()

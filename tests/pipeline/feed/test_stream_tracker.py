@@ -5,7 +5,7 @@ from __future__ import annotations
 from replicator.format.block import Block, BlockPart, Draft, seal_small
 from replicator.format.position import Position, genesis
 from replicator.format.wire import Frame, Heartbeat, StagedPart
-from replicator.pipeline.feed.sent import StreamTracker
+from replicator.pipeline.feed.stream_tracker import StreamTracker
 
 
 def beat(sequence: int) -> Heartbeat:

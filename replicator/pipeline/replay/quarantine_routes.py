@@ -31,7 +31,7 @@ from replicator.format.statement import DELETE, TRUNCATE, unpack_statements
 from replicator.pipeline.replay import quarantine_replay
 from replicator.pipeline.replay.blocked_keys import UNREADABLE
 from replicator.pipeline.replay.loop import ReplayLoop
-from replicator.pipeline.replay.translate import shown
+from replicator.pipeline.replay.row_translation import shown
 from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantinedStatement, QuarantineTable
 from replicator.storage.journal.reading import JournalReader
@@ -42,7 +42,7 @@ KEYS_LIMIT = 1000  # in a request
 log = logging.getLogger("replicator")
 
 
-class QuarantineDesk:
+class QuarantineAdmin:
     """A replica region's quarantine, as far as people may reach into it."""
 
     def __init__(
@@ -140,31 +140,31 @@ class QuarantineDesk:
             return header, {"row": None, "unreadable": str(error), "image": statement[2].hex()}
 
 
-def routes(desk: QuarantineDesk | None) -> list[Route]:
+def routes(desk: QuarantineAdmin | None) -> list[Route]:
     """The routes; without a desk (on a primary) each says that nothing is replayed here."""
 
-    async def open_(request: Request, desk: QuarantineDesk) -> Fields:
+    async def open_(request: Request, desk: QuarantineAdmin) -> Fields:
         return await desk.open()
 
-    async def closed(request: Request, desk: QuarantineDesk) -> Fields:
+    async def closed(request: Request, desk: QuarantineAdmin) -> Fields:
         return await desk.closed()
 
-    async def keys(request: Request, desk: QuarantineDesk) -> Fields:
+    async def keys(request: Request, desk: QuarantineAdmin) -> Fields:
         return await desk.keys()
 
-    async def one(request: Request, desk: QuarantineDesk) -> Fields:
+    async def one(request: Request, desk: QuarantineAdmin) -> Fields:
         return await desk.one(*_place(request.path_params))
 
-    async def replay(request: Request, desk: QuarantineDesk) -> Fields:
+    async def replay(request: Request, desk: QuarantineAdmin) -> Fields:
         fields = await json_fields(request, {"who": str}, {"table": str, "keys": list, "apply": bool})
         wanted = quarantine_replay.GroupFilter(fields.get("table"), _keys(fields.get("keys", [])))
         return await desk.replay(wanted, fields["who"], for_good=fields.get("apply", False))
 
-    async def drop(request: Request, desk: QuarantineDesk) -> Fields:
+    async def drop(request: Request, desk: QuarantineAdmin) -> Fields:
         fields = await json_fields(request, {"sequence": int, "ordinal": int, "who": str, "why": str})
         return await desk.drop(*_place(fields), fields["who"], fields["why"])
 
-    asked: list[tuple[str, str, Callable[[Request, QuarantineDesk], Awaitable[Fields]]]] = [
+    asked: list[tuple[str, str, Callable[[Request, QuarantineAdmin], Awaitable[Fields]]]] = [
         ("GET", "/v1/quarantine", open_),
         ("GET", "/v1/quarantine/closed", closed),
         ("GET", "/v1/quarantine/keys", keys),
@@ -176,7 +176,7 @@ def routes(desk: QuarantineDesk | None) -> list[Route]:
 
 
 def _endpoint(
-    desk: QuarantineDesk | None, answer: Callable[[Request, QuarantineDesk], Awaitable[Fields]]
+    desk: QuarantineAdmin | None, answer: Callable[[Request, QuarantineAdmin], Awaitable[Fields]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         if desk is None:

@@ -45,8 +45,8 @@ Named = tuple[str, Sequence[str]]  # a table's label, and a key's canonical text
 Fields = dict[str, Any]
 
 
-class Repairs:
-    """Repairs the replica of one strand. ``reports`` is the directory of the reports."""
+class KeyRepair:
+    """KeyRepair the replica of one strand. ``reports`` is the directory of the reports."""
 
     def __init__(
         self, journal: Journal, rightful: ExpectedRows, replay: ReplayLoop, strand: str, reports: Path

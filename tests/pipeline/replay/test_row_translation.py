@@ -19,7 +19,7 @@ from replicator.format.statement import (
     pack_update,
     unpack_statements,
 )
-from replicator.pipeline.replay.translate import RowTranslation, shown
+from replicator.pipeline.replay.row_translation import RowTranslation, shown
 
 OLD = Definition(
     "public",

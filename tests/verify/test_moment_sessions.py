@@ -15,12 +15,12 @@ from starlette.routing import Route
 
 from replicator.errors import Corrupt, Rejected, Unavailable
 from replicator.format.position import genesis
-from replicator.pipeline.moments import LedgerMoments
+from replicator.ledger.moments import LedgerMoments
 from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.transport.server import Listen, application, serve
 from replicator.verify.evidence import Evidence, KeyQuestion, judge
-from replicator.verify.held_moments import HELD_LIMIT, IDLE_SECONDS, HeldMoments
+from replicator.verify.moment_sessions import IDLE_SECONDS, SESSIONS_LIMIT, MomentSessions
 from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.serve import DIGESTS, END, READ, ROWS, routes
 from replicator.verify.side import Pace
@@ -58,7 +58,7 @@ async def served(made: list[Route]) -> AsyncIterator[Endpoint]:
 
 
 async def test_a_moment_is_asked_for_digests_rows_and_evidence(moments: LedgerMoments) -> None:
-    held = HeldMoments("paris", moments, Silent())
+    held = MomentSessions("paris", moments, Silent())
     async with served(routes(moments, held, lambda: None)) as endpoint, remote_side(endpoint, rate=1_000_000) as side:
         await side.fix(None)
         assert side.position == applied(7).position
@@ -85,10 +85,10 @@ def _again(side: RemoteSide) -> RemoteSide:
 async def test_a_moment_that_nobody_asks_any_more_ends_by_itself(
     moments: LedgerMoments, mock_clock: trio.testing.MockClock
 ) -> None:
-    held = HeldMoments("paris", moments, Silent())
+    held = MomentSessions("paris", moments, Silent())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(held.run)
-        names = [(await held.hold(None))[0] for _ in range(HELD_LIMIT)]
+        names = [(await held.hold(None))[0] for _ in range(SESSIONS_LIMIT)]
         with pytest.raises(Rejected, match="comparisons are under way"):
             await held.hold(None)
         mock_clock.jump(IDLE_SECONDS * 0.9)

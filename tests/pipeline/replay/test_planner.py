@@ -24,7 +24,7 @@ from replicator.format.statement import (
     pack_update,
     unpack_statements,
 )
-from replicator.pipeline.replay.plan import Planner
+from replicator.pipeline.replay.planner import Planner
 from replicator.pipeline.replicas.base import Append, Define, SetSequence, Step, TableChange, Truncate
 
 

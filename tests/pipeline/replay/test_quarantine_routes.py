@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from replicator.pipeline.replay.serve import routes
+from replicator.pipeline.replay.quarantine_routes import routes
 from replicator.transport.server import application
 from tests.pipeline.replay.operated import Operated
 
