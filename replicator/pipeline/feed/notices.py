@@ -1,4 +1,4 @@
-"""What the settle buffer says, in words and in numbers.
+"""What the settle buffer and the region that is followed say, in words and in numbers, and the halts that follow.
 
 Guarantee: everything that needs a person is said as a warning, with both sides of a contradiction in full; what is
 ordinary (reordering, duplicates) is counted and said only to who looks for it. Pure.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from replicator.errors import Halted
+from replicator.errors import Halted, Rejected
 from settle_buffer.events import (
     Certificate,
     Conflict,
@@ -23,6 +23,11 @@ from settle_buffer.events import (
     Pressure,
     SpoolSetAside,
     Stopped,
+)
+
+BOOTSTRAP_CURE = (
+    "stop this sidecar; replicator bootstrap CONFIG --replace takes a consistent copy from a region that has everything"
+    " and goes on from there (--plan shows what it would do); what is here now is set aside, not lost"
 )
 
 
@@ -96,6 +101,25 @@ def behind_waiver(certificate: Certificate) -> Halted:
         cure="make this region anew from a whole one; or, if the blocks can be had after all, let [follow] primary "
         "name a region that has them, stop the sidecar, remove its spool and start it: the feed is read again",
     )
+
+
+def refused(refusal: Rejected, sequence: int, fork: int | None, place: str) -> Halted:
+    """The halt that a refused stream is shown as. ``sequence`` is where this region's journal ends, ``fork`` the first
+    sequence at which the chains differ, where the refusal is that they do."""
+    match refusal.reason:
+        case "diverged":
+            message = f"diverged at sequence {fork}: this region and the primary hold different blocks from there on"
+            cure = "find out which history is right before anything else; then resync the other region"
+            return Halted("diverged", message, place=place, cure=cure)
+        case "ahead":
+            message = f"this region is at sequence {sequence}; {refusal.message}"
+            cure = "the primary was set back, or it is another one: find out before anything else"
+            return Halted("ahead_of_primary", message, place=place, cure=cure)
+        case "pruned":
+            message = f"this region needs the block behind sequence {sequence}; {refusal.message}"
+            return Halted("pruned", message, place=place, cure=BOOTSTRAP_CURE)
+        case reason:
+            return Halted(reason, refusal.message, place=place, cure="check [follow] and the primary's version")
 
 
 def waiver_text(certificate: Certificate) -> str:

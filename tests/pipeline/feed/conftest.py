@@ -110,9 +110,9 @@ class Region:
         self.tail = JournalHead(self.journal.head(STRAND))
         self.recorder = Recorder()
         config = SettleConfig(request_after_us=20_000, request_every_us=100_000)
-        upstream = Upstream(primary.url, name, token=token, idle_seconds=2.0)
+        self.upstream = Upstream(primary.url, name, token=token, idle_seconds=2.0)
         self.follower = Follower(
-            upstream,
+            self.upstream,
             config,
             directory / "spool.db",
             self.journal,
@@ -120,6 +120,10 @@ class Region:
             self.recorder,
             lambda: Backoff(0.01, 0.05, random.Random(1)),
         )
+
+    async def take(self, block: Block) -> None:
+        """The block comes by another way than the streams that are open."""
+        await self.follower._intake(self.upstream)._take([block])
 
     def bodies(self) -> list[bytes | None]:
         return [block.body for block in self.journal.blocks(STRAND, 0, 1 << 30)]

@@ -139,7 +139,7 @@ async def test_a_late_block_stops_the_strand_and_is_kept(tmp_path: Path, primary
         await region.recorder.halted.wait()
         feed(primary).gone.clear()  # 10 is asked for until it comes; 5 comes by another way, as from a second path
         (late,) = primary.journal.blocks(STRAND, 4, 1)[:1]
-        await region.follower._take([late])
+        await region.take(late)
         (shown,) = (await region.get("/late"))["late"]
         assert (shown["sequence"], shown["hash"]) == (5, late.hash.hex())
         assert region.recorder.halts[-1].reason == "late"
@@ -181,7 +181,7 @@ async def test_a_conflict_with_a_settled_block_is_resumed(tmp_path: Path, primar
     region = Operated(tmp_path / "eu", primary)
     async with primary.serving(), region.running():
         await region.tail.beyond(9)
-        await region.follower._take([forged])
+        await region.take(forged)
         (halt,) = region.recorder.halts
         assert true[9].hash.hex() in halt.message
         assert forged.hash.hex() in halt.message

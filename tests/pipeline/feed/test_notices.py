@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from replicator.errors import Halted
-from replicator.pipeline.feed.follow import _released
+from replicator.pipeline.feed.journal_writer import _released
 from replicator.pipeline.feed.notices import GapCounts, behind_waiver, notice, stopped
 from settle_buffer.entry import Entry
 from settle_buffer.events import (
