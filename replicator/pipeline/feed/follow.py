@@ -153,14 +153,16 @@ class Follower:
     async def _feed_from(self, upstream: Upstream, gaps: trio.MemoryReceiveChannel[GapRequest]) -> None:
         """Take what this upstream sends; returns when another one is to be followed."""
         self._fed_by = upstream
-        with trio.CancelScope() as self._feeding:
-            async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
-                intake = self._intake(upstream)
-                nursery.start_soon(self._fill_gaps, client, intake, gaps)
-                nursery.start_soon(report_for_ever, client, self._tail)
-                trouble = self._listener.feed
-                await supervise("feed", lambda: self._connect_once(client, intake), trouble, self._backoff())
-        self._fed_by = None
+        try:
+            with trio.CancelScope() as self._feeding:
+                async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
+                    intake = self._intake(upstream)
+                    nursery.start_soon(self._fill_gaps, client, intake, gaps)
+                    nursery.start_soon(report_for_ever, client, self._tail)
+                    trouble = self._listener.feed
+                    await supervise("feed", lambda: self._connect_once(client, intake), trouble, self._backoff())
+        finally:
+            self._fed_by = None
 
     def _intake(self, upstream: Upstream) -> FeedIntake:
         return FeedIntake(

@@ -6,8 +6,10 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import trio
 
+from replicator.errors import Unavailable
 from replicator.format.block import BODY_LIMIT_BYTES, BlockPart, Draft
 from replicator.format.statement import pack_insert
 from replicator.format.wire import pack_block, unpack_page
@@ -154,3 +156,27 @@ async def test_a_wrong_token_halts_with_the_cure(tmp_path: Path) -> None:
     (halt,) = region.recorder.halts
     assert halt.reason == "feed_unauthorised"
     assert "guess" not in str(halt)
+
+
+async def test_what_arrived_is_drained_without_the_region_that_sent_it(tmp_path: Path) -> None:
+    primary = Primary(tmp_path / "primary.db")
+    region = Region(tmp_path / "eu", primary)
+    primary.write(drafts(1, 10))
+
+    def no_room(*_: object) -> None:
+        raise Unavailable("disk_full", "there is no room")
+
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(region.journal, "accept", no_room)
+        async with primary.serving():
+            with trio.fail_after(10):
+                with pytest.raises(BaseExceptionGroup) as group:
+                    await region.follower.run_once()
+    assert group.value.subgroup(Unavailable) is not None
+    region.follower.follow(None)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(region.follower.run_once)
+            await region.tail.beyond(9)
+            assert region.follower.is_drained
+            nursery.cancel_scope.cancel()
