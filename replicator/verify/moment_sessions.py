@@ -1,7 +1,7 @@
-"""Moments that are kept for somebody who asks over HTTP: fixed once, asked many times.
+"""Moments that are kept open for somebody who compares over HTTP: fixed once, asked many times.
 
-Guarantee: a moment ends when its asker says so, or by itself when nobody has asked for ``IDLE_SECONDS``: an open
-snapshot keeps a database from cleaning up. There are at most ``SESSIONS_LIMIT``; a moment serves one request at a time.
+Guarantee: a session ends when its asker says so, or by itself when nobody has asked for ``IDLE_SECONDS``: an open
+snapshot keeps a database from cleaning up. There are at most ``SESSIONS_LIMIT``; each serves one request at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SESSIONS_LIMIT = 8
 
 
 class _MomentSession:
-    """A moment, and when it was last asked."""
+    """A side with its moment, and trio's clock when it was asked last."""
 
     def __init__(self, side: LocalSide) -> None:
         self.side = side
@@ -31,30 +31,30 @@ class _MomentSession:
 
 
 class MomentSessions:
-    """The moments that are held; ``run`` ends those that nobody asks any more."""
+    """The sessions that are open, by a name that cannot be guessed; ``run`` ends those that nobody asks any more."""
 
-    def __init__(self, name: str, moments: Moments, witness: Witness) -> None:
-        self._name = name
+    def __init__(self, region: str, moments: Moments, witness: Witness) -> None:
+        self._region = region
         self._moments = moments
         self._witness = witness
-        self._held: dict[str, _MomentSession] = {}
+        self._sessions: dict[str, _MomentSession] = {}
 
     async def run(self) -> None:
-        """For ever; when cancelled, ends all moments."""
+        """For ever; when cancelled, ends all sessions."""
         try:
             while True:
                 await trio.sleep(IDLE_SECONDS / 10)
-                for name, held in list(self._held.items()):
-                    if held.free.value and trio.current_time() > held.asked_at + IDLE_SECONDS:
-                        await self.release(name)
+                for name, session in list(self._sessions.items()):
+                    if session.free.value and trio.current_time() > session.asked_at + IDLE_SECONDS:
+                        await self.end(name)
         finally:
-            for held in self._held.values():
-                await held.side.end()
-            self._held.clear()
+            for session in list(self._sessions.values()):  # a copy: whoever asks may end one meanwhile
+                await session.side.end()
+            self._sessions.clear()
 
-    async def hold(self, at: int | None) -> tuple[str, LocalSide]:
-        """Fix a moment; its name, by which it is asked for, and what it is."""
-        if len(self._held) >= SESSIONS_LIMIT:
+    async def begin(self, at: int | None) -> tuple[str, LocalSide]:
+        """Fix a moment, at a sequence or now; its name, by which it is asked for, and its side. Raises Rejected."""
+        if len(self._sessions) >= SESSIONS_LIMIT:
             raise Rejected(
                 "too_many_moments",
                 f"{SESSIONS_LIMIT} comparisons are under way here",
@@ -63,33 +63,35 @@ class MomentSessions:
                 place="verify",
                 cure="wait for one of them to end",
             )
-        side = LocalSide(self._name, self._moments, self._witness)
+        name, session = secrets.token_hex(16), _MomentSession(LocalSide(self._region, self._moments, self._witness))
+        self._sessions[name] = session  # it counts from now on: to fix a moment takes a while, and others may ask
         try:
-            await side.fix(at)
+            async with session.free:
+                await session.side.fix(at)
         except BaseException:
-            await side.end()
+            del self._sessions[name]
+            await session.side.end()
             raise
-        name = secrets.token_hex(16)
-        self._held[name] = _MomentSession(side)
-        return name, side
+        session.asked_at = trio.current_time()
+        return name, session.side
 
     @asynccontextmanager
-    async def asked(self, name: str, pace: Pace) -> AsyncIterator[LocalSide]:
-        """A moment, for one request at a time. Raises Rejected (``no_such_moment``)."""
-        held = self._held.get(name)
-        if held is None:
+    async def use(self, name: str, pace: Pace) -> AsyncIterator[LocalSide]:
+        """A session's side, for one request at a time. Raises Rejected (``no_such_moment``)."""
+        session = self._sessions.get(name)
+        if session is None:
             message = "the moment has ended, or never was"
             raise Rejected("no_such_moment", message, status=404, place="verify", cure="begin the comparison again")
-        async with held.free:
-            held.side.pace = pace
+        async with session.free:
+            session.side.pace = pace
             try:
-                yield held.side
+                yield session.side
             finally:
-                held.asked_at = trio.current_time()
+                session.asked_at = trio.current_time()
 
-    async def release(self, name: str) -> None:
-        """End a moment; nothing happens if there is none."""
-        held = self._held.pop(name, None)
-        if held is not None:
-            async with held.free:
-                await held.side.end()
+    async def end(self, name: str) -> None:
+        """End a session once its request is done; nothing happens if there is none."""
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            async with session.free:
+                await session.side.end()

@@ -34,6 +34,7 @@ from starlette.routing import Route
 from replicator.errors import Rejected
 from replicator.format.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
 from replicator.pipeline.moments import Moments
+from replicator.transport.query import whole_number
 from replicator.verify.evidence import KeyQuestion
 from replicator.verify.moment_sessions import MomentSessions
 from replicator.verify.side import LocalSide, Pace
@@ -45,14 +46,14 @@ BODY_LIMIT_BYTES = 64 << 20
 SIGN_SECONDS = 1.0  # at least this often a long count shows that it goes on
 
 
-def routes(moments: Moments, held: MomentSessions, ask_for_scrub: Callable[[], None]) -> list[Route]:
+def routes(moments: Moments, sessions: MomentSessions, ask_for_scrub: Callable[[], None]) -> list[Route]:
     """The verification's part of the HTTP surface."""
 
     async def hold(request: Request) -> Response:
         if request.method == "DELETE":
             moments.release()
             return JSONResponse({"held": False})
-        seconds = _whole(request.query_params.get("seconds", "30"), "seconds")
+        seconds = whole_number(request.query_params.get("seconds", "30"), "seconds")
         position = await moments.pause(min(seconds, HOLD_LIMIT_SECONDS))
         return JSONResponse({"held": True, "position": str(position)})
 
@@ -61,58 +62,58 @@ def routes(moments: Moments, held: MomentSessions, ask_for_scrub: Callable[[], N
         return JSONResponse({"asked": True})
 
     async def begin(request: Request) -> Response:
-        asked = request.query_params.get("at")
-        name, side = await held.hold(None if asked is None else _whole(asked, "at"))
+        at = request.query_params.get("at")
+        name, side = await sessions.begin(None if at is None else whole_number(at, "at"))
         tables = [{"table": h.label, "columns": h.columns, "key": h.key} for h in side.tables.values()]
         return JSONResponse({"moment": name, "position": str(side.position), "tables": tables})
 
     async def end(request: Request) -> Response:
-        await held.release(request.path_params["moment"])
+        await sessions.end(request.path_params["moment"])
         return JSONResponse({"ended": True})
 
     async def digests(request: Request) -> Response:
-        label, buckets = await _checked(held, request), _buckets(request)
+        label, buckets = await _checked(sessions, request), _buckets(request)
         rate = request.query_params.get("rate")
-        pace = Pace(math.inf if rate is None else max(1, _whole(rate, "rate")))
-        answer = _digests(held, request.path_params["moment"], pace, label, buckets)
+        pace = Pace(math.inf if rate is None else max(1, whole_number(rate, "rate")))
+        answer = _digests(sessions, request.path_params["moment"], pace, label, buckets)
         return StreamingResponse(answer, media_type=MEDIA_TYPE)
 
     async def rows(request: Request) -> Response:
-        label, buckets = await _checked(held, request), _buckets(request)
-        wanted = [_whole(text, "in") for text in request.query_params.get("in", "").split(",") if text]
-        answer = _rows(held, request.path_params["moment"], label, buckets, wanted)
+        label, buckets = await _checked(sessions, request), _buckets(request)
+        wanted = [whole_number(text, "in") for text in request.query_params.get("in", "").split(",") if text]
+        answer = _rows(sessions, request.path_params["moment"], label, buckets, wanted)
         return StreamingResponse(answer, media_type=MEDIA_TYPE)
 
     async def evidence(request: Request) -> Response:
         label, questions = await _questions(request)
-        async with held.asked(request.path_params["moment"], Pace(math.inf)) as side:
+        async with sessions.use(request.path_params["moment"], Pace(math.inf)) as side:
             _check_table(side, label)
             found = await side.evidence(label, questions)
         return Response(msgpack.packb(found), media_type=MEDIA_TYPE)
 
-    one = "/v1/verify/moments/{moment}"
+    moment = "/v1/verify/moments/{moment}"
     return [
         Route("/v1/verify/hold", hold, methods=["POST", "DELETE"]),
         Route("/v1/verify/scrub", scrub, methods=["POST"]),
         Route("/v1/verify/moments", begin, methods=["POST"]),
-        Route(one, end, methods=["DELETE"]),
-        Route(f"{one}/digests", digests, methods=["GET"]),
-        Route(f"{one}/rows", rows, methods=["GET"]),
-        Route(f"{one}/evidence", evidence, methods=["POST"]),
+        Route(moment, end, methods=["DELETE"]),
+        Route(f"{moment}/digests", digests, methods=["GET"]),
+        Route(f"{moment}/rows", rows, methods=["GET"]),
+        Route(f"{moment}/evidence", evidence, methods=["POST"]),
     ]
 
 
-async def _checked(held: MomentSessions, request: Request) -> str:
+async def _checked(sessions: MomentSessions, request: Request) -> str:
     """The table that is asked for: what does not exist is refused before an answer begins."""
     label = request.query_params.get("table", "")
-    async with held.asked(request.path_params["moment"], Pace(math.inf)) as side:
+    async with sessions.use(request.path_params["moment"], Pace(math.inf)) as side:
         _check_table(side, label)
     return label
 
 
-async def _digests(held: MomentSessions, name: str, pace: Pace, label: str, buckets: int) -> AsyncIterator[bytes]:
+async def _digests(sessions: MomentSessions, name: str, pace: Pace, label: str, buckets: int) -> AsyncIterator[bytes]:
     digest, read, told_at = TableDigest(label, buckets), 0, trio.current_time()
-    async with held.asked(name, pace) as side:
+    async with sessions.use(name, pace) as side:
         async for rows in side.collect(digest, label):
             read += rows
             if trio.current_time() >= told_at + SIGN_SECONDS:
@@ -122,9 +123,11 @@ async def _digests(held: MomentSessions, name: str, pace: Pace, label: str, buck
     yield msgpack.packb((DIGESTS, [(bucket, d.rows, d.sum.to_bytes(HASH_BYTES, "big")) for bucket, d in found]))
 
 
-async def _rows(held: MomentSessions, name: str, label: str, buckets: int, wanted: list[int]) -> AsyncIterator[bytes]:
+async def _rows(
+    sessions: MomentSessions, name: str, label: str, buckets: int, wanted: list[int]
+) -> AsyncIterator[bytes]:
     sent = 0
-    async with held.asked(name, Pace(math.inf)) as side:
+    async with sessions.use(name, Pace(math.inf)) as side:
         async for rows in side.pick(label, buckets, wanted):
             sent += len(rows)
             yield msgpack.packb((ROWS, rows))
@@ -152,13 +155,7 @@ def _check_table(side: LocalSide, label: str) -> None:
 
 
 def _buckets(request: Request) -> int:
-    buckets = _whole(request.query_params.get("buckets", "1"), "buckets")
+    buckets = whole_number(request.query_params.get("buckets", "1"), "buckets")
     if not 1 <= buckets <= BUCKETS_LIMIT or buckets & (buckets - 1):
         raise Rejected("bad_request", f"buckets is a power of two up to {BUCKETS_LIMIT}", place="buckets")
     return buckets
-
-
-def _whole(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 19):
-        raise Rejected("bad_request", f"{name} is a whole number, not {text[:64]!r}", place=name)
-    return int(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from replicator.ledger.moments import LedgerMoments
 from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.transport.server import Listen, application, serve
-from replicator.verify.evidence import Evidence, KeyQuestion, judge
+from replicator.verify.evidence import KeyQuestion, judge
 from replicator.verify.moment_sessions import IDLE_SECONDS, SESSIONS_LIMIT, MomentSessions
 from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.serve import DIGESTS, END, READ, ROWS, routes
@@ -33,8 +33,8 @@ WALLET = table([("id", "integer"), ("v", "text")], ["id"], name="wallet")
 class Silent:
     """A witness that has seen nothing."""
 
-    async def evidence(self, label: str, questions: Sequence[KeyQuestion], until: int) -> list[Evidence]:
-        return [judge([], WALLET, question.lines) for question in questions]
+    async def evidence(self, label: str, questions: object, until: int) -> list[object]:
+        return [judge([], WALLET, q.lines) for q in questions]  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -58,8 +58,11 @@ async def served(made: list[Route]) -> AsyncIterator[Endpoint]:
 
 
 async def test_a_moment_is_asked_for_digests_rows_and_evidence(moments: LedgerMoments) -> None:
-    held = MomentSessions("paris", moments, Silent())
-    async with served(routes(moments, held, lambda: None)) as endpoint, remote_side(endpoint, rate=1_000_000) as side:
+    sessions = MomentSessions("paris", moments, Silent())
+    async with (
+        served(routes(moments, sessions, lambda: None)) as endpoint,
+        remote_side(endpoint, rate=1_000_000) as side,
+    ):
         await side.fix(None)
         assert side.position == applied(7).position
         assert side.tables["wallet"].columns == ["id", "v"]
@@ -85,24 +88,56 @@ def _again(side: RemoteSide) -> RemoteSide:
 async def test_a_moment_that_nobody_asks_any_more_ends_by_itself(
     moments: LedgerMoments, mock_clock: trio.testing.MockClock
 ) -> None:
-    held = MomentSessions("paris", moments, Silent())
+    sessions = MomentSessions("paris", moments, Silent())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(held.run)
-        names = [(await held.hold(None))[0] for _ in range(SESSIONS_LIMIT)]
+        nursery.start_soon(sessions.run)
+        names = [(await sessions.begin(None))[0] for _ in range(SESSIONS_LIMIT)]
         with pytest.raises(Rejected, match="comparisons are under way"):
-            await held.hold(None)
+            await sessions.begin(None)
         mock_clock.jump(IDLE_SECONDS * 0.9)
         await trio.testing.wait_all_tasks_blocked()
-        async with held.asked(names[0], Pace(1)) as side:
+        async with sessions.use(names[0], Pace(1)) as side:
             assert side.position.sequence == 7
         mock_clock.jump(IDLE_SECONDS * 0.5)
         await trio.testing.wait_all_tasks_blocked()
-        async with held.asked(names[0], Pace(1)):
+        async with sessions.use(names[0], Pace(1)):
             pass
         with pytest.raises(Rejected, match="the moment has ended"):
-            async with held.asked(names[1], Pace(1)):
+            async with sessions.use(names[1], Pace(1)):
                 pass
         nursery.cancel_scope.cancel()
+
+
+async def test_those_that_are_being_fixed_count(moments: LedgerMoments) -> None:
+    sessions = MomentSessions("paris", moments, Silent())
+    refused: list[Rejected] = []
+
+    async def begin() -> None:
+        try:
+            await sessions.begin(None)
+        except Rejected as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(SESSIONS_LIMIT + 2):
+            nursery.start_soon(begin)
+    assert len(refused) == 2
+    with trio.move_on_after(0) as stopped:
+        await sessions.run()
+    assert stopped.cancelled_caught
+
+
+async def test_a_session_may_end_while_all_are_ended(moments: LedgerMoments) -> None:
+    sessions = MomentSessions("paris", moments, Silent())
+    names = [(await sessions.begin(None))[0] for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sessions.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()  # the first one is being ended
+            await sessions.end(names[2])
+    assert sessions._sessions == {}
 
 
 async def test_a_pace_keeps_its_rate_and_slows_down_while_behind(autojump_clock: trio.testing.MockClock) -> None:

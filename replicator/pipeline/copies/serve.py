@@ -1,6 +1,6 @@
 """Copies of this region for others: the moment is held here, the rows are asked for chunk by chunk.
 
-    POST   /v1/copy?chunk_rows=N     begin; ``FeedSettings-Region`` names the region that is made anew (``wire.Begun``)
+    POST   /v1/copy?chunk_rows=N     begin; ``Feed-Region`` names the region that is made anew (``wire.CopyStart``)
     GET    /v1/copy                  what a copy of now would be: position, tables, rows about. Changes nothing
     GET    /v1/copy/{id}/{number}    a chunk: the next one, or one of the last two again
     DELETE /v1/copy/{id}             done; lets go of the moment
@@ -33,6 +33,7 @@ from replicator.pipeline.copies.wire import CONTENT_TYPE, Chunk, CopyEnd, CopySt
 from replicator.pipeline.moments import Moment, Moments
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.storage.journal.store import Journal
+from replicator.transport.query import whole_number
 
 COPIES_LIMIT = 16
 CHUNK_ROWS = 5_000
@@ -103,7 +104,7 @@ class Copies:
     # -- answers
 
     async def _begin(self, request: Request) -> Response:
-        chunk_rows = _whole(request.query_params.get("chunk_rows", str(CHUNK_ROWS)), "chunk_rows")
+        chunk_rows = whole_number(request.query_params.get("chunk_rows", str(CHUNK_ROWS)), "chunk_rows")
         region = request.headers.get("feed-region", "")[:64]
         for name, copy in list(self._copies.items()):
             if region and copy.region == region and not copy.reading.locked():
@@ -133,7 +134,7 @@ class Copies:
         return JSONResponse({"position": str(begun.position), "rows": begun.rows, "tables": about})
 
     async def _chunk(self, request: Request) -> Response:
-        name, number = request.path_params["copy"], _whole(request.path_params["number"], "number")
+        name, number = request.path_params["copy"], whole_number(request.path_params["number"], "number")
         copy = self._copy(name)
         async with copy.reading:
             copy.asked_at = trio.current_time()
@@ -222,9 +223,3 @@ def _copy_reader(moment: Moment) -> CopyReader:
 def _no_such_copy(name: str) -> Rejected:
     message = "there is no such copy: it ended, was not asked for in time, or the sidecar was started anew"
     return Rejected("no_such_copy", message, status=404, place=f"copy {name[:64]}", cure="begin another one")
-
-
-def _whole(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 12):
-        raise Rejected("bad_request", f"{name} is a whole number, not {text[:64]!r}", place=name)
-    return int(text)

@@ -9,9 +9,9 @@ Protocol, version 1 (frames in ``format/wire.py``; any ledger that serves this c
     GET /feed/v1/{strand}/positions/{sequence}        this chain's position at a sequence (``head`` for its end)
     POST /feed/v1/{strand}/received                   a follower has everything up to a position durably
 
-The answer is a stream of frames; its header ``FeedSettings-Position`` is the position behind which it starts. A
+The answer is a stream of frames; its header ``Feed-Position`` is the position behind which it starts. A
 HEARTBEAT comes at least every ``heartbeat_seconds``, also while there is nothing else to send. Its header
-``FeedSettings-Reports: prompt``, and that of the answer to a report, asks the follower to report as soon as blocks are
+``Feed-Reports: prompt``, and that of the answer to a report, asks the follower to report as soon as blocks are
 durable, because somebody waits for that; a follower that does not know it reports now and then. ``hash`` may be left
 out for a backfill of a range that the asker will check by its links. Refusals are JSON:
 
@@ -39,7 +39,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from replicator.errors import Rejected
-from replicator.format.position import HASH_BYTES, MAX_SEQUENCE, Position, parse_position
+from replicator.format.position import MAX_SEQUENCE, Position, parse_position
 from replicator.format.wire import (
     CONTENT_TYPE,
     PROMPT,
@@ -56,6 +56,7 @@ from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.reading import JournalPage
 from replicator.storage.journal.regions import NAME, KnownRegions
 from replicator.storage.journal.store import Journal
+from replicator.transport.query import whole_number
 
 READ_BYTES = 1 << 20
 REPORT_LIMIT_BYTES = 4096
@@ -108,7 +109,7 @@ class Publisher:
     async def _position(self, request: Request) -> Response:
         strand, asked = request.path_params["strand"], request.path_params["sequence"]
         tail = self._tail(strand)
-        sequence = tail.head.sequence if asked == "head" else _sequence(asked, "sequence")
+        sequence = tail.head.sequence if asked == "head" else whole_number(asked, "sequence")
         position = await trio.to_thread.run_sync(self._journal.position_at, strand, sequence)
         if position is None:
             raise Rejected("no_such_position", f"sequence {sequence} is not here", status=404, place=f"strand {strand}")
@@ -171,12 +172,12 @@ class Publisher:
                 raise self._pruned(strand, f"strand {strand}, from {query['from'][:64]}")
             definitions = self._journal.packed_definitions(strand, position.sequence)
         else:
-            position = self._checked(strand, _sequence(query.get("after", "0"), "after"), query.get("hash"))
+            position = self._checked(strand, whole_number(query.get("after", "0"), "after"), query.get("hash"))
             definitions = {}
         if "to" in query:
             until: int | None = self._journal.sequence_before(strand, parse_time(query["to"]))
         else:
-            until = _sequence(query["until"], "until") if "until" in query else None
+            until = whole_number(query["until"], "until") if "until" in query else None
         return _StreamStart(position, definitions, until)
 
     def _checked(self, strand: str, after: int, digest: str | None) -> Position:
@@ -289,12 +290,3 @@ def parse_time(text: str) -> int:
         message = f"{text[:64]!r} is not a time: {error}"
         raise Rejected("bad_request", message, place="time", cure="write RFC 3339, 2026-01-31T12:00:00Z") from error
     return elapsed // datetime.timedelta(microseconds=1)
-
-
-def _sequence(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_SEQUENCE):
-        raise Rejected("bad_request", f"{name} is a whole number, not {text[:64]!r}", place=name)
-    return int(text)
-
-
-assert HASH_BYTES == 32
