@@ -73,6 +73,7 @@ class Copies:
         self._hold_seconds = hold_seconds
         self._sequences = sequences
         self._copies: dict[str, _Copy] = {}
+        self._beginning = 0
 
     def routes(self) -> list[Route]:
         """The copies' part of the HTTP surface."""
@@ -109,10 +110,14 @@ class Copies:
         for name, copy in list(self._copies.items()):
             if region and copy.region == region and not copy.reading.locked():
                 self._let_go(name)  # it begins anew: it has given that one up
-        if len(self._copies) >= COPIES_LIMIT:
+        if len(self._copies) + self._beginning >= COPIES_LIMIT:
             message = f"{COPIES_LIMIT} copies are under way"
             raise Rejected("too_many_copies", message, status=429, retry_after=30, place="copy", cure="try again later")
-        moment, begun = await self._fixed()
+        self._beginning += 1  # it counts from now on: to fix a moment takes a while, and others may ask
+        try:
+            moment, begun = await self._fixed()
+        finally:
+            self._beginning -= 1
         reader = _copy_reader(moment)
         tables = dict(in_force(begun.definitions).values())
         found = chunks(
