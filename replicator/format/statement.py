@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgpack
 
 from replicator.errors import Corrupt
-from replicator.format.block import Block
+from replicator.format.block import Block, BlockPart
 from replicator.format.definition import Definition, pack_definition
 
 STATEMENT_LIMIT_BYTES = 1 << 30  # PostgreSQL's own limit of a field
@@ -122,6 +122,26 @@ def unpack_bodies(blocks: Iterable[Block]) -> Iterator[tuple[int, Iterator[list[
         yield block.header.sequence, itertools.islice(statements, block.header.statements)
     if next(statements, None) is not None:
         raise Corrupt("bad_statement", "the blocks hold more statements than their headers say")
+
+
+def statement_runs(
+    blocks: Iterable[Block], parts: Callable[[int], Iterable[BlockPart]]
+) -> Iterator[tuple[int, int, Iterator[list[Any]]]]:
+    """(sequence, ordinal of the first, statements) of these blocks, in order: a small block's together, a large one's
+    part by part. ``parts`` gives a large block's by its sequence. Each run is to be read before the next is asked for.
+
+    Raises Corrupt at what is no statement.
+    """
+    for is_large, some in itertools.groupby(blocks, key=lambda block: block.body is None):
+        if not is_large:
+            for sequence, statements in unpack_bodies(some):
+                yield sequence, 0, statements
+            continue
+        for block in some:
+            sequence, ordinal = block.header.sequence, 0
+            for part in parts(sequence):
+                yield sequence, ordinal, unpack_statements(part.data)
+                ordinal += part.statements
 
 
 def unpack_statements(body: bytes) -> Iterator[list[Any]]:

@@ -12,6 +12,7 @@ Memory: a window with more than ``WINDOW_STATEMENTS`` statements is not looked a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,7 +23,7 @@ import trio
 from replicator.format.block import Block, BlockPart
 from replicator.format.canonical import RowLines, texts_of
 from replicator.format.definition import Definition
-from replicator.format.statement import unpack_bodies, unpack_statements
+from replicator.format.statement import statement_runs
 from replicator.pipeline.replicas.base import KeyedLine, Reader
 from replicator.storage.journal.head import JournalHead
 from replicator.verify.diagnosis import Diagnosis, diagnose
@@ -186,29 +187,17 @@ class Checkpoints:
     def _window(self, after: int, until: int) -> StatementWindow | None:
         """What the blocks behind ``after`` leave; None if that is too much, or not here any more."""
         window = StatementWindow(self._journal.definitions(self._strand, until))
+        parts = functools.partial(self._journal.parts, self._strand)
         while after < until:
             blocks = [b for b in self._journal.blocks(self._strand, after, READ_BYTES) if b.header.sequence <= until]
             if not blocks or blocks[0].header.sequence != after + 1:
                 return None  # the journal has let blocks go that were not compared yet
             if window.statements + sum(block.header.statements for block in blocks) > self._window_statements:
                 return None
-            small = [block for block in blocks if block.body is not None]
-            if len(small) == len(blocks):
-                for sequence, statements in unpack_bodies(small):
-                    window.add(sequence, statements)
-            else:
-                for block in blocks:
-                    self._add_block(window, block)
+            for sequence, ordinal, statements in statement_runs(blocks, parts):
+                window.add(sequence, statements, ordinal)
             after = blocks[-1].header.sequence
         return window
-
-    def _add_block(self, window: StatementWindow, block: Block) -> None:
-        sequence, ordinal = block.header.sequence, 0
-        if block.body is not None:
-            window.add(sequence, unpack_statements(block.body))
-            return
-        for part in self._journal.parts(self._strand, sequence):
-            ordinal = window.add(sequence, unpack_statements(part.data), ordinal)
 
     def _compare(self, reader: Reader, window: StatementWindow, after: int, until: int) -> CheckpointLook:
         wrong: list[KeyMismatch] = []

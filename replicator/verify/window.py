@@ -50,9 +50,9 @@ class StatementWindow:
         self._placed: dict[int, list[tuple[int, int, bytes]]] = {}
         self._truncated: dict[tuple[str, str], Place] = {}
 
-    def add(self, sequence: int, statements: Iterable[list[Any]], ordinal: int = 0) -> int:
-        """Take a block's statements; a large block's come part by part, from ``ordinal`` on. Gives the next ordinal.
-        Raises ValueError or struct.error at what is no row."""
+    def add(self, sequence: int, statements: Iterable[list[Any]], ordinal: int = 0) -> None:
+        """Take a block's statements; a large block's come part by part, from ``ordinal`` on. Raises ValueError or
+        struct.error at what is no row."""
         for statement in statements:
             op = statement[0]
             touched = self._keyed.get(statement[1]) if op <= DELETE else None
@@ -62,7 +62,6 @@ class StatementWindow:
                 self._add_unusual(op, statement, (sequence, ordinal))
             ordinal += 1
             self.statements += 1
-        return ordinal
 
     def _add_unusual(self, op: int, statement: list[Any], place: Place) -> None:
         relation = statement[1]

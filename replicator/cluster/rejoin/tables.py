@@ -9,12 +9,13 @@ A key that waits in the quarantine since before the fork keeps its older row: no
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 from replicator.cluster.rejoin.orphan_keys import CHUNK_KEYS, OrphanKey, OrphanKeys
 from replicator.errors import Halted
 from replicator.format.position import Position
-from replicator.format.statement import unpack_statements
+from replicator.format.statement import statement_runs
 from replicator.pipeline.replicas.base import AppliedMark, Replica
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
@@ -139,25 +140,15 @@ class Tables:
         truncated = self._rightful.last_truncate(table, self._fork.sequence)
         after = truncated[0] - 1 if truncated else self._journal.base(self._strand).sequence
         touched = TouchedKeys(self._journal.definitions(self._strand), frozenset([table.label]))
-        for sequence, ordinal, data in self._bodies(after):
-            touched.add(sequence, unpack_statements(data), ordinal)
-            if touched.keys:
-                yield list(touched.keys.values())
-            touched.clear()
-
-    def _bodies(self, after: int) -> Iterator[tuple[int, int, bytes]]:
+        parts = functools.partial(self._journal.parts, self._strand)
         while after < self._fork.sequence and (blocks := self._journal.blocks(self._strand, after, SCAN_BYTES)):
-            for block in blocks:
-                after = block.header.sequence
-                if after > self._fork.sequence:
-                    return
-                if block.body is not None:
-                    yield after, 0, block.body
-                    continue
-                ordinal = 0
-                for part in self._journal.parts(self._strand, after):
-                    yield after, ordinal, part.data
-                    ordinal += part.statements
+            after = blocks[-1].header.sequence
+            wanted = [block for block in blocks if block.header.sequence <= self._fork.sequence]
+            for sequence, ordinal, statements in statement_runs(wanted, parts):
+                touched.add(sequence, statements, ordinal)
+                if touched.keys:
+                    yield list(touched.keys.values())
+                touched.clear()
 
     def _compared(self, keys: Iterable[tuple[OrphanKey, Place | None]]) -> list[ComparedKey]:
         tables = self._tables()

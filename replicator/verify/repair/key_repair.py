@@ -23,7 +23,7 @@ import trio
 
 from replicator.errors import Rejected, Unavailable
 from replicator.format.position import Position, genesis
-from replicator.format.statement import unpack_bodies, unpack_statements
+from replicator.format.statement import statement_runs
 from replicator.ledger.presentation import show_time
 from replicator.pipeline.replay.loop import ReplayLoop
 from replicator.pipeline.replicas.base import AppliedMark, Replica
@@ -185,25 +185,16 @@ class KeyRepair:
     def _inserted(self, label: str, after: int, until: int) -> Iterator[list[Place]]:
         """The places of the rows that were inserted behind ``after``, up to and with ``until``."""
         touched = TouchedKeys(self._journal.definitions(self._strand), frozenset([label]))
-        while blocks := self._journal.blocks(self._strand, after, SCAN_BYTES):
-            for block in blocks:
-                if block.header.sequence > until:
-                    break
-                if block.body is not None:
-                    for sequence, statements in unpack_bodies([block]):
-                        touched.add(sequence, statements)
-                    continue
-                ordinal = 0
-                for part in self._journal.parts(self._strand, block.header.sequence):
-                    touched.add(block.header.sequence, unpack_statements(part.data), ordinal)
-                    ordinal += part.statements
+        parts = functools.partial(self._journal.parts, self._strand)
+        while after < until and (blocks := self._journal.blocks(self._strand, after, SCAN_BYTES)):
+            after = blocks[-1].header.sequence
+            wanted = [block for block in blocks if block.header.sequence <= until]
+            for sequence, ordinal, statements in statement_runs(wanted, parts):
+                touched.add(sequence, statements, ordinal)
+                if len(touched.keys) >= CHUNK_KEYS:
                     yield list(touched.keys.values())
                     touched.clear()
-            yield list(touched.keys.values())
-            touched.clear()
-            after = blocks[-1].header.sequence
-            if after >= until:
-                return
+        yield list(touched.keys.values())
 
 
 def _position(replica: Replica, strand: str) -> Position:

@@ -8,9 +8,10 @@ tables that are yet to be swept, of which every key that is touched must be know
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 
-from replicator.format.statement import unpack_bodies, unpack_statements
+from replicator.format.statement import statement_runs
 from replicator.storage.journal.store import Journal
 from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.touched_keys import TouchedKeys
@@ -38,16 +39,15 @@ class WorklistFiller:
         began = time.monotonic()
         in_span = job.scanned < job.last
         until = min(until, job.last) if in_span else until
-        touched = self._gatherer(job)
+        touched, parts = self._gatherer(job), functools.partial(self._journal.parts, self._strand)
         for block in self._journal.blocks(self._strand, job.scanned, SCAN_BYTES):
             sequence = block.header.sequence
             if sequence > until:
                 break
-            if block.body is not None:
-                for of_block, statements in unpack_bodies([block]):
-                    touched.add(of_block, statements)
-            else:
-                self._scan_parts(job, touched, sequence)
+            for _, ordinal, statements in statement_runs([block], parts):
+                touched.add(sequence, statements, ordinal)
+                if block.body is None:  # a part of many may touch a million keys: they do not wait for the next one
+                    self._store(job, touched, in_span=in_span)
             job.scanned = sequence
             if in_span:
                 job.blocks += 1
@@ -55,14 +55,6 @@ class WorklistFiller:
         if in_span:
             job.scan_seconds += time.monotonic() - began
         self._store(job, touched, in_span=in_span)
-
-    def _scan_parts(self, job: ResyncJob, touched: TouchedKeys, sequence: int) -> None:
-        """A large block: what a part touches is stored before the next is read. Found again, it changes nothing."""
-        in_span, ordinal = job.scanned < job.last, 0
-        for part in self._journal.parts(self._strand, sequence):
-            touched.add(sequence, unpack_statements(part.data), ordinal)
-            ordinal += part.statements
-            self._store(job, touched, in_span=in_span)
 
     def _store(self, job: ResyncJob, touched: TouchedKeys, *, in_span: bool) -> None:
         adding = None if in_span else job.unswept
