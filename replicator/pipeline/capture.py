@@ -1,9 +1,9 @@
 """Capture: a source's drafts become durable blocks.
 
 Guarantee: the source hears ``acknowledge`` only for what is durable in the journal, in order, and, where other regions
-have to have it first, only for what is ``released``. What arrives while a
-group commit is under way joins the next one, so the fsyncs follow the load and nobody waits for a timer. Memory is
-bounded by ``QUEUE_BATCHES`` batches: a slow disk makes ``send`` wait, and through it the source's ledger.
+have to have it first, only for what is ``released``. What arrives while a group commit is under way joins the next one,
+so the fsyncs follow the load and nobody waits for a timer. Memory is bounded by ``QUEUE_BATCHES`` batches: a slow disk
+makes ``send`` wait, and through it the source's ledger.
 
 The sink lives for one run of the source. A commit under way is seen through when a run ends; what still waited, or was
 arriving in parts, is dropped, and the next run gets it again: it begins at the journal's end.
@@ -29,7 +29,7 @@ Item = BlockPart | Draft
 
 
 class ReleaseGate(Protocol):
-    """Who says up to where the source may be told that its blocks are safe."""
+    """Says up to where the source may be told that its blocks are safe, by calling ``on_released``."""
 
     on_released: Callable[[int], None]
 
@@ -57,25 +57,27 @@ class Capture:
         self._epoch = epoch
         self._on_stored = on_stored
         self._releases = releases
-        self._confirming = ConfirmationQueue()
+        self._confirmations = ConfirmationQueue()
         if releases is not None:
-            releases.on_released = lambda sequence: self._acknowledge(self._confirming.release(sequence))
-        self._handed = 0
-        self._stored = 0
-        self._moved = trio.Event()
+            releases.on_released = lambda sequence: self._acknowledge(self._confirmations.release(sequence))
+        self._received_items = 0
+        self._stored_items = 0
+        self._items_stored = trio.Event()
 
     async def stored_so_far(self) -> None:
         """Return once everything that the source has handed over by now is durable."""
-        handed = self._handed
-        while self._stored < handed:
-            await self._moved.wait()
+        received = self._received_items
+        while self._stored_items < received:
+            await self._items_stored.wait()
 
     async def run_once(self) -> None:
         """One run of the source, from the journal's end. Raises what the source or the journal raises."""
         state = await trio.to_thread.run_sync(self._begin)
-        self._handed = self._stored = 0
+        # Whoever waits in ``stored_so_far`` since the run before is not let go early: what that run lost comes again
+        # first, so the count that he waits for is reached no sooner than the items that he means.
+        self._received_items = self._stored_items = 0
         if self._releases is not None:
-            self._acknowledge(self._confirming.begin(self._tail.head.sequence, state.origin))
+            self._acknowledge(self._confirmations.begin(self._tail.head.sequence, state.origin))
             self._releases.stored(self._tail.head.sequence)
         send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
         async with trio.open_nursery() as nursery:
@@ -84,10 +86,10 @@ class Capture:
                 await self._source.run(state, _QueueSink(send, self._journal, self._count))
 
     def _count(self, items: int) -> None:
-        self._handed += items
+        self._received_items += items
 
     def _begin(self) -> SourceState:
-        self._journal.discard_arriving(self._strand)
+        self._journal.discard_arriving(self._strand)  # parts of a large block whose end never came: it comes as a whole
         last = self._last_with_origin()
         return SourceState(
             origin=last.origin if last else None,
@@ -97,7 +99,7 @@ class Capture:
         )
 
     def _last_with_origin(self) -> Header | None:
-        """The first block of an epoch comes from no source: it is passed over."""
+        """The last block that came from the source: the first one of an epoch did not, and is passed over."""
         sequence = self._journal.head(self._strand).sequence
         while sequence and (block := self._journal.block(self._strand, sequence)) is not None:
             if block.header.origin or block.header.statements:
@@ -111,21 +113,21 @@ class Capture:
                 _take_waiting(receive, items)
                 with trio.CancelScope(shield=True):  # a commit under way is seen through: its outcome must be known
                     blocks = await trio.to_thread.run_sync(self._journal.append, self._strand, items, self._epoch)
-                self._stored += len(items)
-                self._moved.set()
-                self._moved = trio.Event()
-                if blocks:
+                self._stored_items += len(items)
+                self._items_stored.set()
+                self._items_stored = trio.Event()
+                if blocks:  # none, as long as only parts of a large block came
                     self._tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
                     self._source.report.stored = blocks[-1].header.origin
                     self._on_stored(blocks)
                     self._confirm(blocks)
 
     def _confirm(self, blocks: Sequence[Block]) -> None:
-        """Tell the source what it may forget by now."""
+        """Tell the source what its ledger may forget by now."""
         if self._releases is None:
             self._acknowledge(blocks[-1].header.origin)
             return
-        self._acknowledge(self._confirming.add([(b.header.sequence, b.header.origin) for b in blocks]))
+        self._acknowledge(self._confirmations.add([(b.header.sequence, b.header.origin) for b in blocks]))
         self._releases.stored(blocks[-1].header.sequence)
 
     def _acknowledge(self, origin: str | None) -> None:
@@ -143,7 +145,7 @@ def _take_waiting(receive: trio.MemoryReceiveChannel[list[Item]], items: list[It
 
 
 class _QueueSink:
-    """The source's way into the queue."""
+    """The sink that a source sends to; ``count`` hears of items before they wait for room in the queue."""
 
     def __init__(
         self, channel: trio.MemorySendChannel[list[Item]], journal: Journal, count: Callable[[int], None]

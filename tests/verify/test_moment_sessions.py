@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from replicator.ledger.moments import LedgerMoments
 from replicator.pipeline.replicas.base import Define, TableChange
 from replicator.pipeline.replicas.sqlite import SqliteReader, SqliteReplica
 from replicator.transport.server import Listen, application, serve
-from replicator.verify.evidence import KeyQuestion, judge
+from replicator.verify.evidence import Evidence, KeyQuestion, judge
 from replicator.verify.moment_sessions import IDLE_SECONDS, SESSIONS_LIMIT, MomentSessions
 from replicator.verify.remote import Endpoint, RemoteSide, remote_side
 from replicator.verify.serve import DIGESTS, END, READ, ROWS, routes
@@ -33,8 +33,8 @@ WALLET = table([("id", "integer"), ("v", "text")], ["id"], name="wallet")
 class Silent:
     """A witness that has seen nothing."""
 
-    async def evidence(self, label: str, questions: object, until: int) -> list[object]:
-        return [judge([], WALLET, q.lines) for q in questions]  # type: ignore[attr-defined]
+    async def evidence(self, label: str, questions: Sequence[KeyQuestion], until: int) -> list[Evidence]:
+        return [judge([], WALLET, question.lines) for question in questions]
 
 
 @pytest.fixture
@@ -59,10 +59,8 @@ async def served(made: list[Route]) -> AsyncIterator[Endpoint]:
 
 async def test_a_moment_is_asked_for_digests_rows_and_evidence(moments: LedgerMoments) -> None:
     sessions = MomentSessions("paris", moments, Silent())
-    async with (
-        served(routes(moments, sessions, lambda: None)) as endpoint,
-        remote_side(endpoint, rate=1_000_000) as side,
-    ):
+    made = routes(moments, sessions, lambda: None)
+    async with served(made) as endpoint, remote_side(endpoint, rate=1_000_000) as side:
         await side.fix(None)
         assert side.position == applied(7).position
         assert side.tables["wallet"].columns == ["id", "v"]

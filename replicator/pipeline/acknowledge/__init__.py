@@ -1,7 +1,8 @@
 """Zero-loss acknowledgement: a writer is answered only when enough other regions have its block durably.
 
 ``tally`` (pure): what the regions report, what that acknowledges, and when a primary without enough of them goes on
-degraded. ``waiting``: writers that wait for it. ``confirming``: a source's ledger hears it, in its own terms.
+degraded. ``acknowledgement``: writers that wait for it. ``confirmations`` (pure): a source's ledger hears it, in its
+own terms.
 """
 
 from replicator.pipeline.acknowledge.acknowledgement import Acknowledgement

@@ -28,7 +28,7 @@ log = logging.getLogger("replicator")
 
 
 class _Waiter:
-    """Those who wait for one sequence."""
+    """The writers that wait for one sequence: how many, and the event that wakes them."""
 
     __slots__ = ("number", "released")
 
@@ -38,8 +38,9 @@ class _Waiter:
 
 
 class Acknowledgement:
-    """Of one strand, for one time as its primary. ``on_released`` hears each sequence that writers may be told of,
-    ``on_change`` when the primary degrades or is restored."""
+    """What the writers of one strand wait for, during one time of this region as its primary. ``on_released`` hears up
+    to which sequence writers may be told, each time that it grows; ``on_change`` when the primary degrades or is
+    restored."""
 
     def __init__(self, rule: AcknowledgeRule, head: int) -> None:
         self.rule = rule
@@ -50,16 +51,16 @@ class Acknowledgement:
         self._looked_at = trio.current_time()
         self._tick_seconds = rule.degrade_after_seconds / TICKS_A_PERIOD
         self._waiters: dict[int, _Waiter] = {}
-        self._order: list[int] = []  # a heap of the sequences in _waiters, and of some that left
+        self._order: list[int] = []  # a heap of the sequences in _waiters, and of some whose writers left: see _leave
         self._released = 0
         self._stopped = ""
-        self._said = False
+        self._is_long_wait_logged = False
 
     async def run(self) -> None:
         """Look at the regions again and again; for ever."""
         while True:
             await trio.sleep(self._tick_seconds)
-            self._look()
+            self._tick()
 
     def stored(self, sequence: int) -> None:
         """Everything up to ``sequence`` is durable here."""
@@ -72,40 +73,42 @@ class Acknowledgement:
         self._release()
 
     async def wait(self, sequence: int, left_seconds: Callable[[], float] = lambda: math.inf) -> int:
-        """See ``ledger.Acknowledges``."""
+        """Wait until enough regions have everything up to ``sequence``; how many that are. ``left_seconds`` is how long
+        this region may yet write. Raises OutcomeUnknown: the block is durable here, and may or may not outlive this
+        region."""
         until = trio.current_time() + self.rule.patience_seconds
         waiter = self._waiters.get(sequence)
         if waiter is None:
             waiter = self._waiters[sequence] = _Waiter()
             heapq.heappush(self._order, sequence)
         waiter.number += 1
-        self._release()
+        self._release()  # the reports may have come before the writer did
         try:
             while not waiter.released.is_set():
                 self._check(until, left_seconds)
                 with trio.move_on_at(min(until, trio.current_time() + left_seconds())):
                     await waiter.released.wait()
-            self._check(math.inf, left_seconds)
+            self._check(math.inf, left_seconds)  # ``stop`` wakes, too; and the right to write may have ended just now
             return self._tally.having(sequence)
         finally:
             self._leave(sequence, waiter)
 
     def stop(self, why: str) -> None:
-        """Release nothing from now on; those who wait hear that the outcome is not known. ``why``: for them."""
+        """Release nothing from now on. Those who wait, and who ask later, hear ``why`` the outcome is not known."""
         self._stopped = why
         self._looked_at = trio.current_time()
         for waiter in self._waiters.values():
             waiter.released.set()
 
     def view(self) -> AcknowledgeView:
-        """How it stands."""
+        """The present state, for status and metrics."""
         tally = self._tally
         waiting = sum(waiter.number for waiter in self._waiters.values())
         age = tally.age_seconds(self._now())
         return AcknowledgeView(self.rule.count, tally.acknowledged, tally.degraded, waiting, age, dict(tally.reports))
 
     def _check(self, until: float, left_seconds: Callable[[], float]) -> None:
-        """Raise Unavailable where an answer would be too late."""
+        """Raise OutcomeUnknown where an answer would be too late."""
         if self._stopped:
             raise OutcomeUnknown(self._stopped)
         if left_seconds() <= 0:
@@ -118,6 +121,8 @@ class Acknowledgement:
         waiter.number -= 1
         if waiter.number == 0 and self._waiters.get(sequence) is waiter:
             del self._waiters[sequence]
+            # A heap gives up only its smallest entry, so sequences that nobody waits for stay in it. It is made anew
+            # when they are the larger part: at a cost that their leaving has paid for.
             if len(self._order) > 2 * len(self._waiters) + STALE_LIMIT:
                 self._order = sorted(self._waiters)
 
@@ -135,21 +140,22 @@ class Acknowledgement:
             self.on_released(released)
 
     def _now(self) -> float:
-        """The time that was heard: what passed since the last look, but no more than a look may be late."""
+        """The seconds in which reports could be heard. What passed since the last tick counts up to twice its length:
+        beyond that this process was stopped, and the reports of that time lie unread."""
         since = trio.current_time() - self._looked_at
         return self._heard_seconds + min(since, 2 * self._tick_seconds)
 
-    def _look(self) -> None:
+    def _tick(self) -> None:
         now = self._now()
         self._heard_seconds, self._looked_at = now, trio.current_time()
         change = None if self._stopped else self._tally.look(now)
         if change is not None:
-            self._say(change)
+            self._log_change(change)
             self._release()
             self.on_change(change)
-        self._say_waiting(now)
+        self._log_long_wait(now)
 
-    def _say(self, change: Change) -> None:
+    def _log_change(self, change: Change) -> None:
         tally, rule = self._tally, self.rule
         if change == "restored":
             log.warning("acknowledgement: %d other regions have everything again", rule.count)
@@ -159,21 +165,21 @@ class Acknowledgement:
             " answered without them, and what is written now may be lost with this region",
             rule.count,
             rule.degrade_after_seconds,
-            _shown(tally.reports),
+            _reports_text(tally.reports),
         )
 
-    def _say_waiting(self, now: float) -> None:
-        """Where writers wait for as long as it takes, say so."""
+    def _log_long_wait(self, now: float) -> None:
+        """Where writers wait for as long as it takes, the log says so, once, and when that is over."""
         if self.rule.missing == "degrade" or self._stopped:
             return
         is_long = self._tally.age_seconds(now) >= self.rule.degrade_after_seconds
-        if is_long and not self._said:
-            text = "acknowledgement: writers wait: fewer than %d other regions have sequence %d (%s)"
-            log.error(text, self.rule.count, self._tally.acknowledged + 1, _shown(self._tally.reports))
-        elif self._said and not is_long:
+        if is_long and not self._is_long_wait_logged:
+            message = "acknowledgement: writers wait: fewer than %d other regions have sequence %d (%s)"
+            log.error(message, self.rule.count, self._tally.acknowledged + 1, _reports_text(self._tally.reports))
+        elif self._is_long_wait_logged and not is_long:
             log.warning("acknowledgement: %d other regions have everything again", self.rule.count)
-        self._said = is_long
+        self._is_long_wait_logged = is_long
 
 
-def _shown(reports: dict[str, int]) -> str:
+def _reports_text(reports: dict[str, int]) -> str:
     return ", ".join(f"{region} is at {sequence}" for region, sequence in sorted(reports.items())) or "nobody reports"

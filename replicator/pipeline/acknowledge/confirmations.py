@@ -20,14 +20,15 @@ class ConfirmationQueue:
         self._released = 0
 
     def begin(self, sequence: int, origin: str | None) -> str | None:
-        """A run of the source begins behind this block. What waited before is as it was: it waits from here."""
-        self._waiting.clear()
+        """A run of the source begins behind this block, whose origin may be confirmed already; gives it then."""
+        self._waiting.clear()  # those of the run before: all of them are up to this block, which stands for them
         return self.add([(sequence, origin)] if origin is not None else [])
 
     def add(self, blocks: Iterable[tuple[int, str]]) -> str | None:
         """Blocks (sequence, origin) that are durable here; the origin to confirm now, if one is released already."""
         self._waiting.extend(blocks)
         if len(self._waiting) > ORIGINS_LIMIT:
+            # From the end, so that the last one stays: a ledger that falls silent must hear of it.
             self._waiting = deque(reversed(list(self._waiting)[::-2]))
         return self.release(self._released)
 

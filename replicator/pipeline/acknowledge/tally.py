@@ -84,12 +84,12 @@ class AcknowledgeTally:
         if now - self._marks[-1][1] > self.rule.degrade_after_seconds / MARKS_A_PERIOD:
             self._marks.append((self.stored, now))
             if len(self._marks) > MARKS_LIMIT:
-                del self._marks[1::2]
+                del self._marks[1::2]  # a block's time is then that of an older mark: ages grow, they never shrink
         self.stored = sequence
         self._release()
 
     def having(self, sequence: int) -> int:
-        """How many of the regions that count have it."""
+        """How many of the regions that count have everything up to ``sequence``."""
         return sum(reported >= sequence for reported in self.reports.values())
 
     def age_seconds(self, now: float) -> float:
@@ -100,7 +100,7 @@ class AcknowledgeTally:
         return max(0.0, now - since)
 
     def look(self, now: float) -> Change | None:
-        """Decide whether to go on without enough regions, or with them again."""
+        """Decide whether to go on without enough regions, or with them again; the change, if there is one."""
         self._forget_marks()
         age, patience = self.age_seconds(now), self.rule.degrade_after_seconds
         if not self.degraded:
@@ -109,6 +109,7 @@ class AcknowledgeTally:
             self.degraded, self._close_since = True, None
             self._release()
             return "degraded"
+        # Back only when the regions keep up without a break: a region on the edge would degrade and restore for ever.
         if age > patience / 4:
             self._close_since = None
         elif self._close_since is None:

@@ -1,4 +1,4 @@
-"""How acknowledgement stands at one moment, as a value."""
+"""How acknowledgement stands at one moment, as a value for status and metrics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AcknowledgeView:
-    """How it stands: the rule's ``count``, the last ``acknowledged`` sequence, whether the primary goes on without
-    enough regions, how many writers ``waiting`` and for how long the oldest block, and what each region reported."""
+    """The rule's ``count``, the last ``acknowledged`` sequence, and whether the primary goes on ``degraded``, without
+    enough regions; how many writers are ``waiting``, for how many seconds the oldest block that is not acknowledged has
+    been, and the sequence that each of the ``regions`` reported."""
 
     count: int
     acknowledged: int

@@ -39,7 +39,7 @@ Fields = dict[str, Any]
 
 def routes(follower: Follower | None) -> list[Route]:
     """The routes; without a follower (on a primary) each says that nothing settles here."""
-    asked: list[tuple[str, str, Callable[[Request, Follower], Awaitable[Fields]]]] = [
+    endpoints: list[tuple[str, str, Callable[[Request, Follower], Awaitable[Fields]]]] = [
         ("GET", "/v1/gaps", _open),
         ("GET", "/v1/gaps/closed", _closed),
         ("GET", "/v1/gaps/late", _late),
@@ -48,7 +48,7 @@ def routes(follower: Follower | None) -> list[Route]:
         ("POST", "/v1/gaps/resume", _resume),
         ("POST", "/v1/gaps/late", _settle_late),
     ]
-    return [Route(path, _endpoint(follower, answer), methods=[method]) for method, path, answer in asked]
+    return [Route(path, _endpoint(follower, answer), methods=[method]) for method, path, answer in endpoints]
 
 
 def _endpoint(
@@ -76,7 +76,7 @@ async def _open(request: Request, follower: Follower) -> Fields:
 
 async def _closed(request: Request, follower: Follower) -> Fields:
     certificates = await follower.interventions.certificates()
-    return {"certificates": [_certificate_json(one) for one in certificates[-CLOSED_LIMIT:]]}
+    return {"certificates": [_certificate_json(certificate) for certificate in certificates[-CLOSED_LIMIT:]]}
 
 
 async def _late(request: Request, follower: Follower) -> Fields:

@@ -35,7 +35,8 @@ class Interventions:
         self._resumed = resumed
 
     async def waive(self, first: int, last: int, who: str, why: str, *, halt_strand: bool) -> None:
-        """Give up what is missing of ``first`` to ``last``: durable when this returns, and not to be taken back."""
+        """Give up what is missing of ``first`` to ``last``: durable when this returns, and not to be taken back.
+        ``who`` and ``why`` go into its certificate."""
         if not halt_strand:
             raise Rejected(
                 "chained",
@@ -59,6 +60,7 @@ class Interventions:
         """Let a strand that a conflict or a late block has stopped go on."""
         with self._running():
             await self._settler().resume(self._strand)
+        # A strand that stands before a waived gap is not let go by this: say so, instead of a success that is none.
         if (halted := self._resumed()) is not None:
             raise Rejected(halted.reason, halted.message, status=409, place=self._place, cure=halted.cure)
 

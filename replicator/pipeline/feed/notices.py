@@ -123,12 +123,12 @@ def refused(refusal: Rejected, sequence: int, fork: int | None, place: str) -> H
 
 
 def waiver_text(certificate: Certificate) -> str:
-    """Who gave up what, and why."""
+    """A waiver in words: what was given up, by whom and why."""
     return f"{span(certificate.first, certificate.last)} was waived by {certificate.who}: {certificate.why}"
 
 
 def conflict_text(event: Conflict) -> str:
-    """Both sides of a contradiction."""
+    """A contradiction in words, with the hashes of both sides in full."""
     if event.kind == "link":
         return (
             f"block {event.sequence}, {event.other.digest.hex()}, names {event.other.link.hex()} as the block before "
@@ -138,7 +138,7 @@ def conflict_text(event: Conflict) -> str:
 
 
 def late_text(event: Late) -> str:
-    """What came too late."""
+    """A late block in words."""
     return f"sequence {event.entry.sequence} came after its gap had been waived"
 
 

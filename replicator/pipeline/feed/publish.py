@@ -95,13 +95,13 @@ class Publisher:
         self._streams = 0
 
     def slowest(self) -> int:
-        """The sequence that the slowest follower is at; beyond every block if nobody follows."""
+        """The sequence sent last to the slowest follower; beyond every block if nobody follows."""
         return min((follower.sent for follower in self.followers.values()), default=MAX_SEQUENCE)
 
     def routes(self) -> list[Route]:
         """The feed's part of the HTTP surface."""
         return [
-            Route("/feed/v1/{strand}", self._feed, methods=["GET"]),
+            Route("/feed/v1/{strand}", self._open_stream, methods=["GET"]),
             Route("/feed/v1/{strand}/positions/{sequence}", self._position, methods=["GET"]),
             Route("/feed/v1/{strand}/received", self._received, methods=["POST"]),
         ]
@@ -120,39 +120,41 @@ class Publisher:
         self._tail(strand)
         position = await _reported(request, strand)
         base = await trio.to_thread.run_sync(self._take_report, strand, _region(request), position)
-        self._tell_report(strand, _region(request), position.sequence)
-        return JSONResponse({"received": str(position), "base": str(base)}, headers=self._wishes())
+        self._pass_report_on(strand, _region(request), position.sequence)
+        return JSONResponse({"received": str(position), "base": str(base)}, headers=self._report_headers())
 
     def _take_report(self, strand: str, region: str, position: Position) -> Position:
-        """Prove and remember a report; where the journal begins."""
+        """Prove and remember a report; gives where the journal begins."""
+        # A position of another chain must neither count as an acknowledgement nor let this journal be pruned.
         self._checked(strand, position.sequence, position.hash.hex())
         self._remember(strand, region, position.sequence)
         return self._journal.base(strand)
 
     def _remember(self, strand: str, region: str, sequence: int) -> None:
-        """A region says that it has everything up to here."""
+        """A region says that it has everything up to ``sequence``: the journal is kept for it from there on."""
         if strand in self._regions:
             self._regions[strand].report(region, sequence, time.time_ns() // 1000)
 
-    def _tell_report(self, strand: str, region: str, sequence: int) -> None:
+    def _pass_report_on(self, strand: str, region: str, sequence: int) -> None:
         if NAME.fullmatch(region):
             self.on_report(strand, region, sequence)
 
-    def _wishes(self) -> dict[str, str]:
-        """What is asked of a follower."""
+    def _report_headers(self) -> dict[str, str]:
+        """What is asked of a follower, in the headers of each answer to it."""
         return {REPORTS_HEADER: PROMPT} if self.wants_reports() else {}
 
-    async def _feed(self, request: Request) -> Response:
+    async def _open_stream(self, request: Request) -> Response:
         strand = request.path_params["strand"]
         self._tail(strand)
-        start = await trio.to_thread.run_sync(self._start, strand, request)
-        if "hash" in request.query_params and start.until is None:  # a range that is asked for proves nothing
+        start = await trio.to_thread.run_sync(self._stream_start, strand, request)
+        # Who follows from a position, with its hash, has proven that it has everything before; a range proves nothing.
+        if "hash" in request.query_params and start.until is None:
             await trio.to_thread.run_sync(self._remember, strand, _region(request), start.position.sequence)
-            self._tell_report(strand, _region(request), start.position.sequence)
+            self._pass_report_on(strand, _region(request), start.position.sequence)
         return StreamingResponse(
             self._stream(start, _region(request)),
             media_type=CONTENT_TYPE,
-            headers={"Feed-Position": str(start.position), **self._wishes()},
+            headers={"Feed-Position": str(start.position), **self._report_headers()},
         )
 
     def _tail(self, strand: str) -> JournalHead:
@@ -163,7 +165,7 @@ class Publisher:
                 "unknown_strand", f"this region keeps no strand {strand[:64]!r}", status=404, place="feed"
             ) from None
 
-    def _start(self, strand: str, request: Request) -> _StreamStart:
+    def _stream_start(self, strand: str, request: Request) -> _StreamStart:
         query = request.query_params
         if "from" in query:
             moment = parse_time(query["from"])
@@ -203,7 +205,7 @@ class Publisher:
         stream = self._streams
         strand, after = start.position.strand, start.position.sequence
         try:
-            yield self._heartbeat(strand)
+            yield self._heartbeat(strand)  # at once: it says that the stream is open, and where this chain ends
             for relation, data in start.definitions.items():
                 yield pack_definition_frame(relation, data)
             while start.until is None or after < start.until:
@@ -212,6 +214,8 @@ class Publisher:
                 with trio.move_on_after(self._heartbeat_seconds):
                     await self._tails[strand].beyond(after)
                 for page in await trio.to_thread.run_sync(self._journal.pages, strand, after, READ_BYTES):
+                    # Pruning does not wait for who is sent to. A gap must not go out as if it were the chain: breaking
+                    # off makes the follower ask again, and hear *pruned*.
                     if page.first > after + 1:
                         raise _PrunedMeanwhile
                     async for data in self._page(strand, page, after, start.until):
@@ -219,10 +223,11 @@ class Publisher:
                     after = page.last if start.until is None else min(page.last, start.until)
                     if after == start.until:
                         break
+                # Also whenever all has been sent: two heartbeats in a row tell a follower that nothing was lost there.
                 if trio.current_time() >= beat_at or after == self._tails[strand].head.sequence:
                     yield self._heartbeat(strand)
             yield pack_end("the end that was asked for")
-        except _PrunedMeanwhile:
+        except _PrunedMeanwhile:  # the answer has begun: there is no status left to say it with
             log.warning("strand %s: the feed of region %r breaks off: what it needs next was pruned", strand, region)
         finally:
             self.followers.pop(stream, None)
@@ -248,7 +253,7 @@ class Publisher:
 
 
 def _region(request: Request) -> str:
-    """What the asker calls itself."""
+    """The name that the asker gives itself; empty if none."""
     return request.headers.get("feed-region", "")[:64]
 
 
@@ -270,10 +275,13 @@ async def _reported(request: Request, strand: str) -> Position:
 
 
 class _PrunedMeanwhile(Exception):
-    """What was to be sent next is gone."""
+    """The block that was to be sent next was pruned while its stream was open."""
 
 
 class _StreamStart(NamedTuple):
+    """Behind which position a stream starts, the packed definitions in force there by relation, where it was asked for
+    from a time, and the last sequence that was asked for, if any."""
+
     position: Position
     definitions: dict[int, bytes]
     until: int | None

@@ -41,11 +41,11 @@ def routes(regions: KnownRegions, parts: RegionParts) -> list[Route]:
         return {stream.region for stream in parts.publisher.followers.values()} if parts.publisher else set()
 
     async def known(request: Request) -> Response:
-        kept = parts.retaining.kept if parts.retaining else None
-        base = kept.base_sequence if kept else 0
-        found = [region_json(region, base, connected(), time.time_ns() // 1000) for region in regions.all()]
-        held = None if kept is None or kept.held_by is None else kept.held_by._asdict()
-        return JSONResponse({"regions": found, "begins_behind": base, "held_by": held})
+        retention = parts.retaining.kept if parts.retaining else None
+        base = retention.base_sequence if retention else 0
+        known_regions = [region_json(region, base, connected(), time.time_ns() // 1000) for region in regions.all()]
+        held_by = None if retention is None or retention.held_by is None else retention.held_by._asdict()
+        return JSONResponse({"regions": known_regions, "begins_behind": base, "held_by": held_by})
 
     async def forget(request: Request) -> Response:
         fields = await json_fields(request, {"region": str, "who": str, "why": str})

@@ -17,7 +17,7 @@ from replicator.pipeline.feed.client import FeedClient
 from replicator.storage.journal.head import JournalHead
 
 REPORT_SECONDS = 2.0
-REPORT_IDLE_REPORTS = 15  # so many times nothing is told because nothing has come
+REPORT_IDLE_REPORTS = 15  # so many reports in a row are left out while nothing comes
 AGAIN_SECONDS = 0.2  # after a report that did not arrive, where it is waited for
 
 log = logging.getLogger("replicator")
@@ -25,19 +25,19 @@ log = logging.getLogger("replicator")
 
 async def report_for_ever(client: FeedClient, tail: JournalHead) -> None:
     """Report until the upstream says that it takes no reports."""
-    told, idle = -1, 0
+    reported, idle = -1, 0
     while True:
-        await _until_due(client, tail, told)
+        await _wait_until_due(client, tail, reported)
         head = tail.head
-        idle = idle + 1 if head.sequence == told else 0
-        if head.sequence == told and idle < REPORT_IDLE_REPORTS:
+        idle = idle + 1 if head.sequence == reported else 0
+        if head.sequence == reported and idle < REPORT_IDLE_REPORTS:
             continue
         try:
             await client.report(head)
-            told, idle = head.sequence, 0
+            reported, idle = head.sequence, 0
         except Rejected as refusal:
             if refusal.reason == "not_found":
-                return
+                return  # an older version, or another program: it does not count reports
             log.info("the position was not taken: %s", refusal)  # the stream says what it means
             await trio.sleep(REPORT_SECONDS)
         except (Unavailable, Corrupt, Halted) as error:
@@ -45,8 +45,9 @@ async def report_for_ever(client: FeedClient, tail: JournalHead) -> None:
             await trio.sleep(min(AGAIN_SECONDS, REPORT_SECONDS))
 
 
-async def _until_due(client: FeedClient, tail: JournalHead, told: int) -> None:
+async def _wait_until_due(client: FeedClient, tail: JournalHead, reported: int) -> None:
     """Wait for the next report's time; for less than that if reports are asked for, and there is news."""
     with trio.move_on_after(REPORT_SECONDS):
+        # One after the other: without a wish for prompt reports, news waits for the next ordinary one.
         await client.reports_wanted.wait()
-        await tail.beyond(told)
+        await tail.beyond(reported)

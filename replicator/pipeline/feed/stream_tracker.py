@@ -18,7 +18,7 @@ class StreamTracker:
     """Follows the frames of one stream."""
 
     def __init__(self) -> None:
-        self._named: int | None = None  # by the last heartbeat, if nothing has come behind it
+        self._named_sequence: int | None = None  # by the last heartbeat, if nothing has come behind it
 
     def up_to(self, batch: Sequence[Frame]) -> int | None:
         """The sequence up to which all has been sent, None if the end of this batch does not tell."""
@@ -27,8 +27,8 @@ class StreamTracker:
             if not isinstance(frame, Heartbeat):
                 break
             beats.append(frame.position.sequence)
-        named = None if len(beats) < len(batch) else self._named
-        self._named = beats[0] if beats else None
+        named_sequence = None if len(beats) < len(batch) else self._named_sequence
+        self._named_sequence = beats[0] if beats else None
         if len(beats) > 1:
             return beats[1]
-        return named if beats else None
+        return named_sequence if beats else None
