@@ -107,7 +107,8 @@ def _is_exact(column: Column) -> bool:
 
 
 class _BlockedTable:
-    """What is open of one table: every place, the first place of each key, and of what holds the whole table."""
+    """What is open of one table: the place of every statement, the first place of each key, and the first place of a
+    statement behind which the whole table waits."""
 
     __slots__ = ("keys", "places", "whole")
 
@@ -124,10 +125,11 @@ class BlockedKeys:
         self._definitions = dict(definitions)
         self._tables: dict[Name, _BlockedTable] = {}
         self._watched: set[int] = set()
-        self._touches: dict[int, KeyExtractor] = {}
+        self._extractors: dict[int, KeyExtractor] = {}
         self.count = 0
-        for one in statements:
-            self.add(one.name, one.place, touched_by(self._definitions.get(one.relation), one))
+        for statement in statements:
+            definition = self._definitions.get(statement.relation)
+            self.add(statement.name, statement.place, touched_by(definition, statement))
 
     def concerns(self, statement: list[Any]) -> bool:
         """Whether ``behind`` or ``define`` has to be asked at all: the hot path's question."""
@@ -140,33 +142,33 @@ class BlockedKeys:
 
     def touched(self, statement: list[Any]) -> StatementKeys:
         """What a statement on a row, or a TRUNCATE, of a relation that is defined touches."""
-        touches = self._touches.get(statement[1])
-        if touches is None:
-            touches = self._touches[statement[1]] = KeyExtractor(self._definitions[statement[1]])
-        return touches(statement)
+        extractor = self._extractors.get(statement[1])
+        if extractor is None:
+            extractor = self._extractors[statement[1]] = KeyExtractor(self._definitions[statement[1]])
+        return extractor(statement)
 
-    def behind(self, name: Name, what: StatementKeys) -> Place | None:
-        """The place of what a statement that touches this has to stay behind; None if it may pass. A TRUNCATE may."""
+    def behind(self, name: Name, touched: StatementKeys) -> Place | None:
+        """The place of the statement that one which touches this has to stay behind; None if it may pass."""
         table = self._tables.get(name)
         if table is None:
             return None
         if table.whole is not None:
             return table.whole
-        if what.whole:
+        if touched.whole:  # its key may be any of those that wait
             return min(table.keys.values(), default=None)
-        return min((table.keys[key] for key in what.keys if key in table.keys), default=None)
+        return min((table.keys[key] for key in touched.keys if key in table.keys), default=None)
 
-    def add(self, name: Name, place: Place, what: StatementKeys) -> None:
+    def add(self, name: Name, place: Place, touched: StatementKeys) -> None:
         """A statement that touches this was set aside."""
         table = self._tables.get(name)
         if table is None:
             table = self._tables[name] = _BlockedTable()
-            self._watch(name)
+            self._watched |= self._relations_of(name)
         table.places.append(place)
         self.count += 1
-        for key in what.keys:
-            table.keys.setdefault(key, place)
-        if what.whole and table.whole is None:
+        for key in touched.keys:
+            table.keys.setdefault(key, place)  # the first stays: whatever comes later on the key waits behind it, too
+        if touched.whole and table.whole is None:
             table.whole = place
 
     def void(self, name: Name) -> list[Place]:
@@ -175,14 +177,14 @@ class BlockedKeys:
         if table is None:
             return []
         self.count -= len(table.places)
-        self._watched -= {relation for relation, one in self._definitions.items() if one.name == name}
+        self._watched -= self._relations_of(name)
         return table.places
 
     def define(self, statement: list[Any]) -> None:
         """A DEFINE: from here on its relation means this definition. What is held stays held: texts do not change."""
         relation, definition = statement[1], unpack_definition(statement[2])
         self._definitions[relation] = definition
-        self._touches.pop(relation, None)
+        self._extractors.pop(relation, None)
         if definition.name in self._tables:
             self._watched.add(relation)
 
@@ -190,14 +192,16 @@ class BlockedKeys:
         """How many keys wait in each table that has anything open; tables that wait as a whole count what is known."""
         return {name: len(table.keys) for name, table in self._tables.items()}
 
-    def _watch(self, name: Name) -> None:
-        self._watched |= {relation for relation, one in self._definitions.items() if one.name == name}
+    def _relations_of(self, name: Name) -> set[int]:
+        """The relations that have meant this table, in any of its definitions."""
+        return {relation for relation, definition in self._definitions.items() if definition.name == name}
 
 
-def touched_by(definition: Definition | None, one: QuarantinedStatement) -> StatementKeys:
-    """What a statement that was set aside touches; ``definition`` is its relation's."""
-    if one.op == "truncate" or definition is None:
-        return StatementKeys(one.key, one.key_before, whole=True)
+def touched_by(definition: Definition | None, statement: QuarantinedStatement) -> StatementKeys:
+    """What a statement that was set aside touches; ``definition`` is its relation's, None if that is not known."""
+    key, before = statement.key, statement.key_before
+    if statement.op == "truncate" or definition is None:
+        return StatementKeys(key, before, whole=True)
     if not definition.key:
         return StatementKeys(None, None, whole=False)
-    return StatementKeys(one.key, one.key_before, whole=one.key is None or not tells_apart(definition))
+    return StatementKeys(key, before, whole=key is None or not tells_apart(definition))

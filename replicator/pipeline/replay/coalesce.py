@@ -1,6 +1,6 @@
 """The net effect of many statements on one keyed table.
 
-Guarantee: doing the Changes that a fold hands out, one after another and each in its documented order, leaves the
+Guarantee: doing the TableChanges that a fold hands out, one after another and each in its documented order, leaves the
 table as doing the statements one by one would.
 
 The idea: every key is in at most one place, and each statement moves it to another:
@@ -12,7 +12,7 @@ The idea: every key is in at most one place, and each statement moves it to anot
     moved     source or target of a change of key whose row has unchanged columns (a target may be in deletes too)
 
 ``others`` holds the keys of the last three: who finds a key in ``inserts``, or in none of them, needs no call. What
-does not fold into this (a second statement on a moved key; an update of a key that is gone) is a *barrier*: the Change
+does not fold into this (a second statement on a moved key; an update of a key that is gone) is a *barrier*: the change
 so far is closed and the statement begins the next one. So a contradiction in the source's statements reaches the
 replica as it is, which is where it can be seen. Rows stay opaque; only keys, and rows with unchanged columns, are read.
 """
@@ -26,7 +26,7 @@ from replicator.pipeline.replicas.base import Step, TableChange
 
 
 class TableCoalescer:
-    """One keyed table's open fold. ``steps`` is where closed Changes go. Raises ValueError at a bad row image."""
+    """One keyed table's open fold. ``steps`` is where closed changes go. Raises ValueError at a bad row image."""
 
     __slots__ = (
         "definition",
@@ -58,7 +58,7 @@ class TableCoalescer:
         self.others: set[bytes] = set()
 
     def close(self) -> None:
-        """Hand out the Change, if there is any, and begin anew."""
+        """Hand out the change so far, if there is any, and begin anew."""
         if self.inserts or self.updates or self.others:
             self.steps.append(
                 TableChange(
@@ -76,7 +76,7 @@ class TableCoalescer:
         """A row that was not there just before."""
         if key in self.moved:
             self.close()
-        if key in self.updates or key in self.others:  # it was there when the fold began
+        if key in self.updates or key in self.others:  # it was there when the fold began: to the replica an update
             self._forget(key)
             self.updates[key] = row
         else:
@@ -95,7 +95,7 @@ class TableCoalescer:
     def delete(self, key: bytes) -> None:
         """The row goes."""
         if self.inserts.pop(key, None) is not None:
-            return
+            return  # it came and went within the fold: the replica never hears of it
         if key in self.moved:
             self.close()
         self._forget(key)
@@ -113,6 +113,7 @@ class TableCoalescer:
     def _patch(self, key: bytes, cells: list[Cell]) -> None:
         if key in self.deletes or key in self.moved:
             self.close()
+        # Completed from the fold where it can be: a whole row is one plain statement, a patch one made to measure.
         row, complete = self._filled(key, cells)
         if complete:
             self.update(key, row)
@@ -129,7 +130,7 @@ class TableCoalescer:
             self.insert(key, row)
             return
         if key in self.inserts or key in self.updates or key in self.patches:
-            self.close()
+            self.close()  # two rows under one key: the database is to see that, not a fold that hides it
         self._forget(before)
         self.moves.append((before, row))
         self.moved.update((before, key))
@@ -158,9 +159,9 @@ class TableCoalescer:
 
     def _filled(self, key: bytes, cells: list[Cell]) -> tuple[bytes, bool]:
         """The row with what the fold knows of its unchanged columns, and whether that is all of them."""
-        known = self.inserts.get(key) or self.updates.get(key) or self.patches.get(key)
-        if known is not None:
-            before = unpack_row(known)
+        earlier_row = self.inserts.get(key) or self.updates.get(key) or self.patches.get(key)
+        if earlier_row is not None:
+            before = unpack_row(earlier_row)
             if len(before) != len(cells):
                 raise ValueError(f"{len(before)} columns, the table has {len(cells)}")
             cells = [old if new is UNCHANGED else new for old, new in zip(before, cells, strict=True)]

@@ -50,7 +50,7 @@ class ReplayHold:
         """Return once replay may pass ``sequence``."""
         while self.until is not None and self.until <= sequence:
             with trio.move_on_at(self._deadline):
-                await self._changed.wait()
+                await self._changed.wait()  # another hold may have taken this one's place: look again
 
 
 class ReplayLoop:
@@ -83,7 +83,7 @@ class ReplayLoop:
             self._on_applied(applied)
             await self._tail.beyond(applied.position.sequence)
             await self._hold.passes(applied.position.sequence)
-            async with self._stepping:
+            async with self._stepping:  # the hold is read under it: one that was set meanwhile counts already
                 if self._replayer.is_open:
                     applied = await trio.to_thread.run_sync(self._replayer.step, self._hold.until)
                 else:  # what was run between two steps failed
@@ -105,6 +105,6 @@ class ReplayLoop:
 
     async def pause(self, seconds: float) -> AppliedMark:
         """Hold replay where it is, for so many seconds; gives where that is."""
-        self._hold.set(0, seconds)
+        self._hold.set(0, seconds)  # a sequence that it has passed, whatever it is at
         async with self._stepping:  # a step that began before the hold is seen through
             return self._replayer.applied

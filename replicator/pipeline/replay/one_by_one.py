@@ -26,7 +26,7 @@ from replicator.pipeline.replicas.base import Replica
 
 
 class PlacedStatement(NamedTuple):
-    """A statement and its place."""
+    """A statement with the header of its block, and its place among the block's statements, from 0."""
 
     header: Header
     ordinal: int
@@ -34,7 +34,7 @@ class PlacedStatement(NamedTuple):
 
 
 class SingleStatementReplay:
-    """One transaction's. ``definitions`` are those in force, and are kept so."""
+    """Replays within one transaction. ``definitions`` are those in force before it, and follow what is applied."""
 
     def __init__(
         self, replica: Replica, strand: str, definitions: Mapping[int, Definition], quarantine: Quarantine
@@ -50,14 +50,15 @@ class SingleStatementReplay:
             self._take(run)
 
     def _take(self, placed: Sequence[PlacedStatement]) -> None:
-        placed = [one for one in placed if not self._quarantine.waits(*one)]
+        # Again for each half: what the first half set aside may block what the second one holds.
+        placed = [statement for statement in placed if not self._quarantine.add_if_blocked(*statement)]
         if not placed:
             return
         try:
             self._attempt(placed)
         except Halted as error:
             if len(placed) == 1:
-                self._quarantine.refused(*placed[0], error)
+                self._quarantine.add_refused(*placed[0], error)
                 return
             if not is_curable(error):
                 raise
@@ -71,16 +72,16 @@ class SingleStatementReplay:
             planner.add(header.sequence, [statement], ordinal)
         self._replica.attempt(self._strand, planner.take())
         if placed[0].statement[0] in (DEFINE, TRUNCATE):
-            self._quarantine.passed(*placed[0])
+            self._quarantine.note_done(*placed[0])
             if placed[0].statement[0] == DEFINE:
                 self.definitions[placed[0].statement[1]] = unpack_definition(placed[0].statement[2])
 
 
 def _runs(placed: Sequence[PlacedStatement]) -> Iterator[list[PlacedStatement]]:
     """The statements in their order, each DEFINE and TRUNCATE alone."""
-    for alone, run in itertools.groupby(placed, key=lambda one: one.statement[0] in (DEFINE, TRUNCATE)):
-        if alone:
-            yield from ([one] for one in run)
+    for is_alone, run in itertools.groupby(placed, key=lambda each: each.statement[0] in (DEFINE, TRUNCATE)):
+        if is_alone:
+            yield from ([each] for each in run)
         else:
             yield list(run)
 
@@ -88,7 +89,8 @@ def _runs(placed: Sequence[PlacedStatement]) -> Iterator[list[PlacedStatement]]:
 def _middle(placed: Sequence[PlacedStatement]) -> int:
     """Where to cut: at the beginning of a block near the middle, or in the middle of the only one."""
     half = len(placed) // 2
-    sequences = [one.header.sequence for one in placed]
+    # Between blocks if possible: a transaction may pass through states that the replica takes only as a net effect.
+    sequences = [each.header.sequence for each in placed]
     before = bisect.bisect_left(sequences, sequences[half])
     after = bisect.bisect_right(sequences, sequences[half])
     if before == 0 and after == len(placed):

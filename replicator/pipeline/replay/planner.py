@@ -24,8 +24,8 @@ from replicator.pipeline.replay.coalesce import TableCoalescer
 from replicator.pipeline.replicas.base import Append, Define, SetSequence, Step, Truncate
 
 
-class _Rows:
-    """The open fold of a table without a key: its rows, and the (sequence, ordinal) of each."""
+class _KeylessFold:
+    """The open fold of a table without a key: rows are only added, each told by its (sequence, ordinal)."""
 
     __slots__ = ("definition", "places", "rows", "steps")
 
@@ -51,7 +51,7 @@ class Planner:
         self._definitions = dict(definitions)
         self._steps: list[Step] = []
         self._keyed: dict[int, TableCoalescer] = {}
-        self._keyless: dict[int, _Rows] = {}
+        self._keyless: dict[int, _KeylessFold] = {}
         self._open: dict[tuple[str, str], int] = {}  # the relation under which a table's fold is open
         self._sequences: dict[tuple[str, str], SetSequence] = {}
         self._sequence = 0
@@ -73,7 +73,7 @@ class Planner:
 
     def take(self) -> list[Step]:
         """What was folded since the last take, in an order that is valid."""
-        for relation in self._open.values():
+        for relation in self._open.values():  # they stay open: the next statement on the table finds its fold at hand
             self._fold(relation).close()
         steps = [*self._steps, *self._sequences.values()]
         self._steps.clear()
@@ -97,6 +97,7 @@ class Planner:
                     else:
                         self._ordinal = ordinal
                         self._add_unusual(statement)
+                # These repeat the common cases of TableCoalescer's methods, to spare a call for each row.
                 elif op == INSERT:
                     key = fold.key_of(row := statement[2])
                     if key in fold.updates or key in fold.others:
@@ -106,7 +107,7 @@ class Planner:
                 elif op == UPDATE:
                     key = fold.key_of(row := statement[2])
                     before = statement[3]
-                    if before is not None and before != key:
+                    if before is not None and before != key:  # a complete row under a new key: two ordinary changes
                         fold.delete(before)
                         fold.insert(key, row)
                     elif key in fold.inserts:
@@ -142,6 +143,8 @@ class Planner:
             self._add([statement])  # it has a fold now
 
     def _define(self, relation: int, definition: Definition) -> None:
+        # A relation that is renamed has its fold under the old name. Rows of before are read by the old columns: they
+        # are done before the table follows.
         before = self._definitions.get(relation)
         for name in {definition.name, before.name if before else definition.name}:
             self._close(name)
@@ -151,7 +154,7 @@ class Planner:
     def _truncate(self, definition: Definition) -> None:
         relation = self._open.get(definition.name)
         if relation is not None:
-            self._fold(relation).clear()
+            self._fold(relation).clear()  # rows that go at once need not be written first
         self._steps.append(Truncate(definition))
 
     def _open_fold(self, relation: int, definition: Definition) -> None:
@@ -160,7 +163,7 @@ class Planner:
         if definition.key:
             self._keyed[relation] = TableCoalescer(definition, self._steps)
         else:
-            self._keyless[relation] = _Rows(definition, self._steps)
+            self._keyless[relation] = _KeylessFold(definition, self._steps)
 
     def _close(self, name: tuple[str, str]) -> None:
         """Close the table's fold, if one is open."""
@@ -170,7 +173,7 @@ class Planner:
             self._keyed.pop(relation, None)
             self._keyless.pop(relation, None)
 
-    def _fold(self, relation: int) -> TableCoalescer | _Rows:
+    def _fold(self, relation: int) -> TableCoalescer | _KeylessFold:
         return self._keyed[relation] if relation in self._keyed else self._keyless[relation]
 
     def _definition(self, relation: int) -> Definition:

@@ -4,7 +4,7 @@ Guarantee: a statement that is not applied is in the replica's quarantine when t
 aside in a transaction is stored in it, and forgotten with it. While anything is open, what has to wait behind it is set
 aside, whatever the policy says now; the policy decides about refusals only.
 
-``load`` before use, and again after every rollback. Non-goal: finding the statement that is refused (``careful``).
+``load`` before use, and again after every rollback. Non-goal: finding the statement that is refused (``one_by_one``).
 """
 
 from __future__ import annotations
@@ -58,95 +58,95 @@ def _wall_us() -> int:
 
 
 class Quarantine:
-    """One strand's, for the one thread that replays it; ``summary`` may be read from any."""
+    """The quarantine of one strand, for the one thread that replays it; ``summary`` may be read from any."""
 
     def __init__(self, strand: str, policy: QuarantinePolicy = HALTS, now_us: Callable[[], int] = _wall_us) -> None:
         self._strand = strand
         self._policy = policy
         self._now_us = now_us
-        self._held = BlockedKeys({})
+        self._blocked = BlockedKeys({})
         self._pending: dict[Place, QuarantinedStatement] = {}
         self._void: dict[Place, QuarantineClosing] = {}
         self._changed = False
-        self._refused, self._first = 0, ""  # in this transaction: how many, and the first of them
+        self._refused_count, self._first_refusal = 0, ""  # in this transaction: how many, and the first of them
         self.summary = QuarantineSummary()
 
     def load(self, replica: Replica, definitions: Mapping[int, Definition]) -> None:
         """Begin from what the replica has stored."""
         self._pending.clear()
         self._void.clear()
-        self._refused, self._first = 0, ""
-        self._held = BlockedKeys(definitions, replica.quarantine().open(self._strand))
+        self._refused_count, self._first_refusal = 0, ""
+        self._blocked = BlockedKeys(definitions, replica.quarantine().open(self._strand))
         self._summarise()
 
     @property
-    def holds(self) -> bool:
+    def has_open(self) -> bool:
         """Whether anything is open; if not, every statement may pass unasked."""
-        return self._held.count > 0
+        return self._blocked.count > 0
 
-    def takes(self, error: ReplicatorError) -> bool:
+    def accepts(self, error: ReplicatorError) -> bool:
         """Whether the statement that this error lies with is to be set aside."""
         return self._policy.sets_aside and is_curable(error)
 
     # -- statement by statement
 
-    def passing(self, header: Header, statements: Iterable[list[Any]], first: int = 0) -> Iterator[list[Any]]:
+    def without_blocked(self, header: Header, statements: Iterable[list[Any]], first: int = 0) -> Iterator[list[Any]]:
         """These statements of a block, from ordinal ``first``, for a batch that is done or undone as a whole: in the
         place of one that has to wait stands one that does nothing."""
         for ordinal, statement in enumerate(statements, first):
-            if self._held.concerns(statement):
-                if self.waits(header, ordinal, statement):
+            if self._blocked.concerns(statement):
+                if self.add_if_blocked(header, ordinal, statement):
                     statement = _NOTHING
                 else:
-                    self.passed(header, ordinal, statement)
+                    self.note_done(header, ordinal, statement)
             yield statement
 
-    def waits(self, header: Header, ordinal: int, statement: list[Any]) -> bool:
+    def add_if_blocked(self, header: Header, ordinal: int, statement: list[Any]) -> bool:
         """Set the statement aside if it has to wait behind another one; whether it had to."""
-        if statement[0] >= TRUNCATE or not self._held.concerns(statement):
+        # A TRUNCATE never waits: after it, nothing that was set aside of its table matters any more.
+        if statement[0] >= TRUNCATE or not self._blocked.concerns(statement):
             return False
-        definition = self._held.definition(statement[1])
+        definition = self._blocked.definition(statement[1])
         if definition is None:
-            return False  # the planner says so
-        what = self._held.touched(statement)
-        behind = self._held.behind(definition.name, what)
+            return False  # the planner refuses it, as it does without a quarantine
+        touched = self._blocked.touched(statement)
+        behind = self._blocked.behind(definition.name, touched)
         if behind is None:
             return False
         message = f"waits behind sequence {behind[0]}, ordinal {behind[1]}, which is set aside"
-        self._set_aside(header, ordinal, statement, definition, what, HELD, message)
+        self._set_aside(header, ordinal, statement, definition, touched, HELD, message)
         return True
 
-    def refused(self, header: Header, ordinal: int, statement: list[Any], error: ReplicatorError) -> None:
+    def add_refused(self, header: Header, ordinal: int, statement: list[Any], error: ReplicatorError) -> None:
         """Set aside a statement that the replica refused. Raises the error where that cannot be."""
-        definition = self._held.definition(statement[1]) if statement[0] <= TRUNCATE else None
-        if definition is None or not self.takes(error):
+        definition = self._blocked.definition(statement[1]) if statement[0] <= TRUNCATE else None
+        if definition is None or not self.accepts(error):
             raise error
-        what = self._held.touched(statement)
-        self._set_aside(header, ordinal, statement, definition, what, error.reason, error.message)
-        self._refused += 1
-        self._first = (
-            self._first or f"sequence {header.sequence}, ordinal {ordinal}, {definition.label}: {error.message}"
+        touched = self._blocked.touched(statement)
+        self._set_aside(header, ordinal, statement, definition, touched, error.reason, error.message)
+        self._refused_count += 1
+        self._first_refusal = (
+            self._first_refusal or f"sequence {header.sequence}, ordinal {ordinal}, {definition.label}: {error.message}"
         )
 
-    def passed(self, header: Header, ordinal: int, statement: list[Any]) -> None:
+    def note_done(self, header: Header, ordinal: int, statement: list[Any]) -> None:
         """Take note of what is done: a DEFINE that changes what rows are read by, a TRUNCATE that makes void."""
         if statement[0] == DEFINE:
-            self._held.define(statement)
-        elif statement[0] == TRUNCATE and (definition := self._held.definition(statement[1])) is not None:
+            self._blocked.define(statement)
+        elif statement[0] == TRUNCATE and (definition := self._blocked.definition(statement[1])) is not None:
             why = f"the table was truncated at sequence {header.sequence}, ordinal {ordinal}"
             closing = QuarantineClosing("truncated", self._now_us(), "replay", why)
-            for place in self._held.void(definition.name):
-                self._void_one(place, closing)
+            for place in self._blocked.void(definition.name):
+                self._close(place, closing)
 
-    def _void_one(self, place: Place, closing: QuarantineClosing) -> None:
+    def _close(self, place: Place, closing: QuarantineClosing) -> None:
         self._changed = True
-        if place in self._pending:
-            outcome, at, by, why = closing
-            self._pending[place] = self._pending[place]._replace(
-                outcome=outcome, closed_at=at, closed_by=by, closed_why=why
-            )
-        else:
+        pending = self._pending.get(place)
+        if pending is None:
             self._void[place] = closing
+        else:  # it has no row in the replica yet: it is written as closed
+            outcome, at, by, why = closing
+            self._pending[place] = pending._replace(outcome=outcome, closed_at=at, closed_by=by, closed_why=why)
 
     def _set_aside(
         self,
@@ -154,29 +154,29 @@ class Quarantine:
         ordinal: int,
         statement: list[Any],
         definition: Definition,
-        what: StatementKeys,
+        touched: StatementKeys,
         reason: str,
         message: str,
     ) -> None:
-        if self._held.count >= self._policy.limit:
-            raise _full(self._strand, header, self._held.count, reason, message)
-        one = QuarantinedStatement(
+        if self._blocked.count >= self._policy.limit:
+            raise _full(self._strand, header, self._blocked.count, reason, message)
+        quarantined = QuarantinedStatement(
             header.sequence,
             ordinal,
             header.txid,
             statement[1],
             *definition.name,
             Op(statement[0]).name.lower(),
-            what.key,
-            what.before,
+            touched.key,
+            touched.before,
             pack_statement(statement),
             reason,
-            message[:MESSAGE_LIMIT_CHARACTERS].replace("\x00", ""),
+            message[:MESSAGE_LIMIT_CHARACTERS].replace("\x00", ""),  # PostgreSQL's text takes no NUL
             self._now_us(),
         )
         self._changed = True
-        self._pending[one.place] = one
-        self._held.add(definition.name, one.place, what)
+        self._pending[quarantined.place] = quarantined
+        self._blocked.add(definition.name, quarantined.place, touched)
 
     # -- transactions
 
@@ -189,22 +189,22 @@ class Quarantine:
         self._pending.clear()
         self._void.clear()
 
-    def committed(self) -> None:
-        """The transaction is done."""
+    def note_commit(self) -> None:
+        """The transaction is durable: only now does the summary change, and the log tell what was refused in it."""
         if self._changed:
             self._summarise()
-        if self._refused:
-            told = "strand %s: %d statements were refused and set aside, %d are by now; the first of them: %s"
-            log.warning(told, self._strand, self._refused, self._held.count, self._first)
-            self._refused, self._first = 0, ""
+        if self._refused_count:
+            message = "strand %s: %d statements were refused and set aside, %d are by now; the first of them: %s"
+            log.warning(message, self._strand, self._refused_count, self._blocked.count, self._first_refusal)
+            self._refused_count, self._first_refusal = 0, ""
 
     def _summarise(self) -> None:
         self._changed = False
         keys = {
             table if namespace == "public" else f"{namespace}.{table}": count
-            for (namespace, table), count in self._held.keys().items()
+            for (namespace, table), count in self._blocked.keys().items()
         }
-        self.summary = QuarantineSummary(self._held.count, keys)
+        self.summary = QuarantineSummary(self._blocked.count, keys)
 
 
 def _full(strand: str, header: Header, count: int, reason: str, message: str) -> Halted:

@@ -43,7 +43,7 @@ log = logging.getLogger("replicator")
 
 
 class QuarantineAdmin:
-    """A replica region's quarantine, as far as people may reach into it."""
+    """What an operator may ask of a replica region's quarantine, and do about it; answers are JSON fields."""
 
     def __init__(
         self, strand: str, replay: ReplayLoop, open_reader: Callable[[], Reader], journal: JournalReader
@@ -54,46 +54,46 @@ class QuarantineAdmin:
         self._journal = journal
 
     async def open(self) -> Fields:
-        """What is open."""
-        found = await self._read(lambda table: table.open(self.strand))
-        keys = {(one.label, key) for one in found for key in (one.key, one.key_before) if key is not None}
+        """The statements that are open, the oldest first, with how many there are and how many keys wait."""
+        statements = await self._read(lambda table: table.open(self.strand))
+        keys = {(each.label, key) for each in statements for key in (each.key, each.key_before) if key is not None}
         return {
-            "open": len(found),
+            "open": len(statements),
             "held_keys": len(keys),
-            "statements": [_listed(one) for one in found[:LISTED]],
+            "statements": [_listed(statement) for statement in statements[:LISTED]],
         }
 
     async def closed(self) -> Fields:
-        """What was closed last."""
-        found = await self._read(lambda table: table.closed(self.strand, LISTED))
-        return {"statements": [_listed(one) for one in found]}
+        """The statements that were closed last, the newest first."""
+        statements = await self._read(lambda table: table.closed(self.strand, LISTED))
+        return {"statements": [_listed(statement) for statement in statements]}
 
     async def keys(self) -> Fields:
         """The keys that wait, by table."""
-        found = await self._read(lambda table: table.keys(self.strand))
-        return {"keys": {label: sorted(keys) for label, keys in found.items()}}
+        by_table = await self._read(lambda table: table.keys(self.strand))
+        return {"keys": {label: sorted(keys) for label, keys in by_table.items()}}
 
-    async def one(self, sequence: int, ordinal: int) -> Fields:
-        """A statement. Raises Rejected if it was never set aside."""
-        found = await self._read(lambda table: table.one(self.strand, (sequence, ordinal)))
-        if found is None:
+    async def statement(self, sequence: int, ordinal: int) -> Fields:
+        """One statement, with its block's header and its row. Raises Rejected if it was never set aside."""
+        quarantined = await self._read(lambda table: table.one(self.strand, (sequence, ordinal)))
+        if quarantined is None:
             place = f"sequence {sequence}, ordinal {ordinal}"
             message = "this statement was never set aside"
             raise Rejected("not_set_aside", message, status=404, place=place, cure="see replicator quarantine")
-        block, row = await trio.to_thread.run_sync(self._from_journal, found)
-        return {"statement": _listed(found), "block": block, **row}
+        block, row = await trio.to_thread.run_sync(self._from_journal, quarantined)
+        return {"statement": _listed(quarantined), "block": block, **row}
 
     async def replay(self, wanted: quarantine_replay.GroupFilter, who: str, *, for_good: bool) -> Fields:
-        """Try again what is asked for."""
+        """Try again what is asked for, as a dry run unless ``for_good``; gives the outcome of each group."""
         closing = QuarantineClosing("replayed", _now_us(), who, "replayed once cured") if for_good else None
-        tried = await self._replay.between_steps(
+        outcomes = await self._replay.between_steps(
             functools.partial(quarantine_replay.replay, wanted=wanted, closing=closing)
         )
-        done = [one for one in tried if one.outcome == "replayed"]
-        if for_good and done:
-            count = sum(len(one.places) for one in done)
+        replayed = [outcome for outcome in outcomes if outcome.outcome == "replayed"]
+        if for_good and replayed:
+            count = sum(len(outcome.places) for outcome in replayed)
             log.warning("strand %s: %d statements that were set aside were replayed by %s", self.strand, count, who)
-        return {"applied": for_good, "groups": [one._asdict() for one in tried]}
+        return {"applied": for_good, "groups": [outcome._asdict() for outcome in outcomes]}
 
     async def drop(self, sequence: int, ordinal: int, who: str, why: str) -> Fields:
         """Give a statement up, durably."""
@@ -115,9 +115,9 @@ class QuarantineAdmin:
 
         return await trio.to_thread.run_sync(reading)
 
-    def _from_journal(self, one: QuarantinedStatement) -> tuple[Fields | None, Fields]:
+    def _from_journal(self, quarantined: QuarantinedStatement) -> tuple[Fields | None, Fields]:
         """The header of the statement's block, if the journal has it, and the statement's row."""
-        block = self._journal.block(self.strand, one.sequence)
+        block = self._journal.block(self.strand, quarantined.sequence)
         header = None
         if block is not None:
             header = {
@@ -128,10 +128,10 @@ class QuarantineAdmin:
                 "statements": block.header.statements,
                 "hash": block.hash.hex(),
             }
-        (statement,) = unpack_statements(one.statement)
+        (statement,) = unpack_statements(quarantined.statement)
         if statement[0] in (DELETE, TRUNCATE):
             return header, {"row": None}
-        definition = self._journal.definitions(self.strand).get(one.relation)
+        definition = self._journal.definitions(self.strand).get(quarantined.relation)
         try:
             if definition is None:
                 raise ValueError("the journal does not have its table's definition")
@@ -140,58 +140,58 @@ class QuarantineAdmin:
             return header, {"row": None, "unreadable": str(error), "image": statement[2].hex()}
 
 
-def routes(desk: QuarantineAdmin | None) -> list[Route]:
+def routes(admin: QuarantineAdmin | None) -> list[Route]:
     """The routes; without a desk (on a primary) each says that nothing is replayed here."""
 
-    async def open_(request: Request, desk: QuarantineAdmin) -> Fields:
-        return await desk.open()
+    async def open_(request: Request, admin: QuarantineAdmin) -> Fields:
+        return await admin.open()
 
-    async def closed(request: Request, desk: QuarantineAdmin) -> Fields:
-        return await desk.closed()
+    async def closed(request: Request, admin: QuarantineAdmin) -> Fields:
+        return await admin.closed()
 
-    async def keys(request: Request, desk: QuarantineAdmin) -> Fields:
-        return await desk.keys()
+    async def keys(request: Request, admin: QuarantineAdmin) -> Fields:
+        return await admin.keys()
 
-    async def one(request: Request, desk: QuarantineAdmin) -> Fields:
-        return await desk.one(*_place(request.path_params))
+    async def statement(request: Request, admin: QuarantineAdmin) -> Fields:
+        return await admin.statement(*_place(request.path_params))
 
-    async def replay(request: Request, desk: QuarantineAdmin) -> Fields:
+    async def replay(request: Request, admin: QuarantineAdmin) -> Fields:
         fields = await json_fields(request, {"who": str}, {"table": str, "keys": list, "apply": bool})
         wanted = quarantine_replay.GroupFilter(fields.get("table"), _keys(fields.get("keys", [])))
-        return await desk.replay(wanted, fields["who"], for_good=fields.get("apply", False))
+        return await admin.replay(wanted, fields["who"], for_good=fields.get("apply", False))
 
-    async def drop(request: Request, desk: QuarantineAdmin) -> Fields:
+    async def drop(request: Request, admin: QuarantineAdmin) -> Fields:
         fields = await json_fields(request, {"sequence": int, "ordinal": int, "who": str, "why": str})
-        return await desk.drop(*_place(fields), fields["who"], fields["why"])
+        return await admin.drop(*_place(fields), fields["who"], fields["why"])
 
-    asked: list[tuple[str, str, Callable[[Request, QuarantineAdmin], Awaitable[Fields]]]] = [
+    endpoints: list[tuple[str, str, Callable[[Request, QuarantineAdmin], Awaitable[Fields]]]] = [
         ("GET", "/v1/quarantine", open_),
         ("GET", "/v1/quarantine/closed", closed),
         ("GET", "/v1/quarantine/keys", keys),
-        ("GET", "/v1/quarantine/statements/{sequence:int}/{ordinal:int}", one),
+        ("GET", "/v1/quarantine/statements/{sequence:int}/{ordinal:int}", statement),
         ("POST", "/v1/quarantine/replay", replay),
         ("POST", "/v1/quarantine/drop", drop),
     ]
-    return [Route(path, _endpoint(desk, answer), methods=[method]) for method, path, answer in asked]
+    return [Route(path, _endpoint(admin, answer), methods=[method]) for method, path, answer in endpoints]
 
 
 def _endpoint(
-    desk: QuarantineAdmin | None, answer: Callable[[Request, QuarantineAdmin], Awaitable[Fields]]
+    admin: QuarantineAdmin | None, answer: Callable[[Request, QuarantineAdmin], Awaitable[Fields]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        if desk is None:
+        if admin is None:
             message = "this region is the primary: it replays nothing, so nothing is set aside here"
             raise Rejected("not_a_replica", message, status=404, place=request.url.path, cure="ask a replica region")
-        return JSONResponse({"strand": desk.strand, **await answer(request, desk)})
+        return JSONResponse({"strand": admin.strand, **await answer(request, admin)})
 
     return endpoint
 
 
-def _listed(one: QuarantinedStatement) -> Fields:
-    fields = one._asdict()
+def _listed(statement: QuarantinedStatement) -> Fields:
+    fields = statement._asdict()
     for name in ("namespace", "relation", "statement"):
         del fields[name]
-    return {**fields, "table": one.label}
+    return {**fields, "table": statement.label}
 
 
 def _place(fields: Mapping[str, Any]) -> tuple[int, int]:

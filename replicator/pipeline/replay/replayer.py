@@ -6,9 +6,10 @@ unknown, opens the replica again, reads where it stands, and goes on: no block i
 
 A large block is a batch of its own, applied part by part within its transaction; memory holds a part, not the block.
 
-A batch of which the replica refuses a statement is done again carefully (``careful``), in one transaction and in the
-order of its statements: their net effect may meet a unique index in between where they themselves did not. What is
-refused even then halts, or by policy is set aside.
+A batch of which the replica refuses a statement is done again, statement by statement where it must be
+(``one_by_one``), in one transaction: the net effect may meet a unique index in between where the statements themselves
+did not. What is refused even then halts, or by policy is set aside.
+
 All calls block; they belong in a worker thread. Non-goal: deciding when (``loop``).
 """
 
@@ -40,7 +41,7 @@ class Blocks(Protocol):
 
 
 class Replayer:
-    """Brings one replica forward in one strand. After an error, ``open`` again."""
+    """Brings one replica forward in one strand. After an error, ``open`` again. ``applied`` is where it stands."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Replayer:
         return self.applied
 
     def _load(self) -> None:
-        """Plan from what the replica has stored."""
+        """Begin planner and quarantine anew, from what the replica has stored."""
         definitions = self._replica.definitions(self._strand)
         self._planner = Planner(definitions)
         self.quarantine.load(self._replica, definitions)
@@ -103,7 +104,8 @@ class Replayer:
         if not blocks:
             return self.applied
         check_link(self.applied.position, blocks[0])
-        small = next((place for place, block in enumerate(blocks) if block.body is None), len(blocks))
+        # Up to the first large block; if that comes first, it is a batch of its own.
+        small = next((number for number, block in enumerate(blocks) if block.body is None), len(blocks))
         batch = blocks[: small or 1]
         with self._open_if_done():
             try:
@@ -118,14 +120,14 @@ class Replayer:
         if not self.is_open:
             self.open()
         with self._open_if_done():
-            done = work(self._replica, self.applied)
+            result = work(self._replica, self.applied)
             self._load()
-        return done
+        return result
 
     @contextlib.contextmanager
     def _open_if_done(self) -> Iterator[None]:
         self.is_open = False
-        yield
+        yield  # no finally: after an error the replica's state is not known
         self.is_open = True
 
     def _apply(self, batch: Sequence[Block]) -> None:
@@ -138,13 +140,14 @@ class Replayer:
             if not is_curable(error):
                 raise
             self._replica.rollback()
-            self._apply_carefully(batch)
+            self._apply_one_by_one(batch)
 
     def _apply_small(self, blocks: Sequence[Block]) -> None:
         for block, (sequence, statements) in zip(blocks, unpack_bodies(blocks), strict=True):
-            passing = self.quarantine.passing(block.header, statements) if self.quarantine.holds else statements
-            self._planner.add(sequence, passing)
-        self._replica.begin()
+            if self.quarantine.has_open:
+                statements = self.quarantine.without_blocked(block.header, statements)
+            self._planner.add(sequence, statements)
+        self._replica.begin()  # only now: the database's locks are not held while the batch is planned
         self._replica.apply(self._strand, self._planner.take())
         self._commit(blocks[-1], len(blocks))
 
@@ -153,24 +156,24 @@ class Replayer:
         ordinal = 0
         for part in self._journal.parts(self._strand, block.header.sequence):
             statements = unpack_statements(part.data)
-            if self.quarantine.holds:
-                statements = self.quarantine.passing(block.header, statements, ordinal)
+            if self.quarantine.has_open:
+                statements = self.quarantine.without_blocked(block.header, statements, ordinal)
             self._planner.add(block.header.sequence, statements)
             self._replica.apply(self._strand, self._planner.take())
             self.quarantine.store(self._replica)
             ordinal += part.statements
         self._commit(block, 1)
 
-    def _apply_carefully(self, batch: Sequence[Block]) -> None:
-        self._load()
+    def _apply_one_by_one(self, batch: Sequence[Block]) -> None:
+        self._load()  # planner and quarantine have taken note of what was rolled back
         self._replica.begin()
-        careful = SingleStatementReplay(
+        one_by_one = SingleStatementReplay(
             self._replica, self._strand, self._replica.definitions(self._strand), self.quarantine
         )
         for placed in self._placed(batch):
-            careful.apply(placed)
+            one_by_one.apply(placed)
             self.quarantine.store(self._replica)
-        self._planner = Planner(careful.definitions)
+        self._planner = Planner(one_by_one.definitions)
         self._commit(batch[-1], len(batch))
 
     def _placed(self, batch: Sequence[Block]) -> Iterator[list[PlacedStatement]]:
@@ -192,5 +195,5 @@ class Replayer:
         applied = AppliedMark(last.position, last.header.committed_at, self.applied.blocks + blocks)
         self.quarantine.store(self._replica)
         self._replica.commit(applied)
-        self.quarantine.committed()
+        self.quarantine.note_commit()
         self.applied = applied

@@ -20,7 +20,7 @@ from replicator.format.values import text_of
 
 
 class RowTranslation:
-    """From one definition of a table to a later one; ``definition`` is what the translated rows are read by."""
+    """Translates from one definition of a table to a later one; ``definition`` is what the results are read by."""
 
     def __init__(self, old: Definition, new: Definition) -> None:
         changed = changes(old, new)

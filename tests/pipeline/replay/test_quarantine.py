@@ -174,7 +174,7 @@ def test_a_truncate_makes_void_what_is_held_of_its_table(strand: Strand) -> None
     )
     strand.replay()
     assert strand.open() == []
-    assert not strand.replayer.quarantine.holds
+    assert not strand.replayer.quarantine.has_open
     assert strand.wallets() == {"1": "21", "4": "24"}
     closed = strand.replica.quarantine().closed("main", 10)
     assert [(one.sequence, one.ordinal, one.outcome) for one in closed] == [
