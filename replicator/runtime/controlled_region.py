@@ -86,7 +86,8 @@ class ControlledRegion:
         """Its database, for orphans of other regions. Raises Rejected if its ledger is no database."""
         source = source_of(self.config)
         if not isinstance(source, PostgresSourceSettings):
-            place, cure = f"region {self.config.region.name}", "the embedded ledger takes them as transactions of their own"
+            place = f"region {self.config.region.name}"
+            cure = "the embedded ledger takes them as transactions of their own"
             raise Rejected("not_postgres", "this region's ledger is no database", status=409, place=place, cure=cure)
         definitions = self.journal.definitions(self.strand).values()
         return PostgresOrphanReceiver(source.conninfo(), {definition.label: definition for definition in definitions})

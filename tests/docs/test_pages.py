@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from replicator.cluster.decisions.states import TABLE, RoleEvent, RoleState
 
 from docs.generate.__main__ import PAGES, stale
+from replicator.cluster.decisions.states import TABLE, RoleEvent, RoleState
 from tests.docs.pages import BESIDE, DOCS, ROOT, documents, site_pages
 
 README_WORDS = 1_200
