@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCK = $(BIN)/uv pip compile pyproject.toml --group build --universal --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" --quiet $(UPGRADE)
 
 SEEDS ?= 10000
 MINUTES ?= 30
@@ -50,15 +53,22 @@ bench: $(VENV)/.test
 bench-failover: $(VENV)/.test
 	$(BIN)/python -m bench.failover
 
-# A stamp says that what pyproject.toml asks for is installed.
-$(VENV)/.run: pyproject.toml
+# A stamp says that what the lock files name is installed, by its hash, and nothing else.
+$(VENV)/.run: pyproject.toml requirements/run.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(INSTALL) --require-hashes --requirement requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+$(VENV)/.test: $(VENV)/.run requirements/test.txt
+	$(INSTALL) --require-hashes --requirement requirements/test.txt
 	touch $@
+
+# Lock what pyproject.toml asks for, for every system and Python that it names; UPGRADE=--upgrade takes what is newest.
+lock: $(VENV)/.run
+	$(INSTALL) uv
+	$(LOCK) --output-file requirements/run.txt
+	$(LOCK) --extra test --output-file requirements/test.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -42,7 +42,7 @@ def embedded(home: Path, etcd: Etcd, acknowledge: int) -> contextlib.AbstractCon
 
 def postgres(home: Path, etcd: Etcd, acknowledge: int) -> contextlib.AbstractContextManager[Cluster]:
     """Three PostgreSQL servers."""
-    return postgres_cluster(home, etcd, acknowledge=acknowledge, linked=False)
+    return postgres_cluster(home, etcd, acknowledge=acknowledge, conf={"fsync": "on"}, linked=False)
 
 
 DEPLOYMENTS: dict[str, Deploy] = {"embedded": embedded, "PostgreSQL": postgres}

@@ -26,7 +26,7 @@ def directory() -> Iterator[Path]:
 @contextlib.contextmanager
 def server(path: Path, **settings: str) -> Iterator[Postgres]:
     """A running server."""
-    postgres = Postgres(path, settings={"shared_buffers": "512MB", "max_wal_size": "8GB", **settings})
+    postgres = Postgres(path, settings={"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "8GB", **settings})
     postgres.create()
     postgres.start()
     try:

@@ -1,4 +1,4 @@
-"""Servers that tests share: one PostgreSQL a session; a test takes a database of its own in it."""
+"""Servers that tests share, one of each a session; a test takes a database, or a prefix, of its own in it. Marks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,24 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests import marks
 from tests.etcd import Etcd, running
 from tests.servers import Postgres
 
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        for mark in sorted(marks.needs(item)):
+            item.add_marker(mark)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures start servers
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marks.grant(item)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests import marks
 from tests.servers import free_port
 
 START_SECONDS = 60
@@ -66,6 +67,7 @@ class Etcd:
 
     def start(self, *, wait: bool = True) -> None:
         """Start on what the data directory has, and wait until the server takes writes (it needs a quorum)."""
+        marks.check("etcd")
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, start_new_session=True)
@@ -138,9 +140,10 @@ class Etcd:
             self.process.wait(START_SECONDS)
 
     def freeze(self) -> None:
-        """SIGSTOP: its connections stay and nobody answers."""
+        """SIGSTOP: its connections stay and nobody answers, from the return on."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # its threads stop one by one
 
     def thaw(self) -> None:
         """SIGCONT."""

@@ -23,6 +23,8 @@ from typing import TypedDict
 
 import psycopg
 
+from tests import marks
+
 START_SECONDS = 60
 _ports = itertools.count(random.SystemRandom().randrange(4_000))
 
@@ -98,7 +100,7 @@ class Postgres:
             "max_wal_senders": "20",
             "max_replication_slots": "20",
             "max_connections": "60",
-            "fsync": "on",
+            "fsync": "off",  # SIGKILL leaves the system's cache as it is; only a dead machine loses what is not synced
             "shared_buffers": "128MB",
             "max_wal_size": "2GB",
             "timezone": "'Europe/Paris'",  # not UTC: whoever relies on the server's setting is found out
@@ -150,6 +152,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start, and wait until it takes connections."""
+        marks.check("postgres")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [postgres_bin() / "postgres", "-D", self.directory / "data"],

@@ -86,13 +86,21 @@ class Payer(Writer):
 
 
 class PostgresCluster(Cluster):
-    """Three databases. ``directory`` is where the servers are made."""
+    """Three databases. ``directory`` is where the servers are made, with the lines ``conf``."""
 
     writer = Payer
 
-    def __init__(self, directory: Path, etcd: Etcd, *, acknowledge: int = 0, **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        etcd: Etcd,
+        *,
+        acknowledge: int = 0,
+        conf: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self._acknowledge = acknowledge
-        self.servers = {name: Postgres(directory / f"{name}-server") for name in NAMES}
+        self.servers = {name: Postgres(directory / f"{name}-server", conf) for name in NAMES}
         self.dsns: dict[str, str] = {}
         for name, server in self.servers.items():
             server.create()

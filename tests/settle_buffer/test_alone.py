@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +31,27 @@ assert not loaded & {"replicator", "trio", "msgpack", "sqlite_utils"}, loaded
 """
 
 
+def use(site: Path, directory: Path) -> None:
+    """Core and spool, with what ``site`` has: no other site-packages, no environment, no current directory."""
+    subprocess.run([sys.executable, "-I", "-S", "-c", USE, str(site), str(directory / "spool")], check=True)
+
+
 def test_core_and_spool_work_without_any_other_package(tmp_path: Path) -> None:
-    isolated = [sys.executable, "-I", "-S", "-c", USE]  # no site-packages, no environment, no current directory
-    subprocess.run([*isolated, str(PACKAGE.parent), str(tmp_path / "spool")], check=True)
+    use(PACKAGE.parent, tmp_path)
+
+
+def test_it_is_installed_alone(tmp_path: Path) -> None:
+    """Its own distribution, built from a copy, because building leaves files behind."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(site), str(source)], check=True)
+    (found,) = importlib.metadata.distributions(name="settle-buffer", path=[str(site)])
+    assert found.requires == ['trio>=0.27; extra == "trio"']
+    assert {path.name for path in site.iterdir()} == {"settle_buffer", f"settle_buffer-{found.version}.dist-info"}
+    modules = {path.name for path in (site / "settle_buffer").glob("*.*")}
+    assert modules == {path.name for path in PACKAGE.glob("*.*")} - {"pyproject.toml"}
+    use(site, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
