@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -111,30 +111,30 @@ def _from_pydantic(error: ValidationError) -> Iterator[Problem]:
             yield Problem(path, message[:1].lower() + message[1:], "correct it; config/reference.toml explains it")
 
 
-_TAGS = {"source": ("embedded", "postgres"), "replica": ("sqlite", "postgres"), "lease": ("static", "etcd")}
-_SECTIONS: dict[tuple[str, ...], type[models.Section]] = {
-    (): models.Config,
-    ("region",): models.RegionSettings,
-    ("http",): models.HttpSettings,
-    ("source", "embedded"): models.EmbeddedSourceSettings,
-    ("source", "embedded", "tables"): models.TableSettings,
-    ("source", "embedded", "limits"): models.LimitsSettings,
-    ("source", "postgres"): models.PostgresSourceSettings,
-    ("feed",): models.FeedSettings,
-    ("follow",): models.FollowSettings,
-    ("settle",): models.SettleSettings,
-    ("replica", "sqlite"): models.SqliteReplicaSettings,
-    ("replica", "postgres"): models.PostgresReplicaSettings,
-    ("replay",): models.ReplaySettings,
-    ("journal",): models.JournalSettings,
-    ("copy",): models.CopySettings,
-    ("verify",): models.VerifySettings,
-    ("cluster",): models.ClusterSettings,
-    ("failover",): models.FailoverSettings,
-    ("failover", "amounts"): models.AmountSettings,
-    ("stop",): models.StopSettings,
-    ("lease", "static"): models.StaticLeaseSettings,
-    ("lease", "etcd"): models.EtcdLeaseSettings,
+def _sections(
+    section: type[models.Section], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], type[models.Section]]]:
+    """Every section below this one, by its path in the file: ``("source", "postgres")`` where it comes in kinds."""
+    yield path, section
+    for name, field in section.model_fields.items():
+        for below in _section_types(field.annotation):
+            kind = below.model_fields.get("kind")
+            tag = () if kind is None else get_args(kind.annotation)
+            yield from _sections(below, (*path, field.alias or name, *tag))
+
+
+def _section_types(annotation: Any) -> Iterator[type[models.Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, models.Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _section_types(argument)
+
+
+_SECTIONS = dict(_sections(models.Config))
+_TAGS: dict[str, tuple[str, ...]] = {
+    path[0]: tuple(other[1] for other in _SECTIONS if len(other) == 2 and other[0] == path[0])
+    for path, section in _SECTIONS.items()
+    if len(path) == 2 and "kind" in section.model_fields
 }
 
 

@@ -1,6 +1,6 @@
 """The primary's part of the flow.
 
-PostgreSQL   source ─▶ Capture ─▶ journal
+a source    ledger ─▶ Capture ─▶ journal
 embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behind it
 """
 
@@ -10,15 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from replicator.cluster.failover.at_risk import AtRisk
 from replicator.cluster.failover.rows_before import RowsBefore
-from replicator.config import Config, EmbeddedSourceSettings, PostgresSourceSettings
+from replicator.config import Config, EmbeddedSourceSettings
 from replicator.format.block import Block
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.moments import LedgerMoments
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.capture import Capture
-from replicator.pipeline.sources.base import SourceReport
-from replicator.pipeline.sources.postgres import PostgresSource as Postgres
-from replicator.pipeline.sources.postgres.moments import PostgresMoments
+from replicator.pipeline.sources.base import Captured, CapturedLedger, SourceReport
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
@@ -69,34 +67,30 @@ class PrimaryPipeline(RolePipeline):
         return at_risk
 
 
-class PostgresPrimaryPipeline(PrimaryPipeline):
-    """A PostgreSQL database that is read by logical replication."""
+class CapturedPrimaryPipeline(PrimaryPipeline):
+    """A ledger that another program keeps, and that a source reads."""
 
     stage_names = ("source",)
 
     def __init__(
-        self, core: RegionContext, config: Config, show_copy: Callable[[SourceReport], Awaitable[None]] | None = None
+        self,
+        core: RegionContext,
+        config: Config,
+        ledger: CapturedLedger,
+        show_copy: Callable[[SourceReport], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(core, config)
-        settings = config.source
-        assert isinstance(settings, PostgresSourceSettings)
         acknowledgement = self._acknowledging()
-        options = wiring.postgres_options(settings, synchronous=acknowledgement is not None)
-        self.source = source = Postgres(options)
-        core.view.source = source
+        self.source = source = core.view.source = ledger.source
         self.capture = Capture(source, core.journal, core.tail, config.region.epoch, self._captured, acknowledgement)
-        moments, held = self._moments(settings, locking=False), self._moments(settings, locking=True)
-        self.copies = self._copies(held, lambda reader: wiring.primary_sequences(settings))
-        verifying, api = self._verify_routes(moments), self._api(None, core.tail)
+        captured = Captured(core.journal, core.tail, self.capture.stored_so_far)
+        self.copies = self._copies(ledger.moments(captured, locking=True), lambda reader: ledger.sequences())
+        verifying = self._verify_routes(ledger.moments(captured, locking=False))
+        api = self._api(None, core.tail)
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
         self.stages.append(lambda: self._supervised("source", self.capture.run_once, self.board.source))
         if show_copy is not None:
             self.stages.append(lambda: show_copy(source.report))
-
-    def _moments(self, settings: PostgresSourceSettings, *, locking: bool) -> PostgresMoments:
-        core, capture = self.core, self.capture
-        dsn, report = settings.conninfo(), self.source.report
-        return PostgresMoments(dsn, core.journal, core.tail, report, capture.stored_so_far, locking=locking)
 
     def _captured(self, blocks: Sequence[Block]) -> None:
         self.board.captured(blocks[-1].header)

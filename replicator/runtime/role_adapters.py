@@ -11,13 +11,14 @@ from replicator.cluster.promotion.postgres import PostgresRole
 from replicator.config import EmbeddedSourceSettings, PostgresReplicaSettings, PostgresSourceSettings
 from replicator.config.roles import replica_of, source_of
 from replicator.format.position import Position
+from replicator.pipeline.sources.postgres import PostgresSource
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.postgres.lsn import parse_lsn
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
-from replicator.runtime.primary_pipeline import PostgresPrimaryPipeline
+from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline
 from replicator.runtime.role_runner import RoleRunner
 
 REST_SECONDS = 30.0
@@ -94,15 +95,16 @@ class PostgresRoleAdapter:
         """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last
         values of the sequences, so that no block comes behind it."""
         pipeline = self._runner.pipeline
-        if not isinstance(pipeline, PostgresPrimaryPipeline):
+        if not isinstance(pipeline, CapturedPrimaryPipeline) or not isinstance(pipeline.source, PostgresSource):
             return False
+        source = pipeline.source
         if self._closed is None or self._closed[0] != closing:
             with trio.move_on_after(SEQUENCES_SECONDS) as waiting:
-                await pipeline.source.read_sequences()
+                await source.read_sequences()
             if waiting.cancelled_caught:
                 return False
             self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
-        if pipeline.source.report.seen is None or parse_lsn(pipeline.source.report.seen) < self._closed[1]:
+        if source.report.seen is None or parse_lsn(source.report.seen) < self._closed[1]:
             return False
         await pipeline.capture.stored_so_far()
         return True

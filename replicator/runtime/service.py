@@ -31,14 +31,14 @@ import trio
 
 from replicator.cluster.failover.admission import Admission
 from replicator.cluster.failover.serve import routes as failover_routes
-from replicator.config import Config, PostgresSourceSettings
+from replicator.config import Config
 from replicator.errors import Halted
 from replicator.pipeline.copies.partial_copy import refuse_half
 from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.controlled_region import controller
-from replicator.runtime.primary_pipeline import EmbeddedPrimaryPipeline, PostgresPrimaryPipeline
+from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline, EmbeddedPrimaryPipeline
 from replicator.runtime.replica_pipeline import ReplicaPipeline
 from replicator.runtime.role_pipeline import RolePipeline
 from replicator.runtime.role_runner import RoleRunner, with_role_routes
@@ -129,8 +129,9 @@ class Sidecar:
         """The part of the flow for the role in this configuration."""
         if config.region.role == "replica":
             return ReplicaPipeline(self.context, config)
-        if isinstance(config.source, PostgresSourceSettings):
-            return PostgresPrimaryPipeline(self.context, config, self._show_copy)
+        ledger = wiring.captured_ledger(config)
+        if ledger is not None:
+            return CapturedPrimaryPipeline(self.context, config, ledger, self._show_copy)
         return EmbeddedPrimaryPipeline(self.context, config)
 
     async def _stop_signal(self) -> None:

@@ -36,12 +36,11 @@ from replicator.pipeline.feed.client import Upstream
 from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from replicator.pipeline.replicas import postgres as postgres_replica
 from replicator.pipeline.replicas import sqlite as sqlite_replica
-from replicator.pipeline.replicas.base import Reader, Replica, SetSequence
+from replicator.pipeline.replicas.base import Reader, Replica
 from replicator.pipeline.replicas.postgres.durable import PostgresDurable
 from replicator.pipeline.replicas.sqlite.durable import REQUESTS, SqliteDurable
 from replicator.pipeline.sources import postgres as postgres_source
-from replicator.pipeline.sources.postgres.sequences import read_sequences
-from replicator.pipeline.sources.postgres.session import session
+from replicator.pipeline.sources.base import CapturedLedger
 from replicator.storage.journal.retention import RetentionPolicy as JournalPolicy
 from replicator.transport.server import Listen
 from replicator.verify.checkpoints import Cadence
@@ -187,6 +186,16 @@ def postgres_options(source: PostgresSourceSettings, *, synchronous: bool = Fals
     )
 
 
+def captured_ledger(config: Config) -> CapturedLedger | None:
+    """The primary's ledger, if another program keeps it; None for the embedded one, and for a replica."""
+    match config.source:
+        case PostgresSourceSettings() as source:
+            synchronous = config.failover.acknowledge > 0
+            return postgres_source.PostgresLedger(postgres_options(source, synchronous=synchronous))
+        case _:
+            return None
+
+
 def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> AcknowledgeRule | None:
     """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
     that count; None: all that follow."""
@@ -254,13 +263,12 @@ def reader(
                 return lambda: sqlite_replica.SqliteReader(path)
             case PostgresReplicaSettings() as postgres:
                 return lambda: postgres_replica.PostgresReader(postgres.conninfo(), locking=locking)
-    match config.source:
-        case PostgresSourceSettings() as source:
-            return lambda: postgres_replica.PostgresReader(source.conninfo(), definitions(), locking=locking)
-        case _:
-            state = config.state_path
-            assert state is not None
-            return lambda: sqlite_replica.SqliteReader(state)
+    captured = captured_ledger(config)
+    if captured is not None:
+        return lambda: captured.open_reader(definitions(), locking=locking)
+    state = config.state_path
+    assert state is not None
+    return lambda: sqlite_replica.SqliteReader(state)
 
 
 def retention(config: Config) -> JournalPolicy:
@@ -286,9 +294,3 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
         ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
         ("its own ledger's requests", requests.sequence),
     ]
-
-
-def primary_sequences(source: PostgresSourceSettings) -> list[SetSequence]:
-    """What the sequences of a PostgreSQL primary have handed out by now. Blocks."""
-    with session(postgres_options(source)) as connection:
-        return [SetSequence(*value) for value in read_sequences(connection, source.publication)]

@@ -15,7 +15,6 @@ from replicator.config import (
     Config,
     EmbeddedSourceSettings,
     PostgresReplicaSettings,
-    PostgresSourceSettings,
     SqliteReplicaSettings,
 )
 from replicator.errors import Rejected, ReplicatorError
@@ -30,7 +29,6 @@ from replicator.ops.preflight.machine import check_data_dir, check_versions
 from replicator.ops.preflight.stored_region import StoredRegion, read_stored
 from replicator.pipeline.replicas.postgres import check as postgres_check
 from replicator.pipeline.replicas.sqlite import check as sqlite_check
-from replicator.pipeline.sources.postgres import preflight as postgres_source
 from replicator.runtime import wiring
 
 
@@ -49,13 +47,13 @@ def look(config: Config) -> list[Finding]:
 
 
 def _role(config: Config, stored: StoredRegion) -> Iterator[Finding]:
-    match config.source:
-        case PostgresSourceSettings() as source:
-            yield from postgres_source(wiring.postgres_options(source, synchronous=config.failover.acknowledge > 0))
-        case EmbeddedSourceSettings() as source:
-            yield from _check_tables(source, stored)
-            assert config.state_path is not None
-            yield from _check_sqlite(config, config.state_path, stored)
+    captured = wiring.captured_ledger(config)
+    if captured is not None:
+        yield from captured.preflight()
+    elif isinstance(config.source, EmbeddedSourceSettings):
+        yield from _check_tables(config.source, stored)
+        assert config.state_path is not None
+        yield from _check_sqlite(config, config.state_path, stored)
     match config.replica:
         case PostgresReplicaSettings() as replica:
             yield from postgres_check.preflight(replica.conninfo(), stored.definitions)

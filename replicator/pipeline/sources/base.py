@@ -7,16 +7,22 @@ must not tell its ledger to forget anything before ``acknowledge(origin)`` has s
 transaction that is too large for one body goes as Parts followed by a Draft without a body. Table definitions are
 numbered by the source: the highest relation in ``state.relations`` + 1 is the next, and a definition is sent in or
 before the first block that uses it, in a draft with the flag HAS_DEFINITIONS. Every source passes ``tests/contracts``.
+``CapturedLedger`` is what a region needs of the ledger beside its feed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from replicator.format.block import BlockPart, Draft
 from replicator.format.definition import Definition
+from replicator.ops.preflight import Finding
+from replicator.pipeline.moments import Moments
+from replicator.pipeline.replicas.base import Reader, SetSequence
+from replicator.storage.journal.head import JournalHead
+from replicator.storage.journal.store import Journal
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,3 +87,33 @@ class Source(Protocol):
     def acknowledge(self, origin: str) -> None:
         """Everything up to ``origin`` is durable in the journal, and wherever else it has to be before the ledger may
         forget it, or tell its own client that it is safe. Called from the trio thread."""
+
+
+class Captured(NamedTuple):
+    """What has been captured of a ledger: the region's journal, its end, and a call that returns once everything that
+    the source has handed over by now is durable."""
+
+    journal: Journal
+    head: JournalHead
+    stored_so_far: Callable[[], Awaitable[None]]
+
+
+class CapturedLedger(Protocol):
+    """A ledger that another program keeps, and that is read from outside: all that a primary's region needs of it."""
+
+    @property
+    def source(self) -> Source:
+        """Its change feed."""
+
+    def preflight(self) -> Iterable[Finding]:
+        """What ``run`` would need of it, looked at without a trace. Blocks."""
+
+    def open_reader(self, definitions: dict[int, Definition], *, locking: bool = False) -> Reader:
+        """The reading side of its tables, which ``definitions`` describe by relation. ``locking``: a moment's tables
+        then stay as they are while it is held."""
+
+    def moments(self, captured: Captured, *, locking: bool) -> Moments:
+        """Its exact moments, for comparisons and copies."""
+
+    def sequences(self) -> list[SetSequence]:
+        """What its sequences have handed out by now. Blocks."""

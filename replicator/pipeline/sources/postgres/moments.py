@@ -8,7 +8,6 @@ a prefix of the chain. If not (PostgreSQL may show a later commit before an earl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -17,12 +16,10 @@ from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.pipeline.moments import Moment
 from replicator.pipeline.replicas.postgres.reader import PostgresReader
-from replicator.pipeline.sources.base import SourceReport
+from replicator.pipeline.sources.base import Captured, SourceReport
 from replicator.pipeline.sources.postgres.chain_start import read_begins
 from replicator.pipeline.sources.postgres.snapshot import TransactionSnapshot, last_visible, parse_snapshot
 from replicator.postgres.lsn import parse_lsn
-from replicator.storage.journal.head import JournalHead
-from replicator.storage.journal.store import Journal
 
 ATTEMPTS = 20
 REACH_SECONDS = 30.0
@@ -31,26 +28,21 @@ LOOK_BACK_BLOCKS = 5_000
 
 
 class PostgresMoments:
-    """See ``verify.moments.Moments``. ``stored_so_far`` returns once what the source handed over is in the journal.
-    With ``locking`` the moment's tables stay as they are while it is held."""
+    """See ``pipeline.moments.Moments``. With ``locking`` the moment's tables stay as they are while it is held."""
 
     def __init__(
         self,
         dsn: str,
-        journal: Journal,
-        tail: JournalHead,
+        captured: Captured,
         report: SourceReport,
-        stored_so_far: Callable[[], Awaitable[None]],
         *,
         locking: bool = False,
     ) -> None:
         self._locking = locking
         self._dsn = dsn
-        self._journal = journal
-        self._tail = tail
-        self._strand = tail.head.strand
+        self._journal, self._tail, self._stored_so_far = captured
+        self._strand = captured.head.head.strand
         self._report = report
-        self._stored_so_far = stored_so_far
 
     async def pause(self, seconds: float) -> Position:
         """A primary does not stop for a comparison; gives the journal's end."""
