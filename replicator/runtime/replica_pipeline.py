@@ -21,7 +21,7 @@ from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import RolePipeline
 from replicator.storage.journal.head import JournalHead
-from replicator.verify.remote import Endpoint
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.repair.expected_row import ExpectedRows
 from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync

@@ -7,9 +7,9 @@ To add a source or a replica: write it against ``pipeline/sources/base.py`` or `
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 from replicator.cluster.decisions.loss import LossBudget
 from replicator.cluster.decisions.model import FailoverRules
@@ -42,9 +42,9 @@ from replicator.pipeline.replicas.sqlite.durable import REQUESTS, SqliteDurable
 from replicator.pipeline.sources import postgres as postgres_source
 from replicator.pipeline.sources.base import CapturedLedger
 from replicator.storage.journal.retention import RetentionPolicy as JournalPolicy
+from replicator.transport.endpoint import Endpoint
 from replicator.transport.server import Listen
 from replicator.verify.checkpoints import Cadence
-from replicator.verify.remote import Endpoint
 from replicator.verify.scrub import ScrubPlan
 from replicator.verify.watch import WatchPlan
 from settle_buffer.config import AutoWindow, SettleConfig
@@ -117,15 +117,21 @@ def upstream(config: Config, url: str | None) -> Upstream | None:
     url = url or follow.primary
     if url is None:
         return None
-    token, ca = _trust(config)
-    return Upstream(url, config.region.name, token, ca, follow.idle_timeout_seconds)
-
-
-def _trust(config: Config) -> tuple[str | None, Path | None]:
-    """The token that other regions ask for, and the authority that signed their certificates."""
-    follow, cluster = config.follow or FollowSettings(), config.cluster
-    token = follow.token or (cluster.token if cluster else None)
-    return token.reveal() if token else None, follow.ca or (cluster.ca if cluster else None)
+    token, ca, cluster = follow.token, follow.ca, config.cluster
+    token_key, ca_key = "[follow] token", "[follow] ca ="
+    if cluster is not None and token is None:
+        token, token_key = cluster.token, "[cluster] token"
+    if cluster is not None and ca is None:
+        ca, ca_key = cluster.ca, "[cluster] ca ="
+    return Upstream(
+        url,
+        config.region.name,
+        token.reveal() if token else None,
+        ca,
+        follow.idle_timeout_seconds,
+        token_key=token_key,
+        ca_key=ca_key,
+    )
 
 
 def settle_config(config: Config) -> SettleConfig:
@@ -155,7 +161,7 @@ def settle_config(config: Config) -> SettleConfig:
 def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
     """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
     found = upstream(config, url)
-    return None if found is None else Endpoint("primary", found.url, found.token, found.ca_file)
+    return None if found is None else dataclasses.replace(found.endpoint, name="primary")
 
 
 def watch_plan(config: Config) -> WatchPlan:

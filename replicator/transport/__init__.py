@@ -1,1 +1,1 @@
-"""What goes over HTTP, whatever it says: the server, and the bodies of requests."""
+"""What goes over HTTP, whatever it says: one bounded, authenticated client, the server, and the bodies of requests."""

@@ -14,11 +14,10 @@ import trio
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.format.position import Position, PositionOrder, compare
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.compare import TableResult, compare_sides
-from replicator.verify.remote import Endpoint, remote_side
+from replicator.verify.remote import remote_side
 from replicator.verify.side import Side
-
-__all__ = ["Divergence", "Endpoint", "Verdict", "meet", "verify"]
 
 ATTEMPTS = 5
 LISTED = 100
@@ -75,7 +74,7 @@ async def _meet_once(primary: Side, replica: Side) -> Position:
             raise Unavailable("replica_ahead", message, place=replica.name, cure="verify again in a moment")
         await replica.fix(primary.position.sequence)
     finally:
-        with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(Unavailable):
+        with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(ReplicatorError):
             await replica.go_on()
     if compare(replica.position, primary.position) is not PositionOrder.EQUAL:
         message = f"diverged: the regions hold different blocks at sequence {primary.position.sequence}"

@@ -1,54 +1,45 @@
 """Another region as a side of a comparison, over HTTP.
 
 Guarantee: an answer that was cut off, is too large or is no answer raises Unavailable or Corrupt; it is never taken for
-less rows. A silent region is given up after ``SILENCE_SECONDS``.
+less rows. What is asked for is read within a bound of bytes and of time; a silent region is given up after
+``SILENCE_SECONDS``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import httpx
 import msgpack
 import trio
 
-from replicator.errors import Corrupt, Unavailable
-from replicator.format.digest import Digest
-from replicator.format.position import Position, genesis, parse_position
+from replicator.errors import Corrupt, ReplicatorError, Unavailable
+from replicator.format.digest import HASH_BYTES, Digest
+from replicator.format.position import MAX_SEQUENCE, Position, genesis, parse_position
 from replicator.pipeline.replicas.base import KeyedLine
+from replicator.transport.client import Bounds, Client
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.evidence import BlockRef, Evidence, KeyQuestion
-from replicator.verify.serve import DIGESTS, END, READ, ROWS
+from replicator.verify.serve import DIGESTS, END, MEDIA_TYPE, READ, ROWS
 from replicator.verify.side import TableHead
 
 SILENCE_SECONDS = 120.0
 HOLD_SECONDS = 60
-PIECE_LIMIT_BYTES = 1 << 31
 ANSWER_LIMIT_BYTES = 64 << 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A region's sidecar."""
-
-    name: str
-    url: str
-    token: str | None = dataclasses.field(default=None, repr=False)
-    ca_file: Path | None = None
+ROWS_LIMIT_BYTES = 1 << 31  # a field has at most 1 GB
+ELEMENTS_LIMIT = 1 << 20
+EVIDENCE_SECONDS, ROWS_SECONDS = 600.0, 3_600.0
+DIGESTS_SECONDS = 7 * 86_400.0  # a large table at a gentle pace
 
 
 class RemoteSide:
     """See ``side.Side``. Use ``remote_side`` to have one; ``rate`` is how many rows a second the region may read."""
 
-    def __init__(self, endpoint: Endpoint, client: httpx.AsyncClient, rate: int | None) -> None:
+    def __init__(self, endpoint: Endpoint, client: Client, rate: int | None) -> None:
         self.name = endpoint.name
         self.position: Position = genesis("main")
         self.tables: dict[str, TableHead] = {}
-        self._endpoint = endpoint
         self._client = client
         self._rate = rate
         self._moment = ""
@@ -56,7 +47,8 @@ class RemoteSide:
     async def pause(self) -> Position:
         """Hold the region's replay, so that it is not ahead of the other one; it ends by itself."""
         answer = await self._json("POST", "/v1/verify/hold", seconds=HOLD_SECONDS)
-        return parse_position(answer["position"])
+        with self._readable():
+            return parse_position(answer["position"])
 
     async def go_on(self) -> None:
         """Let replay go on."""
@@ -70,30 +62,32 @@ class RemoteSide:
         """Fix the moment that everything is asked of; ends the one before."""
         await self.end()
         answer = await self._json("POST", "/v1/verify/moments", **({} if at is None else {"at": at}))
-        try:
+        with self._readable():
             self._moment = f"/v1/verify/moments/{answer['moment']}"
             self.position = parse_position(answer["position"])
-            heads = [TableHead(str(t["table"]), list(t["columns"]), list(t["key"])) for t in answer["tables"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._bad(error) from error
+            heads = [TableHead(str(t["table"]), _names(t["columns"]), _names(t["key"])) for t in answer["tables"]]
         self.tables = {head.label: head for head in heads}
 
     async def end(self) -> None:
         """Let the moment go; whatever comes of it, it ends by itself soon."""
         moment, self._moment = self._moment, ""
         if moment:
-            with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(Unavailable):
+            with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(ReplicatorError):
                 await self._json("DELETE", moment)
 
     async def digests(self, label: str, buckets: int) -> dict[int, Digest]:
-        query = {"table": label, "buckets": buckets, **({} if self._rate is None else {"rate": self._rate})}
+        query: dict[str, str | int] = {"table": label, "buckets": buckets}
+        if self._rate is not None:
+            query["rate"] = self._rate
         found: dict[int, Digest] | None = None
-        async for piece in self._pieces(f"{self._moment}/digests", query):
+        bounds = Bounds(DIGESTS_SECONDS, ANSWER_LIMIT_BYTES, SILENCE_SECONDS)
+        async for piece in self._pieces("digests", query, bounds):
             match piece:
                 case [kind, int()] if kind == READ:
                     pass
                 case [kind, list() as digests] if kind == DIGESTS:
-                    found = {bucket: Digest(rows, int.from_bytes(total, "big")) for bucket, rows, total in digests}
+                    with self._readable():
+                        found = dict(_digest(buckets, *fields) for fields in digests)
                 case _:
                     raise self._bad(piece)
         if found is None:
@@ -101,13 +95,14 @@ class RemoteSide:
         return found
 
     async def rows(self, label: str, buckets: int, wanted: Sequence[int]) -> list[KeyedLine]:
-        query = {"table": label, "buckets": buckets, "in": ",".join(map(str, wanted))}
+        query: dict[str, str | int] = {"table": label, "buckets": buckets, "in": ",".join(map(str, wanted))}
         rows: list[KeyedLine] = []
         end: int | None = None
-        async for piece in self._pieces(f"{self._moment}/rows", query):
+        async for piece in self._pieces("rows", query, Bounds(ROWS_SECONDS, ROWS_LIMIT_BYTES, SILENCE_SECONDS)):
             match piece:
                 case [kind, list() as some] if kind == ROWS:
-                    rows += [(bytes(key), bytes(line)) for key, line in some]
+                    with self._readable():
+                        rows += [_keyed_line(*fields) for fields in some]
                 case [kind, int() as total] if kind == END:
                     end = total
                 case _:
@@ -118,53 +113,37 @@ class RemoteSide:
 
     async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         body = msgpack.packb({"table": label, "questions": questions})
-        with self._translated():
-            response = await self._client.post(f"{self._moment}/evidence", content=body)
-            self._check(response)
-        try:
-            found = [_evidence(*fields) for fields in msgpack.unpackb(response.content)]
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise self._bad(error) from error
+        bounds = Bounds(EVIDENCE_SECONDS, ANSWER_LIMIT_BYTES, SILENCE_SECONDS)
+        path = f"{self._moment}/evidence"
+        answer = await self._client.content("POST", path, MEDIA_TYPE, content=body, bounds=bounds)
+        with self._readable():
+            found = [_evidence(*fields) for fields in msgpack.unpackb(answer)]
         if len(found) != len(questions):
             raise self._cut_off()
         return found
 
-    async def _json(self, method: str, path: str, **query: int) -> Any:
-        with self._translated():
-            response = await self._client.request(method, path, params=query)
-            self._check(response)
-            try:
-                return response.json()
-            except ValueError as error:
-                raise self._bad(error) from error
+    async def _json(self, method: str, path: str, **query: int) -> dict[str, Any]:
+        return await self._client.json(method, path, query=query)
 
-    async def _pieces(self, path: str, query: dict[str, Any]) -> AsyncIterator[Any]:
-        unpacker = msgpack.Unpacker(max_buffer_size=PIECE_LIMIT_BYTES, max_map_len=0, max_ext_len=0)
-        with self._translated():
-            async with self._client.stream("GET", path, params=query) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                self._check(response)
-                async for data in response.aiter_raw():
-                    for piece in self._unpacked(unpacker, data):
-                        yield piece
+    async def _pieces(self, what: str, query: dict[str, str | int], bounds: Bounds) -> AsyncIterator[Any]:
+        # An array's header is five bytes that can ask for gigabytes.
+        unpacker = msgpack.Unpacker(
+            max_buffer_size=int(bounds.limit_bytes), max_array_len=ELEMENTS_LIMIT, max_map_len=0, max_ext_len=0
+        )
+        async with self._client.stream(f"{self._moment}/{what}", MEDIA_TYPE, query=query, bounds=bounds) as stream:
+            async for data in stream.pieces:
+                with self._readable():
+                    unpacker.feed(data)
+                    pieces = list(unpacker)
+                for piece in pieces:
+                    yield piece
 
-    def _unpacked(self, unpacker: msgpack.Unpacker, data: bytes) -> Iterator[Any]:
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            unpacker.feed(data)
-            yield from unpacker
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, msgpack.UnpackException) as error:
             raise self._bad(error) from error
-
-    def _check(self, response: httpx.Response) -> None:
-        if response.status_code == 200:
-            return
-        try:
-            fields = response.json()
-            reason, message, cure = str(fields["reason"]), str(fields["message"]), str(fields.get("cure", ""))
-        except (ValueError, KeyError, TypeError, httpx.ResponseNotRead):
-            reason, message, cure = "refused", f"status {response.status_code}", "see the region's log"
-        raise Unavailable(reason, message, place=f"region {self.name}", cure=cure)
 
     def _bad(self, what: object) -> Corrupt:
         message = f"the region's answer cannot be read: {what!r:.200}"
@@ -173,31 +152,11 @@ class RemoteSide:
     def _cut_off(self) -> Unavailable:
         return Unavailable("cut_off", "the region's answer broke off", place=f"region {self.name}", cure="try again")
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        endpoint = self._endpoint
-        try:
-            yield
-        except (httpx.HTTPError, ssl.SSLError) as error:
-            message = f"the region cannot be read: {error or type(error).__name__}"
-            cure = "check that its sidecar runs and that the address is right"
-            raise Unavailable("unreachable", message, place=f"{endpoint.name} at {endpoint.url}", cure=cure) from error
-
 
 @contextlib.asynccontextmanager
 async def remote_side(endpoint: Endpoint, rate: int | None = None) -> AsyncIterator[RemoteSide]:
     """A region to be asked; its moment ends with the block."""
-    headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
-    verify: ssl.SSLContext | bool = endpoint.url.startswith("https:")
-    if endpoint.ca_file:
-        verify = ssl.create_default_context(cafile=str(endpoint.ca_file))
-    async with httpx.AsyncClient(
-        base_url=endpoint.url,
-        headers=headers,
-        verify=verify,
-        trust_env=False,
-        timeout=httpx.Timeout(SILENCE_SECONDS, connect=5),
-    ) as client:
+    async with Client(endpoint, Bounds(SILENCE_SECONDS, ANSWER_LIMIT_BYTES)) as client:
         side = RemoteSide(endpoint, client, rate)
         try:
             yield side
@@ -205,6 +164,37 @@ async def remote_side(endpoint: Endpoint, rate: int | None = None) -> AsyncItera
             await side.end()
 
 
+def _names(names: Any) -> list[str]:
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("a list of names is needed")
+    return names
+
+
+def _digest(buckets: int, bucket: Any, rows: Any, total: Any) -> tuple[int, Digest]:
+    if not (type(bucket) is int and 0 <= bucket < buckets and type(rows) is int and 0 < rows <= MAX_SEQUENCE):
+        raise ValueError("a digest's numbers")
+    if not (type(total) is bytes and len(total) == HASH_BYTES):
+        raise ValueError("a digest's sum")
+    return bucket, Digest(rows, int.from_bytes(total, "big"))
+
+
+def _keyed_line(key: Any, line: Any) -> KeyedLine:
+    if not (type(key) is bytes and type(line) is bytes):
+        raise ValueError("a row that is none")
+    return key, line
+
+
 def _evidence(known: bool, right: bytes | None, last: Any, met: Any, following: Any, held: bool) -> Evidence:
-    refs = [tuple(None if ref is None else BlockRef(*ref) for ref in some) for some in (met, following)]
-    return Evidence(known, right, None if last is None else BlockRef(*last), refs[0], refs[1], held)
+    if not (right is None or type(right) is bytes):
+        raise ValueError("a line that is none")
+    refs = [tuple(map(_block_ref, some)) for some in (met, following)]
+    return Evidence(bool(known), right, _block_ref(last), refs[0], refs[1], bool(held))
+
+
+def _block_ref(fields: Any) -> BlockRef | None:
+    if fields is None:
+        return None
+    sequence, txid, committed_at = fields
+    if not (type(sequence) is int and type(txid) is str and type(committed_at) is int):
+        raise ValueError("a block that is none")
+    return BlockRef(sequence, txid, committed_at)

@@ -19,10 +19,11 @@ import trio
 
 from replicator.errors import ReplicatorError
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.check import Divergence, meet
 from replicator.verify.compare import Difference, TableResult, compare_table
 from replicator.verify.findings import DivergenceFindings, DivergentKey
-from replicator.verify.remote import Endpoint, RemoteSide, remote_side
+from replicator.verify.remote import RemoteSide, remote_side
 from replicator.verify.side import LocalSide, Pace
 
 log = logging.getLogger("replicator")

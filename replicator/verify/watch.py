@@ -18,10 +18,10 @@ from replicator.pipeline.replicas.base import Reader
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff, supervise
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.checkpoints import Cadence, Checkpoints
 from replicator.verify.evidence import Witness
 from replicator.verify.findings import DivergenceFindings, DivergentKey
-from replicator.verify.remote import Endpoint
 from replicator.verify.scrub import Scrub, ScrubPlan
 from replicator.verify.side import LocalSide
 from replicator.verify.view import DivergentKeyView, VerifyView

@@ -21,7 +21,8 @@ from typing import Any
 import trio
 
 from replicator.format.block import Header
-from replicator.verify.check import Endpoint, verify
+from replicator.transport.endpoint import Endpoint
+from replicator.verify.check import verify
 from tests.e2e.links import Network
 from tests.e2e.region import Region
 from tests.e2e.sidecars import sqlite_rows

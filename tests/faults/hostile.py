@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 Answer = Callable[[str], Iterator[bytes]]
 """What is sent for a request's path, piece by piece; the connection closes at the end."""
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.ledger-feed+msgpack\r\n"
 STREAM = HEAD + b"Connection: close\r\n\r\n"  # the body ends with the connection
 
 

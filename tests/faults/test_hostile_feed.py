@@ -81,7 +81,7 @@ class Cases:
                 self.sent(_forged(here, msgpack.packb([6, HOSTILE_NUMBER, self.definition()]), flags=HAS_DEFINITIONS)),
             ),
             "statement": ("bad_statement", self.sent(_forged(here, b"\xc1garbage"))),
-            "bomb": ("bad_frame", self.bomb),
+            "bomb": ("bad_answer", self.bomb),
             "redirect": ("refused", lambda path: iter([_json("302 Found", b"", b"Location: http://127.0.0.1:1/")])),
             "fork": ("bad_answer", self.fork),
         }

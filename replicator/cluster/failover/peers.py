@@ -10,20 +10,19 @@ that is not a report is no report.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import httpx
 import trio
 
 from replicator.cluster.decisions.model import HeardReport, MemberReport, Order
 from replicator.cluster.failover.wire import order_json, report_from
-from replicator.errors import Rejected, Unavailable
+from replicator.errors import Halted, ReplicatorError
+from replicator.transport.answer import Reasons, bad_answer
+from replicator.transport.client import Bounds, Client
+from replicator.transport.endpoint import Endpoint
 
 ANSWER_LIMIT_BYTES = 256 * 1024
 CONNECT_SECONDS = 0.5
@@ -31,6 +30,7 @@ ANSWER_SECONDS = 1.5
 SILENT_SECONDS = 0.3  # for a promise of one that does not answer
 CALM_SECONDS = 0.5  # between looks while all is well
 QUICK_SECONDS = 0.05
+REASONS = Reasons("peer_unreachable", "peer_unreachable")
 
 log = logging.getLogger("replicator")
 
@@ -53,20 +53,16 @@ class Peers:
         self._token, self._ca_file = token, ca_file
         self._clock, self._quick, self._on_heard = clock, quick, on_heard
         self._hurried = trio.Event()
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._clients: dict[str, Client] = {}
+        self._said: dict[str, str] = {}  # what is wrong with a peer that needs a person
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look at every peer, for ever."""
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         async with trio.open_nursery() as nursery:
             for name, url in self.urls.items():
-                verify: ssl.SSLContext | bool = url.startswith("https:")
-                if verify and self._ca_file is not None:
-                    verify = ssl.create_default_context(cafile=str(self._ca_file))
-                self._clients[name] = httpx.AsyncClient(
-                    base_url=url, headers=headers, verify=verify, trust_env=False, timeout=timeout
-                )
+                endpoint = Endpoint(name, url, self._token, self._ca_file, "[cluster] token", "[cluster] ca =")
+                bounds = Bounds(ANSWER_SECONDS, ANSWER_LIMIT_BYTES)
+                self._clients[name] = Client(endpoint, bounds, REASONS, connect_seconds=CONNECT_SECONDS)
                 nursery.start_soon(self._watch, name)
             task_status.started()
 
@@ -89,11 +85,20 @@ class Peers:
     async def _look(self, name: str) -> None:
         at = self._clock()
         try:
-            answer = await self._exchange(name, "GET", "/v1/failover", None)
+            answer = await self._clients[name].json("GET", "/v1/failover")
             self._take(name, answer.get("report"), at)
-        except (Unavailable, Rejected) as error:
-            log.debug("region %s: %s", name, error)
+            self._said.pop(name, None)
+        except ReplicatorError as error:
+            self._say(name, error)
         self._looked_at.add(name)
+
+    def _say(self, name: str, error: ReplicatorError) -> None:
+        """A peer that is away is shown as such; what needs a person (another token, another address) is logged once."""
+        if isinstance(error, Halted) and self._said.get(name) != error.reason:
+            self._said[name] = error.reason
+            log.error("region %s is not heard: %s", name, error)
+        else:
+            log.debug("region %s: %s", name, error)
 
     def _take(self, name: str, fields: object, at: float) -> MemberReport:
         try:
@@ -101,8 +106,7 @@ class Peers:
             if report.region != name:
                 raise ValueError(f"the region calls itself {report.region!r}")
         except ValueError as error:
-            message = f"the answer is no report: {error}"
-            raise Unavailable("bad_report", message, place=self.urls[name], cure="check [cluster] regions") from error
+            raise bad_answer(self._clients[name].endpoint.place, f"it is no report: {error}") from error
         self.heard[name] = HeardReport(report, at)
         self._on_heard()
         return report
@@ -117,9 +121,9 @@ class Peers:
             is_silent = heard is None or at - heard.at > ANSWER_SECONDS
             try:
                 with trio.move_on_after(SILENT_SECONDS if is_silent else math.inf):
-                    answer = await self._exchange(name, "POST", "/v1/failover/promise", {"epoch": epoch})
+                    answer = await self._clients[name].json("POST", "/v1/failover/promise", fields={"epoch": epoch})
                     self._take(name, answer.get("report"), at)
-            except (Unavailable, Rejected) as error:
+            except ReplicatorError as error:
                 log.debug("region %s has not promised epoch %d: %s", name, epoch, error)
 
         async with trio.open_nursery() as nursery:
@@ -127,26 +131,5 @@ class Peers:
                 nursery.start_soon(ask, name)
 
     async def tell(self, name: str, order: Order, seconds: float) -> None:
-        """Give a peer an order. Raises Unavailable or Rejected."""
-        await self._exchange(name, "POST", "/v1/failover/orders", order_json(order, seconds))
-
-    async def _exchange(self, name: str, method: str, path: str, fields: dict[str, Any] | None) -> dict[str, Any]:
-        place = f"region {name} at {self.urls[name]}"
-        try:
-            async with self._clients[name].stream(method, path, json=fields) as response:
-                content = b""
-                async for piece in response.aiter_raw():
-                    content += piece
-                    if len(content) > ANSWER_LIMIT_BYTES:
-                        break
-            answer = json.loads(content)
-        except (httpx.HTTPError, ValueError, RecursionError, ssl.SSLError, KeyError) as error:
-            message = f"it does not answer: {error or type(error).__name__}"
-            raise Unavailable("peer_unreachable", message, place=place, cure="see its sidecar") from error
-        if not isinstance(answer, dict):
-            raise Unavailable("bad_report", "the answer is no object", place=place)
-        if response.status_code >= 500:
-            raise Unavailable(str(answer.get("reason")), str(answer.get("message"))[:500], place=place)
-        if response.status_code >= 400:
-            raise Rejected(str(answer.get("reason")), str(answer.get("message"))[:500], place=place)
-        return answer
+        """Give a peer an order. Raises ReplicatorError if it is not taken."""
+        await self._clients[name].json("POST", "/v1/failover/orders", fields=order_json(order, seconds))

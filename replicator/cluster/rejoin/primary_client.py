@@ -9,17 +9,17 @@ has changed nothing.
 from __future__ import annotations
 
 import json
-import ssl
 from typing import Any
 
-import httpx
-
 from replicator.cluster.rejoin.conflict_check import ROW_OPS, reapply_id
-from replicator.errors import Rejected, ReplicatorError, Unavailable
+from replicator.errors import Corrupt, Rejected, Unavailable
 from replicator.pipeline.feed.client import Upstream
+from replicator.transport.answer import FOREIGN, JSON, Reasons
+from replicator.transport.client import Bounds, Client
 
 TIMEOUT_SECONDS = 30.0
 ANSWER_LIMIT_BYTES = 16_000_000
+REASONS = Reasons("primary_unreachable", "primary_unreachable")
 
 Fields = dict[str, Any]
 
@@ -58,16 +58,12 @@ class PrimaryClient:
     """The region in charge, asked over HTTP. Use as an async context manager."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self._place = upstream.url
-        headers = {"Content-Type": "application/json", "Feed-Region": upstream.region}
-        if upstream.token:
-            headers["Authorization"] = f"Bearer {upstream.token}"
-        tls: ssl.SSLContext | bool = True
-        if upstream.ca_file:
-            tls = ssl.create_default_context(cafile=str(upstream.ca_file))
-        timeout = httpx.Timeout(TIMEOUT_SECONDS, connect=upstream.connect_seconds)
-        self._http = httpx.AsyncClient(
-            base_url=upstream.url, headers=headers, verify=tls, trust_env=False, timeout=timeout
+        self._http = Client(
+            upstream.endpoint,
+            Bounds(TIMEOUT_SECONDS, ANSWER_LIMIT_BYTES),
+            REASONS,
+            headers={**upstream.headers, "Content-Type": JSON},
+            connect_seconds=upstream.connect_seconds,
         )
 
     async def __aenter__(self) -> PrimaryClient:
@@ -77,37 +73,17 @@ class PrimaryClient:
         await self._http.aclose()
 
     async def send(self, transaction: Fields, who: str) -> str:
-        """Have it carried out; gives where. Raises Rejected (it was not), or Unavailable (that is not known)."""
-        if is_of_embedded(transaction):
-            answer = await self._post("/v1/transactions", ledger_request(transaction))
-        else:
-            answer = await self._post("/v1/orphans/take", rows_request(transaction, who))
+        """Have it carried out; gives where. Raises Rejected or Halted (it was not), or Unavailable (that is not
+        known)."""
+        try:
+            if is_of_embedded(transaction):
+                answer = await self._http.json("POST", "/v1/transactions", content=ledger_request(transaction))
+            else:
+                answer = await self._http.json("POST", "/v1/orphans/take", content=rows_request(transaction, who))
+        except (Corrupt, Unavailable, Rejected) as error:
+            if isinstance(error, Rejected) and error.reason != FOREIGN:
+                raise
+            # No word of the primary's own: it may have carried it out.
+            cure = f"{error.cure}; re-apply again, which is safe"
+            raise Unavailable(error.reason, error.message, place=error.place, cure=cure) from error
         return str(answer.get("position", ""))
-
-    async def _post(self, path: str, body: bytes) -> Fields:
-        content = bytearray()
-        cure = "check the address and that region's sidecar; re-apply again, which is safe"
-        try:
-            async with self._http.stream("POST", path, content=body) as response:
-                async for piece in response.aiter_bytes():
-                    content += piece
-                    if len(content) > ANSWER_LIMIT_BYTES:
-                        raise Unavailable("bad_answer", "the answer is too large", place=self._place, cure=cure)
-        except (httpx.HTTPError, ssl.SSLError) as error:
-            message = f"the primary cannot be reached: {error or type(error).__name__}"
-            raise Unavailable("primary_unreachable", message, place=self._place, cure=cure) from error
-        try:
-            fields = json.loads(content)
-            if response.status_code == 200 and isinstance(fields, dict):
-                return fields
-            raise self._refusal(response.status_code, fields)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            message = f"HTTP {response.status_code}, and the answer cannot be read"
-            raise Unavailable("bad_answer", message, place=self._place, cure=cure) from error
-
-    def _refusal(self, status: int, fields: Fields) -> ReplicatorError:
-        reason, message, place, cure = (str(fields[name]) for name in ("reason", "message", "place", "cure"))
-        where = f"{self._place}: {place}" if place else self._place
-        if status >= 500 or status in (401, 403, 429):
-            return Unavailable(reason, message, place=where, cure=cure)
-        return Rejected(reason, message, status=409, place=where, cure=cure)

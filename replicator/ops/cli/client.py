@@ -1,39 +1,32 @@
 """Asking a running sidecar over HTTP: where it is, and its answers as JSON.
 
 Guarantee: whatever happens on the way is a ReplicatorError that names the address and the cure. Answers are bounded in
-size and time.
+size and time. The verbs are synchronous: each question runs an event loop of its own, so none is for within trio.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
-import ssl
 import urllib.parse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx
+import trio
 
 from replicator.config import Config, load
-from replicator.errors import ConfigError, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, ReplicatorError
+from replicator.transport.answer import bad_answer, read_value
+from replicator.transport.client import Bounds, Client, Request
+from replicator.transport.endpoint import TOKEN_VARIABLE, Endpoint, own_endpoint
 
 ANSWER_LIMIT_BYTES = 16_000_000
-TIMEOUT_SECONDS = 5.0
-TELL_SECONDS = 30.0  # what changes something is durable before it is answered
-TOKEN_VARIABLE = "REPLICATOR_TOKEN"
+SILENCE_SECONDS = 5.0
+ASK_SECONDS, TELL_SECONDS = 30.0, 30.0  # what changes something is durable before it is answered
+TOKEN_KEY = f"[http] token in CONFIG, or the environment variable {TOKEN_VARIABLE},"
 
 
-class SidecarAddress(NamedTuple):
-    """Whom to ask, and with what. ``local`` is the sidecar of a configuration that is at hand."""
-
-    url: str
-    token: str | None
-    tls: ssl.SSLContext | bool
-    local: bool
-
-
-def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> SidecarAddress:
+def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Endpoint:
     """The sidecar that the command line names: by its configuration, by its address, or by both."""
     config = None if config_path is None else load(config_path)
     if config is None and url is None:
@@ -43,25 +36,21 @@ def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Sidec
     if config is not None and config.http.token is not None:
         token = config.http.token.reveal()
     if url is not None:
-        return SidecarAddress(_checked(url), token, _trusting(ca), local=False)
+        return _readable(Endpoint("", _checked(url), token, ca, TOKEN_KEY, "--ca", is_proxied=True))
     assert config is not None
-    own = own_sidecar(config)
-    return own if ca is None else own._replace(tls=_trusting(ca))
+    own = dataclasses.replace(own_endpoint(config), token_key=TOKEN_KEY)
+    return _readable(own if ca is None else dataclasses.replace(own, ca_file=ca, ca_key="--ca", is_own=False))
 
 
-def own_sidecar(config: Config) -> SidecarAddress:
-    """The sidecar of this configuration, on this machine."""
-    token = config.http.token.reveal() if config.http.token is not None else os.environ.get(TOKEN_VARIABLE)
-    return SidecarAddress(config.url, token, _own_certificate(config), local=True)
-
-
-def of_cluster(config: Config, ca: Path | None) -> dict[str, SidecarAddress]:
+def of_cluster(config: Config, ca: Path | None) -> dict[str, Endpoint]:
     """Every sidecar of the configuration's cluster, by the region's name."""
     assert config.cluster is not None
     token = config.cluster.token.reveal() if config.cluster.token else os.environ.get(TOKEN_VARIABLE)
-    tls = _trusting(ca or config.cluster.ca)
-    found = {name: SidecarAddress(url, token, tls, local=True) for name, url in config.cluster.regions.items()}
-    return {**found, config.region.name: own_sidecar(config)}
+    authorities, key = (ca, "--ca") if ca else (config.cluster.ca, "[cluster] ca =")
+    token_key = f"[cluster] token, or the environment variable {TOKEN_VARIABLE},"
+    regions = config.cluster.regions.items()
+    found = {name: _readable(Endpoint(name, url, token, authorities, token_key, key)) for name, url in regions}
+    return {**found, config.region.name: dataclasses.replace(own_endpoint(config), token_key=TOKEN_KEY)}
 
 
 def _checked(url: str) -> str:
@@ -74,91 +63,29 @@ def _checked(url: str) -> str:
     raise ConfigError("bad_url", "this is no address", place=f"--url {url}", cure="write it like http://127.0.0.1:7400")
 
 
-def _trusting(ca: Path | None) -> ssl.SSLContext | bool:
-    if ca is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            "bad_ca", "the certificates cannot be read", place=f"--ca {ca}", cure="name a PEM file"
-        ) from error
+def _readable(whom: Endpoint) -> Endpoint:
+    """The same; its certificates are readable, which is the command line's fault if they are not."""
+    whom.tls()
+    return whom
 
 
-def _own_certificate(config: Config) -> ssl.SSLContext | bool:
-    """Trust the very certificate that the configuration names, whatever host it is for: we ask our own machine."""
-    if config.http.certificate is None:
-        return True
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(config.http.certificate)
-    except (OSError, ssl.SSLError) as error:
-        place = f"[http] certificate = {config.http.certificate}"
-        raise ConfigError("bad_certificate", "it cannot be read", place=place, cure="name a PEM file") from error
-    return context
-
-
-def ask(whom: SidecarAddress, path: str) -> Any:
+def ask(whom: Endpoint, path: str) -> Any:
     """The JSON that the sidecar answers to GET ``path``. Raises Unavailable, or ReplicatorError for another answer."""
-    return _exchange(whom, "GET", path, None, TIMEOUT_SECONDS)
+    bounds = Bounds(ASK_SECONDS, ANSWER_LIMIT_BYTES, SILENCE_SECONDS)
+    return trio.run(_exchange, whom, "GET", path, Request(bounds=bounds))
 
 
-def tell(whom: SidecarAddress, path: str, fields: dict[str, Any], seconds: float = TELL_SECONDS) -> Any:
+def tell(whom: Endpoint, path: str, fields: dict[str, Any], seconds: float = TELL_SECONDS) -> Any:
     """The JSON that the sidecar answers to POST ``path`` with these fields; raises as ``ask`` does."""
-    return _exchange(whom, "POST", path, fields, seconds)
+    bounds = Bounds(seconds, ANSWER_LIMIT_BYTES)
+    return trio.run(_exchange, whom, "POST", path, Request(bounds=bounds, fields=fields))
 
 
-def _exchange(whom: SidecarAddress, method: str, path: str, fields: dict[str, Any] | None, seconds: float) -> Any:
-    place = whom.url + path
-    headers = {"Authorization": f"Bearer {whom.token}"} if whom.token else {}
-    tls = whom.tls if place.startswith("https:") else False  # without TLS there is nothing to verify, nor to load
-    try:
-        with (
-            httpx.Client(verify=tls, timeout=seconds, trust_env=not whom.local) as client,
-            client.stream(method, place, headers=headers, json=fields) as response,
-        ):
-            body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > ANSWER_LIMIT_BYTES:
-                    raise _no_sidecar(place, f"the answer has more than {ANSWER_LIMIT_BYTES} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        cure = "start the sidecar with replicator run, or correct the address"
-        raise Unavailable("unreachable", str(error) or type(error).__name__, place=place, cure=cure) from error
-    return _read(place, response.status_code, bytes(body))
-
-
-def _read(place: str, status: int, body: bytes) -> Any:
-    if status == 401:
-        cure = f"set [http] token in CONFIG, or the environment variable {TOKEN_VARIABLE}"
-        raise ReplicatorError("unauthorised", "the token is missing or wrong", place=place, cure=cure)
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise _no_sidecar(place, f"HTTP {status}, and the answer is not JSON") from error
-    if status not in (200, 202):
-        raise _refusal(place, status, answer)
-    return answer
-
-
-def _refusal(place: str, status: int, answer: Any) -> ReplicatorError:
-    """What the sidecar says that is wrong; anything else did not come from a sidecar."""
-    fields = answer if isinstance(answer, dict) else {}
-    told = [fields.get(name) for name in ("reason", "message", "place", "cure")]
-    if not all(isinstance(text, str) for text in told) or fields["reason"] == "not_found":
-        return _no_sidecar(place, f"HTTP {status}")
-    reason, message, where, cure = map(str, told)
-    return ReplicatorError(reason, message, place=f"{place}: {where}" if where else place, cure=cure)
-
-
-def _no_sidecar(place: str, message: str) -> ReplicatorError:
-    return ReplicatorError(
-        "bad_answer", message, place=place, cure="check that the address is that of a replicator sidecar"
-    )
+async def _exchange(whom: Endpoint, method: str, path: str, request: Request) -> Any:
+    async with Client(whom, request["bounds"]) as client:
+        return read_value(await client.ask(method, path, **request), whom.place)
 
 
 def unreadable(place: str, error: Exception) -> ReplicatorError:
     """For an answer that is JSON, but not what was asked for."""
-    return _no_sidecar(place, f"the answer is another one than expected: {type(error).__name__} {error}")
+    return bad_answer(place, f"it is another one than expected: {type(error).__name__} {error}")

@@ -16,7 +16,7 @@ import click
 from replicator.ops.cli import printable
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import SidecarAddress
+    from replicator.transport.endpoint import Endpoint
 
 Answer = dict[str, Any]
 
@@ -37,7 +37,7 @@ def whom_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--url", help="The sidecar's address, instead of the one in CONFIG.")(function)
 
 
-def get(sidecar: SidecarAddress, path: str) -> Answer:
+def get(sidecar: Endpoint, path: str) -> Answer:
     """The JSON object that the sidecar answers."""
     from replicator.ops.cli.client import ask, unreadable
 
@@ -47,9 +47,7 @@ def get(sidecar: SidecarAddress, path: str) -> Answer:
     return answer
 
 
-def show_answer(
-    sidecar: SidecarAddress, answer: Answer, as_json: bool, lines: Callable[[Answer], Iterator[str]]
-) -> None:
+def show_answer(sidecar: Endpoint, answer: Answer, as_json: bool, lines: Callable[[Answer], Iterator[str]]) -> None:
     """Print the answer, as it is or line by line."""
     from replicator.ops.cli.client import unreadable
 

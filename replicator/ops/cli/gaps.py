@@ -12,7 +12,7 @@ from replicator.ops.cli import example
 from replicator.ops.cli.common import Answer, ListsByDefault, get, show_answer, user, whom_options
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import SidecarAddress
+    from replicator.transport.endpoint import Endpoint
 
 
 @click.group("gaps", cls=ListsByDefault)
@@ -138,7 +138,7 @@ def late(config: Path | None, number: int | None, url: str | None, ca: Path | No
     show_answer(whom, get(whom, "/v1/gaps/late"), as_json, late_lines)
 
 
-def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> SidecarAddress:
+def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> Endpoint:
     from replicator.ops.cli.client import sidecar
 
     return sidecar(config, url, ca)
@@ -153,7 +153,7 @@ def _act(
     click.echo(json.dumps(answer, indent=2) if as_json else done)
 
 
-def _explanation(whom: SidecarAddress, sequence: int) -> Answer:
+def _explanation(whom: Endpoint, sequence: int) -> Answer:
     """The gap that a sequence lies in; else how it was closed, as far as that was recorded."""
     for gap in (found := get(whom, "/v1/gaps"))["gaps"]:
         if gap["first"] <= sequence <= gap["last"]:

@@ -11,7 +11,7 @@ from replicator.errors import ConfigError, ReplicatorError, Unavailable
 from replicator.ops.cli import printable
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import SidecarAddress
+    from replicator.transport.endpoint import Endpoint
 
 POLL_SECONDS = 0.05
 State = dict[str, Any]
@@ -21,7 +21,7 @@ class KnownCluster(NamedTuple):
     """The regions by name. ``own`` is the one whose configuration was named, with what it says of a switchover."""
 
     own: str
-    regions: dict[str, SidecarAddress]
+    regions: dict[str, Endpoint]
     switchover_seconds: float
 
 
@@ -37,7 +37,7 @@ def cluster_of(config_path: Path, ca: Path | None) -> KnownCluster:
     return KnownCluster(config.region.name, of_cluster(config, ca), config.failover.switchover_seconds)
 
 
-def state_of(whom: SidecarAddress) -> State:
+def state_of(whom: Endpoint) -> State:
     """What a region says of its role. Raises ReplicatorError."""
     from replicator.ops.cli.client import ask, unreadable
 
@@ -70,7 +70,7 @@ def primary_of(cluster: KnownCluster) -> str:
 class EventWatcher:
     """Shows what happens in some regions from now on, as it is seen."""
 
-    def __init__(self, regions: dict[str, SidecarAddress], show: Callable[[str], None]) -> None:
+    def __init__(self, regions: dict[str, Endpoint], show: Callable[[str], None]) -> None:
         self._regions, self._show = regions, show
         self._seen: dict[str, int] = {}
         self.states: dict[str, State] = {}

@@ -12,7 +12,7 @@ from replicator.ops.cli import example
 from replicator.ops.cli.common import Answer, ListsByDefault, get, show_answer, user, whom_options
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import SidecarAddress
+    from replicator.transport.endpoint import Endpoint
 
 REAPPLY_SECONDS = 600.0
 
@@ -145,13 +145,13 @@ def settle(
     show_answer(whom, answer, as_json, settle_lines)
 
 
-def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> SidecarAddress:
+def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> Endpoint:
     from replicator.ops.cli.client import sidecar
 
     return sidecar(config, url, ca)
 
 
-def _named(config: Path | None, orphans_id: str | None, url: str | None, ca: Path | None) -> tuple[SidecarAddress, str]:
+def _named(config: Path | None, orphans_id: str | None, url: str | None, ca: Path | None) -> tuple[Endpoint, str]:
     """Whom to ask, and the path of the seal; with --url the first word is the ID if there is but one."""
     if orphans_id is None and config is not None and url is not None:
         config, orphans_id = None, str(config)
@@ -160,7 +160,7 @@ def _named(config: Path | None, orphans_id: str | None, url: str | None, ca: Pat
     return _sidecar(config, url, ca), f"/v1/orphans/{quote(orphans_id, safe='')}"
 
 
-def _tell(whom: SidecarAddress, path: str, fields: Answer) -> Answer:
+def _tell(whom: Endpoint, path: str, fields: Answer) -> Answer:
     from replicator.ops.cli.client import tell, unreadable
 
     answer = tell(whom, path, fields, REAPPLY_SECONDS)

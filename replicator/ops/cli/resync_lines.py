@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from replicator.ledger.presentation import show_time
 
 if TYPE_CHECKING:
-    from replicator.ops.cli.client import SidecarAddress
+    from replicator.transport.endpoint import Endpoint
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 120.0  # for a sidecar that is being started again
@@ -20,7 +20,7 @@ ACTIVE = ("scanning", "rewriting")
 Job = dict[str, Any]
 
 
-def follow(whom: SidecarAddress) -> Job:
+def follow(whom: Endpoint) -> Job:
     """Show the resync that is under way until it has ended; gives its job. A sidecar that is gone for a while is waited
     for: it goes on with the resync when it starts."""
     from rich.console import Console
@@ -42,7 +42,7 @@ def follow(whom: SidecarAddress) -> Job:
     return job
 
 
-def _check(whom: SidecarAddress) -> None:
+def _check(whom: Endpoint) -> None:
     """A replay that is halted is waited for in vain."""
     from replicator.errors import ReplicatorError, Unavailable
     from replicator.ops.cli.verdicts import stopped
@@ -53,7 +53,7 @@ def _check(whom: SidecarAddress) -> None:
             raise ReplicatorError("replay_halted", f"replay stands still: {why}", place=whom.url, cure=cure)
 
 
-def _job(whom: SidecarAddress) -> Job:
+def _job(whom: Endpoint) -> Job:
     from replicator.errors import Unavailable
     from replicator.ops.cli.client import ask, unreadable
 

@@ -8,8 +8,8 @@ from replicator.ops.cli import printable
 
 if TYPE_CHECKING:
     from replicator.config import Config
-    from replicator.ops.cli.client import SidecarAddress
-    from replicator.verify.check import Endpoint, Verdict
+    from replicator.transport.endpoint import Endpoint
+    from replicator.verify.check import Verdict
 
 DIVERGENT, NOT_CHECKED = 16, 32
 
@@ -41,12 +41,13 @@ def replica_only(config: Config, verb: str) -> None:
 def _primary(config: Config) -> Endpoint:
     """The primary to compare with; in a cluster that is whom the running sidecar follows now."""
     from replicator.errors import ConfigError
-    from replicator.ops.cli.client import ask, own_sidecar
+    from replicator.ops.cli.client import ask
     from replicator.runtime import wiring
+    from replicator.transport.endpoint import own_endpoint
 
     url = None
     if config.cluster is not None:
-        url = ask(own_sidecar(config), "/v1/status").get("primary")
+        url = ask(own_endpoint(config), "/v1/status").get("primary")
     endpoint = wiring.primary_endpoint(config, url)
     if endpoint is None:
         cure = "name the configuration of a region that follows one"
@@ -60,11 +61,10 @@ def judge(config: Config, listed: int) -> ComparisonVerdict:
 
     from replicator.errors import ReplicatorError
     from replicator.supervise import first_cause
-    from replicator.verify.check import Divergence, Endpoint, verify
+    from replicator.transport.endpoint import own_endpoint
+    from replicator.verify.check import Divergence, verify
 
-    token = config.http.token.reveal() if config.http.token else None
-    primary = _primary(config)
-    replica = Endpoint(config.region.name, config.url, token, config.http.certificate)
+    primary, replica = _primary(config), own_endpoint(config)
     judged: ComparisonVerdict | None = None
     try:
         verdict = trio.run(verify, primary, replica, listed)
@@ -85,7 +85,7 @@ def judge(config: Config, listed: int) -> ComparisonVerdict:
     return judged
 
 
-def stopped(whom: SidecarAddress) -> str:
+def stopped(whom: Endpoint) -> str:
     """Why replay is halted; empty if it is not. A comparison would wait for it in vain."""
     from replicator.ops.cli.client import ask, unreadable
 

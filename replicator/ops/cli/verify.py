@@ -59,7 +59,7 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
 
 def _endpoints(settings: Any) -> tuple[Any, Any]:
     from replicator.errors import ConfigError
-    from replicator.verify.check import Endpoint
+    from replicator.transport.endpoint import Endpoint, own_endpoint
 
     follow = settings.follow
     if follow is None:
@@ -69,12 +69,9 @@ def _endpoints(settings: Any) -> tuple[Any, Any]:
             place=str(settings.region.name),
             cure="name the configuration of a replica region",
         )
-    token = settings.http.token.reveal() if settings.http.token else None
-    primary_token = follow.token.reveal() if follow.token else None
-    return (
-        Endpoint("primary", follow.primary, primary_token, follow.ca),
-        Endpoint(settings.region.name, settings.url, token, settings.http.certificate),
-    )
+    token = follow.token.reveal() if follow.token else None
+    primary = Endpoint("primary", follow.primary, token, follow.ca, "[follow] token", "[follow] ca =")
+    return primary, own_endpoint(settings)
 
 
 def _of_cluster(settings: Any) -> tuple[Any, Any]:
@@ -82,19 +79,13 @@ def _of_cluster(settings: Any) -> tuple[Any, Any]:
     from replicator.errors import ConfigError
     from replicator.ops.cli.client import of_cluster
     from replicator.ops.cli.known_cluster import KnownCluster, primary_of
-    from replicator.verify.check import Endpoint
 
-    me = settings.region.name
-    primary = primary_of(KnownCluster(me, of_cluster(settings, None), settings.failover.switchover_seconds))
+    me, regions = settings.region.name, of_cluster(settings, None)
+    primary = primary_of(KnownCluster(me, regions, settings.failover.switchover_seconds))
     if primary == me:
         cure = "name the configurations of the other regions"
         raise ConfigError("not_a_replica", "this region leads: the others are compared with it", place=me, cure=cure)
-    token = settings.http.token.reveal() if settings.http.token else None
-    theirs = settings.cluster.token.reveal() if settings.cluster.token else None
-    return (
-        Endpoint(primary, settings.cluster.regions[primary], theirs, settings.cluster.ca),
-        Endpoint(me, settings.url, token, settings.http.certificate),
-    )
+    return regions[primary], regions[me]
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:

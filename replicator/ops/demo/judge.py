@@ -18,7 +18,7 @@ import trio
 from replicator.errors import ReplicatorError
 from replicator.ops.demo.bank import Books, cents
 from replicator.ops.demo.regions import DemoRegion, DemoRegions
-from replicator.ops.demo.watch import RegionWatch, endpoint
+from replicator.ops.demo.watch import RegionWatch
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import Walk, walk
 from replicator.supervise import first_cause
@@ -71,7 +71,7 @@ async def compare(regions: DemoRegions) -> list[EqualityCheck]:
 async def verify_one(regions: DemoRegions, region: DemoRegion) -> Verdict:
     """``replicator verify`` of one replica. Raises ReplicatorError if it cannot be done, or the chains differ."""
     try:
-        return await verify(endpoint(regions.primary), endpoint(region), LISTED)
+        return await verify(regions.primary.endpoint, region.endpoint, LISTED)
     except* ReplicatorError as group:
         raise first_cause(group) from None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import replicator
 from replicator.errors import ReplicatorError, Unavailable
+from replicator.transport.endpoint import Endpoint
 
 FIRST = "paris"  # begins as primary, and is switched back to
 NAMES = (FIRST, "tokyo", "virginia")
@@ -78,6 +79,7 @@ class DemoRegion:
         self.name = name
         self.role = "primary" if name == FIRST else "replica"  # that it begins in
         self.url = urls[name]
+        self.endpoint = Endpoint(name, self.url)
         self.directory = directory / name
         self.config_path = self.directory / "config.toml"
         self.is_killed = False

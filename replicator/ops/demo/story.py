@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
-import httpx
 import trio
 
 from replicator.errors import ReplicatorError, Unavailable
@@ -21,6 +20,7 @@ from replicator.ops.demo.judge import EVERY_ROW, EqualityCheck, brief, judge, to
 from replicator.ops.demo.regions import FIRST, DemoRegion, DemoRegions
 from replicator.ops.demo.report import DemoReport, PrimaryChange, SidecarKill, seen_by_customers
 from replicator.ops.demo.watch import RegionState, RegionWatch
+from replicator.transport.client import Bounds, Client
 
 START_SECONDS = 60.0
 RECOVER_SECONDS = 60.0
@@ -31,6 +31,7 @@ AWAY = 0.06
 AWAY_LIMIT_SECONDS = 2.0
 VERIFY_EVERY = 0.15
 VERIFY_LEAST_SECONDS = 1.0
+BOUNDS = Bounds(5.0, 16_000_000)
 
 
 def _leads(state: RegionState) -> bool:
@@ -160,11 +161,8 @@ class DemoStory:
         self.customers.tally.longest_gap_seconds = 0.0
         order = {"verb": "switchover", "target": target.name, "seconds": SWITCHOVER_SECONDS, "reason": "by the demo"}
         ordered_at = trio.current_time()
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.post(f"{leads.url}/v1/failover/orders", json=order)
-        if answer.status_code != 202:
-            message = f"the switchover was refused: {answer.text[:500]}"
-            raise ReplicatorError("refused", message, place=f"region {leads.name}", cure="see the region's log")
+        async with Client(leads.endpoint, BOUNDS) as client:
+            await client.ask("POST", "/v1/failover/orders", fields=order)
         await self.watch.until(target, _leads, "lead", RECOVER_SECONDS)
         await self._answered_after(trio.current_time())
         self._changed("switchover", ordered_at)
@@ -179,12 +177,9 @@ class DemoStory:
 
     async def _sealed(self, region: DemoRegion) -> Counter[str]:
         """How many transactions the region sealed that were in no other region, by how they were judged."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.get(f"{region.url}/v1/orphans")
-        if answer.status_code != 200:
-            message = f"its orphans are not told: {answer.text[:500]}"
-            raise ReplicatorError("no_orphans", message, place=f"region {region.name}", cure="see the region's log")
-        return sum((Counter(one["counts"]) for one in answer.json()["orphans"]), Counter())
+        async with Client(region.endpoint, BOUNDS) as client:
+            answer = await client.json("GET", "/v1/orphans")
+        return sum((Counter(one["counts"]) for one in answer["orphans"]), Counter())
 
     async def _answered_after(self, moment: float) -> None:
         """A write that was sent after the moment is acknowledged: an answer may have been on its way before."""

@@ -10,16 +10,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import trio
 
-from replicator.errors import ReplicatorError, Unavailable
+from replicator.errors import Corrupt, ReplicatorError, Unavailable
 from replicator.ops.demo.regions import DemoRegion, DemoRegions
-from replicator.verify.check import Endpoint
+from replicator.transport.client import Bounds, Client
 
 POLL_SECONDS = 0.25
 REACH_POLL_SECONDS = 0.05
 ANSWER_SECONDS = 2.0
+ANSWER_LIMIT_BYTES = 16_000_000
 RATE_SECONDS = 2.0
 _GRAVE = ("halted", "stuck", "waiting")
 
@@ -54,22 +54,20 @@ class RegionWatch:
 
     async def run(self) -> None:
         """Keep ``states`` fresh."""
-        async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
-            while True:
-                async with trio.open_nursery() as nursery:
-                    for region in self._regions.all:
-                        nursery.start_soon(self._ask, client, region)
-                await trio.sleep(POLL_SECONDS)
+        while True:
+            async with trio.open_nursery() as nursery:
+                for region in self._regions.all:
+                    nursery.start_soon(self._ask, region)
+            await trio.sleep(POLL_SECONDS)
 
     async def until(self, region: DemoRegion, is_so: Callable[[RegionState], bool], what: str, seconds: float) -> None:
         """Return once the region answers and is so. Raises Unavailable if that takes too long."""
         state = self.states[region.name]
         with trio.move_on_after(seconds):
-            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
-                while True:
-                    if await self._ask(client, region) is not None and is_so(state):
-                        return
-                    await trio.sleep(REACH_POLL_SECONDS)
+            while True:
+                if await self._ask(region) is not None and is_so(state):
+                    return
+                await trio.sleep(REACH_POLL_SECONDS)
         message = f"it does not {what} within {seconds:.0f} s; it is {state.state or state.condition}"
         raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
 
@@ -77,22 +75,22 @@ class RegionWatch:
         """Return once the region answers and has applied the sequence. Raises Unavailable if that takes too long."""
         state = self.states[region.name]
         with trio.move_on_after(seconds):
-            async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_SECONDS) as client:
-                while True:
-                    applied = await self._ask(client, region)
-                    if applied is not None and applied >= sequence:
-                        return
-                    await trio.sleep(REACH_POLL_SECONDS)
+            while True:
+                applied = await self._ask(region)
+                if applied is not None and applied >= sequence:
+                    return
+                await trio.sleep(REACH_POLL_SECONDS)
         message = f"sequence {sequence} was not applied within {seconds:.0f} s; it is {state.condition}"
         raise Unavailable("not_reached", message, place=f"region {region.name}", cure="see the region's log")
 
-    async def _ask(self, client: httpx.AsyncClient, region: DemoRegion) -> int | None:
+    async def _ask(self, region: DemoRegion) -> int | None:
         """What it has applied; None if it does not answer."""
         region.check_runs()
         state = self.states[region.name]
         try:
-            status = (await client.get(f"{region.url}/v1/status")).json()
-        except (httpx.TransportError, ValueError):
+            async with Client(region.endpoint, Bounds(ANSWER_SECONDS, ANSWER_LIMIT_BYTES)) as client:
+                status = await client.json("GET", "/v1/status")
+        except (Unavailable, Corrupt):
             state.condition = "killed" if region.is_killed else "starting"
             return None
         try:
@@ -123,8 +121,3 @@ class RegionWatch:
             seen.popleft()
         (since, first), (until, last) = seen[0], seen[-1]
         return max(0.0, (last - first) / (until - since)) if until > since else 0.0
-
-
-def endpoint(region: DemoRegion) -> Endpoint:
-    """The region as verification asks it."""
-    return Endpoint(region.name, region.url)

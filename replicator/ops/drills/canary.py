@@ -12,11 +12,11 @@ import random
 import urllib.parse
 from collections.abc import Callable
 
-import httpx
 import trio
 
-from replicator.errors import ReplicatorError
+from replicator.errors import Corrupt, ReplicatorError, Unavailable
 from replicator.ops.drills.canary_writers import (
+    ANSWER_LIMIT_BYTES,
     CanaryWriter,
     WriteAcknowledged,
     WriteNotHere,
@@ -27,12 +27,14 @@ from replicator.ops.drills.canary_writers import (
 from replicator.ops.drills.measures import Canary
 from replicator.ops.drills.plan import CanaryPlan
 from replicator.ops.drills.regions import DeploymentRegions
+from replicator.transport.client import Bounds
 
 WAITING = 1_000
 LIMIT = 500_000
 PAUSE_LEAST_SECONDS, PAUSE_MOST_SECONDS = 0.02, 0.5
 LOOK_SECONDS = 0.2  # between two reads in a region
 VISIBLE_SECONDS = 5.0
+READ_SECONDS = 10.0
 READERS = 16
 
 _SAFE = "-_.~"
@@ -152,12 +154,12 @@ class Canaries:
         key = urllib.parse.quote(key_of(self._drill, number), safe=_SAFE)
         table = urllib.parse.quote(self._plan.table.removeprefix("public."), safe=_SAFE)
         query = {"after": after, "timeout": f"{VISIBLE_SECONDS:g}s"} if after else {}
+        path, bounds = f"/v1/tables/{table}/documents/{key}", Bounds(READ_SECONDS, ANSWER_LIMIT_BYTES)
         try:
-            client = self._regions.client(name)
-            response = await client.get(f"/v1/tables/{table}/documents/{key}", params=query, timeout=10)
-        except (httpx.HTTPError, OSError):
+            answer = await self._regions.client(name).exchange("GET", path, query=query, bounds=bounds)
+        except (Unavailable, Corrupt):
             return None
-        return {200: True, 404: False}.get(response.status_code)
+        return {200: True, 404: False}.get(answer.status)
 
     async def held(self, name: str) -> set[int] | None:
         """Which of the acknowledged canaries a region shows; None if it does not say of each."""

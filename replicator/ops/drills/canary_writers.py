@@ -9,20 +9,20 @@ can. All that a region says becomes one of ``WriteAcknowledged``, ``WriteNotHere
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-import httpx
 import psycopg
 import trio
 from psycopg import sql
 
-from replicator.errors import ConfigError, Rejected, Unavailable
+from replicator.errors import ConfigError, Corrupt, Rejected, Unavailable
 from replicator.ops.drills.plan import CanaryPlan
 from replicator.ops.drills.regions import DeploymentRegions
 from replicator.postgres.errors import Reasons
 from replicator.postgres.session import Connection, Database
+from replicator.transport.answer import bad_answer, read_object
+from replicator.transport.client import Bounds
 
 RETRY_AFTER_LIMIT_SECONDS = 30.0
 SESSIONS = 8
@@ -30,6 +30,7 @@ APPLICATION_NAME = (
     "replicator-drill"  # not "replicator …": those are the sidecar's, which the fence lets nobody else use
 )
 REMOVED_AT_ONCE = 1_000
+ANSWER_LIMIT_BYTES = 1_000_000
 
 CANARY = Reasons(dsn="canary_dsn", waits="database_away", halts="canary_refused", named={})
 
@@ -98,11 +99,9 @@ class EmbeddedCanaryWriter:
         self._drill, self._plan, self._regions = drill, plan, regions
 
     async def prepare(self, leader: str) -> None:
-        declaration = {"key": "canary_id", "user": "user_id"}
-        url = f"/v1/tables/{self._plan.table}"
-        response = await self._regions.client(leader).put(url, json=declaration, timeout=10)
-        if response.status_code not in (200, 201):
-            raise _refused(response)
+        declaration, bounds = {"key": "canary_id", "user": "user_id"}, Bounds(10, ANSWER_LIMIT_BYTES)
+        client = self._regions.client(leader)
+        await client.ask("PUT", f"/v1/tables/{self._plan.table}", fields=declaration, bounds=bounds)
 
     async def write(self, region: str, number: int) -> Answer:
         key = key_of(self._drill, number)
@@ -130,25 +129,28 @@ class EmbeddedCanaryWriter:
         try:
             return [] if found is None else [str(one["document"]["canary_id"]) for one in found["documents"]]
         except (KeyError, TypeError) as error:
-            raise Unavailable("bad_answer", f"it cannot be read: {error!r}", place=leader) from error
+            raise bad_answer(leader, f"it lists no canaries: {error!r}") from error
 
     async def close(self) -> None:
         pass
 
     async def _send(self, region: str, key: str, statements: list[dict[str, object]]) -> Answer:
-        body = json.dumps({"id": key, "statements": statements})
+        client, bounds = self._regions.client(region), Bounds(self._plan.attempt_seconds, ANSWER_LIMIT_BYTES)
+        fields = {"id": key, "statements": statements}
         try:
-            client, seconds = self._regions.client(region), self._plan.attempt_seconds
-            response = await client.post("/v1/transactions", content=body, timeout=seconds)
-        except (httpx.HTTPError, OSError) as error:
-            return WriteUnknown(str(error) or type(error).__name__)
-        if response.status_code == 200:
-            return WriteAcknowledged(response.headers.get("Position", ""))
-        if response.status_code == 409 and _fields(response).get("reason") == "not_primary":
-            return WriteNotHere(self._regions.named_in(response.text + response.headers.get("Location", "")))
-        if response.status_code in (409, 429) or response.status_code >= 500:
-            return WriteRetryLater(retry_after(response.headers.get("Retry-After")))
-        raise _refused(response)
+            answer = await client.exchange("POST", "/v1/transactions", fields=fields, bounds=bounds)
+            if answer.is_good:
+                read_object(answer, region)  # a page of something between is no acknowledgement
+                return WriteAcknowledged(answer.headers.get("Position", ""))
+        except (Unavailable, Corrupt) as error:
+            return WriteUnknown(error.message)
+        refusal = client.refusal(answer)
+        if refusal.reason == "not_primary" and answer.status == 409:
+            said = answer.content.decode(errors="replace") + answer.headers.get("Location", "")
+            return WriteNotHere(self._regions.named_in(said))
+        if isinstance(refusal, Unavailable) or answer.status == 409:
+            return WriteRetryLater(retry_after(answer.headers.get("Retry-After")))
+        raise refusal
 
 
 def retry_after(text: str | None) -> float:
@@ -157,19 +159,6 @@ def retry_after(text: str | None) -> float:
         return min(max(float(text or 0), 0.0), RETRY_AFTER_LIMIT_SECONDS)
     except ValueError:
         return 0.0
-
-
-def _fields(response: httpx.Response) -> dict[str, object]:
-    with contextlib.suppress(ValueError, RecursionError):
-        if isinstance(fields := response.json(), dict):
-            return fields
-    return {}
-
-
-def _refused(response: httpx.Response) -> Rejected:
-    fields = _fields(response)
-    reason, message = str(fields.get("reason") or "refused"), str(fields.get("message") or f"{response.status_code}")
-    return Rejected(reason, f"a canary is refused: {message}", place=str(response.url), cure=str(fields.get("cure")))
 
 
 # -- PostgreSQL

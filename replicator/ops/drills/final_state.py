@@ -13,9 +13,10 @@ import trio
 from replicator.errors import ReplicatorError
 from replicator.ops.drills.canary import Canaries
 from replicator.ops.drills.observations import RegionObservations
-from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.report_making import FinalRegion
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.check import verify
 
 LOOK_SECONDS = 0.05
@@ -30,11 +31,11 @@ class Comparison(NamedTuple):
     reference: dict[str, str] = {}  # noqa: RUF012  # the primary's, at that position
 
 
-async def compared(primary: RegionAddress, region: RegionAddress) -> Comparison:
+async def compared(primary: Endpoint, region: Endpoint) -> Comparison:
     """Compare a region with the primary. Never raises for what the regions say."""
     found = Comparison("")
     try:
-        verdict = await verify(primary.endpoint, region.endpoint, 0)
+        verdict = await verify(primary, region, 0)
         found = Comparison(
             "equal" if verdict.is_equal else "divergent",
             str(verdict.position),

@@ -27,7 +27,6 @@ from replicator.ledger.ledger import Ledger
 from replicator.ledger.moments import LedgerMoments
 from replicator.ops.bootstrap.bootstrap import Bootstrap
 from replicator.ops.bootstrap.bootstrap import CopyProgress as CopyReport
-from replicator.ops.drills.regions import RegionAddress
 from replicator.ops.drills.scratch import MARK, ForkPlace, create_database, scratch_config
 from replicator.ops.drills.trial import EmbeddedFork, PostgresFork
 from replicator.pipeline.feed.client import FeedClient, Upstream
@@ -37,6 +36,7 @@ from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.runtime import wiring
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.side import LocalSide
 
@@ -47,12 +47,12 @@ CAPTURE_SECONDS = 30.0
 class ScratchFork:
     """One fork. The calls come in the order of the picture above; ``close`` it, then ``discard``."""
 
-    def __init__(self, where: ForkPlace, place: RegionAddress) -> None:
+    def __init__(self, where: ForkPlace, place: Endpoint) -> None:
         self.where, self._place = where, place
         self.report = CopyReport()
         self.config = scratch_config(where, place)
         self.journal = Journal(self.config.region.journal_path)
-        self._upstream = Upstream(place.url, self.config.region.name, place.token, place.ca)
+        self._upstream = Upstream(place.url, self.config.region.name, place.token, place.ca_file)
         self._open_reader: Callable[[], Reader] = wiring.reader(self.config, lambda: {})
 
     async def copy(self, rows_per_second: int | None) -> Position:

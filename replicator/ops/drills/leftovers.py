@@ -19,10 +19,11 @@ from replicator.ops.drills.canary_writers import writing_of
 from replicator.ops.drills.notes import DrillLeftover, leftovers
 from replicator.ops.drills.observations import RegionObservations
 from replicator.ops.drills.plan import CanaryPlan
-from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.scratch import discard
 from replicator.ops.drills.wellness import not_well
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import Endpoint
 
 SLACK_BLOCKS = 1_000
 BACK_SECONDS = 120.0
@@ -33,7 +34,7 @@ log = logging.getLogger("replicator.drills")
 
 
 def clean_up(
-    directory: Path, places: Sequence[RegionAddress] = (), servers: Sequence[str] = (), plan: CanaryPlan | None = None
+    directory: Path, places: Sequence[Endpoint] = (), servers: Sequence[str] = (), plan: CanaryPlan | None = None
 ) -> list[str]:
     """Undo what killed drills have left; what could not be undone. ``servers`` are dsns whose passwords may be needed;
     ``plan`` says how canaries are reached. Raises Unavailable while another drill lives."""
@@ -48,7 +49,7 @@ def clean_up(
     return wrong
 
 
-def _clean(leftover: DrillLeftover, places: Sequence[RegionAddress], servers: Sequence[str]) -> list[str]:
+def _clean(leftover: DrillLeftover, places: Sequence[Endpoint], servers: Sequence[str]) -> list[str]:
     fields = leftover.fields
     if not fields:
         return []  # killed before there was anything to undo
@@ -66,7 +67,7 @@ def _clean(leftover: DrillLeftover, places: Sequence[RegionAddress], servers: Se
     return wrong
 
 
-def _remove_canaries(fields: dict[str, Any], places: Sequence[RegionAddress], plan: CanaryPlan) -> None:
+def _remove_canaries(fields: dict[str, Any], places: Sequence[Endpoint], plan: CanaryPlan) -> None:
     """Those that are left harm nobody: it is tried once, and told if it fails."""
     drill, table = str(fields.get("drill", "")), str(fields.get("canaries", ""))
     if table and places:
@@ -76,7 +77,7 @@ def _remove_canaries(fields: dict[str, Any], places: Sequence[RegionAddress], pl
             log.warning("canaries of %s are left in table %s: %s", drill, table, first_cause(group))
 
 
-async def _remove(drill: str, plan: CanaryPlan, places: Sequence[RegionAddress]) -> None:
+async def _remove(drill: str, plan: CanaryPlan, places: Sequence[Endpoint]) -> None:
     async with DeploymentRegions(places, trio.current_time) as regions:
         leading = [place.name for place in places if (await regions.look(place.name)).leads]
         if len(leading) != 1:
@@ -96,7 +97,7 @@ def _commands(fields: dict[str, Any]) -> tuple[list[list[str]], float]:
     return commands, float(fields.get("timeout_seconds", 30.0))
 
 
-async def _switch_back(places: Sequence[RegionAddress], leader: str) -> None:
+async def _switch_back(places: Sequence[Endpoint], leader: str) -> None:
     """Have the region lead again that led before. Raises ReplicatorError."""
     if leader not in {place.name for place in places}:
         cure = "name its regions, or remove the note"

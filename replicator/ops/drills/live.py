@@ -23,12 +23,13 @@ from replicator.ops.drills.measures import first_write
 from replicator.ops.drills.notes import DrillNote
 from replicator.ops.drills.observations import RegionObservations
 from replicator.ops.drills.plan import DrillPlan, takes_over
-from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.report_making import DrillEvent, DrillHeading, FinalRegion, canaries_of, report_of
 from replicator.ops.drills.result import DrillReport
 from replicator.ops.drills.watch import DrillWatch
 from replicator.ops.drills.wellness import check_fit, not_well
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import Endpoint
 
 CANARY_SECONDS = 10.0
 REMOVE_SECONDS = 30.0
@@ -37,7 +38,7 @@ log = logging.getLogger("replicator.drills")
 
 
 async def run_live(
-    places: list[RegionAddress], plan: DrillPlan, about: DrillHeading, note: DrillNote, wall_us: int
+    places: list[Endpoint], plan: DrillPlan, about: DrillHeading, note: DrillNote, wall_us: int
 ) -> DrillReport:
     """Carry a plan out; the report. Raises ReplicatorError if it cannot begin; then nothing was done."""
     began = trio.current_time()

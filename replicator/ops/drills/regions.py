@@ -8,18 +8,16 @@ failover is read by its status alone.
 from __future__ import annotations
 
 import dataclasses
-import json
-import ssl
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 
-from replicator.errors import ConfigError, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, Rejected, ReplicatorError
 from replicator.ops.drills.observations import HistoryEvent, RegionObservation
-from replicator.verify.remote import Endpoint
+from replicator.transport.answer import bad_answer
+from replicator.transport.client import Bounds, Client
+from replicator.transport.endpoint import Endpoint
 
 ANSWER_LIMIT_BYTES = 8_000_000
 LOOK_SECONDS = 1.0
@@ -30,28 +28,14 @@ HISTORY_LIMIT = 1_000
 Fields = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RegionAddress:
-    """Where a region's sidecar is, and what it asks for."""
-
-    name: str
-    url: str
-    token: str | None = dataclasses.field(default=None, repr=False)
-    ca: Path | None = None
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """For a comparison."""
-        return Endpoint(self.name, self.url, self.token, self.ca)
-
-
 class DeploymentRegions:
     """All regions of a deployment. Use as an async context manager; ``clock`` counts seconds since the drill began."""
 
-    def __init__(self, places: Iterable[RegionAddress], clock: Callable[[], float]) -> None:
+    def __init__(self, places: Iterable[Endpoint], clock: Callable[[], float]) -> None:
         self.places = {place.name: place for place in places}
         self._clock = clock
-        self._clients = {name: _client(place) for name, place in self.places.items()}
+        bounds = Bounds(TELL_SECONDS, ANSWER_LIMIT_BYTES)
+        self._clients = {name: Client(place, bounds) for name, place in self.places.items()}
         self._with_status: set[str] = set()  # those that know no failover
         self._lags: dict[str, tuple[float, float | None]] = {}
 
@@ -62,7 +46,7 @@ class DeploymentRegions:
         for client in self._clients.values():
             await client.aclose()
 
-    def client(self, name: str) -> httpx.AsyncClient:
+    def client(self, name: str) -> Client:
         """A region's client."""
         return self._clients[name]
 
@@ -88,7 +72,7 @@ class DeploymentRegions:
             self._with_status.add(name)
         status = await self._ask(name, "GET", "/v1/status", None, LOOK_SECONDS)
         if status is None:
-            raise Unavailable("bad_answer", "it has no status", place=self.places[name].url)
+            raise bad_answer(self.places[name].place, "it has no status")
         return of_status(name, asked_at, status)
 
     async def _lag(self, name: str) -> float | None:
@@ -112,51 +96,16 @@ class DeploymentRegions:
         """Order something of the region's failover. Raises ReplicatorError if it is refused."""
         if await self.tell(name, "/v1/failover/orders", fields) is None:
             cure = "give its configuration a [cluster] and a [lease]"
-            raise ConfigError("no_failover", "the region takes no orders", place=self.places[name].url, cure=cure)
+            raise ConfigError("no_failover", "the region takes no orders", place=self.places[name].place, cure=cure)
 
     async def _ask(self, name: str, method: str, path: str, fields: Fields | None, seconds: float) -> Fields | None:
-        place = self.places[name].url + path
-        body = bytearray()
+        bounds = Bounds(seconds, ANSWER_LIMIT_BYTES)
         try:
-            async with self._clients[name].stream(method, path, json=fields, timeout=seconds) as response:
-                async for piece in response.aiter_bytes():
-                    body += piece
-                    if len(body) > ANSWER_LIMIT_BYTES:
-                        raise Unavailable("bad_answer", "the answer is too large", place=place)
-        except (httpx.HTTPError, ssl.SSLError) as error:
-            message = str(error) or type(error).__name__
-            raise Unavailable("unreachable", message, place=place, cure="start the sidecar") from error
-        return _read(place, response.status_code, bytes(body))
-
-
-def _client(place: RegionAddress) -> httpx.AsyncClient:
-    headers = {"Authorization": f"Bearer {place.token}"} if place.token else {}
-    verify: ssl.SSLContext | bool = place.url.startswith("https:")
-    if place.ca is not None and verify:
-        try:
-            verify = ssl.create_default_context(cafile=str(place.ca))
-        except (OSError, ssl.SSLError) as error:
-            where = f"ca = {place.ca}"
-            raise ConfigError("bad_ca", "it cannot be read", place=where, cure="name a PEM file") from error
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    return httpx.AsyncClient(base_url=place.url, headers=headers, verify=verify, trust_env=False, limits=limits)
-
-
-def _read(place: str, status: int, body: bytes) -> Fields | None:
-    if status == 404:
-        return None
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Unavailable("bad_answer", f"HTTP {status}, and no JSON", place=place) from error
-    if not isinstance(answer, dict):
-        raise Unavailable("bad_answer", "the answer is no object", place=place)
-    if status >= 300:
-        told = {name: str(answer.get(name) or "") for name in ("reason", "message", "cure")}
-        raise ReplicatorError(
-            told["reason"] or "refused", told["message"] or f"HTTP {status}", place=place, cure=told["cure"]
-        )
-    return answer
+            return await self._clients[name].json(method, path, fields=fields, bounds=bounds)
+        except Rejected as refusal:
+            if refusal.status == 404:
+                return None
+            raise
 
 
 # -- from JSON to a Sight: pure

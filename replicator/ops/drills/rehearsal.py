@@ -26,7 +26,7 @@ from replicator.ops.drills.measures import Canary
 from replicator.ops.drills.notes import DrillNote
 from replicator.ops.drills.observations import RegionObservations
 from replicator.ops.drills.plan import DrillPlan
-from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.report_making import DrillHeading, canaries_of
 from replicator.ops.drills.result import ChangeReport, DrillReport, RegionReport, SpanReport, StepReport
 from replicator.ops.drills.scratch import SUFFIX, ForkPlace, discard
@@ -34,6 +34,7 @@ from replicator.ops.drills.stop_rules import stops
 from replicator.ops.drills.trial import ForkWriter, PostgresFork
 from replicator.ops.drills.verdict import equal_regions, judged, outcome_of
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import Endpoint
 from replicator.verify.compare import compare_sides
 from replicator.verify.remote import remote_side
 
@@ -44,7 +45,7 @@ log = logging.getLogger("replicator.drills")
 
 
 async def rehearse(
-    configs: list[Config], places: list[RegionAddress], plan: DrillPlan, about: DrillHeading, note: DrillNote
+    configs: list[Config], places: list[Endpoint], plan: DrillPlan, about: DrillHeading, note: DrillNote
 ) -> DrillReport:
     """Carry the plan out; the report. Raises ReplicatorError if it cannot begin."""
     began = trio.current_time()
@@ -79,7 +80,7 @@ class Rehearsal:
     def __init__(
         self,
         regions: DeploymentRegions,
-        standby: RegionAddress,
+        standby: Endpoint,
         plan: DrillPlan,
         about: DrillHeading,
         note: DrillNote,
@@ -123,7 +124,7 @@ class Rehearsal:
         with self._in("copying"):
             position = await fork.copy(self._plan.rehearsal.rows_per_second)
         log.info("the fork is a copy of %s at %s", self._standby.name, position)
-        async with remote_side(self._standby.endpoint) as there:
+        async with remote_side(self._standby) as there:
             await there.fix(None)
             self._step("decision", f"at block {there.position.sequence}")
             with self._in("draining"):

@@ -31,13 +31,14 @@ from replicator.ops.drills.load import load_plan
 from replicator.ops.drills.notes import noting
 from replicator.ops.drills.page import page
 from replicator.ops.drills.plan import DrillPlan
-from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.rehearsal import rehearse, server_of
 from replicator.ops.drills.report_making import DrillHeading
 from replicator.ops.drills.result import DrillReport
 from replicator.ops.drills.targets import places_of
 from replicator.status import drill_results
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import Endpoint
 
 TELL_SECONDS = 10.0
 
@@ -104,7 +105,7 @@ def check(asked: LiveDrillOptions) -> Iterator[str]:
     yield "nothing was done"
 
 
-async def _looks(places: list[RegionAddress]) -> list[str]:
+async def _looks(places: list[Endpoint]) -> list[str]:
     async with DeploymentRegions(places, trio.current_time) as regions:
         sights = [await regions.look(place.name) for place in places]
     return [
@@ -149,7 +150,7 @@ def state_directory(named: Path | None, configs: list[Config]) -> Path:
     return Path(home) / "replicator" / "drills"
 
 
-def _about(plan: DrillPlan, configs: list[Config], places: list[RegionAddress], wall_us: int) -> DrillHeading:
+def _about(plan: DrillPlan, configs: list[Config], places: list[Endpoint], wall_us: int) -> DrillHeading:
     began = datetime.datetime.fromtimestamp(wall_us / 1e6, datetime.UTC)
     name = f"{began:%Y%m%dT%H%M%S}-{plan.kind.replace('_', '-')}-{secrets.token_hex(3)}"
     versions = {"replicator": __version__, "python": platform.python_version()}
@@ -158,7 +159,7 @@ def _about(plan: DrillPlan, configs: list[Config], places: list[RegionAddress], 
     return DrillHeading(name, shown(plan), fingerprint(configs[0]) if configs else "", versions, text)
 
 
-async def _versions(places: list[RegionAddress]) -> dict[str, str]:
+async def _versions(places: list[Endpoint]) -> dict[str, str]:
     found: dict[str, str] = {}
     async with DeploymentRegions(places, trio.current_time) as regions:
         for place in places:
@@ -170,7 +171,7 @@ async def _versions(places: list[RegionAddress]) -> dict[str, str]:
     return found
 
 
-async def _tell(places: list[RegionAddress], report: DrillReport) -> list[str]:
+async def _tell(places: list[Endpoint], report: DrillReport) -> list[str]:
     """Tell the result to each region; who was not told."""
     try:
         who = f"{getpass.getuser()}@{socket.gethostname()}"

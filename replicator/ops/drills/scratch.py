@@ -17,10 +17,10 @@ from psycopg import conninfo
 
 from replicator.config import Config, parse
 from replicator.errors import Corrupt, Halted
-from replicator.ops.drills.regions import RegionAddress
 from replicator.postgres.errors import REPLICA
 from replicator.postgres.quoting import quoted
 from replicator.postgres.session import Database
+from replicator.transport.endpoint import Endpoint
 
 PREFIX = "replicator_rehearsal_"
 SUFFIX = ".fork"
@@ -53,7 +53,7 @@ class ForkPlace:
         return {"directory": str(self.directory), "server": server, "database": self.database}
 
 
-def scratch_config(where: ForkPlace, place: RegionAddress) -> Config:
+def scratch_config(where: ForkPlace, place: Endpoint) -> Config:
     """A replica region's configuration, in the fork's place."""
     environment: dict[str, str] = {}
     lines = [

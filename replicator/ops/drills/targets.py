@@ -6,6 +6,7 @@ is asked for it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -15,23 +16,23 @@ import trio
 
 from replicator.config import Config
 from replicator.errors import ConfigError, ReplicatorError, Unavailable
-from replicator.ops.drills.regions import DeploymentRegions, RegionAddress
+from replicator.ops.drills.regions import DeploymentRegions
 from replicator.supervise import first_cause
+from replicator.transport.endpoint import TOKEN_VARIABLE, Endpoint, own_endpoint
 
-TOKEN_VARIABLE = "REPLICATOR_TOKEN"
 UNNAMED = "?"
 
 
-def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | None) -> list[RegionAddress]:
+def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | None) -> list[Endpoint]:
     """The regions, by name. Raises ReplicatorError. Starts an event loop of its own."""
-    found: dict[str, RegionAddress] = {}
+    found: dict[str, Endpoint] = {}
     for config in configs:
         for place in _of_config(config):
             found.setdefault(place.url if place.name.startswith(UNNAMED) else place.name, place)
     token = os.environ.get(TOKEN_VARIABLE)
     for number, text in enumerate(addresses):
         name, url = _named(text, number)
-        found[name] = RegionAddress(name, url, token, ca)
+        found[name] = Endpoint(name, url, token, ca, f"the environment variable {TOKEN_VARIABLE}", "--ca")
     named = {place.name for place in found.values() if not place.name.startswith(UNNAMED)}
     unnamed = [place for place in found.values() if place.name.startswith(UNNAMED)]
     places = [place for place in found.values() if place.name in named]
@@ -45,18 +46,17 @@ def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | No
     return places
 
 
-def _of_config(config: Config) -> list[RegionAddress]:
-    own_token = config.http.token.reveal() if config.http.token else os.environ.get(TOKEN_VARIABLE)
-    own = RegionAddress(config.region.name, config.url, own_token, config.http.certificate)
-    cluster = config.cluster
+def _of_config(config: Config) -> list[Endpoint]:
+    own, cluster = own_endpoint(config), config.cluster
     if cluster is not None:
-        token = cluster.token.reveal() if cluster.token else own_token
-        return [RegionAddress(name, url, token, cluster.ca) for name, url in cluster.regions.items()]
+        token = cluster.token.reveal() if cluster.token else own.token
+        keys = "[cluster] token", "[cluster] ca ="
+        return [Endpoint(name, url, token, cluster.ca, *keys) for name, url in cluster.regions.items()]
     follow = config.follow
     if follow is None or follow.primary is None:
         return [own]
-    token = follow.token.reveal() if follow.token else own_token
-    return [own, RegionAddress(f"{UNNAMED}{follow.primary}", follow.primary, token, follow.ca)]
+    token, keys = follow.token.reveal() if follow.token else own.token, ("[follow] token", "[follow] ca =")
+    return [own, Endpoint(f"{UNNAMED}{follow.primary}", follow.primary, token, follow.ca, *keys)]
 
 
 def _named(text: str, number: int) -> tuple[str, str]:
@@ -68,8 +68,8 @@ def _named(text: str, number: int) -> tuple[str, str]:
     return name or f"{UNNAMED}{number}", (url if equals else text).rstrip("/")
 
 
-def _ask_names(places: Sequence[RegionAddress]) -> list[RegionAddress]:
-    found: list[RegionAddress] = []
+def _ask_names(places: Sequence[Endpoint]) -> list[Endpoint]:
+    found: list[Endpoint] = []
 
     async def ask() -> None:
         async with DeploymentRegions(places, trio.current_time) as regions:
@@ -78,7 +78,7 @@ def _ask_names(places: Sequence[RegionAddress]) -> list[RegionAddress]:
                 if status is None or not isinstance(status.get("region"), str):
                     cure = "check that the address is that of a sidecar"
                     raise Unavailable("bad_answer", "it tells no name", place=place.url, cure=cure)
-                found.append(RegionAddress(status["region"], place.url, place.token, place.ca))
+                found.append(dataclasses.replace(place, name=status["region"]))
 
     try:
         trio.run(ask)

@@ -6,12 +6,10 @@ the first of them has no others yet.
 
 from __future__ import annotations
 
-import ssl
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import trio
 
 from replicator.cluster.failover.durable_state import DurableStateFile
@@ -26,15 +24,19 @@ from replicator.config import (
     PostgresSourceSettings,
 )
 from replicator.config.roles import replica_of, source_of
-from replicator.errors import ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.preflight import Finding, failed
 from replicator.ops.preflight.listening import is_local
 from replicator.ops.preflight.stored_region import StoredRegion
 from replicator.runtime import wiring
 from replicator.storage.journal.store import Journal
+from replicator.transport.answer import Reasons
+from replicator.transport.client import Bounds, Client
+from replicator.transport.endpoint import Endpoint
 
 ANSWER_SECONDS = 5.0
 ANSWER_LIMIT_BYTES = 1 << 20
+REASONS = Reasons()
 _MUST = {"strand": "[region] strand", "regions": "the names in [cluster] regions", "lease": "[lease]"}
 _SHOULD = {"mode": "[failover] mode", "acknowledge": "[failover] acknowledge", "ttl_seconds": "[lease] ttl"}
 
@@ -57,45 +59,32 @@ def check_cluster(config: Config, cluster: ClusterSettings, stored: StoredRegion
 
 async def _ask_all(config: Config, cluster: ClusterSettings) -> list[Finding]:
     found: dict[str, list[Finding]] = {}
+    token = cluster.token.reveal() if cluster.token else None
+    keys = "[cluster] token", "[cluster] ca ="
 
-    async def ask(client: httpx.AsyncClient, name: str, url: str) -> None:
-        found[name] = await _ask(client, config, name, url)
+    async def ask(name: str, url: str) -> None:
+        found[name] = await look_at(Endpoint(name, url, token, cluster.ca, *keys), config)
 
-    try:
-        tls = ssl.create_default_context(cafile=str(cluster.ca)) if cluster.ca else True
-    except (OSError, ssl.SSLError) as error:
-        return [Finding("fail", f"[cluster] ca = {cluster.ca}: {error}", "name a readable PEM file")]
-    headers = {"Authorization": f"Bearer {cluster.token.reveal()}"} if cluster.token else {}
-    async with (
-        httpx.AsyncClient(headers=headers, verify=tls, trust_env=False, timeout=ANSWER_SECONDS) as client,
-        trio.open_nursery() as nursery,
-    ):
+    async with trio.open_nursery() as nursery:
         for name, url in cluster.regions.items():
-            nursery.start_soon(ask, client, name, url)
+            nursery.start_soon(ask, name, url)
     return [finding for name in cluster.regions for finding in found[name]]
 
 
-async def _ask(client: httpx.AsyncClient, config: Config, name: str, url: str) -> list[Finding]:
-    place = f"[cluster] {name} = {url}"
+async def look_at(endpoint: Endpoint, config: Config) -> list[Finding]:
+    """What a region of the cluster says of itself, and how that fits this configuration."""
+    name, place = endpoint.name, f"[cluster] {endpoint.name} = {endpoint.url}"
     try:
-        with trio.fail_after(ANSWER_SECONDS):
-            status, content = await _get(client, f"{url}/v1/failover")
-    except (httpx.HTTPError, ssl.SSLError, trio.TooSlowError) as error:
-        if name == config.region.name:
-            return []  # this sidecar does not run yet
-        cure = "start it, or correct its address; see that nothing between blocks the way"
-        return [Finding("warn", f"{place} does not answer: {error or type(error).__name__}", cure)]
-    if status == 401:
-        cure = "set [http] token and [cluster] token to the same in every region"
-        return [Finding("fail", f"{place} refuses the token", cure)]
-    try:
-        answer = httpx.Response(status, content=content).json()
+        async with Client(endpoint, Bounds(ANSWER_SECONDS, ANSWER_LIMIT_BYTES), REASONS) as client:
+            answer = await client.json("GET", "/v1/failover")
         called, theirs = answer["report"]["region"], answer["cluster"]
         state, blocked = str(answer["report"]["state"]), str(answer["report"]["blocked"])
         told = {key: theirs[key] for key in (*_MUST, *_SHOULD)}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        cure = "check the address; that region needs a [cluster] section, too, and this version"
-        return [Finding("fail", f"{place} answers HTTP {status}, and is no region of a cluster", cure)]
+    except ReplicatorError as error:
+        is_first = name == config.region.name and error.reason == REASONS.unreachable  # this sidecar does not run yet
+        return [] if is_first else [_trouble(place, error)]
+    except (KeyError, TypeError) as error:
+        return [_no_member(place, f"it tells no {error}")]
     if called != name:
         cure = "let each name in [cluster] regions have its own region's address"
         return [Finding("fail", f"{place} is the region {str(called)[:64]!r}", cure)]
@@ -104,14 +93,18 @@ async def _ask(client: httpx.AsyncClient, config: Config, name: str, url: str) -
     return [*findings, Finding("ok", f"{place} answers, and is {state[:20]}{could[:500]}")]
 
 
-async def _get(client: httpx.AsyncClient, url: str) -> tuple[int, bytes]:
-    content = bytearray()
-    async with client.stream("GET", url) as response:
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > ANSWER_LIMIT_BYTES:
-                break
-    return response.status_code, bytes(content)
+def _trouble(place: str, error: ReplicatorError) -> Finding:
+    if error.reason == REASONS.unreachable:
+        return Finding("warn", f"{place} does not answer: {error.message}", error.cure)
+    if error.reason == REASONS.unauthorised:
+        cure = "set [http] token and [cluster] token to the same in every region"
+        return Finding("fail", f"{place} refuses the token", cure)
+    return failed(error) if isinstance(error, ConfigError) else _no_member(place, error.message)
+
+
+def _no_member(place: str, message: str) -> Finding:
+    cure = "check the address; that region needs a [cluster] section, too, and this version"
+    return Finding("fail", f"{place} is no region of a cluster: {message[:500]}", cure)
 
 
 def _differences(place: str, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Finding]:

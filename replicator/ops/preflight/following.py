@@ -6,7 +6,6 @@ answer is a heartbeat or the refusal that following would meet.
 
 from __future__ import annotations
 
-import ssl
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -49,8 +48,6 @@ async def check_following(upstream: Upstream, head: Position) -> list[Finding]:
         return [*findings, Finding("fail", f"{place}: {refusal.message} [{refusal.reason}]", cure)]
     except ReplicatorError as error:
         return [*findings, failed(error)]
-    except (OSError, ssl.SSLError) as error:
-        return [*findings, Finding("fail", f"[follow] ca = {upstream.ca_file}: {error}", "name a readable PEM file")]
     theirs = heard.heartbeat.position.sequence
     behind = f"this region's sequence {head.sequence:,} is on its chain, which is at {theirs:,}"
     clock = clock_finding(heard.heartbeat.now, heard.sent_us, heard.heard_us)

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import httpx
 import trio
 
-from replicator.errors import Corrupt, Halted, Rejected, Unavailable
+from replicator.errors import Corrupt, Rejected
 from replicator.format.position import Position, parse_position
-from replicator.format.wire import PROMPT, REPORTS_HEADER, Frame, FrameReader
+from replicator.format.wire import CONTENT_TYPE, PROMPT, REPORTS_HEADER, Frame, FrameReader
+from replicator.transport.answer import Reasons, bad_answer
+from replicator.transport.client import Bounds, Client, Stream
+from replicator.transport.endpoint import Endpoint
 
 ANSWER_LIMIT_BYTES = 64 * 1024
 KEEP_SECONDS = 30  # an idle connection: who waits for a report should not wait for a handshake, too
+REASONS = Reasons("feed_unreachable", "feed_silent", "feed_unauthorised")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +38,18 @@ class Upstream:
     ca_file: Path | None = None
     idle_seconds: float = 10.0
     connect_seconds: float = 5.0
+    token_key: str = "[follow] token"  # the settings that both come from
+    ca_key: str = "[follow] ca ="
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The sidecar there."""
+        return Endpoint("", self.url, self.token, self.ca_file, self.token_key, self.ca_key)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells the sidecar there who asks."""
+        return {"Feed-Region": self.region}
 
 
 class FeedClient:
@@ -45,20 +58,16 @@ class FeedClient:
     def __init__(self, upstream: Upstream) -> None:
         self.reports_wanted = trio.Event()  # set while the upstream asks for prompt ones; replaced when it does not
         self._place = upstream.url
-        headers = {"Feed-Region": upstream.region}
-        if upstream.token:
-            headers["Authorization"] = f"Bearer {upstream.token}"
-        verify: ssl.SSLContext | bool = True
-        if upstream.ca_file:
-            verify = ssl.create_default_context(cafile=str(upstream.ca_file))
-        self._http = httpx.AsyncClient(
-            base_url=upstream.url,
-            headers=headers,
-            verify=verify,
-            trust_env=False,
-            timeout=httpx.Timeout(upstream.idle_seconds, connect=upstream.connect_seconds),
-            limits=httpx.Limits(keepalive_expiry=KEEP_SECONDS),
+        self._http = Client(
+            upstream.endpoint,
+            Bounds(upstream.idle_seconds, ANSWER_LIMIT_BYTES),
+            REASONS,
+            headers=upstream.headers,
+            connect_seconds=upstream.connect_seconds,
+            keep_seconds=KEEP_SECONDS,
         )
+        # A stream has no end, and each of its frames a bound of its own.
+        self._endless = Bounds(math.inf, math.inf, upstream.idle_seconds)
 
     @property
     def url(self) -> str:
@@ -89,101 +98,61 @@ class FeedClient:
     async def position(self, strand: str, sequence: int) -> Position | None:
         """The upstream's position at a sequence, None if it has none there."""
         try:
-            return parse_position((await self._json(f"/feed/v1/{strand}/positions/{sequence}"))["position"])
+            answer = await self._http.json("GET", f"/feed/v1/{strand}/positions/{sequence}")
         except Rejected as refusal:
             if refusal.reason == "no_such_position":
                 return None
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Corrupt(
-                "bad_answer", f"the position in the answer cannot be read: {error}", place=self._place
-            ) from error
+        with self._readable():
+            return parse_position(answer["position"])
 
     async def ends(self, strand: str) -> tuple[Position, Position]:
         """The end of the upstream's chain, and where its journal begins."""
-        try:
-            answer = await self._json(f"/feed/v1/{strand}/positions/head")
+        answer = await self._http.json("GET", f"/feed/v1/{strand}/positions/head")
+        with self._readable():
             return parse_position(answer["position"]), parse_position(answer["base"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            message = f"the positions in the answer cannot be read: {error}"
-            raise Corrupt("bad_answer", message, place=self._place) from error
 
     async def report(self, position: Position) -> None:
         """Tell the upstream that this region has everything up to ``position`` durably. Raises Rejected, with the
         reason ``not_found`` where the upstream takes no reports."""
         path = f"/feed/v1/{position.strand}/received"
         try:
-            await self._json(path, {"position": str(position)})
+            answer = await self._http.ask("POST", path, fields={"position": str(position)})
         except Rejected as refusal:
             if refusal.status in (404, 405) and refusal.reason != "unknown_strand":
                 raise Rejected("not_found", "no reports are taken", status=404, place=self._place) from refusal
             raise
-        except ValueError as error:
-            raise Corrupt("bad_answer", f"the answer cannot be read: {error}", place=self._place) from error
+        self._hear_wish(answer.headers)
 
-    async def _json(self, path: str, fields: dict[str, str] | None = None) -> Any:
-        """The answer to a GET, or to a POST of these fields."""
-        with self._translated():
-            async with self._http.stream("GET" if fields is None else "POST", path, json=fields) as response:
-                content = await _bounded(response)
-        if response.status_code != 200:
-            raise self._refusal(response.status_code, content)
-        if fields is not None:
-            self._hear_wish(response)
-        return _read_json(content)
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise bad_answer(self._place, f"it has no such position: {error!r}") from error
 
     @contextlib.asynccontextmanager
     async def _streaming(self, strand: str, query: dict[str, str | int]) -> AsyncIterator[Frames]:
-        with self._translated():
-            async with self._http.stream("GET", f"/feed/v1/{strand}", params=query) as response:
-                if response.status_code != 200:
-                    raise self._refusal(response.status_code, await _bounded(response))
-                self._hear_wish(response)
-                yield Frames(response, self._translated, self._place)
+        path = f"/feed/v1/{strand}"
+        async with self._http.stream(path, CONTENT_TYPE, query=query, bounds=self._endless) as stream:
+            self._hear_wish(stream.headers)
+            yield Frames(stream, self._place)
 
-    def _hear_wish(self, response: httpx.Response) -> None:
+    def _hear_wish(self, headers: Mapping[str, str]) -> None:
         """Whether the upstream asks for prompt reports: its last answer counts."""
-        wanted = response.headers.get(REPORTS_HEADER) == PROMPT
+        wanted = headers.get(REPORTS_HEADER) == PROMPT
         if wanted:
             self.reports_wanted.set()
         elif self.reports_wanted.is_set():
             self.reports_wanted = trio.Event()
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.TimeoutException as error:
-            message = f"nothing was heard in time ({type(error).__name__})"
-            raise Unavailable("feed_silent", message, place=self._place, cure="check that region's sidecar") from error
-        except (httpx.HTTPError, ssl.SSLError) as error:
-            message = f"the feed cannot be read: {error or type(error).__name__}"
-            cure = "check the address, the network and that region's sidecar"
-            raise Unavailable("feed_unreachable", message, place=self._place, cure=cure) from error
-
-    def _refusal(self, status: int, content: bytes) -> Rejected | Unavailable | Halted:
-        if status in (401, 403):
-            cure = "give [follow] the token that the other region's [http] asks for"
-            return Halted("feed_unauthorised", "the other region refuses the token", place=self._place, cure=cure)
-        try:
-            fields = _read_json(content)
-            reason, message = str(fields["reason"]), str(fields["message"])
-        except (ValueError, KeyError, TypeError):
-            reason, message = "refused", f"status {status}"
-        if status >= 500 or status == 429:
-            return Unavailable(reason, message, place=self._place, cure="see the other region's log")
-        return Rejected(reason, message, status=status, place=self._place)
-
 
 class Frames:
     """The frames of one stream, in batches as they arrive."""
 
-    def __init__(
-        self, response: httpx.Response, translated: Callable[[], contextlib.AbstractContextManager[None]], place: str
-    ) -> None:
-        self._response = response
+    def __init__(self, stream: Stream, place: str) -> None:
+        self._pieces = stream.pieces
         self._place = place
-        self._translated = translated
         self._reader = FrameReader()
 
     async def batches(self) -> AsyncIterator[list[Frame]]:
@@ -191,10 +160,9 @@ class Frames:
 
         Raises Unavailable (the connection broke or fell silent) or Corrupt.
         """
-        with self._translated():
-            async for data in self._response.aiter_raw():
-                if batch := self._read(data):
-                    yield batch
+        async for data in self._pieces:
+            if batch := self._read(data):
+                yield batch
 
     def _read(self, data: bytes) -> list[Frame]:
         try:
@@ -202,21 +170,3 @@ class Frames:
             return list(self._reader)
         except Corrupt as error:
             raise error.within(self._place) from error
-
-
-def _read_json(content: bytes) -> Any:
-    """Raises ValueError for what is no JSON, however deep it is."""
-    try:
-        return json.loads(content)
-    except RecursionError as error:
-        raise ValueError("JSON of such depth") from error
-
-
-async def _bounded(response: httpx.Response) -> bytes:
-    """The body as it came, as much of it as a sane server sends; what is packed is not unpacked."""
-    content = b""
-    async for piece in response.aiter_raw():
-        content += piece
-        if len(content) > ANSWER_LIMIT_BYTES:
-            break
-    return content

@@ -151,8 +151,6 @@ def test_a_sidecar_that_does_not_run_is_exit_1_with_the_cure() -> None:
         (200, b'{"ready": true}'),
         (200, b'{"ready": true, "region": 1, "role": 2, "primary": 3, "blocked": 4, "strands": 5}'),
         (200, b"\xff\xfe"),
-        (404, b"{}"),
-        (500, b'{"reason": "internal"}'),
         (200, b" " * 17_000_000),
     ],
 )
@@ -161,6 +159,15 @@ def test_an_answer_that_is_no_status_is_refused_and_not_ready(status: int, body:
         result = run("status", "--url", url)
     assert result.exit_code == 1
     assert "[bad_answer]" in result.output
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, b"{}"), (500, b'{"reason": "internal"}'), (502, b"<html>")])
+def test_a_refusal_that_is_not_a_sidecars_own_is_told_as_such(status: int, body: bytes) -> None:
+    with answering(status, body) as url:
+        result = run("status", "--url", url)
+    assert result.exit_code == 1
+    assert f"HTTP {status}, and no sidecar's reason [refused]" in result.output
+    assert "Cure: " in result.output
 
 
 def test_names_do_not_steer_the_terminal() -> None:

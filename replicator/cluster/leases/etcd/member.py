@@ -10,7 +10,6 @@ has to tell apart. No secret is in a message. How long it takes is the caller's 
 from __future__ import annotations
 
 import contextlib
-import json
 import ssl
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +19,8 @@ import httpx
 from replicator.cluster.leases.etcd.answers import ResponseHeader, read_header
 from replicator.cluster.leases.etcd.options import EtcdOptions, tls_context
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
+from replicator.transport.answer import distrust, read_json
+from replicator.transport.client import read_bounded
 
 ANSWER_LIMIT_BYTES = 64 * 1024
 IDLE_CONNECTION_SECONDS = 120.0  # longer than the pause between renewals: they find the connection open
@@ -123,7 +124,7 @@ class EtcdMember:
         with self._translated():
             request = self._cluster.http.stream("POST", self.endpoint + path, json=fields, headers=headers)
             async with request as response:
-                content = await _bounded(response)
+                content = await read_bounded(response, ANSWER_LIMIT_BYTES)
         with garbled(self.endpoint):
             answer = _read_json(content)
             if response.status_code != 200 or "error" in answer:
@@ -148,20 +149,13 @@ class EtcdMember:
         try:
             yield
         except (httpx.HTTPError, ssl.SSLError) as error:
-            if (distrust := _distrust(error)) is not None:
-                message = f"its certificate is not trusted: {distrust.verify_message}"
+            if (cause := distrust(error)) is not None:
+                message = f"its certificate is not trusted: {cause.verify_message}"
                 cure = "name the authority that signed it in [lease] ca, and the endpoint as the certificate does"
                 raise Unavailable("lease_store_untrusted", message, place=self.endpoint, cure=cure) from error
-            message = f"it cannot be asked: {error or type(error).__name__}"
+            message = f"it cannot be asked: {str(error) or type(error).__name__}"
             cure = "check [lease] endpoints, the network, and that etcd runs there"
             raise Unavailable("lease_store_unreachable", message, place=self.endpoint, cure=cure) from error
-
-
-def _distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """The reason behind a failed connection, if it is the other side's certificate."""
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _translated_refusal(refusal: EtcdRefusal, prefix: str) -> ReplicatorError:
@@ -190,20 +184,7 @@ def garbled(place: str) -> Iterator[None]:
 def _read_json(content: bytes) -> dict[str, Any]:
     if len(content) > ANSWER_LIMIT_BYTES:
         raise ValueError(f"more than {ANSWER_LIMIT_BYTES} bytes")
-    try:
-        answer = json.loads(content)
-    except RecursionError:
-        raise ValueError("JSON of such depth") from None
+    answer = read_json(content)
     if not isinstance(answer, dict):
         raise ValueError("an object is needed")
     return answer
-
-
-async def _bounded(response: httpx.Response) -> bytes:
-    """As much of the body as a sane server sends."""
-    content = b""
-    async for piece in response.aiter_raw():
-        content += piece
-        if len(content) > ANSWER_LIMIT_BYTES:
-            break
-    return content

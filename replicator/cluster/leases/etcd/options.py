@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 from replicator.errors import Halted
+from replicator.transport import endpoint
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,12 +32,8 @@ class EtcdOptions:
 def tls_context(options: EtcdOptions) -> ssl.SSLContext:
     """Whom we trust, and who we are. Raises Halted."""
     try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-        if options.certificate_file is not None:
-            # An encrypted key would ask for its password at the terminal.
-            context.load_cert_chain(options.certificate_file, options.key_file, password=lambda: b"")
+        return endpoint.tls_context(options.ca_file, options.certificate_file, options.key_file)
     except (OSError, ssl.SSLError) as error:
         cure = "name readable PEM files that belong together, the key without a password"
         place = f"[lease] ca = {options.ca_file}, certificate = {options.certificate_file}, key = {options.key_file}"
         raise Halted("lease_store_tls", f"they cannot be used: {error}", place=place, cure=cure) from error
-    return context
