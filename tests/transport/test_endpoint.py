@@ -16,7 +16,7 @@ from replicator.transport.client import Bounds, Client
 from replicator.transport.endpoint import Endpoint
 from tests.transport.hostile import answer
 
-CERTIFICATE = Path(__file__).parents[1] / "cli" / "paris.pem"  # for paris.example, self-signed, with its key
+CERTIFICATE = Path(__file__).parents[1] / "ops" / "cli" / "paris.pem"  # for paris.example, self-signed, with its key
 BOUNDS = Bounds(5.0, 1_000)
 
 

@@ -79,7 +79,7 @@ def test_a_wrong_configuration_is_exit_2_with_line_and_cure(tmp_path: Path) -> N
 
 def test_a_verb_is_imported_when_it_is_used_and_heavy_libraries_not_before() -> None:
     code = (
-        "import sys, replicator.cli\n"
+        "import sys, replicator.ops.cli\n"
         "try: replicator.ops.cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print([name for name in ('httpx', 'pydantic', 'rich.table', 'psycopg', 'trio') if name in sys.modules])\n"
