@@ -42,6 +42,7 @@ from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline, Embedde
 from replicator.runtime.replica_pipeline import ReplicaPipeline
 from replicator.runtime.role_pipeline import RolePipeline
 from replicator.runtime.role_runner import RoleRunner, with_role_routes
+from replicator.status.routes import ROLE_PATHS, STATUS_PATHS
 from replicator.storage.data_dir import changed, identity, locked
 from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve
@@ -86,9 +87,8 @@ class Sidecar:
             self.runner.admit = Admission(self.controller.member)
         listen = wiring.listen(self.config)
         first = self._pipeline(self.config) if self.controller is None else None
-        app = application(
-            with_role_routes(lasting, self.runner), listen.token, public_status=self.config.http.public_status
-        )
+        public = ROLE_PATHS | (STATUS_PATHS if self.config.http.public_status else frozenset())
+        app = application(with_role_routes(lasting, self.runner), listen.token, public)
         async with trio.open_nursery() as serving:
             (address,) = await serving.start(serve, app, listen, self._stopping.wait)
             async with trio.open_nursery() as working:

@@ -29,9 +29,8 @@ from replicator.errors import Rejected, Unavailable
 from replicator.ops.drills.plan import KINDS
 from replicator.ops.drills.result import DrillReport, Outcome
 from replicator.status.model import DrillView
-from replicator.status.routes import AnyTextJSON
 from replicator.storage.atomic_file import replace_file
-from replicator.transport.body import json_fields
+from replicator.transport.body import AnyTextJSON, json_fields
 
 PATH = "/v1/drills"
 KEPT = 100

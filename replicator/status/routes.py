@@ -14,13 +14,12 @@ In Patroni's manner, so that HAProxy, a cloud's balancer or Kubernetes can use t
     /                                the status page
 
 ``lag`` is a duration (``10s``) or a number of blocks (``500``); without it 30 seconds are allowed. Guarantee: every
-answer is made from one snapshot; nothing here does I/O or waits. Non-goal: who may ask
-(``replicator/transport/server.py``).
+answer is made from one snapshot; nothing here does I/O or waits. Non-goal: asking for the
+token (``replicator/transport/server.py``); ``ROLE_PATHS`` and ``STATUS_PATHS`` name what may be open without one.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any, get_args
@@ -28,7 +27,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from replicator.config.roles import Role
@@ -39,6 +38,7 @@ from replicator.status.json_form import READY_LAG, LagLimit, blocked, cluster_js
 from replicator.status.marks import Mode, StageCondition
 from replicator.status.model import Snapshot, StatusSource
 from replicator.status.page import CONTENT_SECURITY_POLICY, page
+from replicator.transport.body import AnyTextJSON
 
 METHODS = ["GET", "HEAD", "OPTIONS"]
 
@@ -70,13 +70,6 @@ def routes(source: StatusSource, registry: CollectorRegistry) -> list[Route]:
         _route("/metrics", lambda request: _metrics(request, registry)),
         _route("/", lambda request: _page(source.snapshot())),
     ]
-
-
-class AnyTextJSON(JSONResponse):
-    """JSON of any text, also of a file's name that is not UTF-8: in ASCII, with escapes."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _route(path: str, answer: Callable[[Request], Response]) -> Route:

@@ -1,7 +1,7 @@
-"""A request's body as JSON fields, for the routes of an operator's verbs.
+"""JSON bodies: a request's fields, for the routes of an operator's verbs, and an answer of any text.
 
-Guarantee: what passes is a JSON object that says so (a web page elsewhere cannot send it), bounded in size and time,
-with the fields that are asked for, each of its type, and no other; texts are one line each.
+Guarantee: what passes ``json_fields`` is a JSON object that says so (a web page elsewhere cannot send it), bounded in
+size and time, with the fields that are asked for, each of its type, and no other; texts are one line each.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from replicator.errors import Rejected, Unavailable
 
@@ -19,6 +20,13 @@ TEXT_LIMIT_CHARACTERS = 1_000
 BODY_SECONDS = 10.0
 
 Fields = dict[str, Any]
+
+
+class AnyTextJSON(JSONResponse):
+    """JSON of any text, also of a file's name that is not UTF-8: in ASCII, with escapes."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 async def json_fields(

@@ -11,7 +11,7 @@ import dataclasses
 import hmac
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from pathlib import Path
 
 import hypercorn.trio
@@ -25,7 +25,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from replicator.errors import ConfigError, Halted, NotPrimary, Rejected, ReplicatorError, Unavailable
-from replicator.status.routes import ROLE_PATHS, STATUS_PATHS, AnyTextJSON
+from replicator.transport.body import AnyTextJSON
 
 GRACEFUL_SECONDS = 1.0
 KEEP_SECONDS = 75.0  # an idle connection; longer than other regions keep theirs, so that none is closed under a report
@@ -47,14 +47,12 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def application(routes: Sequence[BaseRoute], token: str | None, *, public_status: bool = True) -> ASGIApp:
-    """The ASGI application of these routes. With a token, only the role URLs that balancers ask are open to everybody,
-    and with ``public_status`` what shows how the region is."""
+def application(routes: Sequence[BaseRoute], token: str | None, public: Set[str] = frozenset()) -> ASGIApp:
+    """The ASGI application of these routes. With a token, only the paths ``public`` are open to whoever has none."""
     app = Starlette(
         routes=routes,
         exception_handlers={ReplicatorError: _error, HTTPException: _http_error, Exception: _internal},
     )
-    public = ROLE_PATHS | (STATUS_PATHS if public_status else frozenset())
     return _TokenGuard(app, token, public) if token else app
 
 
@@ -97,7 +95,7 @@ def check_address(listen: Listen) -> None:
 class _TokenGuard:
     """Asks for the bearer token on every path that is not public."""
 
-    def __init__(self, app: ASGIApp, token: str, public: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, token: str, public: Set[str]) -> None:
         self._app = app
         self._public = public
         self._expected = f"Bearer {token}".encode()

@@ -30,8 +30,7 @@ from replicator.cluster.rejoin.serve import routes as orphan_routes
 from replicator.config import Config, EtcdLeaseSettings
 from replicator.config.roles import source_of
 from replicator.errors import Rejected
-from replicator.status.routes import AnyTextJSON
-from replicator.transport.body import json_fields
+from replicator.transport.body import AnyTextJSON, json_fields
 
 _PAUSES = {"pause": RoleEvent.PAUSE, "resume": RoleEvent.RESUME}
 DEFAULT_SECONDS = 30.0

@@ -28,8 +28,7 @@ from replicator.cluster.rejoin.receive import OrphanReceiver
 from replicator.errors import Rejected
 from replicator.format.position import MAX_SEQUENCE
 from replicator.ledger.request_body import parameters
-from replicator.status.routes import AnyTextJSON
-from replicator.transport.body import Fields, json_fields
+from replicator.transport.body import AnyTextJSON, Fields, json_fields
 
 PAGE_DEFAULT = 100
 BODY_LIMIT_BYTES = 32 << 20
