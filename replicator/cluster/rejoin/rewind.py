@@ -37,7 +37,7 @@ from replicator.storage.atomic_file import sync_directory
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal, SealedBlocks, verified
 from replicator.storage.journal.store import Journal
-from replicator.storage.journal.truncate import check_cut
+from replicator.storage.journal.truncate import check_truncated, truncate
 from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.worklist import Worklist
 
@@ -97,7 +97,7 @@ class Rewind:
             tables = Tables(self._journal, self._history, self._replica, fork.position)
             self._undo(seal, fork, touches, tables)
             tables.check(touches)
-            check_cut(self._journal, fork.position)
+            check_truncated(self._journal, fork.position)
         self._probe("checked")
         _remove_intent(self._data_dir)
         self._probe("end")
@@ -119,7 +119,7 @@ class Rewind:
         named = ((label, key) for chunk in touches.chunks() for label, key, _ in chunk)
         self._history.cut_back(self._strand, fork.position.sequence, named)
         self._probe("after history")
-        self._journal.cut_back(seal, self._probe)
+        truncate(self._journal, seal, self._probe)
         self._probe("after journal")
         self._keep_spool(seal)
         self._probe("after spool")

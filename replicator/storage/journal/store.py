@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,8 +40,6 @@ from replicator.format.wire import pack_blocks
 from replicator.storage.journal.reading import BASE_NOTE, HIGH_NOTE, JournalReader
 from replicator.storage.journal.recent import RecentBlocks
 from replicator.storage.journal.schema import migrations
-from replicator.storage.journal.sealed import Seal
-from replicator.storage.journal.truncate import cut
 from replicator.storage.sqlite import connect, transaction, translated
 
 PAGE_BYTES = 256 * 1024
@@ -242,10 +240,6 @@ class Journal(JournalReader):
                 "the parts that arrived are not the body that the header names; they were dropped",
                 place=f"strand {strand}, sequence {header.sequence}",
             )
-
-    def cut_back(self, seal: Seal, probe: Callable[[str], None] = lambda step: None) -> None:
-        """Take blocks off the end: exactly those of a seal that proves itself (``cutting``). Durable on return."""
-        cut(self, seal, probe)
 
     def forget_end(self, strand: str) -> None:
         """Read the end anew from the file: it was cut."""

@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from replicator.errors import Corrupt, Halted
 from replicator.format.block import check_link
 from replicator.format.position import Position, parse_position
 from replicator.format.wire import pack_blocks, unpack_page
 from replicator.storage.journal.sealed import Seal, verified
-
-if TYPE_CHECKING:
-    from replicator.storage.journal.store import Journal
+from replicator.storage.journal.store import Journal
 
 STEP_PARTS = 16
 VERIFIED_NOTE = "verified:"  # as the watch over a replica notes it
 Probe = Callable[[str], None]  # called at each named step: tests die there
 
 
-def cut(journal: Journal, seal: Seal, probe: Probe) -> None:
+def truncate(journal: Journal, seal: Seal, probe: Probe = lambda step: None) -> None:
     """Cut the journal back to the seal's fork; done already, it only sweeps what is left. Durable on return.
 
     Raises Halted: ``seal_broken``, or ``seal_of_others`` if the journal's end is neither the seal's end nor its fork.
@@ -92,7 +89,7 @@ def _sweep_parts(journal: Journal, fork: Position) -> bool:
     return bool(rows)
 
 
-def check_cut(journal: Journal, fork: Position) -> None:
+def check_truncated(journal: Journal, fork: Position) -> None:
     """Read the journal's end back: it is the fork, linked to what lies before it. Raises Corrupt."""
     strand = fork.strand
     blocks = journal.around(strand, fork.sequence)

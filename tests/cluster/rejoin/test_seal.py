@@ -20,6 +20,7 @@ from replicator.format.block import Block
 from replicator.format.position import Position
 from replicator.format.wire import DefinitionFrame, End, FrameReader, StagedPart
 from replicator.storage.journal.sealed import FILES, SEAL, seal_fields, verified
+from replicator.storage.journal.truncate import truncate
 from replicator.storage.journal.walk import walk
 from tests.cluster.rejoin.chains import feed_of, sealed
 from tests.cluster.rejoin.embedded import Ledger, parted, topup
@@ -75,7 +76,7 @@ async def test_a_byte_that_was_changed_breaks_the_seal(regions: tuple[Ledger, Le
     assert broken.value.reason == "seal_broken"
     before = old.head
     with pytest.raises(Halted):
-        old.journal.cut_back(seal)
+        truncate(old.journal, seal)
     with pytest.raises(Halted):
         old.rewind().run(seal, fork)
     assert (old.head, old.rewind().pending()) == (before, None)
@@ -100,7 +101,7 @@ async def test_without_a_seal_of_exactly_these_blocks_nothing_is_undone(regions:
     genuine = [None, "seal", fork, dataclasses.replace(seal, last=new.head), dataclasses.replace(seal, blocks=1)]
     for wrong in genuine:
         with pytest.raises(Halted):
-            old.journal.cut_back(wrong)  # type: ignore[arg-type]
+            truncate(old.journal, wrong)  # type: ignore[arg-type]
         with pytest.raises(Halted):
             old.rewind().run(wrong, fork)  # type: ignore[arg-type]
     renamed = shutil.copytree(seal.directory, seal.directory.with_name("7-17-abcdefabcdef"))
@@ -109,7 +110,7 @@ async def test_without_a_seal_of_exactly_these_blocks_nothing_is_undone(regions:
     old.submit(topup("a", 1))  # one more orphan: the seal is of others now
     longer = Fork(fork.position, old.head, fork.theirs)
     with pytest.raises(Halted):
-        old.journal.cut_back(seal)
+        truncate(old.journal, seal)
     with pytest.raises(Halted):
         old.rewind().run(seal, longer)
     assert old.head.sequence == before.sequence + 1

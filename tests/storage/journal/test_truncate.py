@@ -18,7 +18,7 @@ from replicator.storage.journal.pruning import remove_pages
 from replicator.storage.journal.regions import KnownRegions
 from replicator.storage.journal.sealed import BLOCKS, PAGE, REPORT, SEAL, Seal, file_sum, name_of, seal_fields, verified
 from replicator.storage.journal.store import Journal
-from replicator.storage.journal.truncate import check_cut
+from replicator.storage.journal.truncate import check_truncated, truncate
 from replicator.storage.journal.walk import walk
 
 STRAND = "main"
@@ -74,8 +74,8 @@ def test_the_journal_is_as_if_it_had_never_been_longer(journal: Journal, sequenc
         other.stage(STRAND, [(number, place, part) for place, part in parts])
         other.accept(STRAND, [block])
     proven = seal(journal, sequence)
-    journal.cut_back(proven)
-    check_cut(journal, proven.fork)
+    truncate(journal, proven)
+    check_truncated(journal, proven.fork)
     assert journal.head(STRAND) == other.head(STRAND)
     assert journal.blocks(STRAND, 0, 1 << 30) == other.blocks(STRAND, 0, 1 << 30)
     assert journal.definitions(STRAND) == other.definitions(STRAND) == {}
@@ -83,7 +83,7 @@ def test_the_journal_is_as_if_it_had_never_been_longer(journal: Journal, sequenc
     for time in (0, 10, 11, 500, 501, 900, 901):
         assert journal.sequence_before(STRAND, time) == other.sequence_before(STRAND, time), time
     assert walk(journal, STRAND).broken is None
-    journal.cut_back(proven)  # done already
+    truncate(journal, proven)  # done already
     more = [draft(1), Draft("again", "", 1, HAS_DEFINITIONS, 1, pack_define(7, TABLE))]
     assert journal.append(STRAND, more, 2) == other.append(STRAND, more, 2)
     other.close()
@@ -93,8 +93,8 @@ def test_a_journal_that_was_pruned_is_cut_to_its_beginning(journal: Journal) -> 
     while remove_pages(journal, STRAND, 5).sequence < 5:
         pass
     proven = seal(journal, 5)
-    journal.cut_back(proven)
-    check_cut(journal, proven.fork)
+    truncate(journal, proven)
+    check_truncated(journal, proven.fork)
     assert journal.head(STRAND) == journal.base(STRAND) == proven.fork
     assert journal.append(STRAND, [draft(1)], 2)[0].header.sequence == 6
 
@@ -106,18 +106,18 @@ def test_nobody_is_known_to_have_what_was_cut_away(journal: Journal) -> None:
     ninth, fourth = journal.position_at(STRAND, 9), journal.position_at(STRAND, 4)
     journal.set_note("verified:main", str(ninth))
     journal.set_note("other", "note")
-    journal.cut_back(seal(journal, 7))
+    truncate(journal, seal(journal, 7))
     seventh = journal.position_at(STRAND, 7)
     assert journal.notes() == {"verified:main": str(seventh), "other": "note"}
     assert [(one.name, one.sequence) for one in KnownRegions(journal, STRAND).all()] == [("lima", 7), ("oslo", 4)]
     journal.set_note("verified:main", str(fourth))
-    journal.cut_back(seal(journal, 6))
+    truncate(journal, seal(journal, 6))
     assert journal.notes()["verified:main"] == str(fourth)
 
 
 def test_what_is_staged_behind_the_cut_goes_too(journal: Journal) -> None:
     journal.stage(STRAND, [(13, 0, BlockPart(1, pack_message("n", b"13")))])
-    journal.cut_back(seal(journal, 11))
+    truncate(journal, seal(journal, 11))
     assert (journal.part_sizes(STRAND, 13), len(journal.part_sizes(STRAND, 11))) == ([], 40)
 
 
@@ -125,4 +125,4 @@ def test_an_end_that_is_not_the_fork_is_noticed(journal: Journal) -> None:
     position = journal.position_at(STRAND, 8)
     assert position is not None
     with pytest.raises(Corrupt, match="was to end at"):
-        check_cut(journal, position)
+        check_truncated(journal, position)
