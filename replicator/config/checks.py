@@ -62,7 +62,7 @@ def problems(config: Config) -> Iterator[Problem]:
             yield from _times(lease)
         case StaticLeaseSettings(path=path) as lease if path is not None:
             yield from _times(lease)
-            if path in (config.region.journal_path, config.region.spool_path, config.state_path):
+            if path in (config.region.files.journal, config.region.files.spool, config.state_path):
                 yield Problem(("lease", "path"), "this file is the sidecar's own", "name another file")
 
 
@@ -226,7 +226,7 @@ def _postgres(source: PostgresSourceSettings) -> Iterator[Problem]:
 
 
 def _own_files(config: Config) -> Iterator[Problem]:
-    own = {config.region.journal_path, config.region.spool_path}
+    own = {config.region.files.journal, config.region.files.spool}
     cure = "choose a file of its own"
     if isinstance(config.replica, SqliteReplicaSettings) and config.replica.path in own:
         yield Problem(("replica", "path"), "this file is the sidecar's own", cure)

@@ -15,6 +15,7 @@ from psycopg import conninfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from replicator.config.units import Address, Duration, DurationOrAuto, FilePath, Listen, Secret, Size
+from replicator.storage.data_dir import DataDir
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
@@ -37,14 +38,9 @@ class RegionSettings(Section):
     epoch: Count = 1
 
     @property
-    def journal_path(self) -> Path:
-        """Where the region's journal is."""
-        return self.data_dir / "journal.sqlite3"
-
-    @property
-    def spool_path(self) -> Path:
-        """Where a replica region keeps what has arrived and is not settled."""
-        return self.data_dir / "spool.sqlite3"
+    def files(self) -> DataDir:
+        """The paths in the data directory."""
+        return DataDir(self.data_dir)
 
 
 class HttpSettings(Section):
@@ -318,4 +314,4 @@ class Config(Section):
         """Where an embedded ledger keeps its state; None for another source."""
         if not isinstance(self.source, EmbeddedSourceSettings):
             return None
-        return self.source.state or self.region.data_dir / "ledger.sqlite3"
+        return self.source.state or self.region.files.ledger_state

@@ -7,7 +7,6 @@ and the metrics go on.
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
@@ -25,6 +24,7 @@ from replicator.status.progress import StrandProgress
 from replicator.status.routes import routes as observe_routes
 from replicator.status.snapshot import SnapshotBuilder
 from replicator.status.stage_board import StageBoard, now
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.keeper import JournalKeeper
@@ -42,7 +42,7 @@ class RegionContext:
         self.strand = strand = config.region.strand
         head, committed_at = self._end()
         self.tail = JournalHead(head, committed_at)
-        self.history = HistoryIndex(config.region.data_dir / "history.sqlite3", journal)
+        self.history = HistoryIndex(config.region.files.history, journal)
         self.view = SnapshotBuilder(config, journal, self.tail, StageBoard(StrandProgress(strand, [], now())))
         self.regions = KnownRegions(journal, strand)
         self.retaining = JournalKeeper(journal, strand, wiring.retention(config), self.regions)
@@ -56,16 +56,16 @@ class RegionContext:
         # Who follows a region that is about to lead hears the wish before a primary's pipeline is there to have it.
         self.publisher.wants_reports = lambda: config.cluster is not None and config.failover.acknowledge > 0
         self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
-        self.view.drills = self.drills = DrillResults(config.region.data_dir)
+        self.view.drills = self.drills = DrillResults(self.data_dir)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.view)
 
         self.gate = None if config.cluster is None else Gate()  # an embedded ledger asks it before each write
 
     @property
-    def data_dir(self) -> Path:
+    def data_dir(self) -> DataDir:
         """Where the region keeps its files."""
-        return self.config.region.data_dir
+        return self.config.region.files
 
     def routes(self) -> list[BaseRoute]:
         """What is served in every role."""

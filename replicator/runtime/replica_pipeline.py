@@ -42,7 +42,7 @@ class ReplicaPipeline(RolePipeline):
         self.follower = core.view.follower = Follower(
             wiring.upstream(config, None),
             wiring.settle_config(config),
-            config.region.spool_path,
+            config.region.files.spool,
             core.journal,
             core.tail,
             self.board,
@@ -147,9 +147,8 @@ class ReplicaPipeline(RolePipeline):
         rightful = [
             ExpectedRows(core.journal, core.history, strand) for _ in range(2)
         ]  # one each: they run side by side
-        repairs = KeyRepair(core.journal, rightful[0], replay, strand, core.data_dir / "repairs")
-        file = core.data_dir / "resync.sqlite3"
-        resync = Resync(file, core.journal, rightful[1], replay, self.applied, strand, core.backoff)
+        repairs = KeyRepair(core.journal, rightful[0], replay, strand, core.data_dir)
+        resync = Resync(core.data_dir.resync, core.journal, rightful[1], replay, self.applied, strand, core.backoff)
         core.retaining.needs("a resync that is under way", resync.needs)
         return RepairParts(repairs, resync, self.watching.ask_for_scrub)
 

@@ -61,8 +61,8 @@ async def run(
 
     ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
     """
-    refuse_half(config.region.data_dir)
-    with locked(config.region.data_dir), _opened(Journal(config.region.journal_path)) as journal:
+    refuse_half(config.region.files)
+    with locked(config.region.files), _opened(Journal(config.region.files.journal)) as journal:
         await Sidecar(config, journal, show_copy).run(task_status)
 
 
@@ -103,7 +103,7 @@ class Sidecar:
     async def _work(self, first: RolePipeline | None) -> None:
         """Work for as long as the journal is where it was: a file without a name takes what is written to it, durably
         as it seems, and is gone with the process."""
-        path = self.config.region.journal_path
+        path = self.config.region.files.journal
         begun = await trio.to_thread.run_sync(identity, path)
         async with trio.open_nursery() as nursery:
             await nursery.start(self.runner.run)

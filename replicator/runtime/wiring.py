@@ -58,7 +58,7 @@ def lease(config: Config, strand: str) -> Lease:
         case EtcdLeaseSettings() as etcd:
             return etcd_lease.EtcdLease(etcd_options(etcd), strand)
         case StaticLeaseSettings(path=path, ttl_seconds=ttl):
-            own = config.region.data_dir / "lease.json"
+            own = config.region.files.lease
             return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
         case None:
             raise AssertionError("a region that takes part in failover has a lease")
@@ -233,7 +233,7 @@ def ledger_options(config: Config, source: EmbeddedSourceSettings) -> LedgerOpti
     """The embedded ledger's files and limits."""
     assert config.state_path is not None
     limits = RequestLimits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
-    requests = config.region.data_dir / "requests.sqlite3"
+    requests = config.region.files.requests
     return LedgerOptions(config.state_path, requests, limits, source.idempotency_retention_seconds)
 
 
@@ -295,7 +295,7 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
                 return [("its own replica", PostgresDurable(postgres.conninfo(), strand).sequence)]
     if config.state_path is None:
         return []
-    requests = SqliteDurable(config.region.data_dir / "requests.sqlite3", strand, REQUESTS)
+    requests = SqliteDurable(config.region.files.requests, strand, REQUESTS)
     return [
         ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
         ("its own ledger's requests", requests.sequence),

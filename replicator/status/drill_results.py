@@ -17,7 +17,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, get_args
 
 import trio
@@ -30,11 +29,11 @@ from replicator.ops.drills.plan import KINDS
 from replicator.ops.drills.result import DrillReport, Outcome
 from replicator.status.model import DrillView
 from replicator.storage.atomic_file import replace_file
+from replicator.storage.data_dir import DataDir
 from replicator.transport.body import AnyTextJSON, json_fields
 
 PATH = "/v1/drills"
 KEPT = 100
-FILE = "drills.json"
 LIMIT_BYTES = 4_000_000
 
 _NEEDED: dict[str, type] = {"id": str, "kind": str, "name": str, "outcome": str, "seconds": float, "who": str}
@@ -60,11 +59,11 @@ class DrillResult:
 
 
 class DrillResults:
-    """The results that a region keeps, in ``drills.json`` of its data directory, which is read here. Any thread may
+    """The results that a region keeps, in ``drill_results`` of its data directory, which is read here. Any thread may
     call."""
 
-    def __init__(self, data_dir: Path, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
-        self._path = data_dir / FILE
+    def __init__(self, data_dir: DataDir, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+        self._path = data_dir.drill_results
         self._clock = clock
         self._lock = threading.Lock()
         self._results = self._load()
@@ -107,7 +106,7 @@ class DrillResults:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
-            aside = self._path.with_name(f"{FILE}.damaged-{time.time_ns()}")
+            aside = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
             log.error("the results of drills cannot be read (%s); kept as %s", error, aside)
             try:
                 self._path.replace(aside)

@@ -274,7 +274,7 @@ def test_addresses_of_both_families() -> None:
 
 def test_paths_are_relative_to_the_file() -> None:
     config = parse(PRIMARY + EMBEDDED, "/etc/replicator/region.toml", {})
-    assert config.region.journal_path == Path("/etc/replicator/data/journal.sqlite3")
+    assert config.region.files.journal == Path("/etc/replicator/data/journal.sqlite3")
     assert config.state_path == Path("/etc/replicator/data/ledger.sqlite3")
 
 

@@ -17,6 +17,7 @@ from replicator.status.json_form import status_json
 from replicator.status.metrics import Metrics
 from replicator.status.model import DrillView, Snapshot
 from replicator.status.page import page
+from replicator.storage.data_dir import DataDir
 from tests.ledger.region import served
 from tests.status import samples
 
@@ -38,20 +39,20 @@ class Clock:
 
 def test_results_survive_a_restart_and_grow_old(tmp_path: Path) -> None:
     clock = Clock()
-    DrillResults(tmp_path, clock).add(fields(rto_seconds=0.4))
+    DrillResults(DataDir(tmp_path), clock).add(fields(rto_seconds=0.4))
     clock.now += DAY_US
-    (view,) = DrillResults(tmp_path, clock).views()
+    (view,) = DrillResults(DataDir(tmp_path), clock).views()
     assert view == DrillView("switchover", "weekly", "passed", 86_400.0, 0.4)
 
 
 def test_the_same_drill_told_twice_is_kept_once(tmp_path: Path) -> None:
-    results = DrillResults(tmp_path)
+    results = DrillResults(DataDir(tmp_path))
     assert results.add(fields()) == results.add(fields(outcome="missed"))
     assert len(results.all()) == 1
 
 
 def test_the_last_ones_are_kept_and_the_last_of_each_kind(tmp_path: Path) -> None:
-    results = DrillResults(tmp_path)
+    results = DrillResults(DataDir(tmp_path))
     results.add(fields(0, "rehearsal"))
     for number in range(1, KEPT + 20):
         results.add(fields(number))
@@ -64,17 +65,17 @@ def test_the_last_ones_are_kept_and_the_last_of_each_kind(tmp_path: Path) -> Non
 
 def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "drills.json").write_text('{"results": [{"id":')
-    results = DrillResults(tmp_path)
+    results = DrillResults(DataDir(tmp_path))
     assert results.all() == []
     assert len(list(tmp_path.glob("drills.json.damaged-*"))) == 1
     results.add(fields())
-    assert len(DrillResults(tmp_path).all()) == 1
+    assert len(DrillResults(DataDir(tmp_path)).all()) == 1
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "party"}, {"outcome": "fine"}, {"id": "../x"}])
 def test_what_is_no_result_is_refused(tmp_path: Path, wrong: dict[str, str]) -> None:
     with pytest.raises(Rejected):
-        DrillResults(tmp_path).add({**fields(), **wrong})
+        DrillResults(DataDir(tmp_path)).add({**fields(), **wrong})
     assert not (tmp_path / "drills.json").exists()
 
 
@@ -82,7 +83,7 @@ async def test_over_http(tmp_path: Path) -> None:
     report = DrillReport(
         id="d-7", kind="canary", name="c", way="live", began="now", seconds=3, outcome="missed", rpo_blocks=2
     )
-    async with served(routes(DrillResults(tmp_path))) as client:
+    async with served(routes(DrillResults(DataDir(tmp_path)))) as client:
         answer = await client.post("/v1/drills", json=told(report, "ann@desk"))
         assert answer.status_code == 200, answer.text
         (found,) = (await client.get("/v1/drills")).json()["drills"]

@@ -136,7 +136,7 @@ class Executor:
         if member.memory.half == "replica":
             await region.adapter.promote(epoch, planned=member.memory.closed_at is not None)
             # What could not settle lies behind a gap of the old epoch, which this chain goes on without.
-            await trio.to_thread.run_sync(_discard_spool, region.config.region.spool_path)
+            await trio.to_thread.run_sync(_discard_spool, region.data_dir.spool)
         await trio.to_thread.run_sync(append_epoch, region.journal, region.strand, epoch, time.time_ns() // 1000)
         region.look_again()
         await self._keep(half="primary", led=epoch)

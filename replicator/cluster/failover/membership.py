@@ -73,7 +73,7 @@ class Membership:
         self.began_at = self.since = boot_seconds()
         self.deciding = trio.Lock()
         self.changed = trio.Event()
-        self._file = DurableStateFile(config.region.data_dir / "role.json")
+        self._file = DurableStateFile(config.region.files.role)
         self._manual: LeaseView | None = None
 
     # -- what is durable

@@ -7,7 +7,6 @@ ledger's own steps of a change of role. So the controller can be read, and simul
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from replicator.cluster.failover.at_risk import AtRisk
@@ -18,6 +17,7 @@ from replicator.config import Config
 from replicator.format.position import Position
 from replicator.pipeline.feed.client import Upstream
 from replicator.pipeline.replicas.base import Replica
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
@@ -133,7 +133,7 @@ class Region(Protocol):
 
     config: Config
     strand: str
-    data_dir: Path
+    data_dir: DataDir
     journal: Journal
     history: HistoryIndex
     journal_head: JournalHead

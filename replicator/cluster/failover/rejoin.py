@@ -89,13 +89,4 @@ class RejoinProcedure:
 
     def _rewind(self) -> Rewind:
         region = self._region
-        requests = region.data_dir / "requests.sqlite3"
-        return Rewind(
-            region.data_dir,
-            region.journal,
-            region.history,
-            region.make_replica(),
-            region.strand,
-            requests if requests.exists() else None,
-            region.config.region.spool_path,
-        )
+        return Rewind(region.data_dir, region.journal, region.history, region.make_replica(), region.strand)

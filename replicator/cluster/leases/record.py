@@ -28,6 +28,11 @@ def boot_id() -> str:
         return ""
 
 
+def lock_file(path: Path) -> Path:
+    """The file beside a lease's that is locked for a step: the lease's own is another one after each step."""
+    return path.with_name(f"{path.name}.lock")
+
+
 class LeaseRecord(NamedTuple):
     """What the file holds: the highest epoch, and the last grant if it was not released."""
 

@@ -26,7 +26,7 @@ from typing import TypeVar
 import trio
 
 from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseLost, LeaseView, boot_seconds, may_claim
-from replicator.cluster.leases.record import LeaseRecord, boot_id, read_kept, write_kept
+from replicator.cluster.leases.record import LeaseRecord, boot_id, lock_file, read_kept, write_kept
 from replicator.errors import Unavailable
 
 LOCK_SECONDS_AT_MOST = 5.0
@@ -136,7 +136,7 @@ class StaticLease:
         """A lock that goes with the process. Of a file beside it: the file itself is replaced with every step."""
         deadline = time.monotonic() + min(self._ttl_seconds / 3, LOCK_SECONDS_AT_MOST)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_name(f"{self._path.name}.lock").open("a") as file:
+        with lock_file(self._path).open("a") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

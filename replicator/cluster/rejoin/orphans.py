@@ -21,13 +21,13 @@ from replicator.cluster.rejoin.orphan_keys import OrphanKey, ScratchKeys
 from replicator.cluster.rejoin.outcomes import REAPPLIED, REFUSED, SENDING, SETTLED, OrphanOutcomes
 from replicator.cluster.rejoin.primary_client import PrimaryClient
 from replicator.cluster.rejoin.report import read_heading, read_transactions
-from replicator.cluster.rejoin.seal import DIRECTORY
 from replicator.cluster.rejoin.winning_chain import ScratchKeyOutcomes, WinningChainJournal
 from replicator.errors import Rejected, Unavailable
 from replicator.ledger.presentation import show_time
 from replicator.pipeline.feed.client import Upstream
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.history import HistoryIndex
-from replicator.storage.journal.sealed import SEAL, Seal, read_seal, verified
+from replicator.storage.journal.sealed import Seal, read_seal, verified
 from replicator.storage.journal.store import Journal
 from replicator.verify.repair.images import pack_texts
 
@@ -45,13 +45,13 @@ class Orphans:
 
     def __init__(
         self,
-        data_dir: Path,
+        data_dir: DataDir,
         journal: Journal,
         history: HistoryIndex,
         strand: str,
         primary: Callable[[], Upstream | None],
     ) -> None:
-        self._home = data_dir / DIRECTORY
+        self._data_dir = data_dir
         self._journal = journal
         self._history = history
         self._strand = strand
@@ -129,7 +129,7 @@ class Orphans:
     # -- in a thread
 
     def _directories(self) -> list[Path]:
-        return sorted(path.parent for path in self._home.glob(f"*/{SEAL}") if "." not in path.parent.name)
+        return [seal.path for seal in self._data_dir.seals()]
 
     def _directory(self, seal_id: str) -> Path:
         for directory in self._directories():

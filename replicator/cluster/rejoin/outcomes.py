@@ -20,8 +20,8 @@ from typing import Any
 from replicator.cluster.rejoin.files import unwritable
 from replicator.errors import Halted
 from replicator.storage.atomic_file import sync_directory
+from replicator.storage.data_dir import SealDir
 
-FILE = "handled.jsonl"
 SENDING, REAPPLIED, REFUSED, SETTLED = "sending", "reapplied", "refused", "settled"
 
 Fields = dict[str, Any]
@@ -31,7 +31,7 @@ class OrphanOutcomes:
     """The notes of one seal, by sequence. Raises Halted if the file cannot be read."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / FILE
+        self._path = SealDir(directory).outcomes
         self.reapplied: dict[int, Fields] = {}
         self.settled: dict[int, Fields] = {}
         self.sending: set[int] = set()

@@ -15,7 +15,8 @@ from typing import Any
 
 from replicator.cluster.rejoin.conflict_check import VERDICTS
 from replicator.ledger.presentation import show_time
-from replicator.storage.journal.sealed import REPORT, Seal
+from replicator.storage.data_dir import SealDir
+from replicator.storage.journal.sealed import Seal
 
 COUNTS_BYTES = 1_000  # the last line is shorter
 
@@ -52,7 +53,7 @@ def write_lines(head: Fields, transactions: Iterable[Fields]) -> Iterator[str]:
 
 def read_heading(directory: Path) -> Fields:
     """What stands before the transactions, and the counts."""
-    with (directory / REPORT).open("rb") as file:
+    with SealDir(directory).report.open("rb") as file:
         first = file.readline().decode()
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - COUNTS_BYTES))
@@ -64,7 +65,7 @@ def read_heading(directory: Path) -> Fields:
 
 def read_transactions(directory: Path) -> Iterator[Fields]:
     """The transactions, one at a time."""
-    with (directory / REPORT).open(encoding="utf-8") as file:
+    with SealDir(directory).report.open(encoding="utf-8") as file:
         file.readline()
         for line in file:
             if line.startswith("], "):

@@ -34,6 +34,7 @@ from replicator.format.position import parse_position
 from replicator.ledger import index as requests
 from replicator.pipeline.replicas.base import Replica
 from replicator.storage.atomic_file import sync_directory
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal, SealedBlocks, verified
 from replicator.storage.journal.store import Journal
@@ -41,25 +42,21 @@ from replicator.storage.journal.truncate import check_truncated, truncate
 from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.worklist import Worklist
 
-FILE = "rewind.json"
-RESYNC = "resync.sqlite3"
 log = logging.getLogger("replicator")
 
 Probe = Callable[[str], None]  # called at each named step: tests die there
 
 
 class Rewind:
-    """Takes one region back. ``requests_path`` is the embedded ledger's index, if the region has one."""
+    """Takes one region back."""
 
     def __init__(
         self,
-        data_dir: Path,
+        data_dir: DataDir,
         journal: Journal,
         history: HistoryIndex,
         replica: Replica,
         strand: str,
-        requests_path: Path | None,
-        spool_path: Path,
         probe: Probe = lambda step: None,
     ) -> None:
         self._data_dir = data_dir
@@ -67,8 +64,6 @@ class Rewind:
         self._history = history
         self._replica = replica
         self._strand = strand
-        self._requests_path = requests_path
-        self._spool_path = spool_path
         self._probe = probe
 
     def pending(self) -> Fork | None:
@@ -112,8 +107,7 @@ class Rewind:
                 _remove_intent(self._data_dir)  # its transaction was undone, and nothing else has begun
             raise
         self._probe("after tables")
-        if self._requests_path is not None:
-            requests.cut_back(self._requests_path, fork.position, undone_deletes(SealedBlocks(seal)))
+        requests.cut_back(self._data_dir.requests, fork.position, undone_deletes(SealedBlocks(seal)))
         self._end_resync(fork)
         self._probe("after requests")
         named = ((label, key) for chunk in touches.chunks() for label, key, _ in chunk)
@@ -126,10 +120,9 @@ class Rewind:
 
     def _end_resync(self, fork: Fork) -> None:
         """A resync that is under way knows places on the chain that is undone."""
-        path = self._data_dir / RESYNC
-        if not path.exists():
+        if not self._data_dir.resync.exists():
             return
-        work = Worklist(path)
+        work = Worklist(self._data_dir.resync)
         try:
             with contextlib.closing(work):
                 job = ResyncJob.stored(work.open())
@@ -142,15 +135,16 @@ class Rewind:
         """What waits in the spool may be of the chain that is undone. It is moved out of the way, not thrown away."""
         try:
             for suffix in ("-shm", "-wal", ""):
-                path = Path(f"{self._spool_path}{suffix}")
+                path = Path(f"{self._data_dir.spool}{suffix}")
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(path, seal.directory / path.name)
                 self._probe(f"moved spool{suffix}")
-            sync_directory(self._spool_path.parent)
+            sync_directory(self._data_dir.path)
             sync_directory(seal.directory)
         except OSError as error:
             cure = "mend the disk or the directory's rights; it goes on by itself"
-            raise Unavailable("cannot_write", f"{error.strerror}", place=str(self._spool_path), cure=cure) from error
+            place = str(self._data_dir.spool)
+            raise Unavailable("cannot_write", f"{error.strerror}", place=place, cure=cure) from error
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[None]:
@@ -176,23 +170,23 @@ def _check_seal(seal: Seal | None, fork: Fork) -> None:
 # -- the intent
 
 
-def going_back(data_dir: Path) -> Fork | None:
+def going_back(data_dir: DataDir) -> Fork | None:
     """The fork that a region is on its way to, for who may open its files only if it is not. Raises Halted."""
     intent = _read_intent(data_dir)
     return None if intent is None else intent[0]
 
 
-def _write_intent(data_dir: Path, fork: Fork, seal: Seal) -> None:
+def _write_intent(data_dir: DataDir, fork: Fork, seal: Seal) -> None:
     fields = {"fork": str(fork.position), "head": str(fork.head), "theirs": str(fork.theirs), "seal": seal.id}
-    write_file(data_dir / FILE, [json.dumps(fields)])
+    write_file(data_dir.rewind, [json.dumps(fields)])
 
 
-def _read_intent(data_dir: Path) -> tuple[Fork, Path] | None:
-    path = data_dir / FILE
+def _read_intent(data_dir: DataDir) -> tuple[Fork, Path] | None:
+    path = data_dir.rewind
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
         positions = (parse_position(fields[name]) for name in ("fork", "head", "theirs"))
-        return Fork(*positions), data_dir / "orphans" / Path(fields["seal"]).name
+        return Fork(*positions), data_dir.seal(Path(fields["seal"]).name).path
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -200,6 +194,6 @@ def _read_intent(data_dir: Path) -> tuple[Fork, Path] | None:
         raise Halted("intent_unreadable", f"the file cannot be read: {error!r}", place=str(path), cure=cure) from error
 
 
-def _remove_intent(data_dir: Path) -> None:
-    (data_dir / FILE).unlink(missing_ok=True)
-    sync_directory(data_dir)
+def _remove_intent(data_dir: DataDir) -> None:
+    data_dir.rewind.unlink(missing_ok=True)
+    sync_directory(data_dir.path)

@@ -34,13 +34,9 @@ from replicator.errors import Halted
 from replicator.format.wire import pack_block, pack_definition_frame, pack_end, pack_part
 from replicator.pipeline.feed.client import FeedClient
 from replicator.storage.atomic_file import sync_directory
+from replicator.storage.data_dir import DataDir, SealDir
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import (
-    BLOCKS,
-    FILES,
-    PAGE,
-    REPORT,
-    SEAL,
     Seal,
     SealedBlocks,
     file_sum,
@@ -50,7 +46,6 @@ from replicator.storage.journal.sealed import (
 )
 from replicator.storage.journal.store import Journal
 
-DIRECTORY = "orphans"
 READ_BYTES = 1 << 20
 
 
@@ -59,13 +54,13 @@ class OrphanSealer:
 
     def __init__(
         self,
-        data_dir: Path,
+        data_dir: DataDir,
         journal: Journal,
         history: HistoryIndex,
         region: str,
         probe: Callable[[str], None] = lambda step: None,  # called at each named step: tests die there
     ) -> None:
-        self._home = data_dir / DIRECTORY
+        self._data_dir = data_dir
         self._journal = journal
         self._history = history
         self._region = region
@@ -74,51 +69,51 @@ class OrphanSealer:
     async def seal(self, fork: Fork, client: FeedClient) -> Seal:
         """Seal the orphans of a fork; durable on return. Raises Unavailable or Halted; then nothing was sealed."""
         assert fork.orphans, "there is nothing to seal"
-        directory = self._home / name_of(fork.position, fork.head)
-        if directory.exists():
+        target = self._data_dir.seal(name_of(fork.position, fork.head))
+        if target.path.exists():
             try:
-                return await trio.to_thread.run_sync(verified, directory)
+                return await trio.to_thread.run_sync(verified, target.path)
             except Halted:
-                await trio.to_thread.run_sync(_put_aside, directory)
-        scratch = FetchedBlocks(directory.with_name(f"{directory.name}.scratch"), self._journal, fork.position)
+                await trio.to_thread.run_sync(_put_aside, target.path)
+        scratch = FetchedBlocks(target.scratch, self._journal, fork.position)
         await trio.to_thread.run_sync(scratch.open)
         try:
             self._probe("opened")
             await scratch.fetch(client, fork.theirs)
             self._probe("fetched")
-            seal = await trio.to_thread.run_sync(self._write, directory, fork, scratch, client.url)
+            seal = await trio.to_thread.run_sync(self._write, target, fork, scratch, client.url)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(scratch.close)
         await trio.to_thread.run_sync(scratch.remove)
         return seal
 
-    def _write(self, directory: Path, fork: Fork, scratch: FetchedBlocks, other: str) -> Seal:
-        part = directory.with_name(f"{directory.name}.part")
+    def _write(self, target: SealDir, fork: Fork, scratch: FetchedBlocks, other: str) -> Seal:
+        part = target.part
         now = time.time_ns() // 1000
-        seal = Seal(directory, fork.position, fork.head, fork.orphans, now, scratch.journal.head(fork.strand))
+        seal = Seal(target.path, fork.position, fork.head, fork.orphans, now, scratch.journal.head(fork.strand))
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            sync_directory(self._home.parent)
+            shutil.rmtree(part.path, ignore_errors=True)
+            part.path.mkdir(parents=True)
+            sync_directory(self._data_dir.path)
             self._probe("began")
-            self._write_blocks(part / BLOCKS, fork)
+            self._write_blocks(part.blocks, fork)
             self._probe("blocks")
             head = report.heading(seal, self._region, other)
             self._write_report(part, head, fork, seal, scratch)
             self._probe("report")
-            write_file(part / PAGE, page(report.read_heading(part), report.read_transactions(part)))
+            write_file(part.page, page(report.read_heading(part.path), report.read_transactions(part.path)))
             self._probe("page")
-            sums = {name: file_sum(part / name) for name in FILES}
-            write_file(part / SEAL, [json.dumps(seal_fields(seal, sums), indent=2)])
+            sums = {file.name: file_sum(file) for file in part.summed}
+            write_file(part.seal, [json.dumps(seal_fields(seal, sums), indent=2)])
             self._probe("seal")
-            os.replace(part, directory)
+            os.replace(part.path, target.path)
             self._probe("named")
-            sync_directory(self._home)
+            sync_directory(self._data_dir.orphans)
             self._probe("end")
         except OSError as error:
-            raise unwritable(part, error) from error
-        return verified(directory)
+            raise unwritable(part.path, error) from error
+        return verified(target.path)
 
     def _write_blocks(self, path: Path, fork: Fork) -> None:
         with path.open("wb") as file:
@@ -140,9 +135,9 @@ class OrphanSealer:
                 yield pack_block(block)
         yield pack_end("the last orphan")
 
-    def _write_report(self, part: Path, head: Fields, fork: Fork, seal: Seal, scratch: FetchedBlocks) -> None:
+    def _write_report(self, part: SealDir, head: Fields, fork: Fork, seal: Seal, scratch: FetchedBlocks) -> None:
         with (
-            contextlib.closing(OrphanKeys(SealedBlocks(dataclasses.replace(seal, directory=part)))) as touches,
+            contextlib.closing(OrphanKeys(SealedBlocks(dataclasses.replace(seal, directory=part.path)))) as touches,
             contextlib.closing(TransactionFacts(self._journal, self._history, fork, touches)) as facts,
             contextlib.closing(WinningChainJournal(scratch.journal, scratch.history, fork.position)) as charge,
             contextlib.closing(ScratchKeyOutcomes()) as marks,
@@ -153,7 +148,7 @@ class OrphanSealer:
                 {**told, "judged": judge(told, charge, marks, charge.made, None).as_json()}
                 for told in facts.transactions()
             )
-            write_file(part / REPORT, report.write_lines(head, judged))
+            write_file(part.report, report.write_lines(head, judged))
 
 
 def _put_aside(directory: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import trio
 
@@ -26,6 +25,7 @@ from replicator.format.wire import StagedPart
 from replicator.ledger.index import read_note, statements_of
 from replicator.ledger.presentation import show_time
 from replicator.pipeline.feed.client import FeedClient
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
 from replicator.verify.repair.expected_row import ExpectedRow, ExpectedRows, TableVersions
@@ -122,12 +122,12 @@ def _by(header: Header) -> WinningBlock:
 class FetchedBlocks:
     """Blocks of another region in a scratch directory."""
 
-    def __init__(self, directory: Path, own: Journal, fork: Position) -> None:
-        self._directory = directory
+    def __init__(self, data_dir: DataDir, own: Journal, fork: Position) -> None:
+        self._directory = data_dir.path
         self._own = own
         self._fork = fork
-        self.journal = Journal(directory / "journal.sqlite3")
-        self.history = HistoryIndex(directory / "history.sqlite3", self.journal)
+        self.journal = Journal(data_dir.journal)
+        self.history = HistoryIndex(data_dir.history, self.journal)
 
     def open(self) -> None:
         """Go on with what was fetched, if it is of this fork; else begin."""

@@ -99,7 +99,7 @@ class Bootstrap:
 
     async def run(self) -> Position:
         """Do it; the position that the region is at then. Raises ReplicatorError."""
-        with locked(self._config.region.data_dir):
+        with locked(self._config.region.files):
             self._moved_at = trio.current_time()
             backoff, copies = Backoff(0.2, 5.0, random.Random()), 0
             done: Position | None = None
@@ -128,7 +128,7 @@ class Bootstrap:
         """Wait for what can get better; give up a copy whose moment is gone. Raises everything else."""
         if isinstance(cause, Rejected) and cause.reason == "no_such_copy":
             log.warning("%s; the half copy is removed and another one begun", cause)
-            await trio.to_thread.run_sync(remove_half, self._config.region.data_dir)
+            await trio.to_thread.run_sync(remove_half, self._config.region.files)
             return  # the mark alone tells that there is half a copy to remove
         if not isinstance(cause, Unavailable):
             raise cause
@@ -152,7 +152,7 @@ class Bootstrap:
             aside = await trio.to_thread.run_sync(target.set_aside, self._config)
             self._report.set_aside += map(str, aside)
         half = PartialCopy(self._source.url, begun, chunk_rows)
-        await trio.to_thread.run_sync(write_half, self._config.region.data_dir, half)
+        await trio.to_thread.run_sync(write_half, self._config.region.files, half)
         filling = CopyTarget(wiring.replica(self._config), begun)
         try:
             await trio.to_thread.run_sync(filling.open)
@@ -202,7 +202,7 @@ class Bootstrap:
             await trio.to_thread.run_sync(filling.clear)
         finally:
             filling.close()
-        await trio.to_thread.run_sync(remove_half, self._config.region.data_dir)
+        await trio.to_thread.run_sync(remove_half, self._config.region.files)
         await _let_go(source, begun.copy)
         report.phase = "done"
 

@@ -11,7 +11,6 @@ import contextlib
 import time
 from pathlib import Path
 
-from replicator.cluster.rejoin.rewind import FILE as GOING_BACK
 from replicator.config import Config, SqliteReplicaSettings
 from replicator.errors import Corrupt, Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
@@ -28,7 +27,7 @@ from replicator.storage.journal.store import Journal
 
 def look(config: Config) -> RegionContents:
     """What is here. Raises Unavailable or Halted."""
-    strand, path = config.region.strand, config.region.journal_path
+    strand, path = config.region.strand, config.region.files.journal
     end: Position | None = None
     if path.exists():
         journal = Journal(path, traceless=True)
@@ -38,7 +37,7 @@ def look(config: Config) -> RegionContents:
             journal.close()
     applied, mark = _look_at_replica(config)
     return RegionContents(
-        read_half(config.region.data_dir), _some(end), _some(applied.position if applied else None), mark
+        read_half(config.region.files), _some(end), _some(applied.position if applied else None), mark
     )
 
 
@@ -58,8 +57,8 @@ def _some(position: Position | None) -> Position | None:
 
 def old_files(config: Config) -> list[Path]:
     """The files that would be set aside, the journal first: without it nothing here goes on by itself."""
-    region = config.region
-    files = [region.journal_path, region.spool_path, region.data_dir / "history.sqlite3", region.data_dir / GOING_BACK]
+    here = config.region.files
+    files = [here.journal, here.spool, here.history, here.rewind]
     if isinstance(config.replica, SqliteReplicaSettings):
         files.append(config.replica.path)
     return [file for file in files if file.exists()]
@@ -152,12 +151,12 @@ class CopyTarget:
 
 def begin_journal(config: Config, begun: CopyStart) -> None:
     """The journal begins behind the copy's position."""
-    journal = Journal(config.region.journal_path)
+    journal = Journal(config.region.files.journal)
     journal.open()
     try:
         if journal.base(begun.position.strand) != begun.position:
             journal.begin_at(begun.position, dict(begun.definitions), begun.high_at)
         if journal.base(begun.position.strand) != begun.position:
-            raise Halted("journal_not_empty", "it begins elsewhere", place=str(config.region.journal_path))
+            raise Halted("journal_not_empty", "it begins elsewhere", place=str(config.region.files.journal))
     finally:
         journal.close()

@@ -34,7 +34,7 @@ def verify(config: Path, strand: str | None, as_json: bool) -> None:
     from replicator.storage.journal.walk import walk
 
     settings = load(config)
-    path = settings.region.journal_path
+    path = settings.region.files.journal
     if not path.exists():
         cure = "name the configuration of a region that has run"
         raise ConfigError("no_journal", "there is no journal", place=str(path), cure=cure)
@@ -66,9 +66,9 @@ def compact(config: Path) -> None:
     from replicator.storage.journal.pruning import compact as give_back
 
     region = load(config).region
-    if not region.journal_path.exists():
+    if not region.files.journal.exists():
         cure = "name the configuration of a region that has run"
-        raise ConfigError("no_journal", "there is no journal", place=str(region.journal_path), cure=cure)
-    with locked(region.data_dir):
-        before, after = give_back(region.journal_path)
+        raise ConfigError("no_journal", "there is no journal", place=str(region.files.journal), cure=cure)
+    with locked(region.files):
+        before, after = give_back(region.files.journal)
     click.echo(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")

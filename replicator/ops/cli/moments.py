@@ -29,7 +29,7 @@ def travel(settings: Config, at: int, into: str, *, plan: bool, as_json: bool) -
     from replicator.storage.journal.store import Journal
     from replicator.verify.repair.point_in_time import copy_into, target
 
-    path, strand = settings.region.journal_path, settings.region.strand
+    path, strand = settings.region.files.journal, settings.region.strand
     if not path.exists():
         cure = "name the configuration of a region that has run"
         raise ConfigError("no_journal", "there is no journal", place=str(path), cure=cure)

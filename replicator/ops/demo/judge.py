@@ -105,7 +105,7 @@ def _money(region: DemoRegion, books: Books) -> EqualityCheck:
     """What the region's own file holds, beside the books."""
     what = "money"
     try:
-        balances, payments = read_accounts(region.database_path)
+        balances, payments = read_accounts(region.files.ledger_state)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         return EqualityCheck(region.name, what, False, f"the region's tables cannot be read: {error!r}")
     found = books.differences(balances, payments)
@@ -153,7 +153,7 @@ def _walked(result: Walk | ReplicatorError) -> str:
 
 
 def _walk(region: DemoRegion) -> Walk | ReplicatorError:
-    journal = Journal(region.journal_path)
+    journal = Journal(region.files.journal)
     try:
         (strand,) = journal.strands()
         return walk(journal, strand)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import replicator
 from replicator.errors import ReplicatorError, Unavailable
+from replicator.storage.data_dir import DataDir
 from replicator.transport.endpoint import Endpoint
 
 FIRST = "paris"  # begins as primary, and is switched back to
@@ -89,14 +90,9 @@ class DemoRegion:
         self.config_path.write_text(_CONFIG.format(name=name, role=self.role, port=port, regions=regions))
 
     @property
-    def database_path(self) -> Path:
-        """The SQLite file with the region's tables."""
-        return self.directory / "data" / "ledger.sqlite3"
-
-    @property
-    def journal_path(self) -> Path:
-        """The region's journal."""
-        return self.directory / "data" / "journal.sqlite3"
+    def files(self) -> DataDir:
+        """The paths in the region's data directory."""
+        return DataDir(self.directory / "data")
 
     def start(self) -> None:
         """Start the sidecar; does not wait for it."""

@@ -51,7 +51,7 @@ class ScratchFork:
         self.where, self._place = where, place
         self.report = CopyReport()
         self.config = scratch_config(where, place)
-        self.journal = Journal(self.config.region.journal_path)
+        self.journal = Journal(self.config.region.files.journal)
         self._upstream = Upstream(place.url, self.config.region.name, place.token, place.ca_file)
         self._open_reader: Callable[[], Reader] = wiring.reader(self.config, lambda: {})
 

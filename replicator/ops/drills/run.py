@@ -145,7 +145,7 @@ def state_directory(named: Path | None, configs: list[Config]) -> Path:
     if named is not None:
         return named
     if configs:
-        return configs[0].region.data_dir / "drills"
+        return configs[0].region.files.drill_notes
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "replicator" / "drills"
 

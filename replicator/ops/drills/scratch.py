@@ -20,6 +20,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.postgres.errors import REPLICA
 from replicator.postgres.quoting import quoted
 from replicator.postgres.session import Database
+from replicator.storage.data_dir import DataDir
 from replicator.transport.endpoint import Endpoint
 
 PREFIX = "replicator_rehearsal_"
@@ -67,7 +68,7 @@ def scratch_config(where: ForkPlace, place: Endpoint) -> Config:
         "[replica]",
     ]
     if where.server is None:
-        lines += ['kind = "sqlite"', f"path = {_text(str(where.directory / 'ledger.sqlite3'))}"]
+        lines += ['kind = "sqlite"', f"path = {_text(str(DataDir(where.directory).ledger_state))}"]
     else:
         lines += ['kind = "postgres"', 'dsn = { env = "FORK" }']
         environment["FORK"] = conninfo.make_conninfo(where.server, dbname=where.database)

@@ -38,7 +38,7 @@ def look(config: Config) -> list[Finding]:
     try:
         stored = read_stored(config)
         if stored.head.sequence:
-            findings.append(Finding("ok", f"{config.region.journal_path} ends at sequence {stored.head.sequence:,}"))
+            findings.append(Finding("ok", f"{config.region.files.journal} ends at sequence {stored.head.sequence:,}"))
     except ReplicatorError as error:
         findings.append(failed(error))
         stored = StoredRegion(genesis(config.region.strand))

@@ -140,7 +140,7 @@ def _encryption(config: Config, cluster: ClusterSettings) -> Iterator[Finding]:
 
 def _remembered(config: Config) -> Iterator[Finding]:
     try:
-        kept = DurableStateFile(config.region.data_dir / "role.json").read()
+        kept = DurableStateFile(config.region.files.role).read()
     except ReplicatorError as error:
         yield failed(error)
         return
@@ -157,8 +157,8 @@ def _promotable_ledger(stored: StoredRegion) -> Iterator[Finding]:
 
 def _promotable_database(config: Config, source: PostgresSourceSettings) -> Iterator[Finding]:
     """Once there is a replica's bookkeeping, what a promotion would stumble over."""
-    path, replica = config.region.journal_path, replica_of(config)
-    kept = DurableStateFile(config.region.data_dir / "role.json").read() if path.exists() else None
+    path, replica = config.region.files.journal, replica_of(config)
+    kept = DurableStateFile(config.region.files.role).read() if path.exists() else None
     if kept is None or kept.memory.half != "replica" or not isinstance(replica, PostgresReplicaSettings):
         return
     journal = Journal(path, traceless=True)

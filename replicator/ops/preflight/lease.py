@@ -25,7 +25,7 @@ from replicator.cluster.leases.etcd.gateway import Gateway
 from replicator.cluster.leases.etcd.member import EtcdMember, garbled
 from replicator.cluster.leases.etcd.options import EtcdOptions
 from replicator.cluster.leases.etcd.transactions import EtcdKeys
-from replicator.cluster.leases.record import boot_id, read_kept
+from replicator.cluster.leases.record import boot_id, lock_file, read_kept
 from replicator.config import Config, StaticLeaseSettings
 from replicator.config import EtcdLeaseSettings as EtcdSection
 from replicator.errors import Halted, ReplicatorError
@@ -59,7 +59,7 @@ def check_lease(config: Config, head: Position) -> Iterator[Finding]:
         case EtcdSection() as lease:
             yield from trio.run(_check_etcd, wiring.etcd_options(lease), strand, head)
         case StaticLeaseSettings(path=path):
-            yield from _check_static(path, config.region.data_dir / "lease.json", strand, head)
+            yield from _check_static(path, config.region.files.lease, strand, head)
 
 
 # -- etcd -------------------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def _check_static(shared: Path | None, own: Path, strand: str, head: Position) -
     path = shared or own
     place = f"[lease] path = {path}" if shared else f"[lease] by hand, in {path}"
     there = nearest(path.parent)
-    locks = [file for file in (path, path.with_name(f"{path.name}.lock")) if file.exists()]
+    locks = [file for file in (path, lock_file(path)) if file.exists()]
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield Finding("fail", f"{place}: {there} cannot be written", "give the sidecar's user the right to")
     elif closed := [file.name for file in locks if not os.access(file, os.R_OK | os.W_OK)]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from replicator.config import Config
 from replicator.ops.preflight import Finding
 from replicator.pipeline.replicas.sqlite.check import OLDEST_VERSION
+from replicator.storage.data_dir import DataDir
 
 LEAST_FREE_BYTES = 100_000_000
 LITTLE_FREE_BYTES = 1_000_000_000
@@ -30,7 +31,8 @@ def check_versions() -> Iterator[Finding]:
 
 def check_data_dir(config: Config) -> Iterator[Finding]:
     """The region's directory: it, or where it will be made, and what lies in it, can be written."""
-    directory = config.region.data_dir
+    data_dir = config.region.files
+    directory = data_dir.path
     place = f"[region] data_dir = {directory}"
     there = nearest(directory)
     if not there.is_dir():
@@ -47,7 +49,7 @@ def check_data_dir(config: Config) -> Iterator[Finding]:
             yield Finding("fail", f"{place}: files that cannot be written: {', '.join(closed)}", cure)
         else:
             yield Finding("ok", f"{place} can be written")
-        yield from _check_lock(directory, place)
+        yield from _check_lock(data_dir, place)
     else:
         yield Finding("ok", f"{place} can be made")
     yield from _check_room(config, there)
@@ -58,10 +60,10 @@ def nearest(path: Path) -> Path:
     return next(candidate for candidate in (path, *path.parents) if candidate.exists() or candidate == candidate.parent)
 
 
-def _check_lock(directory: Path, place: str) -> Iterator[Finding]:
+def _check_lock(data_dir: DataDir, place: str) -> Iterator[Finding]:
     """Whether a sidecar holds the lock. Asking takes a shared one for a moment; it is given back at once."""
     try:
-        with (directory / "lock").open("rb") as file:
+        with data_dir.lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         cure = "nothing if it is meant to run; otherwise stop it, or give this region a directory of its own"

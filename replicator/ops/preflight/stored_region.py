@@ -20,7 +20,7 @@ class StoredRegion:
 
 def read_stored(config: Config) -> StoredRegion:
     """Raises Unavailable, Halted or Corrupt if the journal is there and cannot be read."""
-    strand, path = config.region.strand, config.region.journal_path
+    strand, path = config.region.strand, config.region.files.journal
     if not path.exists() or not path.stat().st_size:  # killed right after it had made the file
         return StoredRegion(genesis(strand))
     journal = Journal(path, traceless=True)

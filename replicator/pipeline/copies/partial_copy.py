@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 from replicator.errors import Halted
@@ -20,9 +19,9 @@ from replicator.format.position import Position, parse_position
 from replicator.pipeline.copies.wire import CopyStart
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.storage.atomic_file import replace_file, sync_directory
+from replicator.storage.data_dir import DataDir
 
 HALF_COPY = "~copy"  # no strand's name: they have no "~"
-FILE = "copy.json"
 CURE = "replicator bootstrap CONFIG goes on with the copy, or begins another one"
 
 
@@ -48,11 +47,11 @@ def _digest(copy: str) -> bytes:
     return hashlib.sha256(copy.encode()).digest()
 
 
-def refuse_half(data_dir: Path) -> None:
+def refuse_half(data_dir: DataDir) -> None:
     """Raise Halted if a copy is under way in this data directory."""
-    if (data_dir / FILE).exists():
+    if data_dir.partial_copy.exists():
         message = "this region is being made anew, and the copy is not whole yet"
-        raise Halted("half_copied", message, place=str(data_dir / FILE), cure=CURE)
+        raise Halted("half_copied", message, place=str(data_dir.partial_copy), cure=CURE)
 
 
 def refuse_marked(mark: AppliedMark | None, applied: AppliedMark | None) -> None:
@@ -62,7 +61,7 @@ def refuse_marked(mark: AppliedMark | None, applied: AppliedMark | None) -> None
         raise Halted("half_copied", message, place="replica", cure=CURE)
 
 
-def write_half(data_dir: Path, half: PartialCopy) -> None:
+def write_half(data_dir: DataDir, half: PartialCopy) -> None:
     """Durable on return."""
     begun = half.begun
     fields = {
@@ -72,12 +71,12 @@ def write_half(data_dir: Path, half: PartialCopy) -> None:
         "position": str(begun.position),
         "definitions": [[relation, base64.b64encode(data).decode()] for relation, data in begun.definitions],
     }
-    replace_file(data_dir / FILE, [json.dumps(fields)])
+    replace_file(data_dir.partial_copy, [json.dumps(fields)])
 
 
-def read_half(data_dir: Path) -> PartialCopy | None:
+def read_half(data_dir: DataDir) -> PartialCopy | None:
     """The copy that is under way, None if there is none. Raises Halted if the file cannot be read."""
-    path = data_dir / FILE
+    path = data_dir.partial_copy
     try:
         fields = json.loads(path.read_text())
         definitions = [(int(relation), base64.b64decode(data)) for relation, data in fields["definitions"]]
@@ -97,7 +96,7 @@ def read_half(data_dir: Path) -> PartialCopy | None:
         raise Halted("copy_unreadable", f"the file cannot be read: {error!r}", place=str(path), cure=cure) from error
 
 
-def remove_half(data_dir: Path) -> None:
+def remove_half(data_dir: DataDir) -> None:
     """The copy is whole. Durable on return."""
-    (data_dir / FILE).unlink(missing_ok=True)
-    sync_directory(data_dir)
+    data_dir.partial_copy.unlink(missing_ok=True)
+    sync_directory(data_dir.path)

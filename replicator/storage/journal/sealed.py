@@ -27,10 +27,9 @@ from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position, parse_position
 from replicator.format.statement import unpack_statements
 from replicator.format.wire import DefinitionFrame, Frame, FrameReader, StagedPart
+from replicator.storage.data_dir import SealDir
 
 FORMAT = 1
-SEAL, BLOCKS, REPORT, PAGE = "seal.json", "blocks.frames", "report.json", "report.html"
-FILES = (BLOCKS, REPORT, PAGE)
 READ_BYTES = 1 << 20
 
 
@@ -65,9 +64,9 @@ def verified(directory: Path) -> Seal:
     """Prove every byte of a seal. Raises Halted (``seal_broken``)."""
     try:
         seal, sums = _read(directory)
-        for name in FILES:
-            if file_sum(directory / name) != sums[name]:
-                raise ValueError(f"{name} is not the file that was sealed")
+        for file in SealDir(directory).summed:
+            if file_sum(file) != sums[file.name]:
+                raise ValueError(f"{file.name} is not the file that was sealed")
         _prove_chain(seal)
     except FileNotFoundError as error:
         raise _broken(directory, f"{Path(str(error.filename)).name} is missing") from error
@@ -109,11 +108,12 @@ def _sum(fields: dict[str, Any]) -> str:
 
 
 def _read(directory: Path) -> tuple[Seal, dict[str, str]]:
-    fields = json.loads((directory / SEAL).read_text())
+    path = SealDir(directory).seal
+    fields = json.loads(path.read_text())
     if fields["format"] != FORMAT:
         raise ValueError(f"format {fields['format']} is not known here; this program reads format {FORMAT}")
     if fields.pop("sum") != _sum(fields):
-        raise ValueError(f"{SEAL} is not as it was written")
+        raise ValueError(f"{path.name} is not as it was written")
     fork, last, theirs = (parse_position(fields[name]) for name in ("fork", "last", "theirs"))
     seal = Seal(directory, fork, last, int(fields["blocks"]), int(fields["sealed_at"]), theirs)
     if directory.name.removesuffix(".part") != name_of(fork, last) or seal.blocks != last.sequence - fork.sequence:
@@ -183,7 +183,7 @@ class SealedBlocks:
     """Reads what is sealed."""
 
     def __init__(self, seal: Seal) -> None:
-        self._path = seal.directory / BLOCKS
+        self._path = SealDir(seal.directory).blocks
         self._fork = seal.fork
 
     def definitions(self) -> dict[int, Definition]:

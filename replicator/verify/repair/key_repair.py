@@ -29,6 +29,7 @@ from replicator.pipeline.replay.loop import ReplayLoop
 from replicator.pipeline.replicas.base import AppliedMark, Replica
 from replicator.pipeline.replicas.keys import checked_key
 from replicator.storage.atomic_file import replace_file, sync_directory
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.store import Journal
 from replicator.verify.repair.compare_and_set import ComparedKey, compare, write
 from replicator.verify.repair.expected_row import ExpectedRows, TableVersions
@@ -46,16 +47,16 @@ Fields = dict[str, Any]
 
 
 class KeyRepair:
-    """KeyRepair the replica of one strand. ``reports`` is the directory of the reports."""
+    """Repairs the replica of one strand. The reports go to ``data_dir``."""
 
     def __init__(
-        self, journal: Journal, rightful: ExpectedRows, replay: ReplayLoop, strand: str, reports: Path
+        self, journal: Journal, rightful: ExpectedRows, replay: ReplayLoop, strand: str, data_dir: DataDir
     ) -> None:
         self._journal = journal
         self._rightful = rightful
         self._replay = replay
         self._strand = strand
-        self._reports = reports
+        self._data_dir = data_dir
         self._one = trio.Lock()  # ``rightful`` is not for two at a time
 
     async def repair(self, keys: Sequence[Named], keyless: Sequence[str], who: str, *, apply: bool) -> Fields:
@@ -101,7 +102,7 @@ class KeyRepair:
         if applied is None or not differing:
             replica.rollback()
             return content
-        path = self._reports / f"repair-{content['when'].replace(':', '')}.json"
+        path = self._data_dir.repair_report(content["when"])
         _store(path, content)
         write(replica, self._strand, differing)
         replica.commit(applied)

@@ -79,7 +79,7 @@ class Region:
             self._ended.set()
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
-        with locked(self.config.region.data_dir), _opened(Journal(self.config.region.journal_path)) as journal:
+        with locked(self.config.region.files), _opened(Journal(self.config.region.files.journal)) as journal:
             context = RegionContext(self.config, journal)
             runner = RoleRunner(_builder(context))
             self.controller = decides = controller(context, runner, self._probe)

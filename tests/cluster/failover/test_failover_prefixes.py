@@ -37,7 +37,7 @@ async def _failover(directory: Path, victim: str | None, dies_at: int | None) ->
         for region in regions.values():
             assert await has(region.url, "before")
             assert not await has(region.url, "orphan")
-        sealed = list((paris.config.region.data_dir / "orphans").glob("*/seal.json"))
+        sealed = paris.config.region.files.seals()
         assert len(sealed) == 1, "the orphan is kept"
     return regions
 

@@ -18,6 +18,7 @@ from replicator.format.statement import pack_define
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.replay.replayer import Replayer
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import Seal
@@ -94,13 +95,11 @@ class Chain:
 
     def rewind(self, probe: Callable[[str], None] = lambda step: None) -> Rewind:
         return Rewind(
-            self.directory,
+            DataDir(self.directory),
             self.journal,
             self.history,
             self.kind.replica(),
             STRAND,
-            self.directory / "requests.sqlite3",
-            self.directory / "spool.sqlite3",
             probe=probe,
         )
 
@@ -137,5 +136,5 @@ async def sealed(old: Chain, new: Chain) -> tuple[Fork, Seal]:
     """Find the fork and seal what only the old one has."""
     async with feed_of(new) as client:
         fork = await find_fork(client, old.journal, STRAND)
-        sealing = OrphanSealer(old.directory, old.journal, old.history, "old")
+        sealing = OrphanSealer(DataDir(old.directory), old.journal, old.history, "old")
         return fork, await sealing.seal(fork, client)

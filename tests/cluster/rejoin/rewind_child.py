@@ -17,6 +17,7 @@ from replicator.cluster.rejoin.rewind import Rewind
 from replicator.errors import Unavailable
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.replicas.sqlite import SqliteReplica
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.sealed import verified
 from replicator.storage.journal.store import Journal
@@ -52,8 +53,7 @@ def region(home: Path, probe: Callable[[str], None]) -> tuple[Journal, HistoryIn
     history = HistoryIndex(home / "history.sqlite3", journal)
     history.open()
     replica: Any = Shim(SqliteReplica(home / "state.sqlite3"), probe)
-    paths = home / "requests.sqlite3", home / "spool.sqlite3"
-    return journal, history, Rewind(home, journal, history, replica, STRAND, *paths, probe)
+    return journal, history, Rewind(DataDir(home), journal, history, replica, STRAND, probe)
 
 
 def rewind(home: Path, probe: Callable[[str], None] = lambda step: None) -> list[str]:

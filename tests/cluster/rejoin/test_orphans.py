@@ -20,6 +20,7 @@ from replicator.ledger.ledger import Ledger as LiveLedger
 from replicator.ledger.reads import Reads
 from replicator.ops.cli import main
 from replicator.pipeline.feed.client import Upstream
+from replicator.storage.data_dir import DataDir
 from replicator.transport.server import Listen, application, serve
 from tests.cluster.rejoin.chains import digests, sealed
 from tests.cluster.rejoin.embedded import Ledger, parted, topup
@@ -37,7 +38,7 @@ class Deployment:
         self.old, self.new, self.id = old, new, seal_id
         self.port, self.primary_port = free_port(), free_port()
         self.primary_url: str | None = f"http://127.0.0.1:{self.primary_port}"
-        self.orphans = Orphans(old.directory, old.journal, old.history, STRAND, self._primary)
+        self.orphans = Orphans(DataDir(old.directory), old.journal, old.history, STRAND, self._primary)
 
     def _primary(self) -> Upstream | None:
         return None if self.primary_url is None else Upstream(self.primary_url, "old", "secret")

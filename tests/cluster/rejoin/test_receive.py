@@ -18,6 +18,7 @@ from replicator.cluster.rejoin.serve import routes
 from replicator.errors import Rejected
 from replicator.format.statement import pack_delete, pack_insert, pack_update
 from replicator.pipeline.feed.client import Upstream
+from replicator.storage.data_dir import DataDir
 from replicator.transport.server import Listen, application, serve
 from tests.cluster.rejoin.chains import Chain, sealed
 from tests.contracts.replica_kinds import STRAND, PostgresKind, SqliteKind, row
@@ -167,7 +168,9 @@ async def test_from_region_to_primary(tmp_path: Path, dsn: str, new_database: Ca
     old.take(new)
     old.replay()
     url: list[str] = []
-    orphans = Orphans(old.directory, old.journal, old.history, STRAND, lambda: Upstream(url[0], "old", "secret"))
+    orphans = Orphans(
+        DataDir(old.directory), old.journal, old.history, STRAND, lambda: Upstream(url[0], "old", "secret")
+    )
     assert orphans.count() == 4
     async with primary(dsn, orphans) as address:
         url.append(address)

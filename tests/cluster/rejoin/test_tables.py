@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from replicator.cluster.rejoin.rewind import FILE, Rewind
+from replicator.cluster.rejoin.rewind import Rewind
 from replicator.errors import Halted, Unavailable
 from replicator.format.statement import pack_define, pack_delete, pack_insert, pack_truncate, pack_update
 from replicator.pipeline.replay.quarantine import QuarantinePolicy
 from replicator.pipeline.replay.replayer import Replayer
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.pruning import remove_pages
 from replicator.verify.repair.resync_job import ResyncJob
 from replicator.verify.repair.worklist import Worklist
@@ -175,7 +176,7 @@ async def test_what_cannot_be_told_undoes_nothing(old: Chain, new: Chain, statem
     with pytest.raises(Halted) as halted:
         old.rewind().run(seal, fork)
     assert (halted.value.reason, "bootstrap" in halted.value.cure) == (reason, True)
-    assert (digests(old.kind), old.head, (old.directory / FILE).exists()) == (before, head, False)
+    assert (digests(old.kind), old.head, DataDir(old.directory).rewind.exists()) == (before, head, False)
     old.replay()  # the region is as it was, with its orphans
 
 
@@ -206,8 +207,7 @@ def dying_at(chain: Chain, number: int) -> Rewind:
             chain.kind.crash(replica)
 
     shim: Any = Shim(replica, probe)
-    paths = chain.directory / "requests.sqlite3", chain.directory / "spool.sqlite3"
-    return Rewind(chain.directory, chain.journal, chain.history, shim, STRAND, *paths)
+    return Rewind(DataDir(chain.directory), chain.journal, chain.history, shim, STRAND)
 
 
 async def test_a_database_that_goes_away_at_any_effect(old: Chain, new: Chain) -> None:

@@ -52,8 +52,8 @@ def test_killed_at_any_step_it_ends_whole(paris: Region, tmp_path: Path) -> None
 
 
 def check(cell: str, home: Sidecar) -> None:
-    data = load(home.config).region.data_dir
-    half = (data / "copy.json").exists()
+    data = load(home.config).region.files
+    half = data.partial_copy.exists()
     if half:
         with pytest.raises(Halted, match="not whole yet"):
             refuse_half(data)
@@ -70,10 +70,10 @@ def check(cell: str, home: Sidecar) -> None:
     assert reader.applied(HALF_COPY) is None, cell
     assert sum(1 for _ in reader.rows("wallets")) == 300, cell
     reader.close()
-    journal = Journal(data / "journal.sqlite3")
+    journal = Journal(data.journal)
     assert journal.base("main") == applied.position, cell
     journal.close()
     aside = sorted(path.name for path in home.directory.rglob("*replaced-1"))
     assert "ledger.db.replaced-1" in aside, cell
     assert "journal.sqlite3.replaced-1" in aside, cell
-    assert not (data / "copy.json").exists(), cell
+    assert not data.partial_copy.exists(), cell

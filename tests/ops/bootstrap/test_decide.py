@@ -30,6 +30,7 @@ from replicator.pipeline.copies.wire import (
     unpack_chunk,
 )
 from replicator.pipeline.replicas.base import SetSequence
+from replicator.storage.data_dir import DataDir
 
 HERE = Position("main", 1, 50, b"\x01" * 32)
 THERE = Position("main", 1, 90, b"\x02" * 32)
@@ -81,18 +82,18 @@ def test_data_is_never_replaced_unasked(found: RegionContents) -> None:
 
 
 def test_half_a_copy_survives_and_keeps_the_region_from_running(tmp_path: Path) -> None:
-    assert read_half(tmp_path) is None
-    refuse_half(tmp_path)
-    write_half(tmp_path, HALF)
-    assert read_half(tmp_path) == HALF
+    assert read_half(DataDir(tmp_path)) is None
+    refuse_half(DataDir(tmp_path))
+    write_half(DataDir(tmp_path), HALF)
+    assert read_half(DataDir(tmp_path)) == HALF
     with pytest.raises(Halted, match="not whole yet"):
-        refuse_half(tmp_path)
-    remove_half(tmp_path)
-    remove_half(tmp_path)
-    refuse_half(tmp_path)
+        refuse_half(DataDir(tmp_path))
+    remove_half(DataDir(tmp_path))
+    remove_half(DataDir(tmp_path))
+    refuse_half(DataDir(tmp_path))
     (tmp_path / "copy.json").write_text('{"from": 1}')
     with pytest.raises(Halted) as caught:
-        read_half(tmp_path)
+        read_half(DataDir(tmp_path))
     assert caught.value.reason == "copy_unreadable"
 
 

@@ -94,7 +94,7 @@ def test_a_terminal_that_knows_only_ascii_and_regions_that_are_kept(tmp_path: Pa
     assert running_below(kept) == []
     for name in NAMES:
         config = load(kept / name / "config.toml")
-        assert config.region.journal_path.exists()
+        assert config.region.files.journal.exists()
         with closing(sqlite3.connect(kept / name / "data" / "ledger.sqlite3")) as connection:
             assert connection.execute("SELECT * FROM payments").fetchone()
 
@@ -123,7 +123,7 @@ async def test_a_difference_is_found_and_is_no_success(tmp_path: Path) -> None:
             await trio.sleep(1)  # of traffic
             stopping.set()
         before = await story.verdict(1.0)
-        wallet = edit_a_balance(story.regions["tokyo"].database_path)
+        wallet = edit_a_balance(story.regions["tokyo"].files.ledger_state)
         after = await story.verdict(1.0)
     assert (before.exit_code, [check for check in before.checks if not check.passed]) == (0, [])
     failed = {(check.region, check.what): check.told for check in after.checks if not check.passed}

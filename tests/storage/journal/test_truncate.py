@@ -14,9 +14,10 @@ from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition
 from replicator.format.statement import pack_define, pack_message
 from replicator.format.wire import pack_block, pack_definition_frame, pack_part
+from replicator.storage.data_dir import SealDir
 from replicator.storage.journal.pruning import remove_pages
 from replicator.storage.journal.regions import KnownRegions
-from replicator.storage.journal.sealed import BLOCKS, PAGE, REPORT, SEAL, Seal, file_sum, name_of, seal_fields, verified
+from replicator.storage.journal.sealed import Seal, file_sum, name_of, seal_fields, verified
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.truncate import check_truncated, truncate
 from replicator.storage.journal.walk import walk
@@ -48,20 +49,20 @@ def seal(journal: Journal, sequence: int) -> Seal:
     """A seal of what lies behind a sequence, as any implementation may write one."""
     fork, last = journal.position_at(STRAND, sequence), journal.head(STRAND)
     assert fork is not None
-    directory = journal.path.parent / name_of(fork, last)
-    directory.mkdir()
+    made = SealDir(journal.path.parent / name_of(fork, last))
+    made.path.mkdir()
     frames = [pack_definition_frame(*one) for one in journal.definitions_in_order(STRAND, sequence)]
     for block in journal.blocks(STRAND, sequence, 1 << 30):
         at = block.header.sequence
         frames += [pack_part(at, number, part) for number, part in enumerate(journal.parts(STRAND, at))]
         frames.append(pack_block(block))
-    (directory / BLOCKS).write_bytes(b"".join(frames))
-    for name in (REPORT, PAGE):
-        (directory / name).write_text("{}")
-    made = Seal(directory, fork, last, last.sequence - sequence, 1, last)
-    sums = {name: file_sum(directory / name) for name in (BLOCKS, REPORT, PAGE)}
-    write_file(directory / SEAL, [json.dumps(seal_fields(made, sums))])
-    return verified(directory)
+    made.blocks.write_bytes(b"".join(frames))
+    for file in (made.report, made.page):
+        file.write_text("{}")
+    sums = {file.name: file_sum(file) for file in made.summed}
+    fields = seal_fields(Seal(made.path, fork, last, last.sequence - sequence, 1, last), sums)
+    write_file(made.seal, [json.dumps(fields)])
+    return verified(made.path)
 
 
 @pytest.mark.parametrize("sequence", range(12))

@@ -18,6 +18,7 @@ from replicator.format.definition import Column, Definition
 from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
 from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark
+from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.store import Journal
@@ -75,7 +76,7 @@ class World:
         replayer = Replayer(self.journal, self.replica, STRAND, 1 << 20, 100)
         self.replay = ReplayLoop(replayer, self.tail, ReplayHold(), self._moved)
         rightful = [ExpectedRows(self.journal, self.history, STRAND) for _ in range(2)]
-        self.repairs = KeyRepair(self.journal, rightful[0], self.replay, STRAND, self.directory / "repairs")
+        self.repairs = KeyRepair(self.journal, rightful[0], self.replay, STRAND, DataDir(self.directory))
         self.resync = Resync(
             self.directory / "resync.sqlite3",
             self.journal,
