@@ -178,7 +178,7 @@ async def test_a_process_that_dies_in_keeping_it_has_it_with_one_token_or_the_ot
 
 CONTENDS = """
 import pathlib, sys, trio
-from replicator.cluster.leases.base import Lost
+from replicator.cluster.leases.base import LeaseLost
 from replicator.cluster.leases.static import StaticLease
 
 async def main():
@@ -186,7 +186,7 @@ async def main():
     while (epoch := (await lease.look()).epoch + 1) <= 40:
         try:
             grant = await lease.claim(sys.argv[2], epoch)
-        except Lost:
+        except LeaseLost:
             continue
         print(grant.epoch, flush=True)
         await lease.release(await lease.renew(grant))
