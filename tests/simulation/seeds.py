@@ -15,6 +15,7 @@ FAILED: dict[int, str] = {
     757: "a region that led still moved what it had once received into its journal",
     1185: "a replica that had begun its epoch's block and died could not stand any more",
     2291: "a region that had promised was started again, and its blocks were forgotten",
+    4050: "what a promoted region had received and could not settle was settled behind its own blocks",
     5389: "a promise was told before what had been received was in the journal",
     8211: "an operator's pause came in the middle of a promotion",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,10 @@ from replicator.ops.simulation.world import World
 NAMES = ("amber", "birch", "coral")
 
 
-def world_of(mode: Mode = "automatic", acknowledge: int = 1, seed: int = 7) -> World:
-    common = FailoverRules("", NAMES, mode=mode, acknowledge=acknowledge, quiet_seconds=0.0, max_lost_blocks=1000)
+def world_of(mode: Mode = "automatic", acknowledge: int = 1, seed: int = 7, **rules: Any) -> World:
+    common = FailoverRules(
+        "", NAMES, mode=mode, acknowledge=acknowledge, quiet_seconds=0.0, max_lost_blocks=1000, **rules
+    )
     return World({name: dataclasses.replace(common, me=name) for name in NAMES}, seed)
 
 

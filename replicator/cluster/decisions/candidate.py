@@ -10,6 +10,7 @@ tail of orphans of an old epoch never wins over a newer epoch.
 from __future__ import annotations
 
 from replicator.cluster.decisions.model import FailoverRules, MemberReport, Observation
+from replicator.cluster.decisions.states import RoleState
 
 
 def candidates(seen: Observation, rules: FailoverRules) -> list[MemberReport]:
@@ -27,3 +28,10 @@ def my_turn(seen: Observation, rules: FailoverRules, red_seconds: float) -> bool
 
 def _negative(rank: tuple[int, int]) -> tuple[int, int]:
     return -rank[0], -rank[1]
+
+
+def why_not_in(state: RoleState) -> str:
+    """Why a region in this state may not be promoted, whatever else it says; empty if it may."""
+    if state is RoleState.PAUSED:
+        return "paused by an operator: replicator resume"
+    return f"it is {state.value}" if state in (RoleState.REJOINING, RoleState.HALTED) else ""

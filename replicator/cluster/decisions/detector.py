@@ -16,8 +16,10 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from replicator.cluster.decisions.model import FailoverRules, Observation
+from replicator.cluster.decisions.model import FailoverRules, HeardReport, Observation
 from replicator.cluster.decisions.states import RoleState
+
+_WRITES = (RoleState.PRIMARY, RoleState.DEMOTING, RoleState.PROMOTING)
 
 
 class Level(enum.StrEnum):
@@ -53,3 +55,16 @@ def signals(seen: Observation, rules: FailoverRules) -> Signals:
         names = ", ".join(sorted({*heard, *writes}))
         return Signals(Level.YELLOW, f"nobody holds the lease, but the primary is heard by {names}", views)
     return Signals(Level.RED, "nobody holds the lease, and no region that answers hears the primary", views)
+
+
+def heard_seconds(feed_seconds: float | None, followed: HeardReport | None, now: float) -> float | None:
+    """How long ago the region that is followed was heard as one that may write; None: it is known that it may not.
+
+    ``feed_seconds`` is how long ago its feed was heard, None without a feed. The feed alone does not tell: who is cut
+    off from the lease store may still be sending it, fenced. So its last report counts if that is older.
+    """
+    if followed is None or feed_seconds is None:
+        return feed_seconds
+    if followed.report.state not in _WRITES:
+        return None
+    return max(feed_seconds, now - followed.at)

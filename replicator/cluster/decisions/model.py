@@ -5,20 +5,25 @@ one moment's view of the world, ``MemberReport`` is what a region says of itself
 something to do; whoever does it (``loop``, or the simulation) looks again afterwards, so an action that failed, or was
 done twice, is harmless.
 
-Times are seconds of one clock that also counts suspension, save where a name says otherwise.
+Times are seconds of one clock that also counts suspension, save where a name says otherwise. The types of a report's,
+a memory's and an order's fields say what is taken from the wire and from files (``wire``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
 from replicator.config.roles import Role
+from replicator.format.json_fields import Count, Flag, Number, Text
 
 Mode = Literal["manual", "automatic", "shadow"]
+Amounts = Annotated[Mapping[Text, Number], Field(max_length=100)]  # by table and currency
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,23 +64,23 @@ class MemberReport:
     table and currency (``losing``).
     """
 
-    region: str
+    region: Text
     state: RoleState
-    epoch: int = 0
-    promised: int = 0
-    head_epoch: int = 0
-    sequence: int = 0
-    hash: str = ""
-    applied: int = 0
-    verified: int = 0
-    open: bool = False
-    priority: int = 0
-    blocked: str = ""
-    heard_seconds: float | None = None
-    heard_head: int = 0
-    at_risk: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    at_risk_unknown: int = 0
-    led: int = 0
+    epoch: Count = 0
+    promised: Count = 0
+    head_epoch: Count = 0
+    sequence: Count = 0
+    hash: Text = ""
+    applied: Count = 0
+    verified: Count = 0
+    open: Flag = False
+    priority: Number = 0
+    blocked: Text = ""
+    heard_seconds: Number | None = None
+    heard_head: Count = 0
+    at_risk: Amounts = dataclasses.field(default_factory=dict)
+    at_risk_unknown: Count = 0
+    led: Count = 0
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -95,13 +100,13 @@ class Order:
     """What an operator, or the primary that hands over, wants. ``until`` (our clock) ends it."""
 
     verb: Literal["switchover", "failover", "take", "rejoin"]
-    until: float
-    target: str = ""
+    until: Number
+    target: Text = ""
     instead_of: Holder | None = None  # take: the claim that is replaced
-    sequence: int = 0  # take: where the primary has closed
-    allow_data_loss: bool = False
-    primary_is_fenced: bool = False  # failover: a person's word that the old primary cannot write
-    reason: str = ""
+    sequence: Count = 0  # take: where the primary has closed
+    allow_data_loss: Flag = False
+    primary_is_fenced: Flag = False  # failover: a person's word that the old primary cannot write
+    reason: Text = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,16 +120,23 @@ class DurableState:
 
     state: RoleState
     half: Role
-    epoch: int = 0
-    promised: int = 0
-    led: int = 0
-    mine: int = 0
-    closed_at: int | None = None
-    handed_to: str = ""
-    changed_at: float | None = None
-    approved: bool = False
-    reopening: bool = False
-    why: str = ""
+    epoch: Count = 0
+    promised: Count = 0
+    led: Count = 0
+    mine: Count = 0
+    closed_at: Count | None = None
+    handed_to: Text = ""
+    changed_at: Number | None = None
+    approved: Flag = False
+    reopening: Flag = False
+    why: Text = ""
+
+
+def first_state(role: Role, head_epoch: int) -> DurableState:
+    """What a region begins with that has kept nothing: the configured ``role``, and the epoch of its journal's end."""
+    if role == "primary":
+        return DurableState(RoleState.DEMOTED, role, epoch=head_epoch, promised=head_epoch, led=head_epoch)
+    return DurableState(RoleState.FOLLOWING, role, epoch=head_epoch, promised=head_epoch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
-"""What speaks against an order, told before it is taken. Pure."""
+"""What speaks against an order, told before it is taken; how long one counts; and the one that hands over. Pure."""
 
 from __future__ import annotations
 
 from replicator.cluster.decisions.model import DurableState, FailoverRules, MemberReport, Order
 from replicator.cluster.decisions.states import RoleState
-from replicator.cluster.leases.base import LeaseView
+from replicator.cluster.leases.base import LeaseView, is_held_by
 from replicator.errors import Rejected
 
 _STANDS = (RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.DEMOTED)
@@ -20,7 +20,8 @@ def check_order(
     now: float,
 ) -> None:
     """Raise Rejected if this order cannot be carried out by this region now."""
-    if present is not None and present.verb != order.verb and now < present.until:
+    present = present_order(present, now)
+    if present is not None and present.verb != order.verb:
         cure = "wait until it has ended; replicator status shows it"
         raise _refusal("busy", f"a {present.verb} is under way", rules.me, cure)
     match order.verb:
@@ -31,6 +32,19 @@ def check_order(
         case "rejoin":
             if memory.state not in (RoleState.REJOINING, RoleState.HALTED):
                 raise _refusal("not_now", f"this region is {memory.state}", rules.me, "it has nothing to rejoin with")
+
+
+def present_order(order: Order | None, now: float) -> Order | None:
+    """The order, as long as it counts."""
+    return order if order is not None and now < order.until else None
+
+
+def take_over(order: Order | None, lease: LeaseView | None, me: str, target: str, sequence: int) -> Order | None:
+    """The order to ``target`` to claim the lease in this region's place, which closed at ``sequence``. None: there is
+    nothing to hand over any more. It names the claim that is seen now, and is void once that has changed."""
+    if order is None or lease is None or not is_held_by(lease, me):
+        return None
+    return Order("take", order.until, target=target, instead_of=lease.holder, sequence=sequence, reason=order.reason)
 
 
 def _check_switchover(order: Order, memory: DurableState, rules: FailoverRules) -> None:

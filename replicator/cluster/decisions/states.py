@@ -107,6 +107,24 @@ LEADING = frozenset(
     }
 )
 FOLLOWS = frozenset({RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.PAUSED})
+SETTLED = frozenset(
+    {RoleState.PRIMARY, RoleState.FOLLOWING, RoleState.PAUSED, RoleState.HALTED}
+)  # peers are looked at seldom
+
+# What follows from an event beside the new state: an order has been carried out, or has failed, and must not move this
+# region once more; the way back begins.
+ENDS_ORDERS = frozenset(
+    {
+        RoleEvent.LOST,
+        RoleEvent.REFUSED,
+        RoleEvent.PROMOTED,
+        RoleEvent.REOPEN,
+        RoleEvent.HANDED_OVER,
+        RoleEvent.EXPIRED,
+        RoleEvent.REWOUND,
+    }
+)
+BEGINS_RETURN = frozenset({RoleEvent.DIVERGED, RoleEvent.REJOIN})
 
 
 class IllegalEvent(AssertionError):

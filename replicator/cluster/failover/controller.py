@@ -13,14 +13,14 @@ Non-goals: when to do what (``decide``), HTTP (``serve``).
 
 from __future__ import annotations
 
-import dataclasses
-
 import trio
 
 from replicator.cluster.decisions.decide import Decision, decide, promise
-from replicator.cluster.decisions.model import DurableState, MemberReport, Order
+from replicator.cluster.decisions.model import MemberReport, Order, first_state
 from replicator.cluster.decisions.orders import check_order
-from replicator.cluster.decisions.states import RoleEvent, RoleState, moved
+from replicator.cluster.decisions.promises import breaks_promise
+from replicator.cluster.decisions.states import BEGINS_RETURN, ENDS_ORDERS, IllegalEvent, RoleEvent, RoleState
+from replicator.cluster.decisions.step import entering
 from replicator.cluster.failover.executor import Executor
 from replicator.cluster.failover.member_report import report
 from replicator.cluster.failover.membership import Membership
@@ -31,17 +31,6 @@ from replicator.errors import Rejected
 TICK_SECONDS = 0.1
 LEDGER_SECONDS = 30.0  # between looks at the ledger
 UNFIT_SECONDS = 1.0  # the same while it could not be promoted: a cure is seen soon
-_ENDS_ORDERS = frozenset(
-    {
-        RoleEvent.LOST,
-        RoleEvent.REFUSED,
-        RoleEvent.PROMOTED,
-        RoleEvent.REOPEN,
-        RoleEvent.HANDED_OVER,
-        RoleEvent.EXPIRED,
-        RoleEvent.REWOUND,
-    }
-)
 
 
 class Controller:
@@ -65,17 +54,7 @@ class Controller:
 
     async def _begin(self) -> None:
         member = self.member
-        is_primary = member.config.region.role == "primary"
-        epoch = member.region.journal_head.head.epoch
-        # Without a durable state the configuration says what the ledger is, and the journal's end what it took part in.
-        first = DurableState(
-            RoleState.DEMOTED if is_primary else RoleState.FOLLOWING,
-            "primary" if is_primary else "replica",
-            epoch=epoch,
-            promised=epoch,
-            led=epoch if is_primary else 0,
-        )
-        await member.restore(first)
+        await member.restore(first_state(member.config.region.role, member.region.journal_head.head.epoch))
         self.has_begun = True
         await member.count_orphans()
         await member.lease.find_fence()
@@ -110,14 +89,14 @@ class Controller:
     async def _entered(self, event: RoleEvent) -> None:
         """What follows from an event; the state after it is durable."""
         member = self.member
-        if event in _ENDS_ORDERS:
+        if event in ENDS_ORDERS:
             member.order = None
         primary = member.region.flow.primary
         if primary is not None and member.memory.state is RoleState.DEMOTED:
             primary.stop_acknowledging("this region does not lead any more")
         if event is RoleEvent.HANDED_OVER:
             member.lease.forget()
-        if event in (RoleEvent.DIVERGED, RoleEvent.REJOIN):
+        if event in BEGINS_RETURN:
             member.rejoin.begin()
         member.ensure_flow()
         member.peers.hurry()
@@ -131,7 +110,7 @@ class Controller:
             memory = promise(member.memory, epoch)
             if memory != member.memory:
                 await member.keep(memory)
-            if member.lease.is_open and member.memory.led < epoch:
+            if breaks_promise(member.memory, epoch, is_open=member.lease.is_open):
                 await member.lease.close(None, retry_after=None)
             if not member.session.honours(epoch):
                 await member.session.follow(None, None, epoch)
@@ -153,10 +132,10 @@ class Controller:
         member = self.member
         async with member.deciding:
             try:
-                state = moved(member.memory.state, event)
-            except AssertionError:
+                step = entering(member.memory, event, why)
+            except IllegalEvent:
                 message = f"this region is {member.memory.state}"
                 cure = "pause and resume are for regions that follow; rejoin is for one that is halted"
                 raise Rejected("not_now", message, status=409, place=member.rules.me, cure=cure) from None
-            await member.keep(dataclasses.replace(member.memory, state=state, why=why), event, why)
+            await member.keep(step.memory, event, why)
         member.look_again()

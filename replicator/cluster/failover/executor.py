@@ -24,7 +24,6 @@ from replicator.cluster.decisions.model import (
     HandOver,
     KeepLease,
     OpenFence,
-    Order,
     Promote,
     ReleaseLease,
     ReportIntent,
@@ -32,8 +31,9 @@ from replicator.cluster.decisions.model import (
     SealOrphans,
     VerifyApplied,
 )
+from replicator.cluster.decisions.orders import take_over
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.leases.base import Holder, boot_seconds
+from replicator.cluster.leases.base import Holder, boot_seconds, is_held_by
 from replicator.cluster.promotion.base import append_epoch
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.supervise import first_cause
@@ -144,16 +144,15 @@ class Executor:
 
     async def _hand_over(self, target: str, sequence: int) -> None:
         member = self._member
-        view, order = member.lease_view(), member.order
-        if view is None or view.holder is None or view.holder.region != member.rules.me or order is None:
+        take = take_over(member.order, member.lease_view(), member.rules.me, target, sequence)
+        if take is None:
             return
-        if self._handed == view.holder:  # it was told: the lease shows what comes of it
+        if self._handed == take.instead_of:  # it was told: the lease shows what comes of it
             await member.lease.look()
             await self._pause_briefly()
             return
-        take = Order("take", 0.0, target=target, instead_of=view.holder, sequence=sequence, reason=order.reason)
-        await member.peers.tell(target, take, order.until - boot_seconds())
-        self._handed = view.holder
+        await member.peers.tell(target, take, take.until - boot_seconds())
+        self._handed = take.instead_of
 
     async def _seal(self, region: str) -> None:
         """A region that leads no more by the end may itself have been rewound: its chain proves nothing then."""
@@ -161,8 +160,7 @@ class Executor:
         await member.region.flow.stop()
         await member.rejoin.seal(member.url_of(region), was_primary=member.memory.half == "primary")
         await member.lease.look()
-        view = member.lease_view()
-        if view is None or view.holder is None or view.holder.region != region:
+        if not is_held_by(member.lease_view(), region):
             member.rejoin.begin()
             raise Unavailable("leader_changed", f"{region} does not lead any more", place=member.rules.me)
         await member.count_orphans()

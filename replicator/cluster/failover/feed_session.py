@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import trio
 
+from replicator.cluster.decisions.promises import FeedSession
 from replicator.cluster.failover.region import RoleFlow
 from replicator.errors import Unavailable
 
 DRAIN_SECONDS = 2.0
 LOOK_SECONDS = 0.005
 FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
-OLDER = "?"  # no region's name: a session that began in an older epoch
 
 
-class FeedSession:
+class SessionKeeper:
     """Whom one region follows, over all parts of the flow that run one after another. ``region`` is None for nobody."""
 
     def __init__(self, flow: RoleFlow) -> None:
-        self.region: str | None = None
+        self.session = FeedSession()
         self._flow = flow
-        self._epoch = 0
         self._began = trio.current_time()
+
+    @property
+    def region(self) -> str | None:
+        """Whom it follows."""
+        return self.session.region
 
     def begin(self) -> None:
         """Another role's part of the flow begins: it follows nobody."""
-        self.region = None
+        self.session = self.session.following(None, 0)
 
     async def follow(self, region: str | None, url: str | None, epoch: int) -> None:
         """Follow a region, or nobody; in the latter case returns when what has arrived is in the journal, or after a
@@ -37,26 +41,18 @@ class FeedSession:
         if replica is None:
             raise Unavailable("changing_role", "the replica's half does not run yet", place=region or "")
         replica.follow(url)
-        if region is not None and epoch > self._epoch:
+        if region is not None and epoch > self.session.epoch:
             replica.forget_head()  # how far the primary of an older epoch was says nothing of this one
-        if region is not None:
-            self._epoch = epoch
-        self.region = region
+        self.session = self.session.following(region, epoch)
         if region is None:
             with trio.move_on_after(DRAIN_SECONDS):
                 while not replica.is_drained:  # noqa: ASYNC110  # a plain fact, that sets no event
                     await trio.sleep(LOOK_SECONDS)
 
-    def seen(self, epoch: int) -> str | None:
-        """The region, as it is seen in ``epoch``: a session of an older epoch has to begin anew."""
-        return self.region if self.region is None or self._epoch >= epoch else OLDER
-
     def honours(self, epoch: int) -> bool:
         """Whether a promise of ``epoch`` is kept by the feed's side."""
         replica = self._flow.replica
-        if replica is None:
-            return True
-        return replica.is_drained and (self.region is None or self._epoch >= epoch)
+        return replica is None or self.session.honours(epoch, is_drained=replica.is_drained)
 
     @property
     def is_settled(self) -> bool:

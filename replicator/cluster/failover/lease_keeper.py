@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import trio
 
+from replicator.cluster.decisions.held_lease import FENCE_SECONDS_AT_MOST, HeldLease
 from replicator.cluster.fencing.base import Anchor, Fence
-from replicator.cluster.leases.base import Clock, Grant, Holder, Lease, LeaseLost, LeaseView, usable_until
+from replicator.cluster.leases.base import Clock, Grant, Holder, Lease, LeaseLost, LeaseView
 from replicator.errors import ReplicatorError
 
-FENCE_SECONDS_AT_MOST = 86_400.0  # for a lease that does not end: the fence is prolonged again and again
 RETRY_SECONDS = 0.2
 FIND_SECONDS = 5.0
 LOOKS_A_TTL = 20  # how often the store is looked at within a lease's time
@@ -43,19 +43,21 @@ class LeaseKeeper:
         self.lease, self.fence = lease, fence
         self.view: LeaseView | None = None
         self.trouble: ReplicatorError | None = None
-        self.grant: Grant | None = None
         self._region, self._clock = region, clock
-        self._clock_error, self._margin = clock_error, margin_seconds
+        self._held = HeldLease(clock_error, margin_seconds)
         self._on_changed = on_changed
         self._anchor: Anchor | None = None
-        self._open_until = -math.inf
-        self._opened: int | None = None  # the epoch in which it was decided to open: renewals prolong nothing else
         self._asking = trio.Lock()
+
+    @property
+    def grant(self) -> Grant | None:
+        """What this region holds."""
+        return self._held.grant
 
     @property
     def usable_until(self) -> float | None:
         """Up to when this region may act as the holder; None: it holds nothing."""
-        return None if self.grant is None else usable_until(self.grant, self._clock_error, self._margin)
+        return self._held.usable_until
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -66,7 +68,7 @@ class LeaseKeeper:
     @property
     def is_open(self) -> bool:
         """Whether applications may be writing now."""
-        return self._clock() < self._open_until
+        return self._clock() < self._held.open_until
 
     # -- running
 
@@ -108,14 +110,13 @@ class LeaseKeeper:
             try:
                 anchor = await self.fence.anchor()
                 renewed = await self.lease.renew(grant)
-                if self.grant is not grant:  # it was let go of meanwhile
+                if not self._held.renew(grant, renewed):
                     return False
-                self.grant, self._anchor = renewed, anchor
-                if self._opened == renewed.epoch:
-                    await self._open(renewed.epoch)
+                self._anchor = anchor
+                await self._move_fence(self._held.prolong())
             except LeaseLost as lost:
                 log.error("the lease is lost: %s", lost)
-                self.grant, self.view = None, lost.view
+                self._held.grant, self.view = None, lost.view
             except ReplicatorError as error:
                 self._troubled(error)
                 return False
@@ -126,12 +127,12 @@ class LeaseKeeper:
     async def find_fence(self) -> None:
         """Set the fence up, and find out whether a process before this one has left it open; it closes by itself then,
         or is closed. Where that cannot be told it counts as open for as long as it could be."""
-        self._open_until = self._clock() + min(self.lease.ttl_seconds, FENCE_SECONDS_AT_MOST)
+        self._held.open_until = self._clock() + min(self.lease.ttl_seconds, FENCE_SECONDS_AT_MOST)
         try:
             with trio.fail_after(FIND_SECONDS):
                 await self.fence.install()
                 if not (await self.fence.look()).open:
-                    self._open_until = -math.inf
+                    self._held.closed()
         except (ReplicatorError, trio.TooSlowError) as error:
             log.warning("how the fence stands is not known yet: %s", error)
 
@@ -142,9 +143,9 @@ class LeaseKeeper:
         async with self._asking:
             try:
                 anchor = await self.fence.anchor()
-                self.grant = await self.lease.claim(self._region, epoch, instead_of)
-                self._anchor = anchor
-                self.view = LeaseView(self.grant.holder, epoch)
+                grant = await self.lease.claim(self._region, epoch, instead_of)
+                self._held.grant, self._anchor = grant, anchor
+                self.view = LeaseView(grant.holder, epoch)
             except LeaseLost as lost:
                 log.info("the lease was not given: %s", lost)
                 self.view = lost.view
@@ -155,20 +156,24 @@ class LeaseKeeper:
             if self.grant is None:
                 return False
             try:
-                self.grant = await self.lease.keep_mine(self.grant)
-                self.view = LeaseView(self.grant.holder, self.grant.epoch)
+                grant = await self.lease.keep_mine(self.grant)
+                self._held.grant, self.view = grant, LeaseView(grant.holder, grant.epoch)
             except LeaseLost as lost:
-                self.grant, self.view = None, lost.view
+                self._held.grant, self.view = None, lost.view
             return self.grant is not None
+
+    def resume(self, grant: Grant | None) -> None:
+        """Begin with what an earlier process held: it counts once the store has renewed it."""
+        self._held.grant = grant
 
     def forget(self) -> None:
         """The lease is another region's by now, as was meant."""
-        self.grant = None
+        self._held.grant = None
 
     async def release(self) -> None:
         """Give the lease back. Raises Unavailable; this region does not act on it any more in any case."""
         async with self._asking:
-            grant, self.grant = self.grant, None
+            grant, self._held.grant = self.grant, None
             if grant is not None:
                 await self.lease.release(grant)
         await self.look()
@@ -176,23 +181,21 @@ class LeaseKeeper:
     async def open(self, epoch: int) -> None:
         """Open the fence for as long as the lease is usable. Raises Unavailable or Halted."""
         async with self._asking:
-            self._opened = epoch
-            await self._open(epoch)
+            await self._move_fence(self._held.open(epoch))
 
-    async def _open(self, epoch: int) -> None:
-        if self.grant is None or self._anchor is None or self.grant.epoch != epoch:
-            return
-        until = usable_until(self.grant, self._clock_error, self._margin)
-        seconds = min(until - self.grant.asked_at, FENCE_SECONDS_AT_MOST)
-        self._open_until = max(self._open_until, self.grant.asked_at + seconds)
-        await self.fence.open(epoch, self._anchor, seconds)
+    async def _move_fence(self, seconds: float | None) -> None:
+        """Open the fence, or prolong it; None leaves it as it is."""
+        if seconds is not None:
+            assert self.grant is not None
+            assert self._anchor is not None, "a grant is proven only by an answer, for which an anchor was taken before"
+            await self.fence.open(self.grant.epoch, self._anchor, seconds)
 
     async def close(self, primary_url: str | None, *, retry_after: int | None) -> None:
         """Close the fence. When it raises, the fence is open until its time is over."""
         async with self._asking:
-            self._opened = None
+            self._held.begin_closing()
             await self.fence.close(primary_url, retry_after=retry_after)
-            self._open_until = -math.inf
+            self._held.closed()
 
     def _troubled(self, error: ReplicatorError) -> None:
         if str(error) != str(self.trouble):

@@ -16,9 +16,9 @@ import trio
 
 from replicator.cluster.decisions.manual_lease import view_of
 from replicator.cluster.decisions.model import DurableState, FailoverRules, Order
-from replicator.cluster.decisions.states import RoleEvent, RoleState
+from replicator.cluster.decisions.states import SETTLED, RoleEvent, RoleState
 from replicator.cluster.failover.durable_state import TRANSITIONS_LIMIT, DurableStateFile, RoleTransition, StoredState
-from replicator.cluster.failover.feed_session import FeedSession
+from replicator.cluster.failover.feed_session import SessionKeeper
 from replicator.cluster.failover.lease_keeper import LeaseKeeper
 from replicator.cluster.failover.peers import Peers
 from replicator.cluster.failover.region import Region
@@ -61,7 +61,7 @@ class Membership:
         token = config.cluster.token.reveal() if config.cluster.token else None
         self.peers = Peers(others, token, config.cluster.ca, boot_seconds, self._is_urgent, self.look_again)
         self.rejoin = RejoinProcedure(region)
-        self.session = FeedSession(region.flow)
+        self.session = SessionKeeper(region.flow)
         self.orphans = region.orphans(self._primary_or_own_url)
         self.memory = DurableState(RoleState.FOLLOWING, "replica")
         self.transitions: tuple[RoleTransition, ...] = ()
@@ -82,7 +82,7 @@ class Membership:
         """Take up what is on disk, or begin with ``first``. Raises Halted if the file cannot be read."""
         stored = await trio.to_thread.run_sync(self._file.read) or StoredState(first)
         self.memory, self.transitions = stored.memory, stored.transitions
-        self.lease.grant = stored.grant
+        self.lease.resume(stored.grant)
 
     async def keep(self, memory: DurableState, event: RoleEvent | None = None, why: str = "") -> None:
         """Make a durable state this region's; until it is on disk, nothing else is done."""
@@ -181,4 +181,4 @@ class Membership:
 
     def _is_urgent(self) -> bool:
         """Whether the peers are looked at as often as possible."""
-        return self.memory.state not in (RoleState.PRIMARY, RoleState.FOLLOWING, RoleState.PAUSED, RoleState.HALTED)
+        return self.memory.state not in SETTLED

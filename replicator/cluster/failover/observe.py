@@ -9,6 +9,7 @@ import dataclasses
 import logging
 
 from replicator.cluster.decisions.model import Observation
+from replicator.cluster.decisions.orders import present_order
 from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.member_report import report
 from replicator.cluster.failover.membership import Membership
@@ -20,8 +21,7 @@ log = logging.getLogger("replicator")
 
 async def observe(member: Membership) -> Observation:
     """What a decision is made from. An order whose time is over ends here."""
-    if member.order is not None and boot_seconds() >= member.order.until:
-        member.order = None
+    member.order = present_order(member.order, boot_seconds())
     memory = member.memory
     # Only a primary that has closed its fence, and has not yet captured all, waits for its ledger's last commits.
     closing = memory.state is RoleState.DEMOTING and not member.lease.is_open and memory.closed_at is None
@@ -42,7 +42,7 @@ def look(member: Membership) -> Observation:
         usable_until=lease.usable_until,
         peers=dict(member.peers.heard),
         order=member.order,
-        following=session.seen(member.memory.epoch),
+        following=session.session.seen_in(member.memory.epoch),
         polled=member.peers.polled,
         asked=member.asked_epoch == member.memory.epoch,
         diverged=session.is_diverged,

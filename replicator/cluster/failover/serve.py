@@ -23,13 +23,14 @@ from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.cluster.failover.controller import Controller
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.observe import look
-from replicator.cluster.failover.wire import TEXT_LIMIT, lease_json, memory_json, order_from, order_json, report_json
+from replicator.cluster.failover.wire import lease_json, memory_json, order_from, order_json, report_json
 from replicator.cluster.leases.base import boot_seconds
 from replicator.cluster.rejoin.receive import OrphanReceiver
 from replicator.cluster.rejoin.serve import routes as orphan_routes
 from replicator.config import Config, EtcdLeaseSettings
 from replicator.config.roles import source_of
 from replicator.errors import Rejected
+from replicator.format.json_fields import TEXT_LIMIT
 from replicator.transport.body import AnyTextJSON, json_fields
 
 _PAUSES = {"pause": RoleEvent.PAUSE, "resume": RoleEvent.RESUME}

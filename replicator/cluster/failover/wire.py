@@ -7,18 +7,20 @@ fields are left alone, so that regions of different versions understand each oth
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from replicator.cluster.decisions.model import DurableState, MemberReport, Order
-from replicator.cluster.decisions.states import RoleState
-from replicator.cluster.leases.base import Holder, LeaseView
+from pydantic import TypeAdapter, ValidationError
 
-TEXT_LIMIT = 2_000
-NAMES_LIMIT = 100
+from replicator.cluster.decisions.model import DurableState, MemberReport, Order
+from replicator.cluster.leases.base import Holder, LeaseView
+from replicator.format.json_fields import Number, first_problem
+
+ORDER_SECONDS_AT_MOST = 3_600.0
 
 T = TypeVar("T")
+
+_REPORT, _MEMORY, _ORDER = TypeAdapter(MemberReport), TypeAdapter(DurableState), TypeAdapter(Order)
+_SECONDS: TypeAdapter[float] = TypeAdapter(Number)
 
 
 def report_json(report: MemberReport) -> dict[str, Any]:
@@ -28,8 +30,7 @@ def report_json(report: MemberReport) -> dict[str, Any]:
 
 def report_from(fields: object) -> MemberReport:
     """The report that ``report_json`` wrote. Raises ValueError."""
-    known = _known(fields, MemberReport)
-    return MemberReport(**_read(known, _REPORT))
+    return _read(_REPORT, _object(fields, "a report"))
 
 
 def memory_json(memory: DurableState) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def memory_json(memory: DurableState) -> dict[str, Any]:
 
 def memory_from(fields: object) -> DurableState:
     """The memory that ``memory_json`` wrote. Raises ValueError."""
-    return DurableState(**_read(_known(fields, DurableState), _MEMORY))
+    return _read(_MEMORY, _object(fields, "a memory"))
 
 
 def order_json(order: Order, seconds: float) -> dict[str, Any]:
@@ -51,11 +52,12 @@ def order_json(order: Order, seconds: float) -> dict[str, Any]:
 
 def order_from(fields: object, now: float) -> Order:
     """The order that ``order_json`` wrote. Raises ValueError."""
-    if not isinstance(fields, dict):
-        raise ValueError("an order is an object")
-    seconds = _number(fields.get("seconds"))
-    known = {name: value for name, value in _known(fields, Order).items() if name != "until"}
-    return Order(until=now + min(seconds, 3_600.0), **_read(known, _ORDER))
+    given = dict(_object(fields, "an order"))
+    seconds = _read(_SECONDS, given.get("seconds"))
+    if given.get("instead_of") is not None:  # a tuple, which would not leave unknown fields alone
+        holder = _object(given["instead_of"], "instead_of")
+        given["instead_of"] = {name: holder.get(name) for name in Holder._fields}
+    return _read(_ORDER, {**given, "until": now + min(seconds, ORDER_SECONDS_AT_MOST)})
 
 
 def holder_json(holder: Holder | None) -> dict[str, Any] | None:
@@ -68,111 +70,14 @@ def lease_json(view: LeaseView | None) -> dict[str, Any] | None:
     return None if view is None else {"holder": holder_json(view.holder), "epoch": view.epoch}
 
 
-def _known(fields: object, kind: type[Any]) -> dict[str, Any]:
+def _object(fields: object, what: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
-        raise ValueError(f"a {kind.__name__.lower()} is an object")
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in fields.items() if name in names}
+        raise ValueError(f"{what} is an object")
+    return fields
 
 
-def _read(fields: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    found = {}
-    for name, value in fields.items():
-        try:
-            found[name] = readers[name](value)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: {error}") from error
-    return found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > TEXT_LIMIT:
-        raise ValueError("a text is needed")
-    return value
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError("a whole number is needed")
-    return value
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError("a number is needed")
-    return float(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
-    return value
-
-
-def _maybe(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
-    return lambda value: None if value is None else read(value)
-
-
-def _amounts(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict) or len(value) > NAMES_LIMIT:
-        raise ValueError("amounts by name are needed")
-    return {_text(name): _number(amount) for name, amount in value.items()}
-
-
-def _holder(value: Any) -> Holder:
-    if not isinstance(value, dict):
-        raise ValueError("a holder is an object")
-    return Holder(_text(value.get("region")), _count(value.get("epoch")), _text(value.get("token")))
-
-
-def _one_of(*words: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in words:
-            raise ValueError(f"one of {', '.join(words)} is needed")
-        return str(value)
-
-    return read
-
-
-_REPORT: dict[str, Callable[[Any], Any]] = {
-    "region": _text,
-    "state": RoleState,
-    "epoch": _count,
-    "promised": _count,
-    "head_epoch": _count,
-    "sequence": _count,
-    "hash": _text,
-    "applied": _count,
-    "verified": _count,
-    "open": _flag,
-    "priority": _number,
-    "blocked": _text,
-    "heard_seconds": _maybe(_number),
-    "heard_head": _count,
-    "at_risk": _amounts,
-    "at_risk_unknown": _count,
-    "led": _count,
-}
-_MEMORY: dict[str, Callable[[Any], Any]] = {
-    "state": RoleState,
-    "half": _one_of("primary", "replica"),
-    "epoch": _count,
-    "promised": _count,
-    "led": _count,
-    "mine": _count,
-    "closed_at": _maybe(_count),
-    "handed_to": _text,
-    "changed_at": _maybe(_number),
-    "approved": _flag,
-    "reopening": _flag,
-    "why": _text,
-}
-_ORDER: dict[str, Callable[[Any], Any]] = {
-    "verb": _one_of("switchover", "failover", "take", "rejoin"),
-    "target": _text,
-    "instead_of": _maybe(_holder),
-    "sequence": _count,
-    "allow_data_loss": _flag,
-    "primary_is_fenced": _flag,
-    "reason": _text,
-}
+def _read(form: TypeAdapter[T], fields: object) -> T:
+    try:
+        return form.validate_python(fields)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None

@@ -24,11 +24,16 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from pydantic import BaseModel, Field, Strict, StrictStr, ValidationError
 
 from replicator.errors import Corrupt, Rejected
+from replicator.format.json_fields import Count, Text, first_problem
 
 Clock = Callable[[], float]
+Epoch = Annotated[int, Strict(), Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 NEVER = -math.inf  # the ``asked_at`` of a grant that is not proven: its time is over already
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -45,9 +50,9 @@ def boot_seconds() -> float:
 class Holder(NamedTuple):
     """Who holds it. ``token`` is opaque: it changes with each claim and each ``keep_mine``, not with renewals."""
 
-    region: str
-    epoch: int
-    token: str
+    region: Text
+    epoch: Count
+    token: Text
 
 
 class LeaseView(NamedTuple):
@@ -89,14 +94,26 @@ class Grant:
     def from_json(cls, fields: object) -> Grant:
         """The grant of ``as_json``, unproven. Raises Corrupt for anything else."""
         try:
-            if not isinstance(fields, dict):
-                raise ValueError("an object is needed")
-            ttl = math.inf if fields["ttl_seconds"] is None else duration_of(fields["ttl_seconds"])
-            texts = [text_of(fields[name]) for name in ("strand", "region", "token", "lease_id")]
-            strand, region, token, lease_id = texts
-            return cls(strand, region, epoch_of(fields["epoch"]), token, lease_id, NEVER, ttl)
-        except (KeyError, ValueError) as error:
-            raise Corrupt("bad_grant", f"this is no grant of a lease: {error}") from error
+            stored = _StoredGrant.model_validate(fields)
+        except ValidationError as error:
+            raise Corrupt("bad_grant", f"this is no grant of a lease: {first_problem(error)}") from None
+        return cls(**{**stored.model_dump(), "ttl_seconds": stored.seconds, "asked_at": NEVER})
+
+
+class _StoredGrant(BaseModel):
+    """A grant as it stands in a file. ``ttl_seconds`` is null for one that does not end."""
+
+    strand: StrictStr
+    region: StrictStr
+    epoch: Epoch
+    token: StrictStr
+    lease_id: StrictStr
+    ttl_seconds: Seconds | None
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return math.inf if self.ttl_seconds is None else self.ttl_seconds
 
 
 def usable_until(grant: Grant, clock_error: float, margin_seconds: float) -> float:
@@ -161,6 +178,11 @@ class Lease(Protocol):
         """Close the connections. The lease stays."""
 
 
+def is_held_by(view: LeaseView | None, region: str) -> bool:
+    """Whether that region is known to hold the lease."""
+    return view is not None and view.holder is not None and view.holder.region == region
+
+
 def may_claim(view: LeaseView, region: str, epoch: int, instead_of: Holder | None, place: str) -> None:
     """Raise Lost unless a claim may be granted in this state. Pure."""
     if view.holder is not None and (instead_of is None or view.holder.token != instead_of.token):
@@ -177,18 +199,4 @@ def epoch_of(value: object) -> int:
     """An epoch that was read. Raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
         raise ValueError("an epoch is a number that is not below zero")
-    return value
-
-
-def duration_of(value: object) -> float:
-    """Seconds that were read. Raises ValueError."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError("a duration is a number above zero")
-    return float(value)
-
-
-def text_of(value: object) -> str:
-    """A text that was read. Raises ValueError."""
-    if not isinstance(value, str):
-        raise ValueError("a text is needed")
     return value

@@ -25,8 +25,8 @@ from typing import TypeVar
 
 import trio
 
-from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseLost, LeaseView, boot_seconds, may_claim
-from replicator.cluster.leases.record import LeaseRecord, boot_id, lock_file, read_kept, write_kept
+from replicator.cluster.leases.base import Clock, Grant, Holder, LeaseView, boot_seconds
+from replicator.cluster.leases.record import BootMoment, LeaseRecord, boot_id, lock_file, read_kept, write_kept
 from replicator.errors import Unavailable
 
 LOCK_SECONDS_AT_MOST = 5.0
@@ -61,60 +61,51 @@ class StaticLease:
         return not math.isinf(self._ttl_seconds)
 
     async def look(self) -> LeaseView:
-        return await self._locked(self._view)
+        return await self._locked(lambda kept: kept.view(self._moment()))
 
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
-        return await self._locked(lambda kept: self._claim(kept, region, epoch, instead_of))
+        wanted = Holder(region, epoch, _drawn())
+
+        def step(kept: LeaseRecord) -> Grant:
+            at, ttl_seconds = self._moment(), self._ttl_seconds
+            return self._granted(kept.claimed(wanted, _drawn(), instead_of, at, ttl_seconds, self._place))
+
+        return await self._locked(step)
 
     async def renew(self, grant: Grant) -> Grant:
-        return await self._locked(lambda kept: self._renew(kept, grant))
+        def step(kept: LeaseRecord) -> Grant:
+            return self._granted(kept.renewed(grant, self._moment(), self._ttl_seconds, self._place))
+
+        return await self._locked(step)
 
     async def keep_mine(self, grant: Grant) -> Grant:
-        return await self._locked(lambda kept: self._keep_mine(kept, grant))
+        token = _drawn()
+
+        def step(kept: LeaseRecord) -> Grant:
+            self._write(kept.kept_mine(grant, token, self._moment(), self._place))
+            return dataclasses.replace(grant, token=token)
+
+        return await self._locked(step)
 
     async def release(self, grant: Grant) -> None:
-        await self._locked(lambda kept: self._release(kept, grant))
+        def step(kept: LeaseRecord) -> None:
+            left = kept.released(grant)
+            if left is not kept:
+                self._write(left)
+
+        await self._locked(step)
 
     async def aclose(self) -> None:
         """Nothing is open between steps."""
 
-    # -- one step, under the lock -------------------------------------------------------------------------------------
+    def _moment(self) -> BootMoment:
+        return BootMoment(self._boot(), self._clock())
 
-    def _view(self, kept: LeaseRecord) -> LeaseView:
-        return kept.view(self._boot(), self._clock())
-
-    def _claim(self, kept: LeaseRecord, region: str, epoch: int, instead_of: Holder | None) -> Grant:
-        view = self._view(kept)
-        if view.holder is not None and view.holder[:2] == (region, epoch):
-            return self._begin(view.epoch, view.holder, kept.lease_id)  # an earlier claim whose answer was lost
-        may_claim(view, region, epoch, instead_of, self._place)
-        return self._begin(epoch, Holder(region, epoch, _drawn()), _drawn())
-
-    def _renew(self, kept: LeaseRecord, grant: Grant) -> Grant:
-        holder = self._mine(kept, grant)
-        return self._begin(kept.epoch, holder, grant.lease_id)
-
-    def _keep_mine(self, kept: LeaseRecord, grant: Grant) -> Grant:
-        holder = self._mine(kept, grant)._replace(token=_drawn())
-        self._write(kept._replace(holder=holder))
-        return dataclasses.replace(grant, token=holder.token)
-
-    def _release(self, kept: LeaseRecord, grant: Grant) -> None:
-        if kept.holder is not None and kept.lease_id == grant.lease_id:
-            self._write(LeaseRecord(kept.epoch))
-
-    def _mine(self, kept: LeaseRecord, grant: Grant) -> Holder:
-        view = self._view(kept)
-        if view.holder is None or kept.lease_id != grant.lease_id:
-            who = f"{view.holder.region} holds it in epoch {view.holder.epoch}" if view.holder else "nobody holds it"
-            message = f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}"
-            raise LeaseLost(message, view, place=self._place)
-        return view.holder
-
-    def _begin(self, epoch: int, holder: Holder, lease_id: str) -> Grant:
-        now = self._clock()
-        self._write(LeaseRecord(epoch, holder, lease_id, self._boot(), now, self._ttl_seconds))
-        return Grant(self._strand, *holder, lease_id, now, self._ttl_seconds)
+    def _granted(self, kept: LeaseRecord) -> Grant:
+        """The grant that the file tells of, once it is on disk."""
+        assert kept.holder is not None
+        self._write(kept)
+        return Grant(self._strand, *kept.holder, kept.lease_id, kept.began_at, self._ttl_seconds)
 
     # -- the file -----------------------------------------------------------------------------------------------------
 

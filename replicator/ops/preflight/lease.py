@@ -25,7 +25,7 @@ from replicator.cluster.leases.etcd.gateway import Gateway
 from replicator.cluster.leases.etcd.member import EtcdMember, garbled
 from replicator.cluster.leases.etcd.options import EtcdOptions
 from replicator.cluster.leases.etcd.transactions import EtcdKeys
-from replicator.cluster.leases.record import boot_id, lock_file, read_kept
+from replicator.cluster.leases.record import BootMoment, boot_id, lock_file, read_kept
 from replicator.config import Config, StaticLeaseSettings
 from replicator.config import EtcdLeaseSettings as EtcdSection
 from replicator.errors import Halted, ReplicatorError
@@ -187,7 +187,7 @@ def _check_kept(path: Path, place: str, strand: str, head: Position) -> Iterator
     except ReplicatorError as error:
         yield failed(error)
     else:
-        yield from _view(kept.view(boot_id(), boot_seconds()), place, strand, head)
+        yield from _view(kept.view(BootMoment(boot_id(), boot_seconds())), place, strand, head)
 
 
 def _view(view: LeaseView, place: str, strand: str, head: Position) -> Iterator[Finding]:

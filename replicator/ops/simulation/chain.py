@@ -26,9 +26,7 @@ class PulledBlocks(NamedTuple):
     says: str  # "", "diverged" or "ahead"
     blocks: list[SimulatedBlock]
     region: str
-    epoch: int
     head: int
-    is_open: bool
 
 
 def after(

@@ -42,7 +42,7 @@ def _leads_again(world: World, answered: int) -> bool:
 def _states(world: World) -> str:
     return ", ".join(
         f"{region.name}: {region.memory.state} at {len(region.journal)}+{len(region.spool)}, applied {region.applied},"
-        f" follows {region.following} {region.refused_by} ({region.memory.why})"
+        f" follows {region.session.region} {region.refused_by} ({region.memory.why})"
         for region in world.regions.values()
     )
 
@@ -65,7 +65,9 @@ def _operators(world: World) -> Task:
         asks_a_person = any(region.rules.mode != "automatic" for region in regions)
         if waited > patience + (0.0 if asks_a_person else 12.0):  # automatic: the loss budget keeps all from leading
             is_allowed = waited > patience + 6.0
-            order(world, _best(regions), SimulatedFault(0.0, "failover", seconds=5.0, allow_data_loss=is_allowed))
+            reason = world.dice.choice(["", "an operator"])  # whoever says none is refused, and asked again
+            given = SimulatedFault(0.0, "failover", seconds=5.0, allow_data_loss=is_allowed, reason=reason)
+            order(world, _best(regions), given)
 
 
 def _best(regions: list[SimulatedRegion]) -> SimulatedRegion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from replicator.cluster.decisions.model import (
@@ -13,7 +14,6 @@ from replicator.cluster.decisions.model import (
     FollowRegion,
     HandOver,
     KeepLease,
-    Observation,
     OpenFence,
     Order,
     Promote,
@@ -23,22 +23,22 @@ from replicator.cluster.decisions.model import (
     SealOrphans,
     VerifyApplied,
 )
-from replicator.cluster.decisions.states import RoleState
-from replicator.cluster.leases.base import Holder, LeaseView
+from replicator.cluster.decisions.orders import check_order, take_over
+from replicator.cluster.leases.base import Holder, LeaseLost, LeaseView, is_held_by
+from replicator.errors import Rejected
 from replicator.ops.simulation.chain import SimulatedBlock, fork
 from replicator.ops.simulation.faults import STORE
 from replicator.ops.simulation.region import SealedOrphans
 from replicator.ops.simulation.schedule import Reply, Task
-from replicator.ops.simulation.tasks import change, look_once, promised, take_report, unfollow
+from replicator.ops.simulation.tasks import change, close_fence, granted, look_once, promised, take_report, unfollow
 
 if TYPE_CHECKING:
     from replicator.ops.simulation.region import SimulatedRegion
 
 RETRY_SECONDS = 0.2
-ORDERABLE = (RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.DEMOTED)
 
 
-def do(region: SimulatedRegion, action: Action, seen: Observation) -> Task:
+def do(region: SimulatedRegion, action: Action) -> Task:
     """Do it; whether to look again at once."""
     world, dice, weather = region.world, region.world.dice, region.world.weather
     world.trace(region, "does", str(action))
@@ -49,7 +49,7 @@ def do(region: SimulatedRegion, action: Action, seen: Observation) -> Task:
         case FollowRegion(to):
             return (yield from _follow(region, to))
         case FetchBlocks(to):
-            done = region.following == to or (yield from _follow(region, to))
+            done = region.session.region == to or (yield from _follow(region, to))
             yield 0.05
             return done
         case ClaimLease(epoch, instead_of):
@@ -64,25 +64,23 @@ def do(region: SimulatedRegion, action: Action, seen: Observation) -> Task:
             return (yield from _promote(region, epoch))
         case OpenFence(epoch):
             yield dice.random() * 0.05
-            region.permit(epoch)
+            region.move_fence(region.held.open(epoch))
         case CloseFence():
             yield dice.random() * 0.05
-            region.permit_until = min(region.permit_until, region.clock())
-            while region.in_flight:
-                yield 0.01
+            yield from close_fence(region)
         case HandOver(target, sequence):
             return (yield from _hand_over(region, target, sequence))
         case KeepLease():
             return (yield from _keep_mine(region))
         case ReleaseLease():
-            grant, region.grant = region.grant, None
+            grant, region.held.grant = region.held.grant, None
             if grant is not None:
-                yield world.ask(region, STORE, lambda: world.store.release(world.now, grant), world.ttl_seconds / 3)
+                yield world.ask(region, STORE, lambda: world.store.release(grant), world.ttl_seconds / 3)
             yield from look_once(region)
         case SealOrphans(to):
             return (yield from _seal(region, to))
         case RewindToFork():
-            return (yield from _rewind(region, seen))
+            return (yield from _rewind(region))
         case ReportIntent():
             return False
     if dice.random() < weather.action_fails:
@@ -101,21 +99,19 @@ def _follow(region: SimulatedRegion, to: str | None) -> Task:
 def _claim(region: SimulatedRegion, epoch: int, instead_of: Holder | None) -> Task:
     world = region.world
     at = region.clock()  # before the store is asked
-    claim = yield world.ask(
-        region,
-        STORE,
-        lambda: world.store.claim(world.now, region.name, epoch, instead_of) or False,
-        world.ttl_seconds / 3,
+    answer = yield world.ask(
+        region, STORE, lambda: world.store.claim(world.now, region.name, epoch, instead_of), world.ttl_seconds / 3
     )
-    if claim is None:
+    if answer is None:
         yield RETRY_SECONDS
-        return False
-    if claim is False:
-        yield from look_once(region)
+    elif isinstance(answer, LeaseLost):
+        region.view = answer.view
     else:
-        region.grant, region.asked_at = claim, at
-        region.view = LeaseView(claim, epoch)
-    return bool(claim)
+        grant = region.held.grant = granted(region, answer, at)
+        region.view = LeaseView(grant.holder, epoch)
+        yield from change(region)  # a restart takes it up again
+        return True
+    return False
 
 
 def _ask(region: SimulatedRegion, epoch: int) -> Task:
@@ -148,32 +144,39 @@ def _ask(region: SimulatedRegion, epoch: int) -> Task:
 
 def _promote(region: SimulatedRegion, epoch: int) -> Task:
     world = region.world
-    region.following = None
-    region.session += 1
+    stop_feed(region)
     yield world.dice.random() * world.weather.action_seconds
     if region.disk_fails or world.now < region.database_down_until:
         yield RETRY_SECONDS
         return False
+    if region.memory.half == "replica":
+        region.spool.clear()  # what could not be settled is behind a gap, and never will be
     head = region.head
     if head is None or head.epoch < epoch:
         world.append(region, epoch, "epoch")
     yield world.dice.random() * world.weather.action_seconds
     yield from change(region, half="primary", led=epoch)
     region.applied = region.verified = len(region.journal)
+    region.writers = region.new_writers()
     return True
 
 
+def stop_feed(region: SimulatedRegion) -> None:
+    """The half of the flow that runs is stopped: nothing arrives any more."""
+    region.session = region.session.following(None, 0)
+    region.connection += 1
+
+
 def _hand_over(region: SimulatedRegion, target: str, sequence: int) -> Task:
-    world, order = region.world, region.order
-    if region.grant is None or order is None:
+    world = region.world
+    take = take_over(region.order, region.view, region.name, target, sequence)
+    if take is None:
         return False
-    if region.handed == region.grant:
+    if region.handed == take.instead_of:
         yield from look_once(region)
         yield 0.02
         return True
-    take = Order("take", 0.0, target=target, instead_of=region.grant, sequence=sequence)
-    left = order.until - region.clock()
-    other = world.regions[target]
+    other, left = world.regions[target], take.until - region.clock()
     told = yield world.ask(region, target, lambda: take_order(other, take, left), 1.5)
     if told:
         region.handed = take.instead_of
@@ -184,55 +187,37 @@ def _hand_over(region: SimulatedRegion, target: str, sequence: int) -> Task:
 def take_order(region: SimulatedRegion, order: Order, seconds: float) -> bool:
     """An order that comes to a region; whether it is carried out from now on."""
     now = region.clock()
-    busy = region.order is not None and region.order.verb != order.verb and now < region.order.until
-    state = region.memory.state
-    fits = {
-        "take": state in ORDERABLE and not region.report().blocked,
-        "failover": state in ORDERABLE and not region.report().blocked,
-        "switchover": state is RoleState.PRIMARY,
-        "rejoin": state in (RoleState.REJOINING, RoleState.HALTED),
-    }[order.verb]
-    if order.verb == "failover":
-        fits = fits and region.view is not None and region.view.holder is None
-    if busy or not fits:
+    order = dataclasses.replace(order, until=now + seconds)
+    try:
+        check_order(order, region.memory, region.report(), region.view, region.rules, region.order, now)
+    except Rejected:
         return False
-    region.order = order.__class__(
-        order.verb,
-        now + seconds,
-        order.target,
-        order.instead_of,
-        order.sequence,
-        order.allow_data_loss,
-        order.primary_is_fenced,
-        order.reason,
-    )
+    region.order = order
+    region.world.checks.ordered(region, order)
     region.world.trace(region, "is ordered", f"{order.verb} {order.target} {order.instead_of or ''}")
     return True
 
 
 def _keep_mine(region: SimulatedRegion) -> Task:
-    world, grant = region.world, region.grant
+    world, grant = region.world, region.held.grant
     if grant is None:
         return False
-    kept = yield world.ask(region, STORE, lambda: world.store.keep(world.now, grant) or False, world.ttl_seconds / 3)
-    if kept is None:
+    answer = yield world.ask(region, STORE, lambda: world.store.keep(world.now, grant), world.ttl_seconds / 3)
+    if answer is None:
         yield RETRY_SECONDS
         return False
-    if region.grant != grant:
+    if isinstance(answer, LeaseLost):
+        region.held.grant, region.view = None, answer.view
         return True
-    region.grant = kept or None
-    if kept:
-        region.view = LeaseView(kept, kept.epoch)
-        yield from change(region, reopening=True)
-    else:
-        yield from look_once(region)
+    region.held.grant = granted(region, answer, grant.asked_at)  # its time is not renewed
+    region.view = LeaseView(answer.holder, answer.epoch)
+    yield from change(region, reopening=True)
     return True
 
 
 def _seal(region: SimulatedRegion, to: str) -> Task:
     world = region.world
-    region.following = None
-    region.session += 1
+    stop_feed(region)
     if region.memory.half == "replica":
         region.settle(len(region.spool))
     other = world.regions[to]
@@ -242,21 +227,20 @@ def _seal(region: SimulatedRegion, to: str) -> Task:
         yield RETRY_SECONDS
         return False
     at = fork(region.journal, chain)
-    orphans = tuple(region.journal[at:])
-    region.seal = SealedOrphans(at, orphans)
+    orphans = region.journal[at:]
     region.sealed_ever.update(orphans)
     world.trace(region, "sealed", f"{len(orphans)} blocks behind {at}, against {to}")
+    yield from look_once(region)
+    if not is_held_by(region.view, to):  # it may itself have been rewound by now: its chain proves nothing then
+        return False
+    region.seal = SealedOrphans(at)
     return True
 
 
-def _rewind(region: SimulatedRegion, seen: Observation) -> Task:
+def _rewind(region: SimulatedRegion) -> Task:
     world, seal = region.world, region.seal
     yield world.dice.random() * world.weather.action_seconds
-    if seal is None or not region.is_sealed:
-        world.checks.refused_rewind(region, seen)
-        yield RETRY_SECONDS
-        return False
-    if region.disk_fails or world.now < region.database_down_until:
+    if seal is None or region.disk_fails or world.now < region.database_down_until:
         yield RETRY_SECONDS
         return False
     region.cut(seal.fork)

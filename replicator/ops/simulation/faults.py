@@ -41,3 +41,4 @@ class SimulatedFault(NamedTuple):
     seconds: float = 5.0
     amount: float = 0.0
     allow_data_loss: bool = False
+    reason: str = "an operator"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from replicator.cluster.decisions.model import FailoverRules, Mode
-from replicator.ops.simulation.faults import STORE, Kind, SimulatedFault
+from replicator.ops.simulation.faults import ORDERS, STORE, Kind, SimulatedFault
 from replicator.ops.simulation.weather import Weather
 from replicator.ops.simulation.world import Outcome, World
 
@@ -111,7 +111,29 @@ def plan_of(seed: int, world: World) -> list[SimulatedFault]:
                 allow_data_loss=dice.random() < 0.3,
             )
         )
-    return [fault._replace(seconds=min(fault.seconds, STORY_SECONDS - fault.at)) for fault in plan]
+    plan = [_told(fault, dice) if fault.kind in ORDERS else _within_story(fault) for fault in plan]
+    return plan + list(_orders_after(plan, dice, world))
+
+
+def _orders_after(plan: list[SimulatedFault], dice: random.Random, world: World) -> Iterator[SimulatedFault]:
+    """What people order when they see that the primary may be lost: again if that is refused, often too early or too
+    late, and to whichever region."""
+    for fault in plan:
+        if fault.kind in ("region_loss", "partition", "freeze") and dice.random() < 0.6:
+            for soonest, latest in ((0.5, 1.5), (1.2, 2.0), (1.5, 4.0)):
+                at = fault.at + dice.uniform(soonest, latest) * world.ttl_seconds
+                target = dice.choice(list(world.regions))
+                yield _told(SimulatedFault(at, "failover", target, allow_data_loss=dice.random() < 0.5), dice)
+
+
+def _within_story(fault: SimulatedFault) -> SimulatedFault:
+    """Faults end before the world comes to rest."""
+    return fault._replace(seconds=min(fault.seconds, STORY_SECONDS - fault.at))
+
+
+def _told(order: SimulatedFault, dice: random.Random) -> SimulatedFault:
+    """An order as a person gives it: it may count for long, and say no reason."""
+    return order._replace(seconds=dice.choice([1.0, 8.0, 30.0]), reason=dice.choice(["", "drawn", "drawn"]))
 
 
 def live(seed: int, change: Callable[[World], None] | None = None, **options: Any) -> Outcome:

@@ -1,70 +1,62 @@
-"""The lease store: one lease, granted for a time, by compare-and-swap. The knobs that break it are for the mutants."""
+"""The lease store: the steps are those of the lease file, on the world's own clock, asked over a network."""
 
 from __future__ import annotations
 
-from replicator.cluster.leases.base import Holder, LeaseView
+from replicator.cluster.leases.base import Grant, Holder, LeaseLost, LeaseView
+from replicator.cluster.leases.record import BootMoment, LeaseRecord
 from replicator.ops.simulation.schedule import Process
+
+STRAND = "main"
 
 
 class LeaseStore(Process):
-    """A store that is asked over a network. Its clock is the true one; it may be unreachable (``is_away``)."""
+    """A store of one lease. ``kept`` is what it holds durably. It may be unreachable (``is_away``).
+
+    Each step answers what it leaves in the store, or Lost.
+    """
 
     def __init__(self, ttl_seconds: float) -> None:
         self.ttl_seconds = ttl_seconds
-        self.holder: Holder | None = None
-        self.epoch = 0
-        self.expires_at = 0.0
+        self.kept = LeaseRecord(0)
         self.is_away = False
-        self.compares = True
-        self._tokens = 0
+        self._drawn = 0
 
     def look(self, now: float) -> LeaseView:
         """The lease as it stands."""
-        self._expire(now)
-        return LeaseView(self.holder, self.epoch)
+        return self.kept.view(BootMoment("", now))
 
-    def claim(self, now: float, region: str, epoch: int, instead_of: Holder | None) -> Holder | None:
-        """The claim if it is granted: nobody holds the lease, or exactly he who is to be replaced."""
-        self._expire(now)
-        if self.holder is not None and self.holder[:2] == (region, epoch):
-            self.expires_at = now + self.ttl_seconds
-            return self.holder  # its answer was lost
-        is_free = self.holder is None or self.holder == instead_of
-        if self.compares and not (is_free and epoch > self.epoch):
-            return None
-        self.holder = Holder(region, epoch, self._token())
-        self.epoch = epoch
-        self.expires_at = now + self.ttl_seconds
-        return self.holder
+    def claim(self, now: float, region: str, epoch: int, instead_of: Holder | None) -> LeaseRecord | LeaseLost:
+        """Claim the lease for a region."""
+        wanted = Holder(region, epoch, self._draw())
+        try:
+            self.kept = self.kept.claimed(
+                wanted, self._draw(), instead_of, BootMoment("", now), self.ttl_seconds, STRAND
+            )
+        except LeaseLost as lost:
+            return lost
+        return self.kept
 
-    def renew(self, now: float, holder: Holder) -> bool:
-        """Whether the claim still stands; then it does for another ttl."""
-        self._expire(now)
-        if self.holder != holder:
-            return False
-        self.expires_at = now + self.ttl_seconds
+    def renew(self, now: float, grant: Grant) -> LeaseRecord | LeaseLost:
+        """Begin the grant's time anew."""
+        try:
+            self.kept = self.kept.renewed(grant, BootMoment("", now), self.ttl_seconds, STRAND)
+        except LeaseLost as lost:
+            return lost
+        return self.kept
+
+    def keep(self, now: float, grant: Grant) -> LeaseRecord | LeaseLost:
+        """Give the grant a new token."""
+        try:
+            self.kept = self.kept.kept_mine(grant, self._draw(), BootMoment("", now), STRAND)
+        except LeaseLost as lost:
+            return lost
+        return self.kept
+
+    def release(self, grant: Grant) -> bool:
+        """Take the grant back."""
+        self.kept = self.kept.released(grant)
         return True
 
-    def keep(self, now: float, holder: Holder) -> Holder | None:
-        """The claim under a new token, so that nobody can replace the old one; None if it is gone."""
-        self._expire(now)
-        if self.holder != holder:
-            return None
-        self.holder = Holder(holder.region, holder.epoch, self._token())
-        self.expires_at = now + self.ttl_seconds
-        return self.holder
-
-    def release(self, now: float, holder: Holder) -> bool:
-        """Give the claim back."""
-        self._expire(now)
-        if self.holder == holder:
-            self.holder = None
-        return True
-
-    def _expire(self, now: float) -> None:
-        if self.holder is not None and now >= self.expires_at:
-            self.holder = None
-
-    def _token(self) -> str:
-        self._tokens += 1
-        return f"t{self._tokens}"
+    def _draw(self) -> str:
+        self._drawn += 1
+        return f"t{self._drawn}"

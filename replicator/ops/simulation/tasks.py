@@ -11,11 +11,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from replicator.cluster.decisions.model import DurableState, HeardReport, MemberReport
-from replicator.cluster.decisions.states import FOLLOWS, TABLE, RoleEvent, RoleState
-from replicator.cluster.leases.base import Holder
+from replicator.cluster.decisions.promises import breaks_promise
+from replicator.cluster.decisions.states import (
+    BEGINS_RETURN,
+    ENDS_ORDERS,
+    FOLLOWS,
+    SETTLED,
+    IllegalEvent,
+    RoleEvent,
+    RoleState,
+)
+from replicator.cluster.decisions.step import entering
+from replicator.cluster.leases.base import Grant, LeaseLost
+from replicator.cluster.leases.record import LeaseRecord
 from replicator.ops.simulation.chain import PulledBlocks, SimulatedBlock, after
 from replicator.ops.simulation.faults import STORE
 from replicator.ops.simulation.schedule import Reply, Task
+from replicator.ops.simulation.store import STRAND
 
 if TYPE_CHECKING:
     from replicator.ops.simulation.region import SimulatedRegion
@@ -23,18 +35,6 @@ if TYPE_CHECKING:
 
 STEPS_AT_ONCE = 20
 DRAIN_SECONDS = 2.0
-ENDS_ORDERS = frozenset(
-    {
-        RoleEvent.LOST,
-        RoleEvent.REFUSED,
-        RoleEvent.PROMOTED,
-        RoleEvent.REOPEN,
-        RoleEvent.HANDED_OVER,
-        RoleEvent.EXPIRED,
-        RoleEvent.REWOUND,
-    }
-)
-FAR = frozenset({RoleState.PRIMARY, RoleState.FOLLOWING, RoleState.PAUSED, RoleState.HALTED})
 
 
 def start(region: SimulatedRegion) -> None:
@@ -69,26 +69,29 @@ def renew(region: SimulatedRegion) -> Task:
     """Renew what is held three times within its time, for ever."""
     world = region.world
     while True:
-        grant = region.grant
+        grant = region.held.grant
         if grant is None or world.now < region.database_down_until:
             yield 0.3
             continue
         at = region.clock()  # before the store is asked
-        renewed = yield world.ask(region, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
-        if region.grant != grant or renewed is None:
-            yield 0.2
-        elif renewed:
-            region.asked_at = max(at, region.asked_at)
-            if region.is_open:
-                region.permit(grant.epoch)
+        answer = yield world.ask(region, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
+        if isinstance(answer, LeaseLost):
+            region.held.grant, region.view = None, answer.view
+        elif answer is not None and region.held.renew(grant, granted(region, answer, at)):
+            region.move_fence(region.held.prolong())
             yield world.ttl_seconds / 3
-        else:
-            region.grant = None
-            yield 0.2
+            continue
+        yield 0.2
 
 
-def _renewed(world: World, grant: Holder) -> bool:
+def _renewed(world: World, grant: Grant) -> LeaseRecord | LeaseLost:
     return world.store.renew(world.now, grant)
+
+
+def granted(region: SimulatedRegion, kept: LeaseRecord, at: float) -> Grant:
+    """The grant that the store's answer is; ``at``: the region's clock before the store was asked."""
+    assert kept.holder is not None
+    return Grant(STRAND, *kept.holder, kept.lease_id, at, region.world.ttl_seconds)
 
 
 # -- peers
@@ -103,14 +106,12 @@ def poll(region: SimulatedRegion, peer: str) -> Task:
         report = yield world.ask(region, peer, other.report, 1.5)
         if report is not None:
             take_report(region, report, at)
-        yield 0.6 if region.memory.state in FAR else 0.15
+        yield 0.6 if region.memory.state in SETTLED else 0.15
 
 
 def take_report(region: SimulatedRegion, report: MemberReport, at: float) -> None:
-    """What a peer has said; an older report than the last is dropped."""
-    known = region.peers.get(report.region)
-    if known is None or known.at <= at:
-        region.peers[report.region] = HeardReport(report, at)
+    """What a peer has said to a question of this time."""
+    region.peers[report.region] = HeardReport(report, at)
 
 
 def promised(region: SimulatedRegion, epoch: int, reply: Reply, back: str) -> Task:
@@ -122,23 +123,21 @@ def promised(region: SimulatedRegion, epoch: int, reply: Reply, back: str) -> Ta
     memory = world.promise(region.memory, epoch)
     if memory != region.memory:
         yield from write(region, memory)
-    if region.permit_epoch < epoch:
-        region.permit_until = min(region.permit_until, region.clock())
-    if region.following is not None and region.took_epoch < epoch:
+    if breaks_promise(region.memory, epoch, is_open=region.clock() < region.held.open_until):
+        yield from close_fence(region)
+    if not region.honours(epoch):
         yield from unfollow(region)
-    yield from keep_promise(region)
     region.locked = False
     world.answer(region.name, back, reply, region.report())
 
 
-def keep_promise(region: SimulatedRegion) -> Task:
-    """What was received is in the journal before a promise is told: a report says how far the journal goes."""
-    limit = region.world.now + DRAIN_SECONDS
-    while region.spool and region.memory.promised > region.kept_promise:
-        yield 0.02
-        if region.world.now > limit:
-            return
-    region.kept_promise = region.memory.promised
+def close_fence(region: SimulatedRegion) -> Task:
+    """Close the fence; what has been let in is seen through."""
+    region.held.begin_closing()
+    region.fence_until = min(region.fence_until, region.clock())
+    while region.in_flight:
+        yield 0.01
+    region.held.closed()
 
 
 # -- memory
@@ -154,6 +153,7 @@ def write(region: SimulatedRegion, memory: DurableState) -> Task:
         yield 0.2
     world.checks.remembers(region, memory)
     region.memory = memory
+    region.kept_grant = None if region.held.grant is None else region.held.grant.as_json()
     yield 0.0  # a process that dies now has kept it, and has done nothing yet
 
 
@@ -170,41 +170,43 @@ def pause(region: SimulatedRegion, event: RoleEvent) -> Task:
     """An operator pauses or resumes it, if its state knows that."""
     while region.locked:
         yield 0.01
-    after = TABLE.get((region.memory.state, event))
-    if after in (RoleState.PAUSED, RoleState.FOLLOWING):
-        region.locked = True
-        yield from write(region, dataclasses.replace(region.memory, state=after))
-        region.locked = False
+    try:
+        step = entering(region.memory, event)
+    except IllegalEvent:
+        return
+    region.locked = True
+    yield from write(region, step.memory)
+    region.since = region.clock()
+    region.locked = False
 
 
 # -- the flow
 
 
 def unfollow(region: SimulatedRegion, to: str | None = None) -> Task:
-    """Follow nobody, or another one: what was received is settled first."""
-    region.following = None
-    region.session += 1
-    region.refused_by = ""
+    """Follow another region, or nobody; in the latter case what has arrived is brought into the journal first."""
+    if to is not None and region.memory.epoch > region.session.epoch:
+        region.heard_head = 0
+    region.session = region.session.following(to, region.memory.epoch)
+    region.connection += 1
+    region.refused_by, region.heard_at = "", None
     limit = region.world.now + DRAIN_SECONDS
-    while region.spool and region.world.now < limit:
+    while to is None and region.spool and region.world.now < limit:
         yield 0.02
-    region.following = to
-    if to is not None:
-        region.took_epoch = region.memory.promised
 
 
 def follow(region: SimulatedRegion) -> Task:
     """Pull from the region that is followed, for ever. Each request says how far this region has durably."""
     world, dice = region.world, region.world.dice
     while True:
-        source, session = region.following, region.session
+        source, connection = region.session.region, region.connection
         if source is None or region.memory.half != "replica":
             yield 0.2
             continue
         last = region.spool[-1] if region.spool else region.head
         other = world.regions[source]
         pulled = yield world.ask(region, source, partial(serve, other, region.name, region.received, last), 1.5)
-        if pulled is None or session != region.session:
+        if pulled is None or connection != region.connection:
             yield 0.1
             continue
         if take_blocks(region, pulled):
@@ -216,33 +218,26 @@ def follow(region: SimulatedRegion) -> Task:
 def serve(region: SimulatedRegion, name: str, sequence: int, head: SimulatedBlock | None) -> PulledBlocks:
     """The feed: what follows a position. Whoever asks has all before it durably."""
     says, blocks = after(region.journal, sequence, head, 20)
-    if not says:
-        region.durable_at[name] = max(region.durable_at.get(name, 0), sequence)
+    if not says and region.writers is not None:
+        region.writers.reported(name, sequence)
         answer_writers(region)
-    return PulledBlocks(says, blocks, region.name, region.memory.epoch, len(region.journal), region.is_open)
+    return PulledBlocks(says, blocks, region.name, len(region.journal))
 
 
 def answer_writers(region: SimulatedRegion) -> None:
     """Answer the writers whose blocks enough other regions have."""
-    needed = region.rules.acknowledge
-    while region.pending:
-        block = region.pending[0]
-        if block.epoch != region.permit_epoch:  # of a term that is over: its writer was never answered
-            del region.pending[0]
-            continue
-        if needed and sum(at >= block.sequence for at in region.durable_at.values()) < needed:
-            return
-        del region.pending[0]
-        region.world.checks.answers(region, block)
+    if region.writers is not None:
+        for block in region.writers.released():
+            if region.is_open:  # or else the writer is told that the outcome is not known
+                region.world.checks.answers(region, block)
 
 
 def take_blocks(region: SimulatedRegion, pulled: PulledBlocks) -> bool:
     """Take what the feed has sent; whether something came."""
-    if pulled.is_open:
-        region.heard_at = region.clock()
-        region.heard_head = pulled.head
+    region.heard_at = region.clock()
+    region.heard_head = max(region.heard_head, pulled.head)
     region.refused_by = pulled.region if pulled.says else ""
-    if not pulled.blocks or region.memory.promised > region.took_epoch or region.disk_fails:
+    if not pulled.blocks or region.disk_fails:
         return False
     assert pulled.blocks[0].sequence == region.received + 1
     region.spool += pulled.blocks
@@ -256,8 +251,6 @@ def flow(region: SimulatedRegion) -> Task:
         yield 0.15 + world.dice.random() * 0.35
         if region.spool and world.dice.random() < world.weather.settles and not region.disk_fails:
             region.settle(1 + world.dice.randrange(len(region.spool) + 2))
-        if region.kept_promise < region.memory.promised and not region.spool and not region.locked:
-            region.kept_promise = region.memory.promised
         if world.now < region.database_down_until or region.memory.state is RoleState.REJOINING:
             continue
         step = 1 if world.now < region.slow_until else world.weather.replay_blocks
@@ -281,11 +274,10 @@ def decide_for_ever(region: SimulatedRegion) -> Task:
             while region.locked:
                 yield 0.01
             region.locked = True
-            if region.memory.state is not RoleState.REJOINING:
-                region.seal = None
             seen = region.seen()
             step = world.decide(region.memory, seen, region.rules)
             world.decisions += 1
+            world.checks.decided(region, step)
             if step.event is RoleEvent.STAND:
                 world.checks.stands(region)
             elif step.event is RoleEvent.GRANTED:
@@ -296,7 +288,7 @@ def decide_for_ever(region: SimulatedRegion) -> Task:
                     entered(region, step.event, step.why)
             region.locked = False
             if step.action is not None and step.event is None:
-                is_done = yield from do(region, step.action, seen)
+                is_done = yield from do(region, step.action)
                 if not is_done:
                     break
             elif step.event is None:
@@ -309,10 +301,12 @@ def entered(region: SimulatedRegion, event: RoleEvent, why: str) -> None:
     region.since = region.clock()
     if event in ENDS_ORDERS:
         region.order = None
+    if region.writers is not None and region.memory.state is RoleState.DEMOTED:
+        region.writers.stop()
     if event is RoleEvent.HANDED_OVER:
-        region.grant = None
-    if event in (RoleEvent.DIVERGED, RoleEvent.REJOIN):
+        region.held.grant = None
+    if event in BEGINS_RETURN:
         region.seal = None
-        region.following = None
-        region.session += 1
+    if event is RoleEvent.REWOUND:
+        region.writers = None
     region.world.happened(region, event, why)

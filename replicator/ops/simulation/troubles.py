@@ -70,7 +70,13 @@ def order(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None:
         event = RoleEvent.PAUSE if fault.kind == "pause" else RoleEvent.RESUME
         world.spawn(region, pause(region, event))
         return
-    given = Order(fault.kind, 0.0, target=fault.other or "", allow_data_loss=fault.allow_data_loss)  # type: ignore[arg-type]
+    given = Order(
+        fault.kind,  # type: ignore[arg-type]  # pause and resume are done
+        0.0,
+        target=fault.other or "",
+        allow_data_loss=fault.allow_data_loss,
+        reason=fault.reason,
+    )
     world.deliver(region, take_order, region, given, fault.seconds)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from replicator.cluster.decisions import decide as core
-from replicator.cluster.decisions.model import DurableState, FailoverRules, Observation
+from replicator.cluster.decisions.model import DurableState, FailoverRules, Observation, first_state
 from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.checks import LawChecks, has
@@ -90,7 +90,6 @@ class World(Schedule):
         self.checks = LawChecks(self)
         self.events: list[WorldEvent] = []
         self.decisions = 0
-        self.allowed_loss: set[str] = set()
         self._traced = traced
         self._cut: dict[tuple[str, str], float] = {}
         self._slow: dict[tuple[str, str], tuple[float, float]] = {}
@@ -101,11 +100,7 @@ class World(Schedule):
         first = first or next(iter(rules))
         self.regions: dict[str, SimulatedRegion] = {}
         for index, (name, own) in enumerate(rules.items()):
-            memory = (
-                DurableState(RoleState.DEMOTED, "primary")
-                if name == first
-                else DurableState(RoleState.FOLLOWING, "replica")
-            )
+            memory = first_state("primary" if name == first else "replica", 0)
             priority = (priorities or {}).get(name, 0)
             self.regions[name] = SimulatedRegion(self, own, memory, priority)
             self.regions[name].set_base(1000.0 * (index + 1))
@@ -141,7 +136,11 @@ class World(Schedule):
         for region in self.regions.values():
             if region is leader:
                 continue
-            if region.memory.state is not RoleState.FOLLOWING or region.following != leader.name or region.refused_by:
+            if (
+                region.memory.state is not RoleState.FOLLOWING
+                or region.session.region != leader.name
+                or region.refused_by
+            ):
                 return False
             if region.spool or region.journal != leader.journal or region.applied != len(leader.journal):
                 return False
@@ -255,13 +254,15 @@ class World(Schedule):
         yield self.dice.random() * 0.02
         if not region.is_open or region.disk_fails or self.now < region.database_down_until:
             return
-        epoch = region.permit_epoch
+        epoch = region.fence_epoch
         region.in_flight += 1
         yield self.dice.random() * 0.005
         region.in_flight -= 1
         if not region.is_open:
             return
-        region.pending.append(self.append(region, epoch, ""))
+        block = self.append(region, epoch, "")
+        if region.writers is not None:
+            region.writers.wrote(block)
         yield 0.0
         answer_writers(region)
 
@@ -278,12 +279,6 @@ class World(Schedule):
 
     def happened(self, region: SimulatedRegion, event: RoleEvent, why: str) -> None:
         """A region changed its state."""
-        if event is RoleEvent.FENCED or event is RoleEvent.STAND:
-            order = region.order
-            if order is not None and order.allow_data_loss:
-                self.allowed_loss.add(region.name)
-            else:
-                self.allowed_loss.discard(region.name)
         self.note(region.name, _KINDS.get(event, event.name.lower()), why)
 
     def note(self, region: str, kind: str, text: str) -> None:
@@ -306,13 +301,9 @@ class World(Schedule):
         )
         print(f"{self.now:9.3f}  {name:12} {state:26} {kind:12} {text}")
 
-    def loss_allowed(self, region: SimulatedRegion) -> bool:
-        """Whether a person has allowed that this promotion loses something."""
-        return region.name in self.allowed_loss
-
     def outcome(self) -> Outcome:
         """What became of it, up to now."""
-        leader = max(self.regions.values(), key=lambda region: (region.is_open, region.permit_epoch))
+        leader = max(self.regions.values(), key=lambda region: (region.is_open, region.fence_epoch))
         sealed = {block for region in self.regions.values() for block in region.sealed_ever}
         dark = self._dark_seconds + (0.0 if self._dark_since is None else self.now - self._dark_since)
         return Outcome(

@@ -74,3 +74,20 @@ def test_a_file_that_cannot_be_read_halts(tmp_path: Path, text: str) -> None:
         DurableStateFile(path).read()
     assert caught.value.reason == "role_unreadable"
     assert "bootstrap" in caught.value.cure
+
+
+FILE_TEXT = (
+    '{"format": 1, "memory": {"state": "primary", "half": "primary", "epoch": 7, "promised": 7, "led": 7, "mine": 0,'
+    ' "closed_at": null, "handed_to": "", "changed_at": 12.5, "approved": false, "reopening": false, "why": "a drill"},'
+    ' "grant": {"strand": "main", "region": "paris", "epoch": 7, "token": "token", "lease_id": "lease",'
+    ' "ttl_seconds": 10.0}, "happened": [[1, "promoted", "primary", 7, "in epoch 7"]]}'
+)
+
+
+def test_the_file_has_the_form_that_other_releases_read(tmp_path: Path) -> None:
+    path = tmp_path / "role.json"
+    path.write_text(FILE_TEXT)
+    kept = DurableStateFile(path).read()
+    assert kept is not None
+    DurableStateFile(path).keep(kept)
+    assert path.read_text() == FILE_TEXT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -118,3 +119,62 @@ def test_what_is_no_object_is_no_report(fields: Any) -> None:
 
 def test_an_order_lasts_an_hour_at_most() -> None:
     assert order_from({"verb": "failover", "seconds": 1e12}, 0.0).until == 3600.0
+
+
+REPORT_TEXT = (
+    '{"region": "paris", "state": "primary", "epoch": 7, "promised": 7, "head_epoch": 7, "sequence": 12, "hash": "ab",'
+    ' "applied": 12, "verified": 11, "open": true, "priority": 2, "blocked": "", "heard_seconds": 0.5,'
+    ' "heard_head": 12, "at_risk": {"wallets EUR": 2.5}, "at_risk_unknown": 1, "led": 7}'
+)
+MEMORY_TEXT = (
+    '{"state": "demoting", "half": "primary", "epoch": 7, "promised": 7, "led": 7, "mine": 7, "closed_at": 12,'
+    ' "handed_to": "tokyo", "changed_at": 3.25, "approved": false, "reopening": true, "why": "a drill"}'
+)
+ORDER_TEXT = (
+    '{"verb": "take", "target": "tokyo", "instead_of": {"region": "paris", "epoch": 7, "token": "t"}, "sequence": 12,'
+    ' "reason": "a drill", "seconds": 30.0}'
+)
+
+
+def test_what_is_sent_and_kept_has_the_form_that_other_releases_read() -> None:
+    report, memory = report_from(json.loads(REPORT_TEXT)), memory_from(json.loads(MEMORY_TEXT))
+    order = order_from(json.loads(ORDER_TEXT), 100.0)
+    assert json.dumps(report_json(report)) == REPORT_TEXT.replace('"priority": 2', '"priority": 2.0')
+    assert json.dumps(report_json(dataclasses.replace(report, priority=2))) == REPORT_TEXT
+    assert json.dumps(memory_json(memory)) == MEMORY_TEXT
+    assert json.dumps(order_json(order, 30)) == ORDER_TEXT
+
+
+@pytest.mark.parametrize("missing", ["region", "state"])
+def test_what_a_report_lacks_is_named(missing: str) -> None:
+    """A peer that answers so must not end the process that asked it."""
+    fields = {
+        name: value for name, value in report_json(MemberReport("paris", RoleState.PRIMARY)).items() if name != missing
+    }
+    with pytest.raises(ValueError, match=missing):
+        report_from(fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("verb", "abdicate"),
+        ("verb", None),
+        ("sequence", "12"),
+        ("allow_data_loss", "yes"),
+        ("reason", 5),
+        ("instead_of", {"region": "paris", "epoch": 7}),
+        ("instead_of", ["paris", 7, "t"]),
+        ("instead_of", {"region": "paris", "epoch": "7", "token": "t"}),
+        ("seconds", True),
+        ("seconds", None),
+    ],
+)
+def test_an_order_that_is_none_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name if name != "seconds" else "number"):
+        order_from({**json.loads(ORDER_TEXT), name: value}, 0.0)
+
+
+def test_a_newer_regions_holder_is_understood() -> None:
+    holder = {"region": "paris", "epoch": 7, "token": "t", "since": 5}
+    assert order_from({**json.loads(ORDER_TEXT), "instead_of": holder}, 0.0).instead_of == Holder("paris", 7, "t")

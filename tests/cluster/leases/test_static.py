@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import trio
 
-from replicator.cluster.leases.base import LeaseLost, LeaseView, usable_until
+from replicator.cluster.leases.base import Holder, LeaseLost, LeaseView, usable_until
+from replicator.cluster.leases.record import LeaseRecord, read_kept, write_kept
 from replicator.cluster.leases.static import StaticLease
 from replicator.errors import Halted, Unavailable
 
@@ -292,3 +293,24 @@ def test_the_file_says_what_was_granted(machine: Machine, path: Path) -> None:
         },
     }
     assert sorted(os.listdir(path.parent)) == ["lease.json", "lease.json.lock"]
+
+
+FILE_TEXT = (
+    '{"strand": "main", "epoch": 3, "held": {"region": "paris", "epoch": 2, "token": "t", "lease_id": "l", "boot": "b",'
+    ' "began_at": 1000.5, "ttl_seconds": %s}}'
+)
+
+
+@pytest.mark.parametrize("ttl_seconds", ["30.0", "null"])
+def test_the_file_has_the_form_that_other_releases_read(tmp_path: Path, ttl_seconds: str) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(FILE_TEXT % ttl_seconds)
+    kept = read_kept(before, "main")
+    assert kept == LeaseRecord(
+        3, Holder("paris", 2, "t"), "l", "b", 1000.5, 30.0 if ttl_seconds == "30.0" else math.inf
+    )
+    write_kept(after, "main", kept)
+    assert after.read_bytes() == before.read_bytes()
+    write_kept(after, "main", LeaseRecord(3))
+    assert after.read_text() == '{"strand": "main", "epoch": 3, "held": null}'
+    assert read_kept(after, "main") == LeaseRecord(3)
