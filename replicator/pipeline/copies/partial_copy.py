@@ -55,7 +55,7 @@ def refuse_half(data_dir: DataDir) -> None:
 
 
 def refuse_marked(mark: AppliedMark | None, applied: AppliedMark | None) -> None:
-    """Raise Halted if a replica holds half a copy. A mark beside a position was only not cleared away yet."""
+    """Raise Halted if a replica holds half a copy. Beside a position a mark is only a rest: the copy was whole."""
     if mark is not None and applied is None:
         message = f"the replica holds half a copy: {mark.position.sequence} chunks, {mark.blocks:,} rows"
         raise Halted("half_copied", message, place="replica", cure=CURE)

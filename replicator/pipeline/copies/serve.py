@@ -45,19 +45,19 @@ log = logging.getLogger("replicator")
 
 
 class _Copy:
-    """One that is under way."""
+    """A copy that is under way: for which region, of which moment, what is left of it, and the last chunks packed."""
 
-    def __init__(self, region: str, moment: Moment, found: Iterator[Chunk | CopyEnd]) -> None:
+    def __init__(self, region: str, moment: Moment, chunks_left: Iterator[Chunk | CopyEnd]) -> None:
         self.region = region
         self.moment = moment
-        self.found = found
+        self.chunks_left = chunks_left
         self.sent: deque[tuple[int, bytes]] = deque(maxlen=KEPT_CHUNKS)
         self.asked_at = trio.current_time()
         self.reading = trio.Lock()
 
 
 class Copies:
-    """The copies of one strand. ``reader_of`` gives a moment's reader; ``sequences`` their values."""
+    """The copies of one strand. ``sequences`` gives the values of the ledger's sequences, asked for at a copy's end."""
 
     def __init__(
         self,
@@ -115,28 +115,28 @@ class Copies:
             raise Rejected("too_many_copies", message, status=429, retry_after=30, place="copy", cure="try again later")
         self._beginning += 1  # it counts from now on: to fix a moment takes a while, and others may ask
         try:
-            moment, begun = await self._fixed()
+            moment, start = await self._fixed()
         finally:
             self._beginning -= 1
         reader = _copy_reader(moment)
-        tables = dict(in_force(begun.definitions).values())
-        found = chunks(
+        tables = dict(in_force(start.definitions).values())
+        chunks_left = chunks(
             reader,
             tables,
-            begun.position.sequence,
+            start.position.sequence,
             lambda: self._sequences(reader),
             max(1, min(chunk_rows, CHUNK_ROWS)),
         )
-        self._copies[begun.copy] = _Copy(region, moment, found)
-        log.info("a copy for region %s is begun at %s", region, begun.position)
-        return Response(pack_begun(begun), media_type=CONTENT_TYPE)
+        self._copies[start.copy] = _Copy(region, moment, chunks_left)
+        log.info("a copy for region %s is begun at %s", region, start.position)
+        return Response(pack_begun(start), media_type=CONTENT_TYPE)
 
     async def _plan(self, request: Request) -> Response:
-        moment, begun = await self._fixed()
+        moment, start = await self._fixed()
         with contextlib.closing(moment.reader):
-            names = sorted(definition.label for _, definition in in_force(begun.definitions).values())
+            names = sorted(definition.label for _, definition in in_force(start.definitions).values())
             about = {name: await trio.to_thread.run_sync(_copy_reader(moment).about_rows, name) for name in names}
-        return JSONResponse({"position": str(begun.position), "rows": begun.rows, "tables": about})
+        return JSONResponse({"position": str(start.position), "rows": start.rows, "tables": about})
 
     async def _chunk(self, request: Request) -> Response:
         name, number = request.path_params["copy"], whole_number(request.path_params["number"], "number")
@@ -146,6 +146,7 @@ class Copies:
             for sent, data in copy.sent:
                 if sent == number:
                     return Response(data, media_type=CONTENT_TYPE)
+            # Let go while this request waited for the one before it; or not the next one: rows are read only once.
             if name not in self._copies or number != (copy.sent[-1][0] + 1 if copy.sent else 1):
                 raise _no_such_copy(name)
             with trio.CancelScope(shield=True):  # whoever asked may be gone: it comes back for the very chunk
@@ -154,7 +155,7 @@ class Copies:
 
     async def _next(self, name: str, copy: _Copy, number: int) -> bytes:
         try:
-            chunk = await trio.to_thread.run_sync(next, copy.found, None)
+            chunk = await trio.to_thread.run_sync(next, copy.chunks_left, None)
         except BaseException:
             self._let_go(name)  # the moment went with its connection, or the reading is half done
             raise
@@ -182,13 +183,17 @@ class Copies:
     # -- the moment
 
     async def _fixed(self) -> tuple[Moment, CopyStart]:
-        """A moment whose tables are those that the journal defines there. The definitions may just be changing."""
+        """A moment whose tables are those that the journal defines there, and the head of its copy.
+
+        The reader's tables and the journal are read one after the other, so a definition that comes in between makes
+        them differ: then another moment is fixed.
+        """
         for _ in range(ATTEMPTS):
             moment = await self._moments.fix(None)
             try:
-                begun = await trio.to_thread.run_sync(self._described, moment)
-                if begun is not None:
-                    return moment, begun
+                start = await trio.to_thread.run_sync(self._described, moment)
+                if start is not None:
+                    return moment, start
             except BaseException:
                 moment.reader.close()
                 raise

@@ -49,6 +49,8 @@ def chunks(
             row = pack_row([None if cell is None else cell.encode() for cell in cells])
             rows.append(row)
             if places is not None:
+                # Replicas tell rows without a key by their place. A primary keeps none, so they get one that no block
+                # behind the moment has: those begin at the next sequence.
                 places.append((at, ordinal) if place is None else place)
             size += len(row)
             if len(rows) >= chunk_rows or size >= CHUNK_BYTES:

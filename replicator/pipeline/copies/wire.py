@@ -60,20 +60,20 @@ def as_text(definition: Definition) -> Definition:
 
 def in_force(definitions: list[tuple[int, bytes]]) -> dict[tuple[str, str], tuple[int, Definition]]:
     """Each table's last definition and its relation, by the table's name."""
-    found: dict[tuple[str, str], tuple[int, Definition]] = {}
+    last: dict[tuple[str, str], tuple[int, Definition]] = {}
     for relation, data in definitions:
         definition = unpack_definition(data)
-        found[definition.name] = relation, definition
-    return found
+        last[definition.name] = relation, definition
+    return last
 
 
 def pack_begun(begun: CopyStart) -> bytes:
-    """The copy's head."""
+    """The first message of a copy, packed."""
     return msgpack.packb({**begun._asdict(), "position": str(begun.position)})
 
 
 def unpack_begun(data: bytes) -> CopyStart:
-    """Raises Corrupt."""
+    """The first message of a copy. Raises Corrupt."""
     try:
         fields = msgpack.unpackb(data)
         begun = CopyStart(
@@ -91,7 +91,7 @@ def unpack_begun(data: bytes) -> CopyStart:
 
 
 def pack_chunk(chunk: Chunk | CopyEnd) -> bytes:
-    """A chunk, or the end."""
+    """A chunk or the end, packed."""
     if isinstance(chunk, CopyEnd):
         return msgpack.packb((chunk.number, 0, chunk.rows, chunk.sequences))
     return msgpack.packb(chunk)
@@ -101,9 +101,9 @@ def unpack_chunk(data: bytes, number: int) -> Chunk | CopyEnd:
     """The chunk of this number. Raises Corrupt."""
     try:
         match msgpack.unpackb(data):
-            case [int() as found, 0, int() as rows, list() as sequences] if found == number:
+            case [int() as got, 0, int() as rows, list() as sequences] if got == number:
                 return CopyEnd(number, rows, [_sequence(*fields) for fields in sequences])
-            case [int() as found, int() as relation, list() as rows, places] if found == number:
+            case [int() as got, int() as relation, list() as rows, places] if got == number:
                 if not all(type(row) is bytes for row in rows):
                     raise ValueError("a row that is none")
                 placed = None if places is None else [(int(place[0]), int(place[1])) for place in places]

@@ -87,7 +87,8 @@ class AppliedMark(NamedTuple):
 
 
 class Replica(Protocol):
-    """The writing side."""
+    """The writing side. ``drifted_rows`` counts rows that were found otherwise than the source knows them, because
+    somebody else wrote to the replica."""
 
     drifted_rows: int
 

@@ -23,7 +23,7 @@ KEY_LIMIT_CHARACTERS = 8192
 
 
 def unknown_table(table: str) -> Rejected:
-    """There is no such table here."""
+    """The refusal of a table that this region does not have."""
     return Rejected(
         "unknown_table", "this ledger has no such table", status=404, place=f"table {table:.200}", cure="see /v1/tables"
     )
@@ -47,7 +47,7 @@ def checked_text(column: Column, text: str) -> str:
     try:
         if len(text) > KEY_LIMIT_CHARACTERS or "\x00" in text:
             raise ValueError
-        text.encode()  # lone surrogates
+        text.encode()  # raises at lone surrogates, which JSON lets through and no database takes
         if kind in ("bpchar", "numeric"):
             return _MODIFIED[kind](text, _numbers(column.type))
         return _CHECKS.get(kind, str)(text)
@@ -115,7 +115,7 @@ def _numeric(text: str, numbers: list[int]) -> str:
         if not number.is_finite():
             return {"NaN": "NaN", "Infinity": "Infinity", "-Infinity": "-Infinity"}[str(number)]
         if abs(number.adjusted()) > KEY_LIMIT_CHARACTERS:
-            raise ValueError
+            raise ValueError  # 1e999999999 is a short text, and a gigabyte once it is written out
         if numbers:
             scale = numbers[1] if len(numbers) > 1 else 0
             exact = Decimal(1).scaleb(-scale)

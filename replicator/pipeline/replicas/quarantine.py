@@ -45,12 +45,12 @@ class QuarantinedStatement(NamedTuple):
 
     @property
     def place(self) -> Place:
-        """(sequence, ordinal)"""
+        """The statement's (sequence, ordinal)."""
         return (self.sequence, self.ordinal)
 
     @property
     def name(self) -> tuple[str, str]:
-        """(namespace, table), as a definition has it."""
+        """The table's (namespace, table), as a definition has it."""
         return (self.namespace, self.table)
 
     @property
@@ -77,8 +77,8 @@ _LISTED = _FIELDS.format(statement="NULL")
 
 
 class QuarantineTable:
-    """One replica's. ``run`` executes SQL and gives the rows; ``table`` and ``mark`` are the table's name and the sign
-    of a parameter in this database."""
+    """The table in one replica. ``run`` executes SQL and gives the rows; ``table`` is the table's name in this database
+    and ``mark`` its sign for a parameter."""
 
     def __init__(self, run: Callable[[str, Sequence[Any]], list[Any]], table: str, mark: str) -> None:
         self._run = run
@@ -89,12 +89,13 @@ class QuarantineTable:
         """Set these aside, within the transaction."""
         marks = ", ".join([self._mark] * (1 + len(QuarantinedStatement._fields)))
         sql = f"INSERT INTO {self._table} (strand, {_ALL}) VALUES ({marks})"
-        for one in statements:
-            fields = one._replace(key=_packed(one.key), key_before=_packed(one.key_before))  # type: ignore[arg-type]
+        for statement in statements:
+            key, before = _packed(statement.key), _packed(statement.key_before)
+            fields = statement._replace(key=key, key_before=before)  # type: ignore[arg-type]
             self._run(sql, (strand, *fields))
 
     def close(self, strand: str, places: Sequence[Place], closing: QuarantineClosing) -> None:
-        """These ended so, within the transaction."""
+        """Note how these ended, within the transaction; one that has ended already stays as it is."""
         for place in places:
             self._run(
                 self._sql(
@@ -116,10 +117,11 @@ class QuarantineTable:
     def keys(self, strand: str) -> dict[str, set[tuple[str, ...]]]:
         """The keys that wait, by the label of their table, for whoever compares the replica with its primary: of these
         the replica has older rows. A table that is in here without keys has rows set aside that have none."""
-        found: dict[str, set[tuple[str, ...]]] = {}
-        for one in self.open(strand):
-            found.setdefault(one.label, set()).update(key for key in (one.key, one.key_before) if key is not None)
-        return found
+        by_table: dict[str, set[tuple[str, ...]]] = {}
+        for statement in self.open(strand):
+            keys = by_table.setdefault(statement.label, set())
+            keys.update(key for key in (statement.key, statement.key_before) if key is not None)
+        return by_table
 
     def closed(self, strand: str, limit: int) -> list[QuarantinedStatement]:
         """The last that were closed, newest first, without their statements."""
@@ -146,6 +148,6 @@ def _packed(key: tuple[str, ...] | None) -> str | None:
 
 
 def _read(row: Sequence[Any]) -> QuarantinedStatement:
-    one = QuarantinedStatement(*row)
+    fields = QuarantinedStatement(*row)
     key, before = (None if text is None else tuple(json.loads(text)) for text in row[7:9])
-    return one._replace(key=key, key_before=before, statement=bytes(one.statement or b""))
+    return fields._replace(key=key, key_before=before, statement=bytes(fields.statement or b""))

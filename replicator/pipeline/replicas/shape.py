@@ -14,12 +14,12 @@ from replicator.format.evolution import changes
 Shape = dict[str, tuple[str, int]]
 
 
-def differing_columns(wanted: Shape, found: Shape) -> str:
-    """What differs, for people; empty if nothing does."""
-    problems = [f"column {name} is missing" for name in wanted if name not in found]
-    problems += [f"column {name} is not the ledger's" for name in found if name not in wanted]
-    for name in wanted.keys() & found.keys():
-        (kind, key), (actual_kind, actual_key) = wanted[name], found[name]
+def differing_columns(wanted: Shape, actual: Shape) -> str:
+    """How a table's actual shape differs from the wanted one, for people; empty if it does not."""
+    problems = [f"column {name} is missing" for name in wanted if name not in actual]
+    problems += [f"column {name} is not the ledger's" for name in actual if name not in wanted]
+    for name in wanted.keys() & actual.keys():
+        (kind, key), (actual_kind, actual_key) = wanted[name], actual[name]
         if kind != actual_kind:
             problems.append(f"column {name} is {actual_kind or 'untyped'}, not {kind}")
         if key != actual_key:
@@ -32,7 +32,7 @@ def _key_place(place: int) -> str:
 
 
 def table_differs(definition: Definition, problem: str) -> Halted:
-    """A table of the replica is not what its definition says."""
+    """The halt for a table of the replica that is not what its definition says."""
     return Halted(
         "replica_table_differs",
         f"the table is there and cannot be taken: {problem}",
@@ -42,7 +42,7 @@ def table_differs(definition: Definition, problem: str) -> Halted:
 
 
 def name_taken(definition: Definition, problem: str) -> Halted:
-    """The database cannot keep the table under its own names."""
+    """The halt for a table that the database cannot keep under its own names."""
     place = f"replica table {definition.label}"
     return Halted("replica_name_taken", problem, place=place, cure="rename it at the source, or leave the table out")
 
@@ -51,7 +51,7 @@ def definition_before(definitions: Mapping[int, Definition], relation: int) -> D
     """The definition that ``relation`` took the place of, None if it made the table. Raises Halted if a table cannot
     go back to it: what a dropped column held is gone, and a type that was widened may hold what the old one cannot."""
     definition = definitions[relation]
-    older = [number for number, one in definitions.items() if number < relation and one.name == definition.name]
+    older = [number for number, other in definitions.items() if number < relation and other.name == definition.name]
     if not older:
         return None
     before = definitions[max(older)]

@@ -111,6 +111,20 @@ def test_a_users_rows_come_from_the_index_in_key_order(tmp_path: Path) -> None:
     replica.close()
 
 
+def test_a_table_is_read_while_another_one_was_given_up_in_its_midst(tmp_path: Path) -> None:
+    replica = SqliteReplica(tmp_path / "replica.db")
+    replica.open()
+    apply(replica, 1, Define(1, WALLETS), change(rows(5000, "a")))
+    replica.close()
+    reader = SqliteReader(tmp_path / "replica.db")
+    reader.snapshot()
+    given_up = reader.lines("wallets")
+    next(given_up)
+    assert sum(map(len, reader.lines("wallets"))) == 5000
+    assert len(reader.lines_of("wallets", [["1"], ["2"]])) == 2
+    reader.close()
+
+
 def test_tables_that_differ_in_capitals_only_are_refused(tmp_path: Path) -> None:
     replica = SqliteReplica(tmp_path / "replica.db")
     replica.open()

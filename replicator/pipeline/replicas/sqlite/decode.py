@@ -21,7 +21,7 @@ DECODE_ERRORS = (ValueError, KeyError, TypeError, IndexError, struct.error)
 Read = Callable[[bytes], Stored]
 
 
-class _Layout:
+class _RowLayout:
     """One struct for rows whose columns are as long as these, and what is left to be read one by one."""
 
     def __init__(self, cells: Sequence[Cell], columns: Sequence[Column], reads: Sequence[Read]) -> None:
@@ -45,12 +45,14 @@ class Decoder:
 
     def rows(self, images: Sequence[bytes]) -> list[list[Stored]]:
         """Images without unchanged columns. Raises one of ``DECODE_ERRORS``."""
-        layouts: dict[int, _Layout] = {}
+        layouts: dict[int, _RowLayout] = {}
         count = len(self._columns)
         out = []
         for image in images:
             layout = layouts.get(len(image))
             if layout is not None:
+                # It has the same length, so it can be unpacked; but its columns may be cut elsewhere. Unpacked are the
+                # count of columns, then each column's length and value.
                 values = layout.unpack(image)
                 if values[1::2] == layout.lengths and values[0] == count:
                     row = list(values[2::2])
@@ -60,8 +62,9 @@ class Decoder:
                     continue
             cells = unpack_row(image)
             out.append(self._read(cells))
+            # A null has a length of -1 and no value: no struct reads that.
             if layout is None and len(layouts) < LAYOUTS_LIMIT and None not in cells:
-                layouts[len(image)] = _Layout(cells, self._columns, self._reads)
+                layouts[len(image)] = _RowLayout(cells, self._columns, self._reads)
         return out
 
     def _read(self, cells: Sequence[Cell]) -> list[Stored]:

@@ -33,11 +33,13 @@ class SqliteDurable:
         try:
             with contextlib.closing(sqlite.look(self._path)) as connection:
                 row = connection.execute(self._query, (self._strand,)).fetchone()
-                file = os.open(f"{self._path}-wal", os.O_RDONLY)  # there while its writer has it open
+                # Read first, then synced: the log that is synced holds at least the commit whose position was read. It
+                # is there as long as its writer has it open.
+                file = os.open(f"{self._path}-wal", os.O_RDONLY)
                 try:
                     os.fsync(file)
                 finally:
                     os.close(file)
         except (sqlite3.Error, OSError):
-            return 0
+            return 0  # the journal then keeps everything: that costs space, and never a block
         return int(row[0]) if row else 0

@@ -15,7 +15,8 @@ from replicator.format.values import Stored, json_of, storage_from_text, stored_
 from replicator.pipeline.replicas.base import AppliedMark, Document, KeyedLine, SetSequence
 from replicator.pipeline.replicas.keys import checked_key, checked_text, unknown_table
 from replicator.pipeline.replicas.quarantine import QuarantineTable
-from replicator.pipeline.replicas.sqlite import lines, schema
+from replicator.pipeline.replicas.sqlite import schema
+from replicator.pipeline.replicas.sqlite.lines import LineReader
 from replicator.pipeline.replicas.sqlite.replica import read_applied
 from replicator.pipeline.replicas.sqlite.rows import PLACE_COLUMNS, quoted
 from replicator.storage import sqlite
@@ -29,13 +30,14 @@ class SqliteReader:
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
-        self._number = -1
         self._definitions: dict[str, Definition] = {}
+        self._definitions_number = -1  # of the last definition in the file when they were read
         if not self._path.exists():
             raise Unavailable(
                 "replica_missing", "the replica is not there yet", place=str(path), cure="it comes with the first block"
             )
         self._connection = sqlite.connect(self._path, synchronous="NORMAL", read_only=True)
+        self._lines = LineReader(self._connection)
 
     def close(self) -> None:
         self._connection.close()
@@ -44,7 +46,8 @@ class SqliteReader:
         with sqlite.translated(self._path):
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN")
-                self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # BEGIN alone fixes nothing
+                # BEGIN alone fixes nothing: a deferred transaction takes its snapshot with its first read.
+                self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def release(self) -> None:
         with sqlite.translated(self._path):
@@ -82,13 +85,8 @@ class SqliteReader:
             return self._documents(definition, where, parameters, limit)
 
     def rows(self, table: str) -> Iterator[list[str | None]]:
-        with self._one_moment():
-            definition = self._definition(table)
-            readers = [stored_text(column) for column in definition.columns]
-            cursor = self._connection.execute(f"SELECT {_columns(definition)} FROM {quoted(definition.label)}")
-            while rows := cursor.fetchmany(FETCH_ROWS):
-                for row in rows:
-                    yield [read(value) for read, value in zip(readers, row, strict=True)]
+        for cells, _ in self.placed_rows(table):
+            yield cells
 
     def placed_rows(self, table: str) -> Iterator[tuple[list[str | None], tuple[int, int] | None]]:
         """As ``rows``; with (sequence, ordinal) where the table has no key."""
@@ -119,22 +117,22 @@ class SqliteReader:
             with self._one_moment():
                 counted = self._connection.execute(f"SELECT count(*) FROM {quoted(self._definition(table).label)}")
                 return int(counted.fetchone()[0])
-        except Halted:  # interrupted
+        except Halted:  # how an interrupt by the progress handler comes out of ``translated``
             return None
         finally:
             self._connection.set_progress_handler(None, 0)
 
     def lines(self, table: str) -> Iterator[list[KeyedLine]]:
         with self._one_moment():
-            yield from lines.all_lines(self._connection, self._definition(table))
+            yield from self._lines.all(self._definition(table))
 
     def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
         with self._one_moment():
-            return lines.lines_of_keys(self._connection, self._definition(table), keys)
+            return self._lines.of_keys(self._definition(table), keys)
 
     def lines_placed(self, table: str, after: int, until: int) -> Iterator[list[KeyedLine]]:
         with self._one_moment():
-            yield from lines.lines_placed(self._connection, self._definition(table), after, until)
+            yield from self._lines.placed(self._definition(table), after, until)
 
     def quarantine(self) -> QuarantineTable:
         return QuarantineTable(self._quarantine_rows, f"{schema.OWN_PREFIX}quarantine", "?")
@@ -170,9 +168,9 @@ class SqliteReader:
         if not self._has_own_tables():
             return {}
         number = self._connection.execute("SELECT coalesce(max(number), 0) FROM _replicator_definition").fetchone()[0]
-        if number != self._number:
+        if number != self._definitions_number:
             self._definitions = schema.current_definitions(self._connection)
-            self._number = number
+            self._definitions_number = number
         return self._definitions
 
     def _has_own_tables(self) -> bool:
@@ -190,7 +188,7 @@ class SqliteReader:
             try:
                 yield
             finally:
-                with contextlib.suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                with contextlib.suppress(sqlite3.ProgrammingError):  # a generator may outlive the reader's close
                     self._connection.execute("ROLLBACK")
 
 

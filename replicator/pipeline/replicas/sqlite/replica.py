@@ -67,10 +67,10 @@ class SqliteReplica:
 
     def definitions(self, strand: str) -> dict[int, Definition]:
         with sqlite.translated(self._path):
-            found = self._open.execute(
+            rows = self._open.execute(
                 "SELECT relation, definition FROM _replicator_definition WHERE strand = ?", [strand]
             )
-            return {relation: unpack_definition(data) for relation, data in found}
+            return {relation: unpack_definition(data) for relation, data in rows}
 
     def begin(self) -> None:
         self._drifted_now = 0
@@ -92,6 +92,7 @@ class SqliteReplica:
                 (strand, epoch, sequence, digest, applied.committed_at, applied.blocks),
             )
             self._open.execute("COMMIT")
+        # Only now: what was counted in a transaction that is undone will be counted again.
         self.drifted_rows += self._drifted_now
         self._drifted_now = 0
 
@@ -128,6 +129,8 @@ class SqliteReplica:
         except Halted as error:
             self._drifted_now = drifted
             self._rows.clear()  # what was defined in the attempt is gone
+            # RAISE(ROLLBACK) in a trigger ends the whole transaction. What was applied before the attempt is undone,
+            # too: to go on would be to lose it.
             if not self._open.in_transaction:
                 raise _rolled_back(self._path, error) from error
             self._run("ROLLBACK TO attempt")
@@ -162,19 +165,21 @@ class SqliteReplica:
     def stored(self, definition: Definition, keys: Sequence[bytes]) -> list[list[str | None] | None]:
         rows = self._rows_of(definition)
         with sqlite.translated(self._path):
-            found = [self._open.execute(rows.select, key).fetchone() for key in rows.keys(keys)]
-        return [None if row is None else rows.texts(row) for row in found]
+            stored = [self._open.execute(rows.select, key).fetchone() for key in rows.keys(keys)]
+        return [None if row is None else rows.texts(row) for row in stored]
 
     def stored_keys(self, definition: Definition, after: bytes | None, limit: int) -> list[bytes]:
         rows = self._rows_of(definition)
         parameters = rows.keys([after])[0] if after is not None else []
         with sqlite.translated(self._path):
-            found = self._open.execute(rows.select_keys(behind=after is not None), [*parameters, limit]).fetchall()
-        return [rows.key_image(row) for row in found]
+            keys = self._open.execute(rows.select_keys(behind=after is not None), [*parameters, limit]).fetchall()
+        return [rows.key_image(key) for key in keys]
 
     def _rows_of(self, definition: Definition) -> SqliteRows:
+        # By identity: to compare two definitions costs more than to write a small batch. What is kept here keeps its
+        # definition alive, so the number is nobody else's.
         rows = self._rows.get(id(definition))
-        if rows is None or rows.definition is not definition:
+        if rows is None:
             rows = self._rows[id(definition)] = SqliteRows(definition)
         return rows
 
@@ -216,10 +221,11 @@ class SqliteReplica:
     def _insert(self, definition: Definition, rows: list[list[Stored]]) -> None:
         """Insert; if some row is there already, do it again in the way that counts them and ends with ours."""
         sql = self._rows_of(definition)
-        self._open.execute("SAVEPOINT inserts")
+        self._open.execute("SAVEPOINT inserts")  # an error undoes its own statement only, not those before it
         try:
             self._insert_new(sql, rows)
         except sqlite3.IntegrityError as error:
+            # Only a row under the same key is ours to replace. Any other constraint refuses the row.
             if error.sqlite_errorcode not in (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID):
                 raise
             self._open.execute("ROLLBACK TO inserts")
@@ -239,8 +245,8 @@ class SqliteReplica:
 
     def _update(self, sql: SqliteRows, rows: list[list[Stored]]) -> None:
         """Update; if some row is not there, insert what is missing and count it."""
-        found = self._open.executemany(sql.update, rows).rowcount if sql.update else 0
-        if found != len(rows):
+        updated = self._open.executemany(sql.update, rows).rowcount if sql.update else 0
+        if updated != len(rows):
             self._drifted_now += self._open.executemany(sql.insert_missing, rows).rowcount
 
     def _set_sequence(self, step: SetSequence) -> None:
@@ -254,12 +260,12 @@ class SqliteReplica:
 
 
 def read_applied(connection: sqlite3.Connection, strand: str) -> AppliedMark | None:
-    """The stored position of a strand."""
-    found = connection.execute(
+    """The stored position of a strand, None if there is none."""
+    row = connection.execute(
         "SELECT strand, epoch, sequence, hash, committed_at, blocks FROM _replicator_position WHERE strand = ?",
         [strand],
     ).fetchone()
-    return None if found is None else AppliedMark(Position(*found[:4]), found[4], found[5])
+    return None if row is None else AppliedMark(Position(*row[:4]), row[4], row[5])
 
 
 def _refused_row(step: Step, error: sqlite3.Error) -> Halted:

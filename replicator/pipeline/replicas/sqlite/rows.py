@@ -25,7 +25,7 @@ def quoted(name: str) -> str:
 
 
 class SqliteRows:
-    """A definition's SQL and decoders, made once."""
+    """A definition's SQL text and decoders, made once and used for every batch of its rows."""
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
@@ -163,5 +163,5 @@ def literal(value: Stored) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     if value in (float("inf"), float("-inf")):
-        return "9e999" if value > 0 else "-9e999"
+        return "9e999" if value > 0 else "-9e999"  # SQL has no word for it; what is too large reads as infinite
     return repr(value)

@@ -38,6 +38,7 @@ _OWN_TABLES = (
 
 def create_own_tables(connection: sqlite3.Connection) -> None:
     """The sidecar's own tables, unless they are there."""
+    # The last one tells of all, for they are made in one transaction; and an open that writes nothing takes no lock.
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_replicator_quarantine'").fetchone() is None:
         with sqlite.transaction(connection):
             for statement in _OWN_TABLES:
@@ -46,9 +47,9 @@ def create_own_tables(connection: sqlite3.Connection) -> None:
 
 def current_definitions(connection: sqlite3.Connection) -> dict[str, Definition]:
     """The definition in force of every table, by its label."""
-    found = connection.execute("SELECT definition FROM _replicator_definition ORDER BY number").fetchall()
-    definitions = [unpack_definition(data) for (data,) in found]
-    return {definition.label: definition for definition in definitions}
+    rows = connection.execute("SELECT definition FROM _replicator_definition ORDER BY number").fetchall()
+    definitions = [unpack_definition(data) for (data,) in rows]
+    return {definition.label: definition for definition in definitions}  # the last one of a label stays
 
 
 def define(connection: sqlite3.Connection, strand: str, relation: int, definition: Definition) -> None:
@@ -74,8 +75,8 @@ def define(connection: sqlite3.Connection, strand: str, relation: int, definitio
 
 def undefine(connection: sqlite3.Connection, strand: str, relation: int) -> None:
     """Bring the table back to the definition before this one; a table that this one made goes."""
-    found = connection.execute("SELECT relation, definition FROM _replicator_definition WHERE strand = ?", [strand])
-    definitions = {number: unpack_definition(data) for number, data in found}
+    rows = connection.execute("SELECT relation, definition FROM _replicator_definition WHERE strand = ?", [strand])
+    definitions = {number: unpack_definition(data) for number, data in rows}
     definition, before = definitions[relation], definition_before(definitions, relation)
     connection.execute("DELETE FROM _replicator_definition WHERE strand = ? AND relation = ?", [strand, relation])
     if before is None:
@@ -97,8 +98,8 @@ def difference(connection: sqlite3.Connection, definition: Definition, before: D
         return "" if before is None else "somebody else dropped it"
     if name != definition.label:
         return f"SQLite does not tell it from {name}, which differs in capitals only"
-    found = connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", [definition.label]).fetchall()
-    problem = differing_columns(_by_name(shape(before or definition)), _by_name(found))
+    columns = connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", [definition.label]).fetchall()
+    problem = differing_columns(_by_name(shape(before or definition)), _by_name(columns))
     if not problem and before is None and connection.execute(f"SELECT 1 FROM {quoted(definition.label)}").fetchone():
         return "it has rows that somebody else wrote"
     return problem
@@ -125,16 +126,17 @@ def check_names(definition: Definition) -> None:
 
 def _existing_name(connection: sqlite3.Connection, definition: Definition) -> str | None:
     """What SQLite takes the table's name for, in the capitals that it was created with."""
-    found = connection.execute(
+    row = connection.execute(
         "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE", [definition.label]
     ).fetchone()
-    return None if found is None else str(found[0])
+    return None if row is None else str(row[0])
 
 
 def _follow(connection: sqlite3.Connection, old: Definition, new: Definition) -> None:
     """Rename, drop and add columns. A changed type keeps its storage, or ``changes`` has raised."""
     changed = changes(old, new)
     table = quoted(new.label)
+    # In this order: a new column may bear the name of one that was dropped or renamed.
     for name in changed.dropped:
         connection.execute(f"ALTER TABLE {table} DROP COLUMN {quoted(name)}")
     for before, after in changed.renamed:
