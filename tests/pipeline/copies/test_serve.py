@@ -14,7 +14,7 @@ from tests.faults.regions import EMBEDDED, Region
 
 @pytest.fixture(scope="module")
 def paris(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
-    region = Region(tmp_path_factory.mktemp("serve"), "paris", "primary", EMBEDDED + '[copy]\nhold = "2s"\n')
+    region = Region(tmp_path_factory.mktemp("serve"), "paris", "primary", EMBEDDED + '[copy]\nhold = "6s"\n')
     region.start()
     region.reach_sequence("applied", 1)
     assert region.write(0, 25).status_code == 200
@@ -51,7 +51,7 @@ def test_chunks_are_of_one_moment_and_come_again(paris: Region) -> None:
 def test_a_copy_that_nobody_asks_for_is_let_go(paris: Region) -> None:
     begun = begin(paris)
     assert paris.ask(f"/v1/copy/{begun.copy}/1").status_code == 200
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while "is let go" not in paris.log():
         assert time.monotonic() < deadline
         time.sleep(0.1)  # polls another process

@@ -80,15 +80,15 @@ class Assembler:
         self.duplicates = 0
         self.in_transaction = False
         self.commit_lsn = 0  # of the transaction that is arriving
-        self.large = False  # the transaction that is arriving already gave parts
+        self.large = False  # whether the transaction that is arriving has given parts already
         self._value_kind = _BINARY if binary else _TEXT
         self._skip_to = skip_to
         self._part_bytes = part_bytes
         self._statements: list[bytes] = []
         self._bytes = 0
-        self._parted = 0  # statements that went into parts
+        self._statements_in_parts = 0  # statements that went into parts
         self._flags = 0
-        self._defines: list[bytes] = []  # of transactions that were taken before; the next one carries them
+        self._defines: list[bytes] = []  # that wait for a transaction which is not dropped
         self._xid = 0
         self._time = 0
 
@@ -101,7 +101,7 @@ class Assembler:
         """One XLogData message, from its first byte. Raises Unresolved with nothing done."""
         at = XLOG_HEADER_BYTES
         kind = data[at]
-        if kind == INSERTED:
+        if kind == INSERTED:  # the commonest by far: first, and without a call of its own
             table = self.tables[_oid.unpack_from(data, at + 1)[0]]
             cells, end = self._cells(data, at + 6)
             if end != len(data) or data[at + 5] != _NEW:
@@ -120,7 +120,7 @@ class Assembler:
             self._truncate(data, at)
         elif kind == MESSAGE:
             self._message(data, at)
-        elif kind not in (TYPE, ORIGIN):
+        elif kind not in (TYPE, ORIGIN):  # types are read from the catalogs, and where a change came from is all one
             raise ValueError(f"a message of unknown kind {kind}")
 
     def announce(self, oid: int) -> None:
@@ -130,6 +130,8 @@ class Assembler:
     def define(self, oid: int, table: StreamTable, *, new: bool) -> None:
         """Rows of ``oid`` are read by ``table`` from here on; ``new`` makes it part of the arriving transaction."""
         self.tables[oid] = table
+        # The server announces a table once in a stream: a definition that is first met in a transaction that is dropped
+        # goes into the next one that is not.
         if new and table.relation is not None:
             self._defines.append(pack_define(table.relation, table.definition))
             if self.commit_lsn >= self._skip_to:
@@ -155,7 +157,8 @@ class Assembler:
         _, _, end_lsn, time = _commit.unpack_from(data, at + 1)
         if not self.in_transaction:
             raise ValueError("a commit without its begin")
-        count = self._parted + len(self._statements)
+        count = self._statements_in_parts + len(self._statements)
+        # Transactions come in the order of their commits: those that were taken are those that commit before skip_to.
         if self.commit_lsn < self._skip_to:
             self.duplicates += 1
         elif count:
@@ -165,7 +168,7 @@ class Assembler:
             self._draft(Draft(str(self._xid), lsn_text(end_lsn), time + EPOCH_US, self._flags, count, body), end_lsn)
         self.complete = max(self.complete, end_lsn)
         self._statements.clear()
-        self._bytes = self._parted = self._flags = 0
+        self._bytes = self._statements_in_parts = self._flags = 0
         self.in_transaction = self.large = False
 
     def _draft(self, draft: Draft, origin: int) -> None:
@@ -175,7 +178,7 @@ class Assembler:
 
     def _statement(self, statement: bytes) -> None:
         if self.commit_lsn < self._skip_to:
-            return
+            return  # dropped, but its tables and messages are looked at like any other's
         self._statements.append(statement)
         self._bytes += len(statement)
         if self._bytes > self._part_bytes:
@@ -186,7 +189,7 @@ class Assembler:
         if self._statements:
             self.items.append(BlockPart(len(self._statements), b"".join(self._statements)))
             self.item_bytes += self._bytes
-            self._parted += len(self._statements)
+            self._statements_in_parts += len(self._statements)
             self._statements.clear()
             self._bytes = 0
         self.large = True
@@ -197,7 +200,7 @@ class Assembler:
         """A tuple's columns as cells (length and bytes), and the place behind it."""
         cells = []
         value_kind = self._value_kind
-        count = data[at] << 8 | data[at + 1]
+        count = data[at] << 8 | data[at + 1]  # by hand: a struct's unpack makes a tuple for each row
         at += 2
         for _ in range(count):
             kind = data[at]
@@ -217,6 +220,7 @@ class Assembler:
     def _update(self, data: bytes, at: int) -> None:
         table = self.tables[_oid.unpack_from(data, at + 1)[0]]
         at += 5
+        # The old row comes if the key changed (K), or whole with REPLICA IDENTITY FULL (O); else the key is as it was.
         before: list[bytes] | None = None
         whole = data[at] == _OLD
         if whole or data[at] == _KEY:
@@ -232,6 +236,7 @@ class Assembler:
             _fill(row, before, range(len(row)) if whole else table.places)
             old, new = [before[place] for place in table.places], [row[place] for place in table.places]
             key_before = _image(old) if old != new else None
+        # TOASTed values that the update left alone do not come, and only a whole old row could have filled them in.
         op = PATCH if _UNCHANGED_CELL in row else UPDATE
         self._statement(_pack((op, table.relation, _image(row), key_before)))
 
@@ -271,7 +276,7 @@ class Assembler:
         content = data[end + 5 :]
         if len(content) != size:
             raise ValueError("a Message that does not end with its content")
-        if flags & 1:
+        if flags & 1:  # transactional: it is part of the transaction that it stands in
             self._statement(pack_message(prefix, content))
             return
         if self.in_transaction:

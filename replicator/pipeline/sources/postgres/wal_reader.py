@@ -1,4 +1,4 @@
-"""The tail: reads the stream, sends drafts, keeps the server informed.
+"""Reading the write-ahead log's stream: drafts go to the sink, the server is kept informed.
 
 Guarantee: drafts go to the sink in commit order, each once; the server is told to forget only what was acknowledged
 as durable, or, while nothing is in flight, what holds nothing for us and was noted as passed. Unsent work is bounded.
@@ -45,7 +45,11 @@ log = logging.getLogger("replicator.source")
 
 
 class StoredProgress:
-    """How far the journal is; shared by the source, whose ``acknowledge`` moves it, and its tails."""
+    """How far the log may be forgotten, as LSNs; shared by the source, whose ``acknowledge`` moves it, and its readers.
+
+    ``acknowledged`` is the origin of the last block that is safe, ``idle`` the end of log that held nothing for us.
+    ``wake`` is set when the server should hear of it, ``moved`` each time that ``acknowledged`` is told.
+    """
 
     def __init__(self) -> None:
         self.acknowledged = 0
@@ -62,12 +66,12 @@ class StoredProgress:
 
     @property
     def durable(self) -> int:
-        """What the server may forget."""
+        """The LSN up to which the server may forget its log."""
         return max(self.acknowledged, self.idle)
 
 
 class SequenceReadings:
-    """When sequences are read: every so often, and when somebody asks."""
+    """When the ledger's sequences are read: every so often, and when somebody asks."""
 
     def __init__(self) -> None:
         self._asked = trio.Event()
@@ -87,7 +91,7 @@ class SequenceReadings:
 
 
 class WalReaderContext(NamedTuple):
-    """What a tail works with."""
+    """The parts that a reader works with; all but the stream outlive it."""
 
     options: PostgresOptions
     stream: Stream
@@ -110,43 +114,43 @@ class WalReader:
         self._sending = trio.Lock()
         self._heartbeats = 0
         self._note_at = 0.0
-        self._asked = False
-        self._dry = False
-        self._held: bytes | None = None  # a message that waits for its table
+        self._is_status_asked = False
+        self._is_stream_dry = False
+        self._unresolved_message: bytes | None = None  # a message that waits for its table
         self._announced: dict[int, Relation] = {}
-        self._heard = trio.current_time()
+        self._heard_at = trio.current_time()
         self._sequences: dict[tuple[str, str], SequenceValue] = {}
         self.sent = origin
 
     async def run(self) -> None:
         """Never returns. Raises Unavailable, Halted, or NeedsText with everything before it sent."""
         options = self._context.options
-        tasks: list[Callable[[], Awaitable[None]]] = [self._read, self._tell]
+        tasks: list[Callable[[], Awaitable[None]]] = [self._read_stream, self._write_statuses]
         if options.heartbeat_seconds:
-            tasks.append(self._beat)
+            tasks.append(self._emit_heartbeats)
         if options.sequence_seconds:
             tasks.append(self._poll_sequences)
         await together(tasks)
 
     # -- the reader
 
-    async def _read(self) -> None:
+    async def _read_stream(self) -> None:
         while True:
-            oid = self._take_at_hand()
-            if oid is not None:
-                await self._define(oid)
+            oid = self._take_arrived()
+            if oid is not None:  # the message comes again once its table is known
+                await self._resolve(oid)
                 continue
             await self._flush()
-            if self._dry:
-                await self._pass_idle()
-                await self._wait()
+            if self._is_stream_dry:
+                await self._let_idle_log_go()
+                await self._wait_for_more()
 
-    async def _wait(self) -> None:
+    async def _wait_for_more(self) -> None:
         """Until something arrives. Where a commit waits for us to pass it, also until we may."""
         progress = self._context.progress
         if not self._context.options.synchronous or self._assembler.complete <= progress.durable:
             await self._context.stream.wait()
-            self._heard = trio.current_time()
+            self._heard_at = trio.current_time()
             return
 
         async def acknowledged() -> None:
@@ -156,19 +160,20 @@ class WalReader:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(acknowledged)
             await self._context.stream.wait()
-            self._heard = trio.current_time()
+            self._heard_at = trio.current_time()
             nursery.cancel_scope.cancel()
 
-    def _take_at_hand(self) -> int | None:
+    def _take_arrived(self) -> int | None:
         """Take what has arrived, up to a batch; gives the oid of a table that only the catalogs can explain."""
+        # One loop without an await, its names looked up once: every change of the ledger goes through here.
         assembler, next_message, items = self._assembler, self._next_message, self._assembler.items
-        self._dry = False
+        self._is_stream_dry = False
         try:
             while len(items) < BATCH_DRAFTS and assembler.item_bytes < BATCH_BYTES:
-                data = self._held or next_message()
-                self._held = None
+                data = self._unresolved_message or next_message()
+                self._unresolved_message = None
                 if data is None:
-                    self._dry = True
+                    self._is_stream_dry = True
                     break
                 if data[0] == XLOG_DATA:
                     if data[XLOG_HEADER_BYTES] == RELATION:
@@ -180,7 +185,7 @@ class WalReader:
                 else:
                     raise ValueError(f"a stream message of kind {data[0]}")
         except Unresolved as unresolved:
-            self._held = data
+            self._unresolved_message = data
             return unresolved.oid
         except (ValueError, IndexError, struct.error) as error:
             raise _bad_message(error) from error
@@ -188,10 +193,11 @@ class WalReader:
 
     def _keepalive(self, data: bytes) -> None:
         end, ask = read_keepalive(data)
+        # What lies before a keepalive has been sent; but of a transaction that is arriving, the end is still to come.
         if not self._assembler.in_transaction:
             self._assembler.complete = max(self._assembler.complete, end)
         if ask:
-            self._asked = True
+            self._is_status_asked = True
             self._context.progress.wake.set()
 
     def _announce(self, message: bytes) -> None:
@@ -200,7 +206,7 @@ class WalReader:
         self._announced[relation.oid] = relation
         self._assembler.announce(relation.oid)
 
-    async def _define(self, oid: int) -> None:
+    async def _resolve(self, oid: int) -> None:
         relation = self._announced.get(oid)
         if relation is None:
             raise _bad_message(ValueError(f"a change of table {oid}, which was not announced"))
@@ -209,7 +215,7 @@ class WalReader:
         try:
             resolved = await context.relations.resolve(relation, assembler.commit_lsn, context.sql, binary=self._binary)
         except TextFormatNeeded:
-            await self._flush()
+            await self._flush()  # the next stream begins behind what was sent: what is collected must be part of that
             raise
         assembler.define(relation.oid, resolved.table, new=resolved.new)
 
@@ -221,13 +227,13 @@ class WalReader:
     async def _flush(self) -> None:
         """Send what was collected."""
         assembler, report = self._assembler, self._context.report
-        async with self._sending:
+        async with self._sending:  # a block of sequences must not come between the parts of a large one
             if assembler.items:
                 await self._context.sink.send(assembler.take_items())
                 self.sent = max(self.sent, assembler.sent)
                 report.heard_at = trio.current_time()
             else:
-                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()  # a stream that never runs dry would keep the other tasks from running
         if assembler.heartbeats != self._heartbeats:
             self._heartbeats = assembler.heartbeats
             report.heard_at = trio.current_time()
@@ -235,16 +241,17 @@ class WalReader:
         report.duplicates += assembler.duplicates
         assembler.duplicates = 0
 
-    async def _pass_idle(self) -> None:
+    async def _let_idle_log_go(self) -> None:
         """While nothing is in flight, let the server forget the log that holds nothing for us.
 
         It is noted first: a slot that is ahead of both the journal and the note is one that somebody else moved.
         """
+        # Without this a quiet ledger on a busy server would keep all of the server's log.
         progress, complete = self._context.progress, self._assembler.complete
         if self._assembler.in_transaction or progress.acknowledged < self.sent or complete <= progress.durable:
             return
-        if self._asked or self._context.options.synchronous or trio.current_time() >= self._note_at:
-            self._asked = False
+        if self._is_status_asked or self._context.options.synchronous or trio.current_time() >= self._note_at:
+            self._is_status_asked = False
             self._note_at = trio.current_time() + max(1.0, self._context.options.heartbeat_seconds)
             await self._context.sink.note(IDLE_NOTE, lsn_text(complete))
             progress.idle = complete
@@ -252,19 +259,19 @@ class WalReader:
 
     # -- the others
 
-    async def _tell(self) -> None:
+    async def _write_statuses(self) -> None:
         """Write status: soon after something became durable or was asked for, and every 10 s."""
         progress = self._context.progress
         pause = 0.0 if self._context.options.synchronous else STATUS_PAUSE_SECONDS
         while True:
-            progress.wake = trio.Event()
-            ask = trio.current_time() - self._heard > ASK_AFTER_SECONDS
+            progress.wake = trio.Event()  # before what is written is read: news from here on wakes at once
+            ask = trio.current_time() - self._heard_at > ASK_AFTER_SECONDS
             await self._context.stream.write_status(progress.durable, ask=ask)
-            await trio.sleep(pause)
+            await trio.sleep(pause)  # group commits are many a second, and one status tells of them all
             with trio.move_on_after(STATUS_SECONDS):
                 await progress.wake.wait()
 
-    async def _beat(self) -> None:
+    async def _emit_heartbeats(self) -> None:
         """Send a message through the server's log; its return proves the whole path."""
         report = self._context.report
         while True:
@@ -272,11 +279,11 @@ class WalReader:
             if slot is not None:
                 report.retained_bytes, report.safe_bytes = slot.retained_bytes, slot.safe_bytes
             if self._context.options.synchronous:
-                self._say_waited_for(await self._context.sql.call(is_waited_for, self._context.options.slot))
+                self._note_waited_for(await self._context.sql.call(is_waited_for, self._context.options.slot))
             await trio.sleep(self._context.options.heartbeat_seconds)
 
-    def _say_waited_for(self, waited_for: bool) -> None:
-        """Loudly, once: commits that do not wait are a promise that nobody keeps."""
+    def _note_waited_for(self, waited_for: bool) -> None:
+        """Whether commits wait for us changed: the log says so, for a promise that nobody keeps loudly."""
         report = self._context.report
         if report.waited_for != waited_for:
             report.waited_for = waited_for
@@ -293,13 +300,14 @@ class WalReader:
 
     async def _send_sequences(self) -> bool:
         """Send the sequences that moved, as a block of their own; not in the midst of a large transaction."""
+        # Logical decoding carries no sequences: they are read, and only what changed is worth a block.
         values = await self._context.sql.call(read_sequences, self._context.options.publication)
         moved = [value for value in values if self._sequences.get(value[:2]) != value]
         if not moved:
             return True
         async with self._sending:
             if self.parted:
-                return False
+                return False  # they are read again with the next poll; whoever asked waits until then
             body = b"".join(pack_sequences(moved))
             now = time.time_ns() // 1000
             draft = Draft(SEQUENCES_TXID, lsn_text(self.sent), now, 0, len(moved), body)
@@ -309,7 +317,7 @@ class WalReader:
 
 
 async def together(tasks: list[Callable[[], Awaitable[None]]]) -> None:
-    """Run the tasks; raise the gravest single error of the first ones that fail."""
+    """Run the tasks until one fails; raise a single error, one that no retry cures if there is one among them."""
     try:
         async with trio.open_nursery() as nursery:
             for task in tasks:
@@ -317,7 +325,7 @@ async def together(tasks: list[Callable[[], Awaitable[None]]]) -> None:
     except BaseExceptionGroup as group:
         cancelled, rest = group.split(trio.Cancelled)
         if cancelled is not None or rest is None:
-            raise
+            raise  # trio needs its own exceptions back as they are
         halted, others = rest.split(Halted)
         raise first_error(halted or others or rest) from None
 
