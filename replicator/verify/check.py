@@ -25,7 +25,7 @@ LISTED = 100
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was compared, where, and how it came out."""
+    """The outcome of a comparison: the names of both regions, the position of both, and each table's result."""
 
     primary: str
     replica: str
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def is_equal(self) -> bool:
-        """Every table is equal."""
+        """Whether every table is equal."""
         return all(table.is_equal for table in self.tables)
 
 
@@ -48,7 +48,8 @@ async def verify(primary: Endpoint, replica: Endpoint, listed: int = LISTED) -> 
         position = await meet(there, here)
         verdict = Verdict(primary.name, replica.name, position, await compare_sides(there, here, listed))
         if not verdict.is_equal:
-            with contextlib.suppress(ReplicatorError):  # whoever asked is told anyway
+            # So that the difference shows where alerts look, too; whoever asked hears of it in any case.
+            with contextlib.suppress(ReplicatorError):
                 await here.ask_for_scrub()
     return verdict
 
@@ -67,13 +68,15 @@ async def meet(primary: Side, replica: Side) -> Position:
 
 async def _meet_once(primary: Side, replica: Side) -> Position:
     try:
+        # In this order: a replica that is held is behind the moment that the primary fixes after that, and is then let
+        # run to it. The other way round it might have passed it, and no database shows its past.
         paused = await replica.pause()
         await primary.fix(None)
         if primary.position.sequence < paused.sequence:
             message = f"the replica is at sequence {paused.sequence}, the primary shows {primary.position.sequence}"
             raise Unavailable("replica_ahead", message, place=replica.name, cure="verify again in a moment")
         await replica.fix(primary.position.sequence)
-    finally:
+    finally:  # also when cancelled; a hold ends by itself, but not at once
         with trio.CancelScope(shield=True), trio.move_on_after(2), contextlib.suppress(ReplicatorError):
             await replica.go_on()
     if compare(replica.position, primary.position) is not PositionOrder.EQUAL:

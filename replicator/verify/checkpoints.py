@@ -39,7 +39,7 @@ READ_BYTES = 1 << 20
 REST_LIMIT_SECONDS = 60.0
 RECHECK_SECONDS = 5.0  # a key that is wrong is looked at again this often, also while nothing is written
 EXPLAINED_KEYS = 100  # of a checkpoint
-TOLD_KEYS = 20  # of a checkpoint, in the log
+LOGGED_KEYS = 20  # of a checkpoint, in the log
 
 
 class CheckpointJournal(Protocol):
@@ -52,7 +52,8 @@ class CheckpointJournal(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cadence:
-    """How often, and how much of the time."""
+    """When checkpoints are made: after so many ``seconds`` or ``blocks``, whichever comes first, and in no more than a
+    ``share`` of the time (0 to 1)."""
 
     seconds: float
     blocks: int
@@ -65,11 +66,11 @@ def rest_seconds(took_seconds: float, share: float) -> float:
 
 
 class KeyMismatch(NamedTuple):
-    """A key whose line is not the one that must stand there."""
+    """A key line of a table under which the replica stores another line than is expected; None: no row."""
 
     definition: Definition
     key: bytes
-    must: ExpectedLine
+    expected: ExpectedLine
     line: bytes | None
 
 
@@ -149,20 +150,21 @@ class Checkpoints:
     async def check(self) -> None:
         """Compare what was touched since the last checkpoint, and the keys that were wrong."""
         began = trio.current_time()
-        found = await trio.to_thread.run_sync(self._look)
+        look = await trio.to_thread.run_sync(self._look)
         findings = self._findings
-        if findings.checked < found.after:
+        if findings.checked < look.after:
             return  # the replica went back meanwhile: what was seen is not what will stand there
-        if found.wrong is None:
-            log.info("blocks up to %d are too many for a checkpoint, or gone: a scrub proves them", found.until)
-            findings.too_large(found.until)
+        if look.wrong is None:
+            log.info("blocks up to %d are too many for a checkpoint, or gone: a scrub proves them", look.until)
+            findings.too_large(look.until)
         else:
-            wrong = await self._explained(found.wrong, found)
-            self._tell([one for one in wrong if (one.table, one.key_line) not in findings.wrong], found.until)
-            findings.window(found.until, wrong, found.right)
+            wrong = await self._explained(look.wrong, look)
+            self._log_new([key for key in wrong if (key.table, key.key_line) not in findings.wrong], look.until)
+            findings.window(look.until, wrong, look.right)
         await self._on_checked(began)
 
     def _look(self) -> CheckpointLook:
+        # The connection is kept from look to look; the snapshot is not: an old one keeps a database from cleaning up.
         try:
             if self._reader is None:
                 self._reader = self._open_reader()
@@ -178,14 +180,13 @@ class Checkpoints:
         applied = reader.applied(self._strand)
         after, until = self._findings.checked, applied.position.sequence if applied else 0
         window = self._window(after, until)
-        return (
-            CheckpointLook(after, until, None, [], {})
-            if window is None
-            else self._compare(reader, window, after, until)
-        )
+        if window is None:
+            return CheckpointLook(after, until, None, [], {})
+        return self._compare(reader, window, after, until)
 
     def _window(self, after: int, until: int) -> StatementWindow | None:
         """What the blocks behind ``after`` leave; None if that is too much, or not here any more."""
+        # All definitions up to its end, by relation: those that were in force at its beginning are among them.
         window = StatementWindow(self._journal.definitions(self._strand, until))
         parts = functools.partial(self._journal.parts, self._strand)
         while after < until:
@@ -205,15 +206,16 @@ class Checkpoints:
         labels = window.labels() | {label for label, _ in self._findings.wrong}
         for definition in reader.tables():
             if definition.label in labels:
+                # What was wrong is looked at again, until it is right; the window's word counts, for it is younger.
                 expected = self._known_wrong(definition) | window.expected(definition)
                 stored = dict(
                     _stored(reader, definition, list(expected), window.is_truncated(definition), after, until)
                 )
                 names = RowLines(definition).names
                 for key in expected.keys() | stored.keys():
-                    must, line = expected.get(key, ExpectedLine(until, None)), stored.get(key)
-                    if not must.is_met_by(line, names):
-                        wrong.append(KeyMismatch(definition, key, must, line))
+                    rightful, line = expected.get(key, ExpectedLine(until, None)), stored.get(key)
+                    if not rightful.is_met_by(line, names):
+                        wrong.append(KeyMismatch(definition, key, rightful, line))
                     elif (definition.label, key) in self._findings.wrong:
                         right.append((definition.label, key))
         return CheckpointLook(after, until, wrong, right, held_keys(reader, self._strand) if wrong else {})
@@ -221,51 +223,48 @@ class Checkpoints:
     def _known_wrong(self, definition: Definition) -> dict[bytes, ExpectedLine]:
         """The keys of this table that were wrong, and what must stand there."""
         return {
-            one.key_line: ExpectedLine(one.found_at, one.right)
-            for one in self._findings.wrong.values()
-            if one.table == definition.label and one.is_right_known and definition.key
+            key.key_line: ExpectedLine(key.found_at, key.right)
+            for key in self._findings.wrong.values()
+            if key.table == definition.label and key.is_right_known and definition.key
         }
 
-    async def _explained(self, found: list[KeyMismatch], look: CheckpointLook) -> list[DivergentKey]:
-        """What is wrong, with its diagnosis as far as it is told."""
+    async def _explained(self, mismatches: list[KeyMismatch], look: CheckpointLook) -> list[DivergentKey]:
+        """The mismatches as findings, the first of them with a diagnosis."""
         wrong: list[DivergentKey] = []
-        for number, met in enumerate(found):
-            diagnosis = await self._diagnosis(met, look) if number < EXPLAINED_KEYS else None
-            is_known = met.must.known is None
-            wrong.append(
-                DivergentKey(
-                    met.definition.label, met.key, key_for_people(met), is_known, met.must.line, look.until, diagnosis
-                )
-            )
+        for number, mismatch in enumerate(mismatches):
+            diagnosis = await self._diagnosis(mismatch, look) if number < EXPLAINED_KEYS else None
+            label, key, expected = mismatch.definition.label, mismatch.key, mismatch.expected
+            shown, is_known = key_for_people(mismatch), expected.known is None
+            wrong.append(DivergentKey(label, key, shown, is_known, expected.line, look.until, diagnosis))
         return wrong
 
-    async def _diagnosis(self, met: KeyMismatch, look: CheckpointLook) -> Diagnosis:
-        label, question = met.definition.label, KeyQuestion(met.key, (met.line,))
-        (evidence,) = await self._witness.evidence(label, [question], look.until)
+    async def _diagnosis(self, mismatch: KeyMismatch, look: CheckpointLook) -> Diagnosis:
+        label, line, expected = mismatch.definition.label, mismatch.line, mismatch.expected
+        (evidence,) = await self._witness.evidence(label, [KeyQuestion(mismatch.key, (line,))], look.until)
         if evidence.known:
-            held = met.key in look.held.get(label, set())
-            return diagnose({self._name: met.line}, evidence._replace(held=held))
-        what = (
-            "is missing" if met.line is None else "should not be there" if met.must.line is None else "is another one"
-        )
-        return Diagnosis((self._name,), None, None, f"the row that block {met.must.sequence} left {what}")
+            held = mismatch.key in look.held.get(label, set())
+            return diagnose({self._name: line}, evidence._replace(held=held))
+        # Without an index of the past the window itself still says what should stand there.
+        what = "is missing" if line is None else "should not be there" if expected.line is None else "is another one"
+        return Diagnosis((self._name,), None, None, f"the row that block {expected.sequence} left {what}")
 
-    def _tell(self, wrong: list[DivergentKey], until: int) -> None:
-        """Say loudly what was found just now."""
-        for one in wrong[:TOLD_KEYS]:
-            found = one.diagnosis
-            since = f", first block {found.first.sequence}" if found and found.first else ""
-            cause = f": {found.cause}" if found else ""
-            log.error("divergent at sequence %d: table %s, key %s%s%s", until, one.table, one.key, since, cause)
-        if len(wrong) > TOLD_KEYS:
-            log.error("divergent at sequence %d: %d keys more", until, len(wrong) - TOLD_KEYS)
+    def _log_new(self, wrong: list[DivergentKey], until: int) -> None:
+        """Log keys that were right, or not looked at, until now; those that stay wrong are logged once."""
+        for key in wrong[:LOGGED_KEYS]:
+            diagnosis = key.diagnosis
+            since = f", first block {diagnosis.first.sequence}" if diagnosis and diagnosis.first else ""
+            cause = f": {diagnosis.cause}" if diagnosis else ""
+            log.error("divergent at sequence %d: table %s, key %s%s%s", until, key.table, key.key, since, cause)
+        if len(wrong) > LOGGED_KEYS:
+            log.error("divergent at sequence %d: %d keys more", until, len(wrong) - LOGGED_KEYS)
 
 
-def key_for_people(met: KeyMismatch) -> str:
+def key_for_people(mismatch: KeyMismatch) -> str:
     """A key as text: its values; of a row without a key its place."""
-    if not met.definition.key:
-        return met.key.decode(errors="replace")
-    return ", ".join(f"{name}={text}" for name, text in zip(met.definition.key, texts_of(met.key), strict=True))
+    names, line = mismatch.definition.key, mismatch.key
+    if not names:
+        return line.decode(errors="replace")
+    return ", ".join(f"{name}={text}" for name, text in zip(names, texts_of(line), strict=True))
 
 
 def _stored(

@@ -56,12 +56,12 @@ class TableResult(NamedTuple):
 
     @property
     def is_equal(self) -> bool:
-        """Nothing differs."""
+        """Whether the table was compared, and nothing differs."""
         return not self.different and not self.problem
 
 
-class _Pair(NamedTuple):
-    """A key's line on each side."""
+class _LinePair(NamedTuple):
+    """A key line, and the row's line on each side; None: that side has no such row."""
 
     key: bytes
     primary: bytes | None
@@ -79,7 +79,7 @@ async def compare_sides(
 async def compare_table(
     primary: Side, replica: Side, label: str, listed: int, rows_at_once: int = ROWS_AT_ONCE
 ) -> TableResult:
-    """``compare_sides`` for one table."""
+    """One table's result, as ``compare_sides`` has it."""
     head, other = primary.tables.get(label), replica.tables.get(label)
 
     async def digests(side: Side) -> dict[int, Digest]:
@@ -91,7 +91,7 @@ async def compare_table(
     if result.problem or mine == theirs:
         return result
     assert head is not None
-    different, pairs = 0, list[_Pair]()
+    different, pairs = 0, list[_LinePair]()
     for wanted in _groups(differing_buckets(mine, theirs), mine, theirs, rows_at_once):
         for pair in differing_rows(*await _of_both(_rows_of(label, wanted), primary, replica)):
             different += 1
@@ -106,7 +106,7 @@ def _rows_of(label: str, wanted: Sequence[int]) -> Callable[[Side], Awaitable[li
 
 
 async def _of_both(ask: Callable[[Side], Awaitable[T]], primary: Side, replica: Side) -> tuple[T, T]:
-    """Both sides' answers, asked at the same time."""
+    """Both sides' answers, asked at the same time, for each may take minutes."""
     answers: list[T | None] = [None, None]
 
     async def keep(place: int, side: Side) -> None:
@@ -118,10 +118,11 @@ async def _of_both(ask: Callable[[Side], Awaitable[T]], primary: Side, replica: 
     return answers[0], answers[1]  # type: ignore[return-value]  # the nursery ends with both
 
 
-def differing_rows(primary: Sequence[KeyedLine], replica: Sequence[KeyedLine]) -> Iterator[_Pair]:
+def differing_rows(primary: Sequence[KeyedLine], replica: Sequence[KeyedLine]) -> Iterator[_LinePair]:
     """The keys whose rows differ, in the order of their lines; a row that stands more often on one side comes once for
     each time. Pure."""
     mine, theirs = Counter(primary), Counter(replica)
+    # Counted, not only collected: in a table without a key a row may stand several times.
     only_mine, only_theirs = sorted((mine - theirs).elements()), sorted((theirs - mine).elements())
     of_key: dict[bytes, list[bytes]] = {}
     for key, line in only_theirs:
@@ -129,24 +130,24 @@ def differing_rows(primary: Sequence[KeyedLine], replica: Sequence[KeyedLine]) -
     pairs = []
     for key, line in only_mine:
         other = of_key[key].pop(0) if of_key.get(key) else None
-        pairs.append(_Pair(key, line, other))
-    pairs += [_Pair(key, None, line) for key, lines in of_key.items() for line in lines]
+        pairs.append(_LinePair(key, line, other))
+    pairs += [_LinePair(key, None, line) for key, lines in of_key.items() for line in lines]
     yield from sorted(pairs, key=lambda pair: pair.key)
 
 
-async def _explained(primary: Side, replica: Side, head: TableHead, pairs: Sequence[_Pair]) -> list[Difference]:
+async def _explained(primary: Side, replica: Side, head: TableHead, pairs: Sequence[_LinePair]) -> list[Difference]:
     """The pairs with their diagnosis. The replica's journal is asked: it is proven by the same chain, and nearer."""
     differences: list[Difference] = []
     for at in range(0, len(pairs), EVIDENCE_AT_ONCE):
-        some = pairs[at : at + EVIDENCE_AT_ONCE]
-        evidence = await replica.evidence(head.label, [KeyQuestion(p.key, (p.primary, p.replica)) for p in some])
-        for pair, found in zip(some, evidence, strict=True):
+        batch = pairs[at : at + EVIDENCE_AT_ONCE]
+        evidence = await replica.evidence(head.label, [KeyQuestion(p.key, (p.primary, p.replica)) for p in batch])
+        for pair, pair_evidence in zip(batch, evidence, strict=True):
             lines = {primary.name: pair.primary, replica.name: pair.replica}
-            differences.append(_difference(head, pair, diagnose(lines, found), found))
+            differences.append(_difference(head, pair, diagnose(lines, pair_evidence), pair_evidence))
     return differences
 
 
-def _difference(head: TableHead, pair: _Pair, diagnosis: Diagnosis, evidence: Evidence) -> Difference:
+def _difference(head: TableHead, pair: _LinePair, diagnosis: Diagnosis, evidence: Evidence) -> Difference:
     def named(line: bytes | None) -> Values | None:
         return None if line is None else dict(zip(head.columns, texts_of(line), strict=True))
 

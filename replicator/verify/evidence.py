@@ -40,7 +40,7 @@ class BlockRef(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What the journal says of a key.
+    """The journal's word on a key.
 
     ``known``: whether it can tell. ``right`` is the line that should stand there, None: no row. ``last`` is the block
     that touched the key last, None if none ever did. ``met`` is, for each line that was asked about, the block whose
@@ -57,7 +57,7 @@ class Evidence(NamedTuple):
 
 
 class Witness(Protocol):
-    """Who can be asked."""
+    """Knows what the journal says of keys."""
 
     async def evidence(self, label: str, questions: Sequence[KeyQuestion], until: int) -> list[Evidence]:
         """What the journal says, up to the sequence ``until``, of each key."""
@@ -103,8 +103,8 @@ class JournalWitness:
         self, history: EvidenceIndex, label: str, questions: Sequence[KeyQuestion], until: int
     ) -> list[Evidence]:
         definition = None
-        for _, found in sorted(self._journal.definitions(self._strand, until).items()):
-            definition = found if found.label == label else definition
+        for _, candidate in sorted(self._journal.definitions(self._strand, until).items()):
+            definition = candidate if candidate.label == label else definition  # the last one is in force
         if definition is None or not definition.key:
             return [Evidence(known=False)] * len(questions)
         return [self._ask(history, definition, question, until) for question in questions]
@@ -120,20 +120,20 @@ def judge(entries: Sequence[HistoryEntry], definition: Definition, lines: Iterab
     states = states_of(entries, definition)
     known = bool(states) and states[0] is not UNKNOWN
     met: list[BlockRef | None] = []
-    after: list[BlockRef | None] = []
+    following: list[BlockRef | None] = []
     for line in lines:
         places = [place for place, state in enumerate(states) if state is not UNKNOWN and state == line]
         met.append(_ref(entries[places[0]]) if places else None)
         born = entries[0] if line is None and len(entries) == 1 else None  # no row: as before its only block
-        after.append(_ref(entries[places[0] - 1]) if places and places[0] else _ref(born) if born else None)
+        following.append(_ref(entries[places[0] - 1]) if places and places[0] else _ref(born) if born else None)
     if not entries:
-        return Evidence(True, None, None, tuple(met), tuple(after))
+        return Evidence(True, None, None, tuple(met), tuple(following))
     right = states[0]
-    return Evidence(known, right if isinstance(right, bytes) else None, _ref(entries[0]), tuple(met), tuple(after))
+    return Evidence(known, right if isinstance(right, bytes) else None, _ref(entries[0]), tuple(met), tuple(following))
 
 
 class _UnknownRow:
-    """A state that the journal cannot complete."""
+    """Stands for a row that the journal cannot complete: neither a line nor its absence."""
 
 
 UNKNOWN = _UnknownRow()
@@ -145,7 +145,7 @@ def states_of(entries: Sequence[HistoryEntry], definition: Definition) -> list[S
     states: list[State] = []
     before: dict[str, str | None] | None = None
     names = [*definition.key, *sorted({column.name for column in definition.columns} - set(definition.key))]
-    for entry in reversed(entries):
+    for entry in reversed(entries):  # from the oldest on: a change may leave columns as the one before it left them
         before = _texts_after(entry, definition, before)
         if entry.row is None:
             states.append(None)

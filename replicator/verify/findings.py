@@ -33,7 +33,8 @@ class DivergentKey(NamedTuple):
 
 
 class DivergenceFindings:
-    """One replica's findings, in one strand. ``verified`` and ``checked`` are sequences."""
+    """What is known of one replica, in one strand. ``verified`` is the sequence up to which it is proven equal,
+    ``checked`` the one up to which windows were compared."""
 
     def __init__(self, verified: int) -> None:
         self.verified = verified
@@ -42,7 +43,7 @@ class DivergenceFindings:
         self.scrubbed: int | None = None  # where whole tables were last
         self.mismatches = 0  # keys that were found wrong, each time that one becomes so
         self.wrong: dict[tuple[str, bytes], DivergentKey] = {}
-        self.uncounted: dict[str, int] = {}  # keys by table beyond those that are kept
+        self.unlisted: dict[str, int] = {}  # how many keys are wrong, by table, beside those in ``wrong``
         self._is_asked = False
         self._unproven_at: int | None = None  # the last window that was too much to look at
 
@@ -55,12 +56,12 @@ class DivergenceFindings:
     @property
     def is_clean(self) -> bool:
         """Nothing is known to be wrong, nothing is open."""
-        return not self.wrong and not self.uncounted and self._unproven_at is None
+        return not self.wrong and not self.unlisted and self._unproven_at is None
 
     def divergent_keys(self) -> dict[str, int]:
         """How many keys are wrong, by table."""
         counts = Counter(table for table, _ in self.wrong)
-        counts.update(self.uncounted)
+        counts.update(self.unlisted)
         return dict(counts)
 
     def begin_at(self, sequence: int, *, is_proven: bool) -> None:
@@ -95,22 +96,24 @@ class DivergenceFindings:
         """All tables were compared at or behind the sequence ``at``; ``more`` counts wrong keys that are not listed."""
         self._is_asked = False
         known = self.wrong
-        self.wrong = {name: one for name, one in known.items() if one.found_at > at}
-        self.uncounted = dict(more)
+        # The tables were read at ``at``: what a window found behind that is younger, and stays.
+        self.wrong = {name: key for name, key in known.items() if key.found_at > at}
+        self.unlisted = dict(more)
         self._keep(wrong, known)
+        # A window that was passed over after the scrub had fixed its moments is not proven by it.
         if self._unproven_at is not None and self._unproven_at <= at:
             self._unproven_at = None
         self.scrubbed = at
         self._checked_to(max(at, self.checked) if self.is_clean else self.checked)
 
     def _keep(self, wrong: Iterable[DivergentKey], known: Mapping[tuple[str, bytes], DivergentKey]) -> None:
-        for one in wrong:
-            name = (one.table, one.key_line)
+        for key in wrong:
+            name = (key.table, key.key_line)
             self.mismatches += name not in known
             if name in self.wrong or len(self.wrong) < KEPT_KEYS:
-                self.wrong[name] = one
+                self.wrong[name] = key
             else:
-                self.uncounted[one.table] = self.uncounted.get(one.table, 0) + 1
+                self.unlisted[key.table] = self.unlisted.get(key.table, 0) + 1
 
     def _checked_to(self, until: int) -> None:
         self.checked = max(self.checked, until)

@@ -38,7 +38,8 @@ RETRY_SECONDS = 30.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScrubPlan:
-    """``every_seconds``: from the end of a pass to the next one. ``rows_per_second``: of each side."""
+    """When and how fast to scrub. ``every_seconds``: from the end of a pass to the next one. ``rows_per_second``: how
+    many rows of each side are read."""
 
     every_seconds: float
     rows_per_second: int
@@ -86,7 +87,7 @@ class Scrub:
 
     async def _rest(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            await trio.sleep(LEAST_REST_SECONDS)
+            await trio.sleep(LEAST_REST_SECONDS)  # whatever waits: a pass that fails at once must not be all there is
             while not self._findings.wants_scrub:  # noqa: ASYNC110  # plain facts, that set no event
                 await trio.sleep(LOOK_SECONDS)
 
@@ -94,7 +95,7 @@ class Scrub:
         """A pass; whether it came to its end."""
         try:
             await self.scrub()
-        except* ReplicatorError as group:
+        except* ReplicatorError as group:  # what cannot be compared now is no reason to end the watch
             error = first_cause(group)
             self.report.trouble = str(error)
             log.log(logging.ERROR if isinstance(error, Divergence) else logging.WARNING, "scrub: %s", error)
@@ -114,7 +115,7 @@ class Scrub:
         report.seconds = report.ended_at - began
         report.rows = sum(result.replica_rows for result in results)
         report.trouble = ""
-        self._found(at, results)
+        self._note_results(at, results)
         await self._on_scrubbed()
 
     async def _compare_all(self, there: RemoteSide) -> tuple[int, list[TableResult]]:
@@ -131,11 +132,12 @@ class Scrub:
             results.append(await compare_table(there, here, label, LISTED))
         return at, results
 
-    def _found(self, at: int, results: list[TableResult]) -> None:
-        wrong = [wrong_of(difference, self._here.name, at) for result in results for difference in result.differences]
+    def _note_results(self, at: int, results: list[TableResult]) -> None:
+        differences = [difference for result in results for difference in result.differences]
+        divergent = [finding_of(difference, self._here.name, at) for difference in differences]
         more = {r.table: r.different - len(r.differences) for r in results if r.different > len(r.differences)}
         for result in results:
-            if result.problem:
+            if result.problem:  # no row was compared: all count as wrong, and at least one, for it may be empty
                 more[result.table] = max(1, result.primary_rows, result.replica_rows)
                 log.error("scrub at sequence %d: table %s: %s", at, result.table, result.problem)
             elif result.different:
@@ -145,10 +147,10 @@ class Scrub:
                     "scrub at sequence %d: table %s: %d keys differ, first %s: %s",
                     *(at, result.table, result.different, first.key, cause),
                 )
-        self._findings.scrub(at, wrong, more)
+        self._findings.scrub(at, divergent, more)
 
 
-def wrong_of(difference: Difference, replica: str, at: int) -> DivergentKey:
+def finding_of(difference: Difference, replica: str, at: int) -> DivergentKey:
     """A difference as a finding of this replica. If the journal does not speak against the replica, only another scrub
     can say that it is over."""
     evidence, diagnosis = difference.evidence, difference.diagnosis

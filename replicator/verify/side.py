@@ -63,7 +63,8 @@ class Side(Protocol):
 
 
 class Pace:
-    """At most so many rows a second, on average; ``math.inf``: as fast as it goes. While ``busy`` says so, a tenth."""
+    """A reader's budget: at most so many rows a second, on average; ``math.inf``: as fast as it goes. While ``busy``
+    says so, a tenth."""
 
     def __init__(self, rows_per_second: float, busy: Callable[[], bool] = lambda: False) -> None:
         self._seconds_per_row = 0.0 if math.isinf(rows_per_second) else 1 / rows_per_second
@@ -72,6 +73,7 @@ class Pace:
 
     async def take(self, rows: int) -> None:
         """So many rows were read: rest until they may have been."""
+        # From now on, not from when the budget was last used: time in which nothing was read is not saved up.
         slower = BUSY_FACTOR if self._busy() else 1
         self._due = max(self._due, trio.current_time()) + rows * self._seconds_per_row * slower
         await trio.sleep_until(self._due)
@@ -87,12 +89,12 @@ class LocalSide:
         self.pace = Pace(math.inf)
         self._moments = moments
         self._witness = witness
-        self._fixed: Moment | None = None
+        self._open_moment: Moment | None = None
 
     @property
     def _moment(self) -> Moment:
-        assert self._fixed is not None, "fix() comes first"
-        return self._fixed
+        assert self._open_moment is not None, "fix() comes first"
+        return self._open_moment
 
     async def pause(self) -> Position:
         return await self._moments.pause(PAUSE_SECONDS)
@@ -102,14 +104,14 @@ class LocalSide:
 
     async def fix(self, at: int | None) -> None:
         await self.end()
-        self._fixed = await self._moments.fix(at)
-        self.position = self._fixed.position
+        self._open_moment = await self._moments.fix(at)
+        self.position = self._open_moment.position
         self.tables = await trio.to_thread.run_sync(self._look)
 
     async def end(self) -> None:
-        moment, self._fixed = self._fixed, None
+        moment, self._open_moment = self._open_moment, None
         if moment is not None:
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):  # an open snapshot keeps a database from cleaning up
                 await trio.to_thread.run_sync(moment.reader.close)
 
     def _look(self) -> dict[str, TableHead]:
@@ -122,7 +124,7 @@ class LocalSide:
         return digest.buckets()
 
     async def rows(self, label: str, buckets: int, wanted: Sequence[int]) -> list[KeyedLine]:
-        return [row async for some in self.pick(label, buckets, wanted) for row in some]
+        return [row async for rows in self.pick(label, buckets, wanted) for row in rows]
 
     async def collect(self, digest: TableDigest, label: str) -> AsyncIterator[int]:
         """Read a table into its digest; how many rows that were, a step at a time."""
@@ -133,15 +135,15 @@ class LocalSide:
 
     async def pick(self, label: str, buckets: int, wanted: Sequence[int]) -> AsyncIterator[list[KeyedLine]]:
         """The rows of these buckets, a step at a time."""
-        chunks, among = self._moment.reader.lines(label), frozenset(wanted)
-        while (some := await trio.to_thread.run_sync(_pick_some, chunks, buckets, among)) is not None:
-            yield some
+        chunks, bucket_set = self._moment.reader.lines(label), frozenset(wanted)
+        while (rows := await trio.to_thread.run_sync(_pick_some, chunks, buckets, bucket_set)) is not None:
+            yield rows
 
     async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         held = await trio.to_thread.run_sync(held_keys, self._moment.reader, self.position.strand)
-        found = await self._witness.evidence(label, questions, self.position.sequence)
+        evidence = await self._witness.evidence(label, questions, self.position.sequence)
         waiting = held.get(label, set())
-        return [e._replace(held=q.key in waiting) for q, e in zip(questions, found, strict=True)]
+        return [e._replace(held=q.key in waiting) for q, e in zip(questions, evidence, strict=True)]
 
 
 def held_keys(reader: Reader, strand: str) -> dict[str, set[bytes]]:
@@ -150,7 +152,7 @@ def held_keys(reader: Reader, strand: str) -> dict[str, set[bytes]]:
 
 
 def table_heads(moment: Moment) -> Iterator[TableHead]:
-    """The tables of a moment."""
+    """The tables of a moment, as both sides must name and order them to be compared."""
     for definition in moment.reader.tables():
         names = [column.name for column in definition.columns]
         rest = sorted(set(names) - set(definition.key))
@@ -160,15 +162,15 @@ def table_heads(moment: Moment) -> Iterator[TableHead]:
 def _digest_some(digest: TableDigest, chunks: Iterator[list[KeyedLine]]) -> int | None:
     """Take some chunks; how many rows that were, None at the end."""
     rows = 0
-    some = list(islice(chunks, CHUNKS_AT_ONCE))
-    for chunk in some:
+    batch = list(islice(chunks, CHUNKS_AT_ONCE))
+    for chunk in batch:
         digest.add(chunk)
         rows += len(chunk)
-    return rows if some else None
+    return rows if batch else None
 
 
 def _pick_some(chunks: Iterator[list[KeyedLine]], buckets: int, wanted: frozenset[int]) -> list[KeyedLine] | None:
-    some = list(islice(chunks, CHUNKS_AT_ONCE))
-    if not some:
+    batch = list(islice(chunks, CHUNKS_AT_ONCE))
+    if not batch:
         return None
-    return [(key, line) for chunk in some for key, line in chunk if bucket_of(key, buckets) in wanted]
+    return [(key, line) for chunk in batch for key, line in chunk if bucket_of(key, buckets) in wanted]

@@ -18,7 +18,7 @@ Name = tuple[str, str]  # a table, and a key as text
 
 
 def vote(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts, with the odd one out named where the journal could not."""
+    """The verdicts, in which differences that the journal could not judge name the odd regions, if a vote does."""
     differences = [
         {_name(difference): difference for table in verdict.tables for difference in table.differences}
         for verdict in verdicts
@@ -41,8 +41,8 @@ def _voted(
         return difference
     lines = {primary: _line(difference.primary)}
     for verdict, of_verdict in zip(verdicts, differences, strict=True):
-        found = of_verdict.get(_name(difference))  # a replica that is not listed shows what the primary shows
-        lines[verdict.replica] = _line(difference.primary if found is None else found.replica)
+        its_difference = of_verdict.get(_name(difference))  # a replica that is not listed shows what the primary shows
+        lines[verdict.replica] = _line(difference.primary if its_difference is None else its_difference.replica)
     return difference._replace(diagnosis=diagnose(lines, difference.evidence or Evidence(known=False)))
 
 

@@ -27,13 +27,13 @@ from replicator.verify.side import LocalSide
 from replicator.verify.view import DivergentKeyView, VerifyView
 
 VERIFIED_NOTE = "verified:"
-KEEP_SECONDS = 5.0
+NOTE_SECONDS = 5.0
 SHOWN_KEYS = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WatchPlan:
-    """What is done, how often. None: not at all."""
+    """How often the watch makes checkpoints and scrubs; None: not at all."""
 
     cadence: Cadence | None
     scrub: ScrubPlan | None
@@ -61,7 +61,7 @@ class ReplicaWatch:
         self._applied = applied
         self._on_verified = on_verified
         self._backoff = backoff
-        self._kept_at = 0.0
+        self._noted_at = 0.0
         self._proven_at = trio.current_time()
         self._checkpoints_done = 0
         self._troubles: dict[str, ReplicatorError] = {}
@@ -69,20 +69,18 @@ class ReplicaWatch:
         self._checkpoints = self._scrub = None
         if plan.cadence is not None:
             self._checkpoints = Checkpoints(
-                *(
-                    here.name,
-                    journal,
-                    self._strand,
-                    open_reader,
-                    applied,
-                    witness,
-                    plan.cadence,
-                    findings,
-                    self._checked,
-                )
+                here.name,
+                journal,
+                self._strand,
+                open_reader,
+                applied,
+                witness,
+                plan.cadence,
+                findings,
+                self._note_checkpoint,
             )
         if plan.scrub is not None:
-            self._scrub = Scrub(primary, here, plan.scrub, findings, self._is_behind, self._scrubbed)
+            self._scrub = Scrub(primary, here, plan.scrub, findings, self._is_behind, self._note_scrub)
 
     def opened(self, sequence: int) -> None:
         """The replica was opened and stands here: maybe behind where it stood."""
@@ -100,9 +98,11 @@ class ReplicaWatch:
     async def run(self) -> None:
         """Watch, for ever."""
         await self._applied.beyond(0)
-        kept = await trio.to_thread.run_sync(self._kept)
+        noted = await trio.to_thread.run_sync(self._read_verified_note)
         base = self._journal.base(self._strand).sequence
-        self._findings.begin_at(min(kept or base, self._applied.head.sequence), is_proven=bool(kept) or base == 0)
+        # Nothing was proven of what a replica that began as a copy had then; one that was put back since stands behind
+        # what was proven of it.
+        self._findings.begin_at(min(noted or base, self._applied.head.sequence), is_proven=bool(noted) or base == 0)
         self._on_verified(self._findings.verified)
         async with trio.open_nursery() as nursery:
             if self._checkpoints is not None:
@@ -113,7 +113,7 @@ class ReplicaWatch:
     async def _supervised(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         await supervise(name, run, _WatchTrouble(name, self._troubles), self._backoff())
 
-    def _kept(self) -> int:
+    def _read_verified_note(self) -> int:
         """The verified sequence of an earlier life, if it is on this chain; 0 without one."""
         text = self._journal.notes().get(VERIFIED_NOTE + self._strand)
         if text is None:
@@ -121,28 +121,28 @@ class ReplicaWatch:
         position = parse_position(text)
         return position.sequence if self._journal.position_at(self._strand, position.sequence) == position else 0
 
-    def _keep(self, sequence: int) -> None:
+    def _write_verified_note(self, sequence: int) -> None:
         position = self._journal.position_at(self._strand, sequence)
         if position is not None:
             self._journal.set_note(VERIFIED_NOTE + self._strand, str(position))
 
-    async def _checked(self, began: float) -> None:
+    async def _note_checkpoint(self, began: float) -> None:
         self._checkpoints_done += 1
         self._troubles.pop("checkpoints", None)
         if self._findings.is_clean:
-            self._proven_at = began
-        await self._verified()
+            self._proven_at = began  # what the look has seen is as old as its beginning
+        await self._note_verified()
 
-    async def _scrubbed(self) -> None:
+    async def _note_scrub(self) -> None:
         self._troubles.pop("scrub", None)
-        await self._verified()
+        await self._note_verified()
 
-    async def _verified(self) -> None:
+    async def _note_verified(self) -> None:
         verified = self._findings.verified
         self._on_verified(verified)
-        if trio.current_time() >= self._kept_at + KEEP_SECONDS:
-            self._kept_at = trio.current_time()
-            await trio.to_thread.run_sync(self._keep, verified)
+        if trio.current_time() >= self._noted_at + NOTE_SECONDS:
+            self._noted_at = trio.current_time()
+            await trio.to_thread.run_sync(self._write_verified_note, verified)
 
     def _is_behind(self) -> bool:
         return self._applied.head.sequence < self._tail.head.sequence
@@ -158,7 +158,7 @@ class ReplicaWatch:
             checkpoints=self._checkpoints_done,
             mismatches=findings.mismatches,
             divergent_keys=findings.divergent_keys(),
-            wrong=tuple(map(_shown, list(findings.wrong.values())[:SHOWN_KEYS])),
+            wrong=tuple(map(_key_view, list(findings.wrong.values())[:SHOWN_KEYS])),
             scrubs=report.passes if report else 0,
             scrub_sequence=findings.scrubbed,
             scrub_age_seconds=now - report.ended_at if report and report.ended_at is not None else None,
@@ -184,14 +184,14 @@ class _WatchTrouble:
         self._troubles[self._name] = cause
 
 
-def _shown(wrong: DivergentKey) -> DivergentKeyView:
-    found = wrong.diagnosis
+def _key_view(wrong: DivergentKey) -> DivergentKeyView:
+    diagnosis = wrong.diagnosis
     return DivergentKeyView(
         table=wrong.table,
         key=wrong.key,
         found_at=wrong.found_at,
-        first_block=found.first.sequence if found and found.first else None,
-        last_block=found.last.sequence if found and found.last else None,
-        odd=found.odd if found else (),
-        cause=found.cause if found else "",
+        first_block=diagnosis.first.sequence if diagnosis and diagnosis.first else None,
+        last_block=diagnosis.last.sequence if diagnosis and diagnosis.last else None,
+        odd=diagnosis.odd if diagnosis else (),
+        cause=diagnosis.cause if diagnosis else "",
     )

@@ -36,8 +36,8 @@ class ExpectedLine(NamedTuple):
         """Whether the region's line is as it must be. ``names`` are the columns in line order."""
         if self.known is None or line is None:
             return line == self.line if self.known is None else False
-        found = dict(zip(names, texts_of(line), strict=True))
-        return all(found[name] == text for name, text in self.known.items())
+        texts = dict(zip(names, texts_of(line), strict=True))
+        return all(texts[name] == text for name, text in self.known.items())
 
 
 class StatementWindow:
@@ -55,9 +55,9 @@ class StatementWindow:
         struct.error at what is no row."""
         for statement in statements:
             op = statement[0]
-            touched = self._keyed.get(statement[1]) if op <= DELETE else None
-            if touched is not None:
-                touched.take(op, statement, (sequence, ordinal))
+            relation_keys = self._keyed.get(statement[1]) if op <= DELETE else None
+            if relation_keys is not None:
+                relation_keys.take(op, statement, (sequence, ordinal))
             elif op < SEQUENCE:
                 self._add_unusual(op, statement, (sequence, ordinal))
             ordinal += 1
@@ -72,8 +72,8 @@ class StatementWindow:
         if op == TRUNCATE:
             self._truncated[definition.name] = place
         elif definition.key:
-            touched = self._keyed[relation] = _RelationKeys(definition)
-            touched.take(op, statement, place)
+            relation_keys = self._keyed[relation] = _RelationKeys(definition)
+            relation_keys.take(op, statement, place)
         elif op == INSERT:
             self._placed.setdefault(relation, []).append((*place, statement[2]))
 
@@ -88,21 +88,23 @@ class StatementWindow:
 
     def expected(self, definition: Definition) -> dict[bytes, ExpectedLine]:
         """What must stand under each touched key line (of a table without a key: each place), by ``definition``."""
+        # A table may have had several relations in the window, and a key touches in each: the last one counts, and
+        # nothing from before a truncate does.
         since = self._truncated.get(definition.name, (0, -1))
-        found: dict[bytes, tuple[Place, ExpectedLine]] = {}
-        for touched in self._keyed.values():
-            if touched.definition.name == definition.name:
-                for key, place, expected in touched.expected(definition):
-                    if place > since and (key not in found or place > found[key][0]):
-                        found[key] = place, expected
+        expected_lines: dict[bytes, tuple[Place, ExpectedLine]] = {}
+        for relation_keys in self._keyed.values():
+            if relation_keys.definition.name == definition.name:
+                for key, place, expected in relation_keys.expected(definition):
+                    if place > since and (key not in expected_lines or place > expected_lines[key][0]):
+                        expected_lines[key] = place, expected
         for relation, rows in self._placed.items():
             if self._definitions[relation].name == definition.name:
                 read = _line_reader(self._definitions[relation], definition)
                 for sequence, ordinal, image in rows:
                     if (sequence, ordinal) > since:
                         place = (sequence, ordinal)
-                        found[b"%d %d" % place] = place, ExpectedLine(sequence, read(unpack_row(image)))
-        return {key: expected for key, (_, expected) in found.items()}
+                        expected_lines[b"%d %d" % place] = place, ExpectedLine(sequence, read(unpack_row(image)))
+        return {key: expected for key, (_, expected) in expected_lines.items()}
 
 
 class _RelationKeys:
@@ -118,7 +120,7 @@ class _RelationKeys:
     def take(self, op: int, statement: list[Any], place: Place) -> None:
         image = statement[2]
         if op == DELETE:
-            self.keys[image] = place, None
+            self.keys[image] = place, None  # not forgotten: that there is no row must be seen, too
             return
         before = statement[3] if op != INSERT else None
         if op == PATCH:
@@ -138,6 +140,7 @@ class _RelationKeys:
                 cells[number] = cell if cells[number] is UNCHANGED else cells[number]
         key = pack_row([cells[number] for number in places])
         old = key if before is None else before
+        # What an earlier statement of the window left there; if that deleted the row, or none was, columns stay open.
         _, known = self.keys.get(old, (place, None))
         if known is not None:
             cells = [a if b is UNCHANGED else b for a, b in zip(unpack_row(known), cells, strict=True)]

@@ -15,7 +15,8 @@ from replicator.verify.repair.images import pack_texts
 
 
 class ComparedKey(NamedTuple):
-    """A key with what it holds (``before``, None: no row) and what it should hold."""
+    """A key with the row that the replica holds under it (``before``, None: no row) and the one that it should hold
+    (``right``)."""
 
     table: TableVersions
     key: bytes
@@ -24,7 +25,7 @@ class ComparedKey(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether it is to be written."""
+        """Whether the row is to be written: it is known, and another one than the replica holds."""
         return not self.right.unknown and self.right.row != self.before
 
     def is_of(self, users: frozenset[str]) -> bool:
@@ -37,7 +38,7 @@ class ComparedKey(NamedTuple):
 
 
 def compare(replica: Replica, keys: Iterable[tuple[TableVersions, bytes, ExpectedRow]]) -> list[ComparedKey]:
-    """Read what is stored under these keys."""
+    """The keys with what is stored under them, in the caller's transaction."""
     compared: list[ComparedKey] = []
     for table, of_table in _by_table(keys).items():
         stored = replica.stored(table.stored, [key for key, _ in of_table])
@@ -60,18 +61,18 @@ def _by_table(
 def write(replica: Replica, strand: str, differing: Sequence[ComparedKey]) -> None:
     """Write the right rows of keys that differ, within the caller's transaction."""
     by_table: dict[TableVersions, list[ComparedKey]] = {}
-    for one in differing:
-        by_table.setdefault(one.table, []).append(one)
+    for compared in differing:
+        by_table.setdefault(compared.table, []).append(compared)
     replica.apply(strand, [_change(table, of_table) for table, of_table in by_table.items()])
 
 
 def _change(table: TableVersions, differing: Sequence[ComparedKey]) -> TableChange:
     deletes, inserts, updates = [], [], []
-    for one in differing:
-        if one.right.row is None:
-            deletes.append(one.key)
-        elif one.before is None:
-            inserts.append(pack_texts(one.right.row))
+    for key in differing:
+        if key.right.row is None:
+            deletes.append(key.key)
+        elif key.before is None:
+            inserts.append(pack_texts(key.right.row))
         else:
-            updates.append(pack_texts(one.right.row))
+            updates.append(pack_texts(key.right.row))
     return TableChange(table.stored, deletes, [], [], inserts, updates)

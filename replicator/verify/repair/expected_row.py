@@ -31,7 +31,7 @@ from replicator.verify.repair.images import (
     pack_texts,
     unpack_texts,
 )
-from replicator.verify.repair.statement_lookup import LocatedStatement, StatementJournal, Statements
+from replicator.verify.repair.statement_lookup import LocatedStatement, StatementJournal, StatementLookup
 
 OLDER_AT_ONCE = 16
 OLDER_LIMIT = 10_000  # statements looked at to complete one row
@@ -71,7 +71,8 @@ class ExpectedRow(NamedTuple):
 
 
 class TableVersions:
-    """A table's definitions so far, oldest first, and how its rows are read and written now."""
+    """A table's definitions so far by relation, oldest first, and how its rows are read and written now. ``stored`` is
+    the one in force, with every column as text and a key in every table."""
 
     def __init__(self, relations: dict[int, Definition]) -> None:
         self.relations = relations
@@ -80,7 +81,7 @@ class TableVersions:
         self.label = self.definition.label
         self._key_places = self.stored.key_places
         self._images: dict[int, RowImages] = {}
-        self._carriers: dict[tuple[int, int], RowMigration] = {}
+        self._migrations: dict[tuple[int, int], RowMigration] = {}
 
     def key_of(self, row: Row) -> bytes:
         """The canonical key of a stored row."""
@@ -99,10 +100,10 @@ class TableVersions:
         to = max(self.relations) if to is None else to
         if relation == to:
             return row
-        if (relation, to) not in self._carriers:
+        if (relation, to) not in self._migrations:
             path = [definition for number, definition in self.relations.items() if relation < number <= to]
-            self._carriers[relation, to] = RowMigration([self.relations[relation], *(path or [self.relations[to]])])
-        return self._carriers[relation, to].carry(row)
+            self._migrations[relation, to] = RowMigration([self.relations[relation], *(path or [self.relations[to]])])
+        return self._migrations[relation, to].carry(row)
 
 
 def tables_of(definitions: Mapping[int, Definition]) -> dict[str, TableVersions]:
@@ -120,12 +121,10 @@ class ExpectedRows:
         self._journal = journal
         self._history = history
         self._strand = strand
-        self._statements = Statements(journal, strand)
+        self._statements = StatementLookup(journal, strand)
         self._definitions: Mapping[int, Definition] = {}
         self._tables: dict[str, TableVersions] = {}
-        self._remembered: dict[
-            tuple[str, bytes, Place], ExpectedRow
-        ] = {}  # read ahead, so that replay need not wait for it
+        self._remembered: dict[tuple[str, bytes, Place], ExpectedRow] = {}  # read ahead: replay does not wait for them
         self._remembered_bytes = 0
 
     def tables_so_far(self) -> dict[str, TableVersions]:
@@ -161,6 +160,8 @@ class ExpectedRows:
         places = self._history.places(self._strand, table.label, key, (sequence + 1, 0), 1)
         if table.definition.key:
             return places[0] if places else None
+        # The index has the truncates of such a table only: its rows are told by where they were inserted, and that is
+        # their key.
         inserted = cast(Place, tuple(int(text or 0) for text in unpack_texts(key)))
         if inserted[0] > sequence or not self._is_insert(table, inserted):
             return places[0] if places else None
@@ -189,29 +190,29 @@ class ExpectedRows:
         if place is None:
             base = self._journal.base(self._strand).sequence
             return ExpectedRow(None, None, None, f"the journal begins behind sequence {base}" if base else "")
-        known = self._remembered.get((table.label, key, place))
-        if known is None:
-            known = self._read(table, key, place)
-            self._remembered_bytes += known.size + ENTRY_BYTES
+        row = self._remembered.get((table.label, key, place))
+        if row is None:
+            row = self._read(table, key, place)
+            self._remembered_bytes += row.size + ENTRY_BYTES
             if self._remembered_bytes > REMEMBERED_BYTES:
                 self._remembered.clear()
                 self._remembered_bytes = 0
-            self._remembered[table.label, key, place] = known
-        return known
+            self._remembered[table.label, key, place] = row
+        return row
 
     def _read(self, table: TableVersions, key: bytes, place: Place) -> ExpectedRow:
         try:
-            found = self._at(place)
-            if found is None:
+            located = self._at(place)
+            if located is None:
                 return ExpectedRow(None, place, None, "its last change is not in the journal any more")
-            header, statement = found
+            header, statement = located
             if statement[0] == TRUNCATE:
                 return ExpectedRow(None, place, header)
             relation = statement[1]
-            left = effect(statement, table.images(relation), key)
-            if left.row is None:
+            last_effect = effect(statement, table.images(relation), key)
+            if last_effect.row is None:
                 return ExpectedRow(None, place, header)
-            row = self._completed(table, left, place, relation)
+            row = self._completed(table, last_effect, place, relation)
         except (ValueError, struct.error) as error:
             where = f"table {table.label}, sequence {place[0]}, ordinal {place[1]}"
             raise Corrupt("bad_row", f"a statement cannot be read: {error}", place=where) from error
@@ -220,23 +221,23 @@ class ExpectedRows:
         texts = cast(Row, table.carry(row, relation))
         return ExpectedRow(texts if table.definition.key else [*unpack_texts(key), *texts], place, header)
 
-    def _completed(self, table: TableVersions, left: Effect, place: Place, relation: int) -> list[Text] | None:
+    def _completed(self, table: TableVersions, last_effect: Effect, place: Place, relation: int) -> list[Text] | None:
         """The row without unchanged columns; None if the journal does not tell them."""
-        row, key = left.row, left.source_key
+        row, key = last_effect.row, last_effect.source_key
         assert row is not None
         looked_at = 0
         if UNCHANGED in row:
-            self.reach(place[0])
+            self.reach(place[0])  # only then: the index may be far behind, and most rows are whole
         while UNCHANGED in row and looked_at < OLDER_LIMIT:
             older = self._history.places(self._strand, table.label, key, place, OLDER_AT_ONCE)
             if not older:
                 return None
             for place in older:
                 looked_at += 1
-                found = self._at(place)
-                if found is None or found.statement[0] == TRUNCATE:
-                    return None
-                statement = found.statement
+                located = self._at(place)
+                if located is None or located.statement[0] == TRUNCATE:
+                    return None  # pruned; or nothing of before the truncate can be in the row
+                statement = located.statement
                 before = effect(statement, table.images(statement[1]), key)
                 if before.row is None:
                     return None  # another row lived under this key

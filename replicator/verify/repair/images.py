@@ -97,7 +97,7 @@ def effect(statement: Sequence[Any], images: RowImages, key: bytes) -> Effect:
     before = statement[3] if op != INSERT else None
     row = images.row(statement[2], before if op == PATCH else None)
     if images.definition.key and images.key_of(row) != key:
-        return Effect(None, key)  # the row left this key
+        return Effect(None, key)  # a change of key is touched by both of its keys: the row left this one
     return Effect(row, key if before is None else images.key(before))
 
 
@@ -110,6 +110,8 @@ class RowMigration:
     """Takes rows along definitions of a table that follow each other, from the first to the last."""
 
     def __init__(self, path: Sequence[Definition]) -> None:
+        # For each column where its value comes from: a place in the row, or what rows older than the column read as.
+        # Step by step: a column that was dropped and added again under its name is another one.
         at: dict[str, int | tuple[str | None]] = {column.name: place for place, column in enumerate(path[0].columns)}
         for old, new in pairwise(path):
             changed = changes(old, new)

@@ -50,82 +50,85 @@ class KeyRepair:
     """Repairs the replica of one strand. The reports go to ``data_dir``."""
 
     def __init__(
-        self, journal: Journal, rightful: ExpectedRows, replay: ReplayLoop, strand: str, data_dir: DataDir
+        self, journal: Journal, expected_rows: ExpectedRows, replay: ReplayLoop, strand: str, data_dir: DataDir
     ) -> None:
         self._journal = journal
-        self._rightful = rightful
+        self._expected_rows = expected_rows
         self._replay = replay
         self._strand = strand
         self._data_dir = data_dir
-        self._one = trio.Lock()  # ``rightful`` is not for two at a time
+        self._repairing = trio.Lock()  # ``expected_rows`` are not for two at a time
 
     async def repair(self, keys: Sequence[Named], keyless: Sequence[str], who: str, *, apply: bool) -> Fields:
         """Compare the keys, and all rows of the tables ``keyless``, with the journal; write what differs if ``apply``.
 
         Raises Rejected (a table that is not there, too many keys), Unavailable or Halted.
         """
-        async with self._one:
-            packed = await self._replay.between_steps(functools.partial(self._packed, keys=keys))
+        async with self._repairing:
+            canonical = await self._replay.between_steps(functools.partial(self._canonical_keys, keys=keys))
             for table in keyless:
-                packed += await self._differing_places(table, KEYS_LIMIT - len(packed))
-            if len(packed) > KEYS_LIMIT:
+                canonical += await self._differing_places(table, KEYS_LIMIT - len(canonical))
+            if len(canonical) > KEYS_LIMIT:
                 raise _too_many()
-            await self._between(lambda replica: self._compared(replica, packed))  # reads the journal ahead
-            return await self._between(lambda replica: self._do(replica, packed, who, apply=apply))
+            await self._between_steps(lambda replica: self._compared(replica, canonical))  # reads the journal ahead
+            work = functools.partial(self._compare_and_write, keys=canonical, who=who, apply=apply)
+            return await self._between_steps(work)
 
-    async def _between(self, work: Callable[[Replica], T]) -> T:
+    async def _between_steps(self, work: Callable[[Replica], T]) -> T:
         """``work`` between two steps, once the index is so near that the rest of it takes no time."""
 
         def reached(replica: Replica, _: AppliedMark) -> tuple[T] | int:
             sequence = _position(replica, self._strand).sequence
-            if sequence - self._rightful.indexed() > INDEX_BLOCKS:
+            if sequence - self._expected_rows.indexed() > INDEX_BLOCKS:
                 return sequence
-            self._rightful.reach(sequence)
+            self._expected_rows.reach(sequence)
             return (work(replica),)
 
         while True:
-            found = await self._replay.between_steps(reached)
-            if isinstance(found, tuple):
-                return found[0]
-            await trio.to_thread.run_sync(self._rightful.reach, found)
+            result = await self._replay.between_steps(reached)
+            if isinstance(result, tuple):
+                return result[0]
+            await trio.to_thread.run_sync(self._expected_rows.reach, result)
 
     # -- between two steps
 
-    def _do(self, replica: Replica, keys: Sequence[tuple[str, bytes]], who: str, *, apply: bool) -> Fields:
+    def _compare_and_write(
+        self, replica: Replica, keys: Sequence[tuple[str, bytes]], who: str, *, apply: bool
+    ) -> Fields:
         if not apply:
-            return self._told(replica, self._compared(replica, keys), who)
+            return self._report(replica, self._compared(replica, keys), who)
         replica.begin()  # what is read now stays so until it is replaced
         compared = self._compared(replica, keys)
-        content = self._told(replica, compared, who)
+        report = self._report(replica, compared, who)
         applied = replica.applied(self._strand)
-        differing = [one for one in compared if one.differs]
+        differing = [key for key in compared if key.differs]
         if applied is None or not differing:
             replica.rollback()
-            return content
-        path = self._data_dir.repair_report(content["when"])
-        _store(path, content)
+            return report
+        path = self._data_dir.repair_report(report["when"])
+        _store(path, report)  # first: what is replaced must not be lost, whatever happens from here on
         write(replica, self._strand, differing)
         replica.commit(applied)
-        content = {**content, "applied": True, "report": str(path)}
+        report = {**report, "applied": True, "report": str(path)}
         with contextlib.suppress(Unavailable):  # what was replaced is on disk already
-            _store(path, content)
-        return content
+            _store(path, report)
+        return report
 
-    def _told(self, replica: Replica, compared: Sequence[ComparedKey], who: str) -> Fields:
+    def _report(self, replica: Replica, compared: Sequence[ComparedKey], who: str) -> Fields:
         return {
             "position": str(_position(replica, self._strand)),
             "when": show_time(time.time_ns() // 1000),
             "who": who,
             "applied": False,
             "report": None,
-            "keys": [_shown(one) for one in compared],
+            "keys": [_key_fields(key) for key in compared],
         }
 
-    def _packed(self, replica: Replica, _: AppliedMark, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
+    def _canonical_keys(self, replica: Replica, _: AppliedMark, keys: Sequence[Named]) -> list[tuple[str, bytes]]:
         """The keys in canonical form: a person may write 01 for 1. What is not of the key's type is taken as it is, for
         somebody may have stored such a thing."""
-        tables = self._rightful.tables(replica.definitions(self._strand))
-        packed = []
+        tables = self._expected_rows.tables(replica.definitions(self._strand))
+        canonical = []
         for label, texts in keys:
             table = _table(tables, label)
             with contextlib.suppress(Rejected):
@@ -133,31 +136,33 @@ class KeyRepair:
             if len(texts) != len(table.stored.key):
                 names = ", ".join(table.stored.key)
                 raise Rejected("bad_key", f"a key of {label} is {names}", status=422, place=f"table {label}")
-            packed.append((label, pack_texts(texts)))
-        return packed
+            canonical.append((label, pack_texts(texts)))
+        return canonical
 
     def _compared(self, replica: Replica, keys: Sequence[tuple[str, bytes]]) -> list[ComparedKey]:
-        tables = self._rightful.tables(replica.definitions(self._strand))
+        tables = self._expected_rows.tables(replica.definitions(self._strand))
         sequence = _position(replica, self._strand).sequence
-        asked = []
+        expected = []
         for label, key in dict.fromkeys(keys):
             table = _table(tables, label)
-            place = self._rightful.last_place(table, key, sequence)
-            asked.append((table, key, self._rightful.right(table, key, place)))
-        return compare(replica, asked)
+            place = self._expected_rows.last_place(table, key, sequence)
+            expected.append((table, key, self._expected_rows.right(table, key, place)))
+        return compare(replica, expected)
 
     # -- tables without a key
 
     async def _differing_places(self, label: str, limit: int) -> list[tuple[str, bytes]]:
         """The places of a keyless table at which replica and journal differ: candidates, looked at again later."""
-        found: list[tuple[str, bytes]] = []
+        differing: list[tuple[str, bytes]] = []
 
         async def look(keys: list[tuple[str, bytes]]) -> None:
-            compared = await self._between(lambda replica: self._compared(replica, keys))
-            found.extend((label, one.key) for one in compared if one.differs)
-            if len(found) > limit:
+            compared = await self._between_steps(lambda replica: self._compared(replica, keys))
+            differing.extend((label, key.key) for key in compared if key.differs)
+            if len(differing) > limit:
                 raise _too_many()
 
+        # Once over what the replica stores, which finds rows that should not be there; once over what the journal has
+        # inserted, which finds those that are missing.
         after: bytes | None = None
         while keys := await self._replay.between_steps(functools.partial(self._stored, label=label, after=after)):
             await look([(label, key) for key in keys])
@@ -167,10 +172,10 @@ class KeyRepair:
         while (places := await trio.to_thread.run_sync(next, inserted, None)) is not None:
             for at in range(0, len(places), CHUNK_KEYS):
                 await look([(label, place_key(place)) for place in places[at : at + CHUNK_KEYS]])
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(differing))
 
     def _stored(self, replica: Replica, _: AppliedMark, label: str, after: bytes | None) -> list[bytes]:
-        table = _table(self._rightful.tables(replica.definitions(self._strand)), label)
+        table = _table(self._expected_rows.tables(replica.definitions(self._strand)), label)
         if table.definition.key:
             raise Rejected("has_key", "the table has a key: name its keys", status=422, place=f"table {label}")
         return replica.stored_keys(table.stored, after, CHUNK_KEYS)
@@ -178,9 +183,9 @@ class KeyRepair:
     def _span(self, replica: Replica, label: str) -> tuple[int, int]:
         """Where the table's rows begin in the journal, and where the replica stands."""
         sequence = _position(replica, self._strand).sequence
-        self._rightful.reach(sequence)
-        table = _table(self._rightful.tables(replica.definitions(self._strand)), label)
-        truncated = self._rightful.last_truncate(table, sequence)
+        self._expected_rows.reach(sequence)
+        table = _table(self._expected_rows.tables(replica.definitions(self._strand)), label)
+        truncated = self._expected_rows.last_truncate(table, sequence)
         return (truncated[0] - 1 if truncated else self._journal.base(self._strand).sequence), sequence
 
     def _inserted(self, label: str, after: int, until: int) -> Iterator[list[Place]]:
@@ -218,16 +223,16 @@ def _too_many() -> Rejected:
     )
 
 
-def _shown(one: ComparedKey) -> Fields:
+def _key_fields(compared: ComparedKey) -> Fields:
     """A key for people: what is stored, what the journal says and where, and what that means."""
-    names = [column.name for column in one.table.stored.columns]
-    right, header = one.right, one.right.header
-    state = "unknown" if right.unknown else "differs" if one.differs else "agrees"
+    names = [column.name for column in compared.table.stored.columns]
+    right, header = compared.right, compared.right.header
+    state = "unknown" if right.unknown else "differs" if compared.differs else "agrees"
     return {
-        "table": one.table.label,
-        "key": dict(zip(one.table.stored.key, unpack_texts(one.key), strict=True)),
+        "table": compared.table.label,
+        "key": dict(zip(compared.table.stored.key, unpack_texts(compared.key), strict=True)),
         "state": state,
-        "before": _named(names, one.before),
+        "before": _named(names, compared.before),
         "written": _named(names, right.row),
         "why": right.unknown,
         "block": None
@@ -245,11 +250,11 @@ def _named(names: Sequence[str], row: Sequence[str | None] | None) -> dict[str, 
     return None if row is None else dict(zip(names, row, strict=True))
 
 
-def _store(path: Path, content: Fields) -> None:
+def _store(path: Path, report: Fields) -> None:
     """Write the file and make it durable, itself and its name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, [json.dumps(content, indent=2)])
+        replace_file(path, [json.dumps(report, indent=2)])
         sync_directory(path.parent.parent)
     except OSError as error:
         cure = "free disk space, or mend the directory's rights; then repair again"

@@ -39,7 +39,8 @@ _DSN = re.compile(r"postgres(ql)?://|\s*[a-z_]+\s*=", re.IGNORECASE)
 
 
 class PointInTime(NamedTuple):
-    """The moment: its time (µs since 1970), the position of the copy, and whether the journal reaches beyond it."""
+    """The moment that a copy is of: the time that was asked for (µs since 1970), the position there, when its block was
+    committed (µs), and whether the journal reaches beyond it: if not, later blocks may belong to it yet."""
 
     at: int
     position: Position
@@ -81,7 +82,7 @@ class CopyDatabase(Protocol):
 
 
 def copy_into(into: str) -> CopyDatabase:
-    """The database that a path or a dsn names."""
+    """The database that a path or a DSN names: PostgreSQL if it looks like a DSN, else a SQLite file."""
     return PostgresCopy(into) if _DSN.match(into) else SqliteCopy(Path(into))
 
 
@@ -109,7 +110,7 @@ _SQLITE_TABLE = """CREATE TABLE IF NOT EXISTS _replicator_moment (
 
 
 class SqliteCopy:
-    """A file."""
+    """See ``CopyDatabase``: a copy in a SQLite file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -162,7 +163,7 @@ class SqliteCopy:
 
 
 class PostgresCopy:
-    """A database."""
+    """See ``CopyDatabase``: a copy in a PostgreSQL database of its own."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

@@ -32,7 +32,7 @@ from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
 from replicator.verify.repair.compare_and_set import ComparedKey, compare, write
 from replicator.verify.repair.expected_row import ExpectedRow, ExpectedRows, TableVersions
-from replicator.verify.repair.resync_job import ResyncJob
+from replicator.verify.repair.resync_job import ResyncJob, ResyncRequest
 from replicator.verify.repair.worklist import PendingKey, Worklist
 from replicator.verify.repair.worklist_filler import SAMPLE_KEYS, WorklistFiller
 
@@ -45,19 +45,6 @@ log = logging.getLogger("replicator")
 BEHIND, FAR, MORE, FINISHED = "behind", "far", "more", "finished"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ResyncRequest:
-    """What to resync: everything committed from ``since`` on (µs), up to and with ``until``; of these tables (labels)
-    and users only, if given."""
-
-    since: int
-    until: int | None
-    tables: list[str] | None
-    users: list[str] | None
-    who: str
-    plan: bool
-
-
 class Resync:
     """The resyncs of one strand in one region, one at a time. ``path`` is the worklist's file."""
 
@@ -65,7 +52,7 @@ class Resync:
         self,
         path: Path,
         journal: Journal,
-        rightful: ExpectedRows,
+        expected_rows: ExpectedRows,
         replay: ReplayLoop,
         applied: JournalHead,
         strand: str,
@@ -73,19 +60,19 @@ class Resync:
     ) -> None:
         self._work = Worklist(path)
         self._journal = journal
-        self._rightful = rightful
+        self._expected_rows = expected_rows
         self._replay = replay
         self._applied = applied
         self._strand = strand
         self._backoff = backoff
-        self._asked = trio.Event()
-        self._ended = trio.Event()
-        self._cancelled = False
-        self._gathering = WorklistFiller(self._work, journal, strand)
-        self._swept_to: dict[str, bytes] = {}  # begun anew in each life
+        self._job_begun = trio.Event()
+        self._job_ended = trio.Event()
+        self._is_cancelled = False
+        self._filler = WorklistFiller(self._work, journal, strand)
+        self._swept_up_to: dict[str, bytes] = {}  # the last key of each table; begun anew in each life
         self._starting = trio.Lock()
         self.job: ResyncJob | None = None
-        self._opened = False
+        self._is_open = False
 
     # -- what an operator asks
 
@@ -95,8 +82,8 @@ class Resync:
 
     async def start(self, request: ResyncRequest) -> ResyncJob:
         """Begin; durable on return. Raises Rejected."""
-        async with self._starting:
-            if not self._opened:
+        async with self._starting:  # two that ask at once must not both find nothing under way
+            if not self._is_open:
                 raise Unavailable("starting", "the sidecar is starting", place="resync", cure="ask again in a moment")
             if self.job is not None and self.job.is_active:
                 raise Rejected(
@@ -104,7 +91,7 @@ class Resync:
                 )
             job = await trio.to_thread.run_sync(self._new_job, request)
             await trio.to_thread.run_sync(self._work.begin_anew, dataclasses.asdict(job))
-            self._cancelled = False
+            self._is_cancelled = False
             self._begin(job)
             log.warning("resync of what was touched behind sequence %d, asked for by %s", job.first, job.who)
             return job
@@ -123,9 +110,9 @@ class Resync:
         last = self._journal.head(self._strand).sequence
         if request.until is not None:
             last = min(last, self._journal.sequence_before(self._strand, request.until + 1))
-        known = {definition.label for definition in self._journal.definitions(self._strand).values()}
+        labels = {definition.label for definition in self._journal.definitions(self._strand).values()}
         for table in request.tables or ():
-            if table not in known:
+            if table not in labels:
                 raise Rejected("unknown_table", "the ledger has no such table", status=404, place=f"table {table}")
         fields = dataclasses.asdict(request)
         return ResyncJob(**fields, first=first, last=max(first, last), scanned=first, started_at=time.time_ns() // 1000)
@@ -134,13 +121,13 @@ class Resync:
         """Stop after the chunk that is under way; what was written stays, for it is right. Raises Rejected."""
         if self.job is None or not self.job.is_active:
             raise Rejected("nothing_under_way", "no resync is under way", status=409, place="resync")
-        self._cancelled = True
+        self._is_cancelled = True
         return self.job
 
     async def ended(self) -> ResyncJob | None:
         """Return once no resync is under way; the last one, if there was one."""
         while self.job is not None and self.job.is_active:
-            await self._ended.wait()
+            await self._job_ended.wait()
         return self.job
 
     # -- the loop
@@ -150,63 +137,63 @@ class Resync:
         backoff = self._backoff()
         while True:
             try:
-                if not self._opened:
+                if not self._is_open:
                     stored = await trio.to_thread.run_sync(self._work.open)
                     self._begin(ResyncJob.stored(stored))
-                    self._opened = True
+                    self._is_open = True
                 while self.job is None or not self.job.is_active:
-                    await self._asked.wait()
-                await self._do(self.job)
-                self._cancelled = False
+                    await self._job_begun.wait()
+                await self._work_off(self.job)
+                self._is_cancelled = False
                 backoff.reset()
             except Unavailable as error:
                 log.warning("resync waits: %s", error)
-                self._opened = False  # what was gathered and not stored is gathered again
+                self._is_open = False  # what was gathered and not stored is gathered again
                 await trio.sleep(backoff.next())
             except Halted as error:
                 log.error("resync failed: %s", error)
-                if self._opened:
+                if self._is_open:
                     await self._finish("failed", error)
                 else:
                     log.error("the worklist is set aside: %s", await trio.to_thread.run_sync(self._work.set_aside))
 
     def _begin(self, job: ResyncJob | None) -> None:
         self.job = job
-        self._gathering.begin()
-        self._swept_to.clear()
-        asked, self._asked = self._asked, trio.Event()
+        self._filler.begin()
+        self._swept_up_to.clear()
+        asked, self._job_begun = self._job_begun, trio.Event()
         asked.set()
 
-    async def _do(self, job: ResyncJob) -> None:
-        while job.scanned < job.last and not self._cancelled:
-            await trio.to_thread.run_sync(self._gathering.scan, job, job.last)
-        if not self._cancelled and job.to_sweep is None:
-            await trio.to_thread.run_sync(self._gathering.close_span, job)
-        await self._replay.between_steps(
-            lambda replica, _: self._tables(replica)
-        )  # so that the first keys can be read ahead, too
-        while not self._cancelled:
+    async def _work_off(self, job: ResyncJob) -> None:
+        # The span first, with replay going on beside it; only what comes behind it is scanned between two steps.
+        while job.scanned < job.last and not self._is_cancelled:
+            await trio.to_thread.run_sync(self._filler.scan, job, job.last)
+        if not self._is_cancelled and job.to_sweep is None:
+            await trio.to_thread.run_sync(self._filler.close_span, job)
+        # So that the first keys can be read ahead, too.
+        await self._replay.between_steps(lambda replica, _: self._tables(replica))
+        while not self._is_cancelled:
             await self._applied.beyond(job.scanned - 1)  # a replica that was put back comes up by itself
             began = trio.current_time()
             await trio.to_thread.run_sync(self._read_ahead, job)
-            found = await self._replay.between_steps(lambda replica, _: self._step(replica, job))
+            progress = await self._replay.between_steps(lambda replica, _: self._step(replica, job))
             job.rewrite_seconds += trio.current_time() - began
-            if found == FINISHED:
+            if progress == FINISHED:
                 break
-            if found == FAR:
-                await trio.to_thread.run_sync(self._gathering.scan, job, self._applied.head.sequence)
-            elif found == BEHIND:
+            if progress == FAR:
+                await trio.to_thread.run_sync(self._filler.scan, job, self._applied.head.sequence)
+            elif progress == BEHIND:
                 await trio.sleep(self._backoff().next())
-        await self._finish("cancelled" if self._cancelled else "done", None)
+        await self._finish("cancelled" if self._is_cancelled else "done", None)
 
     async def _finish(self, state: str, error: ReplicatorError | None) -> None:
         job = self.job
         assert job is not None
-        told = error.as_json() if error else None
-        ended_job = dataclasses.replace(job, state=state, finished_at=time.time_ns() // 1000, error=told)
+        cause = error.as_json() if error else None
+        ended_job = dataclasses.replace(job, state=state, finished_at=time.time_ns() // 1000, error=cause)
         await trio.to_thread.run_sync(self._work.end, dataclasses.asdict(ended_job))
         self.job = ended_job
-        ended, self._ended = self._ended, trio.Event()
+        ended, self._job_ended = self._job_ended, trio.Event()
         ended.set()
         log.warning("resync %s: %d keys, %d differed, %d unknown", state, job.compared, job.differing, job.unknown)
 
@@ -220,7 +207,7 @@ class Resync:
         while job.scanned < applied.position.sequence:
             if applied.position.sequence - job.scanned > NEAR_BLOCKS:
                 return FAR
-            self._gathering.scan(job, applied.position.sequence)
+            self._filler.scan(job, applied.position.sequence)
         tables = self._tables(replica)
         if job.unswept:
             self._sweep(replica, job, tables, min(job.unswept))
@@ -228,67 +215,68 @@ class Resync:
         pending = self._work.pending(CHUNK_KEYS)
         if not pending:
             return FINISHED
-        self._rewrite(replica, job, self._rights(tables, pending))
+        self._rewrite(replica, job, self._expected_of(tables, pending))
         return MORE
 
     def _tables(self, replica: Replica) -> dict[str, TableVersions]:
-        return self._rightful.tables(replica.definitions(self._strand))
+        return self._expected_rows.tables(replica.definitions(self._strand))
 
     def _sweep(self, replica: Replica, job: ResyncJob, tables: dict[str, TableVersions], label: str) -> None:
-        """Some of the keys that the replica holds of a table: those that were touched are in the worklist already."""
-        after = self._swept_to.get(label)
+        """Add some of the keys that the replica holds of a table; touched ones are in the worklist already."""
+        after = self._swept_up_to.get(label)
         keys = replica.stored_keys(tables[label].stored, after, SWEEP_KEYS) if label in tables else []
         if keys:
             self._work.add_swept(label, keys, self._work.truncated()[label])
-            self._swept_to[label] = keys[-1]
+            self._swept_up_to[label] = keys[-1]
             return
         job.swept.append(label)
         job.keys = self._work.count()
         self._work.save(dataclasses.asdict(job))
 
     def _rewrite(
-        self, replica: Replica, job: ResyncJob, rights: Sequence[tuple[PendingKey, TableVersions, ExpectedRow]]
+        self, replica: Replica, job: ResyncJob, expected: Sequence[tuple[PendingKey, TableVersions, ExpectedRow]]
     ) -> None:
-        compared = compare(replica, [(table, pending.key, right) for pending, table, right in rights])
+        compared = compare(replica, [(table, pending.key, right) for pending, table, right in expected])
         users = None if job.users is None else frozenset(job.users)
-        wanted = [one for one in compared if users is None or one.is_of(users)]
-        differing = [one for one in wanted if one.differs]
+        wanted = [key for key in compared if users is None or key.is_of(users)]
+        differing = [key for key in wanted if key.differs]
         if differing and not job.plan:
-            self._write(replica, differing)
+            self._write_differing(replica, differing)
         job.compared += len(compared)
         job.differing += len(differing)
-        job.unknown += sum(1 for one in wanted if one.right.unknown)
+        job.unknown += sum(1 for key in wanted if key.right.unknown)
         job.other_users += len(compared) - len(wanted)
-        done = [pending for pending, _, _ in rights]
-        if job.sampled:
+        done = [pending for pending, _, _ in expected]
+        if job.sampled:  # the next ones count as done without a look, so that the sample lies all over the span
             done += self._work.pending(len(done) * (1 + job.keys // SAMPLE_KEYS))
         self._work.done(done, dataclasses.asdict(job))
 
-    def _write(self, replica: Replica, differing: Sequence[ComparedKey]) -> None:
+    def _write_differing(self, replica: Replica, differing: Sequence[ComparedKey]) -> None:
         applied = replica.applied(self._strand)
         assert applied is not None
+        # Compared again within the transaction: from here on nobody else writes to these rows until it ends.
         replica.begin()
-        again = compare(replica, [(one.table, one.key, one.right) for one in differing])
-        write(replica, self._strand, [one for one in again if one.differs])
+        again = compare(replica, [(key.table, key.key, key.right) for key in differing])
+        write(replica, self._strand, [key for key in again if key.differs])
         replica.commit(applied)
 
-    def _rights(
+    def _expected_of(
         self, tables: dict[str, TableVersions], pending: Sequence[PendingKey]
     ) -> list[tuple[PendingKey, TableVersions, ExpectedRow]]:
-        """The right rows of the first of these keys, so many that they are not too large."""
-        rights, size = [], 0
-        for one in pending:
-            table = tables[one.label]
-            right = self._rightful.right(table, one.key, one.place)
-            rights.append((one, table, right))
+        """The expected rows of the first of these keys, so many that they are not too large."""
+        expected, size = [], 0
+        for key in pending:
+            table = tables[key.label]
+            right = self._expected_rows.right(table, key.key, key.place)
+            expected.append((key, table, right))
             size += right.size
             if size > CHUNK_BYTES:
                 break
-        return rights
+        return expected
 
     def _read_ahead(self, job: ResyncJob) -> None:
         """Read what the next step will need, while replay goes on."""
-        tables = self._rightful.tables_so_far()
+        tables = self._expected_rows.tables_so_far()
         if tables and not job.unswept:
-            pending = [one for one in self._work.pending(CHUNK_KEYS) if one.label in tables]
-            self._rights(tables, pending)
+            pending = [key for key in self._work.pending(CHUNK_KEYS) if key.label in tables]
+            self._expected_of(tables, pending)

@@ -8,13 +8,27 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-ACTIVE = ("scanning", "rewriting")
+ACTIVE_STATES = ("scanning", "rewriting")
 WRITE_ROWS_PER_SECOND = 10_000  # assumed for a plan, which writes nothing
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ResyncRequest:
+    """What to resync: everything committed from ``since`` on (µs), up to and with ``until``; of these tables (labels)
+    and users only, if given. ``who`` asks for it; with ``plan`` nothing is written."""
+
+    since: int
+    until: int | None
+    tables: list[str] | None
+    users: list[str] | None
+    who: str
+    plan: bool
 
 
 @dataclasses.dataclass(slots=True)
 class ResyncJob:
-    """Times are µs since 1970. ``first`` is the sequence behind which the span begins, ``last`` its last block.
+    """A request and how far it is. Times are µs since 1970. ``first`` is the sequence behind which the span begins,
+    ``last`` its last block, ``scanned`` how far blocks were looked at.
 
     ``keys`` were touched in the span; ``compared`` of them were looked at so far, ``differing`` were not as the journal
     says, ``unknown`` cannot be told and were left alone, ``other_users`` belong to none of ``users``. In a plan of many
@@ -50,13 +64,13 @@ class ResyncJob:
     @classmethod
     def stored(cls, fields: dict[str, Any] | None) -> ResyncJob | None:
         """The job that a worklist holds; None if there is none, or one of another release of this program."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return None if fields is None or fields.keys() != known else cls(**fields)
+        own = {field.name for field in dataclasses.fields(cls)}
+        return None if fields is None or fields.keys() != own else cls(**fields)
 
     @property
     def is_active(self) -> bool:
         """Whether there is something left to do."""
-        return self.state in ACTIVE
+        return self.state in ACTIVE_STATES
 
     @property
     def unswept(self) -> frozenset[str]:

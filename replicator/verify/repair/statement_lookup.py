@@ -34,8 +34,8 @@ class LocatedStatement(NamedTuple):
     statement: list[Any]
 
 
-class _StatementBody:
-    """The statements that lie at hand: a small block's, or those of one part of a large one."""
+class _OpenBody:
+    """Unpacked statements and the ordinal of the first: all of a small block's, or those of one part of a large one."""
 
     def __init__(self, first: int, statements: list[list[Any]]) -> None:
         self.first = first
@@ -47,14 +47,14 @@ class _StatementBody:
         return None
 
 
-class Statements:
-    """Finds statements of one strand."""
+class StatementLookup:
+    """Finds the statements of one strand by their places."""
 
-    def __init__(self, chain: StatementJournal, strand: str) -> None:
-        self._chain = chain
+    def __init__(self, journal: StatementJournal, strand: str) -> None:
+        self._journal = journal
         self._strand = strand
         self._pages: OrderedDict[int, dict[int, Block]] = OrderedDict()  # by their first sequence
-        self._body: tuple[int, _StatementBody] | None = None
+        self._body: tuple[int, _OpenBody] | None = None
         self._sizes: tuple[int, list[int]] | None = None
 
     def at(self, place: Place) -> LocatedStatement:
@@ -73,7 +73,7 @@ class Statements:
             if sequence in page:
                 self._pages.move_to_end(first)
                 return page[sequence]
-        blocks = {block.header.sequence: block for block in self._chain.around(self._strand, sequence)}
+        blocks = {block.header.sequence: block for block in self._journal.around(self._strand, sequence)}
         if sequence not in blocks:
             raise _missing((sequence, 0))
         self._pages[min(blocks)] = blocks
@@ -81,18 +81,19 @@ class Statements:
             self._pages.popitem(last=False)
         return blocks[sequence]
 
-    def _open(self, block: Block, ordinal: int) -> _StatementBody:
+    def _open(self, block: Block, ordinal: int) -> _OpenBody:
         if block.body is not None:
-            return _StatementBody(0, list(unpack_statements(block.body)))
+            return _OpenBody(0, list(unpack_statements(block.body)))
         sequence = block.header.sequence
+        # How many statements each part has: so a part in the middle is read without those before it.
         if self._sizes is None or self._sizes[0] != sequence:
-            self._sizes = (sequence, self._chain.part_sizes(self._strand, sequence))
+            self._sizes = (sequence, self._journal.part_sizes(self._strand, sequence))
         ends = list(accumulate(self._sizes[1]))
         number = next((number for number, end in enumerate(ends) if ordinal < end), None)
         if number is None:
             raise _missing((sequence, ordinal))
-        part = next(self._chain.parts(self._strand, sequence, number))
-        return _StatementBody(ends[number] - part.statements, list(unpack_statements(part.data)))
+        part = next(self._journal.parts(self._strand, sequence, number))
+        return _OpenBody(ends[number] - part.statements, list(unpack_statements(part.data)))
 
 
 def _missing(place: Place) -> Corrupt:

@@ -19,6 +19,8 @@ from replicator.verify.repair.images import Place, RowImages, place_key
 
 
 class _TouchedRelation:
+    """How one relation's keys are read: its table's label, its images, and the key image of a row, if it has a key."""
+
     def __init__(self, definition: Definition) -> None:
         self.label = definition.label
         self.images = RowImages(definition)
@@ -26,8 +28,8 @@ class _TouchedRelation:
 
 
 class TouchedKeys:
-    """Gathers. ``keys`` has the last place of each (table, canonical key), ``truncated`` that of each table's truncate;
-    ``tables``, if given, are the only ones looked at."""
+    """Gathers touches in the order of the journal. ``keys`` has the last place of each (table label, canonical key),
+    ``truncated`` that of each table's truncate; ``tables``, if given, are the only ones looked at."""
 
     def __init__(self, definitions: Mapping[int, Definition], tables: frozenset[str] | None = None) -> None:
         self._relations = {number: _TouchedRelation(definition) for number, definition in definitions.items()}
@@ -72,6 +74,7 @@ class TouchedKeys:
 
 def _key_of(relation: _TouchedRelation, image: bytes, before: bytes | None) -> bytes:
     assert relation.key_of is not None
+    # A patch may leave columns of the key unchanged: those are in the key before.
     if before is not None and UNCHANGED in unpack_row(image):
         return relation.images.key_of(relation.images.row(image, before))
     return relation.images.key(relation.key_of(image))

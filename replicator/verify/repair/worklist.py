@@ -26,6 +26,7 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS key (known INTEGER NOT NULL, key BLOB NOT NULL, sequence INTEGER NOT NULL,
        ordinal INTEGER NOT NULL, done INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (known, key)) WITHOUT ROWID""",
 )
+# Made when gathering is over, and dropped before it begins: an index on places that move costs more than it gives.
 _PENDING = "CREATE INDEX IF NOT EXISTS pending ON key (sequence, ordinal) WHERE done = 0"
 _TOUCH = "UPDATE key SET sequence = ?3, ordinal = ?4 WHERE known = ?1 AND key = ?2 AND done = 0"
 _ADD = """INSERT INTO key (known, key, sequence, ordinal) VALUES (?1, ?2, ?3, ?4)
@@ -42,7 +43,7 @@ class PendingKey(NamedTuple):
 
 
 class Worklist:
-    """The file. One thread at a time."""
+    """The worklist of one resync in its file. For one thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -138,8 +139,8 @@ class Worklist:
     def truncated(self) -> dict[str, Place]:
         """The tables that were truncated, and where last."""
         with translated(self._path):
-            found = self._open.execute("SELECT label, sequence, ordinal FROM known WHERE sequence IS NOT NULL")
-            return {label: (sequence, ordinal) for label, sequence, ordinal in found}
+            rows = self._open.execute("SELECT label, sequence, ordinal FROM known WHERE sequence IS NOT NULL")
+            return {label: (sequence, ordinal) for label, sequence, ordinal in rows}
 
     def count(self) -> int:
         """How many keys there are, done or not."""
@@ -151,19 +152,19 @@ class Worklist:
         """Keys to be done, in the order of the journal."""
         with translated(self._path):
             self._open.execute(_PENDING)
-            found = self._open.execute(
+            rows = self._open.execute(
                 "SELECT known, key, sequence, ordinal FROM key WHERE done = 0 ORDER BY sequence, ordinal LIMIT ?",
                 [limit],
             ).fetchall()
-        labels, gone = {number: label for label, number in self._known.items()}, self.truncated()
+        labels, truncated = {number: label for label, number in self._known.items()}, self.truncated()
         return [
-            PendingKey(labels[known], known, key, max((sequence, ordinal), gone.get(labels[known], (0, 0))))
-            for known, key, sequence, ordinal in found
+            PendingKey(labels[known], known, key, max((sequence, ordinal), truncated.get(labels[known], (0, 0))))
+            for known, key, sequence, ordinal in rows
         ]
 
     def done(self, keys: Iterable[PendingKey], job: Mapping[str, Any]) -> None:
-        """These are done, and the job's figures with them."""
+        """Note that these are done, together with the job's figures."""
         with translated(self._path), transaction(self._open):
             sql = "UPDATE key SET done = 1 WHERE known = ? AND key = ?"
-            self._open.executemany(sql, ((one.known, one.key) for one in keys))
+            self._open.executemany(sql, ((pending.known, pending.key) for pending in keys))
             self._save(job)

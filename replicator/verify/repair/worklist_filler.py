@@ -22,7 +22,7 @@ SAMPLE_KEYS = 20_000  # compared by a plan
 
 
 class WorklistFiller:
-    """Fills one worklist. ``begin`` before a job, and whenever the worklist was opened anew."""
+    """Fills one worklist from the journal. ``begin`` before a job, and whenever the worklist was opened anew."""
 
     def __init__(self, work: Worklist, journal: Journal, strand: str) -> None:
         self._work = work
@@ -39,7 +39,7 @@ class WorklistFiller:
         began = time.monotonic()
         in_span = job.scanned < job.last
         until = min(until, job.last) if in_span else until
-        touched, parts = self._gatherer(job), functools.partial(self._journal.parts, self._strand)
+        touched, parts = self._touched_keys(job), functools.partial(self._journal.parts, self._strand)
         for block in self._journal.blocks(self._strand, job.scanned, SCAN_BYTES):
             sequence = block.header.sequence
             if sequence > until:
@@ -57,11 +57,12 @@ class WorklistFiller:
         self._store(job, touched, in_span=in_span)
 
     def _store(self, job: ResyncJob, touched: TouchedKeys, *, in_span: bool) -> None:
+        # A sweep adds what the replica holds as untouched since the truncate: touched keys must be there before it.
         adding = None if in_span else job.unswept
         self._work.gather(touched.keys, touched.truncated, adding, dataclasses.asdict(job))
         touched.clear()
 
-    def _gatherer(self, job: ResyncJob) -> TouchedKeys:
+    def _touched_keys(self, job: ResyncJob) -> TouchedKeys:
         if self._touched is None:
             tables = None if job.tables is None else frozenset(job.tables)
             self._touched = TouchedKeys(self._journal.definitions(self._strand), tables)

@@ -16,7 +16,7 @@ from replicator.format.row import UNCHANGED
 from replicator.format.statement import pack_delete, pack_insert, pack_patch, pack_truncate, pack_update
 from replicator.pipeline.replicas.base import Replica
 from replicator.verify.repair.images import Place
-from replicator.verify.repair.resync import ResyncRequest
+from replicator.verify.repair.resync_job import ResyncRequest
 from replicator.verify.repair.statement_lookup import LocatedStatement
 from replicator.verify.repair.worklist import PendingKey
 from tests.contracts.replica_kinds import STRAND, contents, row
@@ -223,7 +223,7 @@ async def life(world: World, since: int | None) -> bool:
 
 
 async def opened(world: World) -> None:
-    while not world.resync._opened:
+    while not world.resync._is_open:
         await trio.lowlevel.checkpoint()
 
 
@@ -254,7 +254,7 @@ async def test_a_journal_that_begins_later_is_told(world: World) -> None:
             world.directory.joinpath(f"journal.sqlite3{suffix}").unlink()
     world.journal.open()
     world.journal.begin_at(Position(STRAND, 1, 7, bytes(32)), {})
-    world.resync._opened = True
+    world.resync._is_open = True
     with pytest.raises(Rejected, match="before_the_journal"):
         await world.resync.start(ResyncRequest(0, None, None, None, "test", plan=False))
 
@@ -299,7 +299,7 @@ async def test_a_row_that_cannot_be_read_fails_the_resync_with_its_place(world: 
     before(world)
     since = span(world)
     async with world.running():
-        world.resync._rightful._statements.at = _unreadable  # type: ignore[method-assign]
+        world.resync._expected_rows._statements.at = _unreadable  # type: ignore[method-assign]
         await opened(world)
         await world.resync.start(ResyncRequest(since * SECOND, None, None, None, "test", plan=False))
         job = await world.resync.ended()

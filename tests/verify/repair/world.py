@@ -25,7 +25,8 @@ from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff
 from replicator.verify.repair.expected_row import ExpectedRows
 from replicator.verify.repair.key_repair import KeyRepair
-from replicator.verify.repair.resync import Resync, ResyncRequest
+from replicator.verify.repair.resync import Resync
+from replicator.verify.repair.resync_job import ResyncRequest
 from tests.contracts.replica_kinds import STRAND, Kind, contents, row
 
 PATIENCE_SECONDS = 60
