@@ -66,13 +66,23 @@ class Definition:
     @property
     def label(self) -> str:
         """The table's name for people and for metrics: ``wallets``, or ``audit.events`` outside ``public``."""
-        return self.table if self.namespace == "public" else f"{self.namespace}.{self.table}"
+        return table_label(self.namespace, self.table)
 
     @property
     def key_places(self) -> tuple[int, ...]:
         """Where in the row the key's columns stand."""
         names = [column.name for column in self.columns]
         return tuple(names.index(name) for name in self.key)
+
+    def in_text(self) -> Definition:
+        """The same table, by which rows are read whose columns are all in text form."""
+        columns = tuple(dataclasses.replace(column, format="text") for column in self.columns)
+        return dataclasses.replace(self, columns=columns)
+
+
+def table_label(namespace: str, table: str) -> str:
+    """A table's name for people: outside PostgreSQL's default schema, ``public``, with its namespace."""
+    return table if namespace == "public" else f"{namespace}.{table}"
 
 
 def pack_definition(definition: Definition) -> bytes:

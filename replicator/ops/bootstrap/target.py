@@ -17,7 +17,7 @@ from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
 from replicator.ops.bootstrap.decide import RegionContents
 from replicator.pipeline.copies.partial_copy import HALF_COPY, mark_of, read_half
-from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, as_text, in_force
+from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, in_force
 from replicator.pipeline.replicas.base import Append, AppliedMark, Define, Replica, Step, TableChange, Truncate
 from replicator.pipeline.replicas.quarantine import QuarantineClosing
 from replicator.runtime import wiring
@@ -85,7 +85,7 @@ class CopyTarget:
         self._begun = begun
         self._strand = begun.position.strand
         tables = in_force(begun.definitions).values()
-        self._tables: dict[int, Definition] = {relation: as_text(definition) for relation, definition in tables}
+        self._tables: dict[int, Definition] = {relation: definition.in_text() for relation, definition in tables}
         self.chunks = self.rows = 0
 
     def open(self) -> None:

@@ -10,7 +10,6 @@ Guarantee: what is not one of these is Corrupt. Pure.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import msgpack
@@ -50,12 +49,6 @@ class CopyEnd(NamedTuple):
     number: int
     rows: int
     sequences: list[SetSequence]
-
-
-def as_text(definition: Definition) -> Definition:
-    """The same table, its rows in text."""
-    columns = tuple(dataclasses.replace(column, format="text") for column in definition.columns)
-    return dataclasses.replace(definition, columns=columns)
 
 
 def in_force(definitions: list[tuple[int, bytes]]) -> dict[tuple[str, str], tuple[int, Definition]]:

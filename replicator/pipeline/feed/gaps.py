@@ -16,17 +16,15 @@ it), is bounded, and answers only when what it did is durable. Errors are JSON: 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.format.position import MAX_SEQUENCE
 from replicator.pipeline.feed.follow import Follower
-from replicator.transport.body import json_fields
+from replicator.transport.body import Fields, json_fields
+from replicator.transport.replica_routes import replica_routes
 from settle_buffer.entry import Entry
 from settle_buffer.events import Certificate
 from settle_buffer.status import GapStatus
@@ -34,12 +32,10 @@ from settle_buffer.status import GapStatus
 CLOSED_LIMIT = 10_000  # certificates in an answer, the newest
 log = logging.getLogger("replicator")
 
-Fields = dict[str, Any]
-
 
 def routes(follower: Follower | None) -> list[Route]:
     """The routes; without a follower (on a primary) each says that nothing settles here."""
-    endpoints: list[tuple[str, str, Callable[[Request, Follower], Awaitable[Fields]]]] = [
+    answers = [
         ("GET", "/v1/gaps", _open),
         ("GET", "/v1/gaps/closed", _closed),
         ("GET", "/v1/gaps/late", _late),
@@ -48,20 +44,8 @@ def routes(follower: Follower | None) -> list[Route]:
         ("POST", "/v1/gaps/resume", _resume),
         ("POST", "/v1/gaps/late", _settle_late),
     ]
-    return [Route(path, _endpoint(follower, answer), methods=[method]) for method, path, answer in endpoints]
-
-
-def _endpoint(
-    follower: Follower | None, answer: Callable[[Request, Follower], Awaitable[Fields]]
-) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        if follower is None:
-            message = "this region is the primary and follows nobody: nothing can be missing here"
-            cure = "ask a replica region"
-            raise Rejected("not_a_replica", message, status=404, place=request.url.path, cure=cure)
-        return JSONResponse({"strand": follower.strand, **await answer(request, follower)})
-
-    return endpoint
+    message = "this region is the primary and follows nobody: nothing can be missing here"
+    return replica_routes(follower, answers, message=message, strand=follower.strand if follower else None)
 
 
 async def _open(request: Request, follower: Follower) -> Fields:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.block import Header
-from replicator.format.definition import Definition
+from replicator.format.definition import Definition, table_label
 from replicator.format.statement import DEFINE, MESSAGE, TRUNCATE, Op, pack_statement
 from replicator.pipeline.replay.blocked_keys import BlockedKeys, StatementKeys
 from replicator.pipeline.replicas.base import Replica
@@ -200,10 +200,7 @@ class Quarantine:
 
     def _summarise(self) -> None:
         self._changed = False
-        keys = {
-            table if namespace == "public" else f"{namespace}.{table}": count
-            for (namespace, table), count in self._blocked.keys().items()
-        }
+        keys = {table_label(*name): count for name, count in self._blocked.keys().items()}
         self.summary = QuarantineSummary(self._blocked.count, keys)
 
 

@@ -17,12 +17,11 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replicator.errors import Rejected
@@ -36,6 +35,7 @@ from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.replicas.quarantine import QuarantineClosing, QuarantinedStatement, QuarantineTable
 from replicator.storage.journal.reading import JournalReader
 from replicator.transport.body import Fields, json_fields
+from replicator.transport.replica_routes import replica_routes
 
 LISTED = 1000  # statements in an answer
 KEYS_LIMIT = 1000  # in a request
@@ -141,7 +141,7 @@ class QuarantineAdmin:
 
 
 def routes(admin: QuarantineAdmin | None) -> list[Route]:
-    """The routes; without a desk (on a primary) each says that nothing is replayed here."""
+    """The routes; without an admin (on a primary) each says that nothing is replayed here."""
 
     async def open_(request: Request, admin: QuarantineAdmin) -> Fields:
         return await admin.open()
@@ -164,7 +164,7 @@ def routes(admin: QuarantineAdmin | None) -> list[Route]:
         fields = await json_fields(request, {"sequence": int, "ordinal": int, "who": str, "why": str})
         return await admin.drop(*_place(fields), fields["who"], fields["why"])
 
-    endpoints: list[tuple[str, str, Callable[[Request, QuarantineAdmin], Awaitable[Fields]]]] = [
+    answers = [
         ("GET", "/v1/quarantine", open_),
         ("GET", "/v1/quarantine/closed", closed),
         ("GET", "/v1/quarantine/keys", keys),
@@ -172,19 +172,8 @@ def routes(admin: QuarantineAdmin | None) -> list[Route]:
         ("POST", "/v1/quarantine/replay", replay),
         ("POST", "/v1/quarantine/drop", drop),
     ]
-    return [Route(path, _endpoint(admin, answer), methods=[method]) for method, path, answer in endpoints]
-
-
-def _endpoint(
-    admin: QuarantineAdmin | None, answer: Callable[[Request, QuarantineAdmin], Awaitable[Fields]]
-) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        if admin is None:
-            message = "this region is the primary: it replays nothing, so nothing is set aside here"
-            raise Rejected("not_a_replica", message, status=404, place=request.url.path, cure="ask a replica region")
-        return JSONResponse({"strand": admin.strand, **await answer(request, admin)})
-
-    return endpoint
+    message = "this region is the primary: it replays nothing, so nothing is set aside here"
+    return replica_routes(admin, answers, message=message, strand=admin.strand if admin else None)
 
 
 def _listed(statement: QuarantinedStatement) -> Fields:

@@ -8,7 +8,6 @@ what ``format/values.py`` raises) at an image that cannot be read. Pure.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +28,7 @@ class RowTranslation:
         self._old = old
         self._sources = [None if c.name in added else _place(old, before.get(c.name, c.name)) for c in new.columns]
         self._missing = [None if c.missing is None else c.missing.encode() for c in new.columns]
-        self.definition = dataclasses.replace(
-            new, columns=tuple(dataclasses.replace(column, format="text") for column in new.columns)
-        )
+        self.definition = new.in_text()
 
     def statement(self, statement: list[Any], relation: int) -> list[Any]:
         """The statement, of a relation that means ``definition``."""

@@ -14,6 +14,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from replicator.format.definition import table_label
+
 Place = tuple[int, int]  # a statement's (sequence, ordinal)
 
 
@@ -56,7 +58,7 @@ class QuarantinedStatement(NamedTuple):
     @property
     def label(self) -> str:
         """The table's name for people."""
-        return self.table if self.namespace == "public" else f"{self.namespace}.{self.table}"
+        return table_label(self.namespace, self.table)
 
 
 class QuarantineClosing(NamedTuple):

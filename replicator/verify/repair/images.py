@@ -28,11 +28,11 @@ PLACE_COLUMNS = tuple(Column(name, "bigint", nullable=False) for name in ("_sequ
 
 def as_stored(definition: Definition) -> Definition:
     """The definition by which a replica's rows are written in canonical text, found by key in every table."""
-    columns = tuple(dataclasses.replace(column, format="text") for column in definition.columns)
+    stored = definition.in_text()
     if definition.key:
-        return dataclasses.replace(definition, columns=columns)
+        return stored
     key = tuple(column.name for column in PLACE_COLUMNS)
-    return dataclasses.replace(definition, columns=(*PLACE_COLUMNS, *columns), key=key)
+    return dataclasses.replace(stored, columns=(*PLACE_COLUMNS, *stored.columns), key=key)
 
 
 def pack_texts(texts: Sequence[str | None]) -> bytes:

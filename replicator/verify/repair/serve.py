@@ -14,15 +14,15 @@ primary each is refused: nobody else may write to a ledger.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.transport.body import Fields, json_fields
+from replicator.transport.replica_routes import replica_routes
 from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync
 from replicator.verify.repair.resync_job import ResyncRequest
@@ -42,26 +42,14 @@ class RepairParts(NamedTuple):
 
 def routes(parts: RepairParts | None) -> list[Route]:
     """The routes; without the parts (on a primary) each refuses."""
-    endpoints: list[tuple[str, str, Callable[[Request, RepairParts], Awaitable[Fields]]]] = [
+    answers = [
         ("POST", "/v1/repair", _repair),
         ("GET", "/v1/resync", _show_resync),
         ("POST", "/v1/resync", _start_resync),
         ("POST", "/v1/resync/cancel", _cancel_resync),
     ]
-    return [Route(path, _endpoint(parts, answer), methods=[method]) for method, path, answer in endpoints]
-
-
-def _endpoint(
-    parts: RepairParts | None, answer: Callable[[Request, RepairParts], Awaitable[Fields]]
-) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        if parts is None:
-            message = "this region is the primary: its tables are its users', and its journal is made from them"
-            cure = "ask a replica region"
-            raise Rejected("not_a_replica", message, status=409, place=request.url.path, cure=cure)
-        return JSONResponse(await answer(request, parts))
-
-    return endpoint
+    message = "this region is the primary: its tables are its users', and its journal is made from them"
+    return replica_routes(parts, answers, message=message, status=409)
 
 
 async def _repair(request: Request, parts: RepairParts) -> Fields:
