@@ -157,7 +157,7 @@ class World(Schedule):
 
     def delay(self, source: str, target: str) -> float | None:
         """How long a message takes; None: it is lost."""
-        if self.now < self._cut.get((source, target), 0.0):
+        if self._cut and self.now < self._cut.get((source, target), 0.0):
             return None
         if STORE in (source, target) and self.store.is_away:
             return None
@@ -167,8 +167,10 @@ class World(Schedule):
         seconds = dice.random() * weather.delay_seconds
         if weather.long_delay and dice.random() < weather.long_delay:
             seconds += dice.random() * weather.long_delay_seconds
-        until, more = self._slow.get((source, target), (0.0, 0.0))
-        return seconds + more if self.now < until else seconds
+        if self._slow:
+            until, more = self._slow.get((source, target), (0.0, 0.0))
+            seconds += more if self.now < until else 0.0
+        return seconds
 
     def cut(self, source: str, target: str, seconds: float) -> None:
         """Lose every message one way."""
@@ -246,7 +248,7 @@ class World(Schedule):
         while not self.is_quiet:
             yield self.dice.random() * 2 * self.weather.write_every_seconds
             for region in self.regions.values():
-                if region.is_open and region.up and region.memory.half == "primary":
+                if region.memory.half == "primary" and region.up and region.is_open:
                     self.spawn(region, self._write(region))
 
     def _write(self, region: SimulatedRegion) -> Task:
