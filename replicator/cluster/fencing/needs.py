@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import trio
 
 from replicator.cluster.fencing.session import connect, database_of
+from replicator.config.finding import Finding, failed
 from replicator.errors import ReplicatorError
-from replicator.ops.preflight import Finding, failed
 from replicator.postgres.quoting import array, quoted
 from replicator.postgres.session import OLDEST_VERSION
 from replicator.postgres.settings import READ_ONLY

@@ -11,7 +11,7 @@ import click
 from replicator.ops.cli import FAILED, example, printable
 
 if TYPE_CHECKING:
-    from replicator.ops.preflight import Finding
+    from replicator.config.finding import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

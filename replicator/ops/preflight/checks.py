@@ -17,10 +17,10 @@ from replicator.config import (
     PostgresReplicaSettings,
     SqliteReplicaSettings,
 )
+from replicator.config.finding import Finding, failed
 from replicator.errors import Rejected, ReplicatorError
 from replicator.format.position import genesis
 from replicator.ledger.tables import check_declaration, definition_of
-from replicator.ops.preflight import Finding, failed
 from replicator.ops.preflight.cluster import check_cluster
 from replicator.ops.preflight.following import check_following
 from replicator.ops.preflight.lease import check_lease

@@ -23,9 +23,9 @@ from replicator.config import (
     PostgresReplicaSettings,
     PostgresSourceSettings,
 )
+from replicator.config.finding import Finding, failed
 from replicator.config.roles import replica_of, source_of
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.ops.preflight import Finding, failed
 from replicator.ops.preflight.listening import is_local
 from replicator.ops.preflight.stored_region import StoredRegion
 from replicator.runtime import wiring

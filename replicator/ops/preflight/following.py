@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import trio
 
+from replicator.config.finding import Finding, failed
 from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.format.position import Position
 from replicator.format.wire import Heartbeat
-from replicator.ops.preflight import Finding, failed
 from replicator.ops.preflight.listening import is_local
 from replicator.pipeline.feed.client import FeedClient, Frames, Upstream
 

@@ -28,9 +28,9 @@ from replicator.cluster.leases.etcd.transactions import EtcdKeys
 from replicator.cluster.leases.record import BootMoment, boot_id, lock_file, read_kept
 from replicator.config import Config, StaticLeaseSettings
 from replicator.config import EtcdLeaseSettings as EtcdSection
+from replicator.config.finding import Finding, failed
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.position import Position
-from replicator.ops.preflight import Finding, failed
 from replicator.ops.preflight.listening import is_local
 from replicator.ops.preflight.machine import nearest
 from replicator.runtime import wiring

@@ -7,8 +7,8 @@ import ipaddress
 import ssl
 from collections.abc import Iterator
 
+from replicator.config.finding import Finding, failed
 from replicator.errors import ConfigError
-from replicator.ops.preflight import Finding, failed
 from replicator.transport.server import Listen, check_address
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replicator.config import Config
-from replicator.ops.preflight import Finding
+from replicator.config.finding import Finding
 from replicator.pipeline.replicas.sqlite.check import OLDEST_VERSION
 from replicator.storage.data_dir import DataDir
 

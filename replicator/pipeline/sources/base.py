@@ -16,9 +16,9 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from replicator.config.finding import Finding
 from replicator.format.block import BlockPart, Draft
 from replicator.format.definition import Definition
-from replicator.ops.preflight import Finding
 from replicator.pipeline.moments import Moments
 from replicator.pipeline.replicas.base import Reader, SetSequence
 from replicator.storage.journal.head import JournalHead

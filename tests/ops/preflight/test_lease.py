@@ -14,8 +14,8 @@ import trio
 from replicator.cluster.leases.etcd import EtcdLease, EtcdOptions
 from replicator.cluster.leases.static import StaticLease
 from replicator.config import Config, parse
+from replicator.config.finding import Finding
 from replicator.format.position import Position
-from replicator.ops.preflight import Finding
 from replicator.ops.preflight.lease import check_lease
 from tests.etcd import TLS, Etcd, running
 from tests.ops.preflight.test_checks import Findings, not_root, primary

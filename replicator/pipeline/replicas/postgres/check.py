@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from replicator.config.finding import Finding, failed
 from replicator.errors import ReplicatorError
 from replicator.format.definition import Definition
-from replicator.ops.preflight import Finding, failed
 from replicator.pipeline.replicas.postgres import schema
 from replicator.pipeline.replicas.shape import table_differs
 from replicator.postgres.catalog import exists

@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from replicator.config.finding import Finding, failed
 from replicator.errors import ReplicatorError
 from replicator.format.definition import Definition
-from replicator.ops.preflight import Finding, failed
 from replicator.pipeline.replicas.shape import table_differs
 from replicator.pipeline.replicas.sqlite import schema
 from replicator.storage import sqlite

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from replicator.config.finding import Finding
 from replicator.format.definition import Definition
-from replicator.ops.preflight import Finding
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.pipeline.replicas.postgres import PostgresReader
 from replicator.pipeline.sources.base import Captured

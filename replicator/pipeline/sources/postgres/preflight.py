@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from replicator.config.finding import Finding, failed
 from replicator.errors import ReplicatorError
-from replicator.ops.preflight import Finding, failed
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
 from replicator.pipeline.sources.postgres.session import session

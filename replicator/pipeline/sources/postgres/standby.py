@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from replicator.ops.preflight import Finding
+from replicator.config.finding import Finding
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.session import database, standby_name
 from replicator.postgres.quoting import literal, quoted

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from replicator.config.finding import Finding
 from replicator.errors import ConfigError
-from replicator.ops.preflight import Finding
 from replicator.pipeline.sources.postgres import PostgresOptions, preflight
 from replicator.pipeline.sources.postgres.options import parse_table
 from tests.pipeline.sources.postgres.ledger import Collector, Ledger, failure, following
