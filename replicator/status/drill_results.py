@@ -25,9 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.errors import Rejected, Unavailable
-from replicator.ops.drills.plan import KINDS
-from replicator.ops.drills.result import DrillReport, Outcome
-from replicator.status.model import DrillView
+from replicator.status.model import DrillKind, DrillOutcome, DrillView
 from replicator.storage.atomic_file import replace_file
 from replicator.storage.data_dir import DataDir
 from replicator.transport.body import AnyTextJSON, json_fields
@@ -75,7 +73,7 @@ class DrillResults:
 
     def add(self, fields: dict[str, Any]) -> DrillResult:
         """Keep a result; durable on return. Raises Rejected or Unavailable."""
-        if fields["kind"] not in KINDS or fields["outcome"] not in get_args(Outcome):
+        if fields["kind"] not in get_args(DrillKind) or fields["outcome"] not in get_args(DrillOutcome):
             message = "kind is that of a plan, and outcome passed, missed, stopped or failed"
             raise Rejected("bad_request", message, status=422, place=PATH)
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", fields["id"]):
@@ -144,19 +142,3 @@ def routes(results: DrillResults) -> list[Route]:
         return AnyTextJSON({"drills": [dataclasses.asdict(result) for result in results.all()]})
 
     return [Route(PATH, drills, methods=["GET", "POST"])]
-
-
-def told(report: DrillReport, who: str) -> dict[str, Any]:
-    """What is posted of a report: without what was not measured."""
-    fields: dict[str, Any] = {
-        "id": report.id,
-        "kind": report.kind,
-        "name": report.name,
-        "outcome": report.outcome,
-        "seconds": float(report.seconds),
-        "who": who,
-        "rto_seconds": report.rto_seconds,
-        "rpo_blocks": None if report.rpo_blocks is None else float(report.rpo_blocks),
-        "blocked_seconds": report.blocked_seconds,
-    }
-    return {name: value for name, value in fields.items() if value is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from replicator.cluster.failover.status import FailoverView
 from replicator.config.roles import Role
@@ -19,6 +19,21 @@ from replicator.status.marks import StrandView
 from replicator.verify.view import VerifyView
 
 ROLES: tuple[Role, ...] = ("primary", "replica")
+
+DrillKind = Literal[
+    "canary",
+    "switchover",
+    "rehearsal",
+    "region_loss",
+    "partition",
+    "slow_link",
+    "sidecar_crash",
+    "database_crash",
+    "disk_full",
+    "clock_skew",
+    "lease_store_loss",
+]
+DrillOutcome = Literal["passed", "missed", "stopped", "failed"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from replicator.errors import Rejected
-from replicator.ops.drills.result import DrillReport
-from replicator.status.drill_results import KEPT, DrillResults, kept, routes, told
+from replicator.status.drill_results import KEPT, DrillResults, kept, routes
 from replicator.status.json_form import status_json
 from replicator.status.metrics import Metrics
 from replicator.status.model import DrillView, Snapshot
@@ -80,16 +79,13 @@ def test_what_is_no_result_is_refused(tmp_path: Path, wrong: dict[str, str]) -> 
 
 
 async def test_over_http(tmp_path: Path) -> None:
-    report = DrillReport(
-        id="d-7", kind="canary", name="c", way="live", began="now", seconds=3, outcome="missed", rpo_blocks=2
-    )
     async with served(routes(DrillResults(DataDir(tmp_path)))) as client:
-        answer = await client.post("/v1/drills", json=told(report, "ann@desk"))
+        answer = await client.post("/v1/drills", json=fields(7, rpo_blocks=2.0))
         assert answer.status_code == 200, answer.text
         (found,) = (await client.get("/v1/drills")).json()["drills"]
-        assert (found["id"], found["outcome"], found["rpo_blocks"], found["rto_seconds"]) == ("d-7", "missed", 2, None)
+        assert (found["id"], found["outcome"], found["rpo_blocks"], found["rto_seconds"]) == ("d-7", "passed", 2, None)
         assert (await client.post("/v1/drills", json={"id": "x"})).status_code == 422
-        assert (await client.post("/v1/drills", json={**told(report, "a"), "kind": "x"})).status_code == 422
+        assert (await client.post("/v1/drills", json=fields(kind="x"))).status_code == 422
 
 
 def shown() -> Snapshot:

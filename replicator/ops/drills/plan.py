@@ -24,29 +24,17 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from replicator.config.checks import Problem
 from replicator.config.models import Identifier, Name, Section
 from replicator.config.units import Duration, Secret
+from replicator.status.model import DrillKind
 
-Kind = Literal[
-    "canary",
-    "switchover",
-    "rehearsal",
-    "region_loss",
-    "partition",
-    "slow_link",
-    "sidecar_crash",
-    "database_crash",
-    "disk_full",
-    "clock_skew",
-    "lease_store_loss",
-]
 Expect = Literal["failover", "no_failover", "either"]
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-WITHOUT_FAULT: frozenset[Kind] = frozenset({"canary", "switchover", "rehearsal"})
-NEEDS_TARGET: frozenset[Kind] = frozenset(KINDS) - {"canary", "lease_store_loss"}
-LIVE_ONLY: frozenset[Kind] = frozenset({"canary", "rehearsal"})  # there is nothing in them for a simulation
+KINDS: tuple[DrillKind, ...] = get_args(DrillKind)
+WITHOUT_FAULT: frozenset[DrillKind] = frozenset({"canary", "switchover", "rehearsal"})
+NEEDS_TARGET: frozenset[DrillKind] = frozenset(KINDS) - {"canary", "lease_store_loss"}
+LIVE_ONLY: frozenset[DrillKind] = frozenset({"canary", "rehearsal"})  # there is nothing in them for a simulation
 DURATION_LIMIT_SECONDS = 6 * 3600.0
 
-_EXPECT: dict[Kind, Expect] = {"region_loss": "failover", "canary": "no_failover"}
+_EXPECT: dict[DrillKind, Expect] = {"region_loss": "failover", "canary": "no_failover"}
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Program = Annotated[tuple[Word, ...], Field(min_length=1, max_length=256)]
@@ -128,7 +116,7 @@ class RehearsalPlan(Section):
 class DrillPlan(Section):
     """One drill."""
 
-    kind: Kind
+    kind: DrillKind
     name: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")] = ""
     target: Regions = ()
     other: Name | None = None

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from replicator.status.model import DrillOutcome
+
 FORMAT = 1
-Outcome = Literal["passed", "missed", "stopped", "failed"]
 
 
 class ReportPart(BaseModel):
@@ -126,7 +127,7 @@ class DrillReport(ReportPart):
     way: Literal["live", "rehearsal", "simulation"]
     began: str
     seconds: float
-    outcome: Outcome
+    outcome: DrillOutcome
     why: str = Field(default="", description="why it was stopped or failed; what is left to do")
     rpo_blocks: int | None = Field(default=None, description="acknowledged canaries that are missing in the end")
     rpo_amounts: dict[str, float] = Field(default={}, description="the same in amounts, by currency")
@@ -147,6 +148,22 @@ class DrillReport(ReportPart):
     versions: dict[str, str] = {}
 
 
-def exit_code(outcome: Outcome) -> int:
+def exit_code(outcome: DrillOutcome) -> int:
     """The command line's exit code: 0 targets met, 1 missed, 3 stopped or failed on the way."""
     return {"passed": 0, "missed": 1, "stopped": 3, "failed": 3}[outcome]
+
+
+def summary(report: DrillReport, who: str) -> dict[str, Any]:
+    """What the regions are told of a report (POST /v1/drills): without what was not measured."""
+    fields: dict[str, Any] = {
+        "id": report.id,
+        "kind": report.kind,
+        "name": report.name,
+        "outcome": report.outcome,
+        "seconds": float(report.seconds),
+        "who": who,
+        "rto_seconds": report.rto_seconds,
+        "rpo_blocks": None if report.rpo_blocks is None else float(report.rpo_blocks),
+        "blocked_seconds": report.blocked_seconds,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

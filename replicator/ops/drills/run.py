@@ -34,7 +34,7 @@ from replicator.ops.drills.plan import DrillPlan
 from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.rehearsal import rehearse, server_of
 from replicator.ops.drills.report_making import DrillHeading
-from replicator.ops.drills.result import DrillReport
+from replicator.ops.drills.result import DrillReport, summary
 from replicator.ops.drills.targets import places_of
 from replicator.status import drill_results
 from replicator.supervise import first_cause
@@ -181,9 +181,7 @@ async def _tell(places: list[Endpoint], report: DrillReport) -> list[str]:
     async with DeploymentRegions(places, trio.current_time) as regions:
         for place in places:
             try:
-                answer = await regions.tell(
-                    place.name, drill_results.PATH, drill_results.told(report, who), TELL_SECONDS
-                )
+                answer = await regions.tell(place.name, drill_results.PATH, summary(report, who), TELL_SECONDS)
                 why = "" if answer is not None else "its version keeps no results"
             except ReplicatorError as error:
                 why = str(error)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from replicator.ops.drills.plan import DrillTargets, Expect
-from replicator.ops.drills.result import Outcome, TargetReport
+from replicator.ops.drills.result import TargetReport
+from replicator.status.model import DrillOutcome
 
 
 def judged(
@@ -58,7 +59,7 @@ def as_expected(expected: Expect, changed: bool) -> TargetReport | None:
     )
 
 
-def outcome_of(targets: Sequence[TargetReport], stopped: str, failed: str) -> Outcome:
+def outcome_of(targets: Sequence[TargetReport], stopped: str, failed: str) -> DrillOutcome:
     """The verdict."""
     if failed:
         return "failed"
