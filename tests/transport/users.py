@@ -53,7 +53,7 @@ BOUNDS: dict[ModuleType, list[str]] = {
     drills: ["LOOK_SECONDS", "TELL_SECONDS", "ANSWER_LIMIT_BYTES"],
     canary_writers: ["ANSWER_LIMIT_BYTES"],
     canary: ["READ_SECONDS"],
-    cli: ["SILENCE_SECONDS", "ASK_SECONDS", "ANSWER_LIMIT_BYTES"],
+    cli: ["SILENCE_SECONDS", "GET_SECONDS", "ANSWER_LIMIT_BYTES"],
     cluster: ["ANSWER_SECONDS", "ANSWER_LIMIT_BYTES"],
 }
 
@@ -193,11 +193,11 @@ async def drill_read(url: str) -> None:
 
 
 async def cli_ask(url: str) -> None:
-    await trio.to_thread.run_sync(cli.ask, endpoint(url), "/v1/status")
+    await trio.to_thread.run_sync(cli.get, endpoint(url), "/v1/status")
 
 
 async def cli_tell(url: str) -> None:
-    await trio.to_thread.run_sync(cli.tell, endpoint(url), "/v1/gaps", {"a": 1}, SECONDS)
+    await trio.to_thread.run_sync(cli.post, endpoint(url), "/v1/gaps", {"a": 1}, SECONDS)
 
 
 async def preflight_following(url: str) -> None:

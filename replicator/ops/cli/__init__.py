@@ -4,8 +4,11 @@ Exit codes, a contract: 0 it is as asked · 1 it is not (not ready, not reachabl
 configuration is wrong, with the place and the cure. A verb may define further ones in its ``--help``.
 
 To add a verb: a line in ``VERBS`` and a module of that name here with a click command called ``command``. Its module
-imports what it needs inside the command, so that ``replicator --help`` stays quick. A ReplicatorError that a verb
-raises is printed with its place and cure, never as a traceback.
+imports what is heavy inside the command, so that its ``--help`` stays quick. A ReplicatorError that a verb raises is
+printed with its place and cure, never as a traceback.
+
+Beside the verbs: ``client`` (asks a running sidecar), ``common`` (options, how an answer is shown), ``cluster`` (who
+leads, what happens while one waits), ``comparison`` (a region with its primary), ``point_in_time`` (part of resync).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import click
 
 from replicator import __version__
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.ops.terminal import printable
 
 FAILED, WRONG_USAGE = 1, 2
 
@@ -58,13 +62,13 @@ class _Failure(click.ClickException):
         super().__init__(printable(f"{place}{error.message} [{error.reason}]{cure}"))
 
 
-class _WrongConfiguration(_Failure):
-    """The same for a ConfigError."""
+class _ConfigFailure(_Failure):
+    """A ConfigError as the command line shows it."""
 
     exit_code = WRONG_USAGE
 
 
-class _Verbs(click.Group):
+class _VerbGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -93,14 +97,9 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except ConfigError as error:
-            raise _WrongConfiguration(error) from error
+            raise _ConfigFailure(error) from error
         except ReplicatorError as error:
             raise _Failure(error) from error
-
-
-def printable(text: str) -> str:
-    """The text without control characters: what comes from elsewhere must not steer a terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
 def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -114,7 +113,7 @@ def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return add
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="replicator")
 def main() -> None:
     """Replicates a ledger to other regions, and proves that they are equal.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from replicator.ops.cli import example, printable
+from replicator.ops.cli import example
+from replicator.ops.terminal import log_to_stderr, printable, progress_bar
 
 if TYPE_CHECKING:
     from replicator.format.position import Position
@@ -52,7 +55,6 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
     from replicator.config.roles import in_role
     from replicator.errors import ConfigError, ReplicatorError
     from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, plan, source_of
-    from replicator.ops.cli.logs import log_to_stderr
     from replicator.supervise import first_cause
 
     settings = load(config)
@@ -62,15 +64,15 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
         message, cure = "only a replica region can be made anew", "name the configuration of a replica region"
         raise ConfigError("not_a_replica", message, place=settings.region.name, cure=cure)
     source = source_of(settings, _checked(url))
-    log_to_stderr(verbose=False)
+    log_to_stderr()
     try:
         if planned:
-            found = trio.run(lambda: plan(settings, source, replace=replace, named=url is not None))
-            click.echo(json.dumps(found, indent=2) if as_json else printable("\n".join(_plan_lines(found))))
+            content = trio.run(lambda: plan(settings, source, replace=replace, named=url is not None))
+            click.echo(json.dumps(content, indent=2) if as_json else printable("\n".join(_plan_lines(content))))
             return
         report = CopyProgress()
         bootstrap = Bootstrap(settings, source, replace=replace, rate=rate, report=report, named=url is not None)
-        position = trio.run(_shown, bootstrap, report)
+        position = trio.run(_run_shown, bootstrap, report)
     except* ReplicatorError as group:
         raise first_cause(group) from None
     if as_json:
@@ -99,13 +101,11 @@ def _checked(url: str | None) -> str | None:
         raise ConfigError("bad_url", "this is no address", place=f"--from {url}", cure=cure) from error
 
 
-async def _shown(bootstrap: Bootstrap, report: CopyProgress) -> Position:
-    import sys
-
+async def _run_shown(bootstrap: Bootstrap, report: CopyProgress) -> Position:
     import trio
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_draw if sys.stderr.isatty() else _tell, report)
+        nursery.start_soon(_draw if sys.stderr.isatty() else _log, report)
         position = await bootstrap.run()
         nursery.cancel_scope.cancel()
     return position
@@ -113,29 +113,14 @@ async def _shown(bootstrap: Bootstrap, report: CopyProgress) -> Position:
 
 async def _draw(report: CopyProgress) -> None:
     import trio
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("copy", total=None)
+    with progress_bar("copy", "rows") as show:
         while True:
-            estimate = report.rows_estimate
-            total = None if estimate is None else max(estimate, report.rows)
-            words = "copy waits" if report.waits else report.phase
-            progress.update(task, description=words, total=total, completed=report.rows)
+            show(report.rows, report.rows_estimate, "copy waits" if report.waits else report.phase)
             await trio.sleep(LOOK_SECONDS)
 
 
-async def _tell(report: CopyProgress) -> None:
-    import logging
-
+async def _log(report: CopyProgress) -> None:
     import trio
 
     while True:

@@ -22,11 +22,11 @@ from replicator.transport.endpoint import TOKEN_VARIABLE, Endpoint, own_endpoint
 
 ANSWER_LIMIT_BYTES = 16_000_000
 SILENCE_SECONDS = 5.0
-ASK_SECONDS, TELL_SECONDS = 30.0, 30.0  # what changes something is durable before it is answered
+GET_SECONDS, POST_SECONDS = 30.0, 30.0  # what changes something is durable before it is answered
 TOKEN_KEY = f"[http] token in CONFIG, or the environment variable {TOKEN_VARIABLE},"
 
 
-def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Endpoint:
+def sidecar_endpoint(config_path: Path | None, url: str | None, ca: Path | None) -> Endpoint:
     """The sidecar that the command line names: by its configuration, by its address, or by both."""
     config = None if config_path is None else load(config_path)
     if config is None and url is None:
@@ -38,19 +38,24 @@ def sidecar(config_path: Path | None, url: str | None, ca: Path | None) -> Endpo
     if url is not None:
         return _readable(Endpoint("", _checked(url), token, ca, TOKEN_KEY, "--ca", is_proxied=True))
     assert config is not None
-    own = dataclasses.replace(own_endpoint(config), token_key=TOKEN_KEY)
-    return _readable(own if ca is None else dataclasses.replace(own, ca_file=ca, ca_key="--ca", is_own=False))
+    own = own_sidecar(config)
+    return own if ca is None else _readable(dataclasses.replace(own, ca_file=ca, ca_key="--ca", is_own=False))
 
 
-def of_cluster(config: Config, ca: Path | None) -> dict[str, Endpoint]:
+def own_sidecar(config: Config) -> Endpoint:
+    """The sidecar of this configuration, on this machine."""
+    return _readable(dataclasses.replace(own_endpoint(config), token_key=TOKEN_KEY))
+
+
+def cluster_endpoints(config: Config, ca: Path | None) -> dict[str, Endpoint]:
     """Every sidecar of the configuration's cluster, by the region's name."""
     assert config.cluster is not None
     token = config.cluster.token.reveal() if config.cluster.token else os.environ.get(TOKEN_VARIABLE)
     authorities, key = (ca, "--ca") if ca else (config.cluster.ca, "[cluster] ca =")
     token_key = f"[cluster] token, or the environment variable {TOKEN_VARIABLE},"
     regions = config.cluster.regions.items()
-    found = {name: _readable(Endpoint(name, url, token, authorities, token_key, key)) for name, url in regions}
-    return {**found, config.region.name: dataclasses.replace(own_endpoint(config), token_key=TOKEN_KEY)}
+    endpoints = {name: _readable(Endpoint(name, url, token, authorities, token_key, key)) for name, url in regions}
+    return {**endpoints, config.region.name: dataclasses.replace(own_endpoint(config), token_key=TOKEN_KEY)}
 
 
 def _checked(url: str) -> str:
@@ -63,27 +68,43 @@ def _checked(url: str) -> str:
     raise ConfigError("bad_url", "this is no address", place=f"--url {url}", cure="write it like http://127.0.0.1:7400")
 
 
-def _readable(whom: Endpoint) -> Endpoint:
-    """The same; its certificates are readable, which is the command line's fault if they are not."""
-    whom.tls()
-    return whom
+def _readable(endpoint: Endpoint) -> Endpoint:
+    """The same endpoint. Raises ConfigError if its certificates cannot be read: that is the command line's fault."""
+    endpoint.tls()
+    return endpoint
 
 
-def ask(whom: Endpoint, path: str) -> Any:
+def get(sidecar: Endpoint, path: str) -> Any:
     """The JSON that the sidecar answers to GET ``path``. Raises Unavailable, or ReplicatorError for another answer."""
-    bounds = Bounds(ASK_SECONDS, ANSWER_LIMIT_BYTES, SILENCE_SECONDS)
-    return trio.run(_exchange, whom, "GET", path, Request(bounds=bounds))
+    bounds = Bounds(GET_SECONDS, ANSWER_LIMIT_BYTES, SILENCE_SECONDS)
+    return trio.run(_exchange, sidecar, "GET", path, Request(bounds=bounds))
 
 
-def tell(whom: Endpoint, path: str, fields: dict[str, Any], seconds: float = TELL_SECONDS) -> Any:
-    """The JSON that the sidecar answers to POST ``path`` with these fields; raises as ``ask`` does."""
+def post(sidecar: Endpoint, path: str, fields: dict[str, Any], seconds: float = POST_SECONDS) -> Any:
+    """The JSON that the sidecar answers to POST ``path`` with these fields; raises as ``get`` does."""
     bounds = Bounds(seconds, ANSWER_LIMIT_BYTES)
-    return trio.run(_exchange, whom, "POST", path, Request(bounds=bounds, fields=fields))
+    return trio.run(_exchange, sidecar, "POST", path, Request(bounds=bounds, fields=fields))
 
 
-async def _exchange(whom: Endpoint, method: str, path: str, request: Request) -> Any:
-    async with Client(whom, request["bounds"]) as client:
-        return read_value(await client.ask(method, path, **request), whom.place)
+def get_object(sidecar: Endpoint, path: str) -> dict[str, Any]:
+    """The JSON object that the sidecar answers to GET ``path``; raises as ``get`` does."""
+    return _object(sidecar, get(sidecar, path))
+
+
+def post_object(sidecar: Endpoint, path: str, fields: dict[str, Any], seconds: float = POST_SECONDS) -> dict[str, Any]:
+    """The JSON object that the sidecar answers to POST ``path``; raises as ``get`` does."""
+    return _object(sidecar, post(sidecar, path, fields, seconds))
+
+
+def _object(sidecar: Endpoint, answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise unreadable(sidecar.url, TypeError("not an object"))
+    return answer
+
+
+async def _exchange(sidecar: Endpoint, method: str, path: str, request: Request) -> Any:
+    async with Client(sidecar, request["bounds"]) as client:
+        return read_value(await client.ask(method, path, **request), sidecar.place)
 
 
 def unreadable(place: str, error: Exception) -> ReplicatorError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,33 +35,27 @@ def command(seconds: float, keep: Path | None, as_json: bool) -> None:
     Exit code 0: all regions are equal. 1: they are not, or the demo did not come to its end. 2: wrong usage. 128 and
     the signal's number: ended by a signal.
     """
-    import json
-    import sys
-
     from replicator.ops.demo.run import run
 
-    _show_what_the_terminal_cannot()
+    _escape_what_cannot_be_encoded()
     report = run(keep, seconds, as_json=as_json)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
-        _tell(report, keep)
+        _print(report, keep)
     sys.exit(report.exit_code)
 
 
-def _show_what_the_terminal_cannot() -> None:
-    """A path may hold what the terminal's encoding does not have."""
+def _escape_what_cannot_be_encoded() -> None:
+    """Let a path that the terminal's encoding does not have be printed all the same."""
     import io
-    import sys
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _tell(report: DemoReport, keep: Path | None) -> None:
-    import sys
-
+def _print(report: DemoReport, keep: Path | None) -> None:
     from replicator.ops.demo.show import PlainLog
 
     lines = PlainLog(sys.stdout)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import example, printable
-
-if TYPE_CHECKING:
-    from replicator.ops.drills.result import DrillReport
+from replicator.ops.cli import example
+from replicator.ops.terminal import log_to_stderr, printable
 
 
 @click.command("drill")
@@ -63,19 +61,16 @@ def command(
     Exit code 0: every target met. 1: a target missed, or the drill could not begin. 2: wrong usage, configuration or
     plan. 3: begun, and stopped by itself, by a signal, or failed on the way.
     """
-    import json
-
-    from replicator.ops.cli.logs import log_to_stderr
     from replicator.ops.drills import run
     from replicator.ops.drills.result import exit_code
+    from replicator.ops.drills.text_report import lines
 
     if schema:
         click.echo(json.dumps(run.schema(), indent=2))
         return
     log_to_stderr()
     if local:
-        asked = run.SimulatedDrillOptions(configs, plan_path, seed, seeds)
-        report = run.simulate(asked)
+        report = run.simulate(run.SimulatedDrillOptions(configs, plan_path, seed, seeds))
     else:
         if plan_path is None:
             raise click.UsageError("give a plan: --plan FILE; config/drills has one of each kind")
@@ -90,13 +85,8 @@ def command(
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
-        for line in _lines(report, report_dir):
+        for line in lines(report):
             click.echo(printable(line))
+        if report_dir is not None:
+            click.echo(printable(f"report: {report_dir / 'report.html'}"))
     sys.exit(exit_code(report.outcome))
-
-
-def _lines(report: DrillReport, report_dir: Path | None) -> list[str]:
-    from replicator.ops.drills.text_report import lines
-
-    told = lines(report)
-    return told if report_dir is None else [*told, f"report: {report_dir / 'report.html'}"]

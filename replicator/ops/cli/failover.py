@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import FAILED, example, printable
-from replicator.ops.cli.common import whom_options
+from replicator.ops.cli import FAILED, example
+from replicator.ops.cli.common import Answer, sidecar_options, signed
+from replicator.ops.terminal import printable
+
+if TYPE_CHECKING:
+    from replicator.transport.endpoint import Endpoint
 
 
 @click.command("failover")
@@ -20,17 +24,15 @@ from replicator.ops.cli.common import whom_options
 @click.option("--primary-is-fenced", is_flag=True, help="Your word that the old primary cannot write (static lease).")
 @click.option("--reason", default="", help="Why; needed with --allow-data-loss.")
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for it.")
-@whom_options
+@sidecar_options
 @example("replicator failover tokyo.toml --dry-run", "replicator failover tokyo.toml")
 def command(
-    config: Path | None,
+    sidecar: Endpoint,
     dry_run: bool,
     allow_data_loss: bool,
     primary_is_fenced: bool,
     reason: str,
     timeout: float,
-    url: str | None,
-    ca: Path | None,
     as_json: bool,
 ) -> None:
     """Makes the region of CONFIG the primary: nobody may hold the lease, and no more may be lost than is allowed.
@@ -38,44 +40,48 @@ def command(
     First it gets what other regions have more, applies it, and has it verified. Exit code 0: it leads, or with
     --dry-run it could. 1: refused, given up, or not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.client import sidecar, tell
-    from replicator.ops.cli.common import said
-    from replicator.ops.cli.known_cluster import EventWatcher, state_of
+    from replicator.ops.cli.client import post
+    from replicator.ops.cli.cluster import EventWatcher
 
     if allow_data_loss and not reason.strip():
         raise click.UsageError("--allow-data-loss needs a --reason")
-    whom = sidecar(config, url, ca)
     if dry_run:
-        state = state_of(whom)
-        against = list(_against(state))
-        shown = {
-            "against": against,
-            **{name: state[name] for name in ("report", "level", "views", "would_lose", "lease")},
-        }
-        click.echo(json.dumps(shown, indent=2) if as_json else printable("\n".join(_lines(state, against))))
-        raise click.exceptions.Exit(FAILED if against else 0)
-    watcher = EventWatcher({"it": whom}, lambda line: None if as_json else click.echo(line.removeprefix("it: ")))
-    order: dict[str, Any] = {"verb": "failover", "seconds": timeout, "reason": said(reason)}
+        _show_outlook(sidecar, as_json=as_json)
+        return
+    watcher = EventWatcher({"it": sidecar}, lambda line: None if as_json else click.echo(line.removeprefix("it: ")))
+    order: Answer = {"verb": "failover", "seconds": timeout, "reason": signed(reason)}
     order |= {"allow_data_loss": True} if allow_data_loss else {}
     order |= {"primary_is_fenced": True} if primary_is_fenced else {}
-    tell(whom, "/v1/failover/orders", order)
-    ended: list[str] = []
+    post(sidecar, "/v1/failover/orders", order)
+    refusals: list[str] = []
 
-    def done(name: str, event: dict[str, Any]) -> bool:
+    def ended(name: str, event: Answer) -> bool:
         report = watcher.states.get("it", {}).get("report", {})
         if event.get("event") in ("refused", "lost"):
-            ended.append(str(event["why"]))
-        return bool(ended) or (report.get("state") == "primary" and bool(report.get("open")))
+            refusals.append(str(event["why"]))
+        # Primary alone is not enough: writes are open only when the new epoch has its first block.
+        return bool(refusals) or (report.get("state") == "primary" and bool(report.get("open")))
 
-    leads = watcher.until(done, timeout + 5.0) and not ended
-    why = None if leads else (ended[0] if ended else "it was not done in time")
+    leads = watcher.until(ended, timeout + 5.0) and not refusals
+    why = None if leads else (refusals[0] if refusals else "it was not done in time")
     click.echo(json.dumps({"leads": leads, "why": why}) if as_json else ("it leads" if leads else f"given up: {why}"))
     if not leads:
         raise click.exceptions.Exit(FAILED)
 
 
-def _against(state: dict[str, Any]) -> Iterator[str]:
-    """What speaks against it now."""
+def _show_outlook(sidecar: Endpoint, *, as_json: bool) -> None:
+    """Show who would lead, what would be lost, and what speaks against it; exit code 1 if anything does."""
+    from replicator.ops.cli.cluster import state_of
+
+    state = state_of(sidecar)
+    against = list(_against(state))
+    shown = {"against": against, **{name: state[name] for name in ("report", "level", "views", "would_lose", "lease")}}
+    click.echo(json.dumps(shown, indent=2) if as_json else printable("\n".join(_lines(state, against))))
+    raise click.exceptions.Exit(FAILED if against else 0)
+
+
+def _against(state: Answer) -> Iterator[str]:
+    """What speaks against a failover to this region now."""
     report, lease = state["report"], state["lease"]
     if report["blocked"]:
         yield f"it cannot be promoted: {report['blocked']}"
@@ -87,7 +93,7 @@ def _against(state: dict[str, Any]) -> Iterator[str]:
         yield str(state["refused"])
 
 
-def _lines(state: dict[str, Any], against: list[str]) -> Iterator[str]:
+def _lines(state: Answer, against: list[str]) -> Iterator[str]:
     report = state["report"]
     yield f"{report['region']} is {report['state']}, at sequence {report['sequence']:,}, epoch {report['epoch']}"
     yield f"the primary: {state['level']}" + (f", {state['why']}" if state["why"] else "")
@@ -96,7 +102,7 @@ def _lines(state: dict[str, Any], against: list[str]) -> Iterator[str]:
     for name, peer in state["peers"].items():
         other = peer["report"]
         yield f"  {name} has sequence {other['sequence']:,}" + (f"; {other['blocked']}" if other["blocked"] else "")
-    lost = state["would_lose"]
-    yield f"known to be lost: {lost['blocks']} blocks" + "".join(f", {a:g} {c}" for c, a in lost["amounts"].items())
-    yield from (f"against it: {one}" for one in against)
+    loss = state["would_lose"]
+    yield f"known to be lost: {loss['blocks']} blocks" + "".join(f", {a:g} {c}" for c, a in loss["amounts"].items())
+    yield from (f"against it: {reason}" for reason in against)
     yield "nothing was changed"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from replicator.ops.cli import example, printable
+from replicator.ops.cli import example
+from replicator.ops.cli.common import readable
+from replicator.ops.terminal import printable
 
 
 @click.command("history")
@@ -21,18 +24,14 @@ def command(config: Path | None, url: str | None, ca: Path | None, as_json: bool
     CONFIG is the region's file: address and token are taken from it. Exit code 0: told. 1: not reachable. 2: wrong
     usage or configuration.
     """
-    from replicator.ops.cli.client import ask, sidecar, unreadable
+    from replicator.ops.cli.client import get, sidecar_endpoint
 
-    whom = sidecar(config, url, ca)
-    events = ask(whom, "/history")
+    sidecar = sidecar_endpoint(config, url, ca)
+    events = get(sidecar, "/history")
     if as_json:
-        import json
-
         click.echo(json.dumps(events, indent=2))
         return
-    try:
+    with readable(sidecar):
         for event in events:
             line = f"{event['at']}  {event['kind']}  {event['role']}  epoch {event['epoch']}  {event['note']}"
             click.echo(printable(line.rstrip()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise unreadable(whom.url, error) from error

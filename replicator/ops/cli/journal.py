@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from pathlib import Path
 
 import click
 
-from replicator.ops.cli import FAILED, example, printable
+from replicator.ops.cli import FAILED, example
+from replicator.ops.cli.common import existing_journal, exit_with
 
 
 @click.group("journal")
@@ -26,28 +27,14 @@ def verify(config: Path, strand: str | None, as_json: bool) -> None:
     The sidecar may run meanwhile. Exit code 0: whole. 1: broken; the first broken link is named. 2: wrong usage or
     configuration.
     """
-    import json
-
     from replicator.config import load
-    from replicator.errors import ConfigError
     from replicator.storage.journal.store import Journal
     from replicator.storage.journal.walk import walk
 
-    settings = load(config)
-    path = settings.region.files.journal
-    if not path.exists():
-        cure = "name the configuration of a region that has run"
-        raise ConfigError("no_journal", "there is no journal", place=str(path), cure=cure)
-    journal = Journal(path)
-    try:
+    with contextlib.closing(Journal(existing_journal(load(config)))) as journal:
         results = [walk(journal, name) for name in ([strand] if strand else journal.strands())]
-    finally:
-        journal.close()
-    if as_json:
-        click.echo(json.dumps([result.as_json() for result in results], indent=2))
-    for result in [] if as_json else results:
-        click.echo(printable(str(result)))
-    sys.exit(0 if all(result.broken is None for result in results) else FAILED)
+    code = 0 if all(result.broken is None for result in results) else FAILED
+    exit_with(code, [result.as_json() for result in results], map(str, results), as_json=as_json)
 
 
 @command.command("compact")
@@ -61,14 +48,11 @@ def compact(config: Path) -> None:
     0: done. 1: failed. 2: wrong usage or configuration, or the sidecar runs.
     """
     from replicator.config import load
-    from replicator.errors import ConfigError
     from replicator.storage.data_dir import locked
-    from replicator.storage.journal.pruning import compact as give_back
+    from replicator.storage.journal.pruning import compact as compact_file
 
-    region = load(config).region
-    if not region.files.journal.exists():
-        cure = "name the configuration of a region that has run"
-        raise ConfigError("no_journal", "there is no journal", place=str(region.files.journal), cure=cure)
-    with locked(region.files):
-        before, after = give_back(region.files.journal)
+    settings = load(config)
+    path = existing_journal(settings)
+    with locked(settings.region.files):
+        before, after = compact_file(path)
     click.echo(f"{before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")

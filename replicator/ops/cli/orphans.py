@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
-from replicator.ops.cli import example
-from replicator.ops.cli.common import Answer, ListsByDefault, get, show_answer, user, whom_options
+from replicator.ops.cli import FAILED, example
+from replicator.ops.cli.common import (
+    Answer,
+    ListsByDefault,
+    connection_options,
+    get_and_show,
+    readable,
+    show_answer,
+    sidecar_options,
+    user_name,
+)
 
 if TYPE_CHECKING:
     from replicator.transport.endpoint import Endpoint
 
 REAPPLY_SECONDS = 600.0
+SHOWN_CHARACTERS = 200
+SHOWN_STATEMENTS = 20
+WORDS = {"there": "already there", "clean": "can be re-applied", "conflict": "conflict", "nothing": "changes no row"}
+
+
+def seal_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments CONFIG and ID and the connection's options of a verb that takes ``sidecar`` and ``path``, the
+    path of the seal in its API."""
+
+    @functools.wraps(function)
+    def resolved(config: Path | None, orphans_id: str | None, url: str | None, ca: Path | None, **others: Any) -> Any:
+        from replicator.ops.cli.client import sidecar_endpoint
+
+        if orphans_id is None and config is not None and url is not None:
+            config, orphans_id = None, str(config)  # beside --url a single word is the ID
+        if orphans_id is None:
+            raise click.UsageError("Missing argument 'ID': see replicator orphans list")
+        path = f"/v1/orphans/{quote(orphans_id, safe='')}"
+        return function(sidecar=sidecar_endpoint(config, url, ca), path=path, **others)
+
+    verb = click.argument("orphans_id", metavar="ID", required=False)(connection_options(resolved))
+    return click.argument("config", required=False, type=click.Path(path_type=Path))(verb)
 
 
 @click.group("orphans", cls=ListsByDefault)
@@ -29,72 +62,51 @@ def command() -> None:
 
 @command.command("list")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@whom_options
+@sidecar_options
 @example("replicator orphans list region.toml", "replicator orphans --url http://127.0.0.1:7400 --json")
-def list_(config: Path | None, url: str | None, ca: Path | None, as_json: bool) -> None:
+def list_(sidecar: Endpoint, as_json: bool) -> None:
     """Lists what is sealed in a region, the newest first.
 
     Exit code 0: told, whether there is any or not. 1: not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.orphan_lines import list_lines
-
-    whom = _sidecar(config, url, ca)
-    show_answer(whom, get(whom, "/v1/orphans"), as_json, list_lines)
+    get_and_show(sidecar, "/v1/orphans", _list_lines, as_json=as_json)
 
 
 @command.command("show")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.argument("orphans_id", metavar="ID", required=False)
 @click.option("--verdict", type=click.Choice(["there", "clean", "conflict", "nothing"]), help="Only those.")
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Only those behind this sequence.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-@whom_options
+@seal_options
 @example(
     "replicator orphans show region.toml 104191-104195-9f2c66b01d3e", "replicator orphans show ID --url URL --json"
 )
-def show(
-    config: Path | None,
-    orphans_id: str | None,
-    verdict: str | None,
-    after: int,
-    limit: int,
-    url: str | None,
-    ca: Path | None,
-    as_json: bool,
-) -> None:
+def show(sidecar: Endpoint, path: str, verdict: str | None, after: int, limit: int, as_json: bool) -> None:
     """Shows sealed transactions: rows before and after, and how they stand to the region in charge by now.
 
     For reading at length, report.html in the directory that is named has all of it. Exit code 0: told. 1: there is no
     such seal, or not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.orphan_lines import show_lines
-
-    whom, path = _named(config, orphans_id, url, ca)
-    path += f"?after={after}&limit={limit}"
-    show_answer(whom, get(whom, path + (f"&verdict={verdict}" if verdict else "")), as_json, show_lines)
+    query = f"?after={after}&limit={limit}" + (f"&verdict={verdict}" if verdict else "")
+    get_and_show(sidecar, path + query, _show_lines, as_json=as_json)
 
 
 @command.command("reapply")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.argument("orphans_id", metavar="ID", required=False)
 @click.option("--tx", "transactions", type=click.IntRange(min=1), multiple=True, help="Only this one, by its sequence.")
 @click.option("--apply", "apply", is_flag=True, help="Send them; without it nothing is changed.")
 @click.option("--dry-run", "dry_run", is_flag=True, help="Say what would be sent; that is the default.")
 @click.option("--who", help="Who takes the responsibility; without it user@machine.")
-@whom_options
+@seal_options
 @example(
     "replicator orphans reapply region.toml 104191-104195-9f2c66b01d3e",
     "replicator orphans reapply region.toml 104191-104195-9f2c66b01d3e --tx 104193 --apply",
 )
 def reapply(
-    config: Path | None,
-    orphans_id: str | None,
+    sidecar: Endpoint,
+    path: str,
     transactions: tuple[int, ...],
     apply: bool,
     dry_run: bool,
     who: str | None,
-    url: str | None,
-    ca: Path | None,
     as_json: bool,
 ) -> None:
     """Sends sealed transactions that are clean to the primary again, each as a transaction of its own.
@@ -103,67 +115,105 @@ def reapply(
     it is only said what would be sent. Exit code 0: told, or all that was asked for was re-applied. 1: something was
     refused or left alone that was named, or not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.orphan_lines import reapply_lines
+    from replicator.ops.cli.client import post_object
 
     if apply and dry_run:
         raise click.UsageError("--apply and --dry-run contradict each other")
-    fields = {"who": who or user(), "transactions": list(transactions), "apply": apply}
-    whom, path = _named(config, orphans_id, url, ca)
-    answer = _tell(whom, f"{path}/reapply", fields)
-    show_answer(whom, answer, as_json, reapply_lines)
-    if apply and any(one["outcome"] != "re-applied" and one["verdict"] != "there" for one in answer["transactions"]):
-        raise SystemExit(1)
+    fields = {"who": who or user_name(), "transactions": list(transactions), "apply": apply}
+    answer = post_object(sidecar, f"{path}/reapply", fields, REAPPLY_SECONDS)
+    show_answer(sidecar, answer, _reapply_lines, as_json=as_json)
+    with readable(sidecar):
+        is_done = all(each["outcome"] == "re-applied" or each["verdict"] == "there" for each in answer["transactions"])
+    if apply and not is_done:
+        raise SystemExit(FAILED)
 
 
 @command.command("settle")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.argument("orphans_id", metavar="ID", required=False)
 @click.option("--tx", "transactions", type=click.IntRange(min=1), multiple=True, help="Only this one, by its sequence.")
 @click.option("--reason", required=True, help="What was done about them; it is kept beside the seal, and shown.")
 @click.option("--who", help="Who says so; without it user@machine.")
-@whom_options
+@seal_options
 @example('replicator orphans settle region.toml 104191-104195-9f2c66b01d3e --tx 104192 --reason "refunded by hand"')
 def settle(
-    config: Path | None,
-    orphans_id: str | None,
-    transactions: tuple[int, ...],
-    reason: str,
-    who: str | None,
-    url: str | None,
-    ca: Path | None,
-    as_json: bool,
+    sidecar: Endpoint, path: str, transactions: tuple[int, ...], reason: str, who: str | None, as_json: bool
 ) -> None:
     """Notes that a person has dealt with sealed transactions (all that are open, without --tx). Changes no row.
 
     Exit code 0: noted. 1: refused, or not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.orphan_lines import settle_lines
+    from replicator.ops.cli.client import post_object
 
-    fields = {"who": who or user(), "why": reason, "transactions": list(transactions)}
-    whom, path = _named(config, orphans_id, url, ca)
-    answer = _tell(whom, f"{path}/settle", fields)
-    show_answer(whom, answer, as_json, settle_lines)
-
-
-def _sidecar(config: Path | None, url: str | None, ca: Path | None) -> Endpoint:
-    from replicator.ops.cli.client import sidecar
-
-    return sidecar(config, url, ca)
+    fields = {"who": who or user_name(), "why": reason, "transactions": list(transactions)}
+    answer = post_object(sidecar, f"{path}/settle", fields, REAPPLY_SECONDS)
+    show_answer(sidecar, answer, _settle_lines, as_json=as_json)
 
 
-def _named(config: Path | None, orphans_id: str | None, url: str | None, ca: Path | None) -> tuple[Endpoint, str]:
-    """Whom to ask, and the path of the seal; with --url the first word is the ID if there is but one."""
-    if orphans_id is None and config is not None and url is not None:
-        config, orphans_id = None, str(config)
-    if orphans_id is None:
-        raise click.UsageError("Missing argument 'ID': see replicator orphans list")
-    return _sidecar(config, url, ca), f"/v1/orphans/{quote(orphans_id, safe='')}"
+# -- answers as lines
 
 
-def _tell(whom: Endpoint, path: str, fields: Answer) -> Answer:
-    from replicator.ops.cli.client import tell, unreadable
+def _list_lines(answer: Answer) -> Iterator[str]:
+    if not answer["orphans"]:
+        yield f"strand {answer['strand']}: no orphans are sealed here"
+    for seal in answer["orphans"]:
+        counts = ", ".join(f"{number:,} {WORDS[verdict]}" for verdict, number in seal["counts"].items() if number)
+        yield f"{seal['orphans']}  {seal['blocks']:,} blocks, sealed {seal['sealed_at']}: {counts}"
+        yield f"  not handled: {seal['unhandled']:,}; read {seal['directory']}/report.html"
 
-    answer = tell(whom, path, fields, REAPPLY_SECONDS)
-    if not isinstance(answer, dict):
-        raise unreadable(whom.url, TypeError("not an object"))
-    return answer
+
+def _show_lines(answer: Answer) -> Iterator[str]:
+    yield f"{answer['orphans']}  {answer['blocks']:,} blocks behind {answer['fork']}"
+    yield f"judged by {answer['judged_at']}; at length: {answer['directory']}/report.html"
+    for each in answer["transactions"]:
+        users = f", of {', '.join(map(str, each['users'][:3]))}" if each["users"] else ""
+        verdict = WORDS[each["judged"]["verdict"]]
+        settled = f", settled by {each['settled']['who']}: {each['settled']['why']}" if each["settled"] else ""
+        yield f"{each['sequence']:,}  {each['committed_at']}  {each['transaction']}{users}: {verdict}{settled}"
+        yield from (f"    {_reason(why)}" for why in each["judged"]["why"])
+        yield from (f"    {_statement(statement)}" for statement in each["statements"][:SHOWN_STATEMENTS])
+        # The sidecar leaves statements of a large transaction out by itself, too.
+        if (left := len(each["statements"]) - SHOWN_STATEMENTS + each["left_out"]) > 0:
+            yield f"    and {left:,} statements more"
+    if answer["next"] is not None:
+        yield f"There are more: --after {answer['next']}"
+
+
+def _reapply_lines(answer: Answer) -> Iterator[str]:
+    if not answer["transactions"]:
+        yield "nothing here can be re-applied"
+    for each in answer["transactions"]:
+        yield f"{each['sequence']:,}  {each['transaction']}: {each['outcome']} ({WORDS[each['verdict']]})"
+        yield from (f"    {_reason(why)}" for why in each["why"])
+        if "refusal" in each:
+            yield f"    {each['refusal']['place']}: {each['refusal']['message']}"
+    if not answer["applied"] and any(each["outcome"] == "to be sent" for each in answer["transactions"]):
+        yield f"Nothing was changed. With --apply they are sent to {answer['primary'] or 'the primary'}."
+
+
+def _settle_lines(answer: Answer) -> Iterator[str]:
+    yield f"settled: {', '.join(f'{sequence:,}' for sequence in answer['settled']) or 'nothing was open'}"
+
+
+def _reason(why: Answer) -> str:
+    where = f"{why['table']} {_key(why['key'])}: " if why["table"] else ""
+    block = why["block"]
+    by = f" (block {block['sequence']:,}, {block['transaction']}, {block['committed_at']})" if block else ""
+    return f"{where}{why['says']}{by}"
+
+
+def _statement(fields: Answer) -> str:
+    if fields["key"] is None:  # a definition or a truncation
+        return f"{fields['op']} {fields['table'] or fields.get('name', '')}"
+    return (
+        f"{fields['op']} {fields['table']} {_key(fields['key'])}: {_row(fields['before'])} -> {_row(fields['after'])}"
+    )
+
+
+def _key(key: Answer | None) -> str:
+    return ", ".join(str(text) for text in (key or {}).values())
+
+
+def _row(row: Answer | None) -> str:
+    if row is None:
+        return "no row"
+    text = ", ".join(f"{name}={'null' if value is None else value}" for name, value in row.items())
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

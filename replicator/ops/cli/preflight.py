@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import FAILED, example, printable
+from replicator.ops.cli import FAILED, example
+from replicator.ops.terminal import printable
 
 if TYPE_CHECKING:
     from replicator.config.finding import Finding
@@ -26,31 +29,29 @@ def command(config: Path, as_json: bool) -> None:
     Looks at the machine, the data directory, the address, TLS, the databases, and the primary's feed. Exit code 0:
     nothing fails, though there may be warnings. 1: something fails. 2: wrong usage or configuration.
     """
-    import json
-
     from replicator.config import load
     from replicator.ops.preflight.checks import look
 
     findings = look(load(config))
     ready = all(finding.level != "fail" for finding in findings)
     if as_json:
-        shown = [{"level": found.level, "what": found.what, "cure": found.cure} for found in findings]
-        click.echo(json.dumps({"ready": ready, "findings": shown}, indent=2))
+        content = {"ready": ready, "findings": [dataclasses.asdict(finding) for finding in findings]}
+        click.echo(json.dumps(content, indent=2))
     else:
-        _tell(findings)
+        _print(findings)
     sys.exit(0 if ready else FAILED)
 
 
-def _tell(findings: list[Finding]) -> None:
-    for found in findings:
-        level = click.style(f"{found.level:4}", fg=_COLOURS[found.level])
-        click.echo(f"{level}  {_one_line(found.what)}")
-        if found.cure:
-            click.echo(f"      cure: {_one_line(found.cure)}")
+def _print(findings: list[Finding]) -> None:
+    for finding in findings:
+        level = click.style(f"{finding.level:4}", fg=_COLOURS[finding.level])
+        click.echo(f"{level}  {_one_line(finding.what)}")
+        if finding.cure:
+            click.echo(f"      cure: {_one_line(finding.cure)}")
     counts = {level: sum(found.level == level for found in findings) for level in _COLOURS}
     click.echo(f"{counts['ok']} ok, {counts['warn']} to know, {counts['fail']} to cure before the start")
 
 
 def _one_line(text: str) -> str:
-    """A database's message may have several lines."""
+    """The text in one line: a database's message may have several."""
     return printable(" ".join(text.split()))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import example, printable
-from replicator.ops.cli.common import ListsByDefault, get, show_answer, user, whom_options
+from replicator.ops.cli import example
+from replicator.ops.cli.common import (
+    Answer,
+    ListsByDefault,
+    get_and_show,
+    post_and_confirm,
+    sidecar_options,
+    user_name,
+)
+
+if TYPE_CHECKING:
+    from replicator.transport.endpoint import Endpoint
 
 
 @click.group("regions", cls=ListsByDefault)
@@ -20,19 +29,16 @@ def command() -> None:
 
 @command.command("list")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@whom_options
+@sidecar_options
 @example("replicator regions region.toml", "replicator regions list region.toml --json")
-def show(config: Path | None, url: str | None, ca: Path | None, as_json: bool) -> None:
+def list_(sidecar: Endpoint, as_json: bool) -> None:
     """Lists every region that has followed this one: up to where it has everything, and when it last said so.
 
     connected: it follows now. away: the journal is kept for it. lost: the budget was used up and what it needs next is
     gone; it has to be made anew (replicator bootstrap). forgotten: nothing is kept for it. Exit code 0: told. 1: not
     reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.client import sidecar
-
-    whom = sidecar(config, url, ca)
-    show_answer(whom, get(whom, "/v1/regions"), as_json, _lines)
+    get_and_show(sidecar, "/v1/regions", _lines, as_json=as_json)
 
 
 @command.command("forget")
@@ -40,25 +46,20 @@ def show(config: Path | None, url: str | None, ca: Path | None, as_json: bool) -
 @click.argument("name")
 @click.option("--reason", required=True, help="Why; it is kept, logged, and shown.")
 @click.option("--who", help="Who takes the responsibility; without it user@machine.")
-@whom_options
+@sidecar_options
 @example('replicator regions forget paris.toml lima --reason "the region was closed"')
-def forget(
-    config: Path, name: str, reason: str, who: str | None, url: str | None, ca: Path | None, as_json: bool
-) -> None:
+def forget(sidecar: Endpoint, name: str, reason: str, who: str | None, as_json: bool) -> None:
     """Keeps nothing for the region NAME any more: it is gone for good.
 
     If it comes back and what it needs is still here, it is known again; if not, it halts and has to be made anew. A
     region that is connected is refused. Exit code 0: forgotten. 1: refused, or not reachable. 2: wrong usage.
     """
-    from replicator.ops.cli.client import sidecar, tell
-
-    fields = {"region": name, "who": who or user(), "why": reason}
-    answer = tell(sidecar(config, url, ca), "/v1/regions/forget", fields)
+    fields = {"region": name, "who": who or user_name(), "why": reason}
     done = f"forgotten: {name}. Nothing is kept for it any more."
-    click.echo(json.dumps(answer, indent=2) if as_json else printable(done))
+    post_and_confirm(sidecar, "/v1/regions/forget", fields, done, as_json=as_json)
 
 
-def _lines(answer: dict[str, Any]) -> Iterator[str]:
+def _lines(answer: Answer) -> Iterator[str]:
     from replicator.status.json_form import seconds_text
 
     if answer["begins_behind"]:
@@ -69,5 +70,6 @@ def _lines(answer: dict[str, Any]) -> Iterator[str]:
         ago = seconds_text(float(region["reported_age_seconds"]))
         line = f"{region['region']}: {region['state']}, has everything up to {region['sequence']:,}, said {ago} ago"
         yield line + (f" ({region['forgotten']})" if region["forgotten"] else "")
-    if held := answer["held_by"]:
-        yield f"more of the journal should go; held back by {held['who']}, which is at sequence {held['sequence']:,}"
+    if holder := answer["held_by"]:
+        at = f"which is at sequence {holder['sequence']:,}"
+        yield f"more of the journal should go; held back by {holder['who']}, {at}"

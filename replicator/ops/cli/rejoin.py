@@ -1,23 +1,27 @@
-"""``replicator rejoin``."""
+"""``replicator rejoin``: a former primary comes back as a replica."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from replicator.ops.cli import example
-from replicator.ops.cli.common import give_order, reason_option, whom_options
+from replicator.ops.cli.common import give_order, reason_option, sidecar_options
+
+if TYPE_CHECKING:
+    from replicator.transport.endpoint import Endpoint
 
 
 @click.command("rejoin")
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @reason_option
-@whom_options
+@sidecar_options
 @example("replicator rejoin tokyo.toml")
-def command(config: Path | None, reason: str, url: str | None, ca: Path | None, as_json: bool) -> None:
+def command(sidecar: Endpoint, reason: str, as_json: bool) -> None:
     """Lets a former primary, whose orphans are sealed, come back as a replica; or a halted one try again.
 
     Exit code 0: done. 1: refused, or not reachable. 2: wrong usage or configuration.
     """
-    give_order(config, url, ca, "rejoin", "it rejoins", reason, as_json=as_json)
+    give_order(sidecar, "rejoin", "it rejoins", reason, as_json=as_json)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 
-from replicator.ops.cli import example, printable
+from replicator.ops.cli import example
+from replicator.ops.cli.common import Answer, exit_with, user_name
 
 KEYS_LIMIT = 10_000
 REPAIR_SECONDS = 600.0
+_STATES = {
+    "differs": ("would be written", "written"),
+    "agrees": ("the journal says what is stored here: it is the primary that differs from its history",) * 2,
+    "unknown": ("left alone",) * 2,
+}
 
 
 @click.command("repair")
@@ -58,48 +63,54 @@ def command(
     unless a report says so. 2: wrong usage or configuration, or a primary.
     """
     from replicator.config import load
-    from replicator.ops.cli.client import sidecar, tell
-    from replicator.ops.cli.common import user
-    from replicator.ops.cli.verdicts import NOT_CHECKED, ComparisonVerdict, judge, keys_of, replica_only, stopped
+    from replicator.ops.cli.client import own_sidecar, post
+    from replicator.ops.cli.comparison import (
+        NOT_CHECKED,
+        ComparisonVerdict,
+        compare,
+        keys_of,
+        replay_halt,
+        replica_only,
+    )
 
     settings = load(config)
     replica_only(settings, "repair")
-    keys, keyless = [(table, _key(text)) for table, text in named], list[str]()
-    judged = None
+    keys, keyless = [(table, _parse_key(text)) for table, text in named], list[str]()
+    comparison = None
     if not keys:
-        judged = judge(settings, KEYS_LIMIT + 1)
-        if judged.verdict is None or judged.code == 0:
-            _end(judged.code, {"report": None, "verdict": judged.as_json()}, [judged.line], as_json=as_json)
-        found, keyless = keys_of(judged.verdict)
-        keys = [(table, list(texts)) for table, texts in found]
-    fields = {"keys": keys, "keyless": keyless, "who": who or user(), "apply": apply}
-    whom = sidecar(config, None, None)
-    told: dict[str, Any] = tell(whom, "/v1/repair", fields, REPAIR_SECONDS)
-    lines = list(_lines(told, listed))
+        comparison = compare(settings, KEYS_LIMIT + 1)  # one more: the sidecar refuses too many, and says so
+        if comparison.verdict is None or comparison.code == 0:
+            content = {"report": None, "verdict": comparison.as_json()}
+            exit_with(comparison.code, content, [comparison.line], as_json=as_json)
+        differing, keyless = keys_of(comparison.verdict)
+        keys = [(table, list(texts)) for table, texts in differing]
+    fields = {"keys": keys, "keyless": keyless, "who": who or user_name(), "apply": apply}
+    sidecar = own_sidecar(settings)
+    repaired: Answer = post(sidecar, "/v1/repair", fields, REPAIR_SECONDS)
+    lines = list(_lines(repaired, listed))
     if report is not None:
-        lines += _copied(report, told)
-    if why := stopped(whom):
-        judged = ComparisonVerdict(
-            NOT_CHECKED, f"replay stands still: {why}; start the sidecar anew, then verify", None
-        )
-    elif apply or judged is None:
-        judged = judge(settings, 1)
-    assert judged is not None
-    lines.append(judged.line)
-    if not apply and any(key["state"] == "differs" for key in told["keys"]):
+        lines += _save_copy(report, repaired)
+    if why := replay_halt(sidecar):
+        line = f"replay stands still: {why}; start the sidecar anew, then verify"
+        comparison = ComparisonVerdict(NOT_CHECKED, line, None)
+    elif apply or comparison is None:
+        comparison = compare(settings, 1)
+    lines.append(comparison.line)
+    if not apply and any(key["state"] == "differs" for key in repaired["keys"]):
         lines.append("nothing was changed; --apply writes what the journal says")
-    _end(judged.code, {"report": told, "verdict": judged.as_json()}, lines, as_json=as_json)
+    exit_with(comparison.code, {"report": repaired, "verdict": comparison.as_json()}, lines, as_json=as_json)
 
 
-def _copied(path: Path, told: dict[str, Any]) -> list[str]:
+def _save_copy(path: Path, report: Answer) -> list[str]:
+    """Write the report to a file. What fails is told and not raised: the repair is done."""
     try:
-        path.write_text(json.dumps(told, indent=2) + "\n")
+        path.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         return [f"the report could not be copied to {path}: {error.strerror}"]
     return []
 
 
-def _key(text: str) -> list[str]:
+def _parse_key(text: str) -> list[str]:
     """A key's texts: one, or a JSON list of several."""
     if not text.startswith("["):
         return [text]
@@ -107,38 +118,22 @@ def _key(text: str) -> list[str]:
         texts = json.loads(text)
     except ValueError:
         return [text]
-    return [one if isinstance(one, str) else json.dumps(one) for one in texts]
+    return [part if isinstance(part, str) else json.dumps(part) for part in texts]
 
 
-def _end(code: int, content: dict[str, Any], lines: list[str], *, as_json: bool) -> NoReturn:
-    if as_json:
-        click.echo(json.dumps(content, indent=2))
-    else:
-        for line in lines:
-            click.echo(printable(line))
-    sys.exit(code)
-
-
-_STATES = {
-    "differs": ("would be written", "written"),
-    "agrees": ("the journal says what is stored here: it is the primary that differs from its history",) * 2,
-    "unknown": ("left alone",) * 2,
-}
-
-
-def _lines(told: dict[str, Any], listed: int) -> list[str]:
-    applied = bool(told["applied"])
-    lines = [f"at {told['position']}"]
-    for key in told["keys"][:listed]:
+def _lines(report: Answer, listed: int) -> Iterator[str]:
+    applied = bool(report["applied"])
+    yield f"at {report['position']}"
+    for key in report["keys"][:listed]:
         why = f" ({key['why']})" if key["why"] else ""
         name = ", ".join(f"{column} = {value}" for column, value in key["key"].items())
-        lines.append(f"  {key['table']} {name}: {_STATES[key['state']][applied]}{why}")
+        yield f"  {key['table']} {name}: {_STATES[key['state']][applied]}{why}"
         if key["state"] == "differs":
             block = key["block"]
             origin = f"block {block['sequence']}, {block['committed_at']}" if block else "never written"
-            lines += [f"    before  {key['before']}", f"    journal {key['written']} ({origin})"]
-    if len(told["keys"]) > listed:
-        lines.append(f"  and {len(told['keys']) - listed:,} more; --json shows all")
-    if told["report"]:
-        lines.append(f"what was replaced is in {told['report']}")
-    return lines
+            yield f"    before  {key['before']}"
+            yield f"    journal {key['written']} ({origin})"
+    if len(report["keys"]) > listed:
+        yield f"  and {len(report['keys']) - listed:,} more; --json shows all"
+    if report["report"]:
+        yield f"what was replaced is in {report['report']}"

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import contextlib
+import datetime
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replicator.ops.cli import example, printable
+from replicator.errors import ConfigError, ReplicatorError, Unavailable
+from replicator.ops.cli import FAILED, example
+from replicator.ops.cli.common import Answer, exit_with, readable, user_name
+from replicator.ops.terminal import progress_bar
 
 if TYPE_CHECKING:
     from replicator.config import Config
+    from replicator.transport.endpoint import Endpoint
+
+LOOK_SECONDS = 0.2
+PATIENCE_SECONDS = 120.0  # for a sidecar that is being started again
+LOOKS_PER_CHECK = 15  # between two looks at whether replay is halted
+ACTIVE = ("scanning", "rewriting")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 @click.command("resync")
@@ -59,7 +71,6 @@ def command(
     usage or configuration, or a primary.
     """
     from replicator.config import load
-    from replicator.ops.cli.times import microseconds
 
     settings = load(config)
     from_us = None if since is None else microseconds("--from", since)
@@ -67,9 +78,9 @@ def command(
     if into is not None:
         if to_us is None or from_us is not None or tables or users or cancel:
             raise click.UsageError("--into takes --to, and neither --from, --tables, --users nor --cancel")
-        from replicator.ops.cli.moments import travel
+        from replicator.ops.cli.point_in_time import build_copy
 
-        travel(settings, to_us, into, plan=plan, as_json=as_json)
+        build_copy(settings, to_us, into, plan=plan, as_json=as_json)
         return
     if to_us is not None and from_us is None:
         raise click.UsageError("--to takes --into, for a copy as of then; or --from, for what was touched between")
@@ -84,45 +95,120 @@ def command(
         "users": _names(users),
         "plan": plan,
     }
-    _resync(config, settings, request, who, cancel=cancel, as_json=as_json)
+    _resync(settings, request, who, cancel=cancel, as_json=as_json)
 
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _resync(
-    path: Path, settings: Config, request: dict[str, Any], who: str | None, *, cancel: bool, as_json: bool
-) -> NoReturn:
-    from replicator.ops.cli.client import ask, sidecar, tell
-    from replicator.ops.cli.common import user
-    from replicator.ops.cli.resync_lines import follow, job_lines, plan_lines
-    from replicator.ops.cli.verdicts import judge, replica_only
+def microseconds(option: str, text: str) -> int:
+    """The option's time, RFC 3339 with its offset, as µs since 1970. Raises ConfigError."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        cure = "write it like 2026-03-01T12:00:00Z, with its offset"
+        raise ConfigError("bad_time", f"{text[:80]!r} is not a time", place=option, cure=cure)
+    return (moment - _EPOCH) // datetime.timedelta(microseconds=1)
+
+
+def _resync(settings: Config, request: Answer, who: str | None, *, cancel: bool, as_json: bool) -> NoReturn:
+    from replicator.ops.cli.client import get, own_sidecar, post
+    from replicator.ops.cli.comparison import compare, replica_only
 
     replica_only(settings, "resync")
-    whom = sidecar(path, None, None)
+    sidecar = own_sidecar(settings)
     if cancel:
-        _end(0, tell(whom, "/v1/resync/cancel", {}), ["it stops after the keys that are under way"], as_json=as_json)
+        answer = post(sidecar, "/v1/resync/cancel", {})
+        exit_with(0, answer, ["it stops after the keys that are under way"], as_json=as_json)
     if request["since"] is None:
-        job = ask(whom, "/v1/resync")["job"]
-        if job is None:
-            _end(0, {"job": None}, ["there was no resync"], as_json=as_json)
+        if get(sidecar, "/v1/resync")["job"] is None:
+            exit_with(0, {"job": None}, ["there was no resync"], as_json=as_json)
     else:
         fields = {name: value for name, value in request.items() if value is not None}
-        tell(whom, "/v1/resync", {**fields, "who": who or user()})
-    job = follow(whom)
+        post(sidecar, "/v1/resync", {**fields, "who": who or user_name()})
+    job = _follow(sidecar)
     if job["state"] != "done":
-        _end(1, {"job": job}, job_lines(job), as_json=as_json)
+        exit_with(FAILED, {"job": job}, _job_lines(job), as_json=as_json)
     if job["plan"]:
-        _end(0, {"job": job}, plan_lines(job), as_json=as_json)
-    judged = judge(settings, 1)
-    _end(judged.code, {"job": job, "verdict": judged.as_json()}, [*job_lines(job), judged.line], as_json=as_json)
+        exit_with(0, {"job": job}, _plan_lines(job), as_json=as_json)
+    comparison = compare(settings, 1)
+    content = {"job": job, "verdict": comparison.as_json()}
+    exit_with(comparison.code, content, [*_job_lines(job), comparison.line], as_json=as_json)
 
 
-def _end(code: int, content: dict[str, Any], lines: list[str], *, as_json: bool) -> NoReturn:
-    if as_json:
-        click.echo(json.dumps(content, indent=2))
-    else:
-        for line in lines:
-            click.echo(printable(line))
-    sys.exit(code)
+def _follow(sidecar: Endpoint) -> Answer:
+    """Show the resync that is under way until it has ended; gives its job. A sidecar that is gone for a while is waited
+    for: it goes on with the resync when it starts."""
+    with progress_bar("resync") as show:
+        looks = 0
+        while (job := _job(sidecar))["state"] in ACTIVE:
+            if job["state"] == "scanning":
+                show(job["blocks"], job["last"] - job["first"], "blocks read")
+            else:
+                show(job["compared"], job["keys"], "keys compared")
+            if not (looks := looks + 1) % LOOKS_PER_CHECK:
+                _check_replay(sidecar)
+            time.sleep(LOOK_SECONDS)
+    return job
+
+
+def _check_replay(sidecar: Endpoint) -> None:
+    """Raise ReplicatorError if replay is halted: the resync, which waits for it, would be waited for in vain."""
+    from replicator.ops.cli.comparison import replay_halt
+
+    with contextlib.suppress(Unavailable):
+        if why := replay_halt(sidecar):
+            cure = "cure that first (replicator status says how), then start the sidecar anew: the resync goes on"
+            raise ReplicatorError("replay_halted", f"replay stands still: {why}", place=sidecar.url, cure=cure)
+
+
+def _job(sidecar: Endpoint) -> Answer:
+    """The job as the sidecar shows it. Raises Unavailable if it does not come back in time."""
+    from replicator.ops.cli.client import get, unreadable
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with readable(sidecar):
+                job = get(sidecar, "/v1/resync")["job"]
+            if isinstance(job, dict) and isinstance(job.get("state"), str):
+                return job
+            if job is not None:
+                raise unreadable(sidecar.url, TypeError("no job"))
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_SECONDS)
+
+
+def _job_lines(job: Answer) -> Iterator[str]:
+    span = f"sequences {job['first'] + 1} to {job['last']}"
+    seconds = job["scan_seconds"] + job["rewrite_seconds"]
+    yield f"resync {job['state']}: {span}, {job['blocks']:,} blocks, {job['bytes']:,} bytes, in {seconds:.1f} s"
+    yield f"  {job['compared']:,} of {job['keys']:,} keys compared, {job['differing']:,} were not as the journal says"
+    if job["users"] is not None:
+        yield f"  {job['other_users']:,} of them belong to other users and were left alone"
+    if job["unknown"]:
+        yield f"  {job['unknown']:,} keys were left alone: the journal does not hold their values any more"
+    if job["error"]:
+        yield f"  {job['error']['place']}: {job['error']['message']} (cure: {job['error']['cure']})"
+
+
+def _plan_lines(job: Answer) -> Iterator[str]:
+    from replicator.ledger.presentation import show_time
+
+    expected = job["expected_seconds"]
+    rate = job["compared"] / job["rewrite_seconds"] if job["rewrite_seconds"] else 0
+    about = "about " if job["sampled"] else ""
+    yield f"since {show_time(job['since'])}: sequences {job['first'] + 1} to {job['last']}"
+    yield f"  blocks     {job['blocks']:,}"
+    yield f"  bytes      {job['bytes']:,} of those blocks"
+    yield f"  keys       {job['keys'] - job['other_users']:,}"
+    yield f"  conflicts  {about}{job['conflicts']:,} keys are not as the journal says and would be written"
+    if job["unknown"]:
+        yield f"  unknown    {job['unknown']:,} keys that the journal cannot tell"
+    yield f"  duration   about {expected or 0:.1f} s, by {rate:,.0f} keys/s: {job['compared']:,} were compared just now"
+    yield "nothing was changed"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import FAILED, example, printable
+from replicator.ops.cli import FAILED, example
+from replicator.ops.cli.common import Answer, readable
+from replicator.ops.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_LEVELS = {"green": "green", "yellow": "yellow", "red": "bold red"}
 _STYLES = {"working": "green", "idle": "green", "waiting": "yellow", "stuck": "red", "halted": "bold red"}
 SHOWN_KEYS = 5
 SHOWN_GAPS = 10
@@ -35,27 +39,21 @@ def command(config: Path | None, url: str | None, ca: Path | None, as_json: bool
     CONFIG is the region's file: address and token are taken from it. Exit code 0: ready (it lags by 30 seconds at
     most and nothing is halted). 1: not ready, or not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.client import ask, sidecar, unreadable
+    from replicator.ops.cli.client import get, sidecar_endpoint
 
-    whom = sidecar(config, url, ca)
-    status = ask(whom, "/v1/status")
-    try:
+    sidecar = sidecar_endpoint(config, url, ca)
+    status = get(sidecar, "/v1/status")
+    with readable(sidecar):
         ready = status["ready"] is True
         if as_json:
-            import json
-
             click.echo(json.dumps(status, indent=2))
         else:
             _show(status)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise unreadable(whom.url, error) from error
     sys.exit(0 if ready else FAILED)
 
 
-def _show(status: dict[str, Any]) -> None:
+def _show(status: Answer) -> None:
     from rich.console import Console
-
-    from replicator.ops.cli.failover_lines import show_failover
 
     console = Console(highlight=False, soft_wrap=True)
     state = "[green]ready[/]" if status["ready"] else "[bold red]not ready[/]"
@@ -64,7 +62,7 @@ def _show(status: dict[str, Any]) -> None:
     if status["blocked"]:
         _show_error(console, status["blocked"])
     if status.get("failover"):
-        show_failover(console, status["failover"])
+        _show_failover(console, status["failover"])
     for strand in status["strands"]:
         _show_strand(console, strand)
     for follower in status["followers"]:
@@ -73,7 +71,52 @@ def _show(status: dict[str, Any]) -> None:
     _show_drills(console, status.get("drills", ()))
 
 
-def _show_drills(console: Console, drills: Iterable[dict[str, Any]]) -> None:
+def _show_failover(console: Console, failover: Answer) -> None:
+    from replicator.status.failover import ORPHANS_CURE, orphans_text
+
+    primary = failover["primary"]
+    why = f", {_text(primary['why'])}" if primary["why"] else ""
+    level = f"[{_LEVELS.get(primary['level'], 'red')}]{_text(primary['level'])}[/]"
+    console.print()
+    console.print(
+        f"[bold]failover[/], {_text(failover['mode'])}: this region is {_text(failover['state'])}; primary {level}{why}"
+    )
+    if failover["why"]:
+        console.print(f"  now: {_text(failover['why'])}")
+    console.print(f"  lease: {_text(failover['lease']['summary'])}")
+    if failover["order"]:
+        console.print(f"  order: {_text(failover['order']['what'])}, {failover['order']['seconds']:.1f} s left")
+    console.print(f"  if the primary were gone now: {_text(failover['would_lose']['summary'])} would be lost")
+    if failover["orphaned_transactions"]:
+        console.print(f"  [bold red]orphans:[/] {orphans_text(failover['orphaned_transactions'])}")
+        console.print(f"  [bold]cure:[/] {_text(ORPHANS_CURE)}")
+    console.print(_region_table(failover["regions"]))
+
+
+def _region_table(regions: list[Answer]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("region", "state"):
+        table.add_column(name)
+    for name in ("epoch", "sequence", "applied"):
+        table.add_column(name, justify="right")
+    table.add_column("could be promoted")
+    for region in regions:
+        style = "green" if region["promotable"] else "red"
+        table.add_row(
+            _text(region["region"]),
+            _text(region["state"] or "?"),
+            f"{region['epoch']:,}",
+            f"{region['sequence']:,}",
+            f"{region['applied']:,}",
+            f"[{style}]{_text(region['summary'])}[/]",
+        )
+    return table
+
+
+def _show_drills(console: Console, drills: Iterable[Answer]) -> None:
     from replicator.status.json_form import drill_text
 
     for drill in drills:
@@ -81,14 +124,14 @@ def _show_drills(console: Console, drills: Iterable[dict[str, Any]]) -> None:
         console.print(f"drill {_text(words)}")
 
 
-def _show_error(console: Console, error: dict[str, Any]) -> None:
+def _show_error(console: Console, error: Answer) -> None:
     place = f"{_text(error['place'])}: " if error["place"] else ""
     console.print(f"  {place}{_text(error['message'])} \\[{_text(error['reason'])}]")
     if error["cure"]:
         console.print(f"  [bold]cure:[/] {_text(error['cure'])}")
 
 
-def _show_strand(console: Console, strand: dict[str, Any]) -> None:
+def _show_strand(console: Console, strand: Answer) -> None:
     lag = strand["lag"]
     console.print()
     console.print(f"[bold]strand {_text(strand['strand'])}[/], epoch {strand['epoch']:d}: {_lag_words(lag)}")
@@ -96,7 +139,7 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
     marks = ", ".join(f"{_text(name)} {_count(sequence)}" for name, sequence in strand["marks"].items())
     head = strand["head"]
     console.print(f"  head {_count(head and head['sequence'])}, {marks}")
-    console.print(_stages(strand["stages"]))
+    console.print(_stage_table(strand["stages"]))
     for stage in strand["stages"]:
         if stage["trouble"]:
             console.print(f"  {_text(stage['stage'])} {_text(stage['condition'])}:")
@@ -111,7 +154,7 @@ def _show_strand(console: Console, strand: dict[str, Any]) -> None:
         console.print(f"  set back by hand: {_text(reset)}")
 
 
-def _show_safety(console: Console, strand: dict[str, Any]) -> None:
+def _show_safety(console: Console, strand: Answer) -> None:
     """What would be lost with a primary, and whether its writers wait for that."""
     if strand.get("acknowledge"):
         style = "bold red" if strand["acknowledge"]["degraded"] else "bold"
@@ -120,7 +163,7 @@ def _show_safety(console: Console, strand: dict[str, Any]) -> None:
         console.print(f"  in no other region yet: {_text(strand['at_risk']['summary'])}")
 
 
-def _stages(stages: list[dict[str, Any]]) -> Table:
+def _stage_table(stages: list[Answer]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -142,7 +185,7 @@ def _stages(stages: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _show_quarantine(console: Console, strand: dict[str, Any]) -> None:
+def _show_quarantine(console: Console, strand: Answer) -> None:
     from replicator.status.json_form import QUARANTINE_CURE, quarantine_text
 
     if strand["quarantined_statements"]:
@@ -151,7 +194,7 @@ def _show_quarantine(console: Console, strand: dict[str, Any]) -> None:
         console.print(f"  [bold]cure:[/] {_text(QUARANTINE_CURE)}")
 
 
-def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
+def _show_gaps(console: Console, settle: Answer | None) -> None:
     gaps = settle["gaps"] if settle else []
     for gap in gaps[:SHOWN_GAPS]:
         age = _seconds(gap["age_seconds"])
@@ -165,7 +208,7 @@ def _show_gaps(console: Console, settle: dict[str, Any] | None) -> None:
         console.print(f"  a damaged spool is kept as {aside}; the feed is read again")
 
 
-def _show_verify(console: Console, verify: dict[str, Any] | None) -> None:
+def _show_verify(console: Console, verify: Answer | None) -> None:
     if verify is None:
         return
     age = _seconds(verify["age_seconds"])
@@ -183,7 +226,7 @@ def _show_verify(console: Console, verify: dict[str, Any] | None) -> None:
         console.print(f"  cannot be proven now: {_text(verify['trouble'])}")
 
 
-def _lag_words(lag: dict[str, Any]) -> str:
+def _lag_words(lag: Answer) -> str:
     if lag["blocks"] == 0 and lag["seconds"] == 0:
         return "at the head"
     return f"{_count(lag['blocks'])} blocks, {_seconds(lag['seconds'])} behind"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from replicator.ops.cli import FAILED, example
+from replicator.ops.cli.common import Answer, signed
 
 
 @click.command("switchover")
@@ -29,9 +29,8 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
     If a step cannot be done in its time the old primary opens again. Exit code 0: the target leads. 1: called off,
     refused, or not reachable. 2: wrong usage or configuration.
     """
-    from replicator.ops.cli.client import tell
-    from replicator.ops.cli.common import said
-    from replicator.ops.cli.known_cluster import EventWatcher, cluster_of, primary_of
+    from replicator.ops.cli.client import post
+    from replicator.ops.cli.cluster import EventWatcher, cluster_of, primary_of
 
     cluster = cluster_of(config, ca)
     timeout = timeout or cluster.switchover_seconds
@@ -39,35 +38,34 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
     if primary == target:
         click.echo(json.dumps({"primary": target, "moved": False}) if as_json else f"{target} leads already")
         return
-    regions = {name: whom for name, whom in cluster.regions.items() if name in (primary, target)}
-    watcher = EventWatcher(regions, lambda line: None if as_json else click.echo(line))
-    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": said(reason)}
-    tell(cluster.regions[primary], "/v1/failover/orders", order)
+    sidecars = {name: sidecar for name, sidecar in cluster.sidecars.items() if name in (primary, target)}
+    watcher = EventWatcher(sidecars, lambda line: None if as_json else click.echo(line))
+    order = {"verb": "switchover", "target": target, "seconds": timeout, "reason": signed(reason)}
+    post(cluster.sidecars[primary], "/v1/failover/orders", order)
     began = time.monotonic()
-    blocked: list[float] = []
+    blocked_at: list[float] = []
     called_off: list[str] = []
 
-    def done(name: str, event: dict[str, Any]) -> bool:
-        leads = watcher.states.get(target, {}).get("report", {})
-        was = watcher.states.get(primary, {}).get("report", {})
-        if not blocked and was and not was["open"]:
-            blocked.append(time.monotonic())
+    def ended(name: str, event: Answer) -> bool:
+        new = watcher.states.get(target, {}).get("report", {})
+        old = watcher.states.get(primary, {}).get("report", {})
+        if not blocked_at and old and not old["open"]:
+            blocked_at.append(time.monotonic())
         if name == primary and event.get("event") == "reopen":
             called_off.append(str(event.get("why")))
             return True
-        return bool(leads) and leads["state"] == "primary" and bool(leads["open"])
+        return bool(new) and new["state"] == "primary" and bool(new["open"])
 
-    came = watcher.until(done, timeout + 10.0)
+    # The regions call it off by themselves after the timeout: what they then say is waited for.
+    moved = watcher.until(ended, timeout + 10.0) and not called_off
     seconds = time.monotonic() - began
-    moved = came and not called_off
-    waited = time.monotonic() - blocked[0] if blocked and moved else None
+    blocked_seconds = time.monotonic() - blocked_at[0] if blocked_at and moved else None
     if as_json:
-        fields = {"primary": target if moved else primary, "moved": moved, "seconds": seconds}
-        click.echo(
-            json.dumps({**fields, "blocked_seconds": waited, "called_off": called_off[0] if called_off else None})
-        )
+        content = {"primary": target if moved else primary, "moved": moved, "seconds": seconds}
+        content |= {"blocked_seconds": blocked_seconds, "called_off": called_off[0] if called_off else None}
+        click.echo(json.dumps(content))
     elif moved:
-        words = "" if waited is None else f"; writers were blocked for about {waited:.2f} s"
+        words = "" if blocked_seconds is None else f"; writers were blocked for about {blocked_seconds:.2f} s"
         click.echo(f"{target} leads after {seconds:.2f} s{words}")
     else:
         why = called_off[0] if called_off else "it was not done in time; replicator status shows who leads"

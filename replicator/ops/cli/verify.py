@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import example, printable
+from replicator.ops.cli import example
+from replicator.ops.cli.common import Answer, exit_with
+from replicator.ops.cli.comparison import DIVERGENT, NOT_CHECKED
 
 if TYPE_CHECKING:
+    from replicator.config import Config
+    from replicator.transport.endpoint import Endpoint
     from replicator.verify.check import Verdict
     from replicator.verify.compare import Difference
-
-DIVERGENT, NOT_CHECKED = 16, 32
 
 
 @click.command("verify")
@@ -36,14 +38,15 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     from replicator.config import load
     from replicator.errors import ReplicatorError
     from replicator.supervise import first_cause
+    from replicator.transport.endpoint import own_endpoint
     from replicator.verify.check import Divergence, verify
     from replicator.verify.vote import vote
 
     code = 0
     verdicts: list[Verdict] = []
-    told: list[dict[str, Any]] = []
+    failures: list[Answer] = []
     for settings in [load(path) for path in configs]:
-        primary, replica = _of_cluster(settings) if settings.cluster else _endpoints(settings)
+        primary, replica = _primary(settings), own_endpoint(settings)
         try:
             verdict = trio.run(verify, primary, replica, listed)
             verdicts.append(verdict)
@@ -51,44 +54,37 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
         except* ReplicatorError as group:
             error = first_cause(group)
             result = "divergent" if isinstance(error, Divergence) else "not checked"
-            told.append({"replica": replica.name, "result": result, "error": error.as_json()})
+            failures.append({"replica": replica.name, "result": result, "error": error.as_json()})
             code = max(code, DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED)
-    _tell([*map(_as_json, vote(verdicts)), *told], as_json=as_json)
-    sys.exit(code)
+    # The vote is over all verdicts together: a region that differs from two others that agree is the odd one.
+    content = [*map(_as_json, vote(verdicts)), *failures]
+    exit_with(code, content, (line for verdict in content for line in _lines(verdict)), as_json=as_json)
 
 
-def _endpoints(settings: Any) -> tuple[Any, Any]:
+def _primary(settings: Config) -> Endpoint:
+    """The primary to compare a region with; in a cluster the region that leads now. Raises ReplicatorError."""
     from replicator.errors import ConfigError
-    from replicator.transport.endpoint import Endpoint, own_endpoint
+    from replicator.ops.cli.client import cluster_endpoints
+    from replicator.ops.cli.cluster import KnownCluster, primary_of
+    from replicator.runtime import wiring
 
-    follow = settings.follow
-    if follow is None:
-        raise ConfigError(
-            "not_a_replica",
-            "only a replica region can be compared with what it follows",
-            place=str(settings.region.name),
-            cure="name the configuration of a replica region",
-        )
-    token = follow.token.reveal() if follow.token else None
-    primary = Endpoint("primary", follow.primary, token, follow.ca, "[follow] token", "[follow] ca =")
-    return primary, own_endpoint(settings)
-
-
-def _of_cluster(settings: Any) -> tuple[Any, Any]:
-    """A region of a cluster is compared with the one that leads now. Raises ReplicatorError if none does."""
-    from replicator.errors import ConfigError
-    from replicator.ops.cli.client import of_cluster
-    from replicator.ops.cli.known_cluster import KnownCluster, primary_of
-
-    me, regions = settings.region.name, of_cluster(settings, None)
-    primary = primary_of(KnownCluster(me, regions, settings.failover.switchover_seconds))
-    if primary == me:
+    own = settings.region.name
+    if settings.cluster is None:
+        endpoint = None if settings.follow is None else wiring.primary_endpoint(settings, None)
+        if endpoint is None:
+            message = "only a replica region can be compared with what it follows"
+            cure = "name the configuration of a replica region"
+            raise ConfigError("not_a_replica", message, place=own, cure=cure)
+        return endpoint
+    endpoints = cluster_endpoints(settings, None)
+    primary = primary_of(KnownCluster(own, endpoints, settings.failover.switchover_seconds))
+    if primary == own:
         cure = "name the configurations of the other regions"
-        raise ConfigError("not_a_replica", "this region leads: the others are compared with it", place=me, cure=cure)
-    return regions[primary], regions[me]
+        raise ConfigError("not_a_replica", "this region leads: the others are compared with it", place=own, cure=cure)
+    return endpoints[primary]
 
 
-def _as_json(verdict: Verdict) -> dict[str, Any]:
+def _as_json(verdict: Verdict) -> Answer:
     return {
         "replica": verdict.replica,
         "result": "equal" if verdict.is_equal else "divergent",
@@ -111,63 +107,49 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
-    found = difference.diagnosis
-    fields: dict[str, Any] = {"key": difference.key, "primary": difference.primary, "replica": difference.replica}
-    if found is not None:
-        fields["odd"] = list(found.odd)
-        fields["cause"] = found.cause
-        fields["last_block"] = found.last._asdict() if found.last else None
-        fields["first_block"] = found.first._asdict() if found.first else None
+def _difference(difference: Difference) -> Answer:
+    fields: Answer = {"key": difference.key, "primary": difference.primary, "replica": difference.replica}
+    if (diagnosis := difference.diagnosis) is not None:
+        fields["odd"] = list(diagnosis.odd)
+        fields["cause"] = diagnosis.cause
+        fields["last_block"] = diagnosis.last._asdict() if diagnosis.last else None
+        fields["first_block"] = diagnosis.first._asdict() if diagnosis.first else None
     return fields
 
 
-def _tell(told: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        import json
-
-        click.echo(json.dumps(told, indent=2))
-        return
-    for verdict in told:
-        for line in _lines(verdict):
-            click.echo(printable(line))
-
-
-def _lines(verdict: dict[str, Any]) -> list[str]:
+def _lines(verdict: Answer) -> Iterator[str]:
     if "error" in verdict:
         error = verdict["error"]
         cure = f"\n  cure: {error['cure']}" if error["cure"] else ""
-        return [f"{verdict['replica']}: {verdict['result']}: {error['place']}: {error['message']}{cure}"]
+        yield f"{verdict['replica']}: {verdict['result']}: {error['place']}: {error['message']}{cure}"
+        return
     rows = sum(table["primary_rows"] for table in verdict["tables"])
-    lines = [
-        f"{verdict['replica']}: {verdict['result']} at sequence {verdict['sequence']}"
-        f" ({len(verdict['tables'])} tables, {rows:,} rows)"
-    ]
+    at = f"at sequence {verdict['sequence']} ({len(verdict['tables'])} tables, {rows:,} rows)"
+    yield f"{verdict['replica']}: {verdict['result']} {at}"
     for table in verdict["tables"]:
         if table["problem"]:
-            lines.append(f"  {table['table']}: {table['problem']}")
+            yield f"  {table['table']}: {table['problem']}"
         elif not table["equal"]:
-            lines.append(f"  {table['table']}: {table['different']:,} keys differ")
+            yield f"  {table['table']}: {table['different']:,} keys differ"
             for difference in table["differences"]:
-                lines.append(f"    key {difference['key']}")
-                lines.append(f"      primary {difference['primary']}")
-                lines.append(f"      replica {difference['replica']}")
-                lines += [f"      {line}" for line in _diagnosis(difference)]
+                yield f"    key {difference['key']}"
+                yield f"      primary {difference['primary']}"
+                yield f"      replica {difference['replica']}"
+                yield from (f"      {line}" for line in _diagnosis(difference))
             if len(table["differences"]) < table["different"]:
-                lines.append(f"    … and {table['different'] - len(table['differences']):,} more (--list)")
-    return lines
+                yield f"    … and {table['different'] - len(table['differences']):,} more (--list)"
 
 
-def _diagnosis(difference: dict[str, Any]) -> list[str]:
+def _diagnosis(difference: Answer) -> Iterator[str]:
     if "cause" not in difference:
-        return []
-    lines = [f"wrong by the journal: {', '.join(difference['odd'])}"] if difference["odd"] else []
-    lines.append(f"likely cause: {difference['cause']}")
+        return
+    if difference["odd"]:
+        yield f"wrong by the journal: {', '.join(difference['odd'])}"
+    yield f"likely cause: {difference['cause']}"
     for name, words in (
         ("first_block", "first block whose change is missing:"),
         ("last_block", "last touched by block"),
     ):
         if block := difference[name]:
             at = datetime.datetime.fromtimestamp(block["committed_at"] / 1e6, datetime.UTC)
-            lines.append(f"{words} {block['sequence']}, transaction {block['txid']}, {at:%Y-%m-%d %H:%M:%S.%f}Z")
-    return lines
+            yield f"{words} {block['sequence']}, transaction {block['txid']}, {at:%Y-%m-%d %H:%M:%S.%f}Z"

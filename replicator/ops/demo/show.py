@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from replicator.ops.cli import printable
+from replicator.ops.terminal import printable
 from replicator.status.json_form import seconds_text
 
 if TYPE_CHECKING:

@@ -207,3 +207,15 @@ def test_a_region_of_a_cluster_says_how_each_region_stands() -> None:
     ):
         assert text in result.output
     assert re.search(r"virginia +following .* it has not answered for 12 s", result.output)
+
+
+def test_an_answer_that_tells_of_no_gaps_is_refused_when_one_is_to_be_explained(tmp_path: Path) -> None:
+    config = tmp_path / "region.toml"
+    with answering(200, b'{"window_seconds": 2, "gaps": 1}') as url:
+        config.write_text(
+            '[region]\nname = "tokyo"\nrole = "replica"\ndata_dir = "data"\n[replica]\nkind = "sqlite"\n'
+            f'path = "replica.db"\n[follow]\nprimary = "{url}"\n[http]\nlisten = "{url.removeprefix("http://")}"\n'
+        )
+        result = run("gaps", str(config), "5")
+    assert result.exit_code == 1
+    assert "[bad_answer]" in result.output

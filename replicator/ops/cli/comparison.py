@@ -1,10 +1,14 @@
-"""A comparison of a replica region with its primary, as the verbs that rewrite need it: keys, and an exit code."""
+"""A comparison of a replica region with its primary, as the verbs that rewrite need it: keys, and an exit code.
+
+Guarantee: equal is said only of a comparison that was made. A replay that is halted is told instead of waited for.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from replicator.ops.cli import printable
+from replicator.ops.cli.common import readable
+from replicator.ops.terminal import printable
 
 if TYPE_CHECKING:
     from replicator.config import Config
@@ -29,7 +33,8 @@ class ComparisonVerdict(NamedTuple):
 
 
 def replica_only(config: Config, verb: str) -> None:
-    """Raise ConfigError on a primary: nobody but its users writes to a ledger."""
+    """Raise ConfigError for the configuration of a primary: nobody but its users writes to a ledger. In a cluster the
+    sidecar refuses by itself, because roles change."""
     from replicator.errors import ConfigError
 
     if config.cluster is None and config.region.role != "replica":
@@ -41,13 +46,12 @@ def replica_only(config: Config, verb: str) -> None:
 def _primary(config: Config) -> Endpoint:
     """The primary to compare with; in a cluster that is whom the running sidecar follows now."""
     from replicator.errors import ConfigError
-    from replicator.ops.cli.client import ask
+    from replicator.ops.cli.client import get_object, own_sidecar
     from replicator.runtime import wiring
-    from replicator.transport.endpoint import own_endpoint
 
     url = None
     if config.cluster is not None:
-        url = ask(own_endpoint(config), "/v1/status").get("primary")
+        url = get_object(own_sidecar(config), "/v1/status").get("primary")
     endpoint = wiring.primary_endpoint(config, url)
     if endpoint is None:
         cure = "name the configuration of a region that follows one"
@@ -55,7 +59,7 @@ def _primary(config: Config) -> Endpoint:
     return endpoint
 
 
-def judge(config: Config, listed: int) -> ComparisonVerdict:
+def compare(config: Config, listed: int) -> ComparisonVerdict:
     """Compare the region with the one that it follows, with so many differences listed in each table."""
     import trio
 
@@ -65,36 +69,33 @@ def judge(config: Config, listed: int) -> ComparisonVerdict:
     from replicator.verify.check import Divergence, verify
 
     primary, replica = _primary(config), own_endpoint(config)
-    judged: ComparisonVerdict | None = None
+    comparison: ComparisonVerdict | None = None
     try:
         verdict = trio.run(verify, primary, replica, listed)
-        different = sum(table.different for table in verdict.tables)
         at = f"at sequence {verdict.position.sequence}"
         if verdict.is_equal:
-            judged = ComparisonVerdict(0, f"equal {at}", verdict)
+            comparison = ComparisonVerdict(0, f"equal {at}", verdict)
         else:
+            different = sum(table.different for table in verdict.tables)
             problems = [f"{table.table}: {table.problem}" for table in verdict.tables if table.problem]
-            judged = ComparisonVerdict(
-                DIVERGENT, "; ".join([f"divergent {at}: {different:,} keys differ", *problems]), verdict
-            )
+            line = "; ".join([f"divergent {at}: {different:,} keys differ", *problems])
+            comparison = ComparisonVerdict(DIVERGENT, line, verdict)
     except* ReplicatorError as group:
         error = first_cause(group)
         code = DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED
-        judged = ComparisonVerdict(code, printable(str(error)), None)
-    assert judged is not None
-    return judged
+        comparison = ComparisonVerdict(code, printable(str(error)), None)
+    assert comparison is not None  # an except* may not return
+    return comparison
 
 
-def stopped(whom: Endpoint) -> str:
+def replay_halt(sidecar: Endpoint) -> str:
     """Why replay is halted; empty if it is not. A comparison would wait for it in vain."""
-    from replicator.ops.cli.client import ask, unreadable
+    from replicator.ops.cli.client import get
 
-    try:
-        stages = [stage for strand in ask(whom, "/v1/status")["strands"] for stage in strand["stages"]]
+    with readable(sidecar):
+        stages = [stage for strand in get(sidecar, "/v1/status")["strands"] for stage in strand["stages"]]
         halted = [stage for stage in stages if stage["stage"] == "apply" and stage["condition"] == "halted"]
         return str(halted[0]["trouble"]["message"]) if halted else ""
-    except (KeyError, TypeError) as error:
-        raise unreadable(whom.url, error) from error
 
 
 def keys_of(verdict: Verdict) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from replicator.ops.cli.copying import show_copy
+from replicator.ops.cli.run import show_copy
 from replicator.pipeline.sources.base import SourceReport
 
 

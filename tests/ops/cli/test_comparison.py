@@ -9,9 +9,9 @@ import pytest
 from replicator.config import load
 from replicator.errors import ConfigError
 from replicator.format.position import genesis
-from replicator.ops.cli.repair import _key
-from replicator.ops.cli.times import microseconds
-from replicator.ops.cli.verdicts import keys_of, replica_only
+from replicator.ops.cli.comparison import keys_of, replica_only
+from replicator.ops.cli.repair import _parse_key
+from replicator.ops.cli.resync import microseconds
 from replicator.verify.check import Verdict
 from replicator.verify.compare import Difference, TableResult
 
@@ -44,7 +44,7 @@ def test_times_have_an_offset() -> None:
 
 
 def test_a_key_is_a_text_or_a_list_of_texts() -> None:
-    assert _key("w1") == ["w1"]
-    assert _key('["de", "7"]') == ["de", "7"]
-    assert _key('["de", 7]') == ["de", "7"]
-    assert _key("[not json") == ["[not json"]
+    assert _parse_key("w1") == ["w1"]
+    assert _parse_key('["de", "7"]') == ["de", "7"]
+    assert _parse_key('["de", 7]') == ["de", "7"]
+    assert _parse_key("[not json") == ["[not json"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from replicator.ops.cli import printable
+from replicator.ops.cli.common import Answer, existing_journal
+from replicator.ops.terminal import printable, progress_bar
 
 if TYPE_CHECKING:
     from replicator.config import Config
@@ -22,20 +23,17 @@ if TYPE_CHECKING:
 TRIAL_SECONDS = 2.0
 
 
-def travel(settings: Config, at: int, into: str, *, plan: bool, as_json: bool) -> None:
-    """Build the copy, or say what it takes."""
-    from replicator.errors import ConfigError
+def build_copy(settings: Config, at: int, into: str, *, plan: bool, as_json: bool) -> None:
+    """Build a copy of the ledger as of ``at`` (µs since 1970), or say what it takes."""
     from replicator.ledger.presentation import show_time
     from replicator.storage.journal.store import Journal
     from replicator.verify.repair.point_in_time import copy_into, target
 
-    path, strand = settings.region.files.journal, settings.region.strand
-    if not path.exists():
-        cure = "name the configuration of a region that has run"
-        raise ConfigError("no_journal", "there is no journal", place=str(path), cure=cure)
-    with contextlib.closing(Journal(path, traceless=True)) as journal:
+    strand = settings.region.strand
+    # Without a trace: the sidecar may run meanwhile, or never have run on this machine.
+    with contextlib.closing(Journal(existing_journal(settings), traceless=True)) as journal:
         moment, copy = target(journal, strand, at), copy_into(into)
-        content: dict[str, Any] = {
+        content: Answer = {
             "at": show_time(at),
             "position": str(moment.position),
             "sequence": moment.position.sequence,
@@ -45,7 +43,7 @@ def travel(settings: Config, at: int, into: str, *, plan: bool, as_json: bool) -
         }
         if plan:
             content |= _plan(journal, strand, moment)
-            lines = _plan_lines(content)
+            lines = list(_plan_lines(content))
         else:
             content |= _build(journal, strand, moment, copy)
             lines = [f"{copy.place} holds the ledger {_as_of(content)}", *content["notes"]]
@@ -54,30 +52,25 @@ def travel(settings: Config, at: int, into: str, *, plan: bool, as_json: bool) -
     click.echo(json.dumps(content, indent=2) if as_json else printable("\n".join(lines)))
 
 
-def _as_of(content: dict[str, Any]) -> str:
+def _as_of(content: Answer) -> str:
     committed_at = content["committed_at"]
     last = f"its last block was committed at {committed_at}" if committed_at else "before the first block"
     return f"as of {content['at']}: {content['position']} ({last})"
 
 
-def _build(journal: Journal, strand: str, moment: PointInTime, copy: CopyDatabase) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _build(journal: Journal, strand: str, moment: PointInTime, copy: CopyDatabase) -> Answer:
     from replicator.verify.repair.point_in_time import build
 
     if copy.claim(moment):
         return {"blocks": moment.position.sequence, "notes": ["it was finished before; nothing was done"]}
-    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("copy", total=moment.position.sequence)
+    with progress_bar("blocks") as show:
+        show(0, moment.position.sequence)
         for applied in build(journal, strand, moment, copy):
-            progress.update(task, completed=applied.position.sequence)
+            show(applied.position.sequence, moment.position.sequence)
     return {"blocks": moment.position.sequence, "notes": [copy.finish(moment)]}
 
 
-def _plan(journal: Journal, strand: str, moment: PointInTime) -> dict[str, Any]:
+def _plan(journal: Journal, strand: str, moment: PointInTime) -> Answer:
     """Blocks and bytes, and the time by the rate of a short trial into a file of its own."""
     from replicator.verify.repair.point_in_time import measured_rate
 
@@ -96,12 +89,11 @@ def _plan(journal: Journal, strand: str, moment: PointInTime) -> dict[str, Any]:
     }
 
 
-def _plan_lines(content: dict[str, Any]) -> list[str]:
+def _plan_lines(content: Answer) -> Iterator[str]:
     rate = content["blocks_per_second"] or 0
-    return [
-        f"the ledger {_as_of(content)}",
-        f"  blocks    {content['blocks']:,}",
-        f"  bytes     {content['bytes']:,}",
-        f"  duration  about {content['expected_seconds']:.1f} s: {rate:,.0f} blocks/s, measured into a SQLite file now",
-        "nothing was built",
-    ]
+    yield f"the ledger {_as_of(content)}"
+    yield f"  blocks    {content['blocks']:,}"
+    yield f"  bytes     {content['bytes']:,}"
+    seconds = content["expected_seconds"]
+    yield f"  duration  about {seconds:.1f} s: {rate:,.0f} blocks/s, measured into a SQLite file now"
+    yield "nothing was built"
