@@ -8,7 +8,7 @@ from psycopg import errors
 
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.ops.drills.canary_writers import CANARY
-from replicator.ops.drills.plan import CanaryPlan
+from replicator.ops.drills.rules.plan import CanaryPlan
 from replicator.pipeline.replay.quarantine import is_curable
 from replicator.postgres.errors import FENCE, MEANINGS, REPLICA, SOURCE, Reasons, meaning_of, translation
 from tests.postgres.users import ALL, User

@@ -13,7 +13,7 @@ from replicator.cluster.fencing.session import connect as connect_fence
 from replicator.cluster.fencing.session import database_of
 from replicator.cluster.promotion.database import alone
 from replicator.cluster.rejoin.receive import PostgresOrphanReceiver
-from replicator.ops.drills.trial import PostgresFork
+from replicator.ops.drills.fork_writers import PostgresFork
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica, check
 from replicator.pipeline.replicas.postgres.durable import PostgresDurable
 from replicator.pipeline.sources.postgres import PostgresOptions

@@ -21,8 +21,8 @@ from replicator.format.position import genesis
 from replicator.ops.cli import client as cli
 from replicator.ops.drills import canary, canary_writers
 from replicator.ops.drills import regions as drills
-from replicator.ops.drills.observations import AWAY
-from replicator.ops.drills.plan import CanaryPlan
+from replicator.ops.drills.rules.observations import AWAY
+from replicator.ops.drills.rules.plan import CanaryPlan
 from replicator.ops.preflight import cluster
 from replicator.ops.preflight.following import check_following
 from replicator.pipeline.copies import client as copying

@@ -62,8 +62,8 @@ def command(
     plan. 3: begun, and stopped by itself, by a signal, or failed on the way.
     """
     from replicator.ops.drills import run
-    from replicator.ops.drills.result import exit_code
-    from replicator.ops.drills.text_report import lines
+    from replicator.ops.drills.report.form import exit_code
+    from replicator.ops.drills.report.text import lines
 
     if schema:
         click.echo(json.dumps(run.schema(), indent=2))

@@ -24,9 +24,9 @@ from replicator.ops.drills.canary_writers import (
     WriteUnknown,
     key_of,
 )
-from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.plan import CanaryPlan
 from replicator.ops.drills.regions import DeploymentRegions
+from replicator.ops.drills.rules.measures import Canary
+from replicator.ops.drills.rules.plan import CanaryPlan
 from replicator.transport.client import Bounds
 
 WAITING = 1_000

@@ -17,8 +17,8 @@ import trio
 from psycopg import sql
 
 from replicator.errors import ConfigError, Corrupt, Rejected, Unavailable
-from replicator.ops.drills.plan import CanaryPlan
 from replicator.ops.drills.regions import DeploymentRegions
+from replicator.ops.drills.rules.plan import CanaryPlan
 from replicator.postgres.errors import Reasons
 from replicator.postgres.session import Connection, Database
 from replicator.transport.answer import bad_answer, read_object

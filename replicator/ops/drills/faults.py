@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import trio
 
 from replicator.errors import Halted, ReplicatorError
-from replicator.ops.drills.plan import FaultCommands
+from replicator.ops.drills.rules.plan import FaultCommands
 
 SHOWN_BYTES = 400
 OUTPUT_LIMIT_BYTES = 64_000

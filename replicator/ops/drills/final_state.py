@@ -12,9 +12,9 @@ import trio
 
 from replicator.errors import ReplicatorError
 from replicator.ops.drills.canary import Canaries
-from replicator.ops.drills.observations import RegionObservations
 from replicator.ops.drills.regions import DeploymentRegions
-from replicator.ops.drills.report_making import FinalRegion
+from replicator.ops.drills.report.live import FinalRegion
+from replicator.ops.drills.rules.observations import RegionObservations
 from replicator.supervise import first_cause
 from replicator.transport.endpoint import Endpoint
 from replicator.verify.check import verify

@@ -27,8 +27,8 @@ from replicator.ledger.ledger import Ledger
 from replicator.ledger.moments import LedgerMoments
 from replicator.ops.bootstrap.bootstrap import Bootstrap
 from replicator.ops.bootstrap.bootstrap import CopyProgress as CopyReport
-from replicator.ops.drills.scratch import MARK, ForkPlace, create_database, scratch_config
-from replicator.ops.drills.trial import EmbeddedFork, PostgresFork
+from replicator.ops.drills.fork_place import MARK, ForkPlace, create_database, scratch_config
+from replicator.ops.drills.fork_writers import EmbeddedFork, PostgresFork
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import Reader

@@ -19,15 +19,16 @@ from replicator.ops.drills import faults
 from replicator.ops.drills.canary import Canaries
 from replicator.ops.drills.canary_writers import CanaryWriter, writing_of
 from replicator.ops.drills.final_state import ends_of
-from replicator.ops.drills.measures import first_write
-from replicator.ops.drills.notes import DrillNote
-from replicator.ops.drills.observations import RegionObservations
-from replicator.ops.drills.plan import DrillPlan, takes_over
 from replicator.ops.drills.regions import DeploymentRegions
-from replicator.ops.drills.report_making import DrillEvent, DrillHeading, FinalRegion, canaries_of, report_of
-from replicator.ops.drills.result import DrillReport
+from replicator.ops.drills.report.form import DrillReport, canary_report
+from replicator.ops.drills.report.heading import DrillHeading
+from replicator.ops.drills.report.live import DrillEvent, FinalRegion, report_of
+from replicator.ops.drills.rules.measures import first_write
+from replicator.ops.drills.rules.observations import RegionObservations
+from replicator.ops.drills.rules.plan import DrillPlan, takes_over
+from replicator.ops.drills.rules.safety import check_fit, not_well
+from replicator.ops.drills.undo_log import DrillNote
 from replicator.ops.drills.watch import DrillWatch
-from replicator.ops.drills.wellness import check_fit, not_well
 from replicator.supervise import first_cause
 from replicator.transport.endpoint import Endpoint
 
@@ -38,14 +39,14 @@ log = logging.getLogger("replicator.drills")
 
 
 async def run_live(
-    places: list[Endpoint], plan: DrillPlan, about: DrillHeading, note: DrillNote, wall_us: int
+    places: list[Endpoint], plan: DrillPlan, heading: DrillHeading, note: DrillNote, wall_us: int
 ) -> DrillReport:
     """Carry a plan out; the report. Raises ReplicatorError if it cannot begin; then nothing was done."""
     began = trio.current_time()
     async with DeploymentRegions(places, lambda: trio.current_time() - began) as regions:
         report: DrillReport | None = None
         try:
-            report = await LiveDrill(regions, plan, about, note, wall_us, lambda: trio.current_time() - began).run()
+            report = await LiveDrill(regions, plan, heading, note, wall_us, lambda: trio.current_time() - began).run()
         except* ReplicatorError as group:
             raise first_cause(group) from group
     assert report is not None
@@ -59,12 +60,12 @@ class LiveDrill:
         self,
         regions: DeploymentRegions,
         plan: DrillPlan,
-        about: DrillHeading,
+        heading: DrillHeading,
         note: DrillNote,
         wall_us: int,
         clock: Callable[[], float],
     ) -> None:
-        self._regions, self._plan, self._about, self._note, self._clock = regions, plan, about, note, clock
+        self._regions, self._plan, self._heading, self._note, self._clock = regions, plan, heading, note, clock
         self.sights = RegionObservations(wall_us)
         self.watch = DrillWatch(regions, self.sights, plan.stop)
         self.events: list[DrillEvent] = []
@@ -79,10 +80,10 @@ class LiveDrill:
         async with trio.open_nursery() as watching:
             await self.watch.begin(watching)
             self._first = check_fit(self._plan, self._regions.places, self.sights.latest)
-            writing = writing_of(self._about.id, self._plan.canary, self._regions)
+            writing = writing_of(self._heading.id, self._plan.canary, self._regions)
             await self._prepare(writing)
             plan, first = self._plan.canary, self._first
-            canaries = Canaries(self._about.id, plan, self._regions, writing, first, self._clock)
+            canaries = Canaries(self._heading.id, plan, self._regions, writing, first, self._clock)
             watching.start_soon(self.watch.signals)
             watching.start_soon(self.watch.guard, canaries)
             try:
@@ -163,7 +164,7 @@ class LiveDrill:
             verb="switchover",
             target=target,
             seconds=seconds,
-            reason=f"drill {self._about.id}",
+            reason=f"drill {self._heading.id}",
         )
         await self._taken_over(event, canaries, lambda leader: leader == target)
 
@@ -197,7 +198,7 @@ class LiveDrill:
                 seconds=plan.steps.change_seconds,
                 allow_data_loss=plan.steps.allow_data_loss,
                 primary_is_fenced=plan.steps.primary_is_fenced,
-                reason=f"drill {self._about.id}",
+                reason=f"drill {self._heading.id}",
             )
         if plan.expected == "failover":
             await self._taken_over(event, canaries, lambda leader: leader != event.old)
@@ -217,7 +218,7 @@ class LiveDrill:
         """What the next drill has to undo if this one is killed from now on."""
         fault = self._plan.fault
         leader = self._first if self._plan.back and self._plan.kind != "canary" else ""
-        fields: dict[str, object] = {"drill": self._about.id, "leader": leader, "canaries": self._plan.canary.table}
+        fields: dict[str, object] = {"drill": self._heading.id, "leader": leader, "canaries": self._plan.canary.table}
         if fault is not None:
             fields |= {"undo": [list(one) for one in fault.undo], "timeout_seconds": fault.timeout_seconds}
         return fields
@@ -257,12 +258,12 @@ class LiveDrill:
 
     def _report(self, canaries: Canaries, ends: list[FinalRegion]) -> DrillReport:
         return report_of(
-            self._about,
+            self._heading,
             self._plan,
             self.sights,
             self.events,
             canaries.acknowledged,
-            canaries_of(canaries.begun, canaries.not_sent, canaries.acknowledged),
+            canary_report(canaries.begun, canaries.not_sent, canaries.acknowledged),
             ends,
             leader=self.sights.leader,
             ended=self._clock(),

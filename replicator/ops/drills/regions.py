@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from replicator.errors import ConfigError, Rejected, ReplicatorError
-from replicator.ops.drills.observations import HistoryEvent, RegionObservation
+from replicator.ops.drills.rules.observations import RegionObservation, of_failover, of_status
 from replicator.transport.answer import bad_answer
 from replicator.transport.client import Bounds, Client
 from replicator.transport.endpoint import Endpoint
@@ -23,7 +23,6 @@ ANSWER_LIMIT_BYTES = 8_000_000
 LOOK_SECONDS = 1.0
 LAG_SECONDS = 1.0
 TELL_SECONDS = 30.0
-HISTORY_LIMIT = 1_000
 
 Fields = dict[str, Any]
 
@@ -106,62 +105,3 @@ class DeploymentRegions:
             if refusal.status == 404:
                 return None
             raise
-
-
-# -- from JSON to a Sight: pure
-
-
-def of_failover(name: str, asked_at: float, answer: Fields, lag_seconds: float | None = None) -> RegionObservation:
-    """What ``GET /v1/failover`` says. Raises KeyError, TypeError or ValueError for what is no such answer."""
-    report = answer["report"]
-    state = str(report["state"])
-    return RegionObservation(
-        region=name,
-        asked_at=asked_at,
-        at=asked_at,
-        state=state,
-        leads=state == "primary" and bool(report["open"]),
-        epoch=int(report["epoch"]),
-        sequence=int(report["sequence"]),
-        applied=int(report["applied"]),
-        verified=int(report["verified"]),
-        heard_head=int(report["heard_head"]),
-        lag_seconds=lag_seconds,
-        blocked=str(report["blocked"]),
-        level=str(answer.get("level") or ""),
-        at_risk={str(currency): float(amount) for currency, amount in report["at_risk"].items()},
-        history=[_past(entry) for entry in answer.get("history", ())[-HISTORY_LIMIT:]],
-    )
-
-
-def _past(entry: Fields) -> HistoryEvent:
-    return HistoryEvent(
-        int(entry["at_us"]),
-        str(entry["state"]),
-        str(entry.get("event") or ""),
-        int(entry.get("epoch") or 0),
-        str(entry.get("why") or ""),
-    )
-
-
-def of_status(name: str, asked_at: float, status: Fields) -> RegionObservation:
-    """What ``GET /v1/status`` says: a region without failover leads if its configuration says so."""
-    strand = status["strands"][0]
-    marks = strand["marks"]
-    is_primary = status["role"] == "primary"
-    verify = strand.get("verify") or {}
-    settled = int(marks["settled"] or 0)
-    return RegionObservation(
-        region=name,
-        asked_at=asked_at,
-        at=asked_at,
-        state="primary" if is_primary else "following",
-        leads=is_primary,
-        epoch=int(strand["epoch"]),
-        sequence=settled,
-        applied=int(marks["applied"] or 0),
-        verified=int(verify.get("verified") or 0),
-        heard_head=int((strand["head"] or {}).get("sequence") or 0),
-        lag_seconds=strand["lag"]["seconds"],
-        blocked="" if status["blocked"] is None else str(status["blocked"]["message"]),
-    )

@@ -22,17 +22,24 @@ import trio
 from replicator.config import Config, PostgresReplicaSettings, PostgresSourceSettings
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.drills.fork import ScratchFork
-from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.notes import DrillNote
-from replicator.ops.drills.observations import RegionObservations
-from replicator.ops.drills.plan import DrillPlan
+from replicator.ops.drills.fork_place import SUFFIX, ForkPlace, discard
+from replicator.ops.drills.fork_writers import ForkWriter, PostgresFork
 from replicator.ops.drills.regions import DeploymentRegions
-from replicator.ops.drills.report_making import DrillHeading, canaries_of
-from replicator.ops.drills.result import ChangeReport, DrillReport, RegionReport, SpanReport, StepReport
-from replicator.ops.drills.scratch import SUFFIX, ForkPlace, discard
-from replicator.ops.drills.stop_rules import stops
-from replicator.ops.drills.trial import ForkWriter, PostgresFork
-from replicator.ops.drills.verdict import equal_regions, judged, outcome_of
+from replicator.ops.drills.report.form import (
+    ChangeReport,
+    DrillReport,
+    RegionReport,
+    SpanReport,
+    StepReport,
+    canary_report,
+)
+from replicator.ops.drills.report.heading import DrillHeading
+from replicator.ops.drills.report.verdict import equal_regions, judged, outcome_of
+from replicator.ops.drills.rules.measures import Canary
+from replicator.ops.drills.rules.observations import RegionObservations
+from replicator.ops.drills.rules.plan import DrillPlan
+from replicator.ops.drills.rules.safety import stop_reason
+from replicator.ops.drills.undo_log import DrillNote
 from replicator.supervise import first_cause
 from replicator.transport.endpoint import Endpoint
 from replicator.verify.compare import compare_sides
@@ -45,7 +52,7 @@ log = logging.getLogger("replicator.drills")
 
 
 async def rehearse(
-    configs: list[Config], places: list[Endpoint], plan: DrillPlan, about: DrillHeading, note: DrillNote
+    configs: list[Config], places: list[Endpoint], plan: DrillPlan, heading: DrillHeading, note: DrillNote
 ) -> DrillReport:
     """Carry the plan out; the report. Raises ReplicatorError if it cannot begin."""
     began = trio.current_time()
@@ -60,9 +67,9 @@ async def rehearse(
         status = await regions.ask(standby.name, "/v1/status")
         strand = str((status or {})["strands"][0]["strand"]) if status else "main"
         config = next((one for one in configs if one.region.name == standby.name), None)
-        directory = note.path.parent / f"{about.id}{SUFFIX}"
-        where = ForkPlace(directory, about.id, strand, server_of(plan, config), config)
-        rehearsal = Rehearsal(regions, standby, plan, about, note, where, lambda: trio.current_time() - began)
+        directory = note.path.parent / f"{heading.id}{SUFFIX}"
+        where = ForkPlace(directory, heading.id, strand, server_of(plan, config), config)
+        rehearsal = Rehearsal(regions, standby, plan, heading, note, where, lambda: trio.current_time() - began)
         return await rehearsal.run()
 
 
@@ -82,12 +89,12 @@ class Rehearsal:
         regions: DeploymentRegions,
         standby: Endpoint,
         plan: DrillPlan,
-        about: DrillHeading,
+        heading: DrillHeading,
         note: DrillNote,
         where: ForkPlace,
         clock: Callable[[], float],
     ) -> None:
-        self._regions, self._standby, self._plan, self._about = regions, standby, plan, about
+        self._regions, self._standby, self._plan, self._heading = regions, standby, plan, heading
         self._note, self._where, self._clock = note, where, clock
         self._sights = RegionObservations(0)
         self._scope = trio.CancelScope()
@@ -107,7 +114,7 @@ class Rehearsal:
         async with trio.open_nursery() as watching:
             watching.start_soon(self._watch)
             watching.start_soon(self._signals)
-            await trio.to_thread.run_sync(self._note.write, {"drill": self._about.id, "fork": self._where.note})
+            await trio.to_thread.run_sync(self._note.write, {"drill": self._heading.id, "fork": self._where.note})
             try:
                 with self._scope:
                     await self._carry_out(fork)
@@ -190,7 +197,7 @@ class Rehearsal:
         while True:
             sight = await self._regions.look(self._standby.name)
             self._sights.saw(sight)
-            reason = stops(self._plan.stop, self._sights.latest, 0.0)
+            reason = stop_reason(self._plan.stop, self._sights.latest, 0.0)
             if not sight.answers:
                 reason = f"{self._standby.name} does not answer"
             if reason and not self.stopped:
@@ -247,11 +254,8 @@ class Rehearsal:
         name = self._standby.name
         watched = SpanReport(region=name, state="following", began_at=0.0, ended_at=ended)
         return DrillReport(
-            id=self._about.id,
-            kind=self._plan.kind,
-            name=self._plan.title,
+            **self._heading.fields(self._plan),
             way="rehearsal",
-            began=self._about.began,
             seconds=ended,
             outcome=outcome_of(targets, self.stopped, self.failed),
             why=self.failed or self.stopped,
@@ -278,9 +282,6 @@ class Rehearsal:
                     digests=ours,
                 ),
             ],
-            canaries=canaries_of(self.begun, 0, self.canaries),
+            canaries=canary_report(self.begun, 0, self.canaries),
             notes=self.notes,
-            plan=self._about.plan,
-            config_fingerprint=self._about.fingerprint,
-            versions=self._about.versions,
         )

@@ -25,17 +25,16 @@ from replicator import __version__
 from replicator.config import Config, load
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.drills import live
-from replicator.ops.drills.fingerprint import fingerprint, shown
-from replicator.ops.drills.leftovers import clean_up
-from replicator.ops.drills.load import load_plan
-from replicator.ops.drills.notes import noting
-from replicator.ops.drills.page import page
-from replicator.ops.drills.plan import DrillPlan
+from replicator.ops.drills.cleanup import clean_up
+from replicator.ops.drills.plan_file import load_plan
 from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.rehearsal import rehearse, server_of
-from replicator.ops.drills.report_making import DrillHeading
-from replicator.ops.drills.result import DrillReport, summary
+from replicator.ops.drills.report.form import DrillReport, summary
+from replicator.ops.drills.report.heading import DrillHeading, fingerprint, masked
+from replicator.ops.drills.report.html import page
+from replicator.ops.drills.rules.plan import DrillPlan
 from replicator.ops.drills.targets import places_of
+from replicator.ops.drills.undo_log import noting
 from replicator.status import drill_results
 from replicator.supervise import first_cause
 from replicator.transport.endpoint import Endpoint
@@ -80,13 +79,13 @@ def carry_out(asked: LiveDrillOptions) -> DrillReport:
         cure = "do by hand what could not be undone, then remove the note"
         raise ConfigError("not_undone", "; ".join(wrong), place=str(directory), cure=cure)
     wall_us = time.time_ns() // 1000
-    about = _about(plan, configs, places, wall_us)
+    heading = _heading(plan, configs, places, wall_us)
     report: DrillReport
-    with noting(directory, about.id) as note:
+    with noting(directory, heading.id) as note:
         if plan.kind == "rehearsal":
-            report = _run(rehearse, configs, places, plan, about, note)
+            report = _run(rehearse, configs, places, plan, heading, note)
         else:
-            report = _run(live.run_live, places, plan, about, note, wall_us)
+            report = _run(live.run_live, places, plan, heading, note, wall_us)
     untold: list[str] = _run(_tell, places, report)
     return report.model_copy(update={"notes": [*report.notes, *untold]})
 
@@ -117,16 +116,16 @@ async def _looks(places: list[Endpoint]) -> list[str]:
 
 def simulate(asked: SimulatedDrillOptions) -> DrillReport:
     """The simulated drill's report. Raises ReplicatorError."""
-    from replicator.ops.drills import local, simulated  # heavy, and of no use for the other ways
+    from replicator.ops.drills import simulation, simulation_report  # heavy, and of no use for the other ways
 
     if len(asked.configs) != 1 or asked.plan is None:
         cure = "replicator drill --local CONFIG --plan FILE --seed N --seeds M"
         raise ConfigError("bad_usage", "a simulation takes one CONFIG and a plan", place="--local", cure=cure)
     config, plan = load(asked.configs[0]), load_plan(asked.plan)
-    setting = local.setting_of(config, plan)
-    about = _about(plan, [config], [], time.time_ns() // 1000)
-    found, seconds = local.live_all(setting, range(asked.seed, asked.seed + asked.seeds))
-    return simulated.report_of(setting, about, found, seconds)
+    setting = simulation.setting_of(config, plan)
+    heading = _heading(plan, [config], [], time.time_ns() // 1000)
+    found, seconds = simulation.live_all(setting, range(asked.seed, asked.seed + asked.seeds))
+    return simulation_report.report_of(setting, heading, found, seconds)
 
 
 def write(report: DrillReport, directory: Path) -> None:
@@ -150,13 +149,13 @@ def state_directory(named: Path | None, configs: list[Config]) -> Path:
     return Path(home) / "replicator" / "drills"
 
 
-def _about(plan: DrillPlan, configs: list[Config], places: list[Endpoint], wall_us: int) -> DrillHeading:
+def _heading(plan: DrillPlan, configs: list[Config], places: list[Endpoint], wall_us: int) -> DrillHeading:
     began = datetime.datetime.fromtimestamp(wall_us / 1e6, datetime.UTC)
     name = f"{began:%Y%m%dT%H%M%S}-{plan.kind.replace('_', '-')}-{secrets.token_hex(3)}"
     versions = {"replicator": __version__, "python": platform.python_version()}
     versions |= _run(_versions, places)
     text = began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return DrillHeading(name, shown(plan), fingerprint(configs[0]) if configs else "", versions, text)
+    return DrillHeading(name, masked(plan), fingerprint(configs[0]) if configs else "", versions, text)
 
 
 async def _versions(places: list[Endpoint]) -> dict[str, str]:

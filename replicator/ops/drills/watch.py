@@ -13,10 +13,10 @@ from collections.abc import Callable
 import trio
 
 from replicator.ops.drills.canary import Canaries
-from replicator.ops.drills.observations import RegionObservations
-from replicator.ops.drills.plan import StopRule
 from replicator.ops.drills.regions import DeploymentRegions
-from replicator.ops.drills.stop_rules import stops
+from replicator.ops.drills.rules.observations import RegionObservations
+from replicator.ops.drills.rules.plan import StopRule
+from replicator.ops.drills.rules.safety import stop_reason
 
 POLL_SECONDS = 0.05
 GUARD_SECONDS = 0.1
@@ -47,7 +47,7 @@ class DrillWatch:
                 self.fail(f"a canary is refused: {canaries.refused}")
                 self.event.cancel()
                 return
-            if reason := stops(self._rule, self._sights.latest, canaries.blocked_seconds):
+            if reason := stop_reason(self._rule, self._sights.latest, canaries.blocked_seconds):
                 self._stop(reason)
             await trio.sleep(GUARD_SECONDS)
 

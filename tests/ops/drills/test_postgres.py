@@ -11,7 +11,7 @@ import pytest
 from replicator.cluster.fencing.postgres import PostgresFence
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.drills.canary_writers import PostgresCanaryWriter, WriteAcknowledged, WriteNotHere, WriteUnknown
-from replicator.ops.drills.plan import CanaryPlan
+from replicator.ops.drills.rules.plan import CanaryPlan
 from tests.e2e.sidecars import Sidecar, sequence
 from tests.ops.drills.deployment import Drill
 from tests.servers import Postgres, postgres_bin

@@ -7,7 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replicator.ops.drills.local import (
+from replicator.ops.drills.report.form import (
+    ChangeReport,
+    DrillReport,
+    SimulationReport,
+    SpanReport,
+    SpreadReport,
+    StepReport,
+    TargetReport,
+    spread_report,
+)
+from replicator.ops.drills.report.heading import DrillHeading
+from replicator.ops.drills.report.verdict import as_expected, judged, outcome_of
+from replicator.ops.drills.rules.measures import spread
+from replicator.ops.drills.rules.observations import TimelineEntry
+from replicator.ops.drills.rules.plan import DrillPlan
+from replicator.ops.drills.rules.timeline import spans
+from replicator.ops.drills.simulation import (
     STATE_AFTER,
     SimulatedHistory,
     SimulationSetting,
@@ -16,21 +32,6 @@ from replicator.ops.drills.local import (
     schedule_of,
     world_of,
 )
-from replicator.ops.drills.measures import spread
-from replicator.ops.drills.observations import TimelineEntry
-from replicator.ops.drills.plan import DrillPlan
-from replicator.ops.drills.report_making import DrillHeading, spread_report
-from replicator.ops.drills.result import (
-    ChangeReport,
-    DrillReport,
-    SimulationReport,
-    SpanReport,
-    SpreadReport,
-    StepReport,
-    TargetReport,
-)
-from replicator.ops.drills.timeline import spans
-from replicator.ops.drills.verdict import as_expected, judged, outcome_of
 
 LISTED = 1_000
 _STEPS = {
@@ -58,7 +59,7 @@ def _none(name: str, is_wrong: bool) -> TargetReport:
 
 
 def report_of(
-    setting: SimulationSetting, about: DrillHeading, found: Sequence[SimulatedHistory], seconds: float
+    setting: SimulationSetting, heading: DrillHeading, found: Sequence[SimulatedHistory], seconds: float
 ) -> DrillReport:
     """The report over all seeds."""
     plan = setting.plan
@@ -68,11 +69,8 @@ def report_of(
     changes, states = _timeline(setting, found[0].seed) if len(found) == 1 else ([], [])
     known = [one.rto_seconds for one in found if one.rto_seconds is not None]
     return DrillReport(
-        id=about.id,
-        kind=plan.kind,
-        name=plan.title,
+        **heading.fields(plan),
         way="simulation",
-        began=about.began,
         seconds=seconds,
         outcome=outcome_of(targets, "", ""),
         why="; ".join(f"seed {one.seed}: {one.broken}" for one in found if one.broken)[:2_000],
@@ -97,10 +95,7 @@ def report_of(
             missed=missed[:LISTED],
             missed_count=len(missed),
         ),
-        plan=about.plan,
-        config_fingerprint=about.fingerprint,
         seed=found[0].seed,
-        versions=about.versions,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from replicator.ops.drills.picture import lengths
-from replicator.ops.drills.result import DrillReport, SimulationReport, SpreadReport
+from replicator.ops.drills.report.form import DrillReport, SimulationReport, SpreadReport
+from replicator.ops.drills.report.svg import lengths
 from replicator.status.json_form import seconds_text
 
 

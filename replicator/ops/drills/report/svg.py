@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import pairwise
 
-from replicator.ops.drills.result import ChangeReport, SpanReport, StepReport
+from replicator.ops.drills.report.form import ChangeReport, SpanReport, StepReport
 
 WIDTH, LEFT, RIGHT = 960, 92, 16
 LANE, BAR, TOP, FOOT = 44, 20, 58, 34

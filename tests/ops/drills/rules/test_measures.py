@@ -1,12 +1,11 @@
-"""What canaries tell, and the verdict over it."""
+"""What canaries tell."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replicator.ops.drills.measures import (
+from replicator.ops.drills.rules.measures import (
     Canary,
     WriteOutage,
     first_write,
@@ -15,8 +14,6 @@ from replicator.ops.drills.measures import (
     missing,
     spread,
 )
-from replicator.ops.drills.plan import DrillTargets, Expect
-from replicator.ops.drills.verdict import as_expected, equal_regions, judged, outcome_of
 
 
 def canaries(*acks: float, region: str = "paris") -> list[Canary]:
@@ -66,41 +63,3 @@ def test_a_distribution_is_by_nearest_rank() -> None:
     found = spread(float(number) for number in range(1, 201))
     assert found == (200, 100.0, 198.0, 200.0)
     assert spread([7.0]) == (1, 7.0, 7.0, 7.0)
-
-
-TARGETS = DrillTargets.model_validate({"rpo_blocks": 0, "rto": "2s", "max_blocked": "1s", "amounts": {"EUR": 1.0}})
-
-
-def test_each_target_is_judged_by_what_was_measured() -> None:
-    met = {one.name: one.met for one in judged(TARGETS, 0, {"EUR": 1.0}, 2.0, 1.5)}
-    assert met == {"rpo_blocks": True, "rpo EUR": True, "rto": True, "max_blocked": False}
-
-
-def test_what_was_not_measured_is_not_met() -> None:
-    assert not any(one.met for one in judged(TARGETS, None, None, None, None))
-    assert judged(DrillTargets(), None, None, None, None) == []
-
-
-def test_regions_have_to_be_equal_and_compared() -> None:
-    assert equal_regions(["reference", "equal"]).met
-    assert not equal_regions(["reference", "divergent"]).met
-    assert not equal_regions([]).met
-    assert equal_regions(["reference", "could not be compared: x", "divergent"]).measured == 2
-
-
-@pytest.mark.parametrize(
-    ("expected", "changed", "met"), [("failover", False, False), ("no_failover", True, False), ("failover", True, True)]
-)
-def test_a_change_of_the_primary_is_as_expected_or_not(expected: Expect, changed: bool, met: bool) -> None:
-    found = as_expected(expected, changed)
-    assert found is not None
-    assert found.met is met
-    assert as_expected("either", changed) is None
-
-
-def test_the_outcome() -> None:
-    good, bad = equal_regions(["equal"]), equal_regions(["divergent"])
-    assert outcome_of([good], "", "") == "passed"
-    assert outcome_of([good, bad], "", "") == "missed"
-    assert outcome_of([good], "at risk", "") == "stopped"
-    assert outcome_of([good], "at risk", "not undone") == "failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from replicator.ops.drills.result import DrillReport, summary
+from replicator.ops.drills.report.form import DrillReport, summary
 from replicator.status.drill_results import DrillResults, routes
 from replicator.storage.data_dir import DataDir
 from tests.ledger.region import served

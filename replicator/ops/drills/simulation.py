@@ -24,8 +24,8 @@ from replicator.cluster.decisions.model import FailoverRules
 from replicator.cluster.decisions.states import TABLE
 from replicator.config import Config
 from replicator.errors import ConfigError
-from replicator.ops.drills.measures import Canary, WriteOutage, first_write, longest_gap
-from replicator.ops.drills.plan import LIVE_ONLY, DrillPlan, takes_over
+from replicator.ops.drills.rules.measures import Canary, WriteOutage, first_write, longest_gap
+from replicator.ops.drills.rules.plan import LIVE_ONLY, DrillPlan, takes_over
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import Kind, SimulatedFault

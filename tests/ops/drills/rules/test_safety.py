@@ -1,16 +1,17 @@
-"""A drill begins with all well, and knows when all is well again."""
+"""A drill begins with all well, stops itself in time, and knows when all is well again."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from replicator.errors import ConfigError, Unavailable
-from replicator.ops.drills.load import parse_plan
-from replicator.ops.drills.observations import RegionObservation
-from replicator.ops.drills.plan import DrillPlan
-from replicator.ops.drills.wellness import check_fit, not_well
+from replicator.ops.drills.plan_file import parse_plan
+from replicator.ops.drills.rules.observations import RegionObservation
+from replicator.ops.drills.rules.plan import DrillPlan, StopRule
+from replicator.ops.drills.rules.safety import check_fit, not_well, stop_reason
 
 NAMES = ("paris", "tokyo")
 
@@ -54,6 +55,18 @@ def test_what_is_not_fit_is_refused(text: str, sights: list[RegionObservation], 
         check_fit(plan(text), NAMES, seen(*sights))
     assert told in refused.value.message
     assert refused.value.cure
+
+
+def test_the_stop_rule() -> None:
+    paris = dataclasses.replace(PARIS, sequence=120, at_risk={"EUR": 9.0})
+    latest = seen(paris, dataclasses.replace(TOKYO, sequence=100, lag_seconds=4.0))
+    assert stop_reason(StopRule(), latest, 5.0) == ""
+    assert "20 blocks are at risk, 19 may be" in stop_reason(StopRule(at_risk_blocks=19), latest, 0)
+    assert stop_reason(StopRule(at_risk_blocks=20), latest, 0) == ""
+    assert "9.00 EUR" in stop_reason(StopRule(at_risk_amounts={"EUR": 8.0}), latest, 0)
+    assert stop_reason(StopRule(at_risk_amounts={"USD": 0.0}), latest, 0) == ""
+    assert "tokyo is 4.0 s behind" in stop_reason(StopRule.model_validate({"lag": "3s"}), latest, 0)
+    assert "no write" in stop_reason(StopRule(), latest, 121.0)
 
 
 def test_what_is_not_well_again_is_named() -> None:

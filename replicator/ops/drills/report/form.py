@@ -1,4 +1,4 @@
-"""What came of a drill: the documented form of ``report.json``.
+"""The documented form of ``report.json``.
 
 ``replicator drill --schema`` prints its JSON Schema. ``format`` is the version of the form: it grows when a field
 changes its meaning or goes; fields may be added without that. Times ``*_at`` are seconds since ``began`` (RFC 3339),
@@ -7,18 +7,16 @@ durations are seconds. What was not measured is null.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from replicator.ops.drills.rules.measures import Canary, Spread, spread
 from replicator.status.model import DrillOutcome
-
-FORMAT = 1
 
 
 class ReportPart(BaseModel):
-    """A part of the report: frozen."""
-
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -44,7 +42,7 @@ class ChangeReport(ReportPart):
 
 
 class SpanReport(ReportPart):
-    """A region was in a state for a while."""
+    """A time in which a region was in one state."""
 
     region: str
     state: str
@@ -167,3 +165,27 @@ def summary(report: DrillReport, who: str) -> dict[str, Any]:
         "blocked_seconds": report.blocked_seconds,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def canary_report(begun: int, not_sent: int, acknowledged: Sequence[Canary]) -> CanaryReport:
+    """The canaries of a drill, of which ``begun`` were sent and ``not_sent`` left out because too many waited."""
+    return CanaryReport(
+        written=begun,
+        acknowledged=len(acknowledged),
+        unanswered=begun - len(acknowledged),
+        not_sent=not_sent,
+        wait_seconds=spread_report(spread(c.acked_at - c.sent_at for c in acknowledged)),
+    )
+
+
+def spread_report(distribution: Spread | None, max_seed: int | None = None) -> SpreadReport | None:
+    """A distribution; None of nothing."""
+    if distribution is None:
+        return None
+    return SpreadReport(
+        count=distribution.number,
+        p50=distribution.p50,
+        p99=distribution.p99,
+        max=distribution.most,
+        max_seed=max_seed,
+    )

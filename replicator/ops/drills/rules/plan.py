@@ -10,13 +10,13 @@ field's alias is its key in the file.
     database_crash    disk_full      clock_skew     lease_store_loss
                       a failure, brought about by the commands of [fault], or in the simulation
 
-What keeps two drills from each other, and the deployment from a plan that asks too much, is not here but in ``live``.
+What keeps two drills from each other is in ``undo_log``, what keeps the deployment from a plan that asks too much in
+``safety``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -165,10 +165,5 @@ def problems(plan: DrillPlan) -> Iterator[Problem]:
 
 
 def takes_over(plan: DrillPlan) -> str | None:
-    """Whom an ordered failover goes to."""
+    """The region that an ordered failover goes to."""
     return plan.target[1] if len(plan.target) > 1 else plan.other
-
-
-def file_name(path: Path) -> str:
-    """A plan's name where it has none of its own."""
-    return path.stem.replace("_", "-")

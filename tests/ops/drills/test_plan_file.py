@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from replicator.errors import ConfigError
-from replicator.ops.drills.load import load_plan, parse_plan
-from replicator.ops.drills.plan import KINDS, NEEDS_TARGET, WITHOUT_FAULT, DrillPlan
+from replicator.ops.drills.plan_file import load_plan, parse_plan
+from replicator.ops.drills.rules.plan import KINDS, NEEDS_TARGET, WITHOUT_FAULT, DrillPlan
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "drills"
 

@@ -20,7 +20,7 @@ from replicator.config.locate import line_of
 from replicator.config.models import Section
 from replicator.config.units import ReadContext
 from replicator.errors import ConfigError
-from replicator.ops.drills.plan import DrillPlan, problems
+from replicator.ops.drills.rules.plan import DrillPlan, problems
 
 FILE_LIMIT_BYTES = 1_000_000
 CURE = "start from one of the files in config/drills"

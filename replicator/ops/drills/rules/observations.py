@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 LIMIT = 100_000
+HISTORY_LIMIT = 1_000  # entries of one answer
 AWAY = "away"  # the state of a region that does not answer
 
 
@@ -52,6 +53,64 @@ class RegionObservation:
     def answers(self) -> bool:
         """Whether the region gave an answer."""
         return self.state != AWAY
+
+
+def of_failover(
+    name: str, asked_at: float, answer: dict[str, Any], lag_seconds: float | None = None
+) -> RegionObservation:
+    """What ``GET /v1/failover`` says. Raises KeyError, TypeError or ValueError for what is no such answer."""
+    report = answer["report"]
+    state = str(report["state"])
+    return RegionObservation(
+        region=name,
+        asked_at=asked_at,
+        at=asked_at,
+        state=state,
+        leads=state == "primary" and bool(report["open"]),
+        epoch=int(report["epoch"]),
+        sequence=int(report["sequence"]),
+        applied=int(report["applied"]),
+        verified=int(report["verified"]),
+        heard_head=int(report["heard_head"]),
+        lag_seconds=lag_seconds,
+        blocked=str(report["blocked"]),
+        level=str(answer.get("level") or ""),
+        at_risk={str(currency): float(amount) for currency, amount in report["at_risk"].items()},
+        history=[_past(entry) for entry in answer.get("history", ())[-HISTORY_LIMIT:]],
+    )
+
+
+def _past(entry: dict[str, Any]) -> HistoryEvent:
+    return HistoryEvent(
+        int(entry["at_us"]),
+        str(entry["state"]),
+        str(entry.get("event") or ""),
+        int(entry.get("epoch") or 0),
+        str(entry.get("why") or ""),
+    )
+
+
+def of_status(name: str, asked_at: float, status: dict[str, Any]) -> RegionObservation:
+    """What ``GET /v1/status`` says: a region without failover leads if its configuration says so."""
+    strand = status["strands"][0]
+    marks = strand["marks"]
+    is_primary = status["role"] == "primary"
+    verify = strand.get("verify") or {}
+    settled = int(marks["settled"] or 0)
+    return RegionObservation(
+        region=name,
+        asked_at=asked_at,
+        at=asked_at,
+        state="primary" if is_primary else "following",
+        leads=is_primary,
+        epoch=int(strand["epoch"]),
+        sequence=settled,
+        applied=int(marks["applied"] or 0),
+        verified=int(verify.get("verified") or 0),
+        heard_head=int((strand["head"] or {}).get("sequence") or 0),
+        lag_seconds=strand["lag"]["seconds"],
+        blocked="" if status["blocked"] is None else str(status["blocked"]["message"]),
+    )
 
 
 class TimelineEntry(NamedTuple):

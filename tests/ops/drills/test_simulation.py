@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from replicator.config import Config, parse
 from replicator.errors import ConfigError
 from replicator.ops.cli import main
-from replicator.ops.drills.load import load_plan, parse_plan
-from replicator.ops.drills.local import SimulationSetting, live, live_all, schedule_of, setting_of
-from replicator.ops.drills.plan import LIVE_ONLY, DrillPlan
-from replicator.ops.drills.result import DrillReport
+from replicator.ops.drills.plan_file import load_plan, parse_plan
+from replicator.ops.drills.report.form import DrillReport
+from replicator.ops.drills.rules.plan import LIVE_ONLY, DrillPlan
+from replicator.ops.drills.simulation import SimulationSetting, live, live_all, schedule_of, setting_of
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "drills"
 CONFIG = """

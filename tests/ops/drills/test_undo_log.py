@@ -8,8 +8,8 @@ import pytest
 
 from replicator.errors import ConfigError, Halted, Unavailable
 from replicator.ops.drills import faults
-from replicator.ops.drills.leftovers import clean_up
-from replicator.ops.drills.notes import leftovers, noting
+from replicator.ops.drills.cleanup import clean_up
+from replicator.ops.drills.undo_log import leftovers, noting
 
 
 def test_a_note_that_was_cleared_or_never_written_leaves_nothing(tmp_path: Path) -> None:

@@ -6,32 +6,28 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from replicator.format.position import parse_position
-from replicator.ops.drills.measures import Canary, Spread, first_write, is_interruption, longest_gap, missing, spread
-from replicator.ops.drills.observations import RegionObservations
-from replicator.ops.drills.plan import DrillPlan
-from replicator.ops.drills.result import (
+from replicator.ops.drills.report.form import (
     CanaryReport,
     ChangeReport,
     DrillReport,
     RegionReport,
     SpanReport,
-    SpreadReport,
     StepReport,
     TargetReport,
 )
-from replicator.ops.drills.timeline import TimelineStep, first_write_step, spans, steps_of, verified_step
-from replicator.ops.drills.verdict import as_expected, equal_regions, judged, outcome_of
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DrillHeading:
-    """What a report says of the drill itself."""
-
-    id: str
-    plan: dict[str, object]
-    fingerprint: str
-    versions: dict[str, str]
-    began: str
+from replicator.ops.drills.report.heading import DrillHeading
+from replicator.ops.drills.report.verdict import as_expected, equal_regions, judged, outcome_of
+from replicator.ops.drills.rules.measures import (
+    Canary,
+    first_write,
+    is_interruption,
+    longest_gap,
+    missing,
+    spread,
+)
+from replicator.ops.drills.rules.observations import RegionObservations
+from replicator.ops.drills.rules.plan import DrillPlan
+from replicator.ops.drills.rules.timeline import TimelineStep, first_write_step, spans, steps_of, verified_step
 
 
 @dataclasses.dataclass(slots=True)
@@ -126,26 +122,8 @@ def region_of(end: FinalRegion, plan: DrillPlan, canaries: Sequence[Canary]) -> 
     )
 
 
-def canaries_of(begun: int, not_sent: int, acknowledged: Sequence[Canary]) -> CanaryReport:
-    """The canaries' part."""
-    return CanaryReport(
-        written=begun,
-        acknowledged=len(acknowledged),
-        unanswered=begun - len(acknowledged),
-        not_sent=not_sent,
-        wait_seconds=spread_report(spread(c.acked_at - c.sent_at for c in acknowledged)),
-    )
-
-
-def spread_report(found: Spread | None, max_seed: int | None = None) -> SpreadReport | None:
-    """A distribution's part."""
-    if found is None:
-        return None
-    return SpreadReport(count=found.number, p50=found.p50, p99=found.p99, max=found.most, max_seed=max_seed)
-
-
 def report_of(
-    about: DrillHeading,
+    heading: DrillHeading,
     plan: DrillPlan,
     sights: RegionObservations,
     events: Sequence[DrillEvent],
@@ -171,11 +149,8 @@ def report_of(
     targets = judged(plan.targets, None if lost is None else lost.blocks, amounts, rto, blocked)
     targets += _deployment(plan, events, ends)
     return DrillReport(
-        id=about.id,
-        kind=plan.kind,
-        name=plan.title,
+        **heading.fields(plan),
         way="live",
-        began=about.began,
         seconds=ended,
         outcome=outcome_of(targets, stopped, failed),
         why=failed or stopped,
@@ -194,9 +169,6 @@ def report_of(
         regions=[region_of(end, plan, canaries) for end in ends],
         canaries=counts,
         notes=list(notes),
-        plan=about.plan,
-        config_fingerprint=about.fingerprint,
-        versions=about.versions,
     )
 
 

@@ -16,12 +16,12 @@ import trio
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.ops.drills import faults
 from replicator.ops.drills.canary_writers import writing_of
-from replicator.ops.drills.notes import DrillLeftover, leftovers
-from replicator.ops.drills.observations import RegionObservations
-from replicator.ops.drills.plan import CanaryPlan
+from replicator.ops.drills.fork_place import discard
 from replicator.ops.drills.regions import DeploymentRegions
-from replicator.ops.drills.scratch import discard
-from replicator.ops.drills.wellness import not_well
+from replicator.ops.drills.rules.observations import RegionObservations
+from replicator.ops.drills.rules.plan import CanaryPlan
+from replicator.ops.drills.rules.safety import not_well
+from replicator.ops.drills.undo_log import DrillLeftover, leftovers
 from replicator.supervise import first_cause
 from replicator.transport.endpoint import Endpoint
 

@@ -20,10 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.observations import MarkLevel, TimelineEntry
-
-STEPS = ("fault", "detection", "decision", "fence", "drain", "promote", "first write", "verified")
+from replicator.ops.drills.rules.measures import Canary
+from replicator.ops.drills.rules.observations import MarkLevel, TimelineEntry
 
 
 class TimelineStep(NamedTuple):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from replicator.ops.drills.observations import HistoryEvent, RegionObservation, RegionObservations, at_risk
-from replicator.ops.drills.plan import StopRule
-from replicator.ops.drills.regions import of_failover, of_status
-from replicator.ops.drills.stop_rules import stops
+from replicator.ops.drills.rules.observations import (
+    HistoryEvent,
+    RegionObservation,
+    RegionObservations,
+    at_risk,
+    of_failover,
+    of_status,
+)
 
 WALL_US = 1_790_000_000_000_000
 
@@ -61,20 +65,6 @@ def test_at_risk_is_what_no_other_region_has_also_when_the_primary_is_gone() -> 
     assert at_risk({"paris": primary, "tokyo": tokyo, "lima": lima}) == (20, {"EUR": 9.0})
     assert at_risk({"paris": sight("paris", 2, "away"), "tokyo": tokyo, "lima": lima}) == (10, {})
     assert at_risk({"paris": primary}) == (0, {})
-
-
-def test_the_stop_rule() -> None:
-    seen = {
-        "paris": sight("paris", 1, "primary", leads=True, sequence=120, at_risk={"EUR": 9.0}),
-        "tokyo": sight("tokyo", 1, sequence=100, lag_seconds=4.0),
-    }
-    assert stops(StopRule(), seen, 5.0) == ""
-    assert "20 blocks are at risk, 19 may be" in stops(StopRule(at_risk_blocks=19), seen, 0)
-    assert stops(StopRule(at_risk_blocks=20), seen, 0) == ""
-    assert "9.00 EUR" in stops(StopRule(at_risk_amounts={"EUR": 8.0}), seen, 0)
-    assert stops(StopRule(at_risk_amounts={"USD": 0.0}), seen, 0) == ""
-    assert "tokyo is 4.0 s behind" in stops(StopRule.model_validate({"lag": "3s"}), seen, 0)
-    assert "no write" in stops(StopRule(), seen, 121.0)
 
 
 def test_a_failover_report_and_a_status_are_read() -> None:

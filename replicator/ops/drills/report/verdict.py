@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from replicator.ops.drills.plan import DrillTargets, Expect
-from replicator.ops.drills.result import TargetReport
+from replicator.ops.drills.report.form import TargetReport
+from replicator.ops.drills.rules.plan import DrillTargets, Expect
 from replicator.status.model import DrillOutcome
 
 

@@ -12,7 +12,7 @@ from psycopg import sql
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.tables import TableDeclaration
 from replicator.ops.drills.canary_writers import APPLICATION_NAME
-from replicator.ops.drills.scratch import MARK
+from replicator.ops.drills.fork_place import MARK
 from replicator.pipeline.replicas.base import Reader
 from replicator.postgres.errors import REPLICA
 from replicator.postgres.session import Connection, Database

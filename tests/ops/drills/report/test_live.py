@@ -1,4 +1,4 @@
-"""The steps of a change of the primary, and the report that is made of them."""
+"""The report that is made of what was observed and measured, and how it is shown."""
 
 from __future__ import annotations
 
@@ -8,83 +8,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from replicator.ops.drills.load import parse_plan
-from replicator.ops.drills.measures import Canary
-from replicator.ops.drills.observations import MarkLevel, RegionObservations, TimelineEntry
-from replicator.ops.drills.page import page
-from replicator.ops.drills.plan import DrillPlan
-from replicator.ops.drills.report_making import DrillEvent, DrillHeading, FinalRegion, canaries_of, report_of
-from replicator.ops.drills.result import DrillReport, exit_code
-from replicator.ops.drills.text_report import lines
-from replicator.ops.drills.timeline import spans, steps_of, verified_step
-
-FAILOVER = [
-    TimelineEntry(0.0, "paris", "primary"),
-    TimelineEntry(0.0, "tokyo", "following"),
-    TimelineEntry(5.1, "paris", "away"),
-    TimelineEntry(8.0, "lima", "suspecting"),
-    TimelineEntry(8.1, "tokyo", "suspecting", "nobody holds the lease"),
-    TimelineEntry(8.2, "tokyo", "claiming", "for epoch 2"),
-    TimelineEntry(8.25, "tokyo", "demoted", "the lease is not ours"),
-    TimelineEntry(8.3, "tokyo", "claiming", "for epoch 3"),
-    TimelineEntry(8.4, "tokyo", "fencing"),
-    TimelineEntry(8.6, "tokyo", "draining"),
-    TimelineEntry(8.7, "tokyo", "promoting"),
-    TimelineEntry(8.9, "tokyo", "primary", "in epoch 3"),
-    TimelineEntry(20.0, "paris", "primary"),
-]
-
-
-def test_the_steps_of_a_failover_are_those_of_the_attempt_that_led_to_it() -> None:
-    steps = [(step.name, step.at, step.region) for step in steps_of(FAILOVER, 5.0, 15.0, "paris", "tokyo")]
-    assert steps == [
-        ("detection", 8.0, "lima"),
-        ("decision", 8.3, "tokyo"),
-        ("fence", 8.6, "tokyo"),
-        ("drain", 8.7, "tokyo"),
-        ("promote", 8.9, "tokyo"),
-    ]
-
-
-def test_the_steps_of_a_switchover_begin_with_the_old_primary_closing() -> None:
-    entries = [
-        TimelineEntry(5.01, "paris", "demoting", "to tokyo"),
-        TimelineEntry(5.1, "tokyo", "claiming"),
-        TimelineEntry(5.2, "tokyo", "fencing"),
-        TimelineEntry(5.21, "tokyo", "draining"),
-        TimelineEntry(5.22, "tokyo", "promoting"),
-        TimelineEntry(5.3, "tokyo", "primary"),
-    ]
-    steps = [(step.name, step.at, step.region) for step in steps_of(entries, 5.0, 9.0, "paris", "tokyo")]
-    assert steps[0] == ("decision", 5.01, "paris")
-    assert [name for name, *_ in steps] == ["decision", "fence", "drain", "promote"]
-
-
-def test_no_step_is_guessed() -> None:
-    assert steps_of(FAILOVER, 5.0, 8.85, "paris", "tokyo") == []
-    assert [step.name for step in steps_of([TimelineEntry(6.0, "tokyo", "primary")], 5, 9, "paris", "tokyo")] == [
-        "promote"
-    ]
-
-
-def test_verified_is_the_first_other_region_that_has_proven_the_block() -> None:
-    marks = {
-        "tokyo": [MarkLevel(9.0, 50)],
-        "lima": [MarkLevel(7.0, 49), MarkLevel(9.5, 50)],
-        "paris": [MarkLevel(9.9, 51)],
-    }
-    step = verified_step(marks, "tokyo", 50, 9.0)
-    assert step is not None
-    assert (step.at, step.region) == (9.5, "lima")
-    assert verified_step(marks, "tokyo", 52, 9.0) is None
-
-
-def test_spans_join_what_is_one_state() -> None:
-    found = spans(
-        [TimelineEntry(1.0, "a", "following"), TimelineEntry(2.0, "a", "following"), TimelineEntry(3.0, "a", "away")],
-        5.0,
-    )
-    assert [(span.state, span.began, span.ended) for span in found] == [("following", 1.0, 3.0), ("away", 3.0, 5.0)]
+from replicator.ops.drills.plan_file import parse_plan
+from replicator.ops.drills.report.form import DrillReport, canary_report, exit_code
+from replicator.ops.drills.report.heading import DrillHeading
+from replicator.ops.drills.report.html import page
+from replicator.ops.drills.report.live import DrillEvent, FinalRegion, report_of
+from replicator.ops.drills.report.text import lines
+from replicator.ops.drills.rules.measures import Canary
+from replicator.ops.drills.rules.observations import MarkLevel, RegionObservations, TimelineEntry
+from replicator.ops.drills.rules.plan import DrillPlan
+from tests.ops.drills.failover import FAILOVER
 
 
 def plan(text: str) -> DrillPlan:
@@ -124,7 +57,7 @@ def report() -> DrillReport:
         sights,
         [DrillEvent("event", 5.0, 30.0, "paris", "tokyo"), DrillEvent("back", 30.0, 40.0, "tokyo", "paris")],
         [*before, *after],
-        canaries_of(60, 0, [*before, *after]),
+        canary_report(60, 0, [*before, *after]),
         [
             FinalRegion("paris", "http://paris", there, 90, position(90), "reference", {"wallets": "cd" * 32}),
             FinalRegion("tokyo", "http://tokyo", there, 90, position(90), "equal", {"wallets": "cd" * 32}, [0.1, 0.2]),
@@ -208,7 +141,7 @@ def test_writers_that_were_never_interrupted_have_an_rto_of_nothing() -> None:
         RegionObservations(0),
         [DrillEvent("event", 1.0, 9.0, "paris", "paris")],
         steady,
-        canaries_of(199, 0, steady),
+        canary_report(199, 0, steady),
         [FinalRegion("paris", "u", set(range(1, 200)), 1, "", "reference")],
         leader="paris",
         ended=10.0,

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from replicator.ops.drills.picture import PICTURE_CSS, lengths, picture, window
-from replicator.ops.drills.result import ChangeReport, DrillReport, SpreadReport, TargetReport
+from replicator.ops.drills.report.form import ChangeReport, DrillReport, SpreadReport, TargetReport
+from replicator.ops.drills.report.svg import PICTURE_CSS, lengths, picture, window
 from replicator.status.json_form import seconds_text
 from replicator.transport.page_style import CSS
 
