@@ -88,6 +88,8 @@ class Canaries:
             writers.start_soon(_cancel_after, stopping, turns)
             while self.begun < LIMIT:
                 await trio.sleep_until(due)
+                # Turns that were missed are made up for a second at most: after a stall of this machine a burst of
+                # them would measure the burst.
                 due = max(due + 1 / self._plan.rate, trio.current_time() - 1.0)
                 if self._waiting >= WAITING:
                     self.not_sent += 1
@@ -117,31 +119,31 @@ class Canaries:
                         self._move_on(region, other)
                     case WriteUnknown():
                         self._move_on(region, None)
-                told = answer.seconds if isinstance(answer, WriteRetryLater) else 0.0
-                await trio.sleep(max(pause, told))
+                retry_after = answer.seconds if isinstance(answer, WriteRetryLater) else 0.0
+                await trio.sleep(max(pause, retry_after))
                 pause = min(pause * self._draws.uniform(1.2, 1.8), PAUSE_MOST_SECONDS)
         finally:
             self._waiting -= 1
 
-    def _move_on(self, tried: str, told: str | None) -> None:
-        """Another region for whoever comes next: the one that was named, or simply the next. A canary knows no more
-        than any client does."""
-        if self._guess == tried:
-            self._guess = told or self._names[(self._names.index(tried) + 1) % len(self._names)]
+    def _move_on(self, tried: str, named: str | None) -> None:
+        """Take another region for whoever comes next: the one that was named, or simply the next one. A canary knows no
+        more than any client does."""
+        if self._guess == tried:  # else another canary has moved on already
+            self._guess = named or self._names[(self._names.index(tried) + 1) % len(self._names)]
 
     # -- reading
 
     async def _read(self, name: str) -> None:
-        """How long it takes until what was just acknowledged is seen in a region."""
+        """Measure how long it takes until what was just acknowledged is visible in a region."""
         last = 0
         while True:
             if self.acknowledged and (newest := self.acknowledged[-1]).number != last:
                 last = newest.number
-                if await self._seen(name, newest):
+                if await self._becomes_visible(name, newest):
                     self.visible[name].append(self._clock() - newest.acked_at)
             await trio.sleep(LOOK_SECONDS)
 
-    async def _seen(self, name: str, canary: Canary) -> bool:
+    async def _becomes_visible(self, name: str, canary: Canary) -> bool:
         with trio.move_on_after(VISIBLE_SECONDS):
             while True:
                 if await self.holds(name, canary.number, canary.position):
@@ -162,26 +164,26 @@ class Canaries:
         return {200: True, 404: False}.get(answer.status)
 
     async def held(self, name: str) -> set[int] | None:
-        """Which of the acknowledged canaries a region shows; None if it does not say of each."""
-        there: set[int] = set()
+        """The numbers of the acknowledged canaries that a region shows; None if it does not say of each."""
+        shown: set[int] = set()
         known = True
-        numbers = iter([canary.number for canary in self.acknowledged])
+        numbers = iter([canary.number for canary in self.acknowledged])  # which all readers share
 
         async def look() -> None:
             nonlocal known
             for number in numbers:
                 holds = await self.holds(name, number)
                 if holds:
-                    there.add(number)
+                    shown.add(number)
                 known = known and holds is not None
 
         async with trio.open_nursery() as nursery:
             for _ in range(READERS):
                 nursery.start_soon(look)
-        return there if known else None
+        return shown if known else None
 
     async def remove(self, leader: str) -> str:
-        """Take the canaries out of the ledger; what went wrong."""
+        """Take the canaries out of the ledger; gives what went wrong."""
         try:
             await self._writing.remove(leader)
         except ReplicatorError as error:

@@ -36,7 +36,7 @@ CANARY = Reasons(dsn="canary_dsn", waits="database_away", halts="canary_refused"
 
 
 class WriteAcknowledged(NamedTuple):
-    """It is written; ``position`` is empty where the ledger tells none."""
+    """The canary is written; ``position`` is empty where the ledger tells none."""
 
     position: str = ""
 
@@ -48,13 +48,13 @@ class WriteNotHere(NamedTuple):
 
 
 class WriteRetryLater(NamedTuple):
-    """Come back after so many seconds."""
+    """The write is to be sent again after so many seconds."""
 
     seconds: float
 
 
 class WriteUnknown(NamedTuple):
-    """No answer, or none that says anything."""
+    """There was no answer, or none that tells whether the canary is written."""
 
     why: str
 
@@ -83,7 +83,7 @@ def key_of(drill: str, number: int) -> str:
     return f"{drill}-{number}"
 
 
-def writing_of(drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> CanaryWriter:
+def canary_writer(drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> CanaryWriter:
     """In PostgreSQL where the plan names databases, else in the embedded ledger."""
     dsns = {name: secret.reveal() for name, secret in plan.dsn.items()}
     return PostgresCanaryWriter(drill, plan, dsns) if dsns else EmbeddedCanaryWriter(drill, plan, regions)
@@ -93,7 +93,7 @@ def writing_of(drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> Cana
 
 
 class EmbeddedCanaryWriter:
-    """By HTTP, as any client of the ledger does it."""
+    """Writes canaries by HTTP, as any client of the ledger does it."""
 
     def __init__(self, drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> None:
         self._drill, self._plan, self._regions = drill, plan, regions
@@ -165,7 +165,7 @@ def retry_after(text: str | None) -> float:
 
 
 class PostgresCanaryWriter:
-    """In the regions' databases, each attempt in a worker thread. ``dsns`` by region."""
+    """Writes canaries into the regions' databases, each attempt in a worker thread. ``dsns`` are by region."""
 
     def __init__(self, drill: str, plan: CanaryPlan, dsns: Mapping[str, str]) -> None:
         self._drill, self._plan = drill, plan
@@ -196,9 +196,9 @@ class PostgresCanaryWriter:
         await self._run(leader, lambda db: db.execute(query, (self._drill,)))
 
     async def close(self) -> None:
-        for some in self._idle.values():
-            while some:
-                some.pop().close()
+        for sessions in self._idle.values():
+            while sessions:
+                sessions.pop().close()
 
     async def _run(self, region: str, work: object) -> None:
         await trio.to_thread.run_sync(self._in_session, region, work, limiter=self._limit)

@@ -15,7 +15,7 @@ import trio
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.ops.drills import faults
-from replicator.ops.drills.canary_writers import writing_of
+from replicator.ops.drills.canary_writers import canary_writer
 from replicator.ops.drills.fork_place import discard
 from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.rules.observations import RegionObservations
@@ -36,14 +36,14 @@ log = logging.getLogger("replicator.drills")
 def clean_up(
     directory: Path, places: Sequence[Endpoint] = (), servers: Sequence[str] = (), plan: CanaryPlan | None = None
 ) -> list[str]:
-    """Undo what killed drills have left; what could not be undone. ``servers`` are dsns whose passwords may be needed;
-    ``plan`` says how canaries are reached. Raises Unavailable while another drill lives."""
+    """Undo what killed drills have left; gives what could not be undone. ``servers`` are dsns whose passwords may be
+    needed; ``plan`` says how canaries are reached. Raises Unavailable while another drill lives."""
     wrong: list[str] = []
-    with leftovers(directory) as found:
-        for leftover in found:
-            some = _clean(leftover, places, servers)
-            wrong += [f"{leftover.path}: {one}" for one in some]
-            if not some:
+    with leftovers(directory) as notes:
+        for leftover in notes:
+            problems = _clean(leftover, places, servers)
+            wrong += [f"{leftover.path}: {problem}" for problem in problems]
+            if not problems:
                 _remove_canaries(leftover.fields, places, plan or CanaryPlan())
                 leftover.clear()
     return wrong
@@ -82,14 +82,14 @@ async def _remove(drill: str, plan: CanaryPlan, places: Sequence[Endpoint]) -> N
         leading = [place.name for place in places if (await regions.look(place.name)).leads]
         if len(leading) != 1:
             raise Unavailable("not_fit", f"{len(leading)} regions take writes", place="the regions")
-        writing = writing_of(drill, plan, regions)
+        writer = canary_writer(drill, plan, regions)
         try:
             with trio.fail_after(REMOVE_SECONDS):
-                await writing.remove(leading[0])
+                await writer.remove(leading[0])
         except trio.TooSlowError as error:
             raise Unavailable("slow", "it took too long", place=leading[0]) from error
         finally:
-            await writing.close()
+            await writer.close()
 
 
 def _commands(fields: dict[str, Any]) -> tuple[list[list[str]], float]:
@@ -102,26 +102,27 @@ async def _switch_back(places: Sequence[Endpoint], leader: str) -> None:
     if leader not in {place.name for place in places}:
         cure = "name its regions, or remove the note"
         raise Unavailable("not_back", f"a drill has left another primary than {leader}", place="the regions", cure=cure)
-    sights = RegionObservations(0)
+    observations = RegionObservations(0)
     async with DeploymentRegions(places, trio.current_time) as regions:
 
         async def well(wanted: str | None) -> bool:
             for place in places:
-                sights.saw(await regions.look(place.name))
-            return not not_well(sights.latest, SLACK_BLOCKS) and wanted in (None, sights.leader)
+                observations.add(await regions.look(place.name))
+            return not not_well(observations.latest, SLACK_BLOCKS) and wanted in (None, observations.leader)
 
         with trio.move_on_after(BACK_SECONDS):
+            # First all has to be well, whoever leads: only a primary that is open takes the order.
             while not await well(None):  # noqa: ASYNC110  # it is other machines that change
                 await trio.sleep(LOOK_SECONDS)
-            if sights.leader == leader:
+            if observations.leader == leader:
                 return
-            assert sights.leader is not None
-            log.warning("the primary is in %s, and goes back to %s", sights.leader, leader)
+            assert observations.leader is not None
+            log.warning("the primary is in %s, and goes back to %s", observations.leader, leader)
             fields = {"target": leader, "seconds": BACK_SECONDS / 2, "reason": "back from a drill that was killed"}
-            await regions.order(sights.leader, verb="switchover", **fields)
+            await regions.order(observations.leader, verb="switchover", **fields)
             while not await well(leader):  # noqa: ASYNC110
                 await trio.sleep(LOOK_SECONDS)
             return
-    trouble = not_well(sights.latest, SLACK_BLOCKS) or f"{sights.leader} leads"
+    trouble = not_well(observations.latest, SLACK_BLOCKS) or f"{observations.leader} leads"
     cure = f"replicator switchover to {leader}, then call the drill again"
     raise Unavailable("not_back", f"the primary is not back in {leader}: {trouble}", place="the regions", cure=cure)

@@ -27,13 +27,13 @@ log = logging.getLogger("replicator.drills")
 
 
 async def inject(fault: FaultCommands) -> None:
-    """Bring it about; how to undo it has been noted before. Raises Halted if a command fails."""
+    """Bring the failure about; how to undo it has been noted before. Raises Halted if a command fails."""
     for command in fault.inject:
         await run(command, fault.timeout_seconds)
 
 
 async def undo(commands: Sequence[Sequence[str]], timeout_seconds: float) -> list[str]:
-    """Undo it, all of it; what went wrong."""
+    """Run all commands that undo the failure; gives what went wrong."""
     wrong = []
     with trio.CancelScope(shield=True):
         for command in commands:
@@ -58,6 +58,7 @@ async def run(command: Sequence[str], timeout_seconds: float) -> None:
                 async with trio.open_nursery() as reading:
                     reading.start_soon(_read, process, output)
                     code = await process.wait()
+                    # A grandchild that was left behind may hold the pipe open for ever: the rest is read for a while.
                     reading.cancel_scope.deadline = min(
                         reading.cancel_scope.deadline, trio.current_time() + KILL_SECONDS
                     )
@@ -66,12 +67,12 @@ async def run(command: Sequence[str], timeout_seconds: float) -> None:
         cause = group.exceptions[0]
         cure = "name a program that is there"
         raise Halted("command_failed", f"it cannot be run: {cause}", place=shown, cure=cure) from cause
-    said = bytes(output[-SHOWN_BYTES:]).decode(errors="replace").strip()
+    text = bytes(output[-SHOWN_BYTES:]).decode(errors="replace").strip()
     if code is None:
         cure = "give it more time: [fault] timeout"
         raise Halted("command_slow", f"it did not end within {timeout_seconds:g} s", place=shown, cure=cure)
     if code:
-        message = f"it ended with {code}" + (f": {said}" if said else "")
+        message = f"it ended with {code}" + (f": {text}" if text else "")
         raise Halted("command_failed", message, place=shown, cure="run it by hand to see why")
 
 
@@ -89,7 +90,7 @@ async def _started(command: Sequence[str], task_status: trio.TaskStatus[trio.Pro
 
 
 async def _kill(process: trio.Process) -> None:
-    """With what it has started: it leads a session of its own."""
+    """Kill the process with all that it has started: it leads a session of its own."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -98,4 +99,4 @@ async def _read(process: trio.Process, output: bytearray) -> None:
     assert process.stdout is not None
     async for piece in process.stdout:
         output += piece
-        del output[:-OUTPUT_LIMIT_BYTES]
+        del output[:-OUTPUT_LIMIT_BYTES]  # read on and dropped: a full pipe would block the command

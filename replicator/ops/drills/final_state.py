@@ -25,40 +25,40 @@ LOOK_SECONDS = 0.05
 class Comparison(NamedTuple):
     """How a region compares with the primary: equal, divergent, or why it could not be compared."""
 
-    told: str
+    outcome: str
     position: str = ""
     digests: dict[str, str] = {}  # noqa: RUF012  # never changed
     reference: dict[str, str] = {}  # noqa: RUF012  # the primary's, at that position
 
 
-async def compared(primary: Endpoint, region: Endpoint) -> Comparison:
+async def compare(primary: Endpoint, region: Endpoint) -> Comparison:
     """Compare a region with the primary. Never raises for what the regions say."""
-    found = Comparison("")
+    comparison = Comparison("")
     try:
         verdict = await verify(primary, region, 0)
-        found = Comparison(
+        comparison = Comparison(
             "equal" if verdict.is_equal else "divergent",
             str(verdict.position),
             {table.table: table.replica_digest for table in verdict.tables},
             {table.table: table.primary_digest for table in verdict.tables},
         )
     except* ReplicatorError as group:
-        found = Comparison(f"could not be compared: {first_cause(group)}")
-    return found
+        comparison = Comparison(f"could not be compared: {first_cause(group)}")
+    return comparison
 
 
-async def ends_of(
-    regions: DeploymentRegions, sights: RegionObservations, canaries: Canaries, patience_seconds: float
+async def observe_final_regions(
+    regions: DeploymentRegions, observations: RegionObservations, canaries: Canaries, patience_seconds: float
 ) -> list[FinalRegion]:
-    """Every region, as it is in the end."""
-    leader = sights.leader
+    """Every region as it is in the end, compared with the one that leads."""
+    leader = observations.leader
     comparisons: dict[str, Comparison] = {}
     for name, place in regions.places.items():
         if leader is None:
             comparisons[name] = Comparison("nobody leads")
         elif name != leader:
-            await _caught_up(canaries, leader, name, patience_seconds)
-            comparisons[name] = await compared(regions.places[leader], place)
+            await _await_catch_up(canaries, leader, name, patience_seconds)
+            comparisons[name] = await compare(regions.places[leader], place)
     if leader is not None:
         comparisons[leader] = _reference(list(comparisons.values()))
     return [
@@ -66,9 +66,9 @@ async def ends_of(
             name,
             place.url,
             await canaries.held(name),
-            sights.latest[name].sequence,
+            observations.latest[name].sequence,
             comparisons[name].position,
-            comparisons[name].told,
+            comparisons[name].outcome,
             comparisons[name].digests,
             canaries.visible[name],
         )
@@ -78,11 +78,11 @@ async def ends_of(
 
 def _reference(comparisons: Sequence[Comparison]) -> Comparison:
     """The primary, at the position of the last comparison."""
-    last = next((one for one in reversed(comparisons) if one.reference), Comparison(""))
+    last = next((comparison for comparison in reversed(comparisons) if comparison.reference), Comparison(""))
     return Comparison("reference", last.position, last.reference)
 
 
-async def _caught_up(canaries: Canaries, leader: str, name: str, patience_seconds: float) -> None:
+async def _await_catch_up(canaries: Canaries, leader: str, name: str, patience_seconds: float) -> None:
     """Wait until a region shows the last canary, unless the primary itself does not have it."""
     if not canaries.acknowledged:
         return

@@ -25,8 +25,7 @@ from replicator.format.position import Position
 from replicator.format.wire import Frame, StagedPart
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.moments import LedgerMoments
-from replicator.ops.bootstrap.bootstrap import Bootstrap
-from replicator.ops.bootstrap.bootstrap import CopyProgress as CopyReport
+from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress
 from replicator.ops.drills.fork_place import MARK, ForkPlace, create_database, scratch_config
 from replicator.ops.drills.fork_writers import EmbeddedFork, PostgresFork
 from replicator.pipeline.feed.client import FeedClient, Upstream
@@ -49,7 +48,7 @@ class ScratchFork:
 
     def __init__(self, where: ForkPlace, place: Endpoint) -> None:
         self.where, self._place = where, place
-        self.report = CopyReport()
+        self.report = CopyProgress()
         self.config = scratch_config(where, place)
         self.journal = Journal(self.config.region.files.journal)
         self._upstream = Upstream(place.url, self.config.region.name, place.token, place.ca_file)
@@ -59,7 +58,7 @@ class ScratchFork:
         """Copy the standby as it is at one moment; gives its position. Raises ReplicatorError."""
         if self.where.server is not None:
             await trio.to_thread.run_sync(create_database, self.where.server, self.where.database)
-        copying = _SilentPublisher(self.config, self._upstream, replace=False, rate=rows_per_second, report=self.report)
+        copying = _UnannouncedCopy(self.config, self._upstream, replace=False, rate=rows_per_second, report=self.report)
         position = await copying.run()
         await trio.to_thread.run_sync(self._open, position)
         return position
@@ -87,10 +86,10 @@ class ScratchFork:
 
     def _store(self, frames: Sequence[Frame]) -> None:
         strand = self.where.strand
-        staged = [(one.sequence, one.number, one.part) for one in frames if isinstance(one, StagedPart)]
+        staged = [(frame.sequence, frame.number, frame.part) for frame in frames if isinstance(frame, StagedPart)]
         if staged:
             self.journal.stage(strand, staged)
-        blocks = [one for one in frames if isinstance(one, Block)]
+        blocks = [frame for frame in frames if isinstance(frame, Block)]
         if blocks:
             self.journal.accept(strand, blocks)
 
@@ -154,11 +153,11 @@ class ScratchFork:
 
     async def capture(self) -> None:
         """Bring what applications have written into the fork's journal, through its slot."""
-        tail = JournalHead(self.journal.head(self.where.strand))
-        await self._role().capture_rest(tail, CAPTURE_SECONDS)
+        head = JournalHead(self.journal.head(self.where.strand))
+        await self._role().capture_rest(head, CAPTURE_SECONDS)
 
 
-class _SilentPublisher(Bootstrap):
+class _UnannouncedCopy(Bootstrap):
     """A copy that nobody will follow from: the standby is not told to keep its journal for it."""
 
     async def _check_followed(self, position: Position) -> None:

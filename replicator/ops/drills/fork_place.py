@@ -92,6 +92,7 @@ def discard(note: Mapping[str, Any], servers: Sequence[str]) -> None:
     """
     directory, name = Path(str(note["directory"])), str(note["database"])
     if note["server"] is not None:
+        # A note is a file that somebody may have edited: nothing is dropped that no rehearsal has named.
         if not name.startswith(PREFIX):
             raise Corrupt("bad_note", f"{name!r} is no rehearsal's database", place=str(directory))
         _drop_database(_with_password(str(note["server"]), servers), name)
@@ -104,6 +105,7 @@ def discard(note: Mapping[str, Any], servers: Sequence[str]) -> None:
 
 
 def _with_password(server: str, candidates: Sequence[str]) -> str:
+    """The dsn with the password of a candidate that is for the same server: the note holds none."""
     mine = conninfo.conninfo_to_dict(server)
     for candidate in candidates:
         fields = conninfo.conninfo_to_dict(candidate)
@@ -113,7 +115,7 @@ def _with_password(server: str, candidates: Sequence[str]) -> str:
 
 
 def _drop_database(server: str, name: str) -> None:
-    """With its slot, which would keep the server's log for ever."""
+    """Drop the database with its slot, which would keep the server's log for ever."""
     with Database(server, REPLICA).session() as db:
         db.execute(
             "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots"

@@ -17,19 +17,21 @@ from replicator.pipeline.replicas.base import Reader
 from replicator.postgres.errors import REPLICA
 from replicator.postgres.session import Connection, Database
 
+PAGE_ROWS = 500
+
 
 class ForkWriter(Protocol):
     """How the promoted fork is written to."""
 
     async def write(self, number: int) -> None:
-        """One canary; it is durable on return."""
+        """Write one canary; it is durable on return."""
 
     async def held(self) -> int:
-        """How many canaries the fork holds."""
+        """The number of canaries that the fork holds."""
 
 
 class EmbeddedFork:
-    """Canaries into the embedded ledger. ``run`` it while it is written to."""
+    """Writes canaries into the embedded ledger. ``run`` it while it is written to."""
 
     def __init__(self, ledger: Ledger, table: str, open_reader: Callable[[], Reader]) -> None:
         self._ledger, self._table, self._open_reader = ledger, table, open_reader
@@ -50,17 +52,17 @@ class EmbeddedFork:
     def _count(self) -> int:
         reader = self._open_reader()
         try:
-            found, after = 0, None
-            while some := reader.of_user(self._table, MARK, 500, after):
-                found += len(some)
-                after = [str(some[-1].key["canary_id"])]
-            return found
+            count, after = 0, None
+            while page := reader.of_user(self._table, MARK, PAGE_ROWS, after):
+                count += len(page)
+                after = [str(page[-1].key["canary_id"])]
+            return count
         finally:
             reader.close()
 
 
 class PostgresFork:
-    """Canaries into the fork's database."""
+    """Writes canaries into the fork's database."""
 
     def __init__(self, dsn: str, table: str) -> None:
         self._database = Database(dsn, REPLICA, name=APPLICATION_NAME)

@@ -17,8 +17,8 @@ import trio
 from replicator.errors import ConfigError, ReplicatorError, Unavailable
 from replicator.ops.drills import faults
 from replicator.ops.drills.canary import Canaries
-from replicator.ops.drills.canary_writers import CanaryWriter, writing_of
-from replicator.ops.drills.final_state import ends_of
+from replicator.ops.drills.canary_writers import CanaryWriter, canary_writer
+from replicator.ops.drills.final_state import observe_final_regions
 from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.report.form import DrillReport, canary_report
 from replicator.ops.drills.report.heading import DrillHeading
@@ -54,7 +54,11 @@ async def run_live(
 
 
 class LiveDrill:
-    """One drill. What it has found out is in its fields, so that it can be told whatever becomes of the rest."""
+    """One drill. What it has measured so far is in its fields, so that the report has it whatever becomes of the rest.
+
+    ``_first`` is the region that led before the event; ``_broken`` that the fault's commands may have done something;
+    ``_left`` what could not be undone.
+    """
 
     def __init__(
         self,
@@ -66,8 +70,8 @@ class LiveDrill:
         clock: Callable[[], float],
     ) -> None:
         self._regions, self._plan, self._heading, self._note, self._clock = regions, plan, heading, note, clock
-        self.sights = RegionObservations(wall_us)
-        self.watch = DrillWatch(regions, self.sights, plan.stop)
+        self.observations = RegionObservations(wall_us)
+        self.watch = DrillWatch(regions, self.observations, plan.stop)
         self.events: list[DrillEvent] = []
         self.notes: list[str] = []
         self._first: str | None = None
@@ -79,35 +83,37 @@ class LiveDrill:
         """From the first look to the report."""
         async with trio.open_nursery() as watching:
             await self.watch.begin(watching)
-            self._first = check_fit(self._plan, self._regions.places, self.sights.latest)
-            writing = writing_of(self._heading.id, self._plan.canary, self._regions)
-            await self._prepare(writing)
+            self._first = check_fit(self._plan, self._regions.places, self.observations.latest)
+            writer = canary_writer(self._heading.id, self._plan.canary, self._regions)
+            await self._prepare(writer)
             plan, first = self._plan.canary, self._first
-            canaries = Canaries(self._heading.id, plan, self._regions, writing, first, self._clock)
+            canaries = Canaries(self._heading.id, plan, self._regions, writer, first, self._clock)
             watching.start_soon(self.watch.signals)
             watching.start_soon(self.watch.guard, canaries)
             try:
                 await self._with_canaries(canaries)
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._undo()  # also if this program is at fault
-            ends: list[FinalRegion] = []
+                    await self._undo()  # also if this program is at fault; what is undone already is left alone
+            final_regions: list[FinalRegion] = []
             with self.watch.end:
-                ends = await ends_of(self._regions, self.sights, canaries, self._plan.steps.recover_seconds)
-            report = self._report(canaries, ends)
+                final_regions = await observe_final_regions(
+                    self._regions, self.observations, canaries, self._plan.steps.recover_seconds
+                )
+            report = self._report(canaries, final_regions)
             await self._remove(canaries)
-            await writing.close()
-            if not self._left and (self._is_back or not self.events):
+            await writer.close()
+            if not self._left and (self._is_back or not self.events):  # else the next drill does it
                 await trio.to_thread.run_sync(self._note.clear)
             watching.cancel_scope.cancel()
         return report.model_copy(update={"notes": self.notes})
 
     # -- before
 
-    async def _prepare(self, writing: CanaryWriter) -> None:
+    async def _prepare(self, writer: CanaryWriter) -> None:
         assert self._first is not None
         try:
-            await writing.prepare(self._first)
+            await writer.prepare(self._first)
         except ReplicatorError as error:
             cure = error.cure or "PostgreSQL: name the databases in [canary] dsn"
             raise ConfigError(error.reason, error.message, place=f"[canary] in {self._first}", cure=cure) from error
@@ -135,7 +141,7 @@ class LiveDrill:
 
     def _begin_event(self, name: str) -> DrillEvent:
         self._close_event()
-        event = DrillEvent(name, self._clock(), float("inf"), self.sights.leader)
+        event = DrillEvent(name, self._clock(), float("inf"), self.observations.leader)
         self.events.append(event)
         log.info("%s: %s", name, self._plan.title)
         return event
@@ -147,13 +153,13 @@ class LiveDrill:
     async def _event(self, canaries: Canaries) -> None:
         plan = self._plan
         event = self._begin_event("event")
-        await trio.to_thread.run_sync(self._note.write, self._to_undo())
+        await trio.to_thread.run_sync(self._note.write, self._to_undo())  # durable before anything is done
         if plan.kind == "switchover":
             await self._switch(event, plan.target[0], canaries)
         elif plan.fault is not None:
             await self._break(event, canaries)
         await trio.sleep(plan.duration_seconds)
-        event.new = self.sights.leader
+        event.new = self.observations.leader
 
     async def _switch(self, event: DrillEvent, target: str, canaries: Canaries) -> None:
         """Order a switchover, and wait for the first write that the target acknowledges."""
@@ -166,11 +172,13 @@ class LiveDrill:
             seconds=seconds,
             reason=f"drill {self._heading.id}",
         )
-        await self._taken_over(event, canaries, lambda leader: leader == target)
+        await self._await_takeover(event, canaries, lambda leader: leader == target)
 
-    async def _taken_over(self, event: DrillEvent, canaries: Canaries, fits: Callable[[str], bool]) -> None:
+    async def _await_takeover(self, event: DrillEvent, canaries: Canaries, fits: Callable[[str], bool]) -> None:
+        """Wait until a region that fits leads and has acknowledged a canary. Raises Unavailable."""
+
         def done() -> bool:
-            leader = self.sights.leader
+            leader = self.observations.leader
             if leader is None or not fits(leader):
                 return False
             event.new = leader
@@ -178,7 +186,7 @@ class LiveDrill:
 
         seconds = self._plan.steps.change_seconds
         if not await self.watch.until(done, seconds):
-            states = ", ".join(f"{name} is {sight.state}" for name, sight in self.sights.latest.items())
+            states = ", ".join(f"{name} is {region.state}" for name, region in self.observations.latest.items())
             raise Unavailable(
                 "not_taken_over",
                 f"no other region took over within {seconds:g} s: {states}",
@@ -201,7 +209,7 @@ class LiveDrill:
                 reason=f"drill {self._heading.id}",
             )
         if plan.expected == "failover":
-            await self._taken_over(event, canaries, lambda leader: leader != event.old)
+            await self._await_takeover(event, canaries, lambda leader: leader != event.old)
 
     # -- the way back
 
@@ -211,7 +219,8 @@ class LiveDrill:
             if not await self.watch.until(self._all_well, self._plan.steps.recover_seconds):
                 self.watch.fail(f"not all is well again: {self._trouble()}")
                 return
-            self.events[0].new = self.events[0].new or self.sights.leader
+            # Whom an event without a takeover has left in charge is known only when all is well again.
+            self.events[0].new = self.events[0].new or self.observations.leader
             self._is_back = await self._back(canaries)
 
     def _to_undo(self) -> dict[str, object]:
@@ -220,7 +229,7 @@ class LiveDrill:
         leader = self._first if self._plan.back and self._plan.kind != "canary" else ""
         fields: dict[str, object] = {"drill": self._heading.id, "leader": leader, "canaries": self._plan.canary.table}
         if fault is not None:
-            fields |= {"undo": [list(one) for one in fault.undo], "timeout_seconds": fault.timeout_seconds}
+            fields |= {"undo": [list(command) for command in fault.undo], "timeout_seconds": fault.timeout_seconds}
         return fields
 
     async def _undo(self) -> None:
@@ -233,8 +242,8 @@ class LiveDrill:
             self.watch.fail(f"not undone, do it by hand: {'; '.join(self._left)}")
 
     async def _back(self, canaries: Canaries) -> bool:
-        """Whether the primary is where it is to be."""
-        leader = self.sights.leader
+        """Have the region lead again that led first; whether it does."""
+        leader = self.observations.leader
         if not self._plan.back or leader is None or leader == self._first:
             return True
         assert self._first is not None
@@ -251,21 +260,21 @@ class LiveDrill:
         return not self._trouble()
 
     def _trouble(self) -> str:
-        """What is not well; while canaries go on some blocks are under way."""
-        return not_well(self.sights.latest, max(round(2 * self._plan.canary.rate), 10))
+        """What is not well; while canaries are written some blocks are under way."""
+        return not_well(self.observations.latest, max(round(2 * self._plan.canary.rate), 10))
 
     # -- the end
 
-    def _report(self, canaries: Canaries, ends: list[FinalRegion]) -> DrillReport:
+    def _report(self, canaries: Canaries, final_regions: list[FinalRegion]) -> DrillReport:
         return report_of(
             self._heading,
             self._plan,
-            self.sights,
+            self.observations,
             self.events,
             canaries.acknowledged,
             canary_report(canaries.begun, canaries.not_sent, canaries.acknowledged),
-            ends,
-            leader=self.sights.leader,
+            final_regions,
+            leader=self.observations.leader,
             ended=self._clock(),
             stopped=self.watch.stopped,
             failed=self.watch.failed,
@@ -273,7 +282,7 @@ class LiveDrill:
         )
 
     async def _remove(self, canaries: Canaries) -> None:
-        leader = self.sights.leader
+        leader = self.observations.leader
         with trio.move_on_after(REMOVE_SECONDS):
             wrong = "nobody leads: canaries are left" if leader is None else await canaries.remove(leader)
             self.notes += [wrong] if wrong else []

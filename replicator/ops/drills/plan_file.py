@@ -46,9 +46,9 @@ def parse_plan(text: str, path: Path, environment: Mapping[str, str] = os.enviro
     try:
         fields = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        found = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        message = str(error)[: found.start()] if found else str(error)
-        line = int(found[1]) if found else None
+        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        message = str(error)[: place.start()] if place else str(error)
+        line = int(place[1]) if place else None
         raise _error(path, line, message, 'write TOML: key = "value"') from error
     try:
         plan = DrillPlan.model_validate(fields, context=ReadContext(path.absolute().parent, environment))
@@ -93,4 +93,4 @@ def _nearest(path: tuple[Any, ...]) -> str:
 def _section(field: FieldInfo | None) -> type[Section] | None:
     kind = None if field is None else field.annotation
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    return next((one for one in options if isinstance(one, type) and issubclass(one, Section)), None)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)

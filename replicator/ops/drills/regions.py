@@ -58,10 +58,10 @@ class DeploymentRegions:
         asked_at = self._clock()
         try:
             with trio.fail_after(LOOK_SECONDS):
-                sight = await self._look(name, asked_at)
+                observation = await self._look(name, asked_at)
         except (trio.TooSlowError, ReplicatorError, KeyError, TypeError, ValueError, AttributeError):
             return RegionObservation(name, asked_at, self._clock())
-        return dataclasses.replace(sight, at=self._clock())
+        return dataclasses.replace(observation, at=self._clock())
 
     async def _look(self, name: str, asked_at: float) -> RegionObservation:
         if name not in self._with_status:

@@ -21,6 +21,7 @@ import trio
 
 from replicator.config import Config, PostgresReplicaSettings, PostgresSourceSettings
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.ops.drills.final_state import Comparison
 from replicator.ops.drills.fork import ScratchFork
 from replicator.ops.drills.fork_place import SUFFIX, ForkPlace, discard
 from replicator.ops.drills.fork_writers import ForkWriter, PostgresFork
@@ -34,7 +35,7 @@ from replicator.ops.drills.report.form import (
     canary_report,
 )
 from replicator.ops.drills.report.heading import DrillHeading
-from replicator.ops.drills.report.verdict import equal_regions, judged, outcome_of
+from replicator.ops.drills.report.verdict import equal_regions, outcome_of, target_reports
 from replicator.ops.drills.rules.measures import Canary
 from replicator.ops.drills.rules.observations import RegionObservations
 from replicator.ops.drills.rules.plan import DrillPlan
@@ -66,7 +67,7 @@ async def rehearse(
     async with DeploymentRegions([standby], lambda: trio.current_time() - began) as regions:
         status = await regions.ask(standby.name, "/v1/status")
         strand = str((status or {})["strands"][0]["strand"]) if status else "main"
-        config = next((one for one in configs if one.region.name == standby.name), None)
+        config = next((config for config in configs if config.region.name == standby.name), None)
         directory = note.path.parent / f"{heading.id}{SUFFIX}"
         where = ForkPlace(directory, heading.id, strand, server_of(plan, config), config)
         rehearsal = Rehearsal(regions, standby, plan, heading, note, where, lambda: trio.current_time() - began)
@@ -82,7 +83,11 @@ def server_of(plan: DrillPlan, config: Config | None) -> str | None:
 
 
 class Rehearsal:
-    """One rehearsal; what it has measured so far is in its fields."""
+    """One rehearsal. What it has measured so far is in its fields, so that the report has it whatever comes.
+
+    ``begun`` counts the writes to the fork, ``held`` the canaries that it has in the end; ``sequence`` is the standby's
+    at the decision.
+    """
 
     def __init__(
         self,
@@ -96,14 +101,14 @@ class Rehearsal:
     ) -> None:
         self._regions, self._standby, self._plan, self._heading = regions, standby, plan, heading
         self._note, self._where, self._clock = note, where, clock
-        self._sights = RegionObservations(0)
+        self._observations = RegionObservations(0)
         self._scope = trio.CancelScope()
         self.steps: list[StepReport] = []
         self.spans: list[SpanReport] = []
         self.canaries: list[Canary] = []
         self.held: int | None = None
         self.begun = 0
-        self.compared: tuple[str, str, dict[str, str], dict[str, str]] = ("", "", {}, {})
+        self.comparison = Comparison("")
         self.sequence: int | None = None
         self.stopped = self.failed = ""
         self.notes: list[str] = []
@@ -114,6 +119,7 @@ class Rehearsal:
         async with trio.open_nursery() as watching:
             watching.start_soon(self._watch)
             watching.start_soon(self._signals)
+            # What throwing the fork away takes is durable before any of it is made.
             await trio.to_thread.run_sync(self._note.write, {"drill": self._heading.id, "fork": self._where.note})
             try:
                 with self._scope:
@@ -145,12 +151,12 @@ class Rehearsal:
                     tables = await compare_sides(there, here, 0)
                 finally:
                     await here.end()
-        told = "equal" if all(table.is_equal for table in tables) else "divergent"
+        outcome = "equal" if all(table.is_equal for table in tables) else "divergent"
         theirs = {table.table: table.primary_digest for table in tables}
         ours = {table.table: table.replica_digest for table in tables}
-        self.compared = (told, str(there.position), theirs, ours)
-        self._step("verified", f"{len(tables)} tables are {told}")
-        epoch = max(there.position.epoch, 1) + 1
+        self.comparison = Comparison(outcome, str(there.position), ours, theirs)
+        self._step("verified", f"{len(tables)} tables are {outcome}")
+        epoch = max(there.position.epoch, 1) + 1  # as a promotion would claim; no lease store hears of it
         with self._in("promoting"):
             await fork.promote(epoch)
             self._step("promote", f"in epoch {epoch}, which is the fork's alone")
@@ -167,6 +173,7 @@ class Rehearsal:
                 if number == 1:
                     self._step("first write", "")
             self.held = await writing.held()
+        # Only a database has a slot; the embedded ledger writes to the journal itself.
         if isinstance(writing, PostgresFork):
             await fork.capture()
             blocks = fork.journal.head(self._where.strand).sequence - (self.sequence or 0)
@@ -193,12 +200,12 @@ class Rehearsal:
     # -- watching
 
     async def _watch(self) -> None:
-        """The standby must not suffer."""
+        """Look at the standby all the time, and stop the rehearsal if that makes it suffer."""
         while True:
-            sight = await self._regions.look(self._standby.name)
-            self._sights.saw(sight)
-            reason = stop_reason(self._plan.stop, self._sights.latest, 0.0)
-            if not sight.answers:
+            observation = await self._regions.look(self._standby.name)
+            self._observations.add(observation)
+            reason = stop_reason(self._plan.stop, self._observations.latest, 0.0)
+            if not observation.answers:
                 reason = f"{self._standby.name} does not answer"
             if reason and not self.stopped:
                 self._stop(reason)
@@ -245,9 +252,9 @@ class Rehearsal:
         first = self.canaries[0].acked_at if self.canaries else None
         rto = None if decided is None or first is None else first - decided
         rpo = None if self.held is None else max(len(self.canaries) - self.held, 0)
-        told, position, theirs, ours = self.compared
-        targets = judged(self._plan.targets, rpo, None if rpo is None else {}, rto, None)
-        targets.append(equal_regions([told] if told else []))
+        comparison = self.comparison
+        targets = target_reports(self._plan.targets, rpo, None if rpo is None else {}, rto, None)
+        targets.append(equal_regions([comparison.outcome] if comparison.outcome else []))
         changes = []
         if decided is not None:
             changes.append(ChangeReport(name="event", event_at=decided, rto_seconds=rto, steps=self.steps))
@@ -269,17 +276,17 @@ class Rehearsal:
                     region=name,
                     url=self._standby.url,
                     sequence=self.sequence,
-                    position=position,
-                    compared="reference" if told else "",
-                    digests=theirs,
+                    position=comparison.position,
+                    compared="reference" if comparison.outcome else "",
+                    digests=comparison.reference,
                 ),
                 RegionReport(
                     region=FORK,
                     sequence=self.sequence,
-                    position=position,
+                    position=comparison.position,
                     missing_blocks=rpo,
-                    compared=told,
-                    digests=ours,
+                    compared=comparison.outcome,
+                    digests=comparison.digests,
                 ),
             ],
             canaries=canary_report(self.begun, 0, self.canaries),

@@ -34,12 +34,12 @@ from replicator.ops.drills.report.heading import DrillHeading, fingerprint, mask
 from replicator.ops.drills.report.html import page
 from replicator.ops.drills.rules.plan import DrillPlan
 from replicator.ops.drills.targets import places_of
-from replicator.ops.drills.undo_log import noting
+from replicator.ops.drills.undo_log import open_note
 from replicator.status import drill_results
 from replicator.supervise import first_cause
 from replicator.transport.endpoint import Endpoint
 
-TELL_SECONDS = 10.0
+POST_SECONDS = 10.0
 
 log = logging.getLogger("replicator.drills")
 
@@ -68,12 +68,12 @@ def schema() -> dict[str, Any]:
     return DrillReport.model_json_schema()
 
 
-def carry_out(asked: LiveDrillOptions) -> DrillReport:
+def carry_out(options: LiveDrillOptions) -> DrillReport:
     """The drill, and its report. Raises ReplicatorError if it cannot begin."""
-    plan = load_plan(asked.plan)
-    configs = [load(path) for path in asked.configs]
-    places = places_of(configs, asked.addresses, asked.ca)
-    directory = state_directory(asked.state, configs)
+    plan = load_plan(options.plan)
+    configs = [load(path) for path in options.configs]
+    places = places_of(configs, options.addresses, options.ca)
+    directory = state_directory(options.state, configs)
     servers = [server for config in (None, *configs) if (server := server_of(plan, config)) is not None]
     if wrong := clean_up(directory, places, servers, plan.canary):
         cure = "do by hand what could not be undone, then remove the note"
@@ -81,22 +81,22 @@ def carry_out(asked: LiveDrillOptions) -> DrillReport:
     wall_us = time.time_ns() // 1000
     heading = _heading(plan, configs, places, wall_us)
     report: DrillReport
-    with noting(directory, heading.id) as note:
+    with open_note(directory, heading.id) as note:
         if plan.kind == "rehearsal":
             report = _run(rehearse, configs, places, plan, heading, note)
         else:
             report = _run(live.run_live, places, plan, heading, note, wall_us)
-    untold: list[str] = _run(_tell, places, report)
-    return report.model_copy(update={"notes": [*report.notes, *untold]})
+    notes: list[str] = _run(_post_result, places, report)
+    return report.model_copy(update={"notes": [*report.notes, *notes]})
 
 
-def check(asked: LiveDrillOptions) -> Iterator[str]:
+def check(options: LiveDrillOptions) -> Iterator[str]:
     """What would be done, and whether the regions are fit. Changes nothing."""
-    plan = load_plan(asked.plan)
-    configs = [load(path) for path in asked.configs]
-    places = places_of(configs, asked.addresses, asked.ca)
+    plan = load_plan(options.plan)
+    configs = [load(path) for path in options.configs]
+    places = places_of(configs, options.addresses, options.ca)
     yield f"{plan.title}: {plan.kind.replace('_', ' ')} {' and '.join(plan.target)}".rstrip()
-    yield from _run(_looks, places)
+    yield from _run(_region_lines, places)
     for command in plan.fault.inject if plan.fault else ():
         yield f"would run:  {json.dumps(list(command))}"
     for command in plan.fault.undo if plan.fault else ():
@@ -104,28 +104,28 @@ def check(asked: LiveDrillOptions) -> Iterator[str]:
     yield "nothing was done"
 
 
-async def _looks(places: list[Endpoint]) -> list[str]:
+async def _region_lines(places: list[Endpoint]) -> list[str]:
     async with DeploymentRegions(places, trio.current_time) as regions:
-        sights = [await regions.look(place.name) for place in places]
+        observations = [await regions.look(place.name) for place in places]
     return [
-        f"{one.region}: {one.state}{', takes writes' if one.leads else ''}, block {one.sequence:,}"
-        + (f"; cannot be promoted: {one.blocked}" if one.blocked else "")
-        for one in sights
+        f"{region.region}: {region.state}{', takes writes' if region.leads else ''}, block {region.sequence:,}"
+        + (f"; cannot be promoted: {region.blocked}" if region.blocked else "")
+        for region in observations
     ]
 
 
-def simulate(asked: SimulatedDrillOptions) -> DrillReport:
+def simulate(options: SimulatedDrillOptions) -> DrillReport:
     """The simulated drill's report. Raises ReplicatorError."""
     from replicator.ops.drills import simulation, simulation_report  # heavy, and of no use for the other ways
 
-    if len(asked.configs) != 1 or asked.plan is None:
+    if len(options.configs) != 1 or options.plan is None:
         cure = "replicator drill --local CONFIG --plan FILE --seed N --seeds M"
         raise ConfigError("bad_usage", "a simulation takes one CONFIG and a plan", place="--local", cure=cure)
-    config, plan = load(asked.configs[0]), load_plan(asked.plan)
+    config, plan = load(options.configs[0]), load_plan(options.plan)
     setting = simulation.setting_of(config, plan)
     heading = _heading(plan, [config], [], time.time_ns() // 1000)
-    found, seconds = simulation.live_all(setting, range(asked.seed, asked.seed + asked.seeds))
-    return simulation_report.report_of(setting, heading, found, seconds)
+    histories, seconds = simulation.live_all(setting, range(options.seed, options.seed + options.seeds))
+    return simulation_report.report_of(setting, heading, histories, seconds)
 
 
 def write(report: DrillReport, directory: Path) -> None:
@@ -159,41 +159,41 @@ def _heading(plan: DrillPlan, configs: list[Config], places: list[Endpoint], wal
 
 
 async def _versions(places: list[Endpoint]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     async with DeploymentRegions(places, trio.current_time) as regions:
         for place in places:
             try:
                 status = await regions.ask(place.name, "/v1/status")
             except ReplicatorError:
                 continue  # who does not answer is told of when the drill begins
-            found[place.name] = str((status or {}).get("version", ""))
-    return found
+            versions[place.name] = str((status or {}).get("version", ""))
+    return versions
 
 
-async def _tell(places: list[Endpoint], report: DrillReport) -> list[str]:
-    """Tell the result to each region; who was not told."""
+async def _post_result(places: list[Endpoint], report: DrillReport) -> list[str]:
+    """Post the result to each region; gives a note for each that did not take it."""
     try:
         who = f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError, ImportError):
         who = socket.gethostname()
-    untold = []
+    notes = []
     async with DeploymentRegions(places, trio.current_time) as regions:
         for place in places:
             try:
-                answer = await regions.tell(place.name, drill_results.PATH, summary(report, who), TELL_SECONDS)
+                answer = await regions.tell(place.name, drill_results.PATH, summary(report, who), POST_SECONDS)
                 why = "" if answer is not None else "its version keeps no results"
             except ReplicatorError as error:
                 why = str(error)
             if why:
-                untold.append(f"{place.name} was not told of the result: {why}")
-    return untold
+                notes.append(f"{place.name} was not told of the result: {why}")
+    return notes
 
 
 def _run(work: Any, *arguments: Any) -> Any:
     """Run it in an event loop; a ReplicatorError leaves as itself."""
-    found: Any = None
+    result: Any = None
     try:
-        found = trio.run(work, *arguments)
+        result = trio.run(work, *arguments)
     except* ReplicatorError as group:
         raise first_cause(group) from group
-    return found
+    return result

@@ -17,11 +17,10 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from replicator.cluster.decisions.model import FailoverRules
-from replicator.cluster.decisions.states import TABLE
 from replicator.config import Config
 from replicator.errors import ConfigError
 from replicator.ops.drills.rules.measures import Canary, WriteOutage, first_write, longest_gap
@@ -143,7 +142,7 @@ def world_of(setting: SimulationSetting, seed: int, *, traced: bool = False) -> 
 
 
 def live(setting: SimulationSetting, seed: int) -> SimulatedHistory:
-    """Live a seed's history."""
+    """A seed's history, lived from its beginning."""
     return lived(setting, seed, world_of(setting, seed))
 
 
@@ -211,8 +210,8 @@ def _fault(setting: SimulationSetting, at: float, dice: random.Random) -> Simula
 
 def changed_of(world: WatchedWorld, first: str, began: float, ended: float) -> WorldEvent | None:
     """The first promotion of another region."""
-    fit = (one for one in world.events if began <= one.time <= ended and one.kind == "promoted" and one.region != first)
-    return next(fit, None)
+    promotions = (event for event in world.events if event.kind == "promoted" and event.region != first)
+    return next((event for event in promotions if began <= event.time <= ended), None)
 
 
 def _rto(world: WatchedWorld, change: WorldEvent | None, gap: WriteOutage, event_at: float) -> float | None:
@@ -231,24 +230,22 @@ def _rto(world: WatchedWorld, change: WorldEvent | None, gap: WriteOutage, event
 def live_all(
     setting: SimulationSetting,
     seeds: range,
-    tell: Callable[[int], None] = lambda done: None,
     workers: int | None = None,
 ) -> tuple[list[SimulatedHistory], float]:
     """Every seed's history, in order, and how many seconds they took. ``workers`` are processes."""
     began = time.monotonic()
     if workers is None:
         workers = 1 if len(seeds) < FEW_SEEDS else os.cpu_count() or 1
-    found: list[SimulatedHistory] = []
-    for some in _turns(setting, seeds, workers):
-        found += some
-        tell(len(found))
-    return found, max(time.monotonic() - began, 1e-9)
+    histories: list[SimulatedHistory] = []
+    for turn in _turns(setting, seeds, workers):
+        histories += turn
+    return histories, max(time.monotonic() - began, 1e-9)
 
 
 def _turns(setting: SimulationSetting, seeds: range, workers: int) -> Iterator[list[SimulatedHistory]]:
     turns = [seeds[place : place + AT_ONCE] for place in range(0, len(seeds), AT_ONCE)]
     if workers == 1:
-        yield from (_turn(setting, some) for some in turns)
+        yield from (_turn(setting, turn) for turn in turns)
         return
     with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_turn, [setting] * len(turns), turns)
@@ -256,20 +253,3 @@ def _turns(setting: SimulationSetting, seeds: range, workers: int) -> Iterator[l
 
 def _turn(setting: SimulationSetting, seeds: range) -> list[SimulatedHistory]:
     return [live(setting, seed) for seed in seeds]
-
-
-# -- a history in words that a timeline has
-
-STATE_AFTER: dict[str, str] = {event.name.lower(): after.value for (_, event), after in TABLE.items()} | {
-    "detected": "suspecting",
-    "cleared": "following",
-    "decided": "claiming",
-    "fenced": "draining",
-    "drained": "promoting",
-    "promoted": "primary",
-    "closed": "demoting",
-    "reopened": "primary",
-    "handed_over": "demoted",
-    "region_loss": "away",
-    "sidecar_crash": "away",
-}

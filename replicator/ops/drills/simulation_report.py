@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from replicator.cluster.decisions.states import TABLE
 from replicator.ops.drills.report.form import (
     ChangeReport,
     DrillReport,
@@ -18,13 +19,12 @@ from replicator.ops.drills.report.form import (
     spread_report,
 )
 from replicator.ops.drills.report.heading import DrillHeading
-from replicator.ops.drills.report.verdict import as_expected, judged, outcome_of
+from replicator.ops.drills.report.verdict import expected_change, outcome_of, target_reports
 from replicator.ops.drills.rules.measures import spread
 from replicator.ops.drills.rules.observations import TimelineEntry
 from replicator.ops.drills.rules.plan import DrillPlan
 from replicator.ops.drills.rules.timeline import spans
 from replicator.ops.drills.simulation import (
-    STATE_AFTER,
     SimulatedHistory,
     SimulationSetting,
     WatchedWorld,
@@ -34,6 +34,21 @@ from replicator.ops.drills.simulation import (
 )
 
 LISTED = 1_000
+# The state of a region after an event of the simulation, as a running region would name it.
+_STATES: dict[str, str] = {event.name.lower(): after.value for (_, event), after in TABLE.items()} | {
+    "detected": "suspecting",
+    "cleared": "following",
+    "decided": "claiming",
+    "fenced": "draining",
+    "drained": "promoting",
+    "promoted": "primary",
+    "closed": "demoting",
+    "reopened": "primary",
+    "handed_over": "demoted",
+    "region_loss": "away",
+    "sidecar_crash": "away",
+    "restarted": "following",
+}
 _STEPS = {
     "detected": "detection",
     "decided": "decision",
@@ -45,13 +60,15 @@ _STEPS = {
 }
 
 
-def targets_of(plan: DrillPlan, one: SimulatedHistory) -> list[TargetReport]:
-    """A seed against the plan's targets."""
-    amounts = {plan.canary.currency: one.acknowledged_lost * plan.canary.amount}
-    found = judged(plan.targets, one.acknowledged_lost, amounts, one.rto_seconds, one.blocked_seconds)
-    expected = as_expected(plan.expected, one.changed)
-    found += [] if expected is None else [expected]
-    return [*found, _none("regions_equal", not one.converged), _none("laws_broken", bool(one.broken))]
+def targets_of(plan: DrillPlan, history: SimulatedHistory) -> list[TargetReport]:
+    """The plan's targets with what a seed measured; besides, it has to converge and to break no law."""
+    amounts = {plan.canary.currency: history.acknowledged_lost * plan.canary.amount}
+    reports = target_reports(
+        plan.targets, history.acknowledged_lost, amounts, history.rto_seconds, history.blocked_seconds
+    )
+    expected = expected_change(plan.expected, history.changed)
+    reports += [] if expected is None else [expected]
+    return [*reports, _none("regions_equal", not history.converged), _none("laws_broken", bool(history.broken))]
 
 
 def _none(name: str, is_wrong: bool) -> TargetReport:
@@ -59,49 +76,51 @@ def _none(name: str, is_wrong: bool) -> TargetReport:
 
 
 def report_of(
-    setting: SimulationSetting, heading: DrillHeading, found: Sequence[SimulatedHistory], seconds: float
+    setting: SimulationSetting, heading: DrillHeading, histories: Sequence[SimulatedHistory], seconds: float
 ) -> DrillReport:
     """The report over all seeds."""
     plan = setting.plan
-    judgements = [targets_of(plan, one) for one in found]
-    missed = [one.seed for one, targets in zip(found, judgements, strict=True) if not all(t.met for t in targets)]
+    judgements = [targets_of(plan, history) for history in histories]
+    judged = zip(histories, judgements, strict=True)
+    missed = [history.seed for history, targets in judged if not all(target.met for target in targets)]
     targets = _worst(judgements)
-    changes, states = _timeline(setting, found[0].seed) if len(found) == 1 else ([], [])
-    known = [one.rto_seconds for one in found if one.rto_seconds is not None]
+    changes, states = _timeline(setting, histories[0].seed) if len(histories) == 1 else ([], [])
+    rtos = [(history.rto_seconds, history.seed) for history in histories if history.rto_seconds is not None]
+    rpo_blocks = max(history.acknowledged_lost for history in histories)
     return DrillReport(
         **heading.fields(plan),
         way="simulation",
         seconds=seconds,
         outcome=outcome_of(targets, "", ""),
-        why="; ".join(f"seed {one.seed}: {one.broken}" for one in found if one.broken)[:2_000],
-        rpo_blocks=max(one.acknowledged_lost for one in found),
-        rpo_amounts={plan.canary.currency: max(one.acknowledged_lost for one in found) * plan.canary.amount},
-        rto_seconds=max(known) if len(known) == len(found) else None,
-        blocked_seconds=max(one.blocked_seconds for one in found),
+        why="; ".join(f"seed {history.seed}: {history.broken}" for history in histories if history.broken)[:2_000],
+        rpo_blocks=rpo_blocks,
+        rpo_amounts={plan.canary.currency: rpo_blocks * plan.canary.amount},
+        rto_seconds=max(rtos)[0] if len(rtos) == len(histories) else None,
+        blocked_seconds=max(history.blocked_seconds for history in histories),
         targets=targets,
         changes=changes,
         spans=states,
         simulation=SimulationReport(
-            seeds=len(found),
-            first_seed=found[0].seed,
-            seeds_per_second=len(found) / seconds,
-            virtual_seconds=sum(one.virtual_seconds for one in found) / len(found),
-            rto_seconds=_spread([(one.rto_seconds, one.seed) for one in found if one.rto_seconds is not None]),
-            rpo_blocks=_spread([(float(one.acknowledged_lost), one.seed) for one in found]),
-            lost_blocks=_spread([(float(one.lost_blocks), one.seed) for one in found]),
-            blocked_seconds=_spread([(one.blocked_seconds, one.seed) for one in found]),
-            not_converged=[one.seed for one in found if not one.converged][:LISTED],
-            without_writer=[one.seed for one in found if not one.has_writer][:LISTED],
+            seeds=len(histories),
+            first_seed=histories[0].seed,
+            seeds_per_second=len(histories) / seconds,
+            virtual_seconds=sum(history.virtual_seconds for history in histories) / len(histories),
+            rto_seconds=_spread(rtos),
+            rpo_blocks=_spread([(float(history.acknowledged_lost), history.seed) for history in histories]),
+            lost_blocks=_spread([(float(history.lost_blocks), history.seed) for history in histories]),
+            blocked_seconds=_spread([(history.blocked_seconds, history.seed) for history in histories]),
+            not_converged=[history.seed for history in histories if not history.converged][:LISTED],
+            without_writer=[history.seed for history in histories if not history.has_writer][:LISTED],
             missed=missed[:LISTED],
             missed_count=len(missed),
         ),
-        seed=found[0].seed,
+        seed=histories[0].seed,
     )
 
 
 def _spread(values: Sequence[tuple[float, int]]) -> SpreadReport | None:
-    found = spread(value for value, _ in values)
-    return None if found is None else spread_report(found, max(values, key=lambda pair: (pair[0], -pair[1]))[1])
+    worst_first = sorted(values, key=lambda pair: (-pair[0], pair[1]))  # of equal values the first seed
+    return spread_report(spread(value for value, _ in values), worst_first[0][1] if values else None)
 
 
 def _worst(judgements: Sequence[list[TargetReport]]) -> list[TargetReport]:
@@ -125,18 +144,18 @@ def _badness(target: TargetReport) -> tuple[bool, float]:
 def _timeline(setting: SimulationSetting, seed: int) -> tuple[list[ChangeReport], list[SpanReport]]:
     """The changes of one seed's history, lived again."""
     world = world_of(setting, seed)
-    found = lived(setting, seed, world)
+    history = lived(setting, seed, world)
     event_at, faults, until = schedule_of(setting, seed)
     back_at = next((fault.at for fault in faults[1:] if fault.kind == "switchover"), until)
-    changes = [_change(world, "event", event_at, back_at, setting.first, found)]
+    changes = [_change(world, "event", event_at, back_at, setting.first, history)]
     leader = changes[0].new
     if back_at < until and leader is not None and leader != setting.first:
         changes.append(_change(world, "back", back_at, until, leader, None))
     entries = [TimelineEntry(0.0, name, "demoted" if name == setting.first else "following") for name in world.regions]
-    for one in world.events:
-        state = STATE_AFTER.get(one.kind) or ("following" if one.kind == "restarted" else None)
-        if state is not None and one.region in world.regions:
-            entries.append(TimelineEntry(one.time, one.region, state))
+    for event in world.events:
+        state = _STATES.get(event.kind)
+        if state is not None and event.region in world.regions:
+            entries.append(TimelineEntry(event.time, event.region, state))
     states = [
         SpanReport(region=span.region, state=span.state, began_at=span.began, ended_at=span.ended)
         for span in spans(entries, until)
@@ -145,23 +164,24 @@ def _timeline(setting: SimulationSetting, seed: int) -> tuple[list[ChangeReport]
 
 
 def _change(
-    world: WatchedWorld, name: str, began: float, ended: float, old: str, found: SimulatedHistory | None
+    world: WatchedWorld, name: str, began: float, ended: float, old: str, history: SimulatedHistory | None
 ) -> ChangeReport:
-    happened = [one for one in world.events if began <= one.time <= ended]
-    promoted = next((one for one in happened if one.kind == "promoted" and one.region != old), None)
+    events = [event for event in world.events if began <= event.time <= ended]
+    promoted = next((event for event in events if event.kind == "promoted" and event.region != old), None)
     new = old if promoted is None else promoted.region
     steps = [StepReport(step="fault" if name == "event" else "order", at=began, region=old)]
     if promoted is not None:
-        seen: set[str] = set()
-        for one in happened:
-            step = _STEPS.get(one.kind)
-            mine = one.region == new or one.kind in ("detected", "closed")
-            if step is not None and mine and step not in seen and (one.time <= promoted.time or step == "first write"):
-                seen.add(step)
-                steps.append(StepReport(step=step, at=one.time, region=one.region, why=one.text))
+        known: set[str] = set()
+        for event in events:
+            step = _STEPS.get(event.kind)
+            concerns = event.region == new or event.kind in ("detected", "closed")
+            in_time = event.time <= promoted.time or step == "first write"
+            if step is not None and concerns and in_time and step not in known:
+                known.add(step)
+                steps.append(StepReport(step=step, at=event.time, region=event.region, why=event.text))
     first = next((step.at for step in steps if step.step == "first write"), None)
-    rto = found.rto_seconds if found is not None else None if first is None else first - began
-    blocked = None if found is None else found.blocked_seconds
+    rto = history.rto_seconds if history is not None else None if first is None else first - began
+    blocked = None if history is None else history.blocked_seconds
     return ChangeReport(
         name=name, event_at=began, old=old, new=new, rto_seconds=rto, blocked_seconds=blocked, steps=steps
     )

@@ -39,12 +39,12 @@ class DrillNote:
         os.fsync(self._file.fileno())
 
     def clear(self) -> None:
-        """Nothing is to be undone any more."""
+        """Remove the note: nothing is to be undone any more."""
         self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def noting(directory: Path, name: str) -> Iterator[DrillNote]:
+def open_note(directory: Path, name: str) -> Iterator[DrillNote]:
     """A note of this drill, locked. It stays behind only if it was written and not cleared."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is noted here is run
@@ -59,40 +59,41 @@ def noting(directory: Path, name: str) -> Iterator[DrillNote]:
         sync_directory(directory)
         yield DrillNote(path, file)
         if path.exists() and not path.stat().st_size:
-            path.unlink()
+            path.unlink()  # nothing was begun
 
 
 class DrillLeftover:
-    """A note of a drill that was killed; locked while it is held."""
+    """The note of a drill that was killed. ``fields`` is empty if it was killed before it had noted anything."""
 
     def __init__(self, path: Path, fields: dict[str, Any]) -> None:
         self.path = path
         self.fields = fields
 
     def clear(self) -> None:
-        """It was undone."""
+        """Remove the note: what it tells of is undone."""
         self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def leftovers(directory: Path) -> Iterator[list[DrillLeftover]]:
     """The notes of drills that were killed. Raises Unavailable (``drill_runs``) if one still lives."""
-    with contextlib.ExitStack() as held:
-        found = []
+    with contextlib.ExitStack() as locks:
+        notes = []
         for path in sorted(directory.glob(f"*{SUFFIX}")):
             try:
-                file = held.enter_context(path.open("r+"))
+                file = locks.enter_context(path.open("r+"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
-                continue
+                continue  # its drill has ended meanwhile
             except BlockingIOError:
                 cure = "wait until it has ended, or stop it (SIGTERM): it then undoes what it did"
                 raise Unavailable("drill_runs", "another drill is under way", place=str(path), cure=cure) from None
-            found.append(DrillLeftover(path, _last_whole_line(file.read(LIMIT_BYTES))))
-        yield found
+            notes.append(DrillLeftover(path, _last_whole_line(file.read(LIMIT_BYTES))))
+        yield notes
 
 
 def _last_whole_line(text: str) -> dict[str, Any]:
+    """The fields of the last line that was written whole; a kill can have torn the one behind it."""
     for line in reversed(text.split("\n")):
         with contextlib.suppress(ValueError):
             fields = json.loads(line)

@@ -29,16 +29,16 @@ class DrillWatch:
     """The watch of one drill. ``event``, ``back`` and ``end`` are the scopes of its phases; ``stopped`` says why the
     event was ended early, ``failed`` what went wrong."""
 
-    def __init__(self, regions: DeploymentRegions, sights: RegionObservations, rule: StopRule) -> None:
+    def __init__(self, regions: DeploymentRegions, observations: RegionObservations, rule: StopRule) -> None:
         self.event, self.back, self.end = trio.CancelScope(), trio.CancelScope(), trio.CancelScope()
         self.stopped = self.failed = ""
-        self._regions, self._sights, self._rule = regions, sights, rule
+        self._regions, self._observations, self._rule = regions, observations, rule
 
     async def begin(self, nursery: trio.Nursery) -> None:
-        """Look at the regions from now on; returns when each was looked at once."""
+        """Look at the regions from now on; returns when each was looked at once, or did not answer for long."""
         for name in self._regions.places:
             nursery.start_soon(self._look, name)
-        await self.until(lambda: len(self._sights.latest) == len(self._regions.places), LOOKS_SECONDS)
+        await self.until(lambda: len(self._observations.latest) == len(self._regions.places), LOOKS_SECONDS)
 
     async def guard(self, canaries: Canaries) -> None:
         """End the event when more is at risk than the plan allows, or nothing can be measured."""
@@ -47,20 +47,20 @@ class DrillWatch:
                 self.fail(f"a canary is refused: {canaries.refused}")
                 self.event.cancel()
                 return
-            if reason := stop_reason(self._rule, self._sights.latest, canaries.blocked_seconds):
+            if reason := stop_reason(self._rule, self._observations.latest, canaries.blocked_seconds):
                 self._stop(reason)
             await trio.sleep(GUARD_SECONDS)
 
     async def signals(self) -> None:
         """SIGINT and SIGTERM end the event; once more, the waiting for what comes behind it, too."""
-        told = False
+        is_second = False
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
-                if told:
+                if is_second:
                     log.warning("%s again: waits for nothing any more", signal.Signals(number).name)
                     self.back.cancel()
                     self.end.cancel()
-                told = True
+                is_second = True
                 self._stop(f"told to by {signal.Signals(number).name}")
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
@@ -84,5 +84,5 @@ class DrillWatch:
 
     async def _look(self, name: str) -> None:
         while True:
-            self._sights.saw(await self._regions.look(name))
+            self._observations.add(await self._regions.look(name))
             await trio.sleep(POLL_SECONDS)

@@ -9,13 +9,13 @@ import pytest
 from replicator.errors import ConfigError, Halted, Unavailable
 from replicator.ops.drills import faults
 from replicator.ops.drills.cleanup import clean_up
-from replicator.ops.drills.undo_log import leftovers, noting
+from replicator.ops.drills.undo_log import leftovers, open_note
 
 
 def test_a_note_that_was_cleared_or_never_written_leaves_nothing(tmp_path: Path) -> None:
-    with noting(tmp_path / "state", "one"):
+    with open_note(tmp_path / "state", "one"):
         pass
-    with noting(tmp_path / "state", "two") as note:
+    with open_note(tmp_path / "state", "two") as note:
         note.write({"undo": [["true"]]})
         note.clear()
     assert list((tmp_path / "state").iterdir()) == []
@@ -23,7 +23,7 @@ def test_a_note_that_was_cleared_or_never_written_leaves_nothing(tmp_path: Path)
 
 def test_a_note_is_undone_by_the_next_unless_its_writer_lives(tmp_path: Path) -> None:
     mark = tmp_path / "undone"
-    with noting(tmp_path / "state", "one") as note:
+    with open_note(tmp_path / "state", "one") as note:
         note.write({"undo": [["touch", str(mark)]], "timeout_seconds": 5})
         with pytest.raises(Unavailable, match="under way"), leftovers(tmp_path / "state"):
             pass
@@ -35,7 +35,7 @@ def test_a_note_is_undone_by_the_next_unless_its_writer_lives(tmp_path: Path) ->
 
 def test_of_a_torn_note_the_last_whole_line_counts(tmp_path: Path) -> None:
     mark = tmp_path / "undone"
-    with noting(tmp_path / "state", "one") as note:
+    with open_note(tmp_path / "state", "one") as note:
         note.write({"undo": [["touch", str(mark)]], "timeout_seconds": 5})
         with note.path.open("a") as file:
             file.write('{"undo": [["fal')
@@ -45,7 +45,7 @@ def test_of_a_torn_note_the_last_whole_line_counts(tmp_path: Path) -> None:
 
 def test_what_cannot_be_undone_stays_noted_and_the_rest_is_done(tmp_path: Path) -> None:
     mark = tmp_path / "undone"
-    with noting(tmp_path / "state", "one") as note:
+    with open_note(tmp_path / "state", "one") as note:
         note.write({"undo": [["false"], ["touch", str(mark)]], "timeout_seconds": 5})
     (wrong,) = clean_up(tmp_path / "state")
     assert "false: it ended with 1" in wrong
@@ -56,10 +56,10 @@ def test_what_cannot_be_undone_stays_noted_and_the_rest_is_done(tmp_path: Path) 
 def test_a_fork_is_only_thrown_away_where_a_rehearsal_makes_one(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
-    with noting(tmp_path / "state", "one") as note:
+    with open_note(tmp_path / "state", "one") as note:
         note.write({"fork": {"directory": str(precious), "server": None, "database": "ledger"}})
     assert "no rehearsal's directory" in clean_up(tmp_path / "state")[0]
-    with noting(tmp_path / "state", "two") as note:
+    with open_note(tmp_path / "state", "two") as note:
         note.write({"fork": {"directory": str(tmp_path / "x.fork"), "server": "host=h", "database": "ledger"}})
     assert any("no rehearsal's database" in wrong for wrong in clean_up(tmp_path / "state"))
     assert precious.exists()
@@ -67,7 +67,7 @@ def test_a_fork_is_only_thrown_away_where_a_rehearsal_makes_one(tmp_path: Path) 
 
 def test_a_state_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be kept"), noting(tmp_path / "file", "one"):
+    with pytest.raises(ConfigError, match="cannot be kept"), open_note(tmp_path / "file", "one"):
         pass
 
 

@@ -1,4 +1,4 @@
-"""From what was seen and measured to the report. Pure."""
+"""The report of a drill on a running deployment, from what was observed and measured. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from replicator.ops.drills.report.form import (
     TargetReport,
 )
 from replicator.ops.drills.report.heading import DrillHeading
-from replicator.ops.drills.report.verdict import as_expected, equal_regions, judged, outcome_of
+from replicator.ops.drills.report.verdict import equal_regions, expected_change, outcome_of, target_reports
 from replicator.ops.drills.rules.measures import (
     Canary,
     first_write,
@@ -27,12 +27,13 @@ from replicator.ops.drills.rules.measures import (
 )
 from replicator.ops.drills.rules.observations import RegionObservations
 from replicator.ops.drills.rules.plan import DrillPlan
-from replicator.ops.drills.rules.timeline import TimelineStep, first_write_step, spans, steps_of, verified_step
+from replicator.ops.drills.rules.timeline import TimelineStep, spans, steps_of, verified_step
 
 
 @dataclasses.dataclass(slots=True)
 class DrillEvent:
-    """Something that was done to the deployment: when, up to when its effect is looked for, and who led then."""
+    """Something that was done to the deployment. Its effect is looked for from ``at`` to ``until``; ``old`` led before
+    it, ``new`` behind it."""
 
     name: str
     at: float
@@ -43,11 +44,12 @@ class DrillEvent:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FinalRegion:
-    """A region in the end; ``there``: the canaries that it holds, None if that is not known."""
+    """A region in the end. ``canaries`` are the numbers of those that it holds, None if that is not known; ``visible``
+    the seconds that canaries took to be readable in it."""
 
     name: str
     url: str
-    there: set[int] | None = None
+    canaries: set[int] | None = None
     sequence: int | None = None
     position: str = ""
     compared: str = ""
@@ -56,36 +58,32 @@ class FinalRegion:
 
 
 def change_of(
-    event: DrillEvent, plan: DrillPlan, sights: RegionObservations, canaries: Sequence[Canary]
+    event: DrillEvent, plan: DrillPlan, observations: RegionObservations, canaries: Sequence[Canary]
 ) -> ChangeReport:
-    """What an event led to."""
-    rate = plan.canary.rate
+    """What an event led to. Its RTO is 0 where writers were never interrupted, None where nobody has written since."""
     gap = longest_gap(canaries, event.at, event.until)
-    steps = [
-        TimelineStep(
-            "fault" if plan.fault is not None and event.name == "event" else "order", event.at, event.old or ""
-        )
-    ]
-    if plan.kind == "canary":
-        steps = []
-    changed = event.new is not None and event.new != event.old
+    is_interrupted = is_interruption(gap, plan.canary.rate)
+    new = event.new if event.new != event.old else None
+    steps: list[TimelineStep] = []
+    if plan.kind != "canary":
+        name = "fault" if plan.fault is not None and event.name == "event" else "order"
+        steps.append(TimelineStep(name, event.at, event.old or ""))
     write: Canary | None = None
-    if changed:
-        assert event.new is not None
-        write = first_write(canaries, event.at, event.new)
-        steps += steps_of(sights.entries, event.at, event.until, event.old, event.new)
-    elif is_interruption(gap, rate):
+    if new is not None:
+        write = first_write(canaries, event.at, new)
+        steps += steps_of(observations.entries, event.at, event.until, event.old, new)
+    elif is_interrupted:
         write = first_write(canaries, gap.ended)
-    if (step := first_write_step(write)) is not None:
-        steps.append(step)
-        if changed and event.new is not None and (sequence := _sequence_of(write)) is not None:
-            proven = verified_step(sights.verified, event.new, sequence, step.at)
+    if write is not None:
+        steps.append(TimelineStep("first write", write.acked_at, write.region))
+        if new is not None and (sequence := _sequence_of(write)) is not None:
+            proven = verified_step(observations.verified, new, sequence, write.acked_at)
             steps += [] if proven is None else [proven]
-    rto = None if changed else 0.0
+    rto = None
     if write is not None:
         rto = write.acked_at - event.at
-    elif is_interruption(gap, rate):
-        rto = None  # nobody has written since
+    elif new is None and not is_interrupted:
+        rto = 0.0
     return ChangeReport(
         name=event.name,
         event_at=event.at,
@@ -93,14 +91,14 @@ def change_of(
         new=event.new,
         rto_seconds=rto,
         blocked_seconds=gap.seconds,
-        steps=[StepReport(step=one.name, at=one.at, region=one.region, why=one.why) for one in steps],
+        steps=[StepReport(step=step.name, at=step.at, region=step.region, why=step.why) for step in steps],
     )
 
 
-def _sequence_of(canary: Canary | None) -> int | None:
+def _sequence_of(canary: Canary) -> int | None:
     """The sequence of a write; None where its ledger tells none."""
     try:
-        return None if canary is None or not canary.position else parse_position(canary.position).sequence
+        return parse_position(canary.position).sequence if canary.position else None
     except ValueError:
         return None
 
@@ -113,7 +111,7 @@ def region_of(end: FinalRegion, plan: DrillPlan, canaries: Sequence[Canary]) -> 
         url=end.url,
         sequence=end.sequence,
         position=end.position,
-        missing_blocks=None if end.there is None else missing(canaries, end.there, plan.canary.amount).blocks,
+        missing_blocks=None if end.canaries is None else missing(canaries, end.canaries, plan.canary.amount).blocks,
         compared=end.compared,
         digests=end.digests,
         visible_p50_seconds=None if visible is None else visible.p50,
@@ -125,11 +123,11 @@ def region_of(end: FinalRegion, plan: DrillPlan, canaries: Sequence[Canary]) -> 
 def report_of(
     heading: DrillHeading,
     plan: DrillPlan,
-    sights: RegionObservations,
+    observations: RegionObservations,
     events: Sequence[DrillEvent],
     canaries: Sequence[Canary],
     counts: CanaryReport,
-    ends: Sequence[FinalRegion],
+    final_regions: Sequence[FinalRegion],
     *,
     leader: str | None,
     ended: float,
@@ -138,16 +136,16 @@ def report_of(
     notes: Sequence[str],
 ) -> DrillReport:
     """The report of a drill on a running deployment."""
-    changes = [change_of(event, plan, sights, canaries) for event in events]
-    final = next((end for end in ends if end.name == leader), None)
+    changes = [change_of(event, plan, observations, canaries) for event in events]
+    final = next((region for region in final_regions if region.name == leader), None)
     lost = None
-    if final is not None and final.there is not None:
-        lost = missing(canaries, final.there, plan.canary.amount)
+    if final is not None and final.canaries is not None:
+        lost = missing(canaries, final.canaries, plan.canary.amount)
     amounts: Mapping[str, float] | None = None if lost is None else {plan.canary.currency: lost.amount}
     rto = _rto(changes)
     blocked = max((change.blocked_seconds or 0.0 for change in changes), default=None)
-    targets = judged(plan.targets, None if lost is None else lost.blocks, amounts, rto, blocked)
-    targets += _deployment(plan, events, ends)
+    targets = target_reports(plan.targets, None if lost is None else lost.blocks, amounts, rto, blocked)
+    targets += _common_targets(plan, events, final_regions)
     return DrillReport(
         **heading.fields(plan),
         way="live",
@@ -158,32 +156,34 @@ def report_of(
         rpo_amounts=dict(amounts or {}),
         rto_seconds=rto,
         blocked_seconds=blocked,
-        at_risk_blocks=sights.at_risk_blocks,
-        at_risk_amounts=sights.at_risk_amounts,
+        at_risk_blocks=observations.at_risk_blocks,
+        at_risk_amounts=observations.at_risk_amounts,
         targets=targets,
         changes=changes,
         spans=[
-            SpanReport(region=one.region, state=one.state, began_at=one.began, ended_at=one.ended)
-            for one in spans(sights.entries, ended)
+            SpanReport(region=span.region, state=span.state, began_at=span.began, ended_at=span.ended)
+            for span in spans(observations.entries, ended)
         ],
-        regions=[region_of(end, plan, canaries) for end in ends],
+        regions=[region_of(region, plan, canaries) for region in final_regions],
         canaries=counts,
         notes=list(notes),
     )
 
 
 def _rto(changes: Sequence[ChangeReport]) -> float | None:
-    """The longest; None if one of them was not reached, or there was none."""
+    """The longest RTO of the changes; None if one of them has none, or there was no change."""
     if not changes or any(change.rto_seconds is None for change in changes):
         return None
     return max(change.rto_seconds or 0.0 for change in changes)
 
 
-def _deployment(plan: DrillPlan, events: Sequence[DrillEvent], ends: Sequence[FinalRegion]) -> list[TargetReport]:
-    """What every drill has to leave behind: equal regions, and the primary where the plan wants it."""
-    found = [equal_regions([end.compared for end in ends])]
-    event = next((one for one in events if one.name == "event"), None)
+def _common_targets(
+    plan: DrillPlan, events: Sequence[DrillEvent], final_regions: Sequence[FinalRegion]
+) -> list[TargetReport]:
+    """The targets that every drill has: equal regions, and the primary where the plan expects it."""
+    targets = [equal_regions([region.compared for region in final_regions])]
+    event = next((event for event in events if event.name == "event"), None)
     if event is not None:
-        expected = as_expected(plan.expected, event.new is not None and event.new != event.old)
-        found += [] if expected is None else [expected]
-    return found
+        expected = expected_change(plan.expected, event.new is not None and event.new != event.old)
+        targets += [] if expected is None else [expected]
+    return targets

@@ -15,37 +15,37 @@ from replicator.ops.drills.rules.plan import DrillTargets, Expect
 from replicator.status.model import DrillOutcome
 
 
-def judged(
+def target_reports(
     targets: DrillTargets,
     rpo_blocks: int | None,
     rpo_amounts: Mapping[str, float] | None,
     rto_seconds: float | None,
     blocked_seconds: float | None,
 ) -> list[TargetReport]:
-    """Each target with what was measured."""
-    found: list[TargetReport] = []
+    """Each target of the plan with what was measured, None where it was not."""
+    reports: list[TargetReport] = []
     if targets.rpo_blocks is not None:
-        found.append(_at_most("rpo_blocks", targets.rpo_blocks, rpo_blocks, "blocks"))
+        reports.append(_at_most("rpo_blocks", targets.rpo_blocks, rpo_blocks, "blocks"))
     for currency, limit in sorted(targets.amounts.items()):
         amount = None if rpo_amounts is None else rpo_amounts.get(currency, 0.0)
-        found.append(_at_most(f"rpo {currency}", limit, amount, currency))
+        reports.append(_at_most(f"rpo {currency}", limit, amount, currency))
     if targets.rto_seconds is not None:
-        found.append(_at_most("rto", targets.rto_seconds, rto_seconds, "seconds"))
+        reports.append(_at_most("rto", targets.rto_seconds, rto_seconds, "seconds"))
     if targets.max_blocked_seconds is not None:
-        found.append(_at_most("max_blocked", targets.max_blocked_seconds, blocked_seconds, "seconds"))
-    return found
+        reports.append(_at_most("max_blocked", targets.max_blocked_seconds, blocked_seconds, "seconds"))
+    return reports
 
 
 def equal_regions(compared: Sequence[str]) -> TargetReport:
-    """Whether every region is equal to the one that the others were compared with."""
-    wrong = sum(one not in ("equal", "reference") for one in compared)
-    measured = None if not compared else float(wrong)
+    """How many regions are not equal to the one that the others were compared with; not measured without any."""
+    unequal = sum(comparison not in ("equal", "reference") for comparison in compared)
+    measured = None if not compared else float(unequal)
     return TargetReport(
         name="regions_equal", target=0, measured=measured, unit="regions that are not", met=measured == 0
     )
 
 
-def as_expected(expected: Expect, changed: bool) -> TargetReport | None:
+def expected_change(expected: Expect, changed: bool) -> TargetReport | None:
     """Whether another region took over, where the plan says that it must, or must not."""
     if expected == "either":
         return None
@@ -60,7 +60,7 @@ def as_expected(expected: Expect, changed: bool) -> TargetReport | None:
 
 
 def outcome_of(targets: Sequence[TargetReport], stopped: str, failed: str) -> DrillOutcome:
-    """The verdict."""
+    """The verdict. A drill that failed or stopped itself has none over its targets."""
     if failed:
         return "failed"
     if stopped:

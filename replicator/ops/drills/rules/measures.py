@@ -30,7 +30,7 @@ class Canary(NamedTuple):
 
 
 class WriteOutage(NamedTuple):
-    """A time without an acknowledged write."""
+    """A time between two acknowledged writes, in seconds since the drill began."""
 
     began: float
     ended: float
@@ -42,7 +42,7 @@ class WriteOutage(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A distribution, by nearest rank."""
+    """A distribution of ``number`` values, by nearest rank."""
 
     number: int
     p50: float
@@ -61,12 +61,14 @@ class MissingCanaries(NamedTuple):
 def longest_gap(canaries: Iterable[Canary], began: float, ended: float) -> WriteOutage:
     """The longest time without an acknowledged write that overlaps this span."""
     acks = sorted(canary.acked_at for canary in canaries)
+    # A gap may have begun before the span or end behind it: it counts whole. Where there is no such write, it is
+    # known for the span only.
     edges = [
         max([at for at in acks if at <= began], default=began),
         *(at for at in acks if began < at <= ended),
         min([at for at in acks if at > ended], default=ended),
     ]
-    gaps = [WriteOutage(one, other) for one, other in itertools.pairwise(edges)]
+    gaps = [WriteOutage(before, after) for before, after in itertools.pairwise(edges)]
     return max(gaps, key=lambda gap: gap.seconds, default=WriteOutage(began, began))
 
 

@@ -1,4 +1,4 @@
-"""What a drill sees of the regions, put together poll by poll.
+"""What a drill observes of the regions, put together poll by poll.
 
 Guarantee: a region's own history is placed on the drill's clock. An entry's time is that of the region's clock, but
 held between the two polls of which only the later one showed it: a clock that is wrong cannot move it further than
@@ -30,8 +30,9 @@ class HistoryEvent(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegionObservation:
-    """One answer of a region, or that it gave none. ``leads``: it is the primary and takes writes. ``lag_seconds`` is
-    None where it is not known; ``blocked`` is why it could not be promoted."""
+    """One answer of a region, or that it gave none. ``leads``: it is the primary and takes writes. ``heard_head`` is
+    the primary's last sequence as the region heard it, ``at_risk`` amounts by currency that only the primary has.
+    ``lag_seconds`` is None where it is not known; ``blocked`` is why it could not be promoted."""
 
     region: str
     asked_at: float
@@ -40,12 +41,10 @@ class RegionObservation:
     leads: bool = False
     epoch: int = 0
     sequence: int = 0
-    applied: int = 0
     verified: int = 0
     heard_head: int = 0
     lag_seconds: float | None = None
     blocked: str = ""
-    level: str = ""
     at_risk: Mapping[str, float] = dataclasses.field(default_factory=dict)
     history: Sequence[HistoryEvent] = ()
 
@@ -58,7 +57,7 @@ class RegionObservation:
 def of_failover(
     name: str, asked_at: float, answer: dict[str, Any], lag_seconds: float | None = None
 ) -> RegionObservation:
-    """What ``GET /v1/failover`` says. Raises KeyError, TypeError or ValueError for what is no such answer."""
+    """The observation in an answer to ``GET /v1/failover``. Raises KeyError, TypeError or ValueError for another."""
     report = answer["report"]
     state = str(report["state"])
     return RegionObservation(
@@ -69,18 +68,16 @@ def of_failover(
         leads=state == "primary" and bool(report["open"]),
         epoch=int(report["epoch"]),
         sequence=int(report["sequence"]),
-        applied=int(report["applied"]),
         verified=int(report["verified"]),
         heard_head=int(report["heard_head"]),
         lag_seconds=lag_seconds,
         blocked=str(report["blocked"]),
-        level=str(answer.get("level") or ""),
         at_risk={str(currency): float(amount) for currency, amount in report["at_risk"].items()},
-        history=[_past(entry) for entry in answer.get("history", ())[-HISTORY_LIMIT:]],
+        history=[_event(entry) for entry in answer.get("history", ())[-HISTORY_LIMIT:]],
     )
 
 
-def _past(entry: dict[str, Any]) -> HistoryEvent:
+def _event(entry: dict[str, Any]) -> HistoryEvent:
     return HistoryEvent(
         int(entry["at_us"]),
         str(entry["state"]),
@@ -91,12 +88,11 @@ def _past(entry: dict[str, Any]) -> HistoryEvent:
 
 
 def of_status(name: str, asked_at: float, status: dict[str, Any]) -> RegionObservation:
-    """What ``GET /v1/status`` says: a region without failover leads if its configuration says so."""
+    """The observation in an answer to ``GET /v1/status``: a region without failover leads if its configuration says so.
+    Raises KeyError, TypeError or ValueError for another answer."""
     strand = status["strands"][0]
-    marks = strand["marks"]
     is_primary = status["role"] == "primary"
     verify = strand.get("verify") or {}
-    settled = int(marks["settled"] or 0)
     return RegionObservation(
         region=name,
         asked_at=asked_at,
@@ -104,8 +100,7 @@ def of_status(name: str, asked_at: float, status: dict[str, Any]) -> RegionObser
         state="primary" if is_primary else "following",
         leads=is_primary,
         epoch=int(strand["epoch"]),
-        sequence=settled,
-        applied=int(marks["applied"] or 0),
+        sequence=int(strand["marks"]["settled"] or 0),
         verified=int(verify.get("verified") or 0),
         heard_head=int((strand["head"] or {}).get("sequence") or 0),
         lag_seconds=strand["lag"]["seconds"],
@@ -114,7 +109,7 @@ def of_status(name: str, asked_at: float, status: dict[str, Any]) -> RegionObser
 
 
 class TimelineEntry(NamedTuple):
-    """Something that happened in a region."""
+    """A region entered a state."""
 
     at: float
     region: str
@@ -124,42 +119,44 @@ class TimelineEntry(NamedTuple):
 
 
 class MarkLevel(NamedTuple):
-    """A region's mark at a moment."""
+    """Up to which sequence a region's mark was at a moment."""
 
     at: float
     sequence: int
 
 
 class RegionObservations:
-    """What was seen so far. ``wall_us`` is the wall time at which the drill's clock was 0."""
+    """What was observed so far. ``wall_us`` is the wall time at which the drill's clock was 0.
+
+    ``entries`` are in order for each region: from its history where it tells one, else from the polls. ``verified``
+    holds each region's mark whenever it had moved, ``at_risk_blocks`` and ``at_risk_amounts`` the most at any time.
+    """
 
     def __init__(self, wall_us: int) -> None:
         self.wall_us = wall_us
         self.latest: dict[str, RegionObservation] = {}
-        self.entries: list[
-            TimelineEntry
-        ] = []  # by region in order; from history where there is one, else from the polls
+        self.entries: list[TimelineEntry] = []
         self.verified: dict[str, list[MarkLevel]] = {}
-        self.furthest: dict[str, int] = {}  # the greatest sequence that each region has shown
         self.at_risk_blocks = 0
         self.at_risk_amounts: dict[str, float] = {}
         self._known: dict[str, set[HistoryEvent]] = {}
-        self._told: dict[str, str] = {}
+        self._states: dict[str, str] = {}  # of each region's last entry
 
-    def saw(self, sight: RegionObservation) -> None:
+    def add(self, observation: RegionObservation) -> None:
         """Take one poll's outcome in."""
-        before = self.latest.get(sight.region)
-        self.latest[sight.region] = sight
-        self._history(sight, before)
-        if sight.state != self._told.get(sight.region):
-            at = sight.at if sight.answers else sight.asked_at  # it has not answered since then
-            self._tell(TimelineEntry(at, sight.region, sight.state, "", sight.epoch))
-        if not sight.answers:
+        region = observation.region
+        before = self.latest.get(region)
+        self.latest[region] = observation
+        self._add_history(observation, before)
+        if observation.state != self._states.get(region):
+            # A region is away from when the first poll was sent that it did not answer.
+            at = observation.at if observation.answers else observation.asked_at
+            self._enter(TimelineEntry(at, region, observation.state, "", observation.epoch))
+        if not observation.answers:
             return
-        self.furthest[sight.region] = max(self.furthest.get(sight.region, 0), sight.sequence)
-        marks = self.verified.setdefault(sight.region, [])
-        if len(marks) < LIMIT and (not marks or marks[-1].sequence < sight.verified):
-            marks.append(MarkLevel(sight.at, sight.verified))
+        marks = self.verified.setdefault(region, [])
+        if len(marks) < LIMIT and (not marks or marks[-1].sequence < observation.verified):
+            marks.append(MarkLevel(observation.at, observation.verified))
         risk = at_risk(self.latest)
         self.at_risk_blocks = max(self.at_risk_blocks, risk.blocks)
         for currency, amount in risk.amounts.items():
@@ -167,31 +164,31 @@ class RegionObservations:
 
     @property
     def leader(self) -> str | None:
-        """Who takes writes, by the latest answers; of two the one with the newer epoch."""
-        leading = [sight for sight in self.latest.values() if sight.leads]
-        return max(leading, key=lambda sight: sight.epoch).region if leading else None
+        """The region that takes writes, by the latest answers; of two the one with the newer epoch."""
+        leading = [observation for observation in self.latest.values() if observation.leads]
+        return max(leading, key=lambda observation: observation.epoch).region if leading else None
 
-    def _history(self, sight: RegionObservation, before: RegionObservation | None) -> None:
-        known = self._known.get(sight.region)
+    def _add_history(self, observation: RegionObservation, before: RegionObservation | None) -> None:
+        known = self._known.get(observation.region)
         if known is None:
-            if sight.history or sight.answers:
-                self._known[sight.region] = set(sight.history)  # what was before the drill is not of it
+            if observation.answers:
+                self._known[observation.region] = set(observation.history)  # what was before the drill is not of it
             return
-        earliest = before.asked_at if before is not None else sight.asked_at
-        for past in sight.history:
-            if past not in known:
-                known.add(past)
-                at = min(max((past.at_us - self.wall_us) / 1e6, earliest), sight.at)
-                self._tell(TimelineEntry(at, sight.region, past.state, past.why or past.event, past.epoch))
+        earliest = before.asked_at if before is not None else observation.asked_at
+        for event in observation.history:
+            if event not in known:
+                known.add(event)
+                at = min(max((event.at_us - self.wall_us) / 1e6, earliest), observation.at)
+                self._enter(TimelineEntry(at, observation.region, event.state, event.why or event.event, event.epoch))
 
-    def _tell(self, entry: TimelineEntry) -> None:
-        self._told[entry.region] = entry.state
+    def _enter(self, entry: TimelineEntry) -> None:
+        self._states[entry.region] = entry.state
         if len(self.entries) < LIMIT:
             self.entries.append(entry)
 
 
 class RiskObservation(NamedTuple):
-    """What would be lost with the primary now."""
+    """What would be lost with the primary now: blocks, and their amounts by currency."""
 
     blocks: int
     amounts: dict[str, float]
@@ -199,15 +196,15 @@ class RiskObservation(NamedTuple):
 
 def at_risk(latest: Mapping[str, RegionObservation]) -> RiskObservation:
     """Blocks that are known to be, or to have been, at the primary and that no other region has."""
-    others = [sight for sight in latest.values() if not sight.leads]
-    leading = [sight for sight in latest.values() if sight.leads]
+    leading = [observation for observation in latest.values() if observation.leads]
+    others = [observation for observation in latest.values() if not observation.leads]
     if not others:
         return RiskObservation(0, {})
-    have = max(sight.sequence for sight in others)
-    head = max([sight.sequence for sight in leading] + [sight.heard_head for sight in others], default=0)
-    blocks = max(head - have, 0)
+    # A primary that is gone has left word of its head with those that followed it.
+    heads = [*(leader.sequence for leader in leading), *(other.heard_head for other in others)]
+    blocks = max(max(heads) - max(other.sequence for other in others), 0)
     amounts: dict[str, float] = {}
-    for sight in leading if blocks else ():
-        for currency, amount in sight.at_risk.items():
+    for leader in leading if blocks else ():
+        for currency, amount in leader.at_risk.items():
             amounts[currency] = max(amounts.get(currency, 0.0), amount)
     return RiskObservation(blocks, amounts)

@@ -44,6 +44,7 @@ Currency = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,16}$")]
 
 
 def _one_or_more(value: object) -> object:
+    """``"tokyo"`` is one region, ``["paris", "tokyo"]`` are two."""
     return (value,) if isinstance(value, str) else value
 
 

@@ -20,12 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from replicator.ops.drills.rules.measures import Canary
 from replicator.ops.drills.rules.observations import MarkLevel, TimelineEntry
 
 
 class TimelineStep(NamedTuple):
-    """A step's end, and in which region."""
+    """When a step of a change of the primary was done, and by which region."""
 
     name: str
     at: float
@@ -34,7 +33,7 @@ class TimelineStep(NamedTuple):
 
 
 class StateSpan(NamedTuple):
-    """A region was in a state for a while."""
+    """A time in which a region was in one state."""
 
     region: str
     state: str
@@ -55,20 +54,21 @@ def steps_of(
     if promoted is None:
         return []
     ordered = [entry for entry in ordered if entry.at <= promoted.at]
-    claiming = _last(ordered, {"claiming"}, new)
-    found: list[TimelineStep] = []
+    claiming = _last(ordered, {"claiming"}, new)  # the last: a claim may fail and be made again
+    steps: list[TimelineStep] = []
     detected = _first(ordered, {"suspecting"}, None)
     if detected is not None:
-        found.append(TimelineStep("detection", detected.at, detected.region, detected.why))
+        steps.append(TimelineStep("detection", detected.at, detected.region, detected.why))
     closing = _first(ordered, {"demoting"}, old) if old is not None else None
     if (decided := closing or claiming) is not None:
-        found.append(TimelineStep("decision", decided.at, decided.region, decided.why))
+        steps.append(TimelineStep("decision", decided.at, decided.region, decided.why))
     since = claiming.at if claiming is not None else began
     for name, state in (("fence", "draining"), ("drain", "promoting")):
-        entry = _last([one for one in ordered if one.at >= since], {state}, new)
+        # A step is over when the next state is entered, and only behind the claim that was won.
+        entry = _last([entry for entry in ordered if entry.at >= since], {state}, new)
         if entry is not None:
-            found.append(TimelineStep(name, entry.at, new, entry.why))
-    return [*found, TimelineStep("promote", promoted.at, new, promoted.why)]
+            steps.append(TimelineStep(name, entry.at, new, entry.why))
+    return [*steps, TimelineStep("promote", promoted.at, new, promoted.why)]
 
 
 def verified_step(
@@ -85,29 +85,24 @@ def verified_step(
     return min(reached, key=lambda step: step.at, default=None)
 
 
-def first_write_step(canary: Canary | None) -> TimelineStep | None:
-    """The first acknowledged write as a step."""
-    return None if canary is None else TimelineStep("first write", canary.acked_at, canary.region)
-
-
 def spans(entries: Iterable[TimelineEntry], ended: float) -> list[StateSpan]:
     """In which state each region was from when to when."""
     by_region: dict[str, list[TimelineEntry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.at):
         by_region.setdefault(entry.region, []).append(entry)
-    found: list[StateSpan] = []
-    for region, some in by_region.items():
-        for place, entry in enumerate(some):
-            until = some[place + 1].at if place + 1 < len(some) else ended
-            if found and found[-1].region == region and found[-1].state == entry.state:
-                found[-1] = found[-1]._replace(ended=until)
+    joined: list[StateSpan] = []
+    for region, history in by_region.items():
+        for place, entry in enumerate(history):
+            until = history[place + 1].at if place + 1 < len(history) else ended
+            if joined and joined[-1].region == region and joined[-1].state == entry.state:
+                joined[-1] = joined[-1]._replace(ended=until)
             else:
-                found.append(StateSpan(region, entry.state, entry.at, until))
-    return found
+                joined.append(StateSpan(region, entry.state, entry.at, until))
+    return joined
 
 
 def _first(entries: Sequence[TimelineEntry], states: set[str], region: str | None) -> TimelineEntry | None:
-    return next((e for e in entries if e.state in states and region in (None, e.region)), None)
+    return next((entry for entry in entries if entry.state in states and region in (None, entry.region)), None)
 
 
 def _last(entries: Sequence[TimelineEntry], states: set[str], region: str | None) -> TimelineEntry | None:

@@ -35,15 +35,15 @@ def position(sequence: int) -> str:
 @pytest.fixture
 def report() -> DrillReport:
     """A failover from paris to tokyo that lost two canaries, and the way back."""
-    sights = RegionObservations(0)
-    sights.entries = [
+    observations = RegionObservations(0)
+    observations.entries = [
         *FAILOVER[:-1],
         TimelineEntry(8.9, NAME, "following"),
         TimelineEntry(30.05, "tokyo", "demoting"),
         TimelineEntry(30.2, "paris", "primary"),
     ]
-    sights.verified = {"tokyo": [MarkLevel(9.2, 60)], NAME: [MarkLevel(9.8, 60)], "paris": [MarkLevel(31.0, 90)]}
-    sights.at_risk_blocks = 7
+    observations.verified = {"tokyo": [MarkLevel(9.2, 60)], NAME: [MarkLevel(9.8, 60)], "paris": [MarkLevel(31.0, 90)]}
+    observations.at_risk_blocks = 7
     before = [Canary(n, 4.5 + n / 20, 4.51 + n / 20, "paris", position(n)) for n in range(1, 10)]
     after = [Canary(10, 8.8, 9.0, "tokyo", position(52), 4), Canary(11, 30.2, 30.3, "paris", position(80))]
     after += [Canary(20 + n, 9.0 + n / 2, 9.0 + n / 2, "tokyo", position(52 + n)) for n in range(1, 43)]
@@ -54,7 +54,7 @@ def report() -> DrillReport:
     return report_of(
         about,
         plan(LOSS),
-        sights,
+        observations,
         [DrillEvent("event", 5.0, 30.0, "paris", "tokyo"), DrillEvent("back", 30.0, 40.0, "tokyo", "paris")],
         [*before, *after],
         canary_report(60, 0, [*before, *after]),

@@ -16,7 +16,7 @@ from replicator.ops.drills.rules.observations import (
 WALL_US = 1_790_000_000_000_000
 
 
-def sight(region: str, at: float, state: str = "following", **fields: object) -> RegionObservation:
+def observation(region: str, at: float, state: str = "following", **fields: object) -> RegionObservation:
     return dataclasses.replace(RegionObservation(region, at - 0.02, at, state), **fields)  # type: ignore[arg-type]
 
 
@@ -25,26 +25,26 @@ def past(seconds: float, state: str) -> HistoryEvent:
 
 
 def test_what_a_region_tells_of_its_past_is_placed_by_its_clock_within_the_two_polls() -> None:
-    sights = RegionObservations(WALL_US)
+    observations = RegionObservations(WALL_US)
     old = past(-100, "following")
-    sights.saw(sight("tokyo", 1.0, history=[old]))
-    sights.saw(sight("tokyo", 2.0, "draining", history=[old, past(1.5, "claiming"), past(1.7, "draining")]))
-    assert [(entry.at, entry.state) for entry in sights.entries] == [
+    observations.add(observation("tokyo", 1.0, history=[old]))
+    observations.add(observation("tokyo", 2.0, "draining", history=[old, past(1.5, "claiming"), past(1.7, "draining")]))
+    assert [(entry.at, entry.state) for entry in observations.entries] == [
         (1.0, "following"),
         (1.5, "claiming"),
         (1.7, "draining"),
     ]
     late = [old, past(1.5, "claiming"), past(1.7, "draining"), past(90.0, "promoting"), past(-90.0, "primary")]
-    sights.saw(sight("tokyo", 3.0, "primary", history=late))
-    assert [(entry.at, entry.state) for entry in sights.entries[3:]] == [(3.0, "promoting"), (1.98, "primary")]
+    observations.add(observation("tokyo", 3.0, "primary", history=late))
+    assert [(entry.at, entry.state) for entry in observations.entries[3:]] == [(3.0, "promoting"), (1.98, "primary")]
 
 
 def test_a_region_without_a_past_is_followed_by_the_polls() -> None:
-    sights = RegionObservations(WALL_US)
+    observations = RegionObservations(WALL_US)
     for at, state in ((1.0, "following"), (2.0, "following"), (3.0, "away"), (4.0, "away"), (5.0, "following")):
-        sights.saw(sight("tokyo", at, state))
+        observations.add(observation("tokyo", at, state))
     # It is away since the first poll that it did not answer was sent.
-    assert [(entry.at, entry.state) for entry in sights.entries] == [
+    assert [(entry.at, entry.state) for entry in observations.entries] == [
         (1.0, "following"),
         (2.98, "away"),
         (5.0, "following"),
@@ -52,18 +52,18 @@ def test_a_region_without_a_past_is_followed_by_the_polls() -> None:
 
 
 def test_who_leads_is_the_newest_of_those_that_say_so() -> None:
-    sights = RegionObservations(WALL_US)
-    assert sights.leader is None
-    sights.saw(sight("paris", 1.0, "primary", leads=True, epoch=1))
-    sights.saw(sight("tokyo", 1.1, "primary", leads=True, epoch=2))
-    assert sights.leader == "tokyo"
+    observations = RegionObservations(WALL_US)
+    assert observations.leader is None
+    observations.add(observation("paris", 1.0, "primary", leads=True, epoch=1))
+    observations.add(observation("tokyo", 1.1, "primary", leads=True, epoch=2))
+    assert observations.leader == "tokyo"
 
 
 def test_at_risk_is_what_no_other_region_has_also_when_the_primary_is_gone() -> None:
-    primary = sight("paris", 1, "primary", leads=True, sequence=120, at_risk={"EUR": 9.0})
-    tokyo, lima = sight("tokyo", 1, sequence=100, heard_head=110), sight("lima", 1, sequence=90)
+    primary = observation("paris", 1, "primary", leads=True, sequence=120, at_risk={"EUR": 9.0})
+    tokyo, lima = observation("tokyo", 1, sequence=100, heard_head=110), observation("lima", 1, sequence=90)
     assert at_risk({"paris": primary, "tokyo": tokyo, "lima": lima}) == (20, {"EUR": 9.0})
-    assert at_risk({"paris": sight("paris", 2, "away"), "tokyo": tokyo, "lima": lima}) == (10, {})
+    assert at_risk({"paris": observation("paris", 2, "away"), "tokyo": tokyo, "lima": lima}) == (10, {})
     assert at_risk({"paris": primary}) == (0, {})
 
 
@@ -88,5 +88,5 @@ def test_a_failover_report_and_a_status_are_read() -> None:
         ],
     }
     seen = of_status("tokyo", 1.0, status)
-    assert (seen.state, seen.leads, seen.sequence, seen.applied, seen.verified) == ("following", False, 8, 7, 4)
+    assert (seen.state, seen.leads, seen.sequence, seen.verified) == ("following", False, 8, 4)
     assert (seen.lag_seconds, seen.blocked) == (2.5, "behind")

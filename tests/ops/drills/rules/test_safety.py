@@ -20,8 +20,8 @@ def plan(text: str = 'kind = "canary"') -> DrillPlan:
     return parse_plan(text, Path("plan.toml"), {})
 
 
-def seen(*sights: RegionObservation) -> dict[str, RegionObservation]:
-    return {sight.region: sight for sight in sights}
+def seen(*observations: RegionObservation) -> dict[str, RegionObservation]:
+    return {observation.region: observation for observation in observations}
 
 
 PARIS = RegionObservation("paris", 0, 0, "primary", leads=True, epoch=1, sequence=50)
@@ -34,7 +34,7 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sights", "told"),
+    ("text", "observations", "told"),
     [
         ('kind = "canary"', [PARIS], "tokyo does not answer"),
         ('kind = "canary"', [PARIS, RegionObservation("tokyo", 0, 0)], "tokyo does not answer"),
@@ -50,9 +50,9 @@ def test_all_is_well() -> None:
         ('kind = "slow_link"\ntarget = "paris"\nother = "lima"', [PARIS, TOKYO], "there is no region lima"),
     ],
 )
-def test_what_is_not_fit_is_refused(text: str, sights: list[RegionObservation], told: str) -> None:
+def test_what_is_not_fit_is_refused(text: str, observations: list[RegionObservation], told: str) -> None:
     with pytest.raises((ConfigError, Unavailable)) as refused:
-        check_fit(plan(text), NAMES, seen(*sights))
+        check_fit(plan(text), NAMES, seen(*observations))
     assert told in refused.value.message
     assert refused.value.cure
 
