@@ -20,7 +20,7 @@ from replicator.config import Config
 from replicator.errors import ConfigError, Corrupt, Halted, Rejected, ReplicatorError, Unavailable
 from replicator.format.position import Position
 from replicator.ops.bootstrap import target
-from replicator.ops.bootstrap.decide import CopyDecision, way
+from replicator.ops.bootstrap.decide import CopyDecision, decide
 from replicator.ops.bootstrap.target import CopyTarget
 from replicator.pipeline.copies.client import CopyClient
 from replicator.pipeline.copies.partial_copy import PartialCopy, remove_half, write_half
@@ -51,14 +51,13 @@ class CopyProgress:
 
 async def plan(config: Config, source: Upstream, *, replace: bool, named: bool = False) -> dict[str, Any]:
     """What ``bootstrap`` would do. Changes nothing, here or there. Raises what it would meet at once."""
-    found = await trio.to_thread.run_sync(target.look, config)
+    contents = await trio.to_thread.run_sync(target.look, config)
     try:
-        what = way(found, replace=replace, source=source.url if named else None).value
+        what = decide(contents, replace=replace, source=source.url if named else None).value
         refused = None
     except Halted as refusal:
         what, refused = "nothing: it is refused", refusal.as_json()
-        way(found, replace=True)
-    would_replace = found.half is None and (found.journal is not None or found.replica is not None)
+    would_replace = contents.half is None and (contents.journal is not None or contents.replica is not None)
     async with CopyClient(source) as client:
         answer = await client.plan()
     return {
@@ -68,15 +67,15 @@ async def plan(config: Config, source: Upstream, *, replace: bool, named: bool =
         "position": str(answer["position"]),
         "rows": answer["rows"],
         "tables": answer["tables"],
-        "journal": None if found.journal is None else str(found.journal),
-        "replica": None if found.replica is None else str(found.replica),
+        "journal": None if contents.journal is None else str(contents.journal),
+        "replica": None if contents.replica is None else str(contents.replica),
         "set_aside": [str(file) for file in target.old_files(config)] if would_replace else [],
         "emptied": await trio.to_thread.run_sync(target.old_tables, config) if would_replace else [],
     }
 
 
 class Bootstrap:
-    """One call of the verb."""
+    """One call of the verb. ``_moved_at`` is when the copy last got on, on trio's clock."""
 
     def __init__(
         self,
@@ -98,20 +97,21 @@ class Bootstrap:
         self._moved_at = 0.0
 
     async def run(self) -> Position:
-        """Do it; the position that the region is at then. Raises ReplicatorError."""
+        """Make the region anew; gives its position then. Raises ReplicatorError."""
         with locked(self._config.region.files):
             self._moved_at = trio.current_time()
             backoff, copies = Backoff(0.2, 5.0, random.Random()), 0
             done: Position | None = None
             while done is None:
                 cause: ReplicatorError | None = None
-                found = await trio.to_thread.run_sync(target.look, self._config)
-                what = way(found, replace=self._replace, source=self._named)
+                # Looked at anew each time: what an interrupted step has left behind decides, not what it had in mind.
+                contents = await trio.to_thread.run_sync(target.look, self._config)
+                what = decide(contents, replace=self._replace, source=self._named)
                 try:
                     if what in (CopyDecision.RESUME, CopyDecision.FINISH):
-                        assert found.half is not None
-                        await self._go_on(found.half, is_whole=what is CopyDecision.FINISH)
-                        done = found.half.begun.position
+                        assert contents.half is not None
+                        await self._go_on(contents.half, is_whole=what is CopyDecision.FINISH)
+                        done = contents.half.begun.position
                     elif copies == COPIES:
                         message = f"{COPIES} copies were begun and none came to its end"
                         raise Halted("no_copy", message, place=self._source.url, cure="see the other region's log")
@@ -151,6 +151,8 @@ class Bootstrap:
         if what is CopyDecision.REPLACE:
             aside = await trio.to_thread.run_sync(target.set_aside, self._config)
             self._report.set_aside += map(str, aside)
+        # Written before the first transaction: killed between the two, the region is one that is being made anew, not
+        # one whose data would be refused.
         half = PartialCopy(self._source.url, begun, chunk_rows)
         await trio.to_thread.run_sync(write_half, self._config.region.files, half)
         filling = CopyTarget(wiring.replica(self._config), begun)
@@ -169,7 +171,7 @@ class Bootstrap:
             raise Halted("other_strand", message, place=self._source.url, cure=cure)
 
     async def _check_followed(self, position: Position) -> None:
-        """Whom we will follow keeps its journal for us from here on, or says now why it cannot."""
+        """Have the region that will be followed keep its journal for us from here on. Raises Halted if it cannot."""
         followed = self._source if self._config.cluster else source_of(self._config, None)
         place = f"[follow] primary = {followed.url}"
         async with FeedClient(followed) as client:
@@ -198,6 +200,7 @@ class Bootstrap:
                 async with CopyClient(source) as client:
                     await self._fill(client, filling, begun)
             report.phase = "finishing"
+            # In this order: until the journal begins at the copy, the mark keeps run from starting the region.
             await trio.to_thread.run_sync(target.begin_journal, self._config, begun)
             await trio.to_thread.run_sync(filling.clear)
         finally:
@@ -225,7 +228,7 @@ class Bootstrap:
 
 
 async def _ask(client: CopyClient, copy: str, number: int, send: trio.MemorySendChannel[Chunk | CopyEnd]) -> None:
-    """One chunk ahead of the replica."""
+    """Ask for chunks, one ahead of the replica."""
     async with send:
         while True:
             chunk = await client.chunk(copy, number)
@@ -236,7 +239,7 @@ async def _ask(client: CopyClient, copy: str, number: int, send: trio.MemorySend
 
 
 async def _let_go(source: Upstream, copy: str) -> None:
-    """It would let go by itself."""
+    """Have the other region let the moment go now; it would do so by itself."""
     async with CopyClient(source) as client:
         try:
             await client.end(copy)

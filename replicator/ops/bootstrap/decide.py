@@ -1,4 +1,4 @@
-"""What bootstrap does with what it finds. Pure.
+"""What bootstrap does with what it finds in the region. Pure.
 
 Guarantee: what is here is only ever replaced if that was asked for; half a copy of our own is no ledger and may go.
 """
@@ -15,7 +15,8 @@ from replicator.pipeline.replicas.base import AppliedMark
 
 
 class RegionContents(NamedTuple):
-    """What is in the region. ``journal`` is its journal's end, ``replica`` where its replica stands; None: nothing."""
+    """What is in the region. ``half`` tells of a partial copy and ``mark`` how far the replica has it; ``journal`` is
+    the journal's end and ``replica`` the replica's position. None: there is none."""
 
     half: PartialCopy | None
     journal: Position | None
@@ -24,7 +25,7 @@ class RegionContents(NamedTuple):
 
 
 class CopyDecision(enum.Enum):
-    """How to go on."""
+    """What bootstrap does next; the value is the phrase for people."""
 
     BEGIN = "begin a copy"
     REPLACE = "set aside what is here, then begin a copy"
@@ -33,30 +34,27 @@ class CopyDecision(enum.Enum):
     FINISH = "the rows are whole: begin the journal"
 
 
-def way(found: RegionContents, *, replace: bool, source: str | None = None) -> CopyDecision:
-    """The way from what was found; ``source`` is the region to copy if one was named. Raises Halted
+def decide(contents: RegionContents, *, replace: bool, source: str | None = None) -> CopyDecision:
+    """What to do with these contents; ``source`` is the region to copy if one was named. Raises Halted
     ``region_has_data``."""
-    half = found.half
+    half = contents.half
     if half is not None:
-        if found.mark is not None and is_of(found.mark, half.begun.copy):
-            if found.replica is not None:
-                return CopyDecision.FINISH
-            return (
-                CopyDecision.RESUME if source in (None, half.url) else CopyDecision.ANEW
-            )  # the other one may be gone for good
-        return CopyDecision.ANEW  # killed before its first transaction, which empties what was to be replaced
-    if found.journal is None and found.replica is None:
-        return CopyDecision.ANEW if found.mark is not None else CopyDecision.BEGIN
+        if contents.mark is None or not is_of(contents.mark, half.begun.copy):
+            return CopyDecision.ANEW  # killed before its first transaction, which empties what was to be replaced
+        if contents.replica is not None:
+            return CopyDecision.FINISH
+        # Where another region is named, the one that was copied from may be gone for good.
+        return CopyDecision.RESUME if source in (None, half.url) else CopyDecision.ANEW
+    if contents.journal is None and contents.replica is None:
+        # A mark alone is what is left of a partial copy whose file was removed: its rows are nobody's ledger.
+        return CopyDecision.ANEW if contents.mark is not None else CopyDecision.BEGIN
     if replace:
         return CopyDecision.REPLACE
-    here = [f"its {name} is at sequence {at.sequence:,}" for name, at in _named(found) if at is not None]
+    ends = (("journal", contents.journal), ("replica", contents.replica))
+    here = [f"its {name} is at sequence {end.sequence:,}" for name, end in ends if end is not None]
     raise Halted(
         "region_has_data",
         f"this region is not empty: {', '.join(here)}",
         place="bootstrap",
         cure="look at what would happen: --plan; give --replace to set the old data aside and take a copy",
     )
-
-
-def _named(found: RegionContents) -> list[tuple[str, Position | None]]:
-    return [("journal", found.journal), ("replica", found.replica)]

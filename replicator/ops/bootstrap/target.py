@@ -26,7 +26,7 @@ from replicator.storage.journal.store import Journal
 
 
 def look(config: Config) -> RegionContents:
-    """What is here. Raises Unavailable or Halted."""
+    """The contents of the region. Raises Unavailable or Halted."""
     strand, path = config.region.strand, config.region.files.journal
     end: Position | None = None
     if path.exists():
@@ -37,7 +37,7 @@ def look(config: Config) -> RegionContents:
             journal.close()
     applied, mark = _look_at_replica(config)
     return RegionContents(
-        read_half(config.region.files), _some(end), _some(applied.position if applied else None), mark
+        read_half(config.region.files), _not_empty(end), _not_empty(applied.position if applied else None), mark
     )
 
 
@@ -51,7 +51,7 @@ def _look_at_replica(config: Config) -> tuple[AppliedMark | None, AppliedMark | 
         raise
 
 
-def _some(position: Position | None) -> Position | None:
+def _not_empty(position: Position | None) -> Position | None:
     return position if position is not None and position.sequence else None
 
 
@@ -78,7 +78,7 @@ def set_aside(config: Config) -> list[Path]:
 
 
 class CopyTarget:
-    """The replica while it is filled. After an error, ``open`` again."""
+    """The replica while it is filled. ``chunks`` and ``rows`` are what is committed. After an error, ``open`` again."""
 
     def __init__(self, replica: Replica, begun: CopyStart) -> None:
         self._replica = replica
@@ -99,8 +99,9 @@ class CopyTarget:
         self._replica.close()
 
     def begin(self) -> None:
-        """Empty what is there of this ledger, and make the copy's tables."""
+        """Empty what is there of this ledger and make the copy's tables, in one transaction with the mark."""
         known = self._replica.definitions(self._strand)
+        # By name: a table that was made anew has had several relations, and is emptied once.
         steps: list[Step] = [Truncate(table) for table in {table.name: table for table in known.values()}.values()]
         for relation, packed in self._begun.definitions:
             definition = unpack_definition(packed)
@@ -111,7 +112,7 @@ class CopyTarget:
         self._replica.forget(self._strand)
         aside = self._replica.quarantine()
         void = QuarantineClosing("truncated", time.time_ns() // 1000, "bootstrap", "the region is made anew")
-        aside.close(self._strand, [one.place for one in aside.open(self._strand)], void)
+        aside.close(self._strand, [statement.place for statement in aside.open(self._strand)], void)
         self._commit(0, 0)
 
     def add(self, chunk: Chunk) -> None:
@@ -134,6 +135,7 @@ class CopyTarget:
             raise Corrupt("bad_copy", f"{self.rows:,} rows came, there are {last.rows:,}", place="copy")
         position = self._begun.position
         self._replica.begin()
+        # Sequences come last: they are at the copy's position or further, and only ever move forward.
         self._replica.apply(self._strand, last.sequences)
         self._replica.commit(AppliedMark(position, self._begun.committed_at, position.sequence))
 

@@ -10,7 +10,7 @@ import pytest
 from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Column, Definition, pack_definition
 from replicator.format.position import Position
-from replicator.ops.bootstrap.decide import CopyDecision, RegionContents, way
+from replicator.ops.bootstrap.decide import CopyDecision, RegionContents, decide
 from replicator.pipeline.copies.partial_copy import (
     PartialCopy,
     mark_of,
@@ -63,20 +63,21 @@ OTHER_MARK = mark_of(BEGUN._replace(copy="c2"), 3, 30)
     ],
 )
 def test_the_way(found: RegionContents, replace: bool, expected: CopyDecision) -> None:
-    assert way(found, replace=replace) is expected
+    assert decide(found, replace=replace) is expected
 
 
 def test_another_region_that_is_named_is_copied_from_the_beginning() -> None:
     found = RegionContents(HALF, None, None, MARK)
-    assert way(found, replace=False, source="http://lima:7400") is CopyDecision.ANEW
-    assert way(found, replace=False, source=HALF.url) is CopyDecision.RESUME
-    assert way(RegionContents(HALF, None, THERE, MARK), replace=False, source="http://lima:7400") is CopyDecision.FINISH
+    assert decide(found, replace=False, source="http://lima:7400") is CopyDecision.ANEW
+    assert decide(found, replace=False, source=HALF.url) is CopyDecision.RESUME
+    whole = RegionContents(HALF, None, THERE, MARK)
+    assert decide(whole, replace=False, source="http://lima:7400") is CopyDecision.FINISH
 
 
 @pytest.mark.parametrize("found", [RegionContents(None, HERE, HERE, None), RegionContents(None, HERE, None, None)])
 def test_data_is_never_replaced_unasked(found: RegionContents) -> None:
     with pytest.raises(Halted) as caught:
-        way(found, replace=False)
+        decide(found, replace=False)
     assert caught.value.reason == "region_has_data"
     assert "--replace" in caught.value.cure
 
