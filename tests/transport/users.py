@@ -24,7 +24,7 @@ from replicator.ops.drills import regions as drills
 from replicator.ops.drills.rules.observations import AWAY
 from replicator.ops.drills.rules.plan import CanaryPlan
 from replicator.ops.preflight import cluster
-from replicator.ops.preflight.following import check_following
+from replicator.ops.preflight.feed import check_feed
 from replicator.pipeline.copies import client as copying
 from replicator.pipeline.feed import client as feed
 from replicator.pipeline.feed.client import FeedClient, Upstream
@@ -201,7 +201,7 @@ async def cli_tell(url: str) -> None:
 
 
 async def preflight_following(url: str) -> None:
-    findings = await check_following(upstream(url), genesis("main"))
+    findings = await check_feed(upstream(url), genesis("main"))
     assert [finding.level for finding in findings] == ["fail"]
     assert all(finding.cure for finding in findings)
 

@@ -30,9 +30,9 @@ def command(config: Path, as_json: bool) -> None:
     nothing fails, though there may be warnings. 1: something fails. 2: wrong usage or configuration.
     """
     from replicator.config import load
-    from replicator.ops.preflight.checks import look
+    from replicator.ops.preflight.checks import check_region
 
-    findings = look(load(config))
+    findings = check_region(load(config))
     ready = all(finding.level != "fail" for finding in findings)
     if as_json:
         content = {"ready": ready, "findings": [dataclasses.asdict(finding) for finding in findings]}

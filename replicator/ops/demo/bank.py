@@ -43,7 +43,7 @@ class Operation:
 
     @property
     def effects(self) -> dict[str, int]:
-        """What it changes in each wallet."""
+        """The change of each wallet's balance."""
         if self.kind == "top-up":
             return {self.user.wallet: self.amount}
         effects = {self.user.wallet: -self.amount}
@@ -96,7 +96,7 @@ class Books:
         self._known: set[str] = set()
 
     def acknowledge(self, operation: Operation) -> None:
-        """The ledger said that it is done."""
+        """Book an operation: the ledger said that it is done."""
         assert operation.id not in self._known, "an operation is booked once"
         self._known.add(operation.id)
         for wallet, change in operation.effects.items():
@@ -107,12 +107,12 @@ class Books:
         self.counts[operation.kind] += 1
 
     def refuse(self) -> None:
-        """The ledger said that it is not done, and will not be."""
+        """Count an operation that the ledger said is not done, and will not be."""
         self.refused += 1
 
     @property
     def acknowledged(self) -> int:
-        """How many operations."""
+        """The number of operations that were acknowledged."""
         return self.counts.total()
 
     @property
@@ -122,17 +122,17 @@ class Books:
 
     def differences(self, balances: Mapping[str, int], payments: Mapping[str, int]) -> list[str]:
         """What a region holds that the books do not say, or the other way round; the first few of each."""
-        found = []
+        differences = []
         if sum(balances.values()) != self.money:
-            found.append(f"{cents(sum(balances.values()))} in all wallets, {cents(self.money)} by the books")
-        found += [f"wallet {wallet} is overdrawn" for wallet, balance in balances.items() if balance < 0]
-        for name, held, booked in (("wallet", balances, self.balances), ("payment", payments, self.payments)):
-            differing = sorted(key for key in held.keys() | booked.keys() if held.get(key) != booked.get(key))
-            found += [
-                f"{name} {key}: {_amount(held.get(key))}, by the books {_amount(booked.get(key))}"
+            differences.append(f"{cents(sum(balances.values()))} in all wallets, {cents(self.money)} by the books")
+        differences += [f"wallet {wallet} is overdrawn" for wallet, balance in balances.items() if balance < 0]
+        for name, stored, booked in (("wallet", balances, self.balances), ("payment", payments, self.payments)):
+            differing = sorted(key for key in stored.keys() | booked.keys() if stored.get(key) != booked.get(key))
+            differences += [
+                f"{name} {key}: {_amount(stored.get(key))}, by the books {_amount(booked.get(key))}"
                 for key in differing[:SHOWN_DIFFERENCES]
             ]
-        return found
+        return differences
 
 
 def cents(amount: int) -> str:

@@ -47,10 +47,10 @@ async def judge(regions: DemoRegions, watch: RegionWatch, books: Books) -> list[
         return [EqualityCheck("all", "the end", False, str(error))]
     checks = await compare(regions)
     for region in regions.all:
-        checks.append(await trio.to_thread.run_sync(_money, region, books))
+        checks.append(await trio.to_thread.run_sync(_check_money, region, books))
     for region in regions.replicas:
-        checks.append(await _once(watch, region))
-    return [*checks, *await trio.to_thread.run_sync(_chains, regions)]
+        checks.append(await _check_applied_once(watch, region))
+    return [*checks, *await trio.to_thread.run_sync(_check_chains, regions)]
 
 
 async def compare(regions: DemoRegions) -> list[EqualityCheck]:
@@ -61,7 +61,7 @@ async def compare(regions: DemoRegions) -> list[EqualityCheck]:
         try:
             verdict = await verify_one(regions, region)
             positions.add(verdict.position)
-            checks.append(EqualityCheck(region.name, EVERY_ROW, verdict.is_equal, told(verdict)))
+            checks.append(EqualityCheck(region.name, EVERY_ROW, verdict.is_equal, describe(verdict)))
         except ReplicatorError as error:
             checks.append(EqualityCheck(region.name, EVERY_ROW, False, str(error)))
     where = ", ".join(sorted(str(position.sequence) for position in positions))
@@ -76,8 +76,8 @@ async def verify_one(regions: DemoRegions, region: DemoRegion) -> Verdict:
         raise first_cause(group) from None
 
 
-def told(verdict: Verdict) -> str:
-    """A verdict in a line."""
+def describe(verdict: Verdict) -> str:
+    """The verdict in a line."""
     if verdict.is_equal:
         rows = sum(table.primary_rows for table in verdict.tables)
         return f"equal at sequence {verdict.position.sequence:,}: {len(verdict.tables)} tables, {rows:,} rows"
@@ -90,7 +90,7 @@ def told(verdict: Verdict) -> str:
 
 
 def brief(line: str) -> str:
-    """What ``told`` gives, for a table: ``equal at 1,234``."""
+    """The line of ``describe`` for a table: ``equal at 1,234``."""
     return line.split(":")[0].replace(" sequence", "")
 
 
@@ -101,16 +101,16 @@ async def _reach_the_end(regions: DemoRegions, watch: RegionWatch) -> None:
         await watch.reach(region, head, REACH_SECONDS)
 
 
-def _money(region: DemoRegion, books: Books) -> EqualityCheck:
-    """What the region's own file holds, beside the books."""
+def _check_money(region: DemoRegion, books: Books) -> EqualityCheck:
+    """Compare what the region's own file holds with the books."""
     what = "money"
     try:
         balances, payments = read_accounts(region.files.ledger_state)
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         return EqualityCheck(region.name, what, False, f"the region's tables cannot be read: {error!r}")
-    found = books.differences(balances, payments)
+    differences = books.differences(balances, payments)
     right = f"{cents(books.money)} in {len(balances)} wallets, {len(payments):,} payments, as acknowledged"
-    return EqualityCheck(region.name, what, not found, "; ".join(found) or right)
+    return EqualityCheck(region.name, what, not differences, "; ".join(differences) or right)
 
 
 def read_accounts(database: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -124,8 +124,8 @@ def read_accounts(database: Path) -> tuple[dict[str, int], dict[str, int]]:
     )
 
 
-async def _once(watch: RegionWatch, region: DemoRegion) -> EqualityCheck:
-    """The counter that the replica keeps in the transactions of its rows."""
+async def _check_applied_once(watch: RegionWatch, region: DemoRegion) -> EqualityCheck:
+    """Compare the replica's counter of blocks with its position: it is kept in the transactions of the rows."""
     await watch.reach(region, 0, REACH_SECONDS)
     state = watch.states[region.name]
     passed = state.applied_blocks == state.sequence
@@ -134,8 +134,8 @@ async def _once(watch: RegionWatch, region: DemoRegion) -> EqualityCheck:
     )
 
 
-def _chains(regions: DemoRegions) -> list[EqualityCheck]:
-    """Every journal from its first block to its last, and that all end alike."""
+def _check_chains(regions: DemoRegions) -> list[EqualityCheck]:
+    """Walk every journal from its first block to its last, and compare their ends."""
     walks = {region.name: _walk(region) for region in regions.all}
     checks = [
         EqualityCheck(name, "chain", isinstance(result, Walk) and result.broken is None, _walked(result))

@@ -86,7 +86,7 @@ class DemoRegion:
         self.is_killed = False
         self._process: subprocess.Popen[bytes] | None = None
         self.directory.mkdir()
-        port, regions = self.url.rpartition(":")[2], ", ".join(f'{one} = "{url}"' for one, url in urls.items())
+        port, regions = self.url.rpartition(":")[2], ", ".join(f'{region} = "{url}"' for region, url in urls.items())
         self.config_path.write_text(_CONFIG.format(name=name, role=self.role, port=port, regions=regions))
 
     @property
@@ -104,13 +104,13 @@ class DemoRegion:
             )
 
     def kill(self) -> None:
-        """SIGKILL, in the middle of whatever it does."""
+        """Send SIGKILL, in the middle of whatever it does."""
         self.check_runs()
         assert self._process is not None
         self.is_killed = True
-        self._gone(self._process)
+        self._kill_process(self._process)
 
-    def _gone(self, process: subprocess.Popen[bytes]) -> None:
+    def _kill_process(self, process: subprocess.Popen[bytes]) -> None:
         """End the process now; nothing happens if it has ended."""
         process.kill()
         process.communicate()  # waits, and closes the pipe
@@ -123,7 +123,7 @@ class DemoRegion:
             raise ReplicatorError("sidecar_ended", message, place=f"region {self.name}", cure="see the log")
 
     def ask_to_stop(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
@@ -136,7 +136,7 @@ class DemoRegion:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            self._gone(self._process)
+            self._kill_process(self._process)
 
 
 def _this_program() -> dict[str, str]:
@@ -189,7 +189,7 @@ class DemoRegions:
 
 def free_ports(number: int) -> list[int]:
     """Loopback ports that can be listened at. Raises Unavailable if there are none."""
-    found: list[int] = []
+    ports: list[int] = []
     draws = random.SystemRandom()
     for _ in range(PORT_TRIES):
         port = draws.choice(PORTS)
@@ -199,9 +199,9 @@ def free_ports(number: int) -> list[int]:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in found:
-            found.append(port)
-        if len(found) == number:
-            return found
+        if port not in ports:
+            ports.append(port)
+        if len(ports) == number:
+            return ports
     message = f"no {number} ports are free on 127.0.0.1 between {PORTS.start} and {PORTS.stop}"
     raise Unavailable("no_ports", message, place="127.0.0.1", cure="see why this machine lets no program listen there")

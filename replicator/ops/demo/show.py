@@ -47,7 +47,7 @@ class PlainLog:
         """A line of figures every other second."""
         if time.monotonic() - self._shown_at >= LINE_SECONDS:
             self._shown_at = time.monotonic()
-            self.say("  ".join(_words(state) for state in story.states))
+            self.say("  ".join(_state_line(state) for state in story.states))
 
 
 class LiveTable:
@@ -84,7 +84,7 @@ def showing(*, on_stderr: bool) -> Iterator[PlainLog | LiveTable]:
             yield LiveTable(console, live)
 
 
-def _words(state: RegionState) -> str:
+def _state_line(state: RegionState) -> str:
     blocks, seconds = _lag(state)
     lag = "" if state.role == "primary" else f", {blocks} blocks, {seconds} behind"
     return f"{state.name} {state.condition} at {state.sequence:,}{lag}"

@@ -16,7 +16,7 @@ import trio
 
 from replicator.errors import ReplicatorError, Unavailable
 from replicator.ops.demo.customers import Customers
-from replicator.ops.demo.judge import EVERY_ROW, EqualityCheck, brief, judge, told, verify_one
+from replicator.ops.demo.judge import EVERY_ROW, EqualityCheck, brief, describe, judge, verify_one
 from replicator.ops.demo.regions import FIRST, DemoRegion, DemoRegions
 from replicator.ops.demo.report import DemoReport, PrimaryChange, SidecarKill, seen_by_customers
 from replicator.ops.demo.watch import RegionState, RegionWatch
@@ -27,9 +27,9 @@ RECOVER_SECONDS = 60.0
 SHOW_SECONDS = 0.25
 REPLICA_KILLED_AT, PRIMARY_LOST_AT, SWITCHED_BACK_AT = 0.15, 0.4, 0.8  # shares of the time
 SWITCHOVER_SECONDS = 10.0
-AWAY = 0.06
+AWAY = 0.06  # of the time
 AWAY_LIMIT_SECONDS = 2.0
-VERIFY_EVERY = 0.15
+VERIFY_EVERY = 0.15  # of the time
 VERIFY_LEAST_SECONDS = 1.0
 BOUNDS = Bounds(5.0, 16_000_000)
 
@@ -39,17 +39,17 @@ def _leads(state: RegionState) -> bool:
 
 
 class StoryOutput(Protocol):
-    """Where it is shown."""
+    """What the story is told to: the screen, or a log."""
 
     def say(self, line: str) -> None:
-        """An event."""
+        """Show an event."""
 
     def figures(self, story: DemoStory) -> None:
-        """How it is now; called a few times a second."""
+        """Show how the regions are now; called a few times a second."""
 
 
 class DemoStory:
-    """One run. ``seconds`` is for how long there is traffic."""
+    """One run of the demo. ``seconds`` is for how long there is traffic."""
 
     def __init__(self, directory: Path, seconds: float, show: StoryOutput) -> None:
         self.directory = directory
@@ -179,7 +179,7 @@ class DemoStory:
         """How many transactions the region sealed that were in no other region, by how they were judged."""
         async with Client(region.endpoint, BOUNDS) as client:
             answer = await client.json("GET", "/v1/orphans")
-        return sum((Counter(one["counts"]) for one in answer["orphans"]), Counter())
+        return sum((Counter(seal["counts"]) for seal in answer["orphans"]), Counter())
 
     async def _answered_after(self, moment: float) -> None:
         """A write that was sent after the moment is acknowledged: an answer may have been on its way before."""
@@ -224,7 +224,7 @@ class DemoStory:
             if error.reason == "diverged" and not self._is_changing:
                 self._live.append(EqualityCheck(region.name, "under traffic", False, str(error)))
             return  # a sidecar was killed meanwhile, say: its turn comes again
-        self._live.append(EqualityCheck(region.name, "under traffic", verdict.is_equal, told(verdict)))
-        self.watch.states[region.name].verified = brief(told(verdict))
+        self._live.append(EqualityCheck(region.name, "under traffic", verdict.is_equal, describe(verdict)))
+        self.watch.states[region.name].verified = brief(describe(verdict))
         if not verdict.is_equal:
-            self._show.say(f"{region.name}: {told(verdict)}")
+            self._show.say(f"{region.name}: {describe(verdict)}")

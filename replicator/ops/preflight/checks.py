@@ -22,9 +22,9 @@ from replicator.errors import Rejected, ReplicatorError
 from replicator.format.position import genesis
 from replicator.ledger.tables import check_declaration, definition_of
 from replicator.ops.preflight.cluster import check_cluster
-from replicator.ops.preflight.following import check_following
+from replicator.ops.preflight.feed import check_feed
 from replicator.ops.preflight.lease import check_lease
-from replicator.ops.preflight.listening import check_listening
+from replicator.ops.preflight.listener import check_listener
 from replicator.ops.preflight.machine import check_data_dir, check_versions
 from replicator.ops.preflight.stored_region import StoredRegion, read_stored
 from replicator.pipeline.replicas.postgres import check as postgres_check
@@ -32,9 +32,9 @@ from replicator.pipeline.replicas.sqlite import check as sqlite_check
 from replicator.runtime import wiring
 
 
-def look(config: Config) -> list[Finding]:
+def check_region(config: Config) -> list[Finding]:
     """Everything that ``run`` will need with this configuration. Blocks; not for within trio."""
-    findings = [*check_versions(), *check_data_dir(config), *check_listening(wiring.listen(config))]
+    findings = [*check_versions(), *check_data_dir(config), *check_listener(wiring.listen(config))]
     try:
         stored = read_stored(config)
         if stored.head.sequence:
@@ -42,11 +42,11 @@ def look(config: Config) -> list[Finding]:
     except ReplicatorError as error:
         findings.append(failed(error))
         stored = StoredRegion(genesis(config.region.strand))
-    findings += [*_role(config, stored), *check_lease(config, stored.head)]
+    findings += [*_check_role(config, stored), *check_lease(config, stored.head)]
     return findings if config.cluster is None else [*findings, *check_cluster(config, config.cluster, stored)]
 
 
-def _role(config: Config, stored: StoredRegion) -> Iterator[Finding]:
+def _check_role(config: Config, stored: StoredRegion) -> Iterator[Finding]:
     captured = wiring.captured_ledger(config)
     if captured is not None:
         yield from captured.preflight()
@@ -61,11 +61,11 @@ def _role(config: Config, stored: StoredRegion) -> Iterator[Finding]:
             yield from _check_sqlite(config, path, stored)
     followed = wiring.upstream(config, None)
     if followed is not None:
-        yield from trio.run(check_following, followed, stored.head)
+        yield from trio.run(check_feed, followed, stored.head)
 
 
 def _check_sqlite(config: Config, path: Path, stored: StoredRegion) -> Iterator[Finding]:
-    """Where the start will make the file's directory, that one was looked at: there is nothing to add."""
+    """The file of a SQLite database, unless its directory is one that the start makes: that was looked at already."""
     made = (config.region.data_dir, *config.region.data_dir.parents)
     if path.parent.exists() or path.parent not in made:
         yield from sqlite_check.preflight(path, stored.definitions)
@@ -80,10 +80,10 @@ def _check_tables(source: EmbeddedSourceSettings, stored: StoredRegion) -> Itera
         except Rejected as refusal:
             yield Finding("fail", f"[[source.tables]] {declaration.name}: {refusal.message}", "declare it otherwise")
             continue
-        found = there.get(declaration.name.lower())
-        if found is None:
+        stored_definition = there.get(declaration.name.lower())
+        if stored_definition is None:
             yield Finding("ok", f"table {declaration.name} can be made")
-        elif found == definition_of(declaration):
+        elif stored_definition == definition_of(declaration):
             yield Finding("ok", f"table {declaration.name} is as declared")
         else:
             what = f"[[source.tables]] {declaration.name}: it is there with another key, user field or spelling"

@@ -26,7 +26,7 @@ from replicator.config import (
 from replicator.config.finding import Finding, failed
 from replicator.config.roles import replica_of, source_of
 from replicator.errors import ConfigError, ReplicatorError
-from replicator.ops.preflight.listening import is_local
+from replicator.ops.preflight.listener import is_local
 from replicator.ops.preflight.stored_region import StoredRegion
 from replicator.runtime import wiring
 from replicator.storage.journal.store import Journal
@@ -45,7 +45,7 @@ def check_cluster(config: Config, cluster: ClusterSettings, stored: StoredRegion
     """Everything about ``[cluster]`` and ``[failover]``. Blocks; not for within trio."""
     yield from _encryption(config, cluster)
     yield from trio.run(_ask_all, config, cluster)
-    yield from _remembered(config)
+    yield from _check_durable_state(config)
     source = source_of(config)
     if isinstance(source, PostgresSourceSettings):
         yield from needs.preflight(source.conninfo(), wiring.fenced_tables(source))
@@ -138,37 +138,37 @@ def _encryption(config: Config, cluster: ClusterSettings) -> Iterator[Finding]:
 # -- this region
 
 
-def _remembered(config: Config) -> Iterator[Finding]:
+def _check_durable_state(config: Config) -> Iterator[Finding]:
     try:
-        kept = DurableStateFile(config.region.files.role).read()
+        state = DurableStateFile(config.region.files.role).read()
     except ReplicatorError as error:
         yield failed(error)
         return
-    if kept is not None:
-        yield Finding("ok", f"this region's role is kept: {kept.memory.state}, epoch {kept.memory.epoch}")
+    if state is not None:
+        yield Finding("ok", f"this region's role is kept: {state.memory.state}, epoch {state.memory.epoch}")
 
 
 def _promotable_ledger(stored: StoredRegion) -> Iterator[Finding]:
-    foreign = sorted(one.label for one in stored.definitions if not one.documents)
+    foreign = sorted(definition.label for definition in stored.definitions if not definition.documents)
     if foreign:
         what = f"it follows another kind of ledger (table {foreign[0]}), and could not be promoted"
         yield Finding("warn", what, "keep the copy of a PostgreSQL ledger in PostgreSQL")
 
 
 def _promotable_database(config: Config, source: PostgresSourceSettings) -> Iterator[Finding]:
-    """Once there is a replica's bookkeeping, what a promotion would stumble over."""
+    """Once the region has followed: what a promotion would stumble over."""
     path, replica = config.region.files.journal, replica_of(config)
-    kept = DurableStateFile(config.region.files.role).read() if path.exists() else None
-    if kept is None or kept.memory.half != "replica" or not isinstance(replica, PostgresReplicaSettings):
+    state = DurableStateFile(config.region.files.role).read() if path.exists() else None
+    if state is None or state.memory.half != "replica" or not isinstance(replica, PostgresReplicaSettings):
         return
     journal = Journal(path, traceless=True)
     try:
-        found = reasons(replica.conninfo(), wiring.postgres_options(source), journal, config.region.strand)
+        obstacles = reasons(replica.conninfo(), wiring.postgres_options(source), journal, config.region.strand)
     except ReplicatorError as error:
-        found = [str(error)]
+        obstacles = [str(error)]
     finally:
         journal.close()
-    if not found:
+    if not obstacles:
         yield Finding("ok", "the database could be promoted")
-    for reason in found:
+    for reason in obstacles:
         yield Finding("warn", f"could not be promoted: {reason}", "cure that before this region is needed")

@@ -31,7 +31,7 @@ from replicator.config import EtcdLeaseSettings as EtcdSection
 from replicator.config.finding import Finding, failed
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.position import Position
-from replicator.ops.preflight.listening import is_local
+from replicator.ops.preflight.listener import is_local
 from replicator.ops.preflight.machine import nearest
 from replicator.runtime import wiring
 
@@ -43,7 +43,7 @@ _OLDEST = (3, 4)
 
 
 class _MemberStatus(NamedTuple):
-    """What a member said of itself."""
+    """What a member of etcd says of itself, and in how many seconds it answered."""
 
     endpoint: str
     cluster_id: int
@@ -66,28 +66,28 @@ def check_lease(config: Config, head: Position) -> Iterator[Finding]:
 
 
 async def _check_etcd(options: EtcdOptions, strand: str, head: Position) -> list[Finding]:
-    told: list[_MemberStatus] = []
+    statuses: list[_MemberStatus] = []
     faults: list[ReplicatorError] = []
 
     async def ask(endpoint: str) -> None:
         try:
-            told.append(await _tell(dataclasses.replace(options, endpoints=(endpoint,))))
+            statuses.append(await _status(dataclasses.replace(options, endpoints=(endpoint,))))
         except ReplicatorError as error:
             faults.append(error)
 
     async with trio.open_nursery() as nursery:
         for endpoint in options.endpoints:
             nursery.start_soon(ask, endpoint)
-    findings = [*_encryption(options), *_members(options, told, faults)]
-    if told:
+    findings = [*_encryption(options), *_members(options, statuses, faults)]
+    if statuses:
         findings += await _check_rights(options, strand, head)
     return findings
 
 
-async def _tell(options: EtcdOptions) -> _MemberStatus:
+async def _status(options: EtcdOptions) -> _MemberStatus:
     (endpoint,) = options.endpoints
 
-    async def status(member: EtcdMember) -> _MemberStatus:
+    async def measure(member: EtcdMember) -> _MemberStatus:
         await member.call("/v3/maintenance/status", {})  # opens the connection: that takes its own time
         begun = time.monotonic()
         answer = await member.call("/v3/maintenance/status", {})
@@ -98,19 +98,21 @@ async def _tell(options: EtcdOptions) -> _MemberStatus:
             return _MemberStatus(endpoint, header.cluster_id, has_leader, str(answer["version"])[:40], seconds)
 
     async with contextlib.aclosing(_patient(options)) as gateway:
-        return await gateway.ask(status)
+        return await gateway.ask(measure)
 
 
 def _patient(options: EtcdOptions) -> Gateway:
+    """A gateway that waits longer than a renewal may: a slow member is to be told of, not to time out."""
     return Gateway(options, max(options.budget_seconds, ANSWER_SECONDS_AT_LEAST))
 
 
-def _members(options: EtcdOptions, told: list[_MemberStatus], faults: list[ReplicatorError]) -> Iterator[Finding]:
+def _members(options: EtcdOptions, statuses: list[_MemberStatus], faults: list[ReplicatorError]) -> Iterator[Finding]:
+    # One member that is away is to be known; that none answers stops the start.
     for fault in faults:
         finding = failed(fault)
         is_halted = isinstance(fault, Halted)
-        yield finding if is_halted or not told else dataclasses.replace(finding, level="warn")
-    for member in told:
+        yield finding if is_halted or not statuses else dataclasses.replace(finding, level="warn")
+    for member in statuses:
         place = f"[lease] {member.endpoint}: etcd {member.version}"
         if not member.has_leader:
             yield Finding("fail", f"{place} has no leader", "bring a majority of its members up")
@@ -122,8 +124,8 @@ def _members(options: EtcdOptions, told: list[_MemberStatus], faults: list[Repli
             yield Finding("warn", what, "set [lease] ttl higher, or use members that are nearer")
         else:
             yield Finding("ok", f"{place} answers in {member.seconds * 1000:.0f} ms")
-    if len({member.cluster_id for member in told}) > 1:
-        where = ", ".join(f"{member.endpoint} of {member.cluster_id:x}" for member in told)
+    if len({member.cluster_id for member in statuses}) > 1:
+        where = ", ".join(f"{member.endpoint} of {member.cluster_id:x}" for member in statuses)
         what = f"[lease] endpoints are of different clusters: {where}"
         yield Finding("fail", what, "name the members of one cluster: each would give the lease away")
 
@@ -170,7 +172,7 @@ def _check_static(shared: Path | None, own: Path, strand: str, head: Position) -
         cure = "give them to the user that the sidecars run as"
         yield Finding("fail", f"{place}: files that cannot be written: {', '.join(closed)}", cure)
     else:
-        yield from _check_kept(path, place, strand, head)
+        yield from _check_record(path, place, strand, head)
     if shared and not boot_id():
         what = f"{place}: a lease may outlast a restart of this machine, by its ttl at most"
         yield Finding("warn", what, "nothing, if that is short enough")
@@ -179,15 +181,15 @@ def _check_static(shared: Path | None, own: Path, strand: str, head: Position) -
         yield Finding("warn", what, 'use kind = "etcd", or on one machine a path that all its sidecars are given')
 
 
-def _check_kept(path: Path, place: str, strand: str, head: Position) -> Iterator[Finding]:
+def _check_record(path: Path, place: str, strand: str, head: Position) -> Iterator[Finding]:
     try:
-        kept = read_kept(path, strand)
+        record = read_kept(path, strand)
     except OSError as error:
         yield Finding("fail", f"{place}: it cannot be read: {error.strerror}", "let the sidecar's user read it")
     except ReplicatorError as error:
         yield failed(error)
     else:
-        yield from _view(kept.view(BootMoment(boot_id(), boot_seconds())), place, strand, head)
+        yield from _view(record.view(BootMoment(boot_id(), boot_seconds())), place, strand, head)
 
 
 def _view(view: LeaseView, place: str, strand: str, head: Position) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from replicator.format.block import Draft
 from replicator.format.statement import pack_message
 from replicator.ops.cli import main
-from replicator.ops.preflight.following import clock_finding
+from replicator.ops.preflight.feed import clock_finding
 from replicator.pipeline.replicas.sqlite import SqliteReplica
 from replicator.storage.journal.store import Journal
 from replicator.storage.sqlite import connect

@@ -12,7 +12,7 @@ from replicator.errors import ConfigError
 from replicator.transport.server import Listen, check_address
 
 
-def check_listening(listen: Listen) -> Iterator[Finding]:
+def check_listener(listen: Listen) -> Iterator[Finding]:
     """Address, TLS and who may come in."""
     try:
         check_address(listen)
@@ -65,16 +65,16 @@ def _check_certificate(listen: Listen) -> Iterator[Finding]:
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
     """A handshake in memory; until when the client takes the certificate. Raises SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asked = client.wrap_bio(to_client, to_server)
-    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    caller = client.wrap_bio(to_client, to_server)
+    listener = server.wrap_bio(to_server, to_client, server_side=True)
     for _ in range(10):  # more rounds than any version of TLS takes
-        with contextlib.suppress(ssl.SSLWantReadError):
-            asked.do_handshake()
-            certificate = asked.getpeercert()
+        with contextlib.suppress(ssl.SSLWantReadError):  # the other side's turn
+            caller.do_handshake()
+            certificate = caller.getpeercert()
             assert certificate is not None, "the client asked for one"
             return str(certificate["notAfter"])
         with contextlib.suppress(ssl.SSLWantReadError):
-            answering.do_handshake()
+            listener.do_handshake()
     raise ssl.SSLError("the handshake does not come to its end")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.ops.preflight.listening import check_listening
+from replicator.ops.preflight.listener import check_listener
 from replicator.transport.server import Listen
 from tests.servers import free_port
 
@@ -19,7 +19,7 @@ LOCKED = HERE / "locked.pem"  # the same, the key with a password
 
 def levels(listen: Listen) -> list[tuple[str, str]]:
     """Level and text of each finding; all that is not ok has a cure."""
-    findings = list(check_listening(listen))
+    findings = list(check_listener(listen))
     assert all(finding.cure or finding.level == "ok" for finding in findings)
     return [(finding.level, finding.what) for finding in findings]
 

@@ -17,7 +17,7 @@ from replicator.config.finding import Finding, failed
 from replicator.errors import Rejected, ReplicatorError, Unavailable
 from replicator.format.position import Position
 from replicator.format.wire import Heartbeat
-from replicator.ops.preflight.listening import is_local
+from replicator.ops.preflight.listener import is_local
 from replicator.pipeline.feed.client import FeedClient, Frames, Upstream
 
 MICROSECONDS = 1_000_000
@@ -32,25 +32,27 @@ _CURES = {
 
 
 class _UpstreamAnswer(NamedTuple):
+    """A heartbeat, and this machine's clock before it was asked for and after it came."""
+
     heartbeat: Heartbeat
-    sent_us: int  # this machine's clock, before asking and after hearing
+    sent_us: int
     heard_us: int
 
 
-async def check_following(upstream: Upstream, head: Position) -> list[Finding]:
+async def check_feed(upstream: Upstream, head: Position) -> list[Finding]:
     """Ask the feed behind ``head``, the end of the region's own journal."""
     place = f"[follow] primary = {upstream.url}"
     findings = list(_encryption(upstream, place))
     try:
-        heard = await _ask(upstream, head)
+        answer = await _ask(upstream, head)
     except Rejected as refusal:
         cure = _CURES.get(refusal.reason, "check [follow] and the primary's version")
         return [*findings, Finding("fail", f"{place}: {refusal.message} [{refusal.reason}]", cure)]
     except ReplicatorError as error:
         return [*findings, failed(error)]
-    theirs = heard.heartbeat.position.sequence
+    theirs = answer.heartbeat.position.sequence
     behind = f"this region's sequence {head.sequence:,} is on its chain, which is at {theirs:,}"
-    clock = clock_finding(heard.heartbeat.now, heard.sent_us, heard.heard_us)
+    clock = clock_finding(answer.heartbeat.now, answer.sent_us, answer.heard_us)
     return [*findings, Finding("ok", f"{place} answers; {behind}"), clock]
 
 
@@ -58,6 +60,7 @@ async def _ask(upstream: Upstream, head: Position) -> _UpstreamAnswer:
     async with FeedClient(upstream) as client:
         sent_us = time.time_ns() // 1000
         with trio.move_on_after(ANSWER_SECONDS):
+            # Nothing lies behind the end: the feed sends a heartbeat, or refuses as it would refuse to be followed.
             async with client.stream(head.strand, head, until=head.sequence) as frames:
                 heartbeat = await _first_heartbeat(frames)
                 return _UpstreamAnswer(heartbeat, sent_us, time.time_ns() // 1000)
