@@ -48,7 +48,7 @@ def _print(findings: list[Finding]) -> None:
         click.echo(f"{level}  {_one_line(finding.what)}")
         if finding.cure:
             click.echo(f"      cure: {_one_line(finding.cure)}")
-    counts = {level: sum(found.level == level for found in findings) for level in _COLOURS}
+    counts = {level: sum(finding.level == level for finding in findings) for level in _COLOURS}
     click.echo(f"{counts['ok']} ok, {counts['warn']} to know, {counts['fail']} to cure before the start")
 
 

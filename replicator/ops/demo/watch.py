@@ -49,7 +49,7 @@ class RegionWatch:
 
     def __init__(self, regions: DemoRegions) -> None:
         self._regions = regions
-        self._seen: dict[str, deque[tuple[float, int]]] = {region.name: deque() for region in regions.all}
+        self._samples: dict[str, deque[tuple[float, int]]] = {region.name: deque() for region in regions.all}
         self.states = {region.name: RegionState(region.name, region.role) for region in regions.all}
 
     async def run(self) -> None:
@@ -115,9 +115,9 @@ class RegionWatch:
         return applied
 
     def _rate(self, state: RegionState) -> float:
-        seen = self._seen[state.name]
-        seen.append((trio.current_time(), state.sequence))
-        while len(seen) > 2 and seen[-1][0] - seen[1][0] >= RATE_SECONDS:
-            seen.popleft()
-        (since, first), (until, last) = seen[0], seen[-1]
+        samples = self._samples[state.name]
+        samples.append((trio.current_time(), state.sequence))
+        while len(samples) > 2 and samples[-1][0] - samples[1][0] >= RATE_SECONDS:
+            samples.popleft()
+        (since, first), (until, last) = samples[0], samples[-1]
         return max(0.0, (last - first) / (until - since)) if until > since else 0.0

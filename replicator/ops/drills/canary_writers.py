@@ -125,9 +125,9 @@ class EmbeddedCanaryWriter:
     async def _keys(self, leader: str) -> list[str]:
         """The next keys, as the leader shows them."""
         path = f"/v1/tables/{self._plan.table}/users/{self._drill}?limit={REMOVED_AT_ONCE}"
-        found = await self._regions.ask(leader, path)
+        page = await self._regions.ask(leader, path)
         try:
-            return [] if found is None else [str(one["document"]["canary_id"]) for one in found["documents"]]
+            return [] if page is None else [str(row["document"]["canary_id"]) for row in page["documents"]]
         except (KeyError, TypeError) as error:
             raise bad_answer(leader, f"it lists no canaries: {error!r}") from error
 
@@ -146,8 +146,8 @@ class EmbeddedCanaryWriter:
             return WriteUnknown(error.message)
         refusal = client.refusal(answer)
         if refusal.reason == "not_primary" and answer.status == 409:
-            said = answer.content.decode(errors="replace") + answer.headers.get("Location", "")
-            return WriteNotHere(self._regions.named_in(said))
+            text = answer.content.decode(errors="replace") + answer.headers.get("Location", "")
+            return WriteNotHere(self._regions.named_in(text))
         if isinstance(refusal, Unavailable) or answer.status == 409:
             return WriteRetryLater(retry_after(answer.headers.get("Retry-After")))
         raise refusal
@@ -228,8 +228,8 @@ class PostgresCanaryWriter:
             "CREATE TABLE IF NOT EXISTS {} (canary_id text PRIMARY KEY, user_id text NOT NULL,"
             " number bigint NOT NULL, amount numeric NOT NULL, currency text NOT NULL)"
         )
-        found = db.execute("SELECT to_regclass(%s)", (self._table.as_string(db),)).fetchone()
-        if found is None or found[0] is None:
+        table = db.execute("SELECT to_regclass(%s)", (self._table.as_string(db),)).fetchone()
+        if table is None or table[0] is None:  # asked first: the role may write and yet not be allowed to create
             db.execute(sql.SQL(text).format(self._table))
 
     def _insert(self, db: Connection, number: int) -> None:

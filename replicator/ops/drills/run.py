@@ -33,7 +33,7 @@ from replicator.ops.drills.report.form import DrillReport, summary
 from replicator.ops.drills.report.heading import DrillHeading, fingerprint, masked
 from replicator.ops.drills.report.html import page
 from replicator.ops.drills.rules.plan import DrillPlan
-from replicator.ops.drills.targets import places_of
+from replicator.ops.drills.targets import target_regions
 from replicator.ops.drills.undo_log import open_note
 from replicator.status import drill_results
 from replicator.supervise import first_cause
@@ -72,7 +72,7 @@ def carry_out(options: LiveDrillOptions) -> DrillReport:
     """The drill, and its report. Raises ReplicatorError if it cannot begin."""
     plan = load_plan(options.plan)
     configs = [load(path) for path in options.configs]
-    places = places_of(configs, options.addresses, options.ca)
+    places = target_regions(configs, options.addresses, options.ca)
     directory = state_directory(options.state, configs)
     servers = [server for config in (None, *configs) if (server := server_of(plan, config)) is not None]
     if wrong := clean_up(directory, places, servers, plan.canary):
@@ -94,7 +94,7 @@ def check(options: LiveDrillOptions) -> Iterator[str]:
     """What would be done, and whether the regions are fit. Changes nothing."""
     plan = load_plan(options.plan)
     configs = [load(path) for path in options.configs]
-    places = places_of(configs, options.addresses, options.ca)
+    places = target_regions(configs, options.addresses, options.ca)
     yield f"{plan.title}: {plan.kind.replace('_', ' ')} {' and '.join(plan.target)}".rstrip()
     yield from _run(_region_lines, places)
     for command in plan.fault.inject if plan.fault else ():

@@ -23,19 +23,19 @@ from replicator.transport.endpoint import TOKEN_VARIABLE, Endpoint, own_endpoint
 UNNAMED = "?"
 
 
-def places_of(configs: Iterable[Config], addresses: Sequence[str], ca: Path | None) -> list[Endpoint]:
-    """The regions, by name. Raises ReplicatorError. Starts an event loop of its own."""
-    found: dict[str, Endpoint] = {}
+def target_regions(configs: Iterable[Config], addresses: Sequence[str], ca: Path | None) -> list[Endpoint]:
+    """The endpoints of all regions, each once, by name. Raises ReplicatorError. Runs an event loop of its own."""
+    endpoints: dict[str, Endpoint] = {}
     for config in configs:
         for place in _of_config(config):
-            found.setdefault(place.url if place.name.startswith(UNNAMED) else place.name, place)
+            endpoints.setdefault(place.url if place.name.startswith(UNNAMED) else place.name, place)
     token = os.environ.get(TOKEN_VARIABLE)
     for number, text in enumerate(addresses):
         name, url = _named(text, number)
-        found[name] = Endpoint(name, url, token, ca, f"the environment variable {TOKEN_VARIABLE}", "--ca")
-    named = {place.name for place in found.values() if not place.name.startswith(UNNAMED)}
-    unnamed = [place for place in found.values() if place.name.startswith(UNNAMED)]
-    places = [place for place in found.values() if place.name in named]
+        endpoints[name] = Endpoint(name, url, token, ca, f"the environment variable {TOKEN_VARIABLE}", "--ca")
+    named = {place.name for place in endpoints.values() if not place.name.startswith(UNNAMED)}
+    unnamed = [place for place in endpoints.values() if place.name.startswith(UNNAMED)]
+    places = [place for place in endpoints.values() if place.name in named]
     known = {place.url for place in places}
     if unnamed:
         asked = _ask_names([place for place in unnamed if place.url not in known])
@@ -69,7 +69,7 @@ def _named(text: str, number: int) -> tuple[str, str]:
 
 
 def _ask_names(places: Sequence[Endpoint]) -> list[Endpoint]:
-    found: list[Endpoint] = []
+    named: list[Endpoint] = []
 
     async def ask() -> None:
         async with DeploymentRegions(places, trio.current_time) as regions:
@@ -78,10 +78,10 @@ def _ask_names(places: Sequence[Endpoint]) -> list[Endpoint]:
                 if status is None or not isinstance(status.get("region"), str):
                     cure = "check that the address is that of a sidecar"
                     raise Unavailable("bad_answer", "it tells no name", place=place.url, cure=cure)
-                found.append(dataclasses.replace(place, name=status["region"]))
+                named.append(dataclasses.replace(place, name=status["region"]))
 
     try:
         trio.run(ask)
     except* ReplicatorError as group:
         raise first_cause(group) from None
-    return found
+    return named

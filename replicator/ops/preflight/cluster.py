@@ -58,17 +58,17 @@ def check_cluster(config: Config, cluster: ClusterSettings, stored: StoredRegion
 
 
 async def _ask_all(config: Config, cluster: ClusterSettings) -> list[Finding]:
-    found: dict[str, list[Finding]] = {}
+    findings: dict[str, list[Finding]] = {}
     token = cluster.token.reveal() if cluster.token else None
     keys = "[cluster] token", "[cluster] ca ="
 
     async def ask(name: str, url: str) -> None:
-        found[name] = await look_at(Endpoint(name, url, token, cluster.ca, *keys), config)
+        findings[name] = await look_at(Endpoint(name, url, token, cluster.ca, *keys), config)
 
     async with trio.open_nursery() as nursery:
         for name, url in cluster.regions.items():
             nursery.start_soon(ask, name, url)
-    return [finding for name in cluster.regions for finding in found[name]]
+    return [finding for name in cluster.regions for finding in findings[name]]
 
 
 async def look_at(endpoint: Endpoint, config: Config) -> list[Finding]:
@@ -79,7 +79,7 @@ async def look_at(endpoint: Endpoint, config: Config) -> list[Finding]:
             answer = await client.json("GET", "/v1/failover")
         called, theirs = answer["report"]["region"], answer["cluster"]
         state, blocked = str(answer["report"]["state"]), str(answer["report"]["blocked"])
-        told = {key: theirs[key] for key in (*_MUST, *_SHOULD)}
+        settings = {key: theirs[key] for key in (*_MUST, *_SHOULD)}
     except ReplicatorError as error:
         is_first = name == config.region.name and error.reason == REASONS.unreachable  # this sidecar does not run yet
         return [] if is_first else [_trouble(place, error)]
@@ -88,7 +88,7 @@ async def look_at(endpoint: Endpoint, config: Config) -> list[Finding]:
     if called != name:
         cure = "let each name in [cluster] regions have its own region's address"
         return [Finding("fail", f"{place} is the region {str(called)[:64]!r}", cure)]
-    findings = list(_differences(place, told, cluster_json(config)))
+    findings = list(_differences(place, settings, cluster_json(config)))
     could = f"; it could not be promoted: {blocked}" if blocked and state != "primary" else ""
     return [*findings, Finding("ok", f"{place} answers, and is {state[:20]}{could[:500]}")]
 

@@ -49,7 +49,7 @@ def page(report: DrillReport) -> str:
 def _header(report: DrillReport) -> str:
     text, colour = _OUTCOMES[report.outcome]
     ways = {"live": "on the running deployment", "rehearsal": "on a fork of a standby", "simulation": "simulated"}
-    told = f"{report.kind.replace('_', ' ')}, {ways[report.way]}, {report.began}"
+    subtitle = f"{report.kind.replace('_', ' ')}, {ways[report.way]}, {report.began}"
     notice = f'<div class="notice {colour}"><p>{escape(report.why)}</p></div>' if report.why else ""
     figures = [
         ("RTO", _seconds(report.rto_seconds)),
@@ -61,7 +61,7 @@ def _header(report: DrillReport) -> str:
     boxes = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in figures)
     return (
         f'<header><h1>{escape(report.name)}</h1><span class="state {colour}">{escape(text)}</span>'
-        f'<span class="soft">{escape(told)}</span></header>{notice}'
+        f'<span class="soft">{escape(subtitle)}</span></header>{notice}'
         f'<section><div class="figures" style="margin-bottom:0">{boxes}</div></section>'
     )
 
@@ -113,43 +113,43 @@ def _precise(seconds: float) -> str:
 
 
 def _simulation(report: DrillReport) -> str:
-    found = report.simulation
-    if found is None:
+    simulation = report.simulation
+    if simulation is None:
         return ""
     rows = [
-        (name, *_spread(one, unit))
-        for name, one, unit in (
-            ("RTO", found.rto_seconds, "s"),
-            ("without a writer", found.blocked_seconds, "s"),
-            ("RPO", found.rpo_blocks, "blocks"),
-            ("written and not carried on", found.lost_blocks, "blocks"),
+        (name, *_spread(spread, unit))
+        for name, spread, unit in (
+            ("RTO", simulation.rto_seconds, "s"),
+            ("without a writer", simulation.blocked_seconds, "s"),
+            ("RPO", simulation.rpo_blocks, "blocks"),
+            ("written and not carried on", simulation.lost_blocks, "blocks"),
         )
-        if one is not None
+        if spread is not None
     ]
     line = (
-        f"{found.seeds:,} seeds from {found.first_seed} on, {found.virtual_seconds:g} s of virtual time each, "
-        f"{found.seeds_per_second:,.0f} seeds a second"
+        f"{simulation.seeds:,} seeds from {simulation.first_seed} on, {simulation.virtual_seconds:g} s of virtual time"
+        f" each, {simulation.seeds_per_second:,.0f} seeds a second"
     )
     notes = []
     for what, seeds in (
-        ("missed a target", found.missed),
-        ("did not converge", found.not_converged),
-        ("had no writer in the end", found.without_writer),
+        ("missed a target", simulation.missed),
+        ("did not converge", simulation.not_converged),
+        ("had no writer in the end", simulation.without_writer),
     ):
         if seeds:
             notes.append(f"{what}: seeds {', '.join(map(str, seeds[:20]))}{' …' if len(seeds) > 20 else ''}")
-    told = "".join(f'<div class="notice bad"><p>{escape(note)}</p></div>' for note in notes)
+    notices = "".join(f'<div class="notice bad"><p>{escape(note)}</p></div>' for note in notes)
     heads = ("", "#p50", "#p99", "#max", "#seed of the max")
-    return _section("Simulation", f'<p class="small">{escape(line)}</p>{told}{_table(heads, rows)}')
+    return _section("Simulation", f'<p class="small">{escape(line)}</p>{notices}{_table(heads, rows)}')
 
 
-def _spread(found: SpreadReport, unit: str) -> tuple[str, str, str, str]:
-    figures = [f"{value:,.3f} {unit}" if unit == "s" else f"{value:,.0f} {unit}" for value in _values(found)]
-    return figures[0], figures[1], figures[2], "" if found.max_seed is None else f"{found.max_seed}"
+def _spread(spread: SpreadReport, unit: str) -> tuple[str, str, str, str]:
+    figures = [f"{value:,.3f} {unit}" if unit == "s" else f"{value:,.0f} {unit}" for value in _values(spread)]
+    return figures[0], figures[1], figures[2], "" if spread.max_seed is None else f"{spread.max_seed}"
 
 
-def _values(found: SpreadReport) -> tuple[float, float, float]:
-    return found.p50, found.p99, found.max
+def _values(spread: SpreadReport) -> tuple[float, float, float]:
+    return spread.p50, spread.p99, spread.max
 
 
 def _regions(report: DrillReport) -> str:
@@ -184,15 +184,15 @@ def _regions(report: DrillReport) -> str:
 
 
 def _canaries(report: DrillReport) -> str:
-    found = report.canaries
-    if found is None:
+    canaries = report.canaries
+    if canaries is None:
         return ""
     line = (
-        f"{found.written:,} written, {found.acknowledged:,} acknowledged, {found.unanswered:,} unanswered"
-        f"{f', {found.not_sent:,} not sent because too many waited' if found.not_sent else ''}"
+        f"{canaries.written:,} written, {canaries.acknowledged:,} acknowledged, {canaries.unanswered:,} unanswered"
+        f"{f', {canaries.not_sent:,} not sent because too many waited' if canaries.not_sent else ''}"
     )
-    if found.wait_seconds is not None:
-        p50, p99, most = _values(found.wait_seconds)
+    if canaries.wait_seconds is not None:
+        p50, p99, most = _values(canaries.wait_seconds)
         waits = f"p50 {_precise(p50)}, p99 {_precise(p99)}, at most {_precise(most)}"
         line += f". A writer waited {waits} for its answer"
     return _section("Canaries", f"<p>{escape(line)}.</p>")

@@ -107,8 +107,8 @@ def _axis(scale: _Scale, top: int, height: int, zero: float) -> Iterator[str]:
     for at in scale.ticks(zero):
         x = scale.x(at)
         yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{height - FOOT}"/>'
-        told = escape(_offset(at - zero))
-        yield f'<text class="dim" x="{x:.1f}" y="{height - 14}" text-anchor="middle">{told}</text>'
+        offset = escape(_offset(at - zero))
+        yield f'<text class="dim" x="{x:.1f}" y="{height - 14}" text-anchor="middle">{offset}</text>'
 
 
 def _lane(region: str, place: int, spans: Sequence[SpanReport], scale: _Scale, top: int) -> Iterator[str]:
@@ -120,9 +120,10 @@ def _lane(region: str, place: int, spans: Sequence[SpanReport], scale: _Scale, t
         x, end = scale.x(span.began_at), scale.x(span.ended_at)
         width = max(end - x, 1.5)
         kind = _CLASSES.get(span.state, "changes")
-        told = f"{region}: {span.state}, {span.ended_at - span.began_at:.3f} s"
+        words = f"{region}: {span.state}, {span.ended_at - span.began_at:.3f} s"
         yield f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" rx="3">'
-        yield f"<title>{escape(told)}</title></rect>"
+        yield f"<title>{escape(words)}</title></rect>"
+        # A label that would be cut to a few letters says less than none.
         label = _cut(span.state, width - 8, LETTER)
         if label == span.state or len(label) > 5:
             over = "on" if kind in ("leads", "changes") else "over"
@@ -166,7 +167,7 @@ def _words(change: ChangeReport, spans: Sequence[SpanReport]) -> str:
 def lengths(change: ChangeReport) -> list[tuple[StepReport, float, float]]:
     """Each step, in order, with the time since the event and since the step before."""
     ordered = sorted(change.steps, key=lambda step: step.at)
-    before = [ordered[0].at, *(one.at for one, _ in pairwise(ordered))] if ordered else []
+    before = [ordered[0].at, *(step.at for step, _ in pairwise(ordered))] if ordered else []
     return [(step, step.at - change.event_at, step.at - last) for step, last in zip(ordered, before, strict=True)]
 
 

@@ -37,21 +37,24 @@ def _lines(report: DrillReport) -> Iterator[str]:
     yield f"{report.outcome}: {report.why or report.name}. {report.id} took {seconds_text(report.seconds)}"
 
 
-def _simulation(found: SimulationReport) -> Iterator[str]:
-    yield f"{found.seeds:,} seeds from {found.first_seed} on, {found.seeds_per_second:,.0f} seeds/s"
-    yield from _spread("RTO", found.rto_seconds, "s")
-    yield from _spread("without a writer", found.blocked_seconds, "s")
-    yield from _spread("RPO", found.rpo_blocks, "blocks")
-    yield from _spread("not carried on", found.lost_blocks, "blocks")
-    for what, seeds in (("did not converge", found.not_converged), ("no writer in the end", found.without_writer)):
+def _simulation(simulation: SimulationReport) -> Iterator[str]:
+    yield f"{simulation.seeds:,} seeds from {simulation.first_seed} on, {simulation.seeds_per_second:,.0f} seeds/s"
+    yield from _spread("RTO", simulation.rto_seconds, "s")
+    yield from _spread("without a writer", simulation.blocked_seconds, "s")
+    yield from _spread("RPO", simulation.rpo_blocks, "blocks")
+    yield from _spread("not carried on", simulation.lost_blocks, "blocks")
+    for what, seeds in (
+        ("did not converge", simulation.not_converged),
+        ("no writer in the end", simulation.without_writer),
+    ):
         if seeds:
             yield f"{what}: seeds {', '.join(map(str, seeds[:20]))}"
-    if found.missed_count:
-        shown = ", ".join(map(str, found.missed[:20]))
-        yield f"{found.missed_count:,} seeds missed a target: {shown}; replay one alone with --seed"
+    if simulation.missed_count:
+        shown = ", ".join(map(str, simulation.missed[:20]))
+        yield f"{simulation.missed_count:,} seeds missed a target: {shown}; replay one alone with --seed"
 
 
-def _spread(name: str, found: SpreadReport | None, unit: str) -> Iterator[str]:
-    if found is not None:
-        seed = "" if found.max_seed is None else f" (seed {found.max_seed})"
-        yield f"  {name:<22} p50 {found.p50:,.3f}  p99 {found.p99:,.3f}  max {found.max:,.3f} {unit}{seed}"
+def _spread(name: str, spread: SpreadReport | None, unit: str) -> Iterator[str]:
+    if spread is not None:
+        seed = "" if spread.max_seed is None else f" (seed {spread.max_seed})"
+        yield f"  {name:<22} p50 {spread.p50:,.3f}  p99 {spread.p99:,.3f}  max {spread.max:,.3f} {unit}{seed}"
