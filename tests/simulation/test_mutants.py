@@ -170,6 +170,7 @@ def test_a_wrong_decision_is_caught(mutant: Decide) -> None:
     assert is_caught(DECISIONS[mutant], decide=mutant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", WORLDS, ids=lambda mutant: mutant.__name__)
 def test_a_wrong_world_is_caught(mutant: Callable[[World], None]) -> None:
     assert is_caught(WORLDS[mutant], change=mutant)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.failover.prefixes import cut_off_everywhere
 from tests.cluster.failover.regions import Region, cluster, converged, has, running, until, write
 
@@ -42,5 +44,6 @@ async def _failover(directory: Path, victim: str | None, dies_at: int | None) ->
     return regions
 
 
+@pytest.mark.slow  # some forty clusters
 async def test_a_failover_and_a_return_that_are_cut_off_anywhere_end_well(tmp_path: Path) -> None:
     await cut_off_everywhere(tmp_path, _failover, 20)

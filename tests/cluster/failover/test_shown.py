@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trio
 from click.testing import CliRunner, Result
 
@@ -32,6 +33,7 @@ async def role_codes(region: Region) -> dict[str, int]:
     return {path: (await get(region, f"/{path}"))[0] for path in ("primary", "replica", "readiness", "health")}
 
 
+@pytest.mark.slow
 async def test_who_leads_and_who_could_is_told_by_every_region(tmp_path: Path) -> None:
     regions = cluster(tmp_path, THREE)
     paris, tokyo, lima = regions.values()

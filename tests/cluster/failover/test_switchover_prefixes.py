@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.cluster.failover.prefixes import cut_off_everywhere
@@ -40,5 +41,6 @@ async def _switchover(directory: Path, victim: str | None, dies_at: int | None) 
     return regions
 
 
+@pytest.mark.slow  # some forty clusters
 async def test_a_switchover_that_is_cut_off_anywhere_ends_well(tmp_path: Path) -> None:
     await cut_off_everywhere(tmp_path, _switchover, 20)

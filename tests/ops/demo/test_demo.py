@@ -113,6 +113,7 @@ def on_a_terminal(command: list[str], variables: dict[str, str]) -> tuple[int, b
     return process.returncode, shown
 
 
+@pytest.mark.slow  # it starts sidecars
 async def test_a_difference_is_found_and_is_no_success(tmp_path: Path) -> None:
     story = DemoStory(tmp_path, 1.0, Silent())
     with story.regions.running():
@@ -173,6 +174,7 @@ def test_a_demo_that_is_killed_takes_its_sidecars_along(tmp_path: Path) -> None:
     assert left == []
 
 
+@pytest.mark.slow  # as above
 async def test_a_sidecar_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
     story = DemoStory(tmp_path, 1.0, Silent())
     story.regions["tokyo"].config_path.write_text("[regoin]\n")
