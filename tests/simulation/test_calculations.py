@@ -21,6 +21,7 @@ from replicator.cluster.failover import controller, feed_session, lease_keeper, 
 from replicator.cluster.failover import executor as carrying_out
 from replicator.cluster.leases import base, record
 from replicator.cluster.leases.base import Grant, LeaseView, usable_until
+from replicator.ops.simulation import controller as deciding
 from replicator.ops.simulation import executor, region, tasks, world
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import STORE, SimulatedFault
@@ -64,7 +65,7 @@ def without(event: RoleEvent) -> Mutant:
     """An event after which the order still stands."""
 
     def forgets(patch: Patch) -> None:
-        patch.setattr(tasks, "ENDS_ORDERS", ENDS_ORDERS - {event})
+        patch.setattr(deciding, "ENDS_ORDERS", ENDS_ORDERS - {event})
 
     forgets.__name__ = f"without_{event.name.lower()}"
     return forgets
@@ -195,8 +196,8 @@ def test_a_wrong_calculation_is_caught(mutant: Mutant, monkeypatch: Patch) -> No
         ("check_order", orders, (executor, controller)),
         ("take_over", orders, (executor, carrying_out)),
         ("present_order", orders, (region, observe)),
-        ("ENDS_ORDERS", states, (tasks, controller)),
-        ("BEGINS_RETURN", states, (tasks, controller)),
+        ("ENDS_ORDERS", states, (deciding, controller)),
+        ("BEGINS_RETURN", states, (deciding, controller)),
         ("usable_until", base, (held_lease,)),
         ("HeldLease", held_lease, (region, lease_keeper)),
         ("FeedSession", promises, (region, feed_session)),

@@ -28,9 +28,10 @@ from replicator.ops.drills.rules.plan import LIVE_ONLY, DrillPlan, takes_over
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import Kind, SimulatedFault
+from replicator.ops.simulation.network import WorldEvent
 from replicator.ops.simulation.region import SimulatedRegion
 from replicator.ops.simulation.weather import FAIR
-from replicator.ops.simulation.world import World, WorldEvent
+from replicator.ops.simulation.world import World
 from replicator.runtime import wiring
 
 CALM_SECONDS = 4.0

@@ -13,17 +13,11 @@ by order         in ``manual`` and ``shadow`` mode nobody stands by itself after
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from replicator.cluster.decisions.model import DurableState, Order
 from replicator.cluster.decisions.states import RoleEvent
 from replicator.cluster.decisions.step import Decision
 from replicator.ops.simulation.chain import SimulatedBlock
-
-if TYPE_CHECKING:
-    from replicator.ops.simulation.region import SimulatedRegion
-    from replicator.ops.simulation.world import World
-
+from replicator.ops.simulation.region import Cluster, SimulatedRegion
 
 ROUNDING_SECONDS = 1e-6
 
@@ -35,7 +29,7 @@ class BrokenLaw(AssertionError):
 class LawChecks:
     """What has been promised to writers so far, and the checkers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Cluster) -> None:
         self._world = world
         self.acknowledged: list[tuple[SimulatedBlock, int]] = []  # and by how many others it was said to be held
         self.kept: SimulatedBlock | None = None  # the last that no primary may lack

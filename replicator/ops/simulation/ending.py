@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from replicator.cluster.decisions.states import RoleState
-from replicator.ops.simulation.checks import BrokenLaw
+from replicator.ops.simulation.checks import BrokenLaw, LawChecks
 from replicator.ops.simulation.faults import SimulatedFault
+from replicator.ops.simulation.region import Cluster, SimulatedRegion
 from replicator.ops.simulation.schedule import Task
 from replicator.ops.simulation.troubles import end, order
 from replicator.ops.simulation.weather import FAIR
 
-if TYPE_CHECKING:
-    from replicator.ops.simulation.region import SimulatedRegion
-    from replicator.ops.simulation.world import World
-
 LAST_WRITES_SECONDS = 1.0
 
 
-def settle(world: World, within_seconds: float) -> None:
+def settle(world: Cluster, checks: LawChecks, within_seconds: float) -> None:
     """Let the world come to rest; Broken if it does not, or if something is missing then."""
     world.weather = FAIR
     end(world)
-    answered = len(world.checks.acknowledged)
+    answered = len(checks.acknowledged)
     world.spawn(world.outside, _operators(world))
-    world.pass_time(world.now + within_seconds, lambda: _leads_again(world, answered))
+    world.pass_time(world.now + within_seconds, lambda: _leads_again(world, checks, answered))
     world.is_quiet = True  # writers stop, so that heads can be equal
     world.pass_time(world.now + within_seconds, world.is_converged)
     if not world.is_converged():
         raise BrokenLaw(f"no convergence within {within_seconds:.0f} s: {_states(world)}")
-    if len(world.checks.acknowledged) == answered:
+    if len(checks.acknowledged) == answered:
         raise BrokenLaw("nobody can write at the end")
-    world.checks.end()
+    checks.end()
     world.note("", "verified", "all regions are equal")
 
 
-def _leads_again(world: World, answered: int) -> bool:
-    return len(world.checks.acknowledged) > answered + 3
+def _leads_again(world: Cluster, checks: LawChecks, answered: int) -> bool:
+    return len(checks.acknowledged) > answered + 3
 
 
-def _states(world: World) -> str:
+def _states(world: Cluster) -> str:
     return ", ".join(
         f"{region.name}: {region.memory.state} at {len(region.journal)}+{len(region.spool)}, applied {region.applied},"
         f" follows {region.session.region} {region.refused_by} ({region.memory.why})"
@@ -47,7 +42,7 @@ def _states(world: World) -> str:
     )
 
 
-def _operators(world: World) -> Task:
+def _operators(world: Cluster) -> Task:
     """Resume what is paused, let rejoin who waits for it, and name a primary where none is found without a person."""
     led_at = world.now
     while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from replicator.cluster.decisions.model import (
     Action,
@@ -28,12 +27,9 @@ from replicator.cluster.leases.base import Holder, LeaseLost, LeaseView, is_held
 from replicator.errors import Rejected
 from replicator.ops.simulation.chain import SimulatedBlock, fork
 from replicator.ops.simulation.faults import STORE
-from replicator.ops.simulation.region import SealedOrphans
+from replicator.ops.simulation.region import SealedOrphans, SimulatedRegion
 from replicator.ops.simulation.schedule import Reply, Task
 from replicator.ops.simulation.tasks import change, close_fence, granted, look_once, promised, take_report, unfollow
-
-if TYPE_CHECKING:
-    from replicator.ops.simulation.region import SimulatedRegion
 
 RETRY_SECONDS = 0.2
 
@@ -75,7 +71,7 @@ def do(region: SimulatedRegion, action: Action) -> Task:
         case ReleaseLease():
             grant, region.held.grant = region.held.grant, None
             if grant is not None:
-                yield world.ask(region, STORE, lambda: world.store.release(grant), world.ttl_seconds / 3)
+                yield world.ask(region.name, STORE, lambda: world.store.release(grant), world.ttl_seconds / 3)
             yield from look_once(region)
         case SealOrphans(to):
             return (yield from _seal(region, to))
@@ -100,7 +96,7 @@ def _claim(region: SimulatedRegion, epoch: int, instead_of: Holder | None) -> Ta
     world = region.world
     at = region.clock()  # before the store is asked
     answer = yield world.ask(
-        region, STORE, lambda: world.store.claim(world.now, region.name, epoch, instead_of), world.ttl_seconds / 3
+        region.name, STORE, lambda: world.store.claim(world.now, region.name, epoch, instead_of), world.ttl_seconds / 3
     )
     if answer is None:
         yield RETRY_SECONDS
@@ -177,7 +173,7 @@ def _hand_over(region: SimulatedRegion, target: str, sequence: int) -> Task:
         yield 0.02
         return True
     other, left = world.regions[target], take.until - region.clock()
-    told = yield world.ask(region, target, lambda: take_order(other, take, left), 1.5)
+    told = yield world.ask(region.name, target, lambda: take_order(other, take, left), 1.5)
     if told:
         region.handed = take.instead_of
     yield 0.05
@@ -193,7 +189,7 @@ def take_order(region: SimulatedRegion, order: Order, seconds: float) -> bool:
     except Rejected:
         return False
     region.order = order
-    region.world.checks.ordered(region, order)
+    region.world.laws.ordered(region, order)
     region.world.trace(region, "is ordered", f"{order.verb} {order.target} {order.instead_of or ''}")
     return True
 
@@ -202,7 +198,7 @@ def _keep_mine(region: SimulatedRegion) -> Task:
     world, grant = region.world, region.held.grant
     if grant is None:
         return False
-    answer = yield world.ask(region, STORE, lambda: world.store.keep(world.now, grant), world.ttl_seconds / 3)
+    answer = yield world.ask(region.name, STORE, lambda: world.store.keep(world.now, grant), world.ttl_seconds / 3)
     if answer is None:
         yield RETRY_SECONDS
         return False
@@ -221,7 +217,7 @@ def _seal(region: SimulatedRegion, to: str) -> Task:
     if region.memory.half == "replica":
         region.settle(len(region.spool))
     other = world.regions[to]
-    chain: list[SimulatedBlock] | None = yield world.ask(region, to, lambda: list(other.journal), 1.5)
+    chain: list[SimulatedBlock] | None = yield world.ask(region.name, to, lambda: list(other.journal), 1.5)
     yield world.dice.random() * world.weather.action_seconds
     if chain is None or region.disk_fails or region.in_flight:
         yield RETRY_SECONDS

@@ -9,13 +9,14 @@ What is calculated from these is calculated by the sidecar's own functions: the 
 
     the feed ─▶ spool (durable: this is what K counts) ─▶ journal ─▶ applied ─▶ verified
 
-Its tasks are in ``tasks``, its actions in ``doing``.
+Its tasks are in ``tasks``, its decisions in ``controller``, its actions in ``executor``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 from replicator.cluster.decisions.candidate import why_not_in
 from replicator.cluster.decisions.detector import heard_seconds
@@ -30,14 +31,27 @@ from replicator.cluster.decisions.model import (
 )
 from replicator.cluster.decisions.orders import present_order
 from replicator.cluster.decisions.promises import FeedSession, kept_promise
-from replicator.cluster.decisions.states import RoleState
+from replicator.cluster.decisions.states import RoleEvent, RoleState
+from replicator.cluster.decisions.step import Decision
 from replicator.cluster.leases.base import Grant, Holder, LeaseView
 from replicator.ops.simulation.chain import SimulatedBlock
+from replicator.ops.simulation.network import Network
 from replicator.ops.simulation.schedule import Process
+from replicator.ops.simulation.store import LeaseStore
+from replicator.ops.simulation.weather import Weather
 from replicator.ops.simulation.writers import Writers
 
-if TYPE_CHECKING:
-    from replicator.ops.simulation.world import World
+_KINDS = {
+    RoleEvent.SUSPECT: "detected",
+    RoleEvent.CLEAR: "cleared",
+    RoleEvent.STAND: "decided",
+    RoleEvent.FENCED: "fenced",
+    RoleEvent.DRAINED: "drained",
+    RoleEvent.PROMOTED: "promoted",
+    RoleEvent.HAND_OVER: "closed",
+    RoleEvent.REOPEN: "reopened",
+    RoleEvent.HANDED_OVER: "handed_over",
+}
 
 
 class SealedOrphans(NamedTuple):
@@ -50,7 +64,7 @@ class SealedOrphans(NamedTuple):
 class SimulatedRegion(Process):
     """A region of the simulated world."""
 
-    def __init__(self, world: World, rules: FailoverRules, memory: DurableState, priority: int) -> None:
+    def __init__(self, world: Cluster, rules: FailoverRules, memory: DurableState, priority: int) -> None:
         self.world, self.rules, self.name, self.priority = world, rules, rules.me, priority
         # durable
         self.memory = memory
@@ -124,7 +138,7 @@ class SimulatedRegion(Process):
         self.fence_until = max(self.fence_until, grant.asked_at + seconds)
         self.fence_epoch = grant.epoch
         if self.is_open:
-            self.world.checks.opened(self)
+            self.world.laws.opened(self)
 
     # -- data
 
@@ -153,7 +167,7 @@ class SimulatedRegion(Process):
 
     def cut(self, fork: int) -> None:
         """Rewind: only what was sealed may go."""
-        self.world.checks.rewound(self, fork)
+        self.world.laws.rewound(self, fork)
         del self.journal[fork:]
         self.spool = []
         self.applied, self.verified = min(self.applied, fork), min(self.verified, fork)
@@ -219,3 +233,120 @@ class SimulatedRegion(Process):
             sealed=is_rejoining and self.seal is not None,
             rewound=is_rejoining and self.seal is not None and self.seal.done,
         )
+
+
+class Laws(Protocol):
+    """Who is told of each event that could break a law; ``checks`` raises where one does."""
+
+    def opened(self, region: SimulatedRegion) -> None:
+        """A fence is opened, or prolonged."""
+
+    def appended(self, block: SimulatedBlock) -> None:
+        """A primary has made a block."""
+
+    def answers(self, region: SimulatedRegion, block: SimulatedBlock) -> None:
+        """A writer is answered."""
+
+    def remembers(self, region: SimulatedRegion, memory: DurableState) -> None:
+        """A durable state is written."""
+
+    def decided(self, region: SimulatedRegion, step: Decision) -> None:
+        """A region has decided on a step."""
+
+    def ordered(self, region: SimulatedRegion, order: Order) -> None:
+        """An order is taken."""
+
+    def stands(self, region: SimulatedRegion) -> None:
+        """A region decides to stand."""
+
+    def granted(self, region: SimulatedRegion) -> None:
+        """A region has got the lease that it stood for."""
+
+    def rewound(self, region: SimulatedRegion, fork: int) -> None:
+        """A journal is cut."""
+
+
+Decide = Callable[[DurableState, Observation, FailoverRules], Decision]
+
+
+class Cluster(Network):
+    """Regions that share a network and a lease store: all that a region's tasks see of the world. ``laws`` are told of
+    what happens; ``decide`` and ``promise`` are the sidecar's own, or a mutant's."""
+
+    laws: Laws
+    decide: Decide
+    promise: Callable[[DurableState, int], DurableState]
+
+    def __init__(
+        self,
+        seed: int,
+        weather: Weather,
+        ttl_seconds: float,
+        clock_error: float,
+        margin_seconds: float,
+        *,
+        traced: bool,
+    ) -> None:
+        super().__init__(seed, weather, LeaseStore(ttl_seconds))
+        self.ttl_seconds, self.clock_error, self.margin_seconds = ttl_seconds, clock_error, margin_seconds
+        self.regions: dict[str, SimulatedRegion] = {}
+        self.addresses = self.regions
+        self.outside = Process()
+        self.is_quiet = False
+        self.decisions = 0
+        self.made: list[SimulatedBlock] = []
+        self._traced = traced
+
+    def append(self, region: SimulatedRegion, epoch: int, what: str) -> SimulatedBlock:
+        """A primary commits a block."""
+        block = SimulatedBlock(len(region.journal) + 1, epoch, region.head, f"{region.name}{len(self.made)}{what}")
+        region.journal.append(block)
+        self.laws.appended(block)
+        self.made.append(block)
+        return block
+
+    def answered(self, region: SimulatedRegion, block: SimulatedBlock) -> None:
+        """A writer has its answer."""
+
+    def happened(self, region: SimulatedRegion, event: RoleEvent, why: str) -> None:
+        """A region changed its state."""
+        self.note(region.name, _KINDS.get(event, event.name.lower()), why)
+
+    def note(self, region: str, kind: str, text: str) -> None:
+        """Keep what happened, and show it if somebody reads along."""
+        super().note(region, kind, text)
+        if self._traced:
+            self._show(region, kind, text)
+
+    def is_converged(self) -> bool:
+        """One region leads, all others follow it and have what it has."""
+        leaders = [region for region in self.regions.values() if region.memory.state is RoleState.PRIMARY]
+        if len(leaders) != 1 or not leaders[0].is_open:
+            return False
+        leader = leaders[0]
+        for region in self.regions.values():
+            if region is leader:
+                continue
+            if (
+                region.memory.state is not RoleState.FOLLOWING
+                or region.session.region != leader.name
+                or region.refused_by
+            ):
+                return False
+            if region.spool or region.journal != leader.journal or region.applied != len(leader.journal):
+                return False
+        return True
+
+    def trace(self, region: SimulatedRegion, kind: str, text: str) -> None:
+        """Show it, if somebody reads along."""
+        if self._traced:
+            self._show(region.name, kind, text)
+
+    def _show(self, name: str, kind: str, text: str) -> None:
+        region = self.regions.get(name)
+        state = (
+            ""
+            if region is None
+            else (f"{region.memory.state} e{region.memory.epoch} p{region.memory.promised} {len(region.journal)}")
+        )
+        print(f"{self.now:9.3f}  {name:12} {state:26} {kind:12} {text}")

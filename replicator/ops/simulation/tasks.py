@@ -1,4 +1,4 @@
-"""What runs in a region's process beside its actions: looking, renewing, polling, following, applying, deciding.
+"""What runs in a region's process beside its actions: looking, renewing, polling, following, applying.
 
 The order of things is that of ``cluster/failover/controller``, ``cluster/failover/lease_keeper`` and
 ``cluster/failover/peers``: each wait is a place at which the process may be killed, frozen, or overtaken by a promise.
@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING
 
 from replicator.cluster.decisions.model import DurableState, HeardReport, MemberReport
 from replicator.cluster.decisions.promises import breaks_promise
 from replicator.cluster.decisions.states import (
-    BEGINS_RETURN,
-    ENDS_ORDERS,
     FOLLOWS,
     SETTLED,
     IllegalEvent,
@@ -26,26 +23,11 @@ from replicator.cluster.leases.base import Grant, LeaseLost
 from replicator.cluster.leases.record import LeaseRecord
 from replicator.ops.simulation.chain import PulledBlocks, SimulatedBlock, after
 from replicator.ops.simulation.faults import STORE
+from replicator.ops.simulation.region import Cluster, SimulatedRegion
 from replicator.ops.simulation.schedule import Reply, Task
 from replicator.ops.simulation.store import STRAND
 
-if TYPE_CHECKING:
-    from replicator.ops.simulation.region import SimulatedRegion
-    from replicator.ops.simulation.world import World
-
-STEPS_AT_ONCE = 20
 DRAIN_SECONDS = 2.0
-
-
-def start(region: SimulatedRegion) -> None:
-    """Begin a life of the region's process."""
-    world = region.world
-    region.forget()
-    for task in (look(region), renew(region), follow(region), flow(region), decide_for_ever(region)):
-        world.spawn(region, task, world.dice.random() * 0.2)
-    for peer in region.rules.regions:
-        if peer != region.name:
-            world.spawn(region, poll(region, peer), world.dice.random() * 0.3)
 
 
 # -- the lease
@@ -62,7 +44,7 @@ def look(region: SimulatedRegion) -> Task:
 def look_once(region: SimulatedRegion) -> Task:
     """Look at the lease now."""
     world = region.world
-    region.view = yield world.ask(region, STORE, lambda: world.store.look(world.now), world.ttl_seconds / 3)
+    region.view = yield world.ask(region.name, STORE, lambda: world.store.look(world.now), world.ttl_seconds / 3)
 
 
 def renew(region: SimulatedRegion) -> Task:
@@ -74,7 +56,7 @@ def renew(region: SimulatedRegion) -> Task:
             yield 0.3
             continue
         at = region.clock()  # before the store is asked
-        answer = yield world.ask(region, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
+        answer = yield world.ask(region.name, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
         if isinstance(answer, LeaseLost):
             region.held.grant, region.view = None, answer.view
         elif answer is not None and region.held.renew(grant, granted(region, answer, at)):
@@ -84,7 +66,7 @@ def renew(region: SimulatedRegion) -> Task:
         yield 0.2
 
 
-def _renewed(world: World, grant: Grant) -> LeaseRecord | LeaseLost:
+def _renewed(world: Cluster, grant: Grant) -> LeaseRecord | LeaseLost:
     return world.store.renew(world.now, grant)
 
 
@@ -103,7 +85,7 @@ def poll(region: SimulatedRegion, peer: str) -> Task:
     other = world.regions[peer]
     while True:
         at = region.clock()
-        report = yield world.ask(region, peer, other.report, 1.5)
+        report = yield world.ask(region.name, peer, other.report, 1.5)
         if report is not None:
             take_report(region, report, at)
         yield 0.6 if region.memory.state in SETTLED else 0.15
@@ -151,7 +133,7 @@ def write(region: SimulatedRegion, memory: DurableState) -> Task:
         if not region.disk_fails:
             break
         yield 0.2
-    world.checks.remembers(region, memory)
+    world.laws.remembers(region, memory)
     region.memory = memory
     region.kept_grant = None if region.held.grant is None else region.held.grant.as_json()
     yield 0.0  # a process that dies now has kept it, and has done nothing yet
@@ -205,7 +187,7 @@ def follow(region: SimulatedRegion) -> Task:
             continue
         last = region.spool[-1] if region.spool else region.head
         other = world.regions[source]
-        pulled = yield world.ask(region, source, partial(serve, other, region.name, region.received, last), 1.5)
+        pulled = yield world.ask(region.name, source, partial(serve, other, region.name, region.received, last), 1.5)
         if pulled is None or connection != region.connection:
             yield 0.1
             continue
@@ -229,7 +211,7 @@ def answer_writers(region: SimulatedRegion) -> None:
     if region.writers is not None:
         for block in region.writers.released():
             if region.is_open:  # or else the writer is told that the outcome is not known
-                region.world.checks.answers(region, block)
+                region.world.laws.answers(region, block)
 
 
 def take_blocks(region: SimulatedRegion, pulled: PulledBlocks) -> bool:
@@ -259,54 +241,3 @@ def flow(region: SimulatedRegion) -> Task:
             continue
         region.verified = max(region.verified, region.applied - world.dice.randrange(3))
         region.applied = min(region.applied + step, len(region.journal))
-
-
-# -- deciding
-
-
-def decide_for_ever(region: SimulatedRegion) -> Task:
-    """Take one step after another."""
-    from replicator.ops.simulation.executor import do
-
-    world = region.world
-    while True:
-        for _ in range(STEPS_AT_ONCE):
-            while region.locked:
-                yield 0.01
-            region.locked = True
-            seen = region.seen()
-            step = world.decide(region.memory, seen, region.rules)
-            world.decisions += 1
-            world.checks.decided(region, step)
-            if step.event is RoleEvent.STAND:
-                world.checks.stands(region)
-            elif step.event is RoleEvent.GRANTED:
-                world.checks.granted(region)
-            if step.memory != region.memory:
-                yield from write(region, step.memory)
-                if step.event is not None:
-                    entered(region, step.event, step.why)
-            region.locked = False
-            if step.action is not None and step.event is None:
-                is_done = yield from do(region, step.action)
-                if not is_done:
-                    break
-            elif step.event is None:
-                break
-        yield 0.15 + world.dice.random() * 0.2
-
-
-def entered(region: SimulatedRegion, event: RoleEvent, why: str) -> None:
-    """What follows from an event."""
-    region.since = region.clock()
-    if event in ENDS_ORDERS:
-        region.order = None
-    if region.writers is not None and region.memory.state is RoleState.DEMOTED:
-        region.writers.stop()
-    if event is RoleEvent.HANDED_OVER:
-        region.held.grant = None
-    if event in BEGINS_RETURN:
-        region.seal = None
-    if event is RoleEvent.REWOUND:
-        region.writers = None
-    region.world.happened(region, event, why)

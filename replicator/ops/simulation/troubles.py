@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from replicator.cluster.decisions.model import Order
 from replicator.cluster.decisions.states import RoleEvent
+from replicator.ops.simulation.controller import start
 from replicator.ops.simulation.executor import take_order
 from replicator.ops.simulation.faults import ORDERS, STORE, SimulatedFault
-from replicator.ops.simulation.tasks import pause, start
-
-if TYPE_CHECKING:
-    from replicator.ops.simulation.region import SimulatedRegion
-    from replicator.ops.simulation.world import World
+from replicator.ops.simulation.region import Cluster, SimulatedRegion
+from replicator.ops.simulation.tasks import pause
 
 
-def begin(world: World, fault: SimulatedFault) -> None:
+def begin(world: Cluster, fault: SimulatedFault) -> None:
     """Let it happen now."""
     region = _region(world, fault.region)
     world.note(region.name, fault.kind, f"{fault.other or ''} for {fault.seconds:.1f} s")
@@ -43,7 +39,7 @@ def begin(world: World, fault: SimulatedFault) -> None:
             region.slow_until = until
 
 
-def crash(world: World, region: SimulatedRegion, seconds: float) -> None:
+def crash(world: Cluster, region: SimulatedRegion, seconds: float) -> None:
     """Kill its process, and start it again later."""
     if not region.up:
         return
@@ -54,7 +50,7 @@ def crash(world: World, region: SimulatedRegion, seconds: float) -> None:
     world.at(world.now + seconds, restart, world, region)
 
 
-def restart(world: World, region: SimulatedRegion) -> None:
+def restart(world: Cluster, region: SimulatedRegion) -> None:
     """Start its process, if it does not run."""
     if not region.up:
         region.up = True
@@ -62,7 +58,7 @@ def restart(world: World, region: SimulatedRegion) -> None:
         start(region)
 
 
-def order(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None:
+def order(world: Cluster, region: SimulatedRegion, fault: SimulatedFault) -> None:
     """An operator's order."""
     if not region.up:
         return
@@ -80,7 +76,7 @@ def order(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None:
     world.deliver(region, take_order, region, given, fault.seconds)
 
 
-def end(world: World) -> None:
+def end(world: Cluster) -> None:
     """All faults are over: what is down starts, what is frozen thaws."""
     world.store.is_away = False
     world.mend()
@@ -90,11 +86,11 @@ def end(world: World) -> None:
         restart(world, region)
 
 
-def _store_back(world: World) -> None:
+def _store_back(world: Cluster) -> None:
     world.store.is_away = False
 
 
-def _links(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None:
+def _links(world: Cluster, region: SimulatedRegion, fault: SimulatedFault) -> None:
     others = [fault.other] if fault.other else [*world.regions, STORE]
     for other in others:
         if other == region.name:
@@ -108,7 +104,7 @@ def _links(world: World, region: SimulatedRegion, fault: SimulatedFault) -> None
                     break
 
 
-def _region(world: World, name: str) -> SimulatedRegion:
+def _region(world: Cluster, name: str) -> SimulatedRegion:
     """The region of that name, or the present primary (the first, if there is none)."""
     if name:
         return world.regions[name]
