@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "errors",
     "supervise",
-    "config",
     "format",
     "storage",
+    "config",
     "postgres",
     "transport",
     "pipeline",
@@ -57,8 +57,9 @@ GRAPH = {name: set(imports(path, MODULES)) - {name} for name, path in MODULES.it
 
 
 def room(module: str) -> str:
-    """The entry at the top of the package that a module belongs to."""
-    return module.partition(".")[2].partition(".")[0]
+    """The entry at the top of ``replicator`` that a module belongs to; empty for one of another package."""
+    package, _, rest = module.partition(".")
+    return rest.partition(".")[0] if package == "replicator" else ""
 
 
 def folder(module: str) -> str:

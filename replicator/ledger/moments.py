@@ -7,12 +7,12 @@ from collections.abc import Callable
 import trio
 
 from replicator.format.position import Position
-from replicator.pipeline.moments import Moment, fix_moment
 from replicator.pipeline.replicas.base import Reader
+from replicator.pipeline.replicas.moments import Moment, fix_moment
 
 
 class LedgerMoments:
-    """See ``pipeline.moments.Moments``. A primary does not stop for a comparison: ``pause`` only tells where it is."""
+    """See ``pipeline.replicas.moments.Moments``. A primary does not stop for a comparison: ``pause`` only tells where it is."""
 
     def __init__(self, strand: str, open_reader: Callable[[], Reader]) -> None:
         self._strand = strand

@@ -10,13 +10,13 @@ from replicator.config import Config
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.gaps import routes as gap_routes
-from replicator.pipeline.moments import Moments
 from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
 from replicator.pipeline.replay.moments import ReplicaMoments
 from replicator.pipeline.replay.quarantine_routes import QuarantineAdmin
 from replicator.pipeline.replay.quarantine_routes import routes as quarantine_routes
 from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark
+from replicator.pipeline.replicas.moments import Moments
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import RolePipeline

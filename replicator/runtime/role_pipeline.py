@@ -21,9 +21,9 @@ from replicator.ledger.reads import Reads
 from replicator.pipeline.copies.serve import Copies
 from replicator.pipeline.copies.snapshot_reader import CopyReader
 from replicator.pipeline.feed.gaps import routes as gap_routes
-from replicator.pipeline.moments import Moments
 from replicator.pipeline.replay.quarantine_routes import routes as quarantine_routes
 from replicator.pipeline.replicas.base import AppliedMark, SetSequence
+from replicator.pipeline.replicas.moments import Moments
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.status.marks import StageName

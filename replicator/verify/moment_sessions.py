@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from replicator.errors import Rejected
-from replicator.pipeline.moments import Moments
+from replicator.pipeline.replicas.moments import Moments
 from replicator.verify.evidence import Witness
 from replicator.verify.side import LocalSide, Pace
 

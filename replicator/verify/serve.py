@@ -33,7 +33,7 @@ from starlette.routing import Route
 
 from replicator.errors import Rejected
 from replicator.format.digest import BUCKETS_LIMIT, HASH_BYTES, TableDigest
-from replicator.pipeline.moments import Moments
+from replicator.pipeline.replicas.moments import Moments
 from replicator.transport.query import whole_number
 from replicator.verify.evidence import KeyQuestion
 from replicator.verify.moment_sessions import MomentSessions

@@ -16,8 +16,8 @@ import trio
 from replicator.format.canonical import line_of
 from replicator.format.digest import Digest, TableDigest, bucket_of
 from replicator.format.position import Position, genesis
-from replicator.pipeline.moments import Moment, Moments
 from replicator.pipeline.replicas.base import KeyedLine, Reader
+from replicator.pipeline.replicas.moments import Moment, Moments
 from replicator.verify.evidence import Evidence, KeyQuestion, Witness
 
 BUSY_FACTOR = 10

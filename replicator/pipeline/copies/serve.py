@@ -30,8 +30,8 @@ from starlette.routing import Route
 from replicator.errors import Rejected
 from replicator.pipeline.copies.snapshot_reader import CopyReader, chunks
 from replicator.pipeline.copies.wire import CONTENT_TYPE, Chunk, CopyEnd, CopyStart, in_force, pack_begun, pack_chunk
-from replicator.pipeline.moments import Moment, Moments
 from replicator.pipeline.replicas.base import SetSequence
+from replicator.pipeline.replicas.moments import Moment, Moments
 from replicator.storage.journal.store import Journal
 from replicator.transport.query import whole_number
 

@@ -12,16 +12,16 @@ import trio
 
 from replicator.errors import Rejected
 from replicator.format.position import Position
-from replicator.pipeline.moments import Moment, fix_moment
 from replicator.pipeline.replay.loop import ReplayHold, ReplayLoop
 from replicator.pipeline.replicas.base import Reader
+from replicator.pipeline.replicas.moments import Moment, fix_moment
 from replicator.storage.journal.head import JournalHead
 
 REACH_SECONDS = 60.0
 
 
 class ReplicaMoments:
-    """See ``pipeline.moments.Moments``. ``applied`` is where the replica stands; ``hold`` is the one that ``replay``
+    """See ``pipeline.replicas.moments.Moments``. ``applied`` is where the replica stands; ``hold`` is the one that ``replay``
     asks before each step."""
 
     def __init__(

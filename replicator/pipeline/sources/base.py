@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 from replicator.config.finding import Finding
 from replicator.format.block import BlockPart, Draft
 from replicator.format.definition import Definition
-from replicator.pipeline.moments import Moments
 from replicator.pipeline.replicas.base import Reader, SetSequence
+from replicator.pipeline.replicas.moments import Moments
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 

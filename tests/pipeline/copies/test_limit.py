@@ -11,7 +11,7 @@ from starlette.requests import Request
 from replicator.errors import Rejected
 from replicator.format.position import Position, genesis
 from replicator.pipeline.copies.serve import COPIES_LIMIT, Copies
-from replicator.pipeline.moments import Moment
+from replicator.pipeline.replicas.moments import Moment
 from replicator.storage.journal.store import Journal
 
 

@@ -14,7 +14,7 @@ import trio
 from replicator.errors import Rejected
 from replicator.format.definition import Definition
 from replicator.format.position import Position
-from replicator.pipeline.moments import Moment
+from replicator.pipeline.replicas.moments import Moment
 from replicator.pipeline.replicas.postgres.reader import PostgresReader
 from replicator.pipeline.sources.base import Captured, SourceReport
 from replicator.pipeline.sources.postgres.chain_start import read_begins
@@ -28,7 +28,7 @@ LOOK_BACK_BLOCKS = 5_000
 
 
 class PostgresMoments:
-    """See ``pipeline.moments.Moments``. With ``locking`` the moment's tables stay as they are while it is held."""
+    """See ``pipeline.replicas.moments.Moments``. With ``locking`` the moment's tables stay as they are while it is held."""
 
     def __init__(
         self,
