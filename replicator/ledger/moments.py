@@ -12,7 +12,8 @@ from replicator.pipeline.replicas.moments import Moment, fix_moment
 
 
 class LedgerMoments:
-    """See ``pipeline.replicas.moments.Moments``. A primary does not stop for a comparison: ``pause`` only tells where it is."""
+    """See ``pipeline.replicas.moments.Moments``. A primary does not stop for a comparison: ``pause`` only tells where
+    it is."""
 
     def __init__(self, strand: str, open_reader: Callable[[], Reader]) -> None:
         self._strand = strand

@@ -21,8 +21,8 @@ REACH_SECONDS = 60.0
 
 
 class ReplicaMoments:
-    """See ``pipeline.replicas.moments.Moments``. ``applied`` is where the replica stands; ``hold`` is the one that ``replay``
-    asks before each step."""
+    """See ``pipeline.replicas.moments.Moments``. ``applied`` is where the replica stands; ``hold`` is the one that
+    ``replay`` asks before each step."""
 
     def __init__(
         self, replay: ReplayLoop, hold: ReplayHold, applied: JournalHead, open_reader: Callable[[], Reader]

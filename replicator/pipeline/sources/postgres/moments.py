@@ -28,7 +28,8 @@ LOOK_BACK_BLOCKS = 5_000
 
 
 class PostgresMoments:
-    """See ``pipeline.replicas.moments.Moments``. With ``locking`` the moment's tables stay as they are while it is held."""
+    """See ``pipeline.replicas.moments.Moments``. With ``locking`` the moment's tables stay as they are while it is
+    held."""
 
     def __init__(
         self,
