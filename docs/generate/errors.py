@@ -18,7 +18,12 @@ from typing import NamedTuple
 
 from docs.generate.markdown import cell, head
 from docs.generate.source import UNKNOWN, Module, Scope, Sources, argument, called
+from replicator.ops.drills.canary_writers import CANARY
+from replicator.postgres.errors import FENCE, REPLICA, meaning_of
+from replicator.postgres.errors import SOURCE as POSTGRES_SOURCE
+from replicator.postgres.errors import Reasons as SessionNames
 
+SESSIONS = (REPLICA, POSTGRES_SOURCE, FENCE, CANARY)
 SOURCE = Path(__file__).parent.parent.parent / "replicator"
 KINDS = {  # the classes of ``errors.py`` that say what happens; those below them are what they are
     "Halted": "halts",
@@ -102,6 +107,8 @@ def places(sources: Sources) -> Iterator[Place]:
         yield from _of_call(sources, error, call, scope)
     for module in sources.modules.values():
         yield from _of_tables(sources, Scope(module))
+    for session in SESSIONS:
+        yield from _of_session(session)
 
 
 def error_class(sources: Sources, name: str, module: Module) -> ErrorClass | None:
@@ -137,6 +144,7 @@ def _of_call(sources: Sources, error: ErrorClass, call: ast.Call, scope: Scope) 
         messages = sources.texts(message, scope) if said == [UNKNOWN] else said
     else:
         messages = sources.texts(message, scope)
+        reasons = _of_names(sources, node, scope.module) or reasons
         if UNKNOWN in reasons and not _is_handed_on(node, scope):
             raise LookupError(f"{scope.module.path}: the reason of {ast.unparse(call)[:90]} cannot be read")
     if cures == [""] and error.init is not None:
@@ -169,6 +177,34 @@ def _of_tables(sources: Sources, scope: Scope) -> Iterator[Place]:
                 reason, cure = sources.texts(cells[number + 1], scope), sources.texts(cells[-1], scope)
                 if error is not None and UNKNOWN not in reason:
                     yield Place(reason[0], error.kind, UNKNOWN, cure[0] if number + 2 < len(cells) else "")
+
+
+def _of_names(sources: Sources, node: ast.expr | None, module: Module) -> list[str]:
+    """What ``reasons.field`` can be: the field of every set of names (``Reasons``) of the kind that the module knows."""
+    if not isinstance(node, ast.Attribute) or not ast.unparse(node.value).endswith("reasons"):
+        return []
+    kind = sources.class_of("Reasons", module)
+    if kind is None:
+        return []
+    fields = {ast.unparse(each.target): each.value for each in kind[0].body if isinstance(each, ast.AnnAssign)}
+    place = list(fields).index(node.attr)
+    found = set(sources.texts(fields[node.attr], Scope(kind[1]))) if fields[node.attr] is not None else set()
+    for call, scope in sources.calls(
+        lambda call, there: called(call) == "Reasons" and sources.class_of("Reasons", there) == kind
+    ):
+        given = argument(call, place, node.attr)
+        found |= set(sources.texts(given, scope)) if given is not None else set()
+    return sorted(found)
+
+
+def _of_session(names: SessionNames) -> Iterator[Place]:
+    """What one kind of PostgreSQL session calls what the server reports; the message is the server's own."""
+    yield Place(names.waits, KINDS["Unavailable"], UNKNOWN, "it goes on by itself once the cause is gone")
+    yield Place(names.halts, KINDS["Halted"], UNKNOWN, "see the message and the server's log")
+    named = [(state, *pair) for state, pair in names.named.items()]
+    for state, reason, cure in [*named, *((state, reason, cure) for state, _, reason, cure in names.phrases)]:
+        meaning = meaning_of(state)
+        yield Place(reason, KINDS[meaning.error.__name__], UNKNOWN, cure or meaning.cure)
 
 
 def _is_handed_on(node: ast.expr | None, scope: Scope, depth: int = 0) -> bool:
