@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,12 +176,12 @@ def _of_tables(sources: Sources, scope: Scope) -> Iterator[Place]:
             for number, one in enumerate(cells[:-1]):
                 error = error_class(sources, one.id, scope.module) if isinstance(one, ast.Name) else None
                 reason, cure = sources.texts(cells[number + 1], scope), sources.texts(cells[-1], scope)
-                if error is not None and UNKNOWN not in reason:
+                if error is not None and re.fullmatch("[a-z0-9_]+", reason[0]):
                     yield Place(reason[0], error.kind, UNKNOWN, cure[0] if number + 2 < len(cells) else "")
 
 
 def _of_names(sources: Sources, node: ast.expr | None, module: Module) -> list[str]:
-    """What ``reasons.field`` can be: the field of every set of names (``Reasons``) of the kind that the module knows."""
+    """What ``reasons.field`` can be: that field of each set of names (``Reasons``) of the kind that the module knows."""
     if not isinstance(node, ast.Attribute) or not ast.unparse(node.value).endswith("reasons"):
         return []
     kind = sources.class_of("Reasons", module)
