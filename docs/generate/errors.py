@@ -181,7 +181,7 @@ def _of_tables(sources: Sources, scope: Scope) -> Iterator[Place]:
 
 
 def _of_names(sources: Sources, node: ast.expr | None, module: Module) -> list[str]:
-    """What ``reasons.field`` can be: that field of each set of names (``Reasons``) of the kind that the module knows."""
+    """What ``reasons.field`` can be: that field of each ``Reasons`` of the kind that the module knows."""
     if not isinstance(node, ast.Attribute) or not ast.unparse(node.value).endswith("reasons"):
         return []
     kind = sources.class_of("Reasons", module)
