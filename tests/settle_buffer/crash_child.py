@@ -103,7 +103,8 @@ async def live(directory: Path, killer: Killer | None, config: SettleConfig = CO
                 if number == 3:
                     await waive_once(settler)
             await done.wait()
-            await trio.sleep(1.2 if killer else 0)  # idle long enough for the trims to be written by the timer
+            if killer is not None:
+                await trio.sleep_forever()  # the timer's steps come when all is idle
             late = await settler.late()
             nursery.cancel_scope.cancel()
     return late

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from replicator.errors import Halted, ReplicatorError
@@ -214,10 +214,31 @@ async def test_a_stranger_is_no_region(primary: Primary) -> None:
 
 
 class Plain(Publisher):
-    """A feed of the first days: it takes no reports."""
+    """A feed of the first days: it takes no reports. ``asked``: it has been sent as many as ``enough``."""
+
+    enough = 1
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.asked = trio.Event()
+        self._reports = 0
 
     def routes(self) -> list[Route]:
-        return super().routes()[:-1]
+        return [*super().routes()[:-1], Route("/feed/v1/{strand}/received", self._answer, methods=["POST"])]
+
+    async def _answer(self, request: Request) -> Response:
+        self._reports += 1
+        if self._reports == self.enough:
+            self.asked.set()
+        return self.refusal()
+
+    def refusal(self) -> Response:
+        return JSONResponse({"reason": "not_found", "error": "there is no such thing"}, 404)
+
+
+async def asked(primary: Primary) -> None:
+    assert isinstance(primary.publisher, Plain)
+    await primary.publisher.asked.wait()
 
 
 async def test_an_upstream_that_takes_no_reports_is_followed_all_the_same(
@@ -231,7 +252,7 @@ async def test_an_upstream_that_takes_no_reports_is_followed_all_the_same(
         async with primary.serving(), trio.open_nursery() as nursery:
             nursery.start_soon(region.follower.run_once)
             await region.tail.beyond(4)
-            await trio.sleep(0.1)  # several reports' time
+            await asked(primary)
             primary.write(drafts(6, 9))
             await region.tail.beyond(8)
             nursery.cancel_scope.cancel()
@@ -242,11 +263,10 @@ async def test_an_upstream_that_takes_no_reports_is_followed_all_the_same(
 class Babbling(Plain):
     """Answers a report with what is no JSON."""
 
-    def routes(self) -> list[Route]:
-        async def babble(request: Request) -> Response:
-            return Response(b"\x93\xff" * 100)
+    enough = 3
 
-        return [*super().routes(), Route("/feed/v1/{strand}/received", babble, methods=["POST"])]
+    def refusal(self) -> Response:
+        return Response(b"\x93\xff" * 100)
 
 
 async def test_a_strange_answer_to_a_report_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +278,7 @@ async def test_a_strange_answer_to_a_report_stops_nothing(tmp_path: Path, monkey
         async with primary.serving(), trio.open_nursery() as nursery:
             nursery.start_soon(region.follower.run_once)
             await region.tail.beyond(4)
-            await trio.sleep(0.1)  # several reports' time
+            await asked(primary)
             primary.write(drafts(6, 9))
             await region.tail.beyond(8)
             nursery.cancel_scope.cancel()

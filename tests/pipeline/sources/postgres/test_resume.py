@@ -181,6 +181,12 @@ async def test_a_large_transaction_goes_out_in_bounded_parts(ledger: Ledger) -> 
     assert_equal(ledger, sink, "wallets")
 
 
+async def heard_again(source: PostgresSource) -> None:
+    """Until the server has said something more: a heartbeat, or that it is there."""
+    before = source.report.heard_at
+    await until(lambda: source.report.heard_at != before)
+
+
 async def test_a_sink_that_stands_still_stops_the_source_and_nothing_is_lost(ledger: Ledger) -> None:
     sink = Collector()
     async with following(ledger, sink) as source:
@@ -189,7 +195,8 @@ async def test_a_sink_that_stands_still_stops_the_source_and_nothing_is_lost(led
         ledger.do("INSERT INTO wallets SELECT i, 'user', 1, NULL FROM generate_series(1001, 2000) i")
         await caught_up(ledger, sink)
         origin = sink.blocks[-1].draft.origin
-        await trio.sleep(0.5)  # several heartbeats and status messages pass
+        for _ in range(3):
+            await heard_again(source)
         assert confirmed(ledger) == before
         source.acknowledge(origin)
         await until(lambda: confirmed(ledger) >= parse_lsn(origin))
