@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from replicator.cluster.decisions.model import MemberReport
@@ -10,18 +11,26 @@ from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.status import FailoverView, MemberView
 from replicator.errors import Halted, Unavailable
 from replicator.format.position import Position
+from replicator.pipeline.acknowledge import AcknowledgeView
+from replicator.pipeline.feed.notices import GapCounts
 from replicator.pipeline.sources.base import SourceReport
 from replicator.status.marks import Now
 from replicator.status.model import (
+    DrillView,
     FollowerView,
     GapView,
+    JournalView,
     RegionEvent,
+    RegionView,
     ReplicaView,
     SettleView,
     Snapshot,
     StrandState,
 )
 from replicator.status.progress import StrandProgress
+from replicator.status.settling import settle_view
+from replicator.verify.view import DivergentKeyView, VerifyView
+from settle_buffer import Entry, Event, SettleBuffer, SettleConfig
 
 SECOND_US = 1_000_000
 WALL_US = 1_790_000_000 * SECOND_US
@@ -173,3 +182,66 @@ def clustered() -> Snapshot:
         totals={"promoted": 1, "refused": 0},
     )
     return dataclasses.replace(healthy(), failover=view)
+
+
+def settling() -> SettleView:
+    """A real settle buffer's status, with a hole that closed by itself, one that was asked for, and a heartbeat."""
+    buffer = SettleBuffer(SettleConfig(window_us=1_000_000))
+    buffer.start("main", 0, b"")
+    counts = GapCounts()
+    entries = [Entry("main", n, n, b"%d" % n, b"", b"body") for n in range(1, 12)]
+    steps: list[Callable[[], Sequence[Event]]] = [
+        lambda: buffer.offer(entries[:3] + entries[4:6], 0),
+        lambda: buffer.offer(entries[3:4], 300_000),  # 300 ms late
+        lambda: buffer.offer([*entries[7:8], *entries[9:10]], 400_000),
+        lambda: buffer.handle_timer(1_500_000),
+        lambda: buffer.offer(entries[6:7], 1_600_000),
+        lambda: buffer.heartbeat("main", 3_500_000, 2_000_000),
+        lambda: buffer.heartbeat("main", 3_600_000, 2_200_000),
+    ]
+    for step in steps:
+        for event in step():
+            counts.add(event)
+    return settle_view(buffer.status(2_400_000), counts, "/srv/spool.damaged-1")
+
+
+def everything() -> Snapshot:
+    """A snapshot in which every figure is known."""
+    snapshot = cut_off()
+    (strand,) = snapshot.strands
+    strand = dataclasses.replace(
+        strand,
+        settle=settling(),
+        quarantined_statements=1,
+        verify=VerifyView(
+            verified=90,
+            age_seconds=1.5,
+            compared_at=90,
+            checkpoints=12,
+            mismatches=2,
+            divergent_keys={"wallets": 2},
+            wrong=(DivergentKeyView("wallets", "7", 88, 81, 85, ("lima",), "a write past the sidecar"),),
+            scrubs=3,
+            scrub_sequence=80,
+            scrub_age_seconds=60.0,
+        ),
+        lease_remaining_seconds=3.5,
+        at_risk_blocks=4,
+        at_risk_amounts={("wallets", "EUR"): 12.5},
+        at_risk_unknown=0,
+        acknowledge=AcknowledgeView(1, 90, False, 2, 0.5, {"lima": 90}),
+        journal=JournalView(
+            5_000_000, 40, 41, 86_400.0, "lima", 90, ("tokyo",), 40, 10, "", (RegionView("lima", 90, 3.5, "known"),)
+        ),
+    )
+    source = dataclasses.replace(copying(), role="replica").source
+    assert source is not None
+    source = dataclasses.replace(source, waited_for=True)
+    return dataclasses.replace(
+        snapshot,
+        strands=(strand,),
+        source=dataclasses.replace(source, retained_bytes=10, safe_bytes=20),
+        followers=primary().followers,
+        drills=(DrillView("switchover", "weekly", "passed", 86_400.0, 0.4, 0.0),),
+        failover=clustered().failover,
+    )

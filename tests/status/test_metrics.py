@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from replicator.pipeline.acknowledge import AcknowledgeView
-from replicator.pipeline.feed.notices import GapCounts
 from replicator.status.metrics import CATALOGUE, PREFIX, Metrics
-from replicator.status.model import DrillView, JournalView, RegionView, SettleView, Snapshot
-from replicator.status.settling import settle_view
-from replicator.verify.view import VerifyView
-from settle_buffer import Entry, Event, SettleBuffer, SettleConfig
+from replicator.status.model import Snapshot
 from tests.status import samples
 
 EXPECTED = {
@@ -125,47 +117,6 @@ def scrape(snapshot: Snapshot) -> dict[str, float]:
     return found
 
 
-def everything() -> Snapshot:
-    """A snapshot in which every figure is known."""
-    snapshot = samples.cut_off()
-    (strand,) = snapshot.strands
-    strand = dataclasses.replace(
-        strand,
-        settle=settling(),
-        quarantined_statements=1,
-        verify=VerifyView(
-            verified=90,
-            age_seconds=1.5,
-            compared_at=90,
-            checkpoints=12,
-            mismatches=2,
-            divergent_keys={"wallets": 2},
-            scrubs=3,
-            scrub_sequence=80,
-            scrub_age_seconds=60.0,
-        ),
-        lease_remaining_seconds=3.5,
-        at_risk_blocks=4,
-        at_risk_amounts={("wallets", "EUR"): 12.5},
-        at_risk_unknown=0,
-        acknowledge=AcknowledgeView(1, 90, False, 2, 0.5, {"lima": 90}),
-        journal=JournalView(
-            5_000_000, 40, 41, 86_400.0, "lima", 90, ("tokyo",), 40, 10, "", (RegionView("lima", 90, 3.5, "known"),)
-        ),
-    )
-    source = dataclasses.replace(samples.copying(), role="replica").source
-    assert source is not None
-    source = dataclasses.replace(source, waited_for=True)
-    return dataclasses.replace(
-        snapshot,
-        strands=(strand,),
-        source=dataclasses.replace(source, retained_bytes=10, safe_bytes=20),
-        followers=samples.primary().followers,
-        drills=(DrillView("switchover", "weekly", "passed", 86_400.0, 0.4, 0.0),),
-        failover=samples.clustered().failover,
-    )
-
-
 def test_the_catalogue_is_what_was_promised() -> None:
     catalogue = {f"{PREFIX}{f.name}": (f.kind, " ".join(("region", *f.labels))) for f in CATALOGUE}
     assert catalogue == EXPECTED
@@ -174,7 +125,7 @@ def test_the_catalogue_is_what_was_promised() -> None:
 
 def test_a_scrape_of_everything_has_every_metric_with_its_labels() -> None:
     registry = CollectorRegistry()
-    Metrics(registry, Fixed(everything()))
+    Metrics(registry, Fixed(samples.everything()))
     scraped = {
         sample.name: (family.type, set(sample.labels))
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -228,29 +179,8 @@ def test_two_catalogues_on_one_registry_are_refused() -> None:
         Metrics(registry, Fixed(samples.healthy()))
 
 
-def settling() -> SettleView:
-    """A real settle buffer's status, with a hole that closed by itself, one that was asked for, and a heartbeat."""
-    buffer = SettleBuffer(SettleConfig(window_us=1_000_000))
-    buffer.start("main", 0, b"")
-    counts = GapCounts()
-    entries = [Entry("main", n, n, b"%d" % n, b"", b"body") for n in range(1, 12)]
-    steps: list[Callable[[], Sequence[Event]]] = [
-        lambda: buffer.offer(entries[:3] + entries[4:6], 0),
-        lambda: buffer.offer(entries[3:4], 300_000),  # 300 ms late
-        lambda: buffer.offer([*entries[7:8], *entries[9:10]], 400_000),
-        lambda: buffer.handle_timer(1_500_000),
-        lambda: buffer.offer(entries[6:7], 1_600_000),
-        lambda: buffer.heartbeat("main", 3_500_000, 2_000_000),
-        lambda: buffer.heartbeat("main", 3_600_000, 2_200_000),
-    ]
-    for step in steps:
-        for event in step():
-            counts.add(event)
-    return settle_view(buffer.status(2_400_000), counts, "/srv/spool.damaged-1")
-
-
 def test_the_figures_of_a_settle_buffer() -> None:
-    found = scrape(samples.region(samples.healthy_progress(), settle=settling()))
+    found = scrape(samples.region(samples.healthy_progress(), settle=samples.settling()))
     expected = {
         "entries": 1,
         "oldest_seconds": 2.0,
@@ -273,7 +203,7 @@ def test_the_figures_of_a_settle_buffer() -> None:
 
 def test_lateness_is_a_histogram() -> None:
     registry = CollectorRegistry()
-    Metrics(registry, Fixed(samples.region(samples.healthy_progress(), settle=settling())))
+    Metrics(registry, Fixed(samples.region(samples.healthy_progress(), settle=samples.settling())))
 
     def value(name: str, **labels: str) -> float | None:
         labels |= {"region": "tokyo", "strand": "main"}
