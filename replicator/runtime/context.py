@@ -55,7 +55,7 @@ class RegionContext:
         )
         # Who follows a region that is about to lead hears the wish before a primary's pipeline is there to have it.
         self.publisher.wants_reports = lambda: config.cluster is not None and config.failover.acknowledge > 0
-        self.view.regions, self.view.retaining, self.view.publisher = self.regions, self.retaining, self.publisher
+        self.view.regions, self.view.keeper, self.view.publisher = self.regions, self.retaining, self.publisher
         self.view.drills = self.drills = DrillResults(self.data_dir)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.view)

@@ -14,7 +14,9 @@ from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.pipeline.sources.base import SourceReport
 from replicator.status.failover import failover_json, members_json, unready
 from replicator.status.marks import MARKS, Lag, Mode, StageCondition, StageView, StrandView
-from replicator.status.model import GapView, JournalView, RegionEvent, Snapshot, StrandState
+from replicator.status.model import JournalView, RegionEvent, Snapshot, StrandState
+from replicator.status.settle_view import GapView
+from replicator.storage.journal.regions import KnownRegion
 from replicator.verify.view import VerifyView
 
 READY_LAG_SECONDS = 30.0
@@ -263,24 +265,41 @@ def _settle_json(state: StrandState) -> dict[str, Any]:
 
 
 def _journal_json(journal: JournalView) -> dict[str, Any]:
-    fields = _fields(journal)
-    fields["lost"] = list(journal.lost)
-    fields["regions"] = [_fields(region) for region in journal.regions]
-    fields["summary"] = journal_text(journal)
-    return fields
+    hold = journal.report.held_by
+    shown: dict[str, Any] = {}
+    for name, value in _fields(journal.report).items():
+        match name:
+            case "oldest_at":
+                shown["oldest_age_seconds"] = journal.oldest_age_seconds
+            case "held_by":
+                who, sequence = (None, None) if hold is None else (hold.who, hold.sequence)
+                shown |= {"held_by": who, "held_at": sequence}
+            case _:
+                shown[name] = value
+    regions = [_known_region_json(region, journal) for region in journal.regions]
+    return {**shown, "lost": list(journal.report.lost), "regions": regions, "summary": journal_text(journal)}
+
+
+def _known_region_json(region: KnownRegion, journal: JournalView) -> dict[str, Any]:
+    return {
+        "region": region.name,
+        "sequence": region.sequence,
+        "reported_age_seconds": region.reported_age_seconds(journal.at_us),
+        "state": region.state(journal.report.begins_behind),
+    }
 
 
 def journal_text(journal: JournalView) -> str:
     """How much is kept, and what holds back what should go, in one line for people."""
-    age = journal.oldest_age_seconds
-    size = f"{journal.bytes / 1e6:,.1f} MB from sequence {journal.begins_behind + 1:,}"
+    report, age = journal.report, journal.oldest_age_seconds
+    size = f"{report.bytes / 1e6:,.1f} MB from sequence {report.begins_behind + 1:,}"
     words = [size + ("" if age is None else f", up to {seconds_text(max(age, 0.0))} old")]
-    if journal.lost:
-        words.append(f"its budget was used up: {', '.join(journal.lost)} must be made anew, or forgotten")
-    if journal.held_by is not None:
-        words.append(f"more should go; held back by {journal.held_by}, which is at sequence {journal.held_at:,}")
-    if journal.trouble:
-        words.append(f"it cannot be pruned: {journal.trouble}")
+    if report.lost:
+        words.append(f"its budget was used up: {', '.join(report.lost)} must be made anew, or forgotten")
+    if (hold := report.held_by) is not None:
+        words.append(f"more should go; held back by {hold.who}, which is at sequence {hold.sequence:,}")
+    if report.trouble:
+        words.append(f"it cannot be pruned: {report.trouble}")
     return "; ".join(words)
 
 
@@ -334,8 +353,9 @@ def _lag_json(lag: Lag) -> dict[str, Any]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """A flat dataclass as a dict."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    """A flat value, a dataclass or a named tuple, as a dict."""
+    names = value._fields if hasattr(value, "_fields") else value.__dataclass_fields__
+    return {name: getattr(value, name) for name in names}
 
 
 def history_json(history: tuple[RegionEvent, ...]) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.status import FailoverView
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.marks import Mark, MarkName, StageCondition, StageView
-from replicator.status.model import JournalView, RegionView, Snapshot, StrandState
+from replicator.status.model import JournalView, Snapshot, StrandState
+from replicator.storage.journal.keeper import RetentionReport
+from replicator.storage.journal.regions import KnownRegion
 from replicator.verify.view import VerifyView
 
 Sample = tuple[tuple[str, ...], float | None]  # the labels behind "region", and the value; None: not known
@@ -145,6 +147,11 @@ def journal(value: Callable[[JournalView], float | None]) -> Read:
     return strand(lambda state: None if state.journal is None else value(state.journal))
 
 
+def kept(value: Callable[[RetentionReport], float | None]) -> Read:
+    """A figure that the keeper of each strand's journal reports."""
+    return journal(lambda view: value(view.report))
+
+
 def acknowledge(value: Callable[[AcknowledgeView], float | None]) -> Read:
     """A figure of each strand whose writers wait for other regions."""
     return strand(lambda state: None if state.acknowledge is None else value(state.acknowledge))
@@ -157,22 +164,22 @@ def at_risk_amounts(snapshot: Snapshot) -> Iterator[Sample]:
             yield (state.progress.strand, table, currency), amount
 
 
-def known_regions(value: Callable[[RegionView], float | None]) -> Read:
-    """A figure of each region that is not forgotten."""
+def known_regions(value: Callable[[KnownRegion, JournalView], float | None]) -> Read:
+    """A figure of each region that is not forgotten, beside this region's journal."""
     return lambda snapshot: [
-        ((state.progress.strand, region.region), value(region))
+        ((state.progress.strand, region.name), value(region, state.journal))
         for state in snapshot.strands
         if state.journal is not None
         for region in state.journal.regions
-        if region.state != "forgotten"
+        if region.forgotten is None
     ]
 
 
 def journal_holder(snapshot: Snapshot) -> Iterator[Sample]:
     """1 for who keeps what should go."""
     for state in snapshot.strands:
-        if state.journal is not None and state.journal.held_by is not None:
-            yield (state.progress.strand, state.journal.held_by), 1.0
+        if state.journal is not None and (hold := state.journal.report.held_by) is not None:
+            yield (state.progress.strand, hold.who), 1.0
 
 
 def failover(value: Callable[[FailoverView], float | None]) -> Read:

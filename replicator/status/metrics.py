@@ -342,40 +342,40 @@ CATALOGUE: tuple[Family, ...] = (
         read.failover(lambda f: f.orphaned),
     ),
     # The journal
-    Family("journal_bytes", "gauge", _S, "Blocks that are kept", read.journal(lambda j: j.bytes)),
-    Family("journal_first_sequence", "gauge", _S, "First block that is kept", read.journal(lambda j: j.first_sequence)),
+    Family("journal_bytes", "gauge", _S, "Blocks that are kept", read.kept(lambda k: k.bytes)),
+    Family("journal_first_sequence", "gauge", _S, "First block that is kept", read.kept(lambda k: k.first_sequence)),
     Family(
         "journal_oldest_seconds", "gauge", _S, "Age of what is oldest", read.journal(lambda j: j.oldest_age_seconds)
     ),
     Family("journal_held", "gauge", ("strand", "holder"), "1 for who keeps what should go", read.journal_holder),
-    Family("journal_pruned_blocks_total", "counter", _S, "Blocks removed", read.journal(lambda j: j.pruned_blocks)),
+    Family("journal_pruned_blocks_total", "counter", _S, "Blocks removed", read.kept(lambda k: k.pruned_blocks)),
     Family(
         "journal_forced_blocks_total",
         "counter",
         _S,
         "Blocks removed, for the budget, that a known region needed",
-        read.journal(lambda j: j.forced_blocks),
+        read.kept(lambda k: k.forced_blocks),
     ),
     Family(
         "known_region_sequence",
         "gauge",
         ("strand", "follower"),
         "Up to where a region has everything durably, as it said",
-        read.known_regions(lambda region: region.sequence),
+        read.known_regions(lambda region, journal: region.sequence),
     ),
     Family(
         "known_region_age_seconds",
         "gauge",
         ("strand", "follower"),
         "Time since a region last said so",
-        read.known_regions(lambda region: region.reported_age_seconds),
+        read.known_regions(lambda region, journal: region.reported_age_seconds(journal.at_us)),
     ),
     Family(
         "known_region_lost",
         "gauge",
         ("strand", "follower"),
         "1 if what the region needs next was pruned",
-        read.known_regions(lambda region: float(region.state == "lost")),
+        read.known_regions(lambda region, journal: float(region.state(journal.report.begins_behind) == "lost")),
     ),
     # Who follows
     Family("feed_followers", "gauge", (), "Open streams of the feed", read.region(lambda s: len(s.followers))),

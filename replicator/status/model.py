@@ -2,6 +2,9 @@
 
 Guarantee: a snapshot never changes and holds no secret. None means *not known* and is shown or left out as such, never
 as zero. ``snapshot`` builds it from what the stages report; everything else in ``status`` is a function of it.
+
+What a part of the region reports as a value already is a field here as it is, and JSON shows every field of it: a new
+field of a source, of the journal's keeper or of a comparison is defined there, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,8 +17,12 @@ from replicator.cluster.failover.status import FailoverView
 from replicator.config.roles import Role
 from replicator.format.position import Position
 from replicator.pipeline.acknowledge.view import AcknowledgeView
+from replicator.pipeline.feed.publish import ServedFollower
 from replicator.pipeline.sources.base import SourceReport
 from replicator.status.marks import StrandView
+from replicator.status.settle_view import SettleView
+from replicator.storage.journal.keeper import RetentionReport
+from replicator.storage.journal.regions import KnownRegion
 from replicator.verify.view import VerifyView
 
 ROLES: tuple[Role, ...] = ("primary", "replica")
@@ -37,58 +44,6 @@ DrillOutcome = Literal["passed", "missed", "stopped", "failed"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class GapView:
-    """Missing sequences, ``first`` to ``last``; ``state`` is open, requested or expired."""
-
-    first: int
-    last: int
-    state: str
-    age_seconds: float
-    missing: int | None = None  # of these sequences; None: all
-    requests: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SettleView:
-    """What waits to settle in a strand, and what was seen on the way.
-
-    ``pressure`` names the bound that is reached, empty if none is; ``spool_set_aside`` where a damaged spool was put.
-    The feed's clock is ours plus ``clock_offset_seconds``. ``lateness`` counts entries by how late they came: the upper
-    edge of each bucket in seconds (the last one infinite) and how many lie in it.
-    """
-
-    entries: int = 0
-    bytes: int = 0
-    oldest_age_seconds: float = 0.0
-    gaps: tuple[GapView, ...] = ()
-    gaps_opened: int = 0
-    gaps_filled: int = 0
-    gaps_waived: int = 0
-    gap_requests: int = 0
-    late: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    idle_strands: int = 0
-    window_seconds: float = 0.0
-    window_reason: str = ""
-    clock_offset_seconds: float | None = None
-    clock_error_seconds: float | None = None
-    pressure: str = ""
-    spool_set_aside: str = ""
-    lateness: tuple[tuple[float, int], ...] = ()
-    lateness_seconds: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class FollowerView:
-    """A region that reads this one's feed: the name it gives itself, and the last sequence sent to it."""
-
-    region: str
-    strand: str
-    sent_sequence: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaView:
     """The region's copy; ``place`` says where it is, without credentials."""
 
@@ -98,32 +53,19 @@ class ReplicaView:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RegionView:
-    """A region that has followed this one. It has everything up to ``sequence`` durably, as it said
-    ``reported_age_seconds`` ago; ``state`` is known, lost (what it needs next was pruned) or forgotten."""
-
-    region: str
-    sequence: int
-    reported_age_seconds: float
-    state: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class JournalView:
-    """What the journal holds. ``held_by`` is who keeps what should go by the policy, and is at ``held_at``; ``lost``
-    are the regions that the budget was used up against; ``forced_blocks`` were pruned although one needed them."""
+    """What the journal holds, by the last look of its keeper, and every region that ever followed this one: how far it
+    says that it has everything durably. ``at_us`` is the wall time of this moment, for their ages."""
 
-    bytes: int
-    begins_behind: int
-    first_sequence: int | None = None
-    oldest_age_seconds: float | None = None
-    held_by: str | None = None
-    held_at: int | None = None
-    lost: tuple[str, ...] = ()
-    pruned_blocks: int = 0
-    forced_blocks: int = 0
-    trouble: str = ""
-    regions: tuple[RegionView, ...] = ()
+    report: RetentionReport
+    regions: tuple[KnownRegion, ...]
+    at_us: int
+
+    @property
+    def oldest_age_seconds(self) -> float | None:
+        """The age of the oldest block that is kept; None if none is."""
+        oldest_at = self.report.oldest_at
+        return None if oldest_at is None else (self.at_us - oldest_at) / 1e6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,7 +124,7 @@ class Snapshot:
     strands: tuple[StrandState, ...] = ()
     source: SourceReport | None = None
     replica: ReplicaView | None = None
-    followers: tuple[FollowerView, ...] = ()
+    followers: tuple[ServedFollower, ...] = ()
     primary_url: str | None = None
     history: tuple[RegionEvent, ...] = ()
     drills: tuple[DrillView, ...] = ()

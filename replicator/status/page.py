@@ -11,6 +11,7 @@ from html import escape
 
 from replicator.cluster.failover.status import FailoverView
 from replicator.errors import ReplicatorError
+from replicator.pipeline.feed.publish import ServedFollower
 from replicator.status.failover import (
     ORPHANS_CURE,
     is_promotable,
@@ -31,7 +32,8 @@ from replicator.status.json_form import (
     time_text,
 )
 from replicator.status.marks import MARKS, Lag, StageCondition, StageView
-from replicator.status.model import DrillView, FollowerView, GapView, RegionEvent, SettleView, Snapshot, StrandState
+from replicator.status.model import DrillView, RegionEvent, Snapshot, StrandState
+from replicator.status.settle_view import GapView, SettleView
 from replicator.transport.page_style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]
@@ -281,7 +283,7 @@ def _source(snapshot: Snapshot) -> str:
     return f"<section><h2>Databases</h2>{_table((), rows)}</section>"
 
 
-def _followers(followers: tuple[FollowerView, ...]) -> str:
+def _followers(followers: tuple[ServedFollower, ...]) -> str:
     if not followers:
         return ""
     rows = [(escape(f.region or "unnamed"), escape(f.strand), f"{f.sent_sequence:,}") for f in followers]

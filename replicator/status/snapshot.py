@@ -28,21 +28,12 @@ from replicator.pipeline.replay.quarantine import Quarantine, QuarantineSummary
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.sources.base import Source, SourceReport
 from replicator.status.drill_results import DrillResults
-from replicator.status.model import (
-    FollowerView,
-    JournalView,
-    RegionEvent,
-    RegionView,
-    ReplicaView,
-    SettleView,
-    Snapshot,
-    StrandState,
-)
-from replicator.status.settling import settle_view
+from replicator.status.model import JournalView, RegionEvent, ReplicaView, Snapshot, StrandState
+from replicator.status.settle_view import SettleView, settle_view
 from replicator.status.stage_board import StageBoard, now
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.keeper import JournalKeeper
-from replicator.storage.journal.regions import KnownRegion, KnownRegions
+from replicator.storage.journal.regions import KnownRegions
 from replicator.storage.journal.store import Journal
 from replicator.verify.watch import ReplicaWatch
 
@@ -62,7 +53,7 @@ class SnapshotBuilder:
         self.controller: Controller | None = None
         self.publisher: Publisher | None = None
         self.regions: KnownRegions | None = None
-        self.retaining: JournalKeeper | None = None
+        self.keeper: JournalKeeper | None = None
         self.drills: DrillResults | None = None
         self.begin(config, board)
 
@@ -121,7 +112,7 @@ class SnapshotBuilder:
             strands=(self._strand(),),
             source=self._source(),
             replica=_replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
-            followers=self._followers(),
+            followers=() if self.publisher is None else tuple(self.publisher.followers.values()),
             primary_url=self.primary_url(),
             history=self._past(),
             drills=self.drills.views() if self.drills is not None else (),
@@ -176,7 +167,7 @@ class SnapshotBuilder:
             position=self._tail.head,
             applied_blocks=self.applied_blocks,
             settle=self._settle(),
-            journal=self._kept(),
+            journal=self._journal_view(),
             verify=self.watching.view() if self.watching is not None else None,
             quarantined_statements=None if self.quarantine is None else quarantined.statements,
             held_keys=quarantined.keys,
@@ -193,25 +184,12 @@ class SnapshotBuilder:
             return self._member.memory.epoch
         return self._tail.head.epoch or self._config.region.epoch
 
-    def _kept(self) -> JournalView | None:
-        """What the journal held at the last look."""
-        kept = self.retaining.kept if self.retaining is not None else None
-        if kept is None or self.regions is None:
+    def _journal_view(self) -> JournalView | None:
+        """The journal as its keeper saw it last: to look now would be I/O."""
+        report = self.keeper.report if self.keeper is not None else None
+        if report is None or self.regions is None:
             return None
-        wall = time.time_ns() // 1000
-        return JournalView(
-            bytes=kept.bytes,
-            begins_behind=kept.base_sequence,
-            first_sequence=kept.first_sequence,
-            oldest_age_seconds=None if kept.oldest_at is None else (wall - kept.oldest_at) / 1e6,
-            held_by=None if kept.held_by is None else kept.held_by.who,
-            held_at=None if kept.held_by is None else kept.held_by.sequence,
-            lost=kept.lost,
-            pruned_blocks=kept.pruned_blocks,
-            forced_blocks=kept.forced_blocks,
-            trouble=kept.trouble,
-            regions=tuple(region_view(region, kept.base_sequence, wall) for region in self.regions.all()),
-        )
+        return JournalView(report, tuple(self.regions.all()), time.time_ns() // 1000)
 
     def _source(self) -> SourceReport | None:
         if self.source is not None:
@@ -225,18 +203,6 @@ class SnapshotBuilder:
         if self.follower is None:
             return None
         return settle_view(self.follower.status(), self.follower.gap_counts, self.follower.spool_set_aside)
-
-    def _followers(self) -> tuple[FollowerView, ...]:
-        if self.publisher is None:
-            return ()
-        strand = self._config.region.strand
-        return tuple(FollowerView(f.region, strand, f.sent) for f in self.publisher.followers.values())
-
-
-def region_view(region: KnownRegion, base: int, wall_us: int) -> RegionView:
-    """A known region beside a journal that begins behind ``base``."""
-    state = "forgotten" if region.forgotten is not None else "lost" if region.sequence < base else "known"
-    return RegionView(region.name, region.sequence, max(wall_us - region.reported_at, 0) / 1e6, state)
 
 
 def _replica_view(config: Config, drifted_rows: int) -> ReplicaView | None:

@@ -13,22 +13,22 @@ from replicator.errors import Halted, Unavailable
 from replicator.format.position import Position
 from replicator.pipeline.acknowledge import AcknowledgeView
 from replicator.pipeline.feed.notices import GapCounts
+from replicator.pipeline.feed.publish import ServedFollower
 from replicator.pipeline.sources.base import SourceReport
 from replicator.status.marks import Now
 from replicator.status.model import (
     DrillView,
-    FollowerView,
-    GapView,
     JournalView,
     RegionEvent,
-    RegionView,
     ReplicaView,
-    SettleView,
     Snapshot,
     StrandState,
 )
 from replicator.status.progress import StrandProgress
-from replicator.status.settling import settle_view
+from replicator.status.settle_view import GapView, SettleView, settle_view
+from replicator.storage.journal.keeper import RetentionReport
+from replicator.storage.journal.regions import KnownRegion
+from replicator.storage.journal.retention import REGION, RetentionHold
 from replicator.verify.view import DivergentKeyView, VerifyView
 from settle_buffer import Entry, Event, SettleBuffer, SettleConfig
 
@@ -132,7 +132,7 @@ def primary() -> Snapshot:
         uptime_seconds=90_061,
         strands=(StrandState(progress.view(at(100)), epoch=3, position=Position("main", 3, 104_200, HASH)),),
         source=SourceReport("postgres", "streaming", seen="0/1A2B3C4D", retained_bytes=16_777_216, duplicates=2),
-        followers=(FollowerView("tokyo", "main", 104_200), FollowerView("virginia", "main", 104_150)),
+        followers=(ServedFollower("tokyo", "main", 104_200), ServedFollower("virginia", "main", 104_150)),
         history=(RegionEvent(WALL_US, "start", "primary", 3),),
     )
 
@@ -231,7 +231,11 @@ def everything() -> Snapshot:
         at_risk_unknown=0,
         acknowledge=AcknowledgeView(1, 90, False, 2, 0.5, {"lima": 90}),
         journal=JournalView(
-            5_000_000, 40, 41, 86_400.0, "lima", 90, ("tokyo",), 40, 10, "", (RegionView("lima", 90, 3.5, "known"),)
+            RetentionReport(
+                5_000_000, 40, 41, WALL_US - 86_400 * SECOND_US, RetentionHold("lima", 90, REGION), ("tokyo",), 40, 10
+            ),
+            (KnownRegion("lima", 90, WALL_US - 3_500_000),),
+            WALL_US,
         ),
     )
     source = dataclasses.replace(copying(), role="replica").source

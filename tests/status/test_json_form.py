@@ -20,8 +20,9 @@ from replicator.status.json_form import (
     time_text,
 )
 from replicator.status.marks import Mode
-from replicator.status.model import GapView, SettleView, Snapshot
+from replicator.status.model import Snapshot
 from replicator.status.progress import StrandProgress
+from replicator.status.settle_view import GapView, SettleView
 from tests.status import samples
 
 

@@ -12,8 +12,10 @@ import pytest
 
 from replicator.errors import Halted
 from replicator.pipeline.acknowledge import AcknowledgeView
-from replicator.status.model import FollowerView, GapView, SettleView, Snapshot
+from replicator.pipeline.feed.publish import ServedFollower
+from replicator.status.model import Snapshot
 from replicator.status.page import SHOWN_GAPS, page
+from replicator.status.settle_view import GapView, SettleView
 from replicator.transport.page_style import CONTENT_SECURITY_POLICY
 from replicator.verify.view import DivergentKeyView, VerifyView
 from tests.status import samples
@@ -105,7 +107,11 @@ def test_nothing_from_outside_becomes_html() -> None:
     progress = samples.healthy_progress()
     progress.halt("apply", Halted(evil, evil, place=evil, cure=evil), samples.at(1))
     snapshot = dataclasses.replace(
-        samples.region(progress), region=evil, primary_url=evil, version=evil, followers=(FollowerView(evil, evil, 1),)
+        samples.region(progress),
+        region=evil,
+        primary_url=evil,
+        version=evil,
+        followers=(ServedFollower(evil, evil, 1),),
     )
     reader = read(snapshot)
     assert "img" not in reader.tags

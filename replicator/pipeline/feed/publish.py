@@ -65,10 +65,12 @@ log = logging.getLogger("replicator")
 
 
 class ServedFollower(NamedTuple):
-    """A region that is being served: its name, as it calls itself, and the sequence sent last."""
+    """A region that reads a strand of this one: the name it gives itself, and the last sequence sent to it. Status
+    shows it as it is."""
 
     region: str
-    sent: int
+    strand: str
+    sent_sequence: int
 
 
 class Publisher:
@@ -96,7 +98,7 @@ class Publisher:
 
     def slowest(self) -> int:
         """The sequence sent last to the slowest follower; beyond every block if nobody follows."""
-        return min((follower.sent for follower in self.followers.values()), default=MAX_SEQUENCE)
+        return min((follower.sent_sequence for follower in self.followers.values()), default=MAX_SEQUENCE)
 
     def routes(self) -> list[Route]:
         """The feed's part of the HTTP surface."""
@@ -209,7 +211,7 @@ class Publisher:
             for relation, data in start.definitions.items():
                 yield pack_definition_frame(relation, data)
             while start.until is None or after < start.until:
-                self.followers[stream] = ServedFollower(region, after)
+                self.followers[stream] = ServedFollower(region, strand, after)
                 beat_at = trio.current_time() + self._heartbeat_seconds
                 with trio.move_on_after(self._heartbeat_seconds):
                     await self._tails[strand].beyond(after)

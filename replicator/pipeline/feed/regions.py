@@ -31,7 +31,7 @@ class RegionParts(Protocol):
     """What runs in this region."""
 
     publisher: Publisher | None
-    retaining: JournalKeeper | None
+    keeper: JournalKeeper | None
 
 
 def routes(regions: KnownRegions, parts: RegionParts) -> list[Route]:
@@ -41,8 +41,8 @@ def routes(regions: KnownRegions, parts: RegionParts) -> list[Route]:
         return {stream.region for stream in parts.publisher.followers.values()} if parts.publisher else set()
 
     async def known(request: Request) -> Response:
-        retention = parts.retaining.kept if parts.retaining else None
-        base = retention.base_sequence if retention else 0
+        retention = parts.keeper.report if parts.keeper else None
+        base = retention.begins_behind if retention else 0
         known_regions = [region_json(region, base, connected(), time.time_ns() // 1000) for region in regions.all()]
         held_by = None if retention is None or retention.held_by is None else retention.held_by._asdict()
         return JSONResponse({"regions": known_regions, "begins_behind": base, "held_by": held_by})
@@ -66,13 +66,12 @@ def routes(regions: KnownRegions, parts: RegionParts) -> list[Route]:
 
 def region_json(region: KnownRegion, base: int, connected: set[str], wall_us: int) -> dict[str, Any]:
     """A region beside a journal that begins behind ``base``."""
-    state = "connected" if region.name in connected else "away"
-    if region.sequence < base:
-        state = "lost"
+    state = region.state(base)
+    presence = "connected" if region.name in connected else "away"
     return {
         "region": region.name,
         "sequence": region.sequence,
-        "reported_age_seconds": round(max(wall_us - region.reported_at, 0) / 1e6, 3),
-        "state": "forgotten" if region.forgotten is not None else state,
+        "reported_age_seconds": round(region.reported_age_seconds(wall_us), 3),
+        "state": presence if state == "known" else state,
         "forgotten": region.forgotten,
     }

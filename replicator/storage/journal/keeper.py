@@ -36,17 +36,18 @@ T = TypeVar("T")
 
 
 class RetentionReport(NamedTuple):
-    """What the journal holds now, and why it is no smaller. Times are µs since 1970."""
+    """What the journal held at the last look, and why it is no smaller. Times are µs since 1970. Status shows every
+    field; the order is that of its JSON."""
 
     bytes: int
-    first_sequence: int | None
-    oldest_at: int | None
-    base_sequence: int
-    held_by: RetentionHold | None
-    lost: tuple[str, ...]  # known regions whose next block is gone
-    trouble: str = ""  # why it could not be pruned
+    begins_behind: int  # the sequence before the first one that is kept
+    first_sequence: int | None = None
+    oldest_at: int | None = None
+    held_by: RetentionHold | None = None  # who keeps what should go by the policy
+    lost: tuple[str, ...] = ()  # known regions whose next block is gone
     pruned_blocks: int = 0  # since the start
     forced_blocks: int = 0  # of these, past what a known region needed
+    trouble: str = ""  # why it could not be pruned
 
 
 class JournalKeeper:
@@ -61,7 +62,7 @@ class JournalKeeper:
         self._extent = JournalExtent(journal, strand)
         self._told: frozenset[str] = frozenset()
         self._pruned = self._forced = 0
-        self.kept: RetentionReport | None = None
+        self.report: RetentionReport | None = None
 
     def needs(self, who: str, sequence: Callable[[], int]) -> None:
         """A part of this region reads the journal, and needs what is behind ``sequence()``, which may block."""
@@ -80,8 +81,8 @@ class JournalKeeper:
                 if trouble != str(error):
                     trouble = str(error)
                     log.error("the journal cannot be pruned: %s", error)
-                if self.kept is not None:
-                    self.kept = self.kept._replace(trouble=trouble)
+                if self.report is not None:
+                    self.report = self.report._replace(trouble=trouble)
             await trio.sleep(LOOK_SECONDS)
 
     async def _timed(self, step: Callable[[], bool]) -> bool:
@@ -124,15 +125,13 @@ class JournalKeeper:
         return [
             RetentionHold(region.name, region.sequence, REGION)
             for region in self._regions.all()
-            if region.forgotten is None and region.sequence >= base
+            if region.state(base) == "known"
         ]
 
     def _tell(self, held_by: RetentionHold | None) -> None:
         self._extent.look()
         base = self._journal.base(self._strand).sequence
-        lost = frozenset(
-            region.name for region in self._regions.all() if region.forgotten is None and region.sequence < base
-        )
+        lost = frozenset(region.name for region in self._regions.all() if region.state(base) == "lost")
         for name in sorted(lost - self._told):
             log.error(
                 "strand %s: the journal was pruned past what region %s needs, up to sequence %d: its budget is used up."
@@ -142,14 +141,13 @@ class JournalKeeper:
                 base,
             )
         self._told = lost
-        self.kept = RetentionReport(
+        self.report = RetentionReport(
             self._extent.bytes,
+            base,
             self._extent.first_sequence,
             self._extent.oldest_at,
-            base,
             held_by,
             tuple(sorted(lost)),
-            "",
             self._pruned,
             self._forced,
         )

@@ -15,6 +15,7 @@ import dataclasses
 import logging
 import re
 import threading
+from typing import Literal
 
 from replicator.errors import Rejected
 from replicator.storage.journal.store import Journal
@@ -34,6 +35,16 @@ class KnownRegion:
     sequence: int
     reported_at: int
     forgotten: str | None = None
+
+    def state(self, begins_behind: int) -> Literal["known", "lost", "forgotten"]:
+        """How it stands to a journal that begins behind this sequence; lost: what it needs next was pruned."""
+        if self.forgotten is not None:
+            return "forgotten"
+        return "lost" if self.sequence < begins_behind else "known"
+
+    def reported_age_seconds(self, now_us: int) -> float:
+        """How long ago it last said how far it is; 0 where the clock was set back since."""
+        return max(now_us - self.reported_at, 0) / 1e6
 
 
 class KnownRegions:

@@ -354,10 +354,10 @@ class Caught:
 async def test_regions_over_http(primary: Primary) -> None:
     """Listed with what is kept for them; forgotten by an operator, with the reason."""
     primary.regions.report("lima", 3, 1)
-    retaining = JournalKeeper(primary.journal, STRAND, RetentionPolicy(keep_bytes=0), primary.regions)
-    while retaining.step():
+    keeper = JournalKeeper(primary.journal, STRAND, RetentionPolicy(keep_bytes=0), primary.regions)
+    while keeper.step():
         pass
-    parts = type("Parts", (), {"publisher": primary.publisher, "retaining": retaining})()
+    parts = type("Parts", (), {"publisher": primary.publisher, "keeper": keeper})()
     port = free_port()
     app = application(region_routes(primary.regions, parts), "secret")
     url = f"http://127.0.0.1:{port}"
@@ -374,7 +374,7 @@ async def test_regions_over_http(primary: Primary) -> None:
             assert (await client.post("/v1/regions/forget", content=json.dumps(word))).status_code == 415
             assert (await client.post("/v1/regions/forget", json={**word, "region": "rome"})).status_code == 404
             assert (await client.post("/v1/regions/forget", json=word)).json()["forgotten"] == "lima"
-            while retaining.step():
+            while keeper.step():
                 pass
             listed = (await client.get("/v1/regions")).json()
             assert (listed["regions"][0]["state"], listed["regions"][0]["forgotten"]) == ("forgotten", "ann: closed")

@@ -175,14 +175,14 @@ def all_places(index: HistoryIndex) -> list[int]:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_retaining_prunes_up_to_what_is_needed(journal: Journal, kept: bool) -> None:
+def test_keeper_prunes_up_to_what_is_needed(journal: Journal, kept: bool) -> None:
     regions = KnownRegions(journal, STRAND)
     regions.report("lima", 20, 1)
-    retaining = JournalKeeper(journal, STRAND, RetentionPolicy(keep_bytes=0, budget_bytes=None if kept else 0), regions)
-    retaining.needs("its own replica", lambda: 33)
-    while retaining.step():
+    keeper = JournalKeeper(journal, STRAND, RetentionPolicy(keep_bytes=0, budget_bytes=None if kept else 0), regions)
+    keeper.needs("its own replica", lambda: 33)
+    while keeper.step():
         pass
-    now = retaining.kept
+    now = keeper.report
     assert now is not None
     assert now.held_by is not None
     if kept:

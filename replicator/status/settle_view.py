@@ -1,19 +1,63 @@
-"""What the settle buffer says of itself, in the terms of the snapshot. Pure.
+"""The settle buffer's status as metrics and people read it. Pure.
 
 Guarantee: seconds instead of microseconds, and nothing invented: a clock that the feed has not told yet is not known.
+The buffer stands alone and counts in microseconds of whatever clock its caller has; this is the one translation.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from replicator.status.model import GapView, SettleView
 from settle_buffer.status import GapStatus, Status
 from settle_buffer.window import EDGES_US
 
 _JOINED = 4  # neighbouring buckets of the settle buffer in one of ours: edges at 1 ms, 2 ms, 4 ms …
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GapView:
+    """Missing sequences, ``first`` to ``last``; ``state`` is open, requested or expired."""
+
+    first: int
+    last: int
+    state: str
+    age_seconds: float
+    missing: int | None = None  # of these sequences; None: all
+    requests: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SettleView:
+    """What waits to settle in a strand, and what was seen on the way.
+
+    ``pressure`` names the bound that is reached, empty if none is; ``spool_set_aside`` where a damaged spool was put.
+    The feed's clock is ours plus ``clock_offset_seconds``. ``lateness`` counts entries by how late they came: the upper
+    edge of each bucket in seconds (the last one infinite) and how many lie in it.
+    """
+
+    entries: int = 0
+    bytes: int = 0
+    oldest_age_seconds: float = 0.0
+    gaps: tuple[GapView, ...] = ()
+    gaps_opened: int = 0
+    gaps_filled: int = 0
+    gaps_waived: int = 0
+    gap_requests: int = 0
+    late: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    idle_strands: int = 0
+    window_seconds: float = 0.0
+    window_reason: str = ""
+    clock_offset_seconds: float | None = None
+    clock_error_seconds: float | None = None
+    pressure: str = ""
+    spool_set_aside: str = ""
+    lateness: tuple[tuple[float, int], ...] = ()
+    lateness_seconds: float = 0.0
 
 
 class GapTotals(Protocol):
