@@ -18,10 +18,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from replicator.status import metric_readings as read
-from replicator.status.failover import is_promotable
-from replicator.status.json_form import blocked
 from replicator.status.marks import Mode
 from replicator.status.model import ROLES, Snapshot, StatusSource
+from replicator.status.readiness import blocked, is_promotable
 
 PREFIX = "replicator_"
 MODES: tuple[Mode, ...] = ("settled", "applied")

@@ -12,28 +12,23 @@ from html import escape
 from replicator.cluster.failover.status import FailoverView
 from replicator.errors import ReplicatorError
 from replicator.pipeline.feed.publish import ServedFollower
-from replicator.status.failover import (
+from replicator.status.json import sorted_members
+from replicator.status.marks import MARKS, Lag, StageCondition, StageView
+from replicator.status.model import DrillView, RegionEvent, Snapshot, StrandState
+from replicator.status.readiness import blocked, is_promotable, lag_cause, promotable_text
+from replicator.status.settle_view import GapView, SettleView
+from replicator.status.text import (
     ORPHANS_CURE,
-    is_promotable,
-    lease_text,
-    lost_text,
-    orphans_text,
-    promotable_text,
-    sorted_members,
-)
-from replicator.status.json_form import (
     QUARANTINE_CURE,
     acknowledge_text,
     at_risk_words,
-    blocked,
-    lag_cause,
+    lease_text,
+    lost_text,
+    orphans_text,
     quarantine_text,
     seconds_text,
     time_text,
 )
-from replicator.status.marks import MARKS, Lag, StageCondition, StageView
-from replicator.status.model import DrillView, RegionEvent, Snapshot, StrandState
-from replicator.status.settle_view import GapView, SettleView
 from replicator.transport.page_style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 
 __all__ = ["CONTENT_SECURITY_POLICY", "page"]

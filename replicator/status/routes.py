@@ -33,11 +33,11 @@ from starlette.routing import Route
 from replicator.config.roles import Role
 from replicator.config.units import read_duration
 from replicator.errors import Rejected, ReplicatorError, Unavailable
-from replicator.status.failover import unready
-from replicator.status.json_form import READY_LAG, LagLimit, blocked, cluster_json, history_json, status_json
+from replicator.status.json import cluster_json, history_json, status_json
 from replicator.status.marks import Mode, StageCondition
 from replicator.status.model import Snapshot, StatusSource
 from replicator.status.page import CONTENT_SECURITY_POLICY, page
+from replicator.status.readiness import READY_LAG, LagLimit, blocked, unready
 from replicator.transport.body import AnyTextJSON
 
 METHODS = ["GET", "HEAD", "OPTIONS"]

@@ -12,7 +12,7 @@ from prometheus_client.exposition import generate_latest
 
 from replicator.errors import Rejected
 from replicator.status.drill_results import KEPT, DrillResults, kept, routes
-from replicator.status.json_form import status_json
+from replicator.status.json import status_json
 from replicator.status.metrics import Metrics
 from replicator.status.model import DrillView, Snapshot
 from replicator.status.page import page

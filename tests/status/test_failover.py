@@ -10,10 +10,11 @@ import pytest
 
 from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.status import SILENT_SECONDS, FailoverView, MemberView
-from replicator.status.failover import is_promotable, lease_text, lost_text, not_promotable, promotable_text
-from replicator.status.json_form import blocked, cluster_json, status_json
+from replicator.status.json import cluster_json, status_json
 from replicator.status.model import Snapshot
 from replicator.status.page import page
+from replicator.status.readiness import blocked, is_promotable, not_promotable, promotable_text
+from replicator.status.text import lease_text, lost_text
 from tests.status import samples
 
 

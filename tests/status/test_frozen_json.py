@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.status.json_form import cluster_json, history_json, status_json
+from replicator.status.json import cluster_json, history_json, status_json
 from tests.status import samples
 
 FROZEN = json.loads(Path(__file__).with_name("frozen.json").read_text())

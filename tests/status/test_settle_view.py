@@ -6,9 +6,10 @@ import math
 import re
 
 from replicator.pipeline.feed.notices import GapCounts
-from replicator.status.json_form import lag_cause, status_json
+from replicator.status.json import status_json
 from replicator.status.model import Snapshot
 from replicator.status.page import page
+from replicator.status.readiness import lag_cause
 from replicator.status.settle_view import SettleView, settle_view
 from settle_buffer import AutoWindow, Entry, SettleBuffer, SettleConfig
 from settle_buffer.window import EDGES_US

@@ -19,7 +19,7 @@ from replicator.ops.cli.common import (
     sidecar_options,
     user_name,
 )
-from replicator.status.json_form import seconds_text, time_text
+from replicator.status.text import seconds_text, time_text
 
 if TYPE_CHECKING:
     from replicator.transport.endpoint import Endpoint

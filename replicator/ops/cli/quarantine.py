@@ -20,7 +20,7 @@ from replicator.ops.cli.common import (
     sidecar_options,
     user_name,
 )
-from replicator.status.json_form import time_text
+from replicator.status.text import time_text
 
 if TYPE_CHECKING:
     from replicator.transport.endpoint import Endpoint

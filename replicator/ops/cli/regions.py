@@ -60,7 +60,7 @@ def forget(sidecar: Endpoint, name: str, reason: str, who: str | None, as_json: 
 
 
 def _lines(answer: Answer) -> Iterator[str]:
-    from replicator.status.json_form import seconds_text
+    from replicator.status.text import seconds_text
 
     if answer["begins_behind"]:
         yield f"the journal begins behind sequence {answer['begins_behind']:,}"

@@ -72,7 +72,7 @@ def _show(status: Answer) -> None:
 
 
 def _show_failover(console: Console, failover: Answer) -> None:
-    from replicator.status.failover import ORPHANS_CURE, orphans_text
+    from replicator.status.text import ORPHANS_CURE, orphans_text
 
     primary = failover["primary"]
     why = f", {_text(primary['why'])}" if primary["why"] else ""
@@ -117,7 +117,7 @@ def _region_table(regions: list[Answer]) -> Table:
 
 
 def _show_drills(console: Console, drills: Iterable[Answer]) -> None:
-    from replicator.status.json_form import drill_text
+    from replicator.status.text import drill_text
 
     for drill in drills:
         words = drill_text(drill["kind"], drill["outcome"], drill["age_seconds"], drill["rto_seconds"])
@@ -186,7 +186,7 @@ def _stage_table(stages: list[Answer]) -> Table:
 
 
 def _show_quarantine(console: Console, strand: Answer) -> None:
-    from replicator.status.json_form import QUARANTINE_CURE, quarantine_text
+    from replicator.status.text import QUARANTINE_CURE, quarantine_text
 
     if strand["quarantined_statements"]:
         text = quarantine_text(strand["quarantined_statements"], strand.get("held_keys", {}))
@@ -237,7 +237,7 @@ def _count(number: int | None) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    from replicator.status.json_form import seconds_text
+    from replicator.status.text import seconds_text
 
     return "?" if seconds is None else seconds_text(seconds)
 

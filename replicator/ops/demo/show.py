@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from replicator.ops.terminal import printable
-from replicator.status.json_form import seconds_text
+from replicator.status.text import seconds_text
 
 if TYPE_CHECKING:
     from rich.console import Console

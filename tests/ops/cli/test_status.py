@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from replicator.ops.cli import main
-from replicator.status.json_form import history_json, status_json
+from replicator.status.json import history_json, status_json
 from replicator.status.model import Snapshot
 from tests.servers import free_port
 from tests.status import samples

@@ -13,7 +13,7 @@ from html import escape
 
 from replicator.ops.drills.report.form import ChangeReport, DrillReport, SpreadReport, TargetReport
 from replicator.ops.drills.report.svg import PICTURE_CSS, lengths, picture, window
-from replicator.status.json_form import seconds_text
+from replicator.status.text import seconds_text
 from replicator.transport.page_style import CSS
 
 _UNKNOWN = '<span class="soft">not measured</span>'

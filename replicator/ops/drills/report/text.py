@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from replicator.ops.drills.report.form import DrillReport, SimulationReport, SpreadReport
 from replicator.ops.drills.report.svg import lengths
-from replicator.status.json_form import seconds_text
+from replicator.status.text import seconds_text
 
 
 def lines(report: DrillReport) -> list[str]:

@@ -9,20 +9,13 @@ import pytest
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.pipeline.sources.base import SourceReport
-from replicator.status.json_form import (
-    LagLimit,
-    blocked,
-    cluster_json,
-    history_json,
-    lag_cause,
-    seconds_text,
-    status_json,
-    time_text,
-)
+from replicator.status.json import cluster_json, history_json, status_json
 from replicator.status.marks import Mode
 from replicator.status.model import Snapshot
 from replicator.status.progress import StrandProgress
+from replicator.status.readiness import LagLimit, blocked, lag_cause
 from replicator.status.settle_view import GapView, SettleView
+from replicator.status.text import seconds_text, time_text
 from tests.status import samples
 
 
