@@ -68,8 +68,9 @@ class DrillResults:
 
     def all(self) -> list[DrillResult]:
         """What is kept, newest first."""
-        with self._lock:
-            return self._results[::-1]
+        # Without the lock, which is held while a result is written to the disk: a scrape must not wait for that. The list
+        # is replaced whole, never changed.
+        return self._results[::-1]
 
     def add(self, fields: dict[str, Any]) -> DrillResult:
         """Keep a result; durable on return. Raises Rejected or Unavailable."""
@@ -93,8 +94,8 @@ class DrillResults:
         now = self._clock()
         newest = {result.kind: result for result in self.all()[::-1]}
         return tuple(
-            DrillView(one.kind, one.name, one.outcome, max(now - one.at_us, 0) / 1e6, one.rto_seconds, one.rpo_blocks)
-            for _, one in sorted(newest.items())
+            DrillView(r.kind, r.name, r.outcome, max(now - r.at_us, 0) / 1e6, r.rto_seconds, r.rpo_blocks)
+            for _, r in sorted(newest.items())
         )
 
     def _load(self) -> list[DrillResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from replicator.errors import Rejected
+from replicator.status import drill_results
 from replicator.status.drill_results import KEPT, DrillResults, kept, routes
 from replicator.status.json import status_json
 from replicator.status.metrics import Metrics
@@ -69,6 +71,21 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("drills.json.damaged-*"))) == 1
     results.add(fields())
     assert len(DrillResults(DataDir(tmp_path)).all()) == 1
+
+
+def test_what_is_kept_is_shown_while_a_result_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = DrillResults(DataDir(tmp_path))
+    results.add(fields(1))
+    shown: list[str] = []
+
+    def show(path: Path, data: object) -> None:
+        reader = threading.Thread(target=lambda: shown.extend(view.name for view in results.views()), daemon=True)
+        reader.start()
+        reader.join(5)
+
+    monkeypatch.setattr(drill_results, "replace_file", show)
+    results.add(fields(2))
+    assert shown == [fields(1)["name"]], "a scrape waited for the disk"
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "party"}, {"outcome": "fine"}, {"id": "../x"}])
