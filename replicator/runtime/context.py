@@ -41,25 +41,26 @@ class RegionContext:
         self.journal = journal
         self.strand = strand = config.region.strand
         head, committed_at = self._end()
-        self.tail = JournalHead(head, committed_at)
+        self.journal_head = JournalHead(head, committed_at)
         self.history = HistoryIndex(config.region.files.history, journal)
-        self.view = SnapshotBuilder(config, journal, self.tail, StageBoard(StrandProgress(strand, [], now())))
+        self.status = SnapshotBuilder(config, self.journal_head, StageBoard(StrandProgress(strand, [], now())))
         self.regions = KnownRegions(journal, strand)
-        self.retaining = JournalKeeper(journal, strand, wiring.retention(config), self.regions)
+        self.keeper = JournalKeeper(journal, strand, wiring.retention(config), self.regions)
         self.publisher = Publisher(
             journal,
-            {strand: self.tail},
+            {strand: self.journal_head},
             config.feed.heartbeat_seconds,
-            self.view.source_heard,
+            self.status.source_heard,
             {strand: self.regions},
         )
-        # Who follows a region that is about to lead hears the wish before a primary's pipeline is there to have it.
+        # A follower is asked for prompt reports as its stream opens, and a stream outlives a change of role: one that
+        # opens before a primary's pipeline is there to ask would leave the first writers waiting for slow reports.
         self.publisher.wants_reports = lambda: config.cluster is not None and config.failover.acknowledge > 0
-        self.view.regions, self.view.keeper, self.view.publisher = self.regions, self.retaining, self.publisher
-        self.view.drills = self.drills = DrillResults(self.data_dir)
+        # The publisher asks status for the ledger's sign of life, and status shows the publisher: one is told later.
+        self.status.regions, self.status.keeper, self.status.publisher = self.regions, self.keeper, self.publisher
+        self.status.drills = self.drills = DrillResults(self.data_dir)
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, self.view)
-
+        self.metrics = Metrics(self.registry, self.status)
         self.gate = None if config.cluster is None else Gate()  # an embedded ledger asks it before each write
 
     @property
@@ -69,8 +70,8 @@ class RegionContext:
 
     def routes(self) -> list[BaseRoute]:
         """What is served in every role."""
-        observed = observe_routes(self.view, self.registry)
-        known = region_routes(self.regions, self.view)
+        observed = observe_routes(self.status, self.registry)
+        known = region_routes(self.regions, self.status)
         return [*observed, *self.publisher.routes(), *known, *drill_routes(self.drills)]
 
     def backoff(self) -> Backoff:
@@ -81,7 +82,7 @@ class RegionContext:
 
     def look_again(self) -> None:
         """The journal was changed by somebody else than a stage: a role's first block, or blocks that were cut off."""
-        self.tail.moved(*self._end())
+        self.journal_head.moved(*self._end())
 
     def _end(self) -> tuple[Position, int]:
         head = self.journal.head(self.strand)

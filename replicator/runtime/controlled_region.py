@@ -28,9 +28,8 @@ def controller(
     """The controller of a region of a cluster; ``probe`` is called before and after all that it does or keeps."""
     config = context.config
     rules, lease = wiring.rules(config), wiring.lease(config, context.strand)
-    decides = Controller(Membership(ControlledRegion(context, runner), rules, lease, probe))
-    context.view.controller = decides
-    return decides
+    context.status.controller = Controller(Membership(ControlledRegion(context, runner), rules, lease, probe))
+    return context.status.controller
 
 
 class ControlledRegion:
@@ -38,22 +37,23 @@ class ControlledRegion:
 
     def __init__(self, context: RegionContext, runner: RoleRunner) -> None:
         self.config, self.strand, self.data_dir = context.config, context.strand, context.data_dir
-        self.journal, self.history, self.journal_head = context.journal, context.history, context.tail
+        self.journal, self.history, self.journal_head = context.journal, context.history, context.journal_head
         self.flow: RoleFlow = runner
         self.adapter = role_adapter(context, runner)
         self.look_again = context.look_again
-        self._view = context.view
+        self._status = context.status
 
     @property
     def at_risk(self) -> AtRisk | None:
         """What would be lost with this region, while it is the primary."""
-        return self._view.at_risk
+        return self._status.at_risk
 
     def health(self) -> StrandHealth:
         """How its strand is, by what status shows of it."""
-        strand = self._view.strand_state()
+        strand = self._status.strand_state()
         verify, halted = strand.verify, ""
         for stage in strand.progress.stages:
+            # A halted feed speaks against no promotion: whom it follows may be the region that is lost.
             if stage.name in ("settle", "apply") and stage.condition is StageCondition.HALTED and stage.trouble:
                 halted = halted or f"{stage.name} halted: {stage.trouble.message}"
         return StrandHealth(

@@ -1,6 +1,6 @@
 """The primary's part of the flow.
 
-a source    ledger ─▶ Capture ─▶ journal
+captured     another program's ledger ─▶ source ─▶ Capture ─▶ journal
 embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behind it
 """
 
@@ -29,7 +29,7 @@ class PrimaryPipeline(RolePipeline):
 
     @property
     def accepts_writes(self) -> bool:
-        """Writes to a database do not come this way, so they do not wait for the sidecar."""
+        """Whether writers get through. Those of a captured database do not come this way, and need no sidecar."""
         return True
 
     def stop_acknowledging(self, why: str) -> None:
@@ -39,31 +39,33 @@ class PrimaryPipeline(RolePipeline):
 
     def _acknowledging(self) -> Acknowledgement | None:
         """Who makes writers wait for other regions, if they do; and what would be lost with this region is followed."""
-        core, config = self.core, self.config
+        context, config = self.context, self.config
         others = None if config.cluster is None else frozenset(config.cluster.regions) - {config.region.name}
         rule, at_risk = wiring.acknowledge_rule(config, others), self._at_risk(others)
-        acknowledgement = None if rule is None else Acknowledgement(rule, core.tail.head.sequence)
+        acknowledgement = None if rule is None else Acknowledgement(rule, context.journal_head.head.sequence)
 
+        # Both count by themselves: what is at risk is shown also where no writer waits for other regions.
         def reported(strand: str, region: str, sequence: int) -> None:
             at_risk.reported(region, sequence)
             if acknowledgement is not None:
                 acknowledgement.reported(region, sequence)
 
         if acknowledgement is not None:
-            acknowledgement.on_change = lambda change: core.view.event(f"acknowledgement {change}")
-        core.publisher.on_report = reported
-        core.publisher.wants_reports = lambda: acknowledgement is not None or bool(config.failover.amounts)
-        core.view.acknowledgement = self.acknowledgement = acknowledgement
+            acknowledgement.on_change = lambda change: context.status.event(f"acknowledgement {change}")
+        context.publisher.on_report = reported
+        context.publisher.wants_reports = lambda: acknowledgement is not None or bool(config.failover.amounts)
+        context.status.acknowledgement = self.acknowledgement = acknowledgement
         self.stages += [part.run for part in (acknowledgement, at_risk) if part is not None]
         return acknowledgement
 
     def _at_risk(self, others: frozenset[str] | None) -> AtRisk:
         """What would be lost with this primary."""
-        core = self.core
-        rows = RowsBefore(core.history, self.strand) if self.config.replay.history else None
-        known = {region.name: region.sequence for region in core.regions.all() if region.forgotten is None}
+        context = self.context
+        rows = RowsBefore(context.history, self.strand) if self.config.replay.history else None
+        # Without what regions reported before a restart, the whole journal would be at risk until they report again.
+        known = {region.name: region.sequence for region in context.regions.all() if region.forgotten is None}
         rules = wiring.amount_rules(self.config)
-        core.view.at_risk = at_risk = AtRisk(core.journal, core.tail, rules, rows, others, known)
+        context.status.at_risk = at_risk = AtRisk(context.journal, context.journal_head, rules, rows, others, known)
         return at_risk
 
 
@@ -74,19 +76,20 @@ class CapturedPrimaryPipeline(PrimaryPipeline):
 
     def __init__(
         self,
-        core: RegionContext,
+        context: RegionContext,
         config: Config,
         ledger: CapturedLedger,
         show_copy: Callable[[SourceReport], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(core, config)
+        super().__init__(context, config)
         acknowledgement = self._acknowledging()
-        self.source = source = core.view.source = ledger.source
-        self.capture = Capture(source, core.journal, core.tail, config.region.epoch, self._captured, acknowledgement)
-        captured = Captured(core.journal, core.tail, self.capture.stored_so_far)
+        journal, journal_head = context.journal, context.journal_head
+        self.source = source = context.status.source = ledger.source
+        self.capture = Capture(source, journal, journal_head, config.region.epoch, self._captured, acknowledgement)
+        captured = Captured(journal, journal_head, self.capture.stored_so_far)
         self.copies = self._copies(ledger.moments(captured, locking=True), lambda reader: ledger.sequences())
         verifying = self._verify_routes(ledger.moments(captured, locking=False))
-        api = self._api(None, core.tail)
+        api = self._api(None, journal_head)
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
         self.stages.append(lambda: self._supervised("source", self.capture.run_once, self.board.source))
         if show_copy is not None:
@@ -101,22 +104,22 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
 
     stage_names = ("apply",)
 
-    def __init__(self, core: RegionContext, config: Config) -> None:
-        super().__init__(core, config)
+    def __init__(self, context: RegionContext, config: Config) -> None:
+        super().__init__(context, config)
         settings = config.source
         assert isinstance(settings, EmbeddedSourceSettings)
         self.ledger = ledger = Ledger(
-            core.journal,
+            context.journal,
             self.strand,
             config.region.epoch,
             wiring.ledger_options(config, settings),
             on_applied=self._on_applied,
             on_committed=self._committed,
-            on_waiting=self.board.apply.wait,
-            permits=core.gate,
+            on_waiting=self.board.apply.wait,  # it waits within one run, where ``supervise`` sees nothing of it
+            permits=context.gate,
             acknowledges=self._acknowledging(),
         )
-        core.view.ledger = ledger
+        context.status.ledger = ledger
         declarations = wiring.declarations(settings)
         moments = LedgerMoments(self.strand, self._open_reader)
         self.copies = self._copies(moments)
@@ -130,6 +133,6 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
         return self.ledger.runs
 
     def _committed(self, last: Block) -> None:
-        self.core.tail.moved(last.position, last.header.committed_at)
+        self.context.journal_head.moved(last.position, last.header.committed_at)
         if self.acknowledgement is not None:
             self.acknowledgement.stored(last.header.sequence)

@@ -26,7 +26,7 @@ from replicator.verify.repair.expected_row import ExpectedRows
 from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync
 from replicator.verify.repair.serve import RepairParts
-from replicator.verify.repair.serve import routes as rewrite_routes
+from replicator.verify.repair.serve import routes as repair_routes
 from replicator.verify.side import LocalSide
 from replicator.verify.watch import ReplicaWatch
 
@@ -36,62 +36,63 @@ class ReplicaPipeline(RolePipeline):
 
     stage_names = ("feed", "settle", "apply")
 
-    def __init__(self, core: RegionContext, config: Config) -> None:
-        super().__init__(core, config)
-        self.replica = core.view.replica = wiring.replica(config)
-        self.follower = core.view.follower = Follower(
+    def __init__(self, context: RegionContext, config: Config) -> None:
+        super().__init__(context, config)
+        self.replica = context.status.replica = wiring.replica(config)
+        self.follower = context.status.follower = Follower(
             wiring.upstream(config, None),
             wiring.settle_config(config),
             config.region.files.spool,
-            core.journal,
-            core.tail,
+            context.journal,
+            context.journal_head,
             self.board,
-            core.backoff,
+            context.backoff,
         )
         replayer = self._replayer()
-        core.view.quarantine = replayer.quarantine
+        context.status.quarantine = replayer.quarantine
+        # One hold for copies and comparisons: replay pauses between two steps for as long as any of them has a moment.
         hold = ReplayHold()
-        self.replay = replay = ReplayLoop(replayer, core.tail, hold, self._on_applied, self._on_opened)
+        self.replay = replay = ReplayLoop(replayer, context.journal_head, hold, self._on_applied, self._on_opened)
         locking = wiring.reader(config, lambda: {}, locking=True)
         self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
-        self.watching = core.view.watching = self._watching(moments)
-        rewriting = self._rewriting(replay)
-        desk = QuarantineAdmin(self.strand, replay, self._open_reader, core.journal)
+        self.watch = context.status.watch = self._replica_watch(moments)
+        repairing = self._repair_parts(replay)
+        admin = QuarantineAdmin(self.strand, replay, self._open_reader, context.journal)
         self.stages = [
             lambda: self._supervised("settle", self.follower.run_once, self.board.settle),
             lambda: self._supervised("apply", replay.run_once, self.board.apply),
-            self.watching.run,
-            rewriting.resync.run,
+            self.watch.run,
+            repairing.resync.run,
         ]
         self.routes = [
-            *self._verify_routes(moments, self.watching.ask_for_scrub),
-            *quarantine_routes(desk),
-            *rewrite_routes(rewriting),
+            *self._verify_routes(moments, self.watch.ask_for_scrub),
+            *quarantine_routes(admin),
+            *repair_routes(repairing),
             *gap_routes(self.follower),
             *self.copies.routes(),
             *self._api(None, self.applied),
         ]
 
     def _replayer(self) -> Replayer:
-        batch, journal = self.config.replay, self.core.journal
+        batch, journal = self.config.replay, self.context.journal
         limits = batch.batch_bytes, batch.batch_blocks
         return Replayer(journal, self.replica, self.strand, *limits, wiring.replay_policy(self.config))
 
-    def _watching(self, moments: Moments) -> ReplicaWatch:
+    def _replica_watch(self, moments: Moments) -> ReplicaWatch:
         """The watch over the replica: checkpoints and scrubs."""
-        core, witness = self.core, self._witness()
+        context, witness = self.context, self._witness()
         return ReplicaWatch(
             LocalSide(self.config.region.name, moments, witness),
             self._primary,
-            core.journal,
+            context.journal,
             self._open_reader,
-            core.tail,
+            context.journal_head,
             self.applied,
             witness,
             wiring.watch_plan(self.config),
             self.board.verified,
-            core.backoff,
+            context.backoff,
         )
 
     def _primary(self) -> Endpoint:
@@ -128,7 +129,7 @@ class ReplicaPipeline(RolePipeline):
 
     def verify_now(self) -> None:
         """Have what was applied verified without waiting for the next checkpoint."""
-        self.watching.prove()
+        self.watch.prove()
 
     @property
     def refused(self) -> str:
@@ -138,28 +139,28 @@ class ReplicaPipeline(RolePipeline):
 
     def follow(self, url: str | None) -> None:
         """Follow the region at this address from now on, or nobody."""
-        self.board.progress.resume("feed")
+        self.board.progress.resume("feed")  # what another primary refused says nothing of this one
         self.follower.follow(None if url is None else wiring.upstream(self.config, url))
 
-    def _rewriting(self, replay: ReplayLoop) -> RepairParts:
+    def _repair_parts(self, replay: ReplayLoop) -> RepairParts:
         """What sets keys of the replica to what the journal says, when an operator asks for it."""
-        core, strand = self.core, self.strand
-        rightful = [
-            ExpectedRows(core.journal, core.history, strand) for _ in range(2)
-        ]  # one each: they run side by side
-        repairs = KeyRepair(core.journal, rightful[0], replay, strand, core.data_dir)
-        resync = Resync(core.data_dir.resync, core.journal, rightful[1], replay, self.applied, strand, core.backoff)
-        core.retaining.needs("a resync that is under way", resync.needs)
-        return RepairParts(repairs, resync, self.watching.ask_for_scrub)
+        context, strand = self.context, self.strand
+        # One each: a repair and a resync may run side by side, each in a thread of its own.
+        for_repair, for_resync = (ExpectedRows(context.journal, context.history, strand) for _ in range(2))
+        repairs = KeyRepair(context.journal, for_repair, replay, strand, context.data_dir)
+        file = context.data_dir.resync
+        resync = Resync(file, context.journal, for_resync, replay, self.applied, strand, context.backoff)
+        context.keeper.needs("a resync that is under way", resync.needs)
+        return RepairParts(repairs, resync, self.watch.ask_for_scrub)
 
     def close(self) -> None:
         """Let go of the replica, too: a promotion needs it for itself."""
-        super().close()
+        super().close()  # readers first: an open snapshot would keep what the replica's next owner wants to change
         self.replica.close()
 
     def _visible(self) -> JournalHead:
         return self.applied
 
     def _on_opened(self, applied: AppliedMark) -> None:
-        self.board.opened(applied)
-        self.watching.opened(applied.position.sequence)
+        self.board.opened(applied)  # before anything is applied: a replica that lost its last blocks sets marks back
+        self.watch.opened(applied.position.sequence)

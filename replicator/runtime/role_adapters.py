@@ -21,31 +21,31 @@ from replicator.runtime.context import RegionContext
 from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline
 from replicator.runtime.role_runner import RoleRunner
 
-REST_SECONDS = 30.0
+REST_SECONDS = 30.0  # for what the slot still holds once the old primary is gone
 CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself
 SEQUENCES_SECONDS = 1.0
 
 
-def role_adapter(core: RegionContext, runner: RoleRunner) -> RoleAdapter:
+def role_adapter(context: RegionContext, runner: RoleRunner) -> RoleAdapter:
     """The adapter of this region's ledger. Opens nothing."""
-    source = source_of(core.config)
+    source = source_of(context.config)
     if isinstance(source, PostgresSourceSettings):
-        return PostgresRoleAdapter(core, source, runner)
-    assert core.gate is not None
+        return PostgresRoleAdapter(context, source, runner)
+    assert context.gate is not None
     assert isinstance(source, EmbeddedSourceSettings)
-    return EmbeddedRoleAdapter(core, core.gate)
+    return EmbeddedRoleAdapter(context, context.gate)
 
 
 class EmbeddedRoleAdapter:
     """The embedded ledger: its state is a replica's, to the byte, and only its own process writes to it."""
 
-    def __init__(self, core: RegionContext, fence: Fence) -> None:
+    def __init__(self, context: RegionContext, fence: Fence) -> None:
         self.fence = fence
-        self._core = core
+        self._context = context
 
     async def unfit(self) -> str:
         """A replica of another kind of ledger has tables that the embedded one could not write to."""
-        definitions = self._core.journal.definitions(self._core.strand).values()
+        definitions = self._context.journal.definitions(self._context.strand).values()
         foreign = sorted(definition.label for definition in definitions if not definition.documents)
         await trio.lowlevel.checkpoint()
         return f"table {foreign[0]} is no embedded ledger's: a PostgreSQL region can be promoted" if foreign else ""
@@ -71,16 +71,16 @@ class EmbeddedRoleAdapter:
 class PostgresRoleAdapter:
     """A PostgreSQL database."""
 
-    def __init__(self, core: RegionContext, source: PostgresSourceSettings, runner: RoleRunner) -> None:
-        replica = replica_of(core.config)
+    def __init__(self, context: RegionContext, source: PostgresSourceSettings, runner: RoleRunner) -> None:
+        replica = replica_of(context.config)
         assert isinstance(replica, PostgresReplicaSettings)
         options = wiring.postgres_options(source)
-        assert core.config.lease is not None
-        seconds = min(core.config.lease.ttl_seconds / CALLS_A_TTL, CALL_SECONDS_AT_MOST)
+        assert context.config.lease is not None
+        seconds = min(context.config.lease.ttl_seconds / CALLS_A_TTL, CALL_SECONDS_AT_MOST)
         self.fence: Fence = PostgresFence(source.conninfo(), wiring.fenced_tables(source), call_seconds=seconds)
-        self._core, self._options, self._runner = core, options, runner
+        self._context, self._options, self._runner = context, options, runner
         self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
-        self._role = PostgresRole(replica.conninfo(), core.journal, core.strand, options)
+        self._role = PostgresRole(replica.conninfo(), context.journal, context.strand, options)
 
     async def unfit(self) -> str:
         """The one reason why this database could not be a primary's."""
@@ -99,6 +99,7 @@ class PostgresRoleAdapter:
             return False
         source = pipeline.source
         if self._closed is None or self._closed[0] != closing:
+            # In this order: a value that moves behind the log's end would make a block that nobody waits for.
             with trio.move_on_after(SEQUENCES_SECONDS) as waiting:
                 await source.read_sequences()
             if waiting.cancelled_caught:
@@ -106,12 +107,12 @@ class PostgresRoleAdapter:
             self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
         if source.report.seen is None or parse_lsn(source.report.seen) < self._closed[1]:
             return False
-        await pipeline.capture.stored_so_far()
+        await pipeline.capture.stored_so_far()  # seen is not stored: the last drafts may still be on their way
         return True
 
     async def capture_rest(self) -> None:
         """Read what the slot still holds, to the log's end."""
-        await self._role.capture_rest(self._core.tail, REST_SECONDS)
+        await self._role.capture_rest(self._context.journal_head, REST_SECONDS)
 
     async def adopt(self, position: Position) -> None:
         """Give the database a replica's bookkeeping, and take the primary's away."""

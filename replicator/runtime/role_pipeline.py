@@ -34,10 +34,10 @@ from replicator.storage.journal.indexer import HistoryIndexer
 from replicator.supervise import supervise
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.moment_sessions import MomentSessions
-from replicator.verify.repair.serve import routes as rewrite_routes
+from replicator.verify.repair.serve import routes as repair_routes
 from replicator.verify.serve import routes as verify_routes
 
-FOR_REPLICAS: Sequence[BaseRoute] = [*quarantine_routes(None), *rewrite_routes(None)]  # a primary says that it is none
+FOR_REPLICAS: Sequence[BaseRoute] = [*quarantine_routes(None), *repair_routes(None)]  # a primary says that it is none
 NO_GAPS: Sequence[BaseRoute] = gap_routes(None)
 
 
@@ -46,24 +46,26 @@ class RolePipeline:
 
     stage_names: ClassVar[Sequence[StageName]] = ()
 
-    def __init__(self, core: RegionContext, config: Config) -> None:
-        self.core = core
+    def __init__(self, context: RegionContext, config: Config) -> None:
+        self.context = context
         self.config = config
-        self.strand = core.strand
-        self.applied = JournalHead(core.journal.base(core.strand))
-        self.board = StageBoard(StrandProgress(core.strand, self.stage_names, now()))
-        head = core.tail.head
+        self.strand = context.strand
+        # Until the replica is opened nothing is known to be applied: readers wait rather than read too little.
+        self.applied = JournalHead(context.journal.base(context.strand))
+        self.board = StageBoard(StrandProgress(context.strand, self.stage_names, now()))
+        # What is in the journal is settled, whoever wrote it: a role does not begin by showing a lag that is none.
+        head = context.journal_head.head
         if head.sequence:
-            self.board.progress.advance("settled", head.sequence, core.tail.committed_at, now())
-        core.view.begin(config, self.board)
-        self._open_reader = wiring.reader(config, lambda: core.journal.definitions(core.strand))
+            self.board.progress.advance("settled", head.sequence, context.journal_head.committed_at, now())
+        context.status.begin(config, self.board)
+        self._open_reader = wiring.reader(config, lambda: context.journal.definitions(context.strand))
         self.reads: Reads | None = None
         self.stages: list[Callable[[], Awaitable[None]]] = []
         self.routes: list[BaseRoute] = []
 
     async def run(self) -> None:
         """Run every stage, until cancelled."""
-        self._own_needs()
+        self._own_needs()  # first of all: the keeper is running, and what it has pruned is gone
         async with trio.open_nursery() as nursery:
             for stage in [*self.stages, *self._beside_the_flow()]:
                 nursery.start_soon(stage)
@@ -86,7 +88,7 @@ class RolePipeline:
         sequences: Callable[[CopyReader], list[SetSequence]] = lambda reader: reader.sequences(),
     ) -> Copies:
         """Copies of this region, for others that are made anew."""
-        return Copies(self.core.journal, self.strand, moments, self.config.copying.hold_seconds, sequences)
+        return Copies(self.context.journal, self.strand, moments, self.config.copying.hold_seconds, sequences)
 
     def _verify_routes(self, moments: Moments, ask_for_scrub: Callable[[], None] = lambda: None) -> list[Route]:
         """Comparisons from outside; the moments that are held for them end with the pipeline."""
@@ -94,8 +96,8 @@ class RolePipeline:
         return verify_routes(moments, self.moment_sessions, ask_for_scrub)
 
     def _witness(self) -> JournalWitness:
-        history = self.core.history if self.config.replay.history else None
-        return JournalWitness(self.core.journal, history, self.strand)
+        history = self.context.history if self.config.replay.history else None
+        return JournalWitness(self.context.journal, history, self.strand)
 
     def _api(self, ledger: Ledger | None, visible: JournalHead) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
@@ -105,33 +107,34 @@ class RolePipeline:
                 await visible.beyond(position.sequence - 1)
             return visible.head.sequence >= position.sequence
 
-        history = self.core.history if self.config.replay.history else None
-        self.reads = Reads(self.strand, self._open_reader, self.core.journal, history, wait_applied)
-        return api_routes(ledger, self.reads, self.core.view.primary_url)
+        history = self.context.history if self.config.replay.history else None
+        self.reads = Reads(self.strand, self._open_reader, self.context.journal, history, wait_applied)
+        return api_routes(ledger, self.reads, self.context.status.primary_url)
 
     async def _supervised(self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble) -> None:
-        await supervise(name, run_once, trouble, self.core.backoff())
+        await supervise(name, run_once, trouble, self.context.backoff())
 
     # -- beside the flow
 
     def _visible(self) -> JournalHead:
         """How far the past is indexed: as far as readers see."""
-        return self.core.tail
+        return self.context.journal_head
 
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
         beside: list[Callable[[], Awaitable[None]]] = [self.moment_sessions.run, self.copies.run]
         if not self.config.replay.history:
             return beside
-        core = self.core
-        indexing = HistoryIndexer(core.history, core.tail, self._visible(), core.publisher.slowest, core.backoff)
-        return [*beside, indexing.run, indexing.sweep]
+        context = self.context
+        slowest = context.publisher.slowest  # the index is for questions about the past: it rests while others catch up
+        indexer = HistoryIndexer(context.history, context.journal_head, self._visible(), slowest, context.backoff)
+        return [*beside, indexer.run, indexer.sweep]
 
     def _own_needs(self) -> None:
         """Who of this region's own parts reads the journal, and may do so again after a loss of power."""
         for who, sequence in wiring.durable(self.config):
-            self.core.retaining.needs(who, sequence)
+            self.context.keeper.needs(who, sequence)
         if self.config.replay.history:
-            self.core.retaining.needs("its own index of the past", lambda: self.core.history.indexed(self.strand))
+            self.context.keeper.needs("its own index of the past", lambda: self.context.history.indexed(self.strand))
 
     # -- what stages report
 
@@ -139,5 +142,5 @@ class RolePipeline:
 
     def _on_applied(self, applied: AppliedMark) -> None:
         self.applied.moved(applied.position, applied.committed_at)
-        self.core.view.applied_blocks = applied.blocks
+        self.context.status.applied_blocks = applied.blocks
         self.board.applied(applied)

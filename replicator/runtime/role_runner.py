@@ -69,11 +69,15 @@ class RoleRunner:
     async def stop(self) -> None:
         """Stop the pipeline that runs, if one does; returns when all of it has ended."""
         self._scope.cancel()
-        self._router = Router(default=_between_roles)
-        with trio.CancelScope(shield=True):  # what has begun is seen through anyway
+        self._router = Router(default=_between_roles)  # at once: an ending pipeline takes no new requests
+        # Shielded: whoever stops a role acts on that it has ended (gives up the lease, opens the replica for itself). A
+        # cancelled wait would say so too early, and the steps that have begun are seen through anyway.
+        with trio.CancelScope(shield=True):
             await self._ended.wait()
 
     async def _run(self, pipeline: RolePipeline, scope: trio.CancelScope, ended: trio.Event) -> None:
+        # The scope is this pipeline's own: a role is cancelled, while the runner's nursery stays for the next one. An
+        # error of the pipeline goes through to the nursery, and ends the process: a bug leaves no role without a stage.
         try:
             with scope:
                 await pipeline.run()
@@ -89,13 +93,14 @@ class RoleRunner:
 
 
 class RoleRoutes(BaseRoute):
-    """Everything that no lasting route takes goes to the pipeline that runs."""
+    """Everything that no lasting route takes goes to the pipeline that runs at that moment: the server's own list of
+    routes never changes."""
 
     def __init__(self, runner: RoleRunner) -> None:
         self._runner = runner
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whatever is asked for over HTTP."""
+        """Whatever is asked for over HTTP."""  # ASGI's lifespan messages belong to the server
         return (Match.FULL if scope["type"] == "http" else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,12 +10,15 @@
 What lasts is in ``context``; what a role has is its part of the flow, in ``roles``. Without a ``[cluster]`` the role
 that the configuration names runs from start to stop; with one, ``cluster/failover/controller`` decides, and changes it.
 
-The stages share nothing but the journal and its ``Tail``: each runs by itself, is supervised by itself, and starts from
-what is durable. That is why a sidecar that is killed at any instruction loses, doubles and reorders nothing.
+The stages share nothing but the journal and its ``JournalHead``: each runs by itself, is supervised by itself, and
+starts from what is durable. So a sidecar that is killed at any instruction loses, doubles and reorders nothing.
 
 Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): no new requests, each
 stage sees its step through, then the files are closed; after the deadline the process ends hard, which is safe.
-Concrete parts are picked in ``wiring``.
+
+A stage is supervised (``replicator/supervise.py``): what can get better is waited for; what cannot halts that stage
+alone and is shown, while everything else goes on. Any other exception is a bug and ends the process: whoever keeps it
+running starts it again, from what is durable. Concrete parts are picked in ``wiring``.
 """
 
 from __future__ import annotations
@@ -61,7 +64,8 @@ async def run(
 
     ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
     """
-    refuse_half(config.region.files)
+    refuse_half(config.region.files)  # a copy that was not finished looks like a region, and is none
+    # The lock first: two processes on one journal would each append behind the head that they know.
     with locked(config.region.files), _opened(Journal(config.region.files.journal)) as journal:
         await Sidecar(config, journal, show_copy).run(task_status)
 
@@ -86,9 +90,12 @@ class Sidecar:
             lasting += failover_routes(self.controller)
             self.runner.admit = Admission(self.controller.member)
         listen = wiring.listen(self.config)
+        # Built before the server listens: the first request already sees which stages this role has.
         first = self._pipeline(self.config) if self.controller is None else None
         public = ROLE_PATHS | (STATUS_PATHS if self.config.http.public_status else frozenset())
         app = application(with_role_routes(lasting, self.runner), listen.token, public)
+        # Two nurseries: the server outlives the work, so that what waits for a stage is answered while that ends.
+        # An address that is taken fails here, before any stage has begun.
         async with trio.open_nursery() as serving:
             (address,) = await serving.start(serve, app, listen, self._stopping.wait)
             async with trio.open_nursery() as working:
@@ -96,24 +103,26 @@ class Sidecar:
                 log.info("region %s, %s, listens at %s", self.config.region.name, self.config.region.role, address)
                 task_status.started(address)
                 await self._stop_signal()
-                self._stopping.set()
+                self._stopping.set()  # no new requests: those that wait for a stage get their answer while it ends
                 working.cancel_scope.cancel()
-        log.info("region %s stopped at %s", self.config.region.name, context.tail.head)
+        log.info("region %s stopped at %s", self.config.region.name, context.journal_head.head)
 
     async def _work(self, first: RolePipeline | None) -> None:
-        """Work for as long as the journal is where it was: a file without a name takes what is written to it, durably
-        as it seems, and is gone with the process."""
+        """Work for as long as the journal is where it was. If it is not, everything is halted, and shown as such: the
+        server goes on, so that an operator can see why."""
+        # A file that was deleted or replaced while it is open still takes what is written to it, fsync and all, and is
+        # gone with the process. Only the identity of what has its name now shows that nothing is durable any more.
         path = self.config.region.files.journal
         begun = await trio.to_thread.run_sync(identity, path)
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.runner.run)
-            nursery.start_soon(self.context.retaining.run)
+            await nursery.start(self.runner.run)  # its nursery must be there before anybody launches a pipeline
+            nursery.start_soon(self.context.keeper.run)
             if self.controller is not None:
                 nursery.start_soon(self.controller.run)
             if first is not None:
                 self.runner.launch(first)
             await changed(path, begun)
-            pipeline = self.runner.pipeline
+            pipeline = self.runner.pipeline  # once cancelled, the runner has none, and its board could not be found
             nursery.cancel_scope.cancel()
         gone = Halted(
             "data_dir_gone",
@@ -147,6 +156,7 @@ class Sidecar:
 def _end_after(seconds: float) -> None:
     """End the process hard if it has not stopped by then; what is durable does not depend on an orderly end."""
 
+    # A thread of its own: what holds up the stop may be holding up trio's loop as well.
     def end() -> None:
         log.error("not stopped within %.0f s: ending now", seconds)
         os._exit(1)

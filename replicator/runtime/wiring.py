@@ -1,8 +1,7 @@
-"""Concrete parts for a configuration: the only file that knows which source, replica and reader a word means.
+"""Concrete parts for a configuration, in the order of the flow: what a ``kind`` in it means, and its units.
 
 Guarantee: building a part opens nothing; what can fail fails when the part is started, where its stage is supervised.
-To add a source or a replica: write it against ``pipeline/sources/base.py`` or ``pipeline/replicas/base.py``, name it in
-``config.models`` and here, and let ``tests/contracts`` run on it.
+How to add a source, a replica or a lease is in ``CONTRIBUTING.md``; of the running sidecar only this file changes.
 """
 
 from __future__ import annotations
@@ -51,64 +50,107 @@ from settle_buffer.config import AutoWindow, SettleConfig
 
 MICROSECONDS = 1_000_000
 
-
-def lease(config: Config, strand: str) -> Lease:
-    """The right to be primary of the strand. Without ``path`` a static one is by hand, in the region's directory."""
-    match config.lease:
-        case EtcdLeaseSettings() as etcd:
-            return etcd_lease.EtcdLease(etcd_options(etcd), strand)
-        case StaticLeaseSettings(path=path, ttl_seconds=ttl):
-            own = config.region.files.lease
-            return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
-        case None:
-            raise AssertionError("a region that takes part in failover has a lease")
+# -- the primary's ledger, captured from a database or embedded -------------------------------------------------------
+# A primary's blocks come from another program's ledger, which a source captures, or from the embedded one.
 
 
-def etcd_options(lease: EtcdLeaseSettings) -> etcd_lease.EtcdOptions:
-    """How to reach the cluster that keeps the lease."""
-    password = lease.password.reveal() if lease.password else None
-    tls = (lease.ca, lease.certificate, lease.key)
-    return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
+def captured_ledger(config: Config) -> CapturedLedger | None:
+    """The primary's ledger, if another program keeps it; None for the embedded one, and for a replica."""
+    match config.source:
+        case PostgresSourceSettings() as source:
+            synchronous = config.failover.acknowledge > 0
+            return postgres_source.PostgresLedger(postgres_options(source, synchronous=synchronous))
+        case _:
+            return None
 
 
-def rules(config: Config) -> FailoverRules:
-    """How a region of a cluster behaves."""
-    failover, cluster = config.failover, config.cluster
-    assert cluster is not None
-    exclusive = not isinstance(config.lease, StaticLeaseSettings) or config.lease.path is not None
-    return FailoverRules(
-        me=config.region.name,
-        regions=tuple(cluster.regions),
-        mode=failover.mode,
-        acknowledge=failover.acknowledge,
-        exclusive=exclusive,
-        suspect_seconds=failover.suspect_seconds,
-        quiet_seconds=failover.quiet_seconds,
-        stand_seconds=failover.stand_seconds,
-        promise_seconds=failover.promise_seconds,
-        verify_seconds=failover.verify_seconds,
-        step_seconds=failover.step_seconds,
-        max_lost_blocks=failover.max_lost_blocks,
-        max_lost_amounts={table: float(limit) for table, limit in loss_budget(config).amounts.items()},
-        rejoin=failover.rejoin,
+def postgres_options(source: PostgresSourceSettings, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
+    """A PostgreSQL source's options. ``synchronous``: its commits wait for other regions."""
+    return postgres_source.PostgresOptions(
+        dsn=source.conninfo(),
+        slot=source.slot,
+        publication=source.publication,
+        tables=source.tables,
+        user_column=source.user_column,
+        user_columns=source.user_columns,
+        heartbeat_seconds=source.heartbeat_seconds,
+        sequence_seconds=source.sequences_seconds,
+        synchronous=synchronous,
     )
 
 
-def fenced_tables(source: PostgresSourceSettings) -> list[tuple[str, str]] | None:
-    """The tables that applications write to only in the primary region; None: all of the database."""
-    if source.tables is None:
+def ledger_options(config: Config, source: EmbeddedSourceSettings) -> LedgerOptions:
+    """The embedded ledger's files and limits."""
+    assert config.state_path is not None
+    limits = RequestLimits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
+    requests = config.region.files.requests
+    return LedgerOptions(config.state_path, requests, limits, source.idempotency_retention_seconds)
+
+
+def declarations(source: EmbeddedSourceSettings) -> tuple[TableDeclaration, ...]:
+    """The tables that the configuration declares."""
+    return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
+
+
+# -- whose writers wait, and what is at risk meanwhile ----------------------------------------------------------------
+# What a primary's writers wait for, and what of theirs is summed up until other regions have it.
+
+
+def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> AcknowledgeRule | None:
+    """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
+    that count; None: all that follow."""
+    failover = config.failover
+    if not failover.acknowledge:
         return None
+    return AcknowledgeRule(
+        failover.acknowledge,
+        failover.missing,
+        failover.degrade_after_seconds,
+        failover.acknowledge_timeout_seconds,
+        regions,
+    )
+
+
+def amount_rules(config: Config) -> tuple[AmountRule, ...]:
+    """The amounts that are summed up while they are at risk."""
+    return tuple(
+        AmountRule(amount.table, amount.column, amount.currency, amount.currency_column)
+        for amount in config.failover.amounts
+    )
+
+
+# -- the journal ------------------------------------------------------------------------------------------------------
+# How long blocks are kept by policy, and what of this region would still need them after a loss of power.
+
+
+def retention(config: Config) -> JournalPolicy:
+    """How much of the journal is kept."""
+    journal = config.journal
+    # Blocks bear µs, so the policy counts in them.
+    age = None if journal.keep_age_seconds is None else _us(journal.keep_age_seconds)
+    return JournalPolicy(age, journal.keep_bytes, journal.budget_bytes)
+
+
+def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
+    """What the region builds from its journal, and how to ask up to where that is on disk."""
+    strand = config.region.strand
+    if config.region.role == "replica":
+        match config.replica:
+            case SqliteReplicaSettings(path=path):
+                return [("its own replica", SqliteDurable(path, strand).sequence)]
+            case PostgresReplicaSettings() as postgres:
+                return [("its own replica", PostgresDurable(postgres.conninfo(), strand).sequence)]
+    if config.state_path is None:
+        return []
+    requests = SqliteDurable(config.region.files.requests, strand, REQUESTS)
     return [
-        (schema, name) if dot else ("public", schema) for schema, dot, name in (t.partition(".") for t in source.tables)
+        ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
+        ("its own ledger's requests", requests.sequence),
     ]
 
 
-def listen(config: Config) -> Listen:
-    """Where the HTTP server listens."""
-    http = config.http
-    return Listen(
-        http.listen.host, http.listen.port, http.certificate, http.key, http.token.reveal() if http.token else None
-    )
+# -- following another region -----------------------------------------------------------------------------------------
+# Whom a replica region follows, and how what comes from there settles into order.
 
 
 def upstream(config: Config, url: str | None) -> Upstream | None:
@@ -158,88 +200,8 @@ def settle_config(config: Config) -> SettleConfig:
     )
 
 
-def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
-    """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
-    found = upstream(config, url)
-    return None if found is None else dataclasses.replace(found.endpoint, name="primary")
-
-
-def watch_plan(config: Config) -> WatchPlan:
-    """How a replica is watched."""
-    verify = config.verify
-    cadence = Cadence(verify.checkpoint_seconds, verify.checkpoint_blocks, verify.share)
-    scrub = ScrubPlan(verify.scrub_seconds, verify.scrub_rows)
-    return WatchPlan(cadence if verify.checkpoints else None, scrub if verify.scrubs else None)
-
-
-def _us(seconds: float) -> int:
-    """At least one microsecond: a duration is above zero."""
-    return max(1, round(seconds * MICROSECONDS))
-
-
-def postgres_options(source: PostgresSourceSettings, *, synchronous: bool = False) -> postgres_source.PostgresOptions:
-    """A PostgreSQL source's options. ``synchronous``: its commits wait for other regions."""
-    return postgres_source.PostgresOptions(
-        dsn=source.conninfo(),
-        slot=source.slot,
-        publication=source.publication,
-        tables=source.tables,
-        user_column=source.user_column,
-        user_columns=source.user_columns,
-        heartbeat_seconds=source.heartbeat_seconds,
-        sequence_seconds=source.sequences_seconds,
-        synchronous=synchronous,
-    )
-
-
-def captured_ledger(config: Config) -> CapturedLedger | None:
-    """The primary's ledger, if another program keeps it; None for the embedded one, and for a replica."""
-    match config.source:
-        case PostgresSourceSettings() as source:
-            synchronous = config.failover.acknowledge > 0
-            return postgres_source.PostgresLedger(postgres_options(source, synchronous=synchronous))
-        case _:
-            return None
-
-
-def acknowledge_rule(config: Config, regions: frozenset[str] | None = None) -> AcknowledgeRule | None:
-    """How many other regions must have a block before its writer is answered; None if none must. ``regions`` are those
-    that count; None: all that follow."""
-    failover = config.failover
-    if not failover.acknowledge:
-        return None
-    return AcknowledgeRule(
-        failover.acknowledge,
-        failover.missing,
-        failover.degrade_after_seconds,
-        failover.acknowledge_timeout_seconds,
-        regions,
-    )
-
-
-def amount_rules(config: Config) -> tuple[AmountRule, ...]:
-    """The amounts that are summed up while they are at risk."""
-    amounts = config.failover.amounts
-    return tuple(AmountRule(one.table, one.column, one.currency, one.currency_column) for one in amounts)
-
-
-def loss_budget(config: Config) -> LossBudget:
-    """What a promotion may lose."""
-    limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
-    return LossBudget(config.failover.max_lost_blocks, limits)
-
-
-def ledger_options(config: Config, source: EmbeddedSourceSettings) -> LedgerOptions:
-    """The embedded ledger's files and limits."""
-    assert config.state_path is not None
-    limits = RequestLimits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
-    requests = config.region.files.requests
-    return LedgerOptions(config.state_path, requests, limits, source.idempotency_retention_seconds)
-
-
-def declarations(source: EmbeddedSourceSettings) -> tuple[TableDeclaration, ...]:
-    """The tables that the configuration declares."""
-    return tuple(TableDeclaration(table.name, table.key, table.key_types, table.user) for table in source.tables)
+# -- the replica, and reading -----------------------------------------------------------------------------------------
+# Where blocks are applied, and where every region reads what was written.
 
 
 def replay_policy(config: Config) -> QuarantinePolicy:
@@ -277,26 +239,103 @@ def reader(
     return lambda: sqlite_replica.SqliteReader(state)
 
 
-def retention(config: Config) -> JournalPolicy:
-    """How much of the journal is kept."""
-    journal = config.journal
-    age = None if journal.keep_age_seconds is None else _us(journal.keep_age_seconds)
-    return JournalPolicy(age, journal.keep_bytes, journal.budget_bytes)
+# -- verification -----------------------------------------------------------------------------------------------------
+# What a replica is compared with, and how often.
 
 
-def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
-    """What the region builds from its journal, and how to ask up to where that is on disk."""
-    strand = config.region.strand
-    if config.region.role == "replica":
-        match config.replica:
-            case SqliteReplicaSettings(path=path):
-                return [("its own replica", SqliteDurable(path, strand).sequence)]
-            case PostgresReplicaSettings() as postgres:
-                return [("its own replica", PostgresDurable(postgres.conninfo(), strand).sequence)]
-    if config.state_path is None:
-        return []
-    requests = SqliteDurable(config.region.files.requests, strand, REQUESTS)
+def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
+    """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
+    found = upstream(config, url)
+    return None if found is None else dataclasses.replace(found.endpoint, name="primary")
+
+
+def watch_plan(config: Config) -> WatchPlan:
+    """How a replica is watched."""
+    verify = config.verify
+    cadence = Cadence(verify.checkpoint_seconds, verify.checkpoint_blocks, verify.share)
+    scrub = ScrubPlan(verify.scrub_seconds, verify.scrub_rows)
+    return WatchPlan(cadence if verify.checkpoints else None, scrub if verify.scrubs else None)
+
+
+# -- failover ---------------------------------------------------------------------------------------------------------
+# Who may be primary, by which rules that changes, and which tables are fenced meanwhile.
+
+
+def lease(config: Config, strand: str) -> Lease:
+    """The right to be primary of the strand. Without ``path`` a static one is by hand, in the region's directory."""
+    match config.lease:
+        case EtcdLeaseSettings() as etcd:
+            return etcd_lease.EtcdLease(etcd_options(etcd), strand)
+        case StaticLeaseSettings(path=path, ttl_seconds=ttl):
+            own = config.region.files.lease
+            return static_lease.StaticLease(path or own, strand, ttl if path else math.inf)
+        case None:
+            raise AssertionError("a region that takes part in failover has a lease")
+
+
+def etcd_options(lease: EtcdLeaseSettings) -> etcd_lease.EtcdOptions:
+    """How to reach the cluster that keeps the lease."""
+    password = lease.password.reveal() if lease.password else None
+    tls = (lease.ca, lease.certificate, lease.key)
+    return etcd_lease.EtcdOptions(lease.endpoints, round(lease.ttl_seconds), lease.prefix, lease.user, password, *tls)
+
+
+def rules(config: Config) -> FailoverRules:
+    """How a region of a cluster behaves."""
+    failover, cluster = config.failover, config.cluster
+    assert cluster is not None
+    # A static lease without a path of its own is a file that no other region sees: it says who leads, but keeps nobody
+    # else from leading. The rules then ask for every region's promise, or a person's word that the primary is fenced.
+    exclusive = not isinstance(config.lease, StaticLeaseSettings) or config.lease.path is not None
+    return FailoverRules(
+        me=config.region.name,
+        regions=tuple(cluster.regions),
+        mode=failover.mode,
+        acknowledge=failover.acknowledge,
+        exclusive=exclusive,
+        suspect_seconds=failover.suspect_seconds,
+        quiet_seconds=failover.quiet_seconds,
+        stand_seconds=failover.stand_seconds,
+        promise_seconds=failover.promise_seconds,
+        verify_seconds=failover.verify_seconds,
+        step_seconds=failover.step_seconds,
+        max_lost_blocks=failover.max_lost_blocks,
+        max_lost_amounts={table: float(limit) for table, limit in loss_budget(config).amounts.items()},
+        rejoin=failover.rejoin,
+    )
+
+
+def loss_budget(config: Config) -> LossBudget:
+    """What a promotion may lose."""
+    limits = {amount.table: amount.limit for amount in config.failover.amounts if amount.limit is not None}
+    return LossBudget(config.failover.max_lost_blocks, limits)
+
+
+def fenced_tables(source: PostgresSourceSettings) -> list[tuple[str, str]] | None:
+    """The tables that applications write to only in the primary region; None: all of the database."""
+    if source.tables is None:
+        return None
     return [
-        ("its own ledger's state", SqliteDurable(config.state_path, strand).sequence),
-        ("its own ledger's requests", requests.sequence),
+        (schema, name) if dot else ("public", schema) for schema, dot, name in (t.partition(".") for t in source.tables)
     ]
+
+
+# -- HTTP -------------------------------------------------------------------------------------------------------------
+# Where other regions, applications and operators reach this one.
+
+
+def listen(config: Config) -> Listen:
+    """Where the HTTP server listens."""
+    http = config.http
+    return Listen(
+        http.listen.host, http.listen.port, http.certificate, http.key, http.token.reveal() if http.token else None
+    )
+
+
+# -- what several parts are made of -----------------------------------------------------------------------------------
+# Trust in other regions, and durations as the parts count them.
+
+
+def _us(seconds: float) -> int:
+    """Microseconds, at least one: what is configured above zero must not be rounded to *never* or *at once*."""
+    return max(1, round(seconds * MICROSECONDS))

@@ -110,8 +110,8 @@ def verify(value: Callable[[VerifyView], float | None]) -> Read:
 
 def head(state: StrandState) -> float | None:
     """The head, if it was heard."""
-    found = state.progress.head
-    return None if found is None else found.sequence
+    mark = state.progress.head
+    return None if mark is None else mark.sequence
 
 
 def oldest_gap(state: StrandState) -> float:

@@ -103,11 +103,13 @@ class StrandProgress:
             )
         if before is not None and sequence == before.sequence:
             return
+        # Before the marks move and after it: a mark that misses nothing until now is overtaken by what comes next, and
+        # the age of what it then misses is counted from this moment.
         self._note_equality(now.monotonic)
         new = _mark(sequence, committed_at, now)
-        for name in self._reached(mark):
-            held = self._marks.get(name)
-            if held is None or held.sequence < sequence:
+        for name in self._marks_at_least_at(mark):
+            current = self._marks.get(name)
+            if current is None or current.sequence < sequence:
                 self._marks[name] = new
                 for stage in self._stages.keys() & _STAGES_OF_MARK[name]:
                     self._stages[stage].progress_at = now.monotonic
@@ -123,11 +125,11 @@ class StrandProgress:
     def hear_head(self, sequence: int, committed_at: int, now: Now) -> None:
         """The primary says that its head is at ``sequence``: a heartbeat. An older word changes only the time."""
         self._note_equality(now.monotonic)
-        held = self._marks.get("head")
-        if held is None or sequence > held.sequence:
+        current = self._marks.get("head")
+        if current is None or sequence > current.sequence:
             self._marks["head"] = _mark(sequence, committed_at, now)
         else:
-            self._marks["head"] = held._replace(moved_at=now.monotonic)
+            self._marks["head"] = current._replace(moved_at=now.monotonic)
         self._note_equality(now.monotonic)
         if "feed" in self._stages:
             self.hear("feed", now.monotonic)
@@ -136,7 +138,7 @@ class StrandProgress:
         """A sign of life came the whole way to ``stage`` at the monotonic time ``at``."""
         state = self._stages[stage]
         state.heard_at = at if state.heard_at is None else max(at, state.heard_at)
-        if stage == "source":  # what the ledger has said so far is in the journal: its end is the head
+        if stage == "source":  # no heartbeat overtakes a block: the journal's end is the head, as of then
             head = self._marks.get("head") or self._marks.get("received") or Mark(0, 0, at, at)
             self._marks["head"] = head._replace(moved_at=state.heard_at)
             self._note_equality(at)
@@ -147,11 +149,11 @@ class StrandProgress:
 
     def wait(self, stage: StageName, cause: Unavailable, now: Now) -> None:
         """The stage cannot go on now and tries again. The first of equal causes keeps its time."""
-        self._trouble(stage, cause, now)
+        self._meet(stage, cause, now)
 
     def halt(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
         """The stage cannot go on without a person."""
-        self._trouble(stage, cause, now)
+        self._meet(stage, cause, now)
 
     def met_trouble_at(self, stage: StageName) -> float:
         """When the stage last met a trouble, on the monotonic clock."""
@@ -175,10 +177,10 @@ class StrandProgress:
         if not reason.strip():
             raise ValueError("a reset has a reason")
         for name in MARKS[MARKS.index(mark) :]:
-            held = self._marks.get(name)
-            if name == mark or (held is not None and held.sequence > sequence):
+            current = self._marks.get(name)
+            if name == mark or (current is not None and current.sequence > sequence):
                 self._marks[name] = _mark(sequence, committed_at, now)
-        self._equal_at.clear()
+        self._equal_at.clear()  # it missed nothing before, which says nothing of the blocks that it has to get again
         self._resets = [*self._resets[-9:], f"{mark} set to {sequence}: {reason}"]
         self._note_equality(now.monotonic)
 
@@ -186,8 +188,8 @@ class StrandProgress:
 
     def sequence(self, mark: MarkName) -> int:
         """Where the mark is; 0 before its first block."""
-        held = self._marks.get(mark)
-        return 0 if held is None else held.sequence
+        current = self._marks.get(mark)
+        return 0 if current is None else current.sequence
 
     def view(self, now: Now) -> StrandView:
         """Everything, as of now."""
@@ -245,22 +247,22 @@ class StrandProgress:
         feeder = self._marks.get(feeder_name)
         if feeder is None:
             return Lag(None, None) if feeder_name == "head" else Lag(0, 0.0)
-        held = self._marks.get(name)
-        blocks = feeder.sequence - (0 if held is None else held.sequence)
+        current = self._marks.get(name)
+        blocks = feeder.sequence - (0 if current is None else current.sequence)
         if blocks <= 0:
             age = self._head_age(feeder, now) if feeder_name == "head" else 0.0
             return Lag(0, 0.0 if age <= self._limit else age)
-        committed = self._oldest_missing(pair, held, feeder)
+        committed = self._oldest_missing(pair, current, feeder)
         return Lag(blocks, None if committed is None else max(0.0, now.monotonic - committed))
 
-    def _oldest_missing(self, pair: str, held: Mark | None, feeder: Mark) -> float | None:
+    def _oldest_missing(self, pair: str, current: Mark | None, feeder: Mark) -> float | None:
         """When the oldest block that the mark misses was committed, on the monotonic clock; rather too early than late.
         None where nothing is known of it."""
         bounds = [self._equal_at[pair]] if pair in self._equal_at else []
-        if feeder.sequence == (1 if held is None else held.sequence + 1):
+        if feeder.sequence == (1 if current is None else current.sequence + 1):
             bounds.append(feeder.committed_monotonic)
-        elif held is not None and held.sequence:  # before the first block there is no time to go by
-            bounds.append(held.committed_monotonic)
+        elif current is not None and current.sequence:  # before the first block there is no time to go by
+            bounds.append(current.committed_monotonic)
         return max(bounds, default=None)
 
     def _head_age(self, head: Mark, now: Now) -> float:
@@ -268,7 +270,7 @@ class StrandProgress:
 
     # -- keeping the books --------------------------------------------------------------------------------------
 
-    def _reached(self, mark: MarkName) -> tuple[MarkName, ...]:
+    def _marks_at_least_at(self, mark: MarkName) -> tuple[MarkName, ...]:
         """The marks that are where ``mark`` is: those before it, and those behind it whose stage does not run here."""
         end = MARKS.index(mark) + 1
         while end < len(MARKS) - 1 and not _STAGES_OF_MARK[MARKS[end]] & self._stages.keys():
@@ -278,18 +280,18 @@ class StrandProgress:
     def _raise_head(self, new: Mark) -> None:
         """A block beyond the last known head proves that the head is at least there, not that nothing follows: the time
         of the heartbeat stays. Before the first word of the primary there is no head."""
-        held = self._marks.get("head")
-        if held is not None and held.sequence < new.sequence:
-            self._marks["head"] = new if self._is_own_head else new._replace(moved_at=held.moved_at)
+        current = self._marks.get("head")
+        if current is not None and current.sequence < new.sequence:
+            self._marks["head"] = new if self._is_own_head else new._replace(moved_at=current.moved_at)
 
     def _note_equality(self, monotonic: float) -> None:
         for pair, (name, feeder_name) in _PAIRS.items():
-            feeder, held = self._marks.get(feeder_name), self._marks.get(name)
-            if feeder is not None and (0 if held is None else held.sequence) >= feeder.sequence:
+            feeder, current = self._marks.get(feeder_name), self._marks.get(name)
+            if feeder is not None and (0 if current is None else current.sequence) >= feeder.sequence:
                 known_at = feeder.moved_at if feeder_name == "head" and not self._is_own_head else monotonic
                 self._equal_at[pair] = max(known_at, self._equal_at.get(pair, known_at))
 
-    def _trouble(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
+    def _meet(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
         state = self._stages[stage]
         if state.trouble is None or str(state.trouble) != str(cause) or type(state.trouble) is not type(cause):
             state.trouble_at = now.monotonic

@@ -18,16 +18,24 @@ READY_LAG_SECONDS = 30.0
 _SEVERITY = (StageCondition.HALTED, StageCondition.WAITING, StageCondition.STUCK)
 _CAN_BE_PROMOTED = frozenset({"following", "suspecting", "demoted"})
 
-# A region in these holds rows that may be undone, or belong to nobody's term: it is for no reader.
+# A region in these states holds rows that may be undone, or belong to nobody's epoch: it is for no reader. For each the
+# error's reason, its message and its cure.
 _NOT_READY = {
-    "demoted": ("demoted", "it does not lead any more, and follows nobody yet"),
-    "rejoining": ("rejoining", "it is coming back as a replica"),
-    "halted": ("role_halted", "it could not come back as a replica"),
-}
-_CURES = {
-    "demoted": "it follows again by itself once there is a primary",
-    "rejoining": "wait; replicator rejoin if it waits for a person",
-    "halted": "cure what it names, then replicator rejoin",
+    "demoted": (
+        "demoted",
+        "it does not lead any more, and follows nobody yet",
+        "it follows again by itself once there is a primary",
+    ),
+    "rejoining": (
+        "rejoining",
+        "it is coming back as a replica",
+        "wait; replicator rejoin if it waits for a person",
+    ),
+    "halted": (
+        "role_halted",
+        "it could not come back as a replica",
+        "cure what it names, then replicator rejoin",
+    ),
 }
 
 
@@ -67,18 +75,18 @@ def _first_trouble(snapshot: Snapshot) -> ReplicatorError | None:
 
 def unready(view: FailoverView) -> ReplicatorError | None:
     """Why a region is not ready because of its role, or None."""
-    found = _NOT_READY.get(view.own.state)
-    if found is None:
+    if (error := _NOT_READY.get(view.own.state)) is None:
         return None
-    reason, message = found
+    reason, message, cure = error
     message += f": {view.why}" if view.why else ""
-    return Unavailable(reason, message, place=f"region {view.own.region}", cure=_CURES[view.own.state])
+    return Unavailable(reason, message, place=f"region {view.own.region}", cure=cure)
 
 
 def _blocked_strand(snapshot: Snapshot, state: StrandState, mode: Mode, limit: LagLimit) -> ReplicatorError | None:
     view = state.progress
     stages = [stage for stage in view.stages if mode == "applied" or stage.name != "apply"]
     for stage in stages:
+        # However small the lag is still: it will only grow. What only waits may go on in a moment.
         if stage.condition is StageCondition.HALTED:
             return stage.trouble
     lag = view.applied_lag if mode == "applied" else view.settled_lag
@@ -99,7 +107,7 @@ def _blocked_strand(snapshot: Snapshot, state: StrandState, mode: Mode, limit: L
 
 
 def _is_beyond(lag: Lag, limit: LagLimit) -> bool:
-    if lag.blocks is None:
+    if lag.blocks is None:  # never heard of the primary: a region that has just started is sent no readers
         return True
     if limit.seconds is not None and (lag.seconds is None or lag.seconds > limit.seconds):
         return True
@@ -123,6 +131,7 @@ def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
         return f"{stage.name} {verb}: {stage.trouble.message}"
     if _is_copying(snapshot):
         return f"the first copy is under way: {_copied(snapshot)}"
+    # A gap comes before a full buffer, which it causes, and both before a stage that is stuck behind them.
     if state.settle is not None and state.settle.gaps:
         return _gap_text(state.settle.gaps)
     if state.settle is not None and state.settle.pressure:
@@ -187,5 +196,5 @@ def not_promotable(member: MemberView) -> str:
 
 
 def promotable_text(member: MemberView) -> str:
-    """The same in one word or the reason."""
+    """Whether a region could be promoted: ``leads``, ``yes``, or the one reason why not."""
     return "leads" if member.leads else not_promotable(member) or "yes"

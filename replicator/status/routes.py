@@ -52,21 +52,21 @@ Judge = Callable[[Snapshot, Request], ReplicatorError | None]
 
 def routes(source: StatusSource, registry: CollectorRegistry) -> list[Route]:
     """The routes of a region whose snapshots come from ``source`` and whose metrics are on ``registry``."""
-    judged: dict[str, Judge] = {
+    verdicts: dict[str, Judge] = {
         "/liveness": lambda snapshot, request: None,
         "/health": lambda snapshot, request: _health(snapshot),
         "/readiness": lambda snapshot, request: blocked(snapshot, _mode(request), _lag_limit(request)),
         "/primary": lambda snapshot, request: _primary(snapshot),
         "/replica": _replica,
     }
-    told: dict[str, Callable[[Snapshot], Any]] = {
+    documents: dict[str, Callable[[Snapshot], Any]] = {
         "/cluster": cluster_json,
         "/history": lambda snapshot: history_json(snapshot.history),
         "/v1/status": status_json,
     }
     return [
-        *(_route(path, _judged(source, judge)) for path, judge in judged.items()),
-        *(_route(path, _told(source, tell)) for path, tell in told.items()),
+        *(_route(path, _verdict(source, judge)) for path, judge in verdicts.items()),
+        *(_route(path, _document(source, form)) for path, form in documents.items()),
         _route("/metrics", lambda request: _metrics(request, registry)),
         _route("/", lambda request: _page(source.snapshot())),
     ]
@@ -75,11 +75,12 @@ def routes(source: StatusSource, registry: CollectorRegistry) -> list[Route]:
 def _route(path: str, answer: Callable[[Request], Response]) -> Route:
     async def endpoint(request: Request) -> Response:
         response = answer(request)
-        response.headers["Cache-Control"] = "no-store"
+        response.headers["Cache-Control"] = "no-store"  # a cached 200 would send writers to who was primary
         if request.method == "GET":
             return response
         if request.method == "OPTIONS":
             response.headers["Allow"] = ", ".join(METHODS)
+        # HEAD gives the length that GET's body would have, and no body.
         length = response.headers["Content-Length"] if request.method == "HEAD" else "0"
         response.body = b""
         response.headers["Content-Length"] = length
@@ -88,7 +89,7 @@ def _route(path: str, answer: Callable[[Request], Response]) -> Route:
     return Route(path, endpoint, methods=METHODS)
 
 
-def _judged(source: StatusSource, judge: Judge) -> Callable[[Request], Response]:
+def _verdict(source: StatusSource, judge: Judge) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         snapshot = source.snapshot()
         reason = judge(snapshot, request)
@@ -103,8 +104,8 @@ def _judged(source: StatusSource, judge: Judge) -> Callable[[Request], Response]
     return answer
 
 
-def _told(source: StatusSource, tell: Callable[[Snapshot], Any]) -> Callable[[Request], Response]:
-    return lambda request: AnyTextJSON(tell(source.snapshot()))
+def _document(source: StatusSource, form: Callable[[Snapshot], Any]) -> Callable[[Request], Response]:
+    return lambda request: AnyTextJSON(form(source.snapshot()))
 
 
 def _health(snapshot: Snapshot) -> ReplicatorError | None:

@@ -1,6 +1,8 @@
 """The region at one moment, for status and metrics: what the running parts report, put together.
 
-Guarantee: quick, and without I/O; it is asked on every scrape.
+Guarantee: quick, and without I/O; it is asked on every scrape. It is asked most when something is wrong, and an answer
+that waited for a disk, a database or another region would be missing just then. So what costs I/O is kept by whoever
+does the work, as it was at the last look; a snapshot is read in one go on trio's thread, where no task runs meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from replicator.ledger.ledger import Ledger
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.feed.follow import Follower
 from replicator.pipeline.feed.publish import Publisher
-from replicator.pipeline.replay.quarantine import Quarantine, QuarantineSummary
+from replicator.pipeline.replay.quarantine import Quarantine
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.sources.base import Source, SourceReport
 from replicator.status.drill_results import DrillResults
@@ -34,7 +36,6 @@ from replicator.status.stage_board import StageBoard, now
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.keeper import JournalKeeper
 from replicator.storage.journal.regions import KnownRegions
-from replicator.storage.journal.store import Journal
 from replicator.verify.watch import ReplicaWatch
 
 EVENTS_LIMIT = 1_000
@@ -43,9 +44,8 @@ EVENTS_LIMIT = 1_000
 class SnapshotBuilder:
     """Puts snapshots together. Parts that this region's role does not have stay None."""
 
-    def __init__(self, config: Config, journal: Journal, tail: JournalHead, board: StageBoard) -> None:
-        self._journal = journal
-        self._tail = tail
+    def __init__(self, config: Config, journal_head: JournalHead, board: StageBoard) -> None:
+        self._journal_head = journal_head
         self._started = trio.current_time()
         self._config = config
         self._history: deque[RegionEvent] = deque(maxlen=EVENTS_LIMIT)
@@ -61,11 +61,12 @@ class SnapshotBuilder:
         """Another pipeline runs from now on, with this configuration; it tells which parts it has."""
         self._config = config
         self._board = board
+        # What the last role had must not be shown of this one, nor be kept alive by being shown.
         self.source: Source | None = None
         self.ledger: Ledger | None = None
         self.replica: Replica | None = None
         self.follower: Follower | None = None
-        self.watching: ReplicaWatch | None = None
+        self.watch: ReplicaWatch | None = None
         self.applied_blocks: int | None = None
         self.quarantine: Quarantine | None = None
         self.acknowledgement: Acknowledgement | None = None
@@ -96,6 +97,7 @@ class SnapshotBuilder:
         wall = time.time_ns() // 1000
         if self.source is None:
             return wall if self._config.region.role == "primary" else None
+        # The source's own time is monotonic; other machines need wall time, by the clock as it is set now.
         heard_at = self.source.report.heard_at
         return None if heard_at is None else wall - round((trio.current_time() - heard_at) * 1e6)
 
@@ -109,12 +111,12 @@ class SnapshotBuilder:
             version=__version__,
             at_us=time.time_ns() // 1000,
             uptime_seconds=trio.current_time() - self._started,
-            strands=(self._strand(),),
-            source=self._source(),
+            strands=(self.strand_state(),),
+            source=self._source_report(),
             replica=_replica_view(self._config, self.replica.drifted_rows) if self.replica else None,
             followers=() if self.publisher is None else tuple(self.publisher.followers.values()),
             primary_url=self.primary_url(),
-            history=self._past(),
+            history=self._events(),
             drills=self.drills.views() if self.drills is not None else (),
             failover=None if member is None else failover_view(member),
         )
@@ -127,7 +129,7 @@ class SnapshotBuilder:
             return "primary" if leads else "replica"
         return self._config.region.role if self._config.cluster is None else "replica"
 
-    def _past(self) -> tuple[RegionEvent, ...]:
+    def _events(self) -> tuple[RegionEvent, ...]:
         """What happened in this process, and to the region's role also before it."""
         if self._member is None:
             return tuple(self._history)
@@ -156,25 +158,23 @@ class SnapshotBuilder:
 
     def strand_state(self) -> StrandState:
         """The strand, now."""
-        return self._strand()
-
-    def _strand(self) -> StrandState:
         at_risk = None if self.at_risk is None else self.at_risk.view()
-        quarantined = QuarantineSummary() if self.quarantine is None else self.quarantine.summary
+        quarantined = None if self.quarantine is None else self.quarantine.summary
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._epoch(),
-            position=self._tail.head,
+            position=self._journal_head.head,
             applied_blocks=self.applied_blocks,
-            settle=self._settle(),
+            settle=self._settle_view(),
             journal=self._journal_view(),
-            verify=self.watching.view() if self.watching is not None else None,
-            quarantined_statements=None if self.quarantine is None else quarantined.statements,
-            held_keys=quarantined.keys,
+            verify=self.watch.view() if self.watch is not None else None,
+            quarantined_statements=None if quarantined is None else quarantined.statements,
+            held_keys={} if quarantined is None else quarantined.keys,
             lease_remaining_seconds=None if self._member is None else self._member.lease.remaining_seconds,
             acknowledge=None if self.acknowledgement is None else self.acknowledgement.view(),
             at_risk_blocks=None if at_risk is None else at_risk.blocks,
             at_risk_amounts={} if at_risk is None else {key: float(value) for key, value in at_risk.amounts.items()},
+            # Without configured amounts every change would be of unknown amount: nothing is asked, so nothing is said.
             at_risk_unknown=None if at_risk is None or not self._config.failover.amounts else at_risk.unknown,
         )
 
@@ -182,7 +182,7 @@ class SnapshotBuilder:
         """The newest term that this region has led, or followed."""
         if self._member is not None:
             return self._member.memory.epoch
-        return self._tail.head.epoch or self._config.region.epoch
+        return self._journal_head.head.epoch or self._config.region.epoch
 
     def _journal_view(self) -> JournalView | None:
         """The journal as its keeper saw it last: to look now would be I/O."""
@@ -191,7 +191,7 @@ class SnapshotBuilder:
             return None
         return JournalView(report, tuple(self.regions.all()), time.time_ns() // 1000)
 
-    def _source(self) -> SourceReport | None:
+    def _source_report(self) -> SourceReport | None:
         if self.source is not None:
             return dataclasses.replace(self.source.report)  # a copy: the source goes on writing into its own
         source = self._config.source
@@ -199,7 +199,7 @@ class SnapshotBuilder:
             return None
         return SourceReport(source.kind, "serving" if self.ledger is not None and self.ledger.runs else "starting")
 
-    def _settle(self) -> SettleView | None:
+    def _settle_view(self) -> SettleView | None:
         if self.follower is None:
             return None
         return settle_view(self.follower.status(), self.follower.gap_counts, self.follower.spool_set_aside)

@@ -17,7 +17,6 @@ from replicator.status.progress import HEARTBEAT_LIMIT_SECONDS, StrandProgress
 from replicator.status.snapshot import SnapshotBuilder
 from replicator.status.stage_board import StageBoard, now
 from replicator.storage.journal.head import JournalHead
-from replicator.storage.journal.store import Journal
 
 PRIMARY = """
 [region]
@@ -36,17 +35,16 @@ async def test_a_first_copy_is_stuck_only_when_no_row_comes(
 ) -> None:
     config = parse(PRIMARY, tmp_path / "paris.toml", {})
     assert isinstance(config.source, PostgresSourceSettings)
-    view = SnapshotBuilder(
+    status = SnapshotBuilder(
         config,
-        Journal(tmp_path / "j"),
         JournalHead(genesis("main")),
         StageBoard(StrandProgress("main", ["source"], now())),
     )
-    view.source = source = Postgres(wiring.postgres_options(config.source))
+    status.source = source = Postgres(wiring.postgres_options(config.source))
     source.report.phase = "copying"
 
     def condition() -> StageCondition:
-        (stage,) = view.snapshot().strands[0].progress.stages
+        (stage,) = status.snapshot().strands[0].progress.stages
         return stage.condition
 
     for _ in range(5):
@@ -72,14 +70,13 @@ async def test_a_large_block_is_stuck_only_when_no_part_comes(autojump_clock: tr
     assert condition() is StageCondition.STUCK
 
 
-async def test_a_region_of_a_cluster_is_no_primary_before_its_office_says_so(tmp_path: Path) -> None:
+async def test_a_region_of_a_cluster_is_no_primary_before_its_controller_says_so(tmp_path: Path) -> None:
     cluster = '[cluster]\nregions = { paris = "http://a:1", tokyo = "http://b:1" }\n[lease]\nkind = "static"\n'
     for text, role in ((PRIMARY, "primary"), (PRIMARY + cluster, "replica")):
         config = parse(text, tmp_path / "paris.toml", {})
-        view = SnapshotBuilder(
+        status = SnapshotBuilder(
             config,
-            Journal(tmp_path / "j"),
             JournalHead(genesis("main")),
             StageBoard(StrandProgress("main", ["source"], now())),
         )
-        assert view.snapshot().role == role
+        assert status.snapshot().role == role
