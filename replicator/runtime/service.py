@@ -1,6 +1,6 @@
 """READ FIRST: one region's sidecar, from start to stop.
 
-    primary, PostgreSQL   source ─▶ Capture ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
+    primary, captured     source ─▶ Capture ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
     primary, embedded     HTTP ─▶ Ledger ─▶ journal ─▶ Publisher ═ HTTP ═▶ the other regions
     replica               feed ─▶ Follower (settle buffer) ─▶ journal ─▶ Replay ─▶ replica; Publisher, too
     beside it, everywhere: history index · retention · copies, reads and verification over HTTP · metrics and status

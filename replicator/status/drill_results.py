@@ -68,8 +68,9 @@ class DrillResults:
 
     def all(self) -> list[DrillResult]:
         """What is kept, newest first."""
-        # Without the lock, which is held while a result is written to the disk: a scrape must not wait for that. The
-        list  # is replaced whole, never changed. return self._results[::-1]
+        # Without the lock, which is held while a result is written to the disk: a scrape must not wait for it. The list
+        # is replaced whole, never changed.
+        return self._results[::-1]
 
     def add(self, fields: dict[str, Any]) -> DrillResult:
         """Keep a result; durable on return. Raises Rejected or Unavailable."""
