@@ -70,7 +70,7 @@ def switchovers(deploy: Deploy, runs: int) -> list[float]:
                 three.switch_over(target)
                 three.leads(target)
                 time.sleep(AFTER_SECONDS)
-            gaps.append(longest_gap([one for one in all_acknowledged(writers) if one.heard > began - 0.1]))
+            gaps.append(longest_gap([write for write in all_acknowledged(writers) if write.heard > began - 0.1]))
             three.settled()
     return gaps
 
@@ -96,7 +96,7 @@ def first_elsewhere(three: Cluster, writers: Sequence[Writer]) -> float:
     """When the first write was acknowledged by another region than paris."""
 
     def elsewhere() -> list[float]:
-        return [one.heard for one in all_acknowledged(writers) if one.region != "paris" and not one.repeated]
+        return [write.heard for write in all_acknowledged(writers) if write.region != "paris" and not write.repeated]
 
     three.wait(elsewhere, "a write elsewhere")
     return min(elsewhere())
@@ -105,16 +105,16 @@ def first_elsewhere(three: Cluster, writers: Sequence[Writer]) -> float:
 def lost(three: Cluster, leader: str, acknowledged: Sequence[Acknowledged]) -> int:
     """How many acknowledged writes the region that leads has not."""
     there = {row[0] for row in three.rows(leader)}
-    return sum(one.id not in there for one in acknowledged)
+    return sum(write.id not in there for write in acknowledged)
 
 
-def in_milliseconds(found: Sequence[float]) -> list[str]:
+def in_milliseconds(times: Sequence[float]) -> list[str]:
     """Every run, the median and the most."""
-    return [*(f"{seconds * 1000:.0f}" for seconds in found), *_summary(found)]
+    return [*(f"{seconds * 1000:.0f}" for seconds in times), *_summary(times)]
 
 
-def _summary(found: Sequence[float]) -> tuple[str, str]:
-    return f"{statistics.median(found) * 1000:.0f}", f"{max(found) * 1000:.0f}"
+def _summary(times: Sequence[float]) -> tuple[str, str]:
+    return f"{statistics.median(times) * 1000:.0f}", f"{max(times) * 1000:.0f}"
 
 
 def main() -> None:
@@ -129,10 +129,10 @@ def main() -> None:
     losses: list[list[object]] = []
     for name, deploy in DEPLOYMENTS.items():
         for acknowledge in (0, 1):
-            found = [failover(deploy, acknowledge) for _ in range(runs)]
+            outcomes = [failover(deploy, acknowledge) for _ in range(runs)]
             kind = f"{name}, K={acknowledge}"
-            times.append([kind, *in_milliseconds([seconds for seconds, _, _ in found])])
-            lost_writes = [lost for _, lost, _ in found]
+            times.append([kind, *in_milliseconds([seconds for seconds, _, _ in outcomes])])
+            lost_writes = [lost for _, lost, _ in outcomes]
             losses.append([kind, *lost_writes, statistics.median(lost_writes), max(lost_writes)])
     goal = f"goal {FAILOVER_GOAL_SECONDS * 1000:.0f}"
     title = f"failover, lease of {TTL_SECONDS} s: from the kill to the first acknowledged write, ms ({goal})"

@@ -41,9 +41,9 @@ def load(postgres: Postgres, *arguments: str) -> subprocess.Popen[str]:
 def throughput(postgres: Postgres, seconds: float) -> float:
     """Transactions a second."""
     out, _ = load(postgres, "-T", f"{seconds:.0f}").communicate()
-    found = re.search(r"tps = ([0-9.]+)", out)
-    assert found is not None, out
-    return float(found[1])
+    rate = re.search(r"tps = ([0-9.]+)", out)
+    assert rate is not None, out
+    return float(rate[1])
 
 
 async def turn(fence: PostgresFence, postgres: Postgres) -> tuple[float, float]:
@@ -96,8 +96,8 @@ async def measure(postgres: Postgres, runs: int, seconds: float) -> None:
     await fence.install()
     times = [await turn(fence, postgres) for _ in range(runs)]
     rows = []
-    for what, found in zip(("open", "close, all sessions ended"), zip(*times, strict=True), strict=True):
-        rows.append([what, *(f"{value:.1f}" for value in (min(found), statistics.median(found), max(found)))])
+    for what, spread in zip(("open", "close, all sessions ended"), zip(*times, strict=True), strict=True):
+        rows.append([what, *(f"{value:.1f}" for value in (min(spread), statistics.median(spread), max(spread)))])
     print_table(f"the fence under pgbench -c 8, {runs} runs", ["", "least, ms", "median, ms", "most, ms"], rows)
     tps = await compare(fence, runs, lambda: throughput(postgres, seconds))
     each = await compare(fence, runs, lambda: effort(postgres))

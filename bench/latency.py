@@ -79,8 +79,8 @@ def main() -> None:
         for number, kind in enumerate(KINDS, start=1):
             with contender(home, primary, replica, kind) as made:
                 wait_until_seen(made)
-                found = latencies(primary, made, number * 1_000_000_000, seconds, rate)
-                rows.append((made.name, *(f"{at(found, part) * 1000:.1f}" for part in (0.5, 0.9, 0.99, 1.0))))
+                delays = latencies(primary, made, number * 1_000_000_000, seconds, rate)
+                rows.append((made.name, *(f"{at(delays, part) * 1000:.1f}" for part in (0.5, 0.9, 0.99, 1.0))))
     print_table(
         f"commit to visible at {rate:,.0f} one-row transactions a second",
         ["contender", "p50, ms", "p90, ms", "p99, ms", "most, ms"],

@@ -55,13 +55,13 @@ def soak(deployment: Deployment, minutes: float) -> None:
     rounds, moved = 0, {sidecar.name: (0, time.monotonic()) for sidecar in deployment.sidecars[1:]}
     while load.poll() is None:
         for sidecar in deployment.sidecars[1:]:
-            told, watch = verified(sidecar), watched(sidecar)
+            verdict, watch = verified(sidecar), watched(sidecar)
             rounds += 1
             if watch["verified"] > moved[sidecar.name][0]:
                 moved[sidecar.name] = watch["verified"], time.monotonic()
             elif time.monotonic() - moved[sidecar.name][1] > STANDSTILL_SECONDS:
                 raise SystemExit(f"{sidecar.name}: what is proven stands still: {watch}\n{sidecar.log()}")
-            print(f"{told}; proven to {watch['verified']:,}, {watch['scrubs']} scrubs", flush=True)
+            print(f"{verdict}; proven to {watch['verified']:,}, {watch['scrubs']} scrubs", flush=True)
     head = deployment.converge()
     for sidecar in deployment.sidecars[1:]:
         sidecar.reach(lambda status: status["strands"][0]["marks"]["verified"] == head, "proven to the end")

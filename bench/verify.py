@@ -73,11 +73,11 @@ def server_seconds(pid: int) -> float:
 def session_pid(postgres: Postgres, database: str) -> int:
     """The server's process of the only session of ours in a database."""
     with postgres.connect() as connection:
-        found = connection.execute(
+        session = connection.execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'replicator'", [database]
         ).fetchone()
-    assert found is not None
-    return int(found[0])
+    assert session is not None
+    return int(session[0])
 
 
 def filled(replica: Replica, rows: int) -> None:
@@ -107,24 +107,24 @@ def read_all(reader: Reader) -> float:
 
 def scrub_cost(rows: int) -> None:
     """One side of a pass over one table, for each engine."""
-    found = []
+    costs = []
     with tempfile.TemporaryDirectory() as name, directory() as home, server(home / "replica") as postgres:
         path = Path(name) / "replica.db"
         filled(SqliteReplica(path), rows)
-        found.append(("SQLite", read_all(SqliteReader(path)), 0.0))
+        costs.append(("SQLite", read_all(SqliteReader(path)), 0.0))
         dsn = postgres.create_database("scrubbed")
         filled(PostgresReplica(dsn), rows)
         reader = PostgresReader(dsn)
         pid = session_pid(postgres, "scrubbed")
         before = server_seconds(pid)
         here = read_all(reader)
-        found.append(("PostgreSQL", here, server_seconds(pid) - before))
+        costs.append(("PostgreSQL", here, server_seconds(pid) - before))
         reader.close()
     scale = 10_000_000 / rows
     print_table(
         f"digests of a table of {rows:,} rows: processor seconds for 10 million",
         ["engine", "sidecar", "server", "both"],
-        [(e, f"{a * scale:.0f}", f"{b * scale:.0f}", f"{(a + b) * scale:.0f}") for e, a, b in found],
+        [(e, f"{a * scale:.0f}", f"{b * scale:.0f}", f"{(a + b) * scale:.0f}") for e, a, b in costs],
     )
 
 
