@@ -75,7 +75,8 @@ def _first_trouble(snapshot: Snapshot) -> ReplicatorError | None:
 
 def unready(view: FailoverView) -> ReplicatorError | None:
     """Why a region is not ready because of its role, or None."""
-    if (error := _NOT_READY.get(view.own.state)) is None:
+    error = _NOT_READY.get(view.own.state)
+    if error is None:
         return None
     reason, message, cure = error
     message += f": {view.why}" if view.why else ""
