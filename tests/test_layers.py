@@ -1,4 +1,4 @@
-"""The package's layers: imports point down, and no folder or module is part of a cycle.
+"""The package's layers: imports point down, no folder or module is part of a cycle, and a class name means one thing.
 
 Whatever a module imports counts: also for types only, and also within a function.
 """
@@ -107,3 +107,12 @@ def test_the_settle_buffer_stands_alone() -> None:
     assert {other for module in GRAPH if module.startswith("settle_buffer") for other in GRAPH[module]} <= {
         module for module in GRAPH if module.startswith("settle_buffer")
     }
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

@@ -20,9 +20,8 @@ from typing import NamedTuple
 from docs.generate.markdown import cell, head
 from docs.generate.source import UNKNOWN, Module, Scope, Sources, argument, called
 from replicator.ops.drills.canary_writers import CANARY
-from replicator.postgres.errors import FENCE, REPLICA, meaning_of
+from replicator.postgres.errors import FENCE, REPLICA, SessionReasons, meaning_of
 from replicator.postgres.errors import SOURCE as POSTGRES_SOURCE
-from replicator.postgres.errors import Reasons as SessionNames
 
 SESSIONS = (REPLICA, POSTGRES_SOURCE, FENCE, CANARY)
 SOURCE = Path(__file__).parent.parent.parent / "replicator"
@@ -181,24 +180,23 @@ def _of_tables(sources: Sources, scope: Scope) -> Iterator[Place]:
 
 
 def _of_names(sources: Sources, node: ast.expr | None, module: Module) -> list[str]:
-    """What ``reasons.field`` can be: that field of each ``Reasons`` of the kind that the module knows."""
+    """What ``reasons.field`` can be: that field of each ``…Reasons`` of the kind that the module knows."""
     if not isinstance(node, ast.Attribute) or not ast.unparse(node.value).endswith("reasons"):
         return []
-    kind = sources.class_of("Reasons", module)
+    kinds = [sources.class_of(name, module) for name in ("ExchangeReasons", "SessionReasons")]
+    kind = next((kind for kind in kinds if kind is not None), None)
     if kind is None:
         return []
     fields = {ast.unparse(each.target): each.value for each in kind[0].body if isinstance(each, ast.AnnAssign)}
     place = list(fields).index(node.attr)
     found = set(sources.texts(fields[node.attr], Scope(kind[1]))) if fields[node.attr] is not None else set()
-    for call, scope in sources.calls(
-        lambda call, there: called(call) == "Reasons" and sources.class_of("Reasons", there) == kind
-    ):
+    for call, scope in sources.calls(lambda call, there: sources.class_of(called(call), there) == kind):
         given = argument(call, place, node.attr)
         found |= set(sources.texts(given, scope)) if given is not None else set()
     return sorted(found)
 
 
-def _of_session(names: SessionNames) -> Iterator[Place]:
+def _of_session(names: SessionReasons) -> Iterator[Place]:
     """What one kind of PostgreSQL session calls what the server reports; the message is the server's own."""
     yield Place(names.waits, KINDS["Unavailable"], UNKNOWN, "it goes on by itself once the cause is gone")
     yield Place(names.halts, KINDS["Halted"], UNKNOWN, "see the message and the server's log")

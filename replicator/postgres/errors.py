@@ -4,8 +4,8 @@ Guarantee: an SQLSTATE means the same to every session of the sidecar. Either tr
 (Unavailable), or it cannot be expected to (Halted). What is not in the table halts: nothing is known that would cure
 it. No message holds a password or a dsn.
 
-``Reasons`` are names and cures only: replay calls a constraint that refuses a row ``replica_refused_row``, by which the
-statement can go to the quarantine; the decision between waiting and halting is the table's alone.
+``SessionReasons`` are names and cures only: replay calls a constraint that refuses a row ``replica_refused_row``, by
+which the statement can go to the quarantine; the decision between waiting and halting is the table's alone.
 
 The classes: PostgreSQL's manual, Appendix A.
 """
@@ -89,7 +89,7 @@ _NO_CONNECTION = "08001"
 _MISSING = (('role "', "28000"), ('database "', "3D000"))  # … "does not exist"
 
 
-class Reasons(NamedTuple):
+class SessionReasons(NamedTuple):
     """The reasons that one kind of session gives. ``named`` are (reason, cure) by code or class; an empty cure is the
     table's. ``phrases`` part one code by words of its message: (code, words, reason, cure). ``dsn`` is for a dsn that
     cannot be read."""
@@ -104,7 +104,7 @@ class Reasons(NamedTuple):
 _SOMEBODY_CHANGED = ("replica_table_differs", "somebody else changed the table: restore it, or resync it")
 _VALUE = ("replica_refused_row", "the replica cannot hold this value: see the message")
 _TRIGGER = ("replica_refused_row", "drop the trigger from the replica: the primary has run its own")
-REPLICA = Reasons(
+REPLICA = SessionReasons(
     dsn="replica_dsn",
     waits="replica_unreachable",
     halts="replica_refused",
@@ -137,7 +137,7 @@ REPLICA = Reasons(
 )
 _NEW_COPY = "resync from a new copy; raise max_slot_wal_keep_size"
 _LOGICAL = "set wal_level = logical and restart the server"
-SOURCE = Reasons(
+SOURCE = SessionReasons(
     dsn="bad_dsn",
     waits="postgres_unavailable",
     halts="postgres_error",
@@ -160,7 +160,7 @@ SOURCE = Reasons(
     ),
 )
 _SET_UP_ANEW = ("fence_missing", "restart the sidecar: it sets the fence up at its start")
-FENCE = Reasons(
+FENCE = SessionReasons(
     dsn="fence_dsn",
     waits="fence_unavailable",
     halts="fence_refused",
@@ -199,7 +199,7 @@ def state_of(error: psycopg.Error) -> str:
     )
 
 
-def translation(error: psycopg.Error, place: str, reasons: Reasons) -> ReplicatorError:
+def translation(error: psycopg.Error, place: str, reasons: SessionReasons) -> ReplicatorError:
     """The error of ours that ``error`` stands for."""
     state, message = state_of(error), str(error).strip()
     meaning = meaning_of(state)

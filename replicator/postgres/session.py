@@ -17,7 +17,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from replicator.errors import Halted, ReplicatorError
-from replicator.postgres.errors import Reasons, translation
+from replicator.postgres.errors import SessionReasons, translation
 from replicator.postgres.settings import APPLICATION_NAME, as_options, session_settings
 
 OLDEST_VERSION = 140000
@@ -46,7 +46,7 @@ class Database:
     def __init__(
         self,
         dsn: str,
-        reasons: Reasons,
+        reasons: SessionReasons,
         *,
         name: str = APPLICATION_NAME,
         connect_seconds: float = CONNECT_SECONDS,

@@ -47,7 +47,7 @@ class Answer(NamedTuple):
         return is_good(self.status)
 
 
-class Reasons(NamedTuple):
+class ExchangeReasons(NamedTuple):
     """What the faults of a connection are called: nobody is there, nothing is heard in time, the token is wrong."""
 
     unreachable: str = "unreachable"
@@ -117,7 +117,7 @@ def bad_answer(place: str, what: str) -> Corrupt:
     return Corrupt("bad_answer", f"the answer cannot be read: {what}", place=place, cure=FOREIGN_CURE)
 
 
-def connection_fault(error: Exception, endpoint: Endpoint, reasons: Reasons) -> Unavailable:
+def connection_fault(error: Exception, endpoint: Endpoint, reasons: ExchangeReasons) -> Unavailable:
     """The error for an exchange that failed on the way, or was not over in time."""
     if isinstance(error, httpx.TimeoutException | trio.TooSlowError):
         message = f"no answer, or not all of it, came in time ({type(error).__name__})"
@@ -139,7 +139,7 @@ def distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None
     return error
 
 
-def refusal(answer: Answer, endpoint: Endpoint, reasons: Reasons) -> ReplicatorError:
+def refusal(answer: Answer, endpoint: Endpoint, reasons: ExchangeReasons) -> ReplicatorError:
     """The error that an answer stands for which is not good."""
     place = endpoint.place
     if answer.status in (401, 403):

@@ -26,7 +26,7 @@ import trio
 from replicator.errors import ReplicatorError
 from replicator.transport.answer import (
     Answer,
-    Reasons,
+    ExchangeReasons,
     bad_answer,
     check_plain,
     check_type,
@@ -74,7 +74,7 @@ class Client:
         self,
         endpoint: Endpoint,
         bounds: Bounds,
-        reasons: Reasons = Reasons(),  # noqa: B008  # immutable
+        reasons: ExchangeReasons = ExchangeReasons(),  # noqa: B008  # immutable
         *,
         headers: Mapping[str, str] | None = None,
         connect_seconds: float = CONNECT_SECONDS,
@@ -140,7 +140,7 @@ class Client:
         return refusal(answer, self.endpoint, self._reasons)
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, media_type: str, **request: Unpack[Request]) -> AsyncIterator[Stream]:
+    async def stream(self, path: str, media_type: str, **request: Unpack[Request]) -> AsyncIterator[AnswerStream]:
         """A good answer of a type, to be read within the block. Raises as ``ask`` and ``content`` do."""
         bounds = request.get("bounds", self._bounds)
         deadline = trio.current_time() + bounds.seconds
@@ -157,7 +157,7 @@ class Client:
                 raise
         try:
             async with contextlib.aclosing(self._pieces(response, deadline, bounds.limit_bytes)) as pieces:
-                yield Stream(response.headers, pieces)
+                yield AnswerStream(response.headers, pieces)
         finally:
             await response.aclose()
 
@@ -208,7 +208,7 @@ class Client:
             raise connection_fault(error, self.endpoint, self._reasons) from error
 
 
-class Stream(NamedTuple):
+class AnswerStream(NamedTuple):
     """The headers of an answer, and its content as it arrives; reading it raises Unavailable, or Corrupt for more than
     its bound."""
 

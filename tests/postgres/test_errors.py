@@ -10,7 +10,7 @@ from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
 from replicator.ops.drills.canary_writers import CANARY
 from replicator.ops.drills.rules.plan import CanaryPlan
 from replicator.pipeline.replay.quarantine import is_curable
-from replicator.postgres.errors import FENCE, MEANINGS, REPLICA, SOURCE, Reasons, meaning_of, translation
+from replicator.postgres.errors import FENCE, MEANINGS, REPLICA, SOURCE, SessionReasons, meaning_of, translation
 from tests.postgres.users import ALL, User
 from tests.servers import Postgres
 
@@ -196,7 +196,7 @@ def test_a_connection_that_is_refused_has_words_only(
 
 
 @pytest.mark.parametrize("reasons", [REPLICA, SOURCE, FENCE, CANARY])
-def test_a_misuse_of_the_library_halts(reasons: Reasons) -> None:
+def test_a_misuse_of_the_library_halts(reasons: SessionReasons) -> None:
     error = translation(psycopg.ProgrammingError("the query has 2 placeholders but 1 parameters"), "here", reasons)
     assert (type(error), error.reason) == (Halted, reasons.halts)
 

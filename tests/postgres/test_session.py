@@ -9,7 +9,7 @@ import trio
 
 from replicator.cluster.fencing.session import connect, database_of
 from replicator.errors import Halted, ReplicatorError, Unavailable
-from replicator.postgres.errors import FENCE, REPLICA, SOURCE, Reasons
+from replicator.postgres.errors import FENCE, REPLICA, SOURCE, SessionReasons
 from replicator.postgres.session import Connection, Database, Worker, place_of
 from tests.postgres.users import ALL, User
 from tests.servers import Postgres, free_port
@@ -52,7 +52,7 @@ def test_no_error_shows_the_password(user: User, words: str, kind: type[Replicat
 
 
 @pytest.mark.parametrize(("reasons", "reason"), [(REPLICA, "replica_dsn"), (SOURCE, "bad_dsn"), (FENCE, "fence_dsn")])
-def test_a_dsn_that_is_none(reasons: Reasons, reason: str) -> None:
+def test_a_dsn_that_is_none(reasons: SessionReasons, reason: str) -> None:
     with pytest.raises(Halted) as raised:
         Database(f"host=a password={SECRET} words", reasons).connect()
     assert raised.value.reason == reason

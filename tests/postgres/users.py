@@ -18,8 +18,8 @@ from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplic
 from replicator.pipeline.replicas.postgres.durable import PostgresDurable
 from replicator.pipeline.sources.postgres import PostgresOptions
 from replicator.pipeline.sources.postgres.session import database, opened, session
-from replicator.pipeline.sources.postgres.stream import Stream
-from replicator.postgres.errors import FENCE, REPLICA, SOURCE, Reasons
+from replicator.pipeline.sources.postgres.stream import ReplicationStream
+from replicator.postgres.errors import FENCE, REPLICA, SOURCE, SessionReasons
 from replicator.postgres.session import Connection, Database
 from replicator.verify.repair.point_in_time import PostgresCopy
 
@@ -130,7 +130,7 @@ def _stream(dsn: str, statement: str) -> Texts:
 
     async def run() -> Texts:
         async with opened(PostgresOptions(dsn), replication=True) as worker:
-            await Stream(worker.connection, database(PostgresOptions(dsn))).start(statement)
+            await ReplicationStream(worker.connection, database(PostgresOptions(dsn))).start(statement)
         return []
 
     return trio.run(run)
@@ -153,7 +153,7 @@ class User:
 
     name: str
     run: Callable[[str, str], Texts]
-    reasons: Reasons
+    reasons: SessionReasons
 
 
 WITH_OUR_SETTINGS = (

@@ -20,7 +20,7 @@ import trio
 from replicator.cluster.decisions.model import HeardReport, MemberReport, Order
 from replicator.cluster.failover.wire import order_json, report_from
 from replicator.errors import Halted, ReplicatorError
-from replicator.transport.answer import Reasons, bad_answer
+from replicator.transport.answer import ExchangeReasons, bad_answer
 from replicator.transport.client import Bounds, Client
 from replicator.transport.endpoint import Endpoint
 
@@ -30,7 +30,7 @@ ANSWER_SECONDS = 1.5
 SILENT_SECONDS = 0.3  # for a promise of one that does not answer
 CALM_SECONDS = 0.5  # between looks while all is well
 QUICK_SECONDS = 0.05
-REASONS = Reasons("peer_unreachable", "peer_unreachable")
+REASONS = ExchangeReasons("peer_unreachable", "peer_unreachable")
 
 log = logging.getLogger("replicator")
 

@@ -14,12 +14,12 @@ from typing import Any
 from replicator.cluster.rejoin.conflict_check import ROW_OPS, reapply_id
 from replicator.errors import Corrupt, Rejected, Unavailable
 from replicator.pipeline.feed.client import Upstream
-from replicator.transport.answer import FOREIGN, JSON, Reasons
+from replicator.transport.answer import FOREIGN, JSON, ExchangeReasons
 from replicator.transport.client import Bounds, Client
 
 TIMEOUT_SECONDS = 30.0
 ANSWER_LIMIT_BYTES = 16_000_000
-REASONS = Reasons("primary_unreachable", "primary_unreachable")
+REASONS = ExchangeReasons("primary_unreachable", "primary_unreachable")
 
 Fields = dict[str, Any]
 

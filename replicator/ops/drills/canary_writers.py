@@ -19,7 +19,7 @@ from psycopg import sql
 from replicator.errors import ConfigError, Corrupt, Rejected, Unavailable
 from replicator.ops.drills.regions import DeploymentRegions
 from replicator.ops.drills.rules.plan import CanaryPlan
-from replicator.postgres.errors import Reasons
+from replicator.postgres.errors import SessionReasons
 from replicator.postgres.session import Connection, Database
 from replicator.transport.answer import bad_answer, read_object
 from replicator.transport.client import Bounds
@@ -32,7 +32,7 @@ APPLICATION_NAME = (
 REMOVED_AT_ONCE = 1_000
 ANSWER_LIMIT_BYTES = 1_000_000
 
-CANARY = Reasons(dsn="canary_dsn", waits="database_away", halts="canary_refused", named={})
+CANARY = SessionReasons(dsn="canary_dsn", waits="database_away", halts="canary_refused", named={})
 
 
 class WriteAcknowledged(NamedTuple):

@@ -30,13 +30,13 @@ from replicator.ops.preflight.listener import is_local
 from replicator.ops.preflight.stored_region import StoredRegion
 from replicator.runtime import wiring
 from replicator.storage.journal.store import Journal
-from replicator.transport.answer import Reasons
+from replicator.transport.answer import ExchangeReasons
 from replicator.transport.client import Bounds, Client
 from replicator.transport.endpoint import Endpoint
 
 ANSWER_SECONDS = 5.0
 ANSWER_LIMIT_BYTES = 1 << 20
-REASONS = Reasons()
+REASONS = ExchangeReasons()
 _MUST = {"strand": "[region] strand", "regions": "the names in [cluster] regions", "lease": "[lease]"}
 _SHOULD = {"mode": "[failover] mode", "acknowledge": "[failover] acknowledge", "ttl_seconds": "[lease] ttl"}
 

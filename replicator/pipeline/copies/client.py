@@ -18,12 +18,12 @@ from replicator.pipeline.copies.wire import (
     unpack_chunk,
 )
 from replicator.pipeline.feed.client import Upstream
-from replicator.transport.answer import Reasons, bad_answer
+from replicator.transport.answer import ExchangeReasons, bad_answer
 from replicator.transport.client import Bounds, Client
 
 SILENCE_SECONDS = 60.0  # a moment may have to be waited for
 ANSWER_SECONDS = 900.0  # the largest chunk, at 10 Mbit/s
-REASONS = Reasons("copy_unreachable", "copy_silent", "copy_unauthorised")
+REASONS = ExchangeReasons("copy_unreachable", "copy_silent", "copy_unauthorised")
 
 
 class CopyClient:

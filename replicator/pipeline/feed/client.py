@@ -18,13 +18,13 @@ import trio
 from replicator.errors import Corrupt, Rejected
 from replicator.format.position import Position, parse_position
 from replicator.format.wire import CONTENT_TYPE, PROMPT, REPORTS_HEADER, Frame, FrameReader
-from replicator.transport.answer import Reasons, bad_answer
-from replicator.transport.client import Bounds, Client, Stream
+from replicator.transport.answer import ExchangeReasons, bad_answer
+from replicator.transport.client import AnswerStream, Bounds, Client
 from replicator.transport.endpoint import Endpoint
 
 ANSWER_LIMIT_BYTES = 64 * 1024
 KEEP_SECONDS = 30  # an idle connection: who waits for a report should not wait for a handshake, too
-REASONS = Reasons("feed_unreachable", "feed_silent", "feed_unauthorised")
+REASONS = ExchangeReasons("feed_unreachable", "feed_silent", "feed_unauthorised")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class FeedClient:
 class Frames:
     """The frames of one stream, in batches as they arrive."""
 
-    def __init__(self, stream: Stream, place: str) -> None:
+    def __init__(self, stream: AnswerStream, place: str) -> None:
         self._pieces = stream.pieces
         self._place = place
         self._reader = FrameReader()

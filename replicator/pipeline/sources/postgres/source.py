@@ -36,7 +36,7 @@ from replicator.pipeline.sources.postgres.slot import (
     read_slot,
     written_lsn,
 )
-from replicator.pipeline.sources.postgres.stream import Stream
+from replicator.pipeline.sources.postgres.stream import ReplicationStream
 from replicator.pipeline.sources.postgres.wal_reader import (
     IDLE_NOTE,
     SequenceReadings,
@@ -123,7 +123,7 @@ class PostgresSource:
             publication, tables, lsn = await sql.call(self._check, start, identity)
             relations.begin_session(tables, lsn, publication)
             binary = not self._text_only and can_be_binary(tables, generated=publication.generated)
-            stream = Stream(replication.connection, database(self._options))
+            stream = ReplicationStream(replication.connection, database(self._options))
             await stream.start(self._start_command(start, binary=binary))
             self.report.phase = "streaming"
             context = WalReaderContext(

@@ -25,7 +25,7 @@ _status = struct.Struct(">cQQQqB")
 _keepalive = struct.Struct(">QqB")
 
 
-class Stream:
+class ReplicationStream:
     """A replication connection, from START_REPLICATION on."""
 
     def __init__(self, connection: Connection, database: Database) -> None:

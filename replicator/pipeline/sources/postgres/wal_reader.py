@@ -29,7 +29,7 @@ from replicator.pipeline.sources.postgres.relations import RelationCache, TextFo
 from replicator.pipeline.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.slot import Slot, read_slot
 from replicator.pipeline.sources.postgres.standby import is_waited_for
-from replicator.pipeline.sources.postgres.stream import KEEPALIVE, XLOG_DATA, Stream, read_keepalive
+from replicator.pipeline.sources.postgres.stream import KEEPALIVE, XLOG_DATA, ReplicationStream, read_keepalive
 from replicator.postgres.lsn import lsn_text
 from replicator.postgres.session import Connection, Worker
 
@@ -94,7 +94,7 @@ class WalReaderContext(NamedTuple):
     """The parts that a reader works with; all but the stream outlive it."""
 
     options: PostgresOptions
-    stream: Stream
+    stream: ReplicationStream
     sql: Worker
     relations: RelationCache
     sink: Sink
