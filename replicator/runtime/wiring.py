@@ -245,8 +245,8 @@ def reader(
 
 def primary_endpoint(config: Config, url: str | None) -> Endpoint | None:
     """The primary that a replica region is compared with: the one at ``url``, or else the one that is configured."""
-    found = upstream(config, url)
-    return None if found is None else dataclasses.replace(found.endpoint, name="primary")
+    primary = upstream(config, url)
+    return None if primary is None else dataclasses.replace(primary.endpoint, name="primary")
 
 
 def watch_plan(config: Config) -> WatchPlan:
@@ -332,8 +332,8 @@ def listen(config: Config) -> Listen:
     )
 
 
-# -- what several parts are made of -----------------------------------------------------------------------------------
-# Trust in other regions, and durations as the parts count them.
+# -- units ------------------------------------------------------------------------------------------------------------
+# Durations as the parts count them.
 
 
 def _us(seconds: float) -> int:
