@@ -45,7 +45,7 @@ PREDICTABLE = {
 }
 
 # Purposes.
-WRITER = {"replicator.writer": "on"}  # the fence lets these sessions write (``cluster/fencing/sql``)
+WRITER = {"replicator.writer": "on"}  # the fence lets these sessions write (``cluster/fencing/gate_sql``)
 READ_ONLY = {"default_transaction_read_only": "on"}
 # A replica's session has neither: a database that somebody has marked read-only, such as a finished copy of a moment,
 # is left alone.

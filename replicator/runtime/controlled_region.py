@@ -8,8 +8,8 @@ from replicator.cluster.failover.at_risk import AtRisk
 from replicator.cluster.failover.controller import Controller
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.region import RoleFlow, StrandHealth
+from replicator.cluster.rejoin.orphan_receiver import OrphanReceiver, PostgresOrphanReceiver
 from replicator.cluster.rejoin.orphans import Orphans
-from replicator.cluster.rejoin.receive import OrphanReceiver, PostgresOrphanReceiver
 from replicator.config import PostgresSourceSettings
 from replicator.config.roles import in_role, source_of
 from replicator.errors import Rejected

@@ -12,7 +12,7 @@ import trio
 from replicator.cluster.fencing.session import connect as connect_fence
 from replicator.cluster.fencing.session import database_of
 from replicator.cluster.promotion.database import alone
-from replicator.cluster.rejoin.receive import PostgresOrphanReceiver
+from replicator.cluster.rejoin.orphan_receiver import PostgresOrphanReceiver
 from replicator.ops.drills.fork_writers import PostgresFork
 from replicator.pipeline.replicas.postgres import PostgresReader, PostgresReplica, check
 from replicator.pipeline.replicas.postgres.durable import PostgresDurable
@@ -79,9 +79,9 @@ def _copy(dsn: str, statement: str) -> Texts:
 
 
 def _taking(dsn: str, statement: str) -> Texts:
-    from replicator.cluster.rejoin import receive
+    from replicator.cluster.rejoin import orphan_receiver
 
-    with PostgresOrphanReceiver(dsn, {})._database.session(receive._SETTINGS) as connection:
+    with PostgresOrphanReceiver(dsn, {})._database.session(orphan_receiver._SETTINGS) as connection:
         return texts(connection, statement)
 
 

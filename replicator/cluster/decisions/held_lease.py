@@ -5,7 +5,7 @@ lease store was asked, and only in the epoch in which it was decided to open. A 
 nothing that was closed, and nothing in another epoch.
 
 The readings are those of the clock by which the grants were asked for. Who asks the store and moves the fence is
-``term``, or the simulation.
+``LeaseKeeper``, or the simulation.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from replicator.cluster.decisions.model import (
 from replicator.cluster.decisions.orders import take_over
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.leases.base import Holder, boot_seconds, is_held_by
-from replicator.cluster.promotion.base import append_epoch
+from replicator.cluster.promotion.epoch_block import append_epoch
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.supervise import first_cause
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 
 from replicator.cluster.failover.at_risk import AtRisk
 from replicator.cluster.fencing.base import Fence
+from replicator.cluster.rejoin.orphan_receiver import OrphanReceiver
 from replicator.cluster.rejoin.orphans import Orphans
-from replicator.cluster.rejoin.receive import OrphanReceiver
 from replicator.config import Config
 from replicator.format.position import Position
 from replicator.pipeline.feed.client import Upstream

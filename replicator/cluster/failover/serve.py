@@ -25,7 +25,7 @@ from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.observe import look
 from replicator.cluster.failover.wire import lease_json, memory_json, order_from, order_json, report_json
 from replicator.cluster.leases.base import boot_seconds
-from replicator.cluster.rejoin.receive import OrphanReceiver
+from replicator.cluster.rejoin.orphan_receiver import OrphanReceiver
 from replicator.cluster.rejoin.serve import routes as orphan_routes
 from replicator.config import Config, EtcdLeaseSettings
 from replicator.config.roles import source_of

@@ -6,7 +6,7 @@ statements are refused, and the guard ends the sessions, with the transactions t
 
 What remains: a commit that the server had begun by then is seen through, within milliseconds.
 
-``sql`` and ``terms`` say how. Calls of several tasks wait for each other.
+``gate_sql`` and ``term_sql`` say how. Calls of several tasks wait for each other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
-from replicator.cluster.fencing import sql, terms
+from replicator.cluster.fencing import gate_sql, term_sql
 from replicator.cluster.fencing.base import Anchor, FenceView
 from replicator.cluster.fencing.session import GUARD_NAME, connect, database_of
 from replicator.errors import Halted, Unavailable
@@ -72,18 +72,18 @@ class PostgresFence:
 
     async def install(self) -> None:
         async with self._session(SETUP_SECONDS) as session:
-            superuser = bool(await session.run(sql.IS_SUPERUSER))
+            superuser = bool(await session.run(gate_sql.IS_SUPERUSER))
             await session.run("BEGIN")
             await session.run(f"SELECT pg_advisory_xact_lock({LOCKS}, {INSTALLING})")
-            for statement in (*sql.OBJECTS, *terms.OBJECTS):
+            for statement in (*gate_sql.OBJECTS, *term_sql.OBJECTS):
                 await session.run(statement)
             tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
             if superuser:
-                for statement in (*sql.DROP_EVENT_TRIGGERS, *sql.EVENT_TRIGGERS):
+                for statement in (*gate_sql.DROP_EVENT_TRIGGERS, *gate_sql.EVENT_TRIGGERS):
                     await session.run(statement)
             await session.run("COMMIT")
-            await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", ATTEMPTS)
+            await self._each(session, gate_sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", ATTEMPTS)
 
     async def _each(self, session: NonblockingSession, query: str, statement: str, attempts: int) -> None:
         """Run ``statement`` for each table that ``query`` names, in transactions of their own, so that a table that is
@@ -110,7 +110,7 @@ class PostgresFence:
                 # Before it is needed, so that opening takes no connecting. Also in place of a guard whose statement
                 # somebody has cancelled: its session would hold the lock still.
                 await self._fresh_guard()
-            return Anchor(only(await session.run(terms.ANCHOR)))
+            return Anchor(only(await session.run(term_sql.ANCHOR)))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
         from_us = int(anchor.at)
@@ -160,20 +160,20 @@ class PostgresFence:
             return
         self._scanned = trio.current_time()
         try:
-            await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 1)
+            await self._each(session, gate_sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 1)
         except (Unavailable, Halted) as error:
             log.warning("a table is not fenced yet: %s", error)
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
         async with self._session() as session:
             await session.run("SELECT replicator.shut($1, $2)", primary_url, retry_after)
-            await session.run(terms.END_GUARD)
+            await session.run(term_sql.END_GUARD)
             self._drop_guard()
             await self._end_sessions(session)
-            if await session.run(sql.UNFENCED):  # somebody may have written there until now
-                await self._each(session, sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 3)
+            if await session.run(gate_sql.UNFENCED):  # somebody may have written there until now
+                await self._each(session, gate_sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 3)
                 await self._end_sessions(session)
-            prepared = [str(gid) for (gid,) in await session.run(terms.PREPARED)]
+            prepared = [str(gid) for (gid,) in await session.run(term_sql.PREPARED)]
             if prepared:
                 message = f"closed, but prepared transactions can still be committed: {', '.join(prepared)}"
                 cure = "COMMIT PREPARED or ROLLBACK PREPARED each of them"
@@ -190,11 +190,11 @@ class PostgresFence:
 
     async def look(self) -> FenceView:
         async with self._session() as session:
-            if only(await session.run(terms.INSTALLED)) != "t":
+            if only(await session.run(term_sql.INSTALLED)) != "t":
                 return FenceView(True, 0, "not installed")
-            ((is_open, epoch, left),) = await session.run(terms.LOOK)
-            unfenced = [str(table) for (table,) in await session.run(sql.UNFENCED)]
-            prepared = [str(gid) for (gid,) in await session.run(terms.PREPARED)]
+            ((is_open, epoch, left),) = await session.run(term_sql.LOOK)
+            unfenced = [str(table) for (table,) in await session.run(gate_sql.UNFENCED)]
+            prepared = [str(gid) for (gid,) in await session.run(term_sql.PREPARED)]
         said = [f"open for {left} s" if is_open == "t" else "closed"]
         if unfenced:
             said.append(f"tables without it: {', '.join(unfenced[:5])}")
@@ -204,16 +204,16 @@ class PostgresFence:
 
     async def remove(self) -> None:
         async with self._session(SETUP_SECONDS) as session:
-            if only(await session.run(terms.INSTALLED)) != "t":
+            if only(await session.run(term_sql.INSTALLED)) != "t":
                 return
             await session.run("SELECT replicator.shut(NULL, NULL)")
-            await session.run(terms.END_GUARD)
+            await session.run(term_sql.END_GUARD)
             self._drop_guard()
-            for statement in sql.DROP_EVENT_TRIGGERS:
+            for statement in gate_sql.DROP_EVENT_TRIGGERS:
                 await session.run(statement)
-            await self._each(session, sql.FENCED, "DROP TRIGGER IF EXISTS replicator_fence ON {1}", ATTEMPTS)
+            await self._each(session, gate_sql.FENCED, "DROP TRIGGER IF EXISTS replicator_fence ON {1}", ATTEMPTS)
             await session.run("BEGIN")
-            for statement in (*terms.DROP_OBJECTS, *sql.DROP_OBJECTS):
+            for statement in (*term_sql.DROP_OBJECTS, *gate_sql.DROP_OBJECTS):
                 await session.run(statement)
             await session.run("COMMIT")
 

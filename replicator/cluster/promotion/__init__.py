@@ -3,11 +3,11 @@
 Guarantee: every step is durable and may be done again; a change that is killed between any two of them is finished by
 calling it again. Nothing here decides who may lead, and nothing here opens or closes a fence.
 
-``base``: the first block of an epoch. ``postgres``: READ FIRST for PostgreSQL; ``decide`` and ``numbers`` are its pure
-decisions, ``promote``, ``adopt`` and ``rest`` what it does.
+``epoch_block``: the first block of an epoch. ``postgres``: READ FIRST for PostgreSQL; ``decide`` and
+``sequence_values`` are its pure decisions, ``promote``, ``adopt`` and ``remaining_log`` what it does.
 """
 
-from replicator.cluster.promotion.base import append_epoch
+from replicator.cluster.promotion.epoch_block import append_epoch
 from replicator.cluster.promotion.postgres import PostgresRole
 
 __all__ = ["PostgresRole", "append_epoch"]

@@ -1,7 +1,8 @@
 """A primary's database becomes a replica at a position, without a copy.
 
-Given: the fence is closed; what the slot held is in the journal (``rest``); the rows are those of the position: what
-others never received is undone, elsewhere. Then all that is missing is what a replica writes down beside its rows.
+Given: the fence is closed; what the slot held is in the journal (``remaining_log``); the rows are those of the
+position: what others never received is undone, elsewhere. Then all that is missing is what a replica writes down beside
+its rows.
 
 Guarantee: the database takes its position, its definitions and what replay needs of the tables in one transaction;
 after that the slot and the publication go, if they are ours, and last what the journal notes of the server. Killed
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from replicator.cluster.promotion.database import alone, drop_slot, has_own_tables, in_force, open_quarantine, stands_at
 from replicator.cluster.promotion.decide import AdoptionFacts, AdoptStep, adoption
 from replicator.cluster.promotion.promote import NOTES
-from replicator.cluster.promotion.tables import adopted_at, as_replica
+from replicator.cluster.promotion.table_roles import adopted_at, as_replica
 from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.format.position import Position

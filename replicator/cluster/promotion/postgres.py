@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from replicator.cluster.promotion.adopt import Adoption
-from replicator.cluster.promotion.numbers import reserve_of
 from replicator.cluster.promotion.promote import Promotion
 from replicator.cluster.promotion.readiness import reasons
-from replicator.cluster.promotion.rest import capture_rest
+from replicator.cluster.promotion.remaining_log import capture_rest
+from replicator.cluster.promotion.sequence_values import reserve_of
 from replicator.format.block import Block
 from replicator.format.position import Position
 from replicator.pipeline.sources.postgres.options import PostgresOptions
@@ -33,7 +33,7 @@ from replicator.storage.journal.store import Journal
 class PostgresRole:
     """One region's. ``dsn`` is the replica's, whose role owns the tables; ``options`` are the source's, whose role
     replicates. ``reserve`` is how many numbers sequences leave out; by default it follows from how often they are
-    read (``numbers``)."""
+    read (``sequence_values``)."""
 
     def __init__(
         self,

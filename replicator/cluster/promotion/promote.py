@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from replicator.cluster.promotion.base import append_epoch
 from replicator.cluster.promotion.database import alone, drop_slot, open_quarantine, replicating, stands_at
 from replicator.cluster.promotion.decide import PromoteStep, PromotionFacts, promotion
-from replicator.cluster.promotion.forward import move_sequences
+from replicator.cluster.promotion.epoch_block import append_epoch
 from replicator.cluster.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
-from replicator.cluster.promotion.tables import adopted_at, as_primary
+from replicator.cluster.promotion.sequences import move_sequences
+from replicator.cluster.promotion.table_roles import adopted_at, as_primary
 from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.pipeline.sources.postgres.chain_start import (

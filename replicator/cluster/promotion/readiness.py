@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from replicator.cluster.promotion.database import has_own_tables, in_force, open_quarantine
-from replicator.cluster.promotion.differences import differences
+from replicator.cluster.promotion.table_differences import differences
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.postgres.replica import read_applied

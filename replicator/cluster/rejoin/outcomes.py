@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from replicator.cluster.rejoin.files import unwritable
+from replicator.cluster.rejoin.durable_files import unwritable
 from replicator.errors import Halted
 from replicator.storage.atomic_file import sync_directory
 from replicator.storage.data_dir import SealDir

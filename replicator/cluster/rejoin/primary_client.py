@@ -2,8 +2,8 @@
 
 Guarantee: it is carried out whole, once, and only where every row is as it was before the orphan. Embedded ledger: each
 statement expects the version that the orphan met, under an idempotency key that depends on the orphan alone.
-PostgreSQL: the primary's sidecar compares the rows in the transaction that writes them (``taking``). What is refused
-has changed nothing.
+PostgreSQL: the primary's sidecar compares the rows in the transaction that writes them (``orphan_receiver``). What is
+refused has changed nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _statement(told: Fields) -> str:
 
 
 def rows_request(transaction: Fields, who: str) -> bytes:
-    """The orphan for a PostgreSQL primary (``taking.py``)."""
+    """The orphan for a PostgreSQL primary (``orphan_receiver.py``)."""
     names = ("table", "key", "before", "after")
     rows = [{name: told[name] for name in names} for told in transaction["statements"] if told["op"] in ROW_OPS]
     return json.dumps({"orphan": transaction["hash"], "who": who, "rows": rows}).encode()

@@ -1,7 +1,7 @@
 """The report on orphans as a file: one transaction a line, so that it is written and read without holding it whole.
 
-The file is one JSON object: what is sealed, ``transactions`` (``facts.py``, each with ``judged``), and at its end
-``counts`` by verdict. Times are RFC 3339; rows are canonical texts by column.
+The file is one JSON object: what is sealed, ``transactions`` (``transaction_facts.py``, each with ``judged``), and at
+its end ``counts`` by verdict. Times are RFC 3339; rows are canonical texts by column.
 """
 
 from __future__ import annotations

@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from replicator.cluster.rejoin.files import write_file
+from replicator.cluster.rejoin.deleted_versions import undone_deletes
+from replicator.cluster.rejoin.durable_files import write_file
 from replicator.cluster.rejoin.fork import Fork
 from replicator.cluster.rejoin.orphan_keys import OrphanKeys
-from replicator.cluster.rejoin.tables import Tables
-from replicator.cluster.rejoin.undo import undone_deletes
+from replicator.cluster.rejoin.table_rewind import Tables
 from replicator.errors import Halted, Unavailable
 from replicator.format.position import parse_position
 from replicator.ledger import index as requests

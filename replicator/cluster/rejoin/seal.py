@@ -24,7 +24,7 @@ import trio
 
 from replicator.cluster.rejoin import report
 from replicator.cluster.rejoin.conflict_check import judge
-from replicator.cluster.rejoin.files import unwritable, write_file
+from replicator.cluster.rejoin.durable_files import unwritable, write_file
 from replicator.cluster.rejoin.fork import Fork
 from replicator.cluster.rejoin.orphan_keys import OrphanKeys
 from replicator.cluster.rejoin.page import page

@@ -23,8 +23,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from replicator.cluster.rejoin.conflict_check import VERDICTS
+from replicator.cluster.rejoin.orphan_receiver import OrphanReceiver
 from replicator.cluster.rejoin.orphans import PAGE_LIMIT, Orphans
-from replicator.cluster.rejoin.receive import OrphanReceiver
 from replicator.errors import Rejected
 from replicator.format.position import MAX_SEQUENCE
 from replicator.ledger.request_body import parameters
@@ -37,7 +37,7 @@ log = logging.getLogger("replicator")
 
 
 def routes(orphans: Orphans, taking: Callable[[], OrphanReceiver] | None = None) -> list[Route]:
-    """The routes; ``taking`` where a PostgreSQL primary is, asked anew each time."""
+    """The routes; ``orphan_receiver`` where a PostgreSQL primary is, asked anew each time."""
     served = _OrphanRoutes(orphans, taking)
     return [
         _route("/v1/orphans", served.listed, "GET"),

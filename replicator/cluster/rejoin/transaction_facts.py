@@ -13,7 +13,7 @@ from typing import Any
 
 from replicator.cluster.rejoin.fork import Fork
 from replicator.cluster.rejoin.orphan_keys import OrphanKeys
-from replicator.cluster.rejoin.rows import KnownRow, Row, RowFile
+from replicator.cluster.rejoin.row_file import KnownRow, Row, RowFile
 from replicator.format.block import Block
 from replicator.format.definition import unpack_definition
 from replicator.format.statement import DEFINE, MESSAGE, SEQUENCE, TRUNCATE, Op

@@ -17,7 +17,7 @@ import trio
 from replicator.cluster.rejoin.conflict_check import CarriedRequest, WinningBlock, WinningRow
 from replicator.cluster.rejoin.fork import CURE
 from replicator.cluster.rejoin.orphan_keys import ScratchKeys
-from replicator.cluster.rejoin.rows import KnownRow, RowFile
+from replicator.cluster.rejoin.row_file import KnownRow, RowFile
 from replicator.errors import Halted, Rejected, Unavailable
 from replicator.format.block import Block, BlockPart, Header
 from replicator.format.position import Position

@@ -14,7 +14,7 @@ import trio
 
 from replicator.cluster.failover.durable_state import DurableStateFile
 from replicator.cluster.failover.serve import cluster_json
-from replicator.cluster.fencing import needs
+from replicator.cluster.fencing import preflight
 from replicator.cluster.promotion.readiness import reasons
 from replicator.config import (
     ClusterSettings,
@@ -48,7 +48,7 @@ def check_cluster(config: Config, cluster: ClusterSettings, stored: StoredRegion
     yield from _check_durable_state(config)
     source = source_of(config)
     if isinstance(source, PostgresSourceSettings):
-        yield from needs.preflight(source.conninfo(), wiring.fenced_tables(source))
+        yield from preflight.preflight(source.conninfo(), wiring.fenced_tables(source))
         yield from _promotable_database(config, source)
     elif isinstance(source, EmbeddedSourceSettings):
         yield from _promotable_ledger(stored)

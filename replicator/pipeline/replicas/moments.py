@@ -3,8 +3,8 @@
 Guarantee asked of every implementation: ``fix`` gives a reader that sees exactly the position it names; replication
 goes on meanwhile, because the database's own snapshot keeps the moment. Copies and comparisons are made of moments.
 
-Implementations: ``replay/moments.py`` (a replica), ``sources/postgres/moments.py`` (a PostgreSQL primary) and
-``ledger/moments.py`` (the embedded ledger).
+Implementations: ``pipeline/replay/moments.py`` (a replica), ``pipeline/sources/postgres/moments.py`` (a PostgreSQL
+primary) and ``ledger/moments.py`` (the embedded ledger).
 """
 
 from __future__ import annotations

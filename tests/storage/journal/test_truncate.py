@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.cluster.rejoin.files import write_file
+from replicator.cluster.rejoin.durable_files import write_file
 from replicator.errors import Corrupt
 from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Column, Definition

@@ -12,8 +12,8 @@ import pytest
 import trio
 from httpx import AsyncClient
 
+from replicator.cluster.rejoin.orphan_receiver import PostgresOrphanReceiver
 from replicator.cluster.rejoin.orphans import Orphans
-from replicator.cluster.rejoin.receive import PostgresOrphanReceiver
 from replicator.cluster.rejoin.serve import routes
 from replicator.errors import Rejected
 from replicator.format.statement import pack_delete, pack_insert, pack_update

@@ -1,4 +1,4 @@
-"""Sequences of a promoted database: made, tied to their columns, moved on (``numbers``).
+"""Sequences of a promoted database: made, tied to their columns, moved on (``sequence_values``).
 
 Guarantee: a column that the ledger knows to be fed by a sequence is fed by one here, its default works, and what it
 gives next is in use nowhere that is known. Doing it again changes nothing.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import starmap
 from typing import Any
 
-from replicator.cluster.promotion.numbers import SequenceFacts, goes_on
+from replicator.cluster.promotion.sequence_values import SequenceFacts, goes_on
 from replicator.format.definition import Column, Definition
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.pipeline.replicas.postgres import sequences

@@ -12,7 +12,7 @@ and a guard that was sent for before a closing comes too late, however slow the 
 
 from __future__ import annotations
 
-from replicator.cluster.fencing.sql import NOW_US, OURS
+from replicator.cluster.fencing.gate_sql import NOW_US, OURS
 from replicator.postgres.locks import GUARD, LOCKS, MUTEX
 
 GUARD_ROUND_US = 50_000  # how long the guard sleeps at most; the end of a term is met more exactly

@@ -6,8 +6,8 @@
     open_until         sequences, because all transactions see their value of now, whatever their isolation and age
     fencing            one row: the epoch, what refused writers are told, and which tables are fenced
 
-The fence is open exactly while the server's clock is within the two times *and* the guard lives (``terms``), which is
-seen by the lock that it holds. Each statement looks for itself, which takes the server some microseconds.
+The fence is open exactly while the server's clock is within the two times *and* the guard lives (``term_sql``), which
+is seen by the lock that it holds. Each statement looks for itself, which takes the server some microseconds.
 
 - A time that has passed closes without anybody's help, also after the machine was paused.
 - A server that was restarted has no guard, so it is closed until a sidecar opens it.

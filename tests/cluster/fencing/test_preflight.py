@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 import trio
 
-from replicator.cluster.fencing.needs import preflight
 from replicator.cluster.fencing.postgres import PostgresFence
+from replicator.cluster.fencing.preflight import preflight
 from tests.cluster.fencing.applications import refused
 from tests.servers import free_port
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from replicator.cluster.promotion.numbers import SequenceFacts, goes_on, reserve_of
+from replicator.cluster.promotion.sequence_values import SequenceFacts, goes_on, reserve_of
 
 
 def drawn(draws: random.Random) -> tuple[SequenceFacts, list[int], int]:
