@@ -45,15 +45,15 @@ class Capture:
         self,
         source: Source,
         journal: Journal,
-        tail: JournalHead,
+        journal_head: JournalHead,
         epoch: int,
         on_stored: Callable[[Sequence[Block]], None],
         releases: ReleaseGate | None = None,
     ) -> None:
         self._source = source
         self._journal = journal
-        self._tail = tail
-        self._strand = tail.head.strand
+        self._journal_head = journal_head
+        self._strand = journal_head.position.strand
         self._epoch = epoch
         self._on_stored = on_stored
         self._releases = releases
@@ -77,8 +77,8 @@ class Capture:
         # first, so the count that he waits for is reached no sooner than the items that he means.
         self._received_items = self._stored_items = 0
         if self._releases is not None:
-            self._acknowledge(self._confirmations.begin(self._tail.head.sequence, state.origin))
-            self._releases.stored(self._tail.head.sequence)
+            self._acknowledge(self._confirmations.begin(self._journal_head.position.sequence, state.origin))
+            self._releases.stored(self._journal_head.position.sequence)
         send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._store_all, receive)
@@ -117,7 +117,7 @@ class Capture:
                 self._items_stored.set()
                 self._items_stored = trio.Event()
                 if blocks:  # none, as long as only parts of a large block came
-                    self._tail.moved(blocks[-1].position, blocks[-1].header.committed_at)
+                    self._journal_head.moved(blocks[-1].position, blocks[-1].header.committed_at)
                     self._source.report.stored = blocks[-1].header.origin
                     self._on_stored(blocks)
                     self._confirm(blocks)

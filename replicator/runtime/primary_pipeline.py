@@ -42,7 +42,7 @@ class PrimaryPipeline(RolePipeline):
         context, config = self.context, self.config
         others = None if config.cluster is None else frozenset(config.cluster.regions) - {config.region.name}
         rule, at_risk = wiring.acknowledge_rule(config, others), self._at_risk(others)
-        acknowledgement = None if rule is None else Acknowledgement(rule, context.journal_head.head.sequence)
+        acknowledgement = None if rule is None else Acknowledgement(rule, context.journal_head.position.sequence)
 
         # Both count by themselves: what is at risk is shown also where no writer waits for other regions.
         def reported(strand: str, region: str, sequence: int) -> None:

@@ -106,7 +106,7 @@ class ReplicaPipeline(RolePipeline):
     @property
     def applied_sequence(self) -> int:
         """The last block that the replica has."""
-        return self.applied.head.sequence
+        return self.applied.position.sequence
 
     @property
     def is_drained(self) -> bool:

@@ -54,7 +54,7 @@ class RolePipeline:
         self.applied = JournalHead(context.journal.base(context.strand))
         self.board = StageBoard(StrandProgress(context.strand, self.stage_names, now()))
         # What is in the journal is settled, whoever wrote it: a role does not begin by showing a lag that is none.
-        head = context.journal_head.head
+        head = context.journal_head.position
         if head.sequence:
             self.board.progress.advance("settled", head.sequence, context.journal_head.committed_at, now())
         context.status.begin(config, self.board)
@@ -105,7 +105,7 @@ class RolePipeline:
         async def wait_applied(position: Position, seconds: float) -> bool:
             with trio.move_on_after(seconds):
                 await visible.beyond(position.sequence - 1)
-            return visible.head.sequence >= position.sequence
+            return visible.position.sequence >= position.sequence
 
         history = self.context.history if self.config.replay.history else None
         self.reads = Reads(self.strand, self._open_reader, self.context.journal, history, wait_applied)

@@ -105,7 +105,7 @@ class Sidecar:
                 await self._stop_signal()
                 self._stopping.set()  # no new requests: those that wait for a stage get their answer while it ends
                 working.cancel_scope.cancel()
-        log.info("region %s stopped at %s", self.config.region.name, context.journal_head.head)
+        log.info("region %s stopped at %s", self.config.region.name, context.journal_head.position)
 
     async def _work(self, first: RolePipeline | None) -> None:
         """Work for as long as the journal is where it was. If it is not, everything is halted, and shown as such: the

@@ -163,7 +163,7 @@ class SnapshotBuilder:
         return StrandState(
             progress=self._board.progress.view(now()),
             epoch=self._epoch(),
-            position=self._journal_head.head,
+            position=self._journal_head.position,
             applied_blocks=self.applied_blocks,
             settle=self._settle_view(),
             journal=self._journal_view(),
@@ -182,7 +182,7 @@ class SnapshotBuilder:
         """The newest term that this region has led, or followed."""
         if self._member is not None:
             return self._member.memory.epoch
-        return self._journal_head.head.epoch or self._config.region.epoch
+        return self._journal_head.position.epoch or self._config.region.epoch
 
     def _journal_view(self) -> JournalView | None:
         """The journal as its keeper saw it last: to look now would be I/O."""

@@ -48,7 +48,7 @@ class ReplicaWatch:
         primary: Callable[[], Endpoint],
         journal: Journal,
         open_reader: Callable[[], Reader],
-        tail: JournalHead,
+        journal_head: JournalHead,
         applied: JournalHead,
         witness: Witness,
         plan: WatchPlan,
@@ -56,8 +56,8 @@ class ReplicaWatch:
         backoff: Callable[[], Backoff],
     ) -> None:
         self._journal = journal
-        self._strand = applied.head.strand
-        self._tail = tail
+        self._strand = applied.position.strand
+        self._journal_head = journal_head
         self._applied = applied
         self._on_verified = on_verified
         self._backoff = backoff
@@ -102,7 +102,7 @@ class ReplicaWatch:
         base = self._journal.base(self._strand).sequence
         # Nothing was proven of what a replica that began as a copy had then; one that was put back since stands behind
         # what was proven of it.
-        self._findings.begin_at(min(noted or base, self._applied.head.sequence), is_proven=bool(noted) or base == 0)
+        self._findings.begin_at(min(noted or base, self._applied.position.sequence), is_proven=bool(noted) or base == 0)
         self._on_verified(self._findings.verified)
         async with trio.open_nursery() as nursery:
             if self._checkpoints is not None:
@@ -145,7 +145,7 @@ class ReplicaWatch:
             await trio.to_thread.run_sync(self._write_verified_note, verified)
 
     def _is_behind(self) -> bool:
-        return self._applied.head.sequence < self._tail.head.sequence
+        return self._applied.position.sequence < self._journal_head.position.sequence
 
     def view(self) -> VerifyView:
         """What is known, for status and metrics."""
@@ -153,7 +153,7 @@ class ReplicaWatch:
         report = self._scrub.report if self._scrub is not None else None
         return VerifyView(
             verified=findings.verified,
-            age_seconds=0.0 if findings.verified >= self._applied.head.sequence else now - self._proven_at,
+            age_seconds=0.0 if findings.verified >= self._applied.position.sequence else now - self._proven_at,
             compared_at=findings.compared_at,
             checkpoints=self._checkpoints_done,
             mismatches=findings.mismatches,

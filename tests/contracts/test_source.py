@@ -96,7 +96,7 @@ async def reach(journal: Journal, tail: JournalHead, rows: int) -> None:
 async def until(condition: Callable[[], bool], tail: JournalHead) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         while not condition():
-            await tail.beyond(tail.head.sequence)
+            await tail.beyond(tail.position.sequence)
 
 
 async def test_a_copy_comes_first_then_each_transaction(kind: SourceKind, journal: Journal) -> None:

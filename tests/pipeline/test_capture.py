@@ -45,7 +45,7 @@ class Region:
     def __init__(self, journal: Journal) -> None:
         self.source = Numbers()
         self.tail = JournalHead(journal.head(STRAND))
-        self.acknowledgement = Acknowledgement(AcknowledgeRule(1), self.tail.head.sequence)
+        self.acknowledgement = Acknowledgement(AcknowledgeRule(1), self.tail.position.sequence)
         self.capture = Capture(self.source, journal, self.tail, 1, lambda blocks: None, self.acknowledgement)
 
     async def write(self, *numbers: int) -> None:

@@ -43,18 +43,18 @@ class AtRisk:
     def __init__(
         self,
         journal: Journal,
-        tail: JournalHead,
+        journal_head: JournalHead,
         rules: Sequence[AmountRule] = (),
         rows: PriorRows | None = None,
         regions: frozenset[str] | None = None,
         reports: Mapping[str, int] | None = None,
     ) -> None:
-        self._tail = tail
+        self._journal_head = journal_head
         self._regions = regions
         self._reports: dict[str, int] = {}
         for region, sequence in (reports or {}).items():
-            self.reported(region, min(sequence, tail.head.sequence))
-        self._reading = AmountReader(journal, tail.head.strand, rules, rows) if rules else None
+            self.reported(region, min(sequence, journal_head.position.sequence))
+        self._reading = AmountReader(journal, journal_head.position.strand, rules, rows) if rules else None
 
     def reported(self, region: str, sequence: int) -> None:
         """A region says that it has everything up to ``sequence`` durably."""
@@ -68,11 +68,11 @@ class AtRisk:
 
     def view(self) -> AtRiskView:
         """What would be lost now."""
-        blocks = max(self._tail.head.sequence - self.received, 0)
+        blocks = max(self._journal_head.position.sequence - self.received, 0)
         if self._reading is None or not blocks:
             return AtRiskView(blocks, {}, 0)
         found = self._reading.found
-        behind = max(self._tail.head.sequence - max(found.until, self.received), 0)
+        behind = max(self._journal_head.position.sequence - max(found.until, self.received), 0)
         return AtRiskView(blocks, found.amounts, found.unknown + behind)
 
     async def run(self) -> None:
@@ -84,6 +84,6 @@ class AtRisk:
             if not self._reports:
                 continue
             try:
-                await trio.to_thread.run_sync(self._reading.look, self.received, self._tail.head.sequence)
+                await trio.to_thread.run_sync(self._reading.look, self.received, self._journal_head.position.sequence)
             except ReplicatorError as error:  # whoever owns the file that is named shows it; the blocks are unknown
                 log.warning("amounts at risk are not known for now: %s", error)

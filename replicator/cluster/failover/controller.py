@@ -54,7 +54,7 @@ class Controller:
 
     async def _begin(self) -> None:
         member = self.member
-        await member.restore(first_state(member.config.region.role, member.region.journal_head.head.epoch))
+        await member.restore(first_state(member.config.region.role, member.region.journal_head.position.epoch))
         self.has_begun = True
         await member.count_orphans()
         await member.lease.find_fence()

@@ -22,7 +22,7 @@ REASON_LIMIT = 500
 def report(member: Membership) -> MemberReport:
     """The region of this membership, now."""
     memory, region = member.memory, member.region
-    head, replica = region.journal_head.head, region.flow.replica
+    head, replica = region.journal_head.position, region.flow.replica
     health = region.health()
     silent_seconds, heard_head = _heard(member)
     is_open, honours = member.lease.is_open, member.session.honours(memory.promised)
@@ -78,7 +78,7 @@ def _at_risk(member: Membership) -> tuple[dict[str, float], int]:
 def _heard(member: Membership) -> tuple[float | None, int]:
     """How long ago this region heard one that may write, and how far that was."""
     if member.lease.is_open:
-        return 0.0, member.region.journal_head.head.sequence
+        return 0.0, member.region.journal_head.position.sequence
     age_seconds, head = member.session.heard()
     followed = member.peers.heard.get(member.session.region or "")
     return heard_seconds(age_seconds, followed, boot_seconds()), head

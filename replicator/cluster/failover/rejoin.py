@@ -82,7 +82,7 @@ class RejoinProcedure:
         replayer = Replayer(region.journal, replica, region.strand, limits.batch_bytes, limits.batch_blocks)
         try:
             replayer.open()
-            while replayer.applied.position.sequence < region.journal_head.head.sequence:
+            while replayer.applied.position.sequence < region.journal_head.position.sequence:
                 replayer.step()
         finally:
             replica.close()

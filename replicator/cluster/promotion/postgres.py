@@ -73,7 +73,7 @@ class PostgresRole:
 
     async def capture_rest(
         self,
-        tail: JournalHead,
+        journal_head: JournalHead,
         seconds: float,
         on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None,
         *,
@@ -81,4 +81,4 @@ class PostgresRole:
     ) -> None:
         """Bring what the slot still holds into the journal, under the chain's epoch; with ``sequences`` a last reading
         of their values, too, for a planned change. Async."""
-        await capture_rest(self._options, self._journal, tail, seconds, on_stored, sequences=sequences)
+        await capture_rest(self._options, self._journal, journal_head, seconds, on_stored, sequences=sequences)

@@ -36,7 +36,7 @@ HEARTBEAT_SECONDS = 0.2  # its message moves the end of a quiet log past what is
 async def capture_rest(
     options: PostgresOptions,
     journal: Journal,
-    tail: JournalHead,
+    journal_head: JournalHead,
     seconds: float,
     on_stored: Callable[[Sequence[Block]], None] = lambda blocks: None,
     *,
@@ -51,7 +51,7 @@ async def capture_rest(
     options = dataclasses.replace(options, heartbeat_seconds=HEARTBEAT_SECONDS, sequence_seconds=0)
     end = await trio.to_thread.run_sync(_end_of_log, options)
     source = PostgresSource(options)
-    capture = Capture(source, journal, tail, max(tail.head.epoch, 1), on_stored)
+    capture = Capture(source, journal, journal_head, max(journal_head.position.epoch, 1), on_stored)
     with trio.move_on_after(seconds) as waiting:
         try:
             await _capture_to(source, capture, end)
@@ -65,7 +65,7 @@ async def capture_rest(
             cure="it goes on where it was when it is tried again",
         )
     if sequences:
-        await trio.to_thread.run_sync(_add_sequences, options, journal, tail, end, on_stored)
+        await trio.to_thread.run_sync(_add_sequences, options, journal, journal_head, end, on_stored)
     await trio.to_thread.run_sync(journal.set_note, CAPTURED_NOTE, lsn_text(end))
 
 
@@ -81,7 +81,7 @@ async def _capture_to(source: PostgresSource, capture: Capture, end: int) -> Non
 def _add_sequences(
     options: PostgresOptions,
     journal: Journal,
-    tail: JournalHead,
+    journal_head: JournalHead,
     end: int,
     on_stored: Callable[[Sequence[Block]], None],
 ) -> None:
@@ -89,8 +89,8 @@ def _add_sequences(
         values = pack_sequences(read_sequences(connection, options.publication))
     if values:
         draft = Draft(SEQUENCES_TXID, lsn_text(end), time.time_ns() // 1000, 0, len(values), b"".join(values))
-        blocks = journal.append(tail.head.strand, [draft], max(tail.head.epoch, 1))
-        trio.from_thread.run_sync(tail.moved, blocks[-1].position, blocks[-1].header.committed_at)
+        blocks = journal.append(journal_head.position.strand, [draft], max(journal_head.position.epoch, 1))
+        trio.from_thread.run_sync(journal_head.moved, blocks[-1].position, blocks[-1].header.committed_at)
         trio.from_thread.run_sync(on_stored, blocks)
 
 

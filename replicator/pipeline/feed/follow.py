@@ -63,7 +63,7 @@ class Follower:
         config: SettleConfig,
         spool: Path,
         store: BlockStore,
-        tail: JournalHead,
+        journal_head: JournalHead,
         listener: FeedListener,
         backoff: Callable[[], Backoff] = lambda: Backoff(0.2, 15.0, random.Random()),
     ) -> None:
@@ -71,8 +71,8 @@ class Follower:
         self._config = config
         self._spool = spool
         self._store = store
-        self._tail = tail
-        self._strand = tail.head.strand
+        self._journal_head = journal_head
+        self._strand = journal_head.position.strand
         self._listener = listener
         self._backoff = backoff
         self._settler = self._new_settler()
@@ -116,7 +116,7 @@ class Follower:
         arriving."""
         if not self._is_recovered or self._fed_by not in (None, self._upstream):
             return False
-        return self._settler.buffer.strand(self._strand).released <= self._tail.head.sequence
+        return self._settler.buffer.strand(self._strand).released <= self._journal_head.position.sequence
 
     def status(self) -> Status:
         """What the settle buffer holds, waits for and why."""
@@ -129,11 +129,11 @@ class Follower:
         self._settler = settler = self._new_settler()
         self._decoded = DecodedBlocks()
         self.halted = self._final_halt = None
-        head = self._tail.head
+        head = self._journal_head.position
         settler.start(self._strand, head.sequence, head.hash)
         self._gaps, gaps = trio.open_memory_channel[GapRequest](GAP_REQUESTS)
         writer = JournalWriter(
-            settler, self._store, self._tail, self._decoded, self._listener.settled, self._halt_for_good
+            settler, self._store, self._journal_head, self._decoded, self._listener.settled, self._halt_for_good
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -158,7 +158,7 @@ class Follower:
                 async with FeedClient(upstream) as client, trio.open_nursery() as nursery:
                     intake = self._intake(upstream)
                     nursery.start_soon(self._fill_gaps, client, intake, gaps)
-                    nursery.start_soon(report_for_ever, client, self._tail)
+                    nursery.start_soon(report_for_ever, client, self._journal_head)
                     trouble = self._listener.feed
                     await supervise("feed", lambda: self._connect_once(client, intake), trouble, self._backoff())
         finally:
@@ -166,7 +166,13 @@ class Follower:
 
     def _intake(self, upstream: Upstream) -> FeedIntake:
         return FeedIntake(
-            upstream.url, self._settler, self._store, self._tail, self._decoded, self._listener, self._on_heartbeat
+            upstream.url,
+            self._settler,
+            self._store,
+            self._journal_head,
+            self._decoded,
+            self._listener,
+            self._on_heartbeat,
         )
 
     def _new_settler(self) -> Settler:
@@ -176,9 +182,9 @@ class Follower:
         # The stream is asked for behind the journal's end. What recovery released is on its way there: let it arrive,
         # or all of it would be sent again.
         released = self._settler.buffer.strand(self._strand).released
-        await self._tail.beyond(released - 1)
+        await self._journal_head.beyond(released - 1)
         try:
-            async with client.stream(self._strand, self._tail.head) as frames:
+            async with client.stream(self._strand, self._journal_head.position) as frames:
                 await intake.take_all(frames, StreamTracker())
         except Rejected as refusal:
             raise await self._explained(client, refusal) from refusal
@@ -248,7 +254,7 @@ class Follower:
 
     async def _explained(self, client: FeedClient, refusal: Rejected) -> Halted:
         """What the other region's refusal means here: all of them need a person."""
-        sequence = self._tail.head.sequence
+        sequence = self._journal_head.position.sequence
         fork = await self._first_difference(client, sequence) if refusal.reason == "diverged" else None
         return refused(refusal, sequence, fork, f"{self.upstream_url}, strand {self._strand}")
 

@@ -29,14 +29,14 @@ CLOCK_SECONDS = 0.5  # while blocks come, heartbeats are passed on at most this 
 
 class FeedIntake:
     """Takes what one upstream sends. ``url`` names it in errors; ``decoded`` gets the blocks that are on their way to
-    the journal, whose end is ``tail``; ``on_heartbeat`` hears the last heartbeat of each batch."""
+    the journal, whose end is ``journal_head``; ``on_heartbeat`` hears the last heartbeat of each batch."""
 
     def __init__(
         self,
         url: str,
         settler: Settler,
         store: BlockStore,
-        tail: JournalHead,
+        journal_head: JournalHead,
         decoded: DecodedBlocks,
         listener: FeedListener,
         on_heartbeat: Callable[[Heartbeat], None],
@@ -44,8 +44,8 @@ class FeedIntake:
         self._url = url
         self._settler = settler
         self._store = store
-        self._tail = tail
-        self._strand = tail.head.strand
+        self._journal_head = journal_head
+        self._strand = journal_head.position.strand
         self._decoded = decoded
         self._listener = listener
         self._on_heartbeat = on_heartbeat
@@ -94,7 +94,7 @@ class FeedIntake:
                 cure = "check [region] strand on both sides"
                 raise Corrupt("other_strand", message, place=self._url, cure=cure)
         # What the journal has came twice and is dropped: nobody would ever take it from here.
-        head = self._tail.head.sequence
+        head = self._journal_head.position.sequence
         self._decoded.add(block for block in blocks if block.header.sequence > head)
         return [
             Entry(strand, header.sequence, header.committed_at, block.hash, header.previous, frame)

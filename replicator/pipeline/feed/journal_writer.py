@@ -31,15 +31,15 @@ class JournalWriter:
         self,
         settler: Settler,
         store: BlockStore,
-        tail: JournalHead,
+        journal_head: JournalHead,
         decoded: DecodedBlocks,
         on_settled: Callable[[Header], None],
         give_up: Callable[[Halted], None],
     ) -> None:
         self._settler = settler
         self._store = store
-        self._tail = tail
-        self._strand = tail.head.strand
+        self._journal_head = journal_head
+        self._strand = journal_head.position.strand
         self._decoded = decoded
         self._on_settled = on_settled
         self._give_up = give_up
@@ -49,7 +49,7 @@ class JournalWriter:
         async for delivery in self._settler.releases:
             entries = list(_released(delivery))
             self._merge_waiting(entries)
-            before = self._tail.head.sequence
+            before = self._journal_head.position.sequence
             # Sequences only grow: if the last one is as far off as there are entries, none is missing in between.
             if entries[-1].sequence == before + len(entries):
                 await self._write(entries)
@@ -70,7 +70,7 @@ class JournalWriter:
         frames = list(map(body_of, entries))
         with trio.CancelScope(shield=True):  # a commit under way is seen through: its outcome must be known
             head = await trio.to_thread.run_sync(self._store.accept, self._strand, blocks, frames)
-        self._tail.moved(head, blocks[-1].header.committed_at)
+        self._journal_head.moved(head, blocks[-1].header.committed_at)
         self._on_settled(blocks[-1].header)
         # Last: the spool may forget the entries from here on.
         await self._settler.acknowledge(self._strand, head.sequence)

@@ -81,7 +81,7 @@ class Publisher:
     def __init__(
         self,
         journal: Journal,
-        tails: dict[str, JournalHead],
+        journal_heads: dict[str, JournalHead],
         heartbeat_seconds: float = 1.0,
         heard: Callable[[], int | None] = lambda: None,
         regions: dict[str, KnownRegions] | None = None,
@@ -90,7 +90,7 @@ class Publisher:
         self.wants_reports: Callable[[], bool] = lambda: False
         self._journal = journal
         self._regions = regions or {}
-        self._tails = tails
+        self._journal_heads = journal_heads
         self._heartbeat_seconds = heartbeat_seconds
         self._heard = heard
         self.followers: dict[int, ServedFollower] = {}  # by a number for each open stream
@@ -110,8 +110,8 @@ class Publisher:
 
     async def _position(self, request: Request) -> Response:
         strand, asked = request.path_params["strand"], request.path_params["sequence"]
-        tail = self._tail(strand)
-        sequence = tail.head.sequence if asked == "head" else whole_number(asked, "sequence")
+        journal_head = self._journal_head(strand)
+        sequence = journal_head.position.sequence if asked == "head" else whole_number(asked, "sequence")
         position = await trio.to_thread.run_sync(self._journal.position_at, strand, sequence)
         if position is None:
             raise Rejected("no_such_position", f"sequence {sequence} is not here", status=404, place=f"strand {strand}")
@@ -119,7 +119,7 @@ class Publisher:
 
     async def _received(self, request: Request) -> Response:
         strand = request.path_params["strand"]
-        self._tail(strand)
+        self._journal_head(strand)
         position = await _reported(request, strand)
         base = await trio.to_thread.run_sync(self._take_report, strand, _region(request), position)
         self._pass_report_on(strand, _region(request), position.sequence)
@@ -147,7 +147,7 @@ class Publisher:
 
     async def _open_stream(self, request: Request) -> Response:
         strand = request.path_params["strand"]
-        self._tail(strand)
+        self._journal_head(strand)
         start = await trio.to_thread.run_sync(self._stream_start, strand, request)
         # Who follows from a position, with its hash, has proven that it has everything before; a range proves nothing.
         if "hash" in request.query_params and start.until is None:
@@ -159,9 +159,9 @@ class Publisher:
             headers={"Feed-Position": str(start.position), **self._report_headers()},
         )
 
-    def _tail(self, strand: str) -> JournalHead:
+    def _journal_head(self, strand: str) -> JournalHead:
         try:
-            return self._tails[strand]
+            return self._journal_heads[strand]
         except KeyError:
             raise Rejected(
                 "unknown_strand", f"this region keeps no strand {strand[:64]!r}", status=404, place="feed"
@@ -214,7 +214,7 @@ class Publisher:
                 self.followers[stream] = ServedFollower(region, strand, after)
                 beat_at = trio.current_time() + self._heartbeat_seconds
                 with trio.move_on_after(self._heartbeat_seconds):
-                    await self._tails[strand].beyond(after)
+                    await self._journal_heads[strand].beyond(after)
                 for page in await trio.to_thread.run_sync(self._journal.pages, strand, after, READ_BYTES):
                     # Pruning does not wait for who is sent to. A gap must not go out as if it were the chain: breaking
                     # off makes the follower ask again, and hear *pruned*.
@@ -226,7 +226,7 @@ class Publisher:
                     if after == start.until:
                         break
                 # Also whenever all has been sent: two heartbeats in a row tell a follower that nothing was lost there.
-                if trio.current_time() >= beat_at or after == self._tails[strand].head.sequence:
+                if trio.current_time() >= beat_at or after == self._journal_heads[strand].position.sequence:
                     yield self._heartbeat(strand)
             yield pack_end("the end that was asked for")
         except _PrunedMeanwhile:  # the answer has begun: there is no status left to say it with
@@ -250,8 +250,10 @@ class Publisher:
         yield b"".join(pack_block(b) for b in unpack_page(page.data) if after < b.header.sequence <= last)
 
     def _heartbeat(self, strand: str) -> bytes:
-        tail = self._tails[strand]
-        return pack_heartbeat(Heartbeat(tail.head, tail.committed_at, time.time_ns() // 1000, self._heard()))
+        journal_head = self._journal_heads[strand]
+        return pack_heartbeat(
+            Heartbeat(journal_head.position, journal_head.committed_at, time.time_ns() // 1000, self._heard())
+        )
 
 
 def _region(request: Request) -> str:

@@ -23,12 +23,12 @@ AGAIN_SECONDS = 0.2  # after a report that did not arrive, where it is waited fo
 log = logging.getLogger("replicator")
 
 
-async def report_for_ever(client: FeedClient, tail: JournalHead) -> None:
+async def report_for_ever(client: FeedClient, journal_head: JournalHead) -> None:
     """Report until the upstream says that it takes no reports."""
     reported, idle = -1, 0
     while True:
-        await _wait_until_due(client, tail, reported)
-        head = tail.head
+        await _wait_until_due(client, journal_head, reported)
+        head = journal_head.position
         idle = idle + 1 if head.sequence == reported else 0
         if head.sequence == reported and idle < REPORT_IDLE_REPORTS:
             continue
@@ -45,9 +45,9 @@ async def report_for_ever(client: FeedClient, tail: JournalHead) -> None:
             await trio.sleep(min(AGAIN_SECONDS, REPORT_SECONDS))
 
 
-async def _wait_until_due(client: FeedClient, tail: JournalHead, reported: int) -> None:
+async def _wait_until_due(client: FeedClient, journal_head: JournalHead, reported: int) -> None:
     """Wait for the next report's time; for less than that if reports are asked for, and there is news."""
     with trio.move_on_after(REPORT_SECONDS):
         # One after the other: without a wish for prompt reports, news waits for the next ordinary one.
         await client.reports_wanted.wait()
-        await tail.beyond(reported)
+        await journal_head.beyond(reported)

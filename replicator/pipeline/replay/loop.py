@@ -63,13 +63,13 @@ class ReplayLoop:
     def __init__(
         self,
         replayer: Replayer,
-        tail: JournalHead,
+        journal_head: JournalHead,
         hold: ReplayHold,
         on_applied: Callable[[AppliedMark], None],
         on_opened: Callable[[AppliedMark], None] = lambda applied: None,
     ) -> None:
         self._replayer = replayer
-        self._tail = tail
+        self._journal_head = journal_head
         self._hold = hold
         self._on_applied = on_applied
         self._on_opened = on_opened
@@ -81,7 +81,7 @@ class ReplayLoop:
             applied = await self._open()
         while True:
             self._on_applied(applied)
-            await self._tail.beyond(applied.position.sequence)
+            await self._journal_head.beyond(applied.position.sequence)
             await self._hold.passes(applied.position.sequence)
             async with self._stepping:  # the hold is read under it: one that was set meanwhile counts already
                 if self._replayer.is_open:

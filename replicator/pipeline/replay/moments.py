@@ -39,7 +39,7 @@ class ReplicaMoments:
         self._hold.release()
 
     async def fix(self, at: int | None) -> Moment:
-        strand = self._applied.head.strand
+        strand = self._applied.position.strand
         if at is None:
             return await trio.to_thread.run_sync(fix_moment, self._open_reader, strand, None)
         self._hold.set(at, REACH_SECONDS)  # takes the place of a pause: replay runs up to the sequence and stays there

@@ -14,19 +14,19 @@ from replicator.format.position import Position
 class JournalHead:
     """The end of one strand's chain."""
 
-    def __init__(self, head: Position, committed_at: int = 0) -> None:
-        self.head = head
-        self.committed_at = committed_at  # of the head, µs since 1970
+    def __init__(self, position: Position, committed_at: int = 0) -> None:
+        self.position = position
+        self.committed_at = committed_at  # of the last block, µs since 1970
         self._moved = trio.Event()
 
-    def moved(self, head: Position, committed_at: int) -> None:
-        """The journal's head is now ``head``, durably; it was committed at ``committed_at``."""
-        self.head = head
+    def moved(self, position: Position, committed_at: int) -> None:
+        """The journal's end is now at ``position``, durably; it was committed at ``committed_at``."""
+        self.position = position
         self.committed_at = committed_at
         self._moved.set()
         self._moved = trio.Event()
 
     async def beyond(self, sequence: int) -> None:
-        """Return once the head is beyond ``sequence``."""
-        while self.head.sequence <= sequence:
+        """Return once the end is beyond ``sequence``."""
+        while self.position.sequence <= sequence:
             await self._moved.wait()

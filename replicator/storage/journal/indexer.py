@@ -27,31 +27,31 @@ log = logging.getLogger("replicator")
 
 
 class HistoryIndexer:
-    """Follows ``visible``, how far readers see, of the journal that ends at ``tail``. ``slowest_follower`` gives the
-    sequence that the slowest reader of the feed is at."""
+    """Follows ``visible``, how far readers see, of the journal that ends at ``journal_head``. ``slowest_follower``
+    gives the sequence that the slowest reader of the feed is at."""
 
     def __init__(
         self,
         index: HistoryIndex,
-        tail: JournalHead,
+        journal_head: JournalHead,
         visible: JournalHead,
         slowest_follower: Callable[[], int],
         backoff: Callable[[], Backoff],
     ) -> None:
         self._index = index
-        self._tail = tail
+        self._journal_head = journal_head
         self._visible = visible
         self._slowest_follower = slowest_follower
         self._backoff = backoff
 
     async def run(self) -> None:
         """Index, for ever."""
-        strand, visible = self._tail.head.strand, self._visible
+        strand, visible = self._journal_head.position.strand, self._visible
         indexed = await self._surely(self._index.indexed, strand)
         while True:
             await visible.beyond(indexed)
-            head, began = self._tail.head.sequence, trio.current_time()
-            indexed = await self._surely(self._index.step, strand, visible.head.sequence)
+            head, began = self._journal_head.position.sequence, trio.current_time()
+            indexed = await self._surely(self._index.step, strand, visible.position.sequence)
             took = trio.current_time() - began
             await trio.sleep(LOOK_SECONDS)
             if self._is_busy(head):
@@ -59,17 +59,17 @@ class HistoryIndexer:
 
     def _is_busy(self, head_before: int) -> bool:
         """Whether somebody catches up."""
-        head = self._tail.head.sequence
+        head = self._journal_head.position.sequence
         behind = head - min(head_before, self._slowest_follower())
-        return self._visible.head.sequence < head or behind > BUSY_BLOCKS
+        return self._visible.position.sequence < head or behind > BUSY_BLOCKS
 
     async def sweep(self) -> None:
         """Remove what names pruned blocks, for ever: a pass once a quarter of what is kept has been pruned since."""
-        strand, swept = self._tail.head.strand, 0
+        strand, swept = self._journal_head.position.strand, 0
         while True:
             await trio.sleep(SWEEP_SECONDS)
             base = await self._surely(self._index.begins_behind, strand)
-            if base - swept > (self._tail.head.sequence - base) // 4:
+            if base - swept > (self._journal_head.position.sequence - base) // 4:
                 await self._pass(strand)
                 swept = base
 

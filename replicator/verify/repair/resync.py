@@ -181,7 +181,7 @@ class Resync:
             if progress == FINISHED:
                 break
             if progress == FAR:
-                await trio.to_thread.run_sync(self._filler.scan, job, self._applied.head.sequence)
+                await trio.to_thread.run_sync(self._filler.scan, job, self._applied.position.sequence)
             elif progress == BEHIND:
                 await trio.sleep(self._backoff().next())
         await self._finish("cancelled" if self._is_cancelled else "done", None)

@@ -99,7 +99,7 @@ class Region:
     def head(self) -> tuple[int, int]:
         """The epoch and sequence of its journal's end."""
         assert self.controller is not None
-        head = self.controller.member.region.journal_head.head
+        head = self.controller.member.region.journal_head.position
         return head.epoch, head.sequence
 
     @property

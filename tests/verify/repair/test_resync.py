@@ -76,11 +76,11 @@ async def test_a_plan_changes_nothing_and_tells_what_happens(world: World) -> No
     async with world.running():
         damage(world)
         stored = [contents(world.kind, table) for table in TABLES]
-        position = world.applied.head
+        position = world.applied.position
         await world.resynced(since, plan=True)
         plan = world.resync.job
         assert [contents(world.kind, table) for table in TABLES] == stored
-        assert world.applied.head == position
+        assert world.applied.position == position
         await world.resynced(since)
         done = world.resync.job
         assert plan is not None

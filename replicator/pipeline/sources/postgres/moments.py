@@ -41,13 +41,13 @@ class PostgresMoments:
     ) -> None:
         self._locking = locking
         self._dsn = dsn
-        self._journal, self._tail, self._stored_so_far = captured
-        self._strand = captured.head.head.strand
+        self._journal, self._head, self._stored_so_far = captured
+        self._strand = captured.head.position.strand
         self._report = report
 
     async def pause(self, seconds: float) -> Position:
         """A primary does not stop for a comparison; gives the journal's end."""
-        return self._tail.head
+        return self._head.position
 
     def release(self) -> None:
         """There is nothing to release."""

@@ -3,7 +3,7 @@
 Guarantee: every committed transaction of the published tables becomes one block, in commit order, from one consistent
 copy on. It never starts silently: a slot, server or table that cannot lead on from the journal's end halts.
 
-The parts, in the order of the flow: ``session``, ``publication``, ``slot``, ``initial`` (the copy), ``tail`` over
+The parts, in the order of the flow: ``session``, ``publication``, ``slot``, ``initial`` (the copy), ``wal_reader`` over
 ``stream`` (bytes), ``pgoutput`` (messages to drafts, pure), ``relations`` with ``definitions`` (pure).
 
 Non-goals: TRUNCATE of a single partition, DROP, ATTACH and DETACH are not in PostgreSQL's change stream.
@@ -93,7 +93,7 @@ class PostgresSource:
             start = max(origin, self._progress.idle)
             while True:
                 try:
-                    await self._tail(state, sink, sql, relations, start, origin)
+                    await self._read_wal(state, sink, sql, relations, start, origin)
                 except TextFormatNeeded:
                     self._text_only = True
                     origin = max(origin, self._resume_at)
@@ -112,7 +112,7 @@ class PostgresSource:
             copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
 
-    async def _tail(
+    async def _read_wal(
         self, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache, start: int, origin: int
     ) -> None:
         """Stream from ``start`` on, where ``origin`` is that of the last block."""
@@ -129,13 +129,13 @@ class PostgresSource:
             context = WalReaderContext(
                 self._options, stream, sql, relations, sink, self.report, self._progress, self._readings
             )
-            tail = WalReader(context, start, origin, binary=binary)
+            reader = WalReader(context, start, origin, binary=binary)
             try:
-                await tail.run()
+                await reader.run()
             except TextFormatNeeded:
                 self._text_only = True
-                self._resume_at = tail.sent
-                if tail.parted:
+                self._resume_at = reader.sent
+                if reader.parted:
                     raise Unavailable(
                         "format_changed",
                         "a large transaction has to be read again in another form",
