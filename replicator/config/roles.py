@@ -45,7 +45,7 @@ def source_of(config: Config) -> Source | None:
 
 
 def replica_of(config: Config) -> Replica | None:
-    """The ledger as a replica writes it."""
+    """The ledger as a replica writes it; None for one that can only be a primary's."""
     if config.replica is not None:
         return config.replica
     match config.source:
@@ -54,5 +54,5 @@ def replica_of(config: Config) -> Replica | None:
             return SqliteReplicaSettings.model_construct(kind="sqlite", path=config.state_path)
         case PostgresSourceSettings() as source:
             return PostgresReplicaSettings.model_construct(kind="postgres", dsn=source.dsn, password=source.password)
-        case None:
+        case _:
             return None
