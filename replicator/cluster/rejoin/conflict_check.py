@@ -93,15 +93,15 @@ def judge(
     judged = _judge(transaction, charge, marks, made, reapplied)
     for label in transaction["left_tables"]:
         marks.set(label, WHOLE_TABLE, transaction["sequence"], clean=False)
-    for told in transaction["statements"]:
-        if told["op"] == "truncate":
-            marks.set(told["table"], WHOLE_TABLE, transaction["sequence"], clean=False)
-        if told["op"] not in ROW_OPS:
+    for statement in transaction["statements"]:
+        if statement["op"] == "truncate":
+            marks.set(statement["table"], WHOLE_TABLE, transaction["sequence"], clean=False)
+        if statement["op"] not in ROW_OPS:
             continue
         if judged.verdict == THERE:
-            marks.drop(told["table"], told["key"])
+            marks.drop(statement["table"], statement["key"])
         else:
-            marks.set(told["table"], told["key"], transaction["sequence"], clean=judged.verdict == CLEAN)
+            marks.set(statement["table"], statement["key"], transaction["sequence"], clean=judged.verdict == CLEAN)
     return judged
 
 
@@ -119,9 +119,9 @@ def _judge(
         return ConflictVerdict(THERE, [_why("it was re-applied", by=same.by)])
     if same is not None and same.digest == transaction["digest"]:
         return ConflictVerdict(THERE, [_why("the same request was carried out there", by=same.by)])
-    found = [_statement(told, transaction, charge, marks) for told in transaction["statements"]]
-    verdicts = {verdict for verdict, _ in found}
-    why = [one for _, one in found if one is not None]
+    results = [_statement(statement, transaction, charge, marks) for statement in transaction["statements"]]
+    verdicts = {verdict for verdict, _ in results}
+    why = [reason for _, reason in results if reason is not None]
     if same is not None and verdicts - {NOTHING} != {THERE}:
         return ConflictVerdict(
             CONFLICT, [_why("another transaction was made under its idempotency key", by=same.by), *why]
@@ -134,34 +134,34 @@ def _judge(
         return ConflictVerdict(CONFLICT, why)
     if THERE not in verdicts:
         return ConflictVerdict(CLEAN, why)
-    if CLEAN not in verdicts and not any(one.get("unsure") for one in why):
+    if CLEAN not in verdicts and not any(reason.get("unsure") for reason in why):
         return ConflictVerdict(THERE, why)
     return ConflictVerdict(CONFLICT, why)
 
 
 def _statement(
-    told: Fields, transaction: Fields, charge: WinningChain, marks: KeyOutcomes
+    statement: Fields, transaction: Fields, charge: WinningChain, marks: KeyOutcomes
 ) -> tuple[str, Fields | None]:
     """The verdict on one statement by itself, and why."""
-    op, label, key = told["op"], told["table"], told["key"]
+    op, label, key = statement["op"], statement["table"], statement["key"]
     if op == "truncate":
         return CONFLICT, _why("it empties the whole table: that is never re-applied", label)
     if op == "define":
-        if charge.has_table(label, told["columns"]):
+        if charge.has_table(label, statement["columns"]):
             return THERE, _why("the table is there", label)
         return CONFLICT, _why("the table is not there like this: declare it there, then judge anew", label)
     if op not in ROW_OPS:
         return NOTHING, None
     if not charge.has_table(label, None):
         return CONFLICT, _why("there is no such table there: declare it, then judge anew", label, key)
-    if told["unknown"]:
-        return CONFLICT, _why(f"what it changed cannot be told: {told['unknown']}", label, key)
-    if told["keyless"]:
+    if statement["unknown"]:
+        return CONFLICT, _why(f"what it changed cannot be told: {statement['unknown']}", label, key)
+    if statement["keyless"]:
         return CLEAN, None
     mark = marks.get(label, WHOLE_TABLE) or marks.get(label, key)
     if mark is not None:
         return _after_orphan(mark, label, key)
-    return _compared(told, transaction, charge.look(label, key))
+    return _compared(statement, transaction, charge.look(label, key))
 
 
 def _after_orphan(mark: tuple[int, bool], label: str, key: Fields) -> tuple[str, Fields]:
@@ -171,18 +171,18 @@ def _after_orphan(mark: tuple[int, bool], label: str, key: Fields) -> tuple[str,
     return CONFLICT, _why(f"it builds on the orphan {sequence}, which is not there", label, key, builds_on=sequence)
 
 
-def _compared(told: Fields, transaction: Fields, there: WinningRow) -> tuple[str, Fields | None]:
-    label, key, by = told["table"], told["key"], there.by
+def _compared(statement: Fields, transaction: Fields, there: WinningRow) -> tuple[str, Fields | None]:
+    label, key, by = statement["table"], statement["key"], there.by
     if by is None:
         return CLEAN, None
     if there.unknown:
         return CONFLICT, _why(f"a block since has touched the row: {there.unknown}", label, key, by)
-    if there.row == told["after"]:
+    if there.row == statement["after"]:
         if by.transaction in _names(transaction):
             return THERE, _why("the same transaction has left the same row", label, key, by)
         text = "the row is the same there, by another transaction: whether that is the same business is not known"
         return THERE, {**_why(text, label, key, by), "unsure": True}
-    if there.row == told["before"]:
+    if there.row == statement["before"]:
         return CLEAN, _why("touched since, and again as it was before", label, key, by)
     return CONFLICT, _why("a block since has changed the row", label, key, by, now=there.row)
 

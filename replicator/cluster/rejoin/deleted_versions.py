@@ -28,8 +28,8 @@ def undone_deletes(sealed: SealedBlocks) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _touches(sealed: SealedBlocks) -> Iterator[tuple[int, bytes, int]]:
-    documents = {number: one for number, one in sealed.definitions().items() if one.documents}
-    readers = {number: key_reader(one) for number, one in documents.items()}
+    documents = {number: document for number, document in sealed.definitions().items() if document.documents}
+    readers = {number: key_reader(document) for number, document in documents.items()}
     for piece in sealed.pieces():
         for statement in unpack_statements(piece.data):
             op = statement[0]

@@ -60,8 +60,8 @@ class ScratchKeys:
     def place(self, place_of: Callable[[str, bytes], Place | None]) -> None:
         """Find the place of each."""
         for rows in self._pages():
-            found = [(*(place_of(label, key) or (None, None)), number) for number, label, key, _ in rows]
-            self._db.executemany("UPDATE touched SET sequence = ?, ordinal = ? WHERE number = ?", found)
+            places = [(*(place_of(label, key) or (None, None)), number) for number, label, key, _ in rows]
+            self._db.executemany("UPDATE touched SET sequence = ?, ordinal = ? WHERE number = ?", places)
 
     def _pages(self) -> Iterator[list[tuple[int, str, bytes, int]]]:
         after = 0

@@ -59,15 +59,15 @@ class PostgresOrphanReceiver:
                 raise Rejected(error.reason, error.message, status=409, place=place, cure=error.cure) from error
 
     def _take(self, connection: Connection, rows: list[Fields]) -> bool:
-        tables = {label: self._table(connection, label) for label in dict.fromkeys(one["table"] for one in rows)}
-        ends = {(one["table"], pack_texts(list(one["key"].values()))): one["after"] for one in rows}
+        tables = {label: self._table(connection, label) for label in dict.fromkeys(change["table"] for change in rows)}
+        ends = {(change["table"], pack_texts(list(change["key"].values()))): change["after"] for change in rows}
         if all(tables[label].row(key) == after for (label, key), after in ends.items()):
             return False
-        for one in rows:
-            table, key = tables[one["table"]], pack_texts(list(one["key"].values()))
-            if table.row(key) != one["before"]:
-                raise _changed(one)
-            table.write(key, one)
+        for change in rows:
+            table, key = tables[change["table"]], pack_texts(list(change["key"].values()))
+            if table.row(key) != change["before"]:
+                raise _changed(change)
+            table.write(key, change)
         return True
 
     def _table(self, connection: Connection, label: str) -> _ReceivingTable:
@@ -89,27 +89,27 @@ class _ReceivingTable:
 
     def row(self, key: bytes) -> Row | None:
         """The row, locked; None if there is none."""
-        (found,) = self._few.stored([key])
-        return None if found is None else dict(zip(self._names, found, strict=True))
+        (row,) = self._few.stored([key])
+        return None if row is None else dict(zip(self._names, row, strict=True))
 
-    def write(self, key: bytes, one: Fields) -> None:
+    def write(self, key: bytes, change: Fields) -> None:
         """The row as it was after the orphan."""
-        if one["after"] is None:
+        if change["after"] is None:
             self._few.delete([key])
             return
-        if list(one["after"]) != self._names:
-            raise _changed(one)
-        fresh = self._few.upsert([pack_texts(list(one["after"].values()))])
-        if bool(fresh) != (one["before"] is None):
-            raise _changed(one)  # somebody was quicker
+        if list(change["after"]) != self._names:
+            raise _changed(change)
+        fresh = self._few.upsert([pack_texts(list(change["after"].values()))])
+        if bool(fresh) != (change["before"] is None):
+            raise _changed(change)  # somebody was quicker
 
 
-def _changed(one: Fields) -> Rejected:
-    key = ", ".join(str(text)[:80] for text in unpack_texts(pack_texts(list(one["key"].values()))))
+def _changed(change: Fields) -> Rejected:
+    key = ", ".join(str(text)[:80] for text in unpack_texts(pack_texts(list(change["key"].values()))))
     return Rejected(
         "row_changed",
         "the row is not as it was before the orphan: nothing was changed",
         status=409,
-        place=f"table {one['table']}, key {key}",
+        place=f"table {change['table']}, key {key}",
         cure="see replicator orphans show, and decide by the report",
     )

@@ -95,36 +95,36 @@ class Orphans:
                 raise Unavailable("no_primary", "the region in charge is not known", place="orphans", cure=cure)
             try:
                 async with PrimaryClient(upstream) as primary:
-                    told = [await self._send(primary, handled, one, who) for one in chosen]
+                    outcomes = [await self._send(primary, handled, orphan, who) for orphan in chosen]
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self.count)
-            return {**content, "applied": True, "transactions": told}
+            return {**content, "applied": True, "transactions": outcomes}
 
     async def _send(
-        self, primary: PrimaryClient, handled: OrphanOutcomes, one: tuple[Fields, ConflictVerdict], who: str
+        self, primary: PrimaryClient, handled: OrphanOutcomes, orphan: tuple[Fields, ConflictVerdict], who: str
     ) -> Fields:
-        transaction, judged = one
+        transaction, judged = orphan
         sequence = transaction["sequence"]
-        told = _told(one)
+        outcome = _outcome(orphan)
         if sequence not in handled.sending:
             if judged.verdict != CLEAN:
-                return told
+                return outcome
             if missing := _missing(judged, handled.reapplied):
-                return {**told, "outcome": f"left alone: needs {missing[0]} first"}
+                return {**outcome, "outcome": f"left alone: needs {missing[0]} first"}
         note = {"who": who, "at": show_time(time.time_ns() // 1000)}
         await trio.to_thread.run_sync(handled.note, SENDING, [sequence], note)
         try:
-            told["position"] = await primary.send(transaction, who)
-            told["outcome"], became = "re-applied", REAPPLIED
-            note = {**note, "position": told["position"], "id": told["id"]}
+            outcome["position"] = await primary.send(transaction, who)
+            outcome["outcome"], became = "re-applied", REAPPLIED
+            note = {**note, "position": outcome["position"], "id": outcome["id"]}
         except Rejected as refusal:
-            told["outcome"], became = "refused", REFUSED
-            told["refusal"] = refusal.as_json()
+            outcome["outcome"], became = "refused", REFUSED
+            outcome["refusal"] = refusal.as_json()
             note = {**note, "reason": refusal.reason}
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(handled.note, became, [sequence], note)
-        return told
+        return outcome
 
     # -- in a thread
 
@@ -140,7 +140,7 @@ class Orphans:
 
     def _listed(self) -> list[Fields]:
         self.count()
-        told = [
+        headings = [
             {
                 **read_heading(directory),
                 "unhandled": _unhandled(directory),
@@ -149,7 +149,7 @@ class Orphans:
             }
             for directory in self._directories()
         ]
-        return sorted(told, key=lambda one: str(one["sealed_at"]), reverse=True)
+        return sorted(headings, key=lambda heading: str(heading["sealed_at"]), reverse=True)
 
     def _show(self, directory: Path, after: int, limit: int, verdict: str | None) -> Fields:
         head, handled = read_heading(directory), OrphanOutcomes(directory)
@@ -190,8 +190,11 @@ class Orphans:
             yield (
                 str(charge.head),
                 (
-                    (one, judge(one, charge, marks, charge.made, handled.reapplied.get(one["sequence"])))
-                    for one in read_transactions(directory)
+                    (
+                        transaction,
+                        judge(transaction, charge, marks, charge.made, handled.reapplied.get(transaction["sequence"])),
+                    )
+                    for transaction in read_transactions(directory)
                 ),
             )
 
@@ -213,12 +216,12 @@ class Orphans:
         handled = OrphanOutcomes(directory)
         with self._judging(directory, handled) as (_, judged):
             chosen = _bounded(
-                one
-                for one in judged
-                if one[0]["sequence"] in sequences
-                or (not sequences and (one[1].verdict == CLEAN or one[0]["sequence"] in handled.sending))
+                orphan
+                for orphan in judged
+                if orphan[0]["sequence"] in sequences
+                or (not sequences and (orphan[1].verdict == CLEAN or orphan[0]["sequence"] in handled.sending))
             )
-        if unknown := sequences - {one[0]["sequence"] for one in chosen}:
+        if unknown := sequences - {orphan[0]["sequence"] for orphan in chosen}:
             raise Rejected("no_such_orphan", f"{min(unknown)} is not among them", status=404, place="orphans")
         return chosen, handled
 
@@ -226,11 +229,13 @@ class Orphans:
         handled = OrphanOutcomes(directory)
         note = {"who": who, "why": why, "at": show_time(time.time_ns() // 1000)}
         with self._judging(directory, handled) as (_, judged):
-            open_ = {one["sequence"] for one, verdict in judged if verdict.verdict not in (THERE, NOTHING)}
+            open_ = {
+                transaction["sequence"] for transaction, verdict in judged if verdict.verdict not in (THERE, NOTHING)
+            }
         if unknown := set(sequences) - open_:
             message = f"{min(unknown)} is not among them, or needs no settling"
             raise Rejected("no_such_orphan", message, status=404, place="orphans", cure="see replicator orphans show")
-        wanted = sorted(set(sequences) or {one for one in open_ if one not in handled.settled})
+        wanted = sorted(set(sequences) or {transaction for transaction in open_ if transaction not in handled.settled})
         handled.note(SETTLED, wanted, note)
         self.count()
         return {"orphans": directory.name, "settled": wanted}
@@ -238,36 +243,42 @@ class Orphans:
 
 def _bounded(chosen: Iterator[tuple[Fields, ConflictVerdict]]) -> list[tuple[Fields, ConflictVerdict]]:
     """These, unless they are too many to be held at once."""
-    held: list[tuple[Fields, ConflictVerdict]] = []
+    orphans: list[tuple[Fields, ConflictVerdict]] = []
     size = 0
-    for one in chosen:
-        held.append(one)
-        size += _size(one[0])
-        if len(held) > REAPPLY_LIMIT or size > REAPPLY_CHARACTERS:
+    for orphan in chosen:
+        orphans.append(orphan)
+        size += _size(orphan[0])
+        if len(orphans) > REAPPLY_LIMIT or size > REAPPLY_CHARACTERS:
             message = "these are too many transactions, or too large ones, for one go"
             raise Rejected("too_many", message, status=422, place="orphans", cure="name some: --tx")
-    return held
+    return orphans
 
 
 def _size(transaction: Fields) -> int:
     """About how many characters its rows have."""
-    rows = (told[name] for told in transaction["statements"] for name in ("before", "after"))
+    rows = (statement[name] for statement in transaction["statements"] for name in ("before", "after"))
     return sum(len(text or "") for row in rows for text in (row or {}).values())
 
 
 def _take_keys(directory: Path, keys: ScratchKeys) -> set[str]:
     """Gather the keys that the transactions touch, and the ids under which they are, or would be, sent again."""
     ids = set()
-    for one in read_transactions(directory):
-        ids.add(reapply_id(one))
-        touched = [told for told in one["statements"] if told["op"] in ROW_OPS and not told["keyless"]]
-        keys.add(OrphanKey(told["table"], pack_texts(list(told["key"].values())), False) for told in touched)
+    for transaction in read_transactions(directory):
+        ids.add(reapply_id(transaction))
+        touched = [
+            statement
+            for statement in transaction["statements"]
+            if statement["op"] in ROW_OPS and not statement["keyless"]
+        ]
+        keys.add(
+            OrphanKey(statement["table"], pack_texts(list(statement["key"].values())), False) for statement in touched
+        )
     return ids
 
 
 def _as_sealed(directory: Path) -> Iterator[tuple[Fields, ConflictVerdict]]:
-    for one in read_transactions(directory):
-        yield one, ConflictVerdict(one["judged"]["verdict"], one["judged"]["why"])
+    for transaction in read_transactions(directory):
+        yield transaction, ConflictVerdict(transaction["judged"]["verdict"], transaction["judged"]["why"])
 
 
 def _unhandled(directory: Path) -> int:
@@ -277,8 +288,8 @@ def _unhandled(directory: Path) -> int:
     return max(0, open_ - len(OrphanOutcomes(directory)))
 
 
-def _told(one: tuple[Fields, ConflictVerdict]) -> Fields:
-    transaction, judged = one
+def _outcome(orphan: tuple[Fields, ConflictVerdict]) -> Fields:
+    transaction, judged = orphan
     return {
         "sequence": transaction["sequence"],
         "transaction": transaction["transaction"],
@@ -292,18 +303,18 @@ def _told(one: tuple[Fields, ConflictVerdict]) -> Fields:
 def _missing(judged: ConflictVerdict, there: Container[int]) -> list[int]:
     """The orphans that it builds on and that are not there. A version alone does not tell whose it is: the primary may
     have come to the same number on another way."""
-    return [one["builds_on"] for one in judged.why if "builds_on" in one and one["builds_on"] not in there]
+    return [reason["builds_on"] for reason in judged.why if "builds_on" in reason and reason["builds_on"] not in there]
 
 
 def _planned(chosen: list[tuple[Fields, ConflictVerdict]], handled: OrphanOutcomes) -> list[Fields]:
     """What would become of these."""
     sent = set(handled.reapplied)
     planned = []
-    for one in chosen:
-        told, judged = _told(one), one[1]
-        if judged.verdict == CLEAN or told["sequence"] in handled.sending:
+    for orphan in chosen:
+        outcome, judged = _outcome(orphan), orphan[1]
+        if judged.verdict == CLEAN or outcome["sequence"] in handled.sending:
             missing = _missing(judged, sent)
-            told["outcome"] = f"left alone: needs {missing[0]} first" if missing else "to be sent"
-            sent.update([] if missing else [told["sequence"]])
-        planned.append(told)
+            outcome["outcome"] = f"left alone: needs {missing[0]} first" if missing else "to be sent"
+            sent.update([] if missing else [outcome["sequence"]])
+        planned.append(outcome)
     return planned

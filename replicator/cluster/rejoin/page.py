@@ -94,31 +94,36 @@ def _transaction(transaction: Fields) -> str:
         f" {int(transaction['epoch'])}</span></header>"
         f'<p class="small">{escape(meaning)}</p>{_why(why)}'
         f'<div class="wide"><table class="change"><tr><th>Table</th><th>Key</th><th>What</th><th>Before</th>'
-        f"<th>After</th><th>{'In charge now' if any('now' in one for one in why) else ''}</th></tr>"
-        f"{''.join(_statement(told, why) for told in shown)}</table></div>{more}</section>"
+        f"<th>After</th><th>{'In charge now' if any('now' in reason for reason in why) else ''}</th></tr>"
+        f"{''.join(_statement(statement, why) for statement in shown)}</table></div>{more}</section>"
     )
 
 
 def _why(why: list[Fields]) -> str:
-    return '<ul class="why small">' + "".join(f"<li>{_reason(one)}</li>" for one in why) + "</ul>" if why else ""
+    return '<ul class="why small">' + "".join(f"<li>{_reason(reason)}</li>" for reason in why) + "</ul>" if why else ""
 
 
-def _reason(one: Fields) -> str:
-    where = f"{one['table']} {_key(one['key'])}: " if one["table"] else ""
-    block = one["block"]
+def _reason(reason: Fields) -> str:
+    where = f"{reason['table']} {_key(reason['key'])}: " if reason["table"] else ""
+    block = reason["block"]
     by = f" (block {block['sequence']:,}, transaction {block['transaction']}, {block['committed_at']})" if block else ""
-    return escape(f"{where}{one['says']}{by}")
+    return escape(f"{where}{reason['says']}{by}")
 
 
-def _statement(told: Fields, why: list[Fields]) -> str:
-    before, after = _cells(told, told["before"]), _cells(told, told["after"])
-    changed = [one for one in why if "now" in one and (one["table"], one["key"]) == (told["table"], told["key"])]
-    there = f"<td>{_row(_cells(told, changed[0]['now']), before, 'ins')}</td>" if changed else "<td></td>"
-    what = told["op"] if told["table"] else f"{told['op']} {told.get('name', '')}"
-    unknown = f'<p class="wait">{escape(told["unknown"])}</p>' if told["unknown"] else ""
+def _statement(statement: Fields, why: list[Fields]) -> str:
+    before, after = _cells(statement, statement["before"]), _cells(statement, statement["after"])
+    changed = [
+        reason
+        for reason in why
+        if "now" in reason and (reason["table"], reason["key"]) == (statement["table"], statement["key"])
+    ]
+    there = f"<td>{_row(_cells(statement, changed[0]['now']), before, 'ins')}</td>" if changed else "<td></td>"
+    what = statement["op"] if statement["table"] else f"{statement['op']} {statement.get('name', '')}"
+    unknown = f'<p class="wait">{escape(statement["unknown"])}</p>' if statement["unknown"] else ""
     return (
-        f"<tr><td>{escape(told['table'] or '')}</td><td>{escape(_key(told['key']))}</td><td>{escape(what)}</td>"
-        f"<td>{_row(before, after, 'del')}{unknown}</td><td>{_row(after, before, 'ins')}</td>{there}</tr>"
+        f"<tr><td>{escape(statement['table'] or '')}</td><td>{escape(_key(statement['key']))}</td>"
+        f"<td>{escape(what)}</td><td>{_row(before, after, 'del')}{unknown}</td>"
+        f"<td>{_row(after, before, 'ins')}</td>{there}</tr>"
     )
 
 
@@ -126,9 +131,9 @@ def _key(key: Row | None) -> str:
     return ", ".join(str(text) for text in (key or {}).values())
 
 
-def _cells(told: Fields, row: Row | None) -> Row | None:
+def _cells(statement: Fields, row: Row | None) -> Row | None:
     """A row's cells; a document's fields in the place of the document."""
-    if row is None or not told.get("documents"):
+    if row is None or not statement.get("documents"):
         return row
     cells = {name: text for name, text in row.items() if name != "document"}
     try:

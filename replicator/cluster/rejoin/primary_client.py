@@ -26,31 +26,35 @@ Fields = dict[str, Any]
 
 def is_of_embedded(transaction: Fields) -> bool:
     """Whether all its rows are documents."""
-    return all(told["documents"] for told in transaction["statements"] if told["op"] in ROW_OPS)
+    return all(statement["documents"] for statement in transaction["statements"] if statement["op"] in ROW_OPS)
 
 
 def ledger_request(transaction: Fields) -> bytes:
     """The orphan as a request to the embedded ledger (``ledger/request.py``). Documents go as the text that they are:
     what stands in them is not read, so nothing is rounded."""
-    statements = [_statement(told) for told in transaction["statements"] if told["op"] in ROW_OPS]
+    statements = [_statement(statement) for statement in transaction["statements"] if statement["op"] in ROW_OPS]
     return f'{{"id": {json.dumps(reapply_id(transaction))}, "statements": [{", ".join(statements)}]}}'.encode()
 
 
-def _statement(told: Fields) -> str:
-    before, after = told["before"], told["after"]
+def _statement(statement: Fields) -> str:
+    before, after = statement["before"], statement["after"]
     version = int(before["version"]) if before is not None else 0
-    common = f'"table": {json.dumps(told["table"])}, "expect": {{"version": {version}}}'
+    common = f'"table": {json.dumps(statement["table"])}, "expect": {{"version": {version}}}'
     if after is not None:
         return f'{{"op": "put", {common}, "document": {after["document"]}}}'
     document = json.loads(before["document"])
-    key = {name: document[name] for name in told["key"]}
+    key = {name: document[name] for name in statement["key"]}
     return f'{{"op": "delete", {common}, "key": {json.dumps(key)}}}'
 
 
 def rows_request(transaction: Fields, who: str) -> bytes:
     """The orphan for a PostgreSQL primary (``orphan_receiver.py``)."""
     names = ("table", "key", "before", "after")
-    rows = [{name: told[name] for name in names} for told in transaction["statements"] if told["op"] in ROW_OPS]
+    rows = [
+        {name: statement[name] for name in names}
+        for statement in transaction["statements"]
+        if statement["op"] in ROW_OPS
+    ]
     return json.dumps({"orphan": transaction["hash"], "who": who, "rows": rows}).encode()
 
 

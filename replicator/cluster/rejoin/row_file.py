@@ -34,8 +34,8 @@ class RowFile:
     def get(self, label: str, key: bytes) -> KnownRow | None:
         """What was set last; None if nothing was."""
         query = "SELECT row, unknown, note FROM row WHERE label = ? AND key = ?"
-        found = self._db.execute(query, (label, key)).fetchone()
-        return None if found is None else KnownRow(json.loads(found[0]), found[1], found[2])
+        row = self._db.execute(query, (label, key)).fetchone()
+        return None if row is None else KnownRow(json.loads(row[0]), row[1], row[2])
 
     def set(self, label: str, key: bytes, known: KnownRow) -> None:
         """What is to be known of a key from now on."""

@@ -130,8 +130,8 @@ class OrphanSealer:
             for block in self._journal.blocks(strand, after, READ_BYTES):
                 after = block.header.sequence
                 if block.body is None:
-                    for number, one in enumerate(self._journal.parts(strand, after)):
-                        yield pack_part(after, number, one)
+                    for number, part in enumerate(self._journal.parts(strand, after)):
+                        yield pack_part(after, number, part)
                 yield pack_block(block)
         yield pack_end("the last orphan")
 
@@ -145,8 +145,8 @@ class OrphanSealer:
             charge.refresh(facts.requests())  # none of them was re-applied yet
             charge.look_at(touches)
             judged = (
-                {**told, "judged": judge(told, charge, marks, charge.made, None).as_json()}
-                for told in facts.transactions()
+                {**transaction, "judged": judge(transaction, charge, marks, charge.made, None).as_json()}
+                for transaction in facts.transactions()
             )
             write_file(part.report, report.write_lines(head, judged))
 

@@ -78,19 +78,19 @@ class _OrphanRoutes:
         """POST /v1/orphans/{id}/reapply."""
         fields = await json_fields(request, {"who": str}, {"transactions": list, "apply": bool}, BODY_LIMIT_BYTES)
         apply, seal = bool(fields.get("apply", False)), request.path_params["id"]
-        told = await self._orphans.reapply(seal, _sequences(fields), fields["who"], apply=apply)
+        result = await self._orphans.reapply(seal, _sequences(fields), fields["who"], apply=apply)
         if apply:
-            done = sum(1 for one in told["transactions"] if one["outcome"] == "re-applied")
+            done = sum(1 for transaction in result["transactions"] if transaction["outcome"] == "re-applied")
             log.warning("orphans %s: %d transactions were re-applied by %s", seal, done, fields["who"])
-        return told
+        return result
 
     async def settle(self, request: Request) -> Fields:
         """POST /v1/orphans/{id}/settle."""
         fields = await json_fields(request, {"who": str, "why": str}, {"transactions": list}, BODY_LIMIT_BYTES)
         seal = request.path_params["id"]
-        told = await self._orphans.settle(seal, _sequences(fields), fields["who"], fields["why"])
-        log.warning("orphans %s: %d were settled by %s", seal, len(told["settled"]), fields["who"])
-        return told
+        result = await self._orphans.settle(seal, _sequences(fields), fields["who"], fields["why"])
+        log.warning("orphans %s: %d were settled by %s", seal, len(result["settled"]), fields["who"])
+        return result
 
     async def take(self, request: Request) -> Fields:
         """POST /v1/orphans/take."""
@@ -99,7 +99,7 @@ class _OrphanRoutes:
             raise Rejected("not_primary", message, status=409, place=request.url.path, cure="ask the primary region")
         fields = await json_fields(request, {"orphan": str, "who": str, "rows": list}, None, BODY_LIMIT_BYTES)
         rows = fields["rows"]
-        if not 0 < len(rows) <= NAMES_LIMIT or not all(_is_change(one) for one in rows):
+        if not 0 < len(rows) <= NAMES_LIMIT or not all(_is_change(change) for change in rows):
             raise Rejected("bad_request", "rows is a list of changes", status=422, place="rows")
         taken = await trio.to_thread.run_sync(lambda taking: taking().take(rows), self._taking)
         log.warning("orphan %s of %s: %s", fields["orphan"], fields["who"], "taken" if taken else "was there already")
@@ -115,13 +115,15 @@ def _number(given: Any, name: str, default: int, most: int) -> int:
 
 def _sequences(fields: Fields) -> list[int]:
     sequences = fields.get("transactions", [])
-    if len(sequences) > NAMES_LIMIT or not all(type(one) is int and 0 < one <= MAX_SEQUENCE for one in sequences):
+    if len(sequences) > NAMES_LIMIT or not all(
+        type(sequence) is int and 0 < sequence <= MAX_SEQUENCE for sequence in sequences
+    ):
         raise Rejected("bad_request", "a list of sequences", status=422, place="transactions")
     return list(sequences)
 
 
-def _is_change(one: object) -> bool:
-    match one:
+def _is_change(change: object) -> bool:
+    match change:
         case {"table": str(), "key": dict() as key, "before": before, "after": after, **rest} if not rest and key:
             return all(row is None or _is_row(row) for row in (key, before, after))
     return False

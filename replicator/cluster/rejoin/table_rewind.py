@@ -55,7 +55,7 @@ class Tables:
         try:
             self._undefine()
             for chunk in touches.in_order():
-                write(self._replica, self._strand, [one for one in self._compared(chunk) if one.differs])
+                write(self._replica, self._strand, [compared for compared in self._compared(chunk) if compared.differs])
             self._replica.quarantine().forget(self._strand, self._fork.sequence)
             undone = applied.position.sequence - self._fork.sequence
             at = AppliedMark(self._fork, self._committed_at(), max(0, applied.blocks - undone))
@@ -74,7 +74,7 @@ class Tables:
         self._waiting = self._read_waiting()
         self._place(touches)
         for chunk in touches.in_order():
-            wrong = next((one for one in self._compared(chunk) if one.differs), None)
+            wrong = next((compared for compared in self._compared(chunk) if compared.differs), None)
             if wrong is not None:
                 raise _wrong(wrong, self._fork)
 
@@ -86,14 +86,14 @@ class Tables:
 
     def _undefine(self) -> None:
         """Take back what the orphans defined, the last first."""
-        kept = self._journal.packed_definitions(self._strand, self._fork.sequence)
-        for relation in sorted(self._replica.definitions(self._strand).keys() - kept.keys(), reverse=True):
+        known = self._journal.packed_definitions(self._strand, self._fork.sequence)
+        for relation in sorted(self._replica.definitions(self._strand).keys() - known.keys(), reverse=True):
             self._replica.undefine(self._strand, relation)
 
     def _tables(self) -> dict[str, TableVersions]:
-        kept = self._journal.packed_definitions(self._strand, self._fork.sequence)
+        known = self._journal.packed_definitions(self._strand, self._fork.sequence)
         stored = self._replica.definitions(self._strand)
-        return self._rightful.tables({number: one for number, one in stored.items() if number in kept})
+        return self._rightful.tables({number: compared for number, compared in stored.items() if number in known})
 
     # -- keys
 
@@ -171,10 +171,10 @@ class Tables:
     def _read_waiting(self) -> dict[str, set[bytes]]:
         """Keys of statements that were set aside before the fork and wait still."""
         waiting: dict[str, set[bytes]] = {}
-        for one in self._replica.quarantine().open(self._strand):
-            if one.sequence <= self._fork.sequence:
-                keys = {pack_texts(key) for key in (one.key, one.key_before) if key is not None}
-                waiting.setdefault(one.label, set()).update(keys)
+        for compared in self._replica.quarantine().open(self._strand):
+            if compared.sequence <= self._fork.sequence:
+                keys = {pack_texts(key) for key in (compared.key, compared.key_before) if key is not None}
+                waiting.setdefault(compared.label, set()).update(keys)
         return waiting
 
 
@@ -199,11 +199,11 @@ def _elsewhere(position: Position, wanted: Position) -> Halted:
     )
 
 
-def _wrong(one: ComparedKey, fork: Position) -> Halted:
-    named = ", ".join(str(text)[:80] for text in unpack_texts(one.key))
+def _wrong(compared: ComparedKey, fork: Position) -> Halted:
+    named = ", ".join(str(text)[:80] for text in unpack_texts(compared.key))
     return Halted(
         "rewind_wrong",
         f"the row is not what the journal says at sequence {fork.sequence}, where the tables were taken back to",
-        place=f"table {one.table.label}, key {named}",
+        place=f"table {compared.table.label}, key {named}",
         cure="find out who else writes to the replica; then start the sidecar again: it goes on with going back",
     )

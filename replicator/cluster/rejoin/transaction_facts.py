@@ -106,22 +106,24 @@ class TransactionFacts:
             if ordinal == 0 and (note := read_note(statement)) is not None:
                 fields["request"], fields["digest"] = note.id or None, note.digest.hex()
                 continue
-            for told in self._statement((header.sequence, ordinal), statement):
-                size = sum(len(text or "") for row in (told["before"], told["after"]) for text in (row or {}).values())
+            for change in self._statement((header.sequence, ordinal), statement):
+                size = sum(
+                    len(text or "") for row in (change["before"], change["after"]) for text in (row or {}).values()
+                )
                 if size > room or len(fields["statements"]) >= STATEMENTS_LIMIT:
                     fields["left_out"] += 1
-                    left.update([told["table"]] if told["table"] else [])
+                    left.update([change["table"]] if change["table"] else [])
                     continue
                 room -= size
-                fields["statements"].append(told)
+                fields["statements"].append(change)
         fields["left_tables"] = sorted(left)
-        users = {told["user"]: None for told in fields["statements"] if told.get("user") is not None}
+        users = {change["user"]: None for change in fields["statements"] if change.get("user") is not None}
         fields["users"] = list(users)[:100]
         return fields
 
     def _statement(self, place: Place, statement: list[Any]) -> Iterator[Fields]:
         op = statement[0]
-        told: Fields = {
+        fields: Fields = {
             "ordinal": place[1],
             "op": Op(op).name.lower(),
             "table": None,
@@ -134,19 +136,19 @@ class TransactionFacts:
         if op == DEFINE:
             definition = unpack_definition(statement[2])
             self._touched.add(place[0], [statement], place[1])
-            yield {**told, "table": definition.label, "columns": [column.name for column in definition.columns]}
+            yield {**fields, "table": definition.label, "columns": [column.name for column in definition.columns]}
         elif op == TRUNCATE:
             self._rows.empty(self._labels[statement[1]])
-            yield {**told, "table": self._labels[statement[1]]}
+            yield {**fields, "table": self._labels[statement[1]]}
         elif op == SEQUENCE:
-            yield {**told, "name": f"{statement[1]}.{statement[2]}", "value": statement[3]}
+            yield {**fields, "name": f"{statement[1]}.{statement[2]}", "value": statement[3]}
         elif op == MESSAGE:
-            yield {**told, "name": statement[1]}
+            yield {**fields, "name": statement[1]}
         else:
             self._touched.clear()
             self._touched.add(place[0], [statement], place[1])
             for label, key in self._touched.keys:
-                yield {**told, **self._touch(self._tables[label], key, place)}
+                yield {**fields, **self._touch(self._tables[label], key, place)}
 
     def _touch(self, table: TableVersions, key: bytes, place: Place) -> Fields:
         before = self._rows.get(table.label, key) or KnownRow(None, "")

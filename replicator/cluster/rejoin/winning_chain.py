@@ -78,7 +78,7 @@ class WinningChainJournal:
     def has_table(self, label: str, columns: list[str] | None) -> bool:
         """Whether there is such a table, with these columns if they are given."""
         table = self._tables.get(label)
-        return table is not None and (columns is None or columns == [one.name for one in table.definition.columns])
+        return table is not None and (columns is None or columns == [frame.name for frame in table.definition.columns])
 
     def look_at(self, keys: ScratchKeys) -> None:
         """Read what is under these keys, and no others; ``refresh`` before."""
@@ -162,8 +162,10 @@ class FetchedBlocks:
         try:
             async with client.range(strand, head.sequence + 1, until.sequence) as frames:
                 async for batch in frames.batches():
-                    parts = [(one.sequence, one.number, one.part) for one in batch if isinstance(one, StagedPart)]
-                    blocks = [one for one in batch if isinstance(one, Block)]
+                    parts = [
+                        (frame.sequence, frame.number, frame.part) for frame in batch if isinstance(frame, StagedPart)
+                    ]
+                    blocks = [frame for frame in batch if isinstance(frame, Block)]
                     await trio.to_thread.run_sync(self._take, parts, blocks)
         except Rejected as refusal:
             raise Halted(refusal.reason, refusal.message, place=f"strand {strand}", cure=CURE) from refusal
