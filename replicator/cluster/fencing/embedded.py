@@ -49,7 +49,7 @@ class Gate:
 
     def __init__(self, clock: Callable[[], float] = boottime) -> None:
         self._clock = clock
-        self._standing = _GateState(False, 0, 0.0)
+        self._state = _GateState(False, 0, 0.0)
         self._appending = threading.Lock()
         self._opened = trio.Event()
 
@@ -68,7 +68,7 @@ class Gate:
         """Open, or prolong, until ``seconds`` after the anchor. Raises Unavailable if that has passed, and Halted for
         an epoch older than one before."""
         await trio.lowlevel.checkpoint()
-        before = self._standing
+        before = self._state
         if epoch < before.epoch:
             message = f"a permit of epoch {epoch} came behind one of epoch {before.epoch}"
             raise Halted("fence_epoch", message, place=PLACE, cure="see which region is primary")
@@ -78,7 +78,7 @@ class Gate:
             raise Unavailable("fence_late", message, place=PLACE, cure="the next renewal opens it")
         if before.open and before.epoch == epoch:
             until = max(until, before.until)  # answers of a lease store may overtake each other
-        self._standing = _GateState(True, epoch, until)
+        self._state = _GateState(True, epoch, until)
         self._opened.set()
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
@@ -87,9 +87,10 @@ class Gate:
         In a planned move (``retry_after``) permits run to their end: what was appended under one is there for whoever
         leads next, and may be answered. Otherwise they end now, for somebody else may lead already.
         """
-        before = self._standing
+        # Replaced before the append under way is waited for: one that begins meanwhile finds it closed.
+        before = self._state
         until = before.until if retry_after is not None else min(before.until, self._clock())
-        self._standing = _GateState(False, before.epoch, until, primary_url, retry_after)
+        self._state = _GateState(False, before.epoch, until, primary_url, retry_after)
         if self._opened.is_set():
             self._opened = trio.Event()
         if not await trio.to_thread.run_sync(self._wait_for_append):
@@ -97,13 +98,14 @@ class Gate:
             raise Unavailable("fence_append", message, place=PLACE, cure="look at the disk; close it again")
 
     async def look(self) -> FenceView:
-        """How it stands."""
+        """The gate as it is now, by its own clock: open only while a permit runs."""
         await trio.lowlevel.checkpoint()
-        standing, left = self._standing, self._standing.until - self._clock()
-        if not standing.open:
-            return FenceView(False, standing.epoch, "closed")
+        state = self._state
+        left = state.until - self._clock()
+        if not state.open:
+            return FenceView(False, state.epoch, "closed")
         detail = f"open for {left:.1f} s more" if left > 0 else f"the permit ended {-left:.1f} s ago"
-        return FenceView(left > 0, standing.epoch, detail)
+        return FenceView(left > 0, state.epoch, detail)
 
     async def remove(self) -> None:
         """Nothing remains of it behind the process; this one stays closed. A ledger without failover is one that is
@@ -120,16 +122,16 @@ class Gate:
 
     async def opened(self) -> None:
         """Return when it is open. It may be closed again by then."""
-        while not self._standing.open:
+        while not self._state.open:
             await self._opened.wait()
         await trio.lowlevel.checkpoint()
 
     def permit(self) -> int:
         """The epoch in which may be written now. Raises NotPrimary."""
-        standing = self._standing
-        if standing.open and self._clock() < standing.until:
-            return standing.epoch
-        raise _refusal(standing)
+        state = self._state  # read once: another thread may replace it between two looks
+        if state.open and self._clock() < state.until:
+            return state.epoch
+        raise _refusal(state)
 
     def holds(self, epoch: int) -> bool:
         """Whether a permit that was given in this epoch still runs."""
@@ -137,8 +139,8 @@ class Gate:
 
     def left_seconds(self, epoch: int) -> float:
         """For how long it will hold if it is not prolonged."""
-        standing = self._standing
-        return standing.until - self._clock() if standing.epoch == epoch else 0.0
+        state = self._state
+        return state.until - self._clock() if state.epoch == epoch else 0.0
 
     @property
     def appends(self) -> bool:
@@ -150,16 +152,18 @@ class Gate:
         """Within, the journal is appended to, in the epoch that is given; ``close`` waits for the end. Raises
         NotPrimary."""
         with self._appending:
+            # Asked for within the lock: ``close`` has replaced the state before it waits for the lock, so an append
+            # either finds it closed or is waited for.
             yield self.permit()
 
 
-def _refusal(standing: _GateState) -> NotPrimary:
-    if standing.retry_after is not None:
+def _refusal(state: _GateState) -> NotPrimary:
+    if state.retry_after is not None:
         return NotPrimary(
             "the ledger moves to another region at this moment",
-            standing.primary,
+            state.primary,
             status=503,
-            retry_after=standing.retry_after,
+            retry_after=state.retry_after,
         )
-    ended = " any more" if standing.epoch else ""
-    return NotPrimary(f"this region does not hold the right to write{ended}", standing.primary)
+    ended = " any more" if state.epoch else ""
+    return NotPrimary(f"this region does not hold the right to write{ended}", state.primary)

@@ -27,7 +27,9 @@ from replicator.postgres.settings import APPLICATION_NAME
 
 NOW_US = "date_part('epoch', clock_timestamp()) * 1e6"
 OURS = f"(application_name = '{APPLICATION_NAME}' OR application_name LIKE '{APPLICATION_NAME} %')"
-# The lock comes last: whoever gets it has it until its transaction, which is refused, is rolled back.
+# The guard holds the lock exclusively, so whoever gets it, too, has proof that no guard lives. Shared: statements that
+# look at the same moment must not take each other for the guard. It comes last: whoever gets it has it until its
+# transaction, which is refused, is rolled back.
 _OPEN = f"""pg_sequence_last_value('replicator.open_from') <= {NOW_US}
       AND pg_sequence_last_value('replicator.open_until') > {NOW_US}
       AND NOT pg_try_advisory_xact_lock_shared({LOCKS}, {GUARD})"""
@@ -38,6 +40,7 @@ _BY_HAND = "who repairs a replica by hand first says: SET replicator.writer = on
 OBJECTS = (
     "CREATE SCHEMA IF NOT EXISTS replicator",
     "GRANT USAGE ON SCHEMA replicator TO PUBLIC",
+    # They may be 0: that is how the fence is closed.
     "CREATE SEQUENCE IF NOT EXISTS replicator.open_from MINVALUE 0 START 0",
     "CREATE SEQUENCE IF NOT EXISTS replicator.open_until MINVALUE 0 START 0",
     # ``closings`` counts how often it was closed: what was sent before that to open it is void.
@@ -46,25 +49,26 @@ OBJECTS = (
         closings bigint NOT NULL DEFAULT 0, primary_url text, retry_after integer, tables text[])""",
     "INSERT INTO replicator.fencing DEFAULT VALUES ON CONFLICT DO NOTHING",
     "GRANT SELECT ON replicator.open_from, replicator.open_until, replicator.fencing TO PUBLIC",
+    # Null before the first opening, for a sequence that was never set has no last value: that is closed.
     f"""CREATE OR REPLACE FUNCTION replicator.is_open() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   RETURN coalesce({_OPEN}, false);
 END $$""",
-    # Raises always. What is told comes from the writer's own snapshot, which is good enough for a hint.
+    # Raises always. The hint comes from the writer's own snapshot, which is good enough for that.
     f"""CREATE OR REPLACE FUNCTION replicator.refuse(what text, more text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-  told replicator.fencing;
+  state replicator.fencing;
   is_like_us boolean := {_NAMED_LIKE_US} AND replicator.is_open();
 BEGIN
-  SELECT * INTO told FROM replicator.fencing;
+  SELECT * INTO state FROM replicator.fencing;
   RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction', DETAIL = more,
     MESSAGE = what || ' refused: ' || CASE WHEN is_like_us
       THEN 'the application_name ' || current_setting('application_name') || ' belongs to the sidecar'
       ELSE 'this region is not the primary and takes no writes' END,
     HINT = CASE WHEN is_like_us THEN 'give the application a name of its own'
-      WHEN told.primary_url IS NOT NULL THEN 'the primary is at ' || told.primary_url
+      WHEN state.primary_url IS NOT NULL THEN 'the primary is at ' || state.primary_url
       ELSE 'the primary is being moved, or is not known' END
-      || coalesce('; try again in ' || told.retry_after || ' s', '');
+      || coalesce('; try again in ' || state.retry_after || ' s', '');
 END $$""",
     f"""CREATE OR REPLACE FUNCTION replicator.fence() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -75,7 +79,8 @@ BEGIN
   PERFORM replicator.refuse(TG_OP || ' on ' || TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME, '');
   RETURN NULL;
 END $$""",
-    # ALWAYS: also where session_replication_role says that triggers do not fire.
+    # ALWAYS: also where session_replication_role says that triggers do not fire. ONLY: a partition has a trigger of its
+    # own, for applications may write to it by its name.
     """CREATE OR REPLACE FUNCTION replicator.fence_table(target regclass) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   EXECUTE 'CREATE OR REPLACE TRIGGER replicator_fence BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ' || target
@@ -97,31 +102,33 @@ LANGUAGE sql STABLE AS $$
      AND n.nspname NOT IN ('information_schema', 'replicator')
      AND ((SELECT tables FROM chosen) IS NULL OR c.oid IN (SELECT oid FROM below))
 $$""",
+    # Event triggers run as whoever changes the schema, who may set up no trigger on our behalf: hence our rights, and a
+    # search_path in which nobody else can put a function before the server's.
     f"""CREATE OR REPLACE FUNCTION replicator.fence_altered() RETURNS event_trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
-  done record;
-  one record;
+  ddl record;
+  scope record;
 BEGIN
-  FOR done IN SELECT objid, command_tag FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
-    SELECT * INTO one FROM replicator.in_scope() WHERE target = done.objid;
+  FOR ddl IN SELECT objid, command_tag FROM pg_event_trigger_ddl_commands() WHERE classid = 'pg_class'::regclass LOOP
+    SELECT * INTO scope FROM replicator.in_scope() WHERE target = ddl.objid;
     CONTINUE WHEN NOT FOUND;
     IF ({_WRITER}) IS NOT TRUE AND NOT replicator.is_open() THEN
-      PERFORM replicator.refuse(done.command_tag || ' ' || one.target, '{_BY_HAND}');
-    ELSIF NOT one.fenced THEN
-      PERFORM replicator.fence_table(one.target);
+      PERFORM replicator.refuse(ddl.command_tag || ' ' || scope.target, '{_BY_HAND}');
+    ELSIF NOT scope.fenced THEN
+      PERFORM replicator.fence_table(scope.target);
     END IF;
   END LOOP;
 END $$""",
     f"""CREATE OR REPLACE FUNCTION replicator.fence_dropped() RETURNS event_trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
-  one record;
+  dropped record;
 BEGIN
-  FOR one IN SELECT object_identity FROM pg_event_trigger_dropped_objects()
-              WHERE object_type = 'table' AND NOT is_temporary AND schema_name <> 'replicator' LOOP
+  FOR dropped IN SELECT object_identity FROM pg_event_trigger_dropped_objects()
+                  WHERE object_type = 'table' AND NOT is_temporary AND schema_name <> 'replicator' LOOP
     IF ({_WRITER}) IS NOT TRUE AND NOT replicator.is_open() THEN
-      PERFORM replicator.refuse(tg_tag || ' ' || one.object_identity, '{_BY_HAND}');
+      PERFORM replicator.refuse(tg_tag || ' ' || dropped.object_identity, '{_BY_HAND}');
     END IF;
   END LOOP;
 END $$""",

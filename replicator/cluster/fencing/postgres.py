@@ -74,12 +74,13 @@ class PostgresFence:
         async with self._session(SETUP_SECONDS) as session:
             superuser = bool(await session.run(gate_sql.IS_SUPERUSER))
             await session.run("BEGIN")
+            # Two that replace one function at the same time make each other fail: "tuple concurrently updated".
             await session.run(f"SELECT pg_advisory_xact_lock({LOCKS}, {INSTALLING})")
             for statement in (*gate_sql.OBJECTS, *term_sql.OBJECTS):
                 await session.run(statement)
             tables = None if self._tables is None else array(self._tables)
             await session.run("UPDATE replicator.fencing SET tables = $1 WHERE tables IS DISTINCT FROM $1", tables)
-            if superuser:
+            if superuser:  # event triggers know no CREATE OR REPLACE
                 for statement in (*gate_sql.DROP_EVENT_TRIGGERS, *gate_sql.EVENT_TRIGGERS):
                     await session.run(statement)
             await session.run("COMMIT")
@@ -114,26 +115,29 @@ class PostgresFence:
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
         from_us = int(anchor.at)
+        # All in the server's clock, rounded down: never a microsecond beyond the lease.
         term = (epoch, from_us, from_us + int(seconds * 1_000_000))
         async with self._session() as session:
             while True:
-                ((said, seen),) = await session.run("SELECT * FROM replicator.prolong($1, $2, $3)", *term)
-                if said == "late":
+                ((outcome, closings),) = await session.run("SELECT * FROM replicator.prolong($1, $2, $3)", *term)
+                if outcome == "late":
                     message = "the time was over before the fence could be opened"
                     raise Unavailable(
                         "fence_late", message, place=self._database.place, cure="the next renewal opens it"
                     )
-                if said == "older":
+                if outcome == "older":
                     message = f"the fence was opened for a newer epoch than {epoch}"
                     raise Halted("fence_epoch", message, place=self._database.place, cure="see which region is primary")
-                if said == "open":
+                if outcome == "open":
                     break
-                await self._open_by_guard(session, *term, int(seen or 0))
+                # The guard does not say whether it has opened; prolonging does, and is "late" once there is no hope.
+                await self._open_by_guard(session, *term, int(closings or 0))
             await self._rescan(session)
 
     async def _open_by_guard(self, session: NonblockingSession, *term: int) -> None:
         """Returns when the guard has opened, or could not."""
         guard = await self._fresh_guard()
+        # Not awaited: the call lasts as long as the fence is open.
         await guard.send("CALL replicator.guard($1, $2, $3, $4)", *term)
         while guard.busy:
             if only(await session.run("SELECT replicator.is_open()")) == "t":
@@ -158,7 +162,7 @@ class PostgresFence:
         """Fence what came since. What cannot be fenced now holds up ``close``, and is in ``look``; not the lease."""
         if trio.current_time() < self._scanned + RESCAN_SECONDS:
             return
-        self._scanned = trio.current_time()
+        self._scanned = trio.current_time()  # also if it fails: a table in use must not slow every renewal down
         try:
             await self._each(session, gate_sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 1)
         except (Unavailable, Halted) as error:
@@ -166,6 +170,8 @@ class PostgresFence:
 
     async def close(self, primary_url: str | None, *, retry_after: int | None = None) -> None:
         async with self._session() as session:
+            # Shut comes first: from then on no statement passes, and those that are to be ended only become fewer. The
+            # guard would end by itself, in its own time; its lock has to be free for the next opening.
             await session.run("SELECT replicator.shut($1, $2)", primary_url, retry_after)
             await session.run(term_sql.END_GUARD)
             self._drop_guard()
@@ -173,6 +179,7 @@ class PostgresFence:
             if await session.run(gate_sql.UNFENCED):  # somebody may have written there until now
                 await self._each(session, gate_sql.UNFENCED, "SELECT replicator.fence_table(to_regclass({0}))", 3)
                 await self._end_sessions(session)
+            # They have no session to be ended, and COMMIT PREPARED fires no trigger.
             prepared = [str(gid) for (gid,) in await session.run(term_sql.PREPARED)]
             if prepared:
                 message = f"closed, but prepared transactions can still be committed: {', '.join(prepared)}"
@@ -180,27 +187,27 @@ class PostgresFence:
                 raise Unavailable("fence_prepared", message, place=self._database.place, cure=cure)
 
     async def _end_sessions(self, session: NonblockingSession) -> None:
-        rest = only(
+        remaining = only(
             await session.run("SELECT replicator.end_sessions($1)", str(min(END_SECONDS, self._call_seconds / 2)))
         )
-        if rest:
-            message = f"closed, but these have not ended: {rest}"
+        if remaining:
+            message = f"closed, but these have not ended: {remaining}"
             cure = "end them; superusers' sessions only a superuser can end, others take pg_signal_backend"
             raise Unavailable("fence_sessions", message, place=self._database.place, cure=cure)
 
     async def look(self) -> FenceView:
         async with self._session() as session:
             if only(await session.run(term_sql.INSTALLED)) != "t":
-                return FenceView(True, 0, "not installed")
+                return FenceView(True, 0, "not installed")  # nothing keeps applications from writing
             ((is_open, epoch, left),) = await session.run(term_sql.LOOK)
             unfenced = [str(table) for (table,) in await session.run(gate_sql.UNFENCED)]
             prepared = [str(gid) for (gid,) in await session.run(term_sql.PREPARED)]
-        said = [f"open for {left} s" if is_open == "t" else "closed"]
+        details = [f"open for {left} s" if is_open == "t" else "closed"]
         if unfenced:
-            said.append(f"tables without it: {', '.join(unfenced[:5])}")
+            details.append(f"tables without it: {', '.join(unfenced[:5])}")
         if prepared:
-            said.append(f"prepared transactions: {', '.join(prepared)}")
-        return FenceView(is_open == "t", int(epoch or 0), "; ".join(said))
+            details.append(f"prepared transactions: {', '.join(prepared)}")
+        return FenceView(is_open == "t", int(epoch or 0), "; ".join(details))
 
     async def remove(self) -> None:
         async with self._session(SETUP_SECONDS) as session:

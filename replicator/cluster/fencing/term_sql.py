@@ -19,7 +19,8 @@ GUARD_ROUND_US = 50_000  # how long the guard sleeps at most; the end of a term 
 GUARD_PATIENCE_SECONDS = 10
 
 OBJECTS = (
-    # The sessions of applications that began before ``moment``. Those that began later found it closed.
+    # The sessions of applications that began before ``moment``. Those that began later found it closed. Beside clients:
+    # background workers that have written, save those that end with their leader or write no rows.
     f"""CREATE OR REPLACE FUNCTION replicator.sessions(moment timestamptz) RETURNS TABLE (pid integer, kind text,
   name text, transaction timestamptz) LANGUAGE sql AS $$
   SELECT pid, backend_type, application_name, xact_start FROM pg_stat_activity
@@ -31,33 +32,34 @@ $$""",
     """CREATE OR REPLACE FUNCTION replicator.end_sessions(patience_seconds float8) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
   moment timestamptz := clock_timestamp();
-  told integer[] := '{}';
-  beyond_us integer[] := '{}';
-  rest text[];
-  one record;
+  signalled integer[] := '{}';
+  not_permitted integer[] := '{}';
+  remaining text[];
+  backend record;
 BEGIN
   LOOP
-    rest := '{}';
-    PERFORM pg_stat_clear_snapshot();
-    FOR one IN SELECT * FROM replicator.sessions(moment) LOOP
-      IF one.kind = 'client backend' AND one.pid <> ALL (told) THEN
-        told := told || one.pid;
+    remaining := '{}';
+    PERFORM pg_stat_clear_snapshot();  -- a transaction sees the sessions of its first look again and again
+    FOR backend IN SELECT * FROM replicator.sessions(moment) LOOP
+      IF backend.kind = 'client backend' AND backend.pid <> ALL (signalled) THEN
+        signalled := signalled || backend.pid;
         BEGIN
-          PERFORM pg_terminate_backend(one.pid);
+          PERFORM pg_terminate_backend(backend.pid);
         EXCEPTION WHEN insufficient_privilege THEN
-          beyond_us := beyond_us || one.pid;
+          not_permitted := not_permitted || backend.pid;
         END;
       END IF;
       -- A session that we may not end does no harm once it has no transaction from before.
-      CONTINUE WHEN one.pid = ANY (beyond_us) AND (one.transaction IS NULL OR one.transaction > moment);
-      rest := rest || format('%s %s (%s)', one.kind, one.pid, one.name);
+      CONTINUE WHEN backend.pid = ANY (not_permitted) AND (backend.transaction IS NULL OR backend.transaction > moment);
+      remaining := remaining || format('%s %s (%s)', backend.kind, backend.pid, backend.name);
     END LOOP;
-    EXIT WHEN rest = '{}' OR clock_timestamp() > moment + patience_seconds * interval '1 second';
+    EXIT WHEN remaining = '{}' OR clock_timestamp() > moment + patience_seconds * interval '1 second';
     PERFORM pg_sleep(0.0005);
   END LOOP;
-  RETURN array_to_string(rest[:5], ', ');
+  RETURN array_to_string(remaining[:5], ', ');
 END $$""",
     # open: prolonged · late: the time is over · older: a newer epoch is known · closed: it takes a guard to open it.
+    # The names of OUT parameters are part of a function's type, which CREATE OR REPLACE does not change: they stay.
     f"""CREATE OR REPLACE FUNCTION replicator.prolong(term bigint, from_us bigint, until_us bigint, OUT said text,
   OUT seen bigint) LANGUAGE plpgsql AS $$
 DECLARE
@@ -68,8 +70,9 @@ BEGIN
   SELECT epoch, closings INTO known, seen FROM replicator.fencing;
   said := CASE WHEN until_us <= {NOW_US} THEN 'late' WHEN term < known THEN 'older'
                WHEN replicator.is_open() THEN 'open' ELSE 'closed' END;
+  -- An answer of the lease store that overtook this one has given more: a term is never shortened.
   IF said = 'open' AND until_us > pg_sequence_last_value('replicator.open_until') THEN
-    PERFORM setval('replicator.open_from', from_us);
+    PERFORM setval('replicator.open_from', from_us);  -- first: who looks between the two still finds the old end
     PERFORM setval('replicator.open_until', until_us);
   END IF;
   IF said = 'open' AND term > known THEN
@@ -79,6 +82,7 @@ END $$""",
     f"""CREATE OR REPLACE FUNCTION replicator.shut(url text, seconds integer) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
+  -- No rollback takes this back, and every statement sees it from here on: it closes even if what follows fails.
   PERFORM setval('replicator.open_until', 0);
   UPDATE replicator.fencing SET closings = closings + 1, primary_url = url, retry_after = seconds;
 END $$""",
@@ -87,6 +91,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
   left_us float8;
 BEGIN
+  -- The guard before takes the mutex to end: waiting for it with the mutex in hand would keep it alive.
   PERFORM pg_advisory_lock({LOCKS}, {GUARD});
   PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
   UPDATE replicator.fencing SET epoch = term, primary_url = NULL, retry_after = NULL
@@ -97,7 +102,7 @@ BEGIN
   END IF;
   PERFORM setval('replicator.open_from', from_us);
   PERFORM setval('replicator.open_until', until_us);
-  COMMIT;
+  COMMIT;  -- lets go of the mutex; the guard's lock is the session's
   -- What ends sessions must not fail: it waits for no disk, and not for ever for the mutex.
   PERFORM set_config('synchronous_commit', 'off', false), set_config('lock_timeout', '1s', false);
   LOOP
@@ -109,11 +114,13 @@ BEGIN
         PERFORM pg_advisory_xact_lock({LOCKS}, {MUTEX});
       EXCEPTION WHEN lock_not_available THEN NULL;
       END;
+      -- Again, now under the mutex: it may have been prolonged in between.
       EXIT WHEN pg_sequence_last_value('replicator.open_until') <= {NOW_US}
              OR pg_sequence_last_value('replicator.open_from') > {NOW_US};
     END IF;
-    COMMIT;
+    COMMIT;  -- a transaction as long as the term would keep vacuum from its work
   END LOOP;
+  -- Closed before sessions are ended: whoever connects from here on needs no ending.
   PERFORM setval('replicator.open_until', 0);
   COMMIT;
   PERFORM replicator.end_sessions({GUARD_PATIENCE_SECONDS});
@@ -129,6 +136,7 @@ DROP_OBJECTS = (
     " replicator.prolong(bigint, bigint, bigint), replicator.shut(text, integer)",
 )
 ANCHOR = f"SELECT ({NOW_US})::bigint"
+# objsubid 2: an advisory lock of two keys.
 END_GUARD = f"""
 SELECT pg_terminate_backend(pid) FROM pg_locks
  WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 2 AND classid = {LOCKS}
