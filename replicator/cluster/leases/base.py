@@ -124,6 +124,8 @@ def usable_until(grant: Grant, clock_error: float, margin_seconds: float) -> flo
     """
     if grant.asked_at == NEVER:
         return NEVER
+    # The store began to count after ``asked_at``. While it counts the ttl, our clock may count less, by as much as the
+    # rates differ; what stopping takes comes off at the end.
     return grant.asked_at + grant.ttl_seconds * (1 - clock_error) - margin_seconds
 
 
@@ -136,7 +138,7 @@ class LeaseLost(Rejected):
 
     @property
     def view(self) -> LeaseView:
-        """Both."""
+        """The lease as it was found instead: its holder and the highest epoch."""
         return LeaseView(self.holder, self.epoch)
 
 
@@ -161,15 +163,15 @@ class Lease(Protocol):
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
         """Take the lease if nobody holds it, or exactly ``instead_of`` does, and ``epoch`` was never granted.
 
-        Raises Lost if it is not so. The same region's claim of the epoch that it holds is given its grant again.
+        Raises LeaseLost if it is not so. The same region's claim of the epoch that it holds is given its grant again.
         """
 
     async def renew(self, grant: Grant) -> Grant:
-        """The grant with its time begun anew, and with the token that it has now. Raises Lost."""
+        """The grant with its time begun anew, and with its present token. Raises LeaseLost."""
 
     async def keep_mine(self, grant: Grant) -> Grant:
-        """The grant with a new token: a claim instead of the earlier one fails from now on. Raises Lost, if one was
-        first. Its time is not renewed."""
+        """The grant with a new token: a claim instead of the earlier one fails from now on. Raises LeaseLost, if one
+        was first. Its time is not renewed."""
 
     async def release(self, grant: Grant) -> None:
         """Let go of it: there is no holder, the epoch stays. Nothing happens if it is not this grant's any more."""
@@ -184,13 +186,14 @@ def is_held_by(view: LeaseView | None, region: str) -> bool:
 
 
 def may_claim(view: LeaseView, region: str, epoch: int, instead_of: Holder | None, place: str) -> None:
-    """Raise Lost unless a claim may be granted in this state. Pure."""
+    """Raise LeaseLost unless a claim may be granted in this state. Pure."""
+    # By the token: a holder that has called its offer back (``keep_mine``) has the same region and epoch as before.
     if view.holder is not None and (instead_of is None or view.holder.token != instead_of.token):
-        held = f"{view.holder.region} holds the lease in epoch {view.holder.epoch}"
+        message = f"{view.holder.region} holds the lease in epoch {view.holder.epoch}"
         raise LeaseLost(
-            held, view, place=place, cure="wait for its end, or ask its holder for it (replicator switchover)"
+            message, view, place=place, cure="wait for its end, or ask its holder for it (replicator switchover)"
         )
-    if epoch <= view.epoch:
+    if epoch <= view.epoch:  # also where nobody holds it: an epoch is one time of ownership
         message = f"epoch {epoch} cannot be granted to {region}: {view.epoch} was granted already"
         raise LeaseLost(message, view, place=place, cure="claim with a higher epoch")
 

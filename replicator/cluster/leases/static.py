@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class StaticLease:
-    """A ``Lease``. ``ttl_seconds`` is ``math.inf`` for the manual form."""
+    """The lease of one strand in a file (see ``Lease``). ``ttl_seconds`` is ``math.inf`` for the manual form."""
 
     def __init__(
         self,
@@ -61,37 +61,38 @@ class StaticLease:
         return not math.isinf(self._ttl_seconds)
 
     async def look(self) -> LeaseView:
-        return await self._locked(lambda kept: kept.view(self._moment()))
+        return await self._locked(lambda record: record.view(self._moment()))
 
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
         wanted = Holder(region, epoch, _drawn())
 
-        def step(kept: LeaseRecord) -> Grant:
+        def step(record: LeaseRecord) -> Grant:
+            # Read under the lock: who waited for it must not judge by an older moment than the one before it wrote.
             at, ttl_seconds = self._moment(), self._ttl_seconds
-            return self._granted(kept.claimed(wanted, _drawn(), instead_of, at, ttl_seconds, self._place))
+            return self._granted(record.claimed(wanted, _drawn(), instead_of, at, ttl_seconds, self._place))
 
         return await self._locked(step)
 
     async def renew(self, grant: Grant) -> Grant:
-        def step(kept: LeaseRecord) -> Grant:
-            return self._granted(kept.renewed(grant, self._moment(), self._ttl_seconds, self._place))
+        def step(record: LeaseRecord) -> Grant:
+            return self._granted(record.renewed(grant, self._moment(), self._ttl_seconds, self._place))
 
         return await self._locked(step)
 
     async def keep_mine(self, grant: Grant) -> Grant:
         token = _drawn()
 
-        def step(kept: LeaseRecord) -> Grant:
-            self._write(kept.kept_mine(grant, token, self._moment(), self._place))
+        def step(record: LeaseRecord) -> Grant:
+            self._write(record.kept_mine(grant, token, self._moment(), self._place))
             return dataclasses.replace(grant, token=token)
 
         return await self._locked(step)
 
     async def release(self, grant: Grant) -> None:
-        def step(kept: LeaseRecord) -> None:
-            left = kept.released(grant)
-            if left is not kept:
-                self._write(left)
+        def step(record: LeaseRecord) -> None:
+            released = record.released(grant)
+            if released is not record:
+                self._write(released)
 
         await self._locked(step)
 
@@ -101,11 +102,11 @@ class StaticLease:
     def _moment(self) -> BootMoment:
         return BootMoment(self._boot(), self._clock())
 
-    def _granted(self, kept: LeaseRecord) -> Grant:
+    def _granted(self, record: LeaseRecord) -> Grant:
         """The grant that the file tells of, once it is on disk."""
-        assert kept.holder is not None
-        self._write(kept)
-        return Grant(self._strand, *kept.holder, kept.lease_id, kept.began_at, self._ttl_seconds)
+        assert record.holder is not None
+        self._write(record)
+        return Grant(self._strand, *record.holder, record.lease_id, record.began_at, self._ttl_seconds)
 
     # -- the file -----------------------------------------------------------------------------------------------------
 
@@ -125,6 +126,7 @@ class StaticLease:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """A lock that goes with the process. Of a file beside it: the file itself is replaced with every step."""
+        # A third of the time, as every store: what fails can be tried once more before the lease ends.
         deadline = time.monotonic() + min(self._ttl_seconds / 3, LOCK_SECONDS_AT_MOST)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(self._path).open("a") as file:
@@ -143,8 +145,8 @@ class StaticLease:
     def _read(self) -> LeaseRecord:
         return read_kept(self._path, self._strand)
 
-    def _write(self, kept: LeaseRecord) -> None:
-        write_kept(self._path, self._strand, kept)
+    def _write(self, record: LeaseRecord) -> None:
+        write_kept(self._path, self._strand, record)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ class _GatewayRequest(Generic[T]):
     ) -> None:
         self._members = list(members)
         self._step = step
+        # All are asked within half of the budget, so that the last one has the other half for its answer.
         self._share_seconds = budget_seconds / (2 * len(members))
         self._answers: list[T] = []
         self._error: ReplicatorError | None = None
@@ -81,8 +82,8 @@ class _GatewayRequest(Generic[T]):
             self._faults[member] = fault
             failed.set()
             return
-        except ReplicatorError as error:
-            if self.decided_by is None:
+        except ReplicatorError as error:  # it has decided; only what is Unavailable goes on to others
+            if self.decided_by is None:  # two may end in one step of the scheduler; the first counts
                 self.decided_by, self._error = member, error
         else:
             if self.decided_by is None:

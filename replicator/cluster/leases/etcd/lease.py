@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class EtcdLease:
-    """A ``Lease``."""
+    """The lease of one strand in etcd (see ``Lease``)."""
 
     def __init__(self, options: EtcdOptions, strand: str, clock: Clock = boot_seconds) -> None:
         self._options = options
@@ -62,6 +62,7 @@ class EtcdLease:
         return (await self._ask(self._look)).view
 
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
+        # The time is read, and the id drawn, once for all members that may be asked: the answer of any of them is safe.
         asked_at, lease_id = self._clock(), secrets.randbelow(2**62) + 1
         wanted = Grant(self._strand, region, epoch, "", str(lease_id), asked_at, self.ttl_seconds)
         return await self._ask(lambda member: self._claim(member, wanted, instead_of))
@@ -92,38 +93,40 @@ class EtcdLease:
         answer = await member.call("/v3/kv/range", self._keys.look())
         with garbled(member.endpoint):
             answer = self._keys.looked(answer)
-        return self._seen(answer, member)
+        return self._record(answer, member)
 
     async def _claim(self, member: EtcdMember, wanted: Grant, instead_of: Holder | None) -> Grant:
-        seen = await self._look(member)
-        if seen.view.holder is not None and seen.view.holder[:2] == (wanted.region, wanted.epoch):
+        record = await self._look(member)
+        if record.view.holder is not None and record.view.holder[:2] == (wanted.region, wanted.epoch):
             # An earlier claim whose answer was lost; ours by name, so the time is what is left to prove.
-            return await self._renew(member, dataclasses.replace(wanted, lease_id=str(seen.lease_id)))
-        may_claim(seen.view, wanted.region, wanted.epoch, instead_of, self._keys.place)
+            return await self._renew(member, dataclasses.replace(wanted, lease_id=str(record.lease_id)))
+        may_claim(record.view, wanted.region, wanted.epoch, instead_of, self._keys.place)
+        # The etcd lease comes first, for the key has to be attached to it in the transaction that writes it.
         granted = dataclasses.replace(wanted, ttl_seconds=await self._grant(member, wanted.lease_id))
         try:
-            answer = await member.call("/v3/kv/txn", self._keys.claim(seen, wanted))
+            answer = await member.call("/v3/kv/txn", self._keys.claim(record, wanted))
         except EtcdRefusal as refusal:
             message = f"the etcd lease ended before the claim was through: {refusal.message}"
             raise Unavailable("lease_store_slow", message, place=member.endpoint, cure="check etcd's disk") from refusal
         if answer.get("succeeded"):
             return dataclasses.replace(granted, token=self._revision(answer, member))
-        seen = self._seen(answer, member)
-        if (mine := _mine(seen, wanted)) is not None:  # this request has arrived before, by another member
+        record = self._record(answer, member)
+        if (mine := _mine(record, wanted)) is not None:  # this request has arrived before, by another member
             return dataclasses.replace(granted, token=mine.token)
-        await self._try_to_revoke(member, wanted.lease_id)
-        raise self._lost(wanted, seen)
+        await self._try_to_revoke(member, wanted.lease_id)  # nothing is attached to it
+        raise self._lost(wanted, record)
 
     async def _renew(self, member: EtcdMember, asked: Grant) -> Grant:
         for _ in range(TRIES):
             renewed, ttl_seconds = await self._keep_alive(member, asked.lease_id)
-            seen = await self._look(member)
-            mine = _mine(seen, asked)
+            record = await self._look(member)  # takes a quorum: only now is it known that the renewal counts
+            mine = _mine(record, asked)
             if mine is None:
-                if str(seen.lease_id) != asked.lease_id:
+                if str(record.lease_id) != asked.lease_id:
                     await self._try_to_revoke(member, asked.lease_id)  # it has no key any more
-                raise self._lost(asked, seen)
-            proven = (renewed.member_id, renewed.term) == (seen.header.member_id, seen.header.term)
+                raise self._lost(asked, record)
+            proven = (renewed.member_id, renewed.term) == (record.header.member_id, record.header.term)
+            # Anything else: an election came between, or a balancer asked two members. The time is not believed.
             if proven and ttl_seconds > 0:
                 return dataclasses.replace(asked, token=mine.token, ttl_seconds=ttl_seconds)
         message = "its members do not agree on a leader for long enough to renew the lease"
@@ -139,10 +142,10 @@ class EtcdLease:
                 raise self._lost(grant, await self._look(member)) from None
             if answer.get("succeeded"):
                 return dataclasses.replace(grant, token=self._revision(answer, member))
-            seen = self._seen(answer, member)
-            mine = _mine(seen, grant)
+            record = self._record(answer, member)
+            mine = _mine(record, grant)
             if mine is None:
-                raise self._lost(grant, seen)
+                raise self._lost(grant, record)
             token = mine.token  # of an earlier keep_mine whose answer was lost; somebody may have seen that one, too
         raise Unavailable("lease_store_unsettled", "the holder's key changes all the time", place=member.endpoint)
 
@@ -154,7 +157,7 @@ class EtcdLease:
             answer = await member.call("/v3/lease/grant", {"ID": lease_id, "TTL": self._options.ttl_seconds})
         except EtcdRefusal as refusal:
             if refusal.code == FAILED_PRECONDITION:  # it is there: this request has arrived before
-                return self.ttl_seconds
+                return self.ttl_seconds  # what was asked for, the least that it can have
             raise
         with garbled(member.endpoint):
             return _ttl(answer)
@@ -175,11 +178,11 @@ class EtcdLease:
                 raise
 
     async def _try_to_revoke(self, member: EtcdMember, lease_id: str) -> None:
-        """It ends by itself, too."""
+        """Revoke what nobody needs any more; that it fails does no harm, for it ends by itself, too."""
         with trio.move_on_after(REVOKE_SECONDS), contextlib.suppress(ReplicatorError):
             await self._revoke(member, lease_id)
 
-    def _seen(self, answer: dict[str, Any], member: EtcdMember) -> StrandRecord:
+    def _record(self, answer: dict[str, Any], member: EtcdMember) -> StrandRecord:
         with garbled(member.endpoint):
             return read_seen(answer, self._keys.place)
 
@@ -187,18 +190,18 @@ class EtcdLease:
         with garbled(member.endpoint):
             return str(read_header(answer["header"]).revision)
 
-    def _lost(self, grant: Grant, seen: StrandRecord) -> LeaseLost:
-        holder = seen.view.holder
+    def _lost(self, grant: Grant, record: StrandRecord) -> LeaseLost:
+        holder = record.view.holder
         who = f"{holder.region} holds it in epoch {holder.epoch}" if holder else "nobody holds it"
         return LeaseLost(
-            f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}", seen.view, place=self._keys.place
+            f"{grant.region} does not hold the lease in epoch {grant.epoch}: {who}", record.view, place=self._keys.place
         )
 
 
-def _mine(seen: StrandRecord, grant: Grant) -> Holder | None:
+def _mine(record: StrandRecord, grant: Grant) -> Holder | None:
     """The holder, if it is by this grant: by the etcd lease at the key, whose id nobody else has drawn."""
-    holder = seen.view.holder
-    if holder is None or str(seen.lease_id) != grant.lease_id or holder[:2] != (grant.region, grant.epoch):
+    holder = record.view.holder
+    if holder is None or str(record.lease_id) != grant.lease_id or holder[:2] != (grant.region, grant.epoch):
         return None
     return holder
 

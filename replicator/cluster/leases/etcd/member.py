@@ -59,9 +59,9 @@ class EtcdCluster:
             self._http = httpx.AsyncClient(
                 verify=tls_context(self.options) if has_tls else False,
                 trust_env=False,
-                timeout=None,
+                timeout=None,  # the caller's budget bounds each question, over all members
                 limits=httpx.Limits(keepalive_expiry=IDLE_CONNECTION_SECONDS),
-                headers={"Accept-Encoding": "identity"},
+                headers={"Accept-Encoding": "identity"},  # what comes is what is bounded: nothing unpacks
             )
         return self._http
 
@@ -90,7 +90,7 @@ class EtcdMember:
         self._token: str | None = None
 
     async def call(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request. Raises Unavailable, Halted or Refused."""
+        """The answer to one request. Raises Unavailable, Halted or EtcdRefusal."""
         has_user = self._cluster.options.user is not None
         try:
             if has_user and self._token is None:
@@ -129,6 +129,7 @@ class EtcdMember:
             answer = _read_json(content)
             if response.status_code != 200 or "error" in answer:
                 raise self._refusal(answer)
+            # Keepalive is a stream in gRPC: the gateway wraps what it says in ``result``.
             self._cluster.check(read_header(answer.get("result", answer)["header"]), self.endpoint)
             return answer
 

@@ -19,7 +19,7 @@ from replicator.cluster.leases.etcd.answers import StrandRecord
 
 
 class EtcdKeys:
-    """Of one strand."""
+    """The two keys of one strand in etcd, and the requests over them. ``place`` names them in messages."""
 
     def __init__(self, prefix: str, strand: str) -> None:
         self.place = f"{prefix}/{strand}"
@@ -38,17 +38,19 @@ class EtcdKeys:
         kvs = answer.get("kvs", [])
         if not isinstance(kvs, list):
             raise ValueError("keys and values are a list")
-        found = [[kv for kv in kvs if kv["key"] == key] for key in (self._leader, self._epoch)]
-        return {**answer, "responses": [{"response_range": {"kvs": one}} for one in found]}
+        by_key = [[kv for kv in kvs if kv["key"] == key] for key in (self._leader, self._epoch)]
+        return {**answer, "responses": [{"response_range": {"kvs": pairs}} for pairs in by_key]}
 
-    def claim(self, seen: StrandRecord, wanted: Grant) -> dict[str, Any]:
-        """Write both keys, if both are as they were seen."""
-        holder = seen.view.holder
+    def claim(self, record: StrandRecord, wanted: Grant) -> dict[str, Any]:
+        """Write both keys, if both are as they were in this record."""
+        holder = record.view.holder
         if holder is None:
-            leader = {"key": self._leader, "target": "CREATE", "create_revision": "0"}
+            leader = {"key": self._leader, "target": "CREATE", "create_revision": "0"}  # it is not there
         else:
             leader = {"key": self._leader, "target": "MOD", "mod_revision": holder.token}
-        epoch = {"key": self._epoch, "target": "MOD", "mod_revision": str(seen.epoch_revision)}
+        # The epoch's key, too: between look and claim the leader's may have come and gone again, in a higher epoch. Its
+        # revision is 0 where there is none yet.
+        epoch = {"key": self._epoch, "target": "MOD", "mod_revision": str(record.epoch_revision)}
         put_epoch = {"request_put": {"key": self._epoch, "value": _packed(str(wanted.epoch))}}
         return {
             "compare": [leader, epoch],
