@@ -37,7 +37,7 @@ from replicator.storage.journal.store import Journal
 
 
 class Adoption:
-    """One call. ``on_step`` hears of each step before it is done and after it, for tests that end it there."""
+    """One call for an adoption. ``on_step`` hears of each step before it is done and after it: tests end it there."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Adoption:
         with connection.transaction():
             as_replica(connection, position, definitions)
             self._write_definitions(connection, position)
-            for value in carried:
+            for value in carried:  # the further one counts: a sequence never goes back, in whichever direction it runs
                 further = b"greatest" if value.increment > 0 else b"least"
-                connection.execute(
+                connection.execute(  # %%s is the driver's, and outlives the formatting here
                     b"INSERT INTO replicator.sequence AS s VALUES (%%s, %%s, %%s, %%s) ON CONFLICT (namespace, name)"
                     b" DO UPDATE SET value = %b(s.value, excluded.value), increment = excluded.increment" % further,
                     value,
@@ -106,6 +106,8 @@ class Adoption:
             message = "the position is not on the journal's chain"
             raise Halted("not_in_journal", message, place=place, cure="adopt at a position that the journal holds")
         notes = self._journal.notes()
+        # Either of two things proves that the rows are those of the position: all that this server logged is in the
+        # journal, or replay has brought it there.
         is_source = SYSTEM_NOTE in notes
         if not is_source and not stands_at(connection, self._journal, self._strand, position):
             message = "nothing says that the database has the rows of this position: it was no source, and is elsewhere"
@@ -120,16 +122,16 @@ class Adoption:
 
     def _write_definitions(self, connection: Connection, position: Position) -> None:
         connection.execute("DELETE FROM replicator.definition WHERE strand = %s", (self._strand,))
-        every: dict[int, Definition] = self._journal.definitions(self._strand, position.sequence)
+        definitions: dict[int, Definition] = self._journal.definitions(self._strand, position.sequence)
         for relation, packed in self._journal.definitions_in_order(self._strand, position.sequence):
             connection.execute(
                 "INSERT INTO replicator.definition (strand, relation, namespace, name, definition)"
                 " VALUES (%s, %s, %s, %s, %s)",
-                (self._strand, relation, *every[relation].name, packed),
+                (self._strand, relation, *definitions[relation].name, packed),
             )
 
     def _write_position(self, connection: Connection, position: Position) -> None:
-        """All blocks up to there count as applied."""
+        """Write the position down: all blocks up to there count as applied."""
         block = self._journal.block(self._strand, position.sequence)
         committed_at = block.header.committed_at if block else self._journal.base_high_at(self._strand) or 0
         connection.execute("DELETE FROM replicator.position WHERE strand = %s", (self._strand,))

@@ -12,7 +12,11 @@ from typing import NamedTuple
 
 
 class PromoteStep(enum.Enum):
-    """In their order."""
+    """The steps of a promotion, in their order.
+
+    What changes the database comes before the slot, so that it is not captured; so does the publication, for the log is
+    read by the catalogs of its time. The journal names the server once all of that is there, and the epoch begins in
+    the chain once blocks can follow it."""
 
     SEQUENCES = "sequences go on beyond what was handed out"
     TABLES = "tables are those of a primary"
@@ -23,7 +27,8 @@ class PromoteStep(enum.Enum):
 
 
 class AdoptStep(enum.Enum):
-    """In their order."""
+    """The steps by which a primary's database becomes a replica's, in their order. The slot goes only once the database
+    has a position; the notes go last, for they say which slot and publication are ours to drop."""
 
     TAKE = "the database has a position"
     SLOT = "the slot is gone"
@@ -49,20 +54,20 @@ class AdoptionFacts(NamedTuple):
     notes: bool
 
 
-def promotion(seen: PromotionFacts, epoch: int) -> tuple[PromoteStep, ...]:
+def promotion(facts: PromotionFacts, epoch: int) -> tuple[PromoteStep, ...]:
     """What has to be done until this region is the primary's in ``epoch``."""
     steps = tuple(PromoteStep)
-    if seen.is_source and not seen.is_replica:
+    if facts.is_source and not facts.is_replica:
         steps = steps[steps.index(PromoteStep.EPOCH) :]
-    return tuple(step for step in steps if step is not PromoteStep.EPOCH or seen.epoch < epoch)
+    return tuple(step for step in steps if step is not PromoteStep.EPOCH or facts.epoch < epoch)
 
 
-def adoption(seen: AdoptionFacts) -> tuple[AdoptStep, ...]:
+def adoption(facts: AdoptionFacts) -> tuple[AdoptStep, ...]:
     """What has to be done until the database is a replica's."""
     undone = {
-        AdoptStep.TAKE: not seen.taken,
-        AdoptStep.SLOT: seen.slot,
-        AdoptStep.PUBLICATION: seen.publication,
-        AdoptStep.NOTES: seen.notes,
+        AdoptStep.TAKE: not facts.taken,
+        AdoptStep.SLOT: facts.slot,
+        AdoptStep.PUBLICATION: facts.publication,
+        AdoptStep.NOTES: facts.notes,
     }
     return tuple(step for step in AdoptStep if undone[step])

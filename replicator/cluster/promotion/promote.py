@@ -47,7 +47,7 @@ NOTES = "postgres."
 
 
 class Promotion:
-    """One call. ``on_step`` hears of each step before it is done and after it, for tests that end it there."""
+    """One call for a promotion. ``on_step`` hears of each step before it is done and after it: tests end it there."""
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Promotion:
         """Do what remains. Raises Unavailable (call again) or Halted."""
         with alone(self._dsn, self._options) as connection:
             steps = promotion(self._look(connection), epoch)
+            # Behind BEGIN the region may have taken writes: the database then is rightly not where replay left it.
             if PromoteStep.BEGIN in steps:
                 check_state(connection, self._journal, self._strand)
                 check_tables(connection, definitions_of(self._journal, self._strand))
@@ -101,9 +102,9 @@ class Promotion:
     def _forget(self) -> None:
         """What the journal notes of an earlier time as a source is void, save what is ours in the server."""
         notes = self._journal.notes()
-        kept = {key: notes[key] for key in (SLOT_NOTE, PUBLICATION_NOTE) if key in notes}
+        ours = {key: notes[key] for key in (SLOT_NOTE, PUBLICATION_NOTE) if key in notes}
         if SYSTEM_NOTE in notes:
-            self._journal.replace_notes(NOTES, kept)
+            self._journal.replace_notes(NOTES, ours)
 
     def _definitions(self) -> list[Definition]:
         return list(definitions_of(self._journal, self._strand).values())
@@ -111,6 +112,8 @@ class Promotion:
     def _publish(self) -> None:
         """It has to be there before the slot: the log is read by the catalogs of its time."""
         with session(self._options) as connection:
+            # Noted before it is made: killed in between, the next call knows that it is ours. What somebody else has
+            # made is not noted, and never dropped.
             if not has_publication(connection, self._options):
                 self._journal.set_note(PUBLICATION_NOTE, self._options.publication)
                 self._on_step("within PUBLICATION")
@@ -120,7 +123,7 @@ class Promotion:
         """A slot that an earlier call left behind is made anew: it was never read, and nobody has written since."""
         name = self._options.slot
         drop_slot(self._options, ours=self._journal.notes().get(SLOT_NOTE) == name)
-        self._journal.set_note(SLOT_NOTE, name)
+        self._journal.set_note(SLOT_NOTE, name)  # before it is made: what a kill leaves behind is known as ours
         self._on_step("within SLOT")
         with replicating(self._options) as replication:
             identity = identify(replication)
@@ -128,7 +131,7 @@ class Promotion:
         self._slot_at = identity, point
 
     def _begin(self, connection: Connection, epoch: int) -> None:
-        assert self._slot_at is not None
+        assert self._slot_at is not None, "the slot is made in the same call: it is the step before"
         identity, point = self._slot_at
         ours = self._journal.notes().get(PUBLICATION_NOTE) == self._options.publication
         new = {

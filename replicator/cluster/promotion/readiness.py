@@ -34,20 +34,22 @@ SELECT c.oid::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 def reasons(dsn: str, options: PostgresOptions, journal: Journal, strand: str) -> list[str]:
     """Why the region cannot be promoted; empty if it can."""
     here = dataclasses.replace(options, dsn=dsn)
-    found: list[str] = []
+    problems: list[str] = []
     try:
         with session(here, READ_ONLY) as connection:
             definitions = definitions_of(journal, strand)
-            found += _state(connection, strand)
-            found += differences(definitions, tables_of(connection, definitions))
+            problems += _state(connection, strand)
+            problems += differences(definitions, tables_of(connection, definitions))
         with session(options, READ_ONLY) as source:
-            found += _others(source, options, definitions)
+            problems += _others(source, options, definitions)
             if journal.notes().get(SLOT_NOTE) != options.slot and read_slot(source, options.slot) is not None:
-                found.append(f"slot {options.slot} is there already, and it is not ours; drop it, or name another one")
+                problems.append(
+                    f"slot {options.slot} is there already, and it is not ours; drop it, or name another one"
+                )
     except ReplicatorError as error:
-        found.append(str(error))
-    found += [f"{finding.what}; {finding.cure}" for finding in preflight(options) if finding.level == "fail"]
-    return list(dict.fromkeys(found))
+        problems.append(str(error))
+    problems += [f"{finding.what}; {finding.cure}" for finding in preflight(options) if finding.level == "fail"]
+    return list(dict.fromkeys(problems))  # both looks at a server that is down say the same
 
 
 def definitions_of(journal: Journal, strand: str) -> dict[TableName, Definition]:
@@ -63,11 +65,11 @@ def tables_of(connection: Connection, definitions: dict[TableName, Definition]) 
 
 def check_tables(connection: Connection, definitions: dict[TableName, Definition]) -> None:
     """Raise Halted if the database's tables are not the ledger's."""
-    found = differences(definitions, tables_of(connection, definitions))
-    if found:
+    problems = differences(definitions, tables_of(connection, definitions))
+    if problems:
         raise Halted(
             "table_differs",
-            "; ".join(found),
+            "; ".join(problems),
             place="the database to promote",
             cure="bring the tables to the ledger's form (create a missing type, and alter the column to it)",
         )

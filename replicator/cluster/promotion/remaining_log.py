@@ -48,8 +48,9 @@ async def capture_rest(
     With ``sequences`` their values come in a block of their own at the end. Not after a crash: that block would be one
     that the others lack, although nobody's work is in it.
     """
+    # Sequences are not read on the way: each reading is a block, which the others would lack.
     options = dataclasses.replace(options, heartbeat_seconds=HEARTBEAT_SECONDS, sequence_seconds=0)
-    end = await trio.to_thread.run_sync(_end_of_log, options)
+    end = await trio.to_thread.run_sync(_end_of_log, options)  # fixed now: our own heartbeats move it on and on
     source = PostgresSource(options)
     capture = Capture(source, journal, journal_head, max(journal_head.position.epoch, 1), on_stored)
     with trio.move_on_after(seconds) as waiting:
@@ -66,6 +67,7 @@ async def capture_rest(
         )
     if sequences:
         await trio.to_thread.run_sync(_add_sequences, options, journal, journal_head, end, on_stored)
+    # Last, and only now: on this note the slot is dropped.
     await trio.to_thread.run_sync(journal.set_note, CAPTURED_NOTE, lsn_text(end))
 
 
@@ -74,7 +76,7 @@ async def _capture_to(source: PostgresSource, capture: Capture, end: int) -> Non
         nursery.start_soon(capture.run_once)
         while source.report.seen is None or parse_lsn(source.report.seen) < end:  # noqa: ASYNC110  # a plain record
             await trio.sleep(LOOK_SECONDS)
-        await capture.stored_so_far()
+        await capture.stored_so_far()  # what the source has read is on its way to the journal still
         nursery.cancel_scope.cancel()
 
 

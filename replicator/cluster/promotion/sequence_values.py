@@ -47,11 +47,13 @@ def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int) -> NextValu
     """Behind what the sequence goes on; ``used`` are the values that were carried and those that stand in columns."""
     step, furthest = facts.increment, max if facts.increment > 0 else min
     end = facts.high if step > 0 else facts.low
-    known = furthest([*used, facts.start - step])
+    known = furthest([*used, facts.start - step])  # one step before its start: nothing is in use
     if (end - known) * step <= 0:  # used up: it stands at its end and says so itself
         value, left_out = end, 0
     else:
         room = (end - known) // step
+        # A session of the old primary may have taken a whole cache that nobody saw. Half of the room at most: a small
+        # sequence outlives many promotions.
         left_out = min(reserve + facts.cache, room // 2)
         value = known + left_out * step
     value = min(max(value, facts.low), facts.high)

@@ -53,7 +53,7 @@ def _fed(connection: Connection, definition: Definition) -> list[tuple[Column, T
     that nothing feeds here gets the ledger's."""
     columns = [column for column in definition.columns if column.sequence is not None]
     feeding = _feeding(connection, definition) if columns else {}
-    if any(feeding.get(column.name) is None for column in columns):
+    if any(feeding.get(column.name) is None for column in columns):  # tables that replay made have no defaults
         sequences.attach(connection, definition)
         feeding = _feeding(connection, definition)
     return [(column, here) for column in columns if (here := feeding.get(column.name)) is not None]
@@ -73,18 +73,18 @@ def _ends(connection: Connection, table: TableName, column: Column) -> list[int]
         return []
     name = quoted(column.name)
     where = "" if is_integer else f" WHERE {name} BETWEEN -9223372036854775807 AND 9223372036854775807"
-    row = _one(connection, f"SELECT min({name}), max({name}) FROM {quoted(*table)}{where}")
+    row = _row(connection, f"SELECT min({name}), max({name}) FROM {quoted(*table)}{where}")
     return [int(value) for value in row if value is not None]
 
 
 def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: int) -> None:
     label = quoted(*name)
-    start, increment, low, high, cache = _one(
+    start, increment, low, high, cache = _row(
         connection,
         "SELECT seqstart, seqincrement, seqmin, seqmax, seqcache FROM pg_sequence"
         f" WHERE seqrelid = {literal(label)}::regclass",
     )
-    last, called = _one(connection, f"SELECT last_value, is_called FROM {label}")
+    last, called = _row(connection, f"SELECT last_value, is_called FROM {label}")
     bounds = max(low, -use.bound - 1), min(high, use.bound)
     facts = SequenceFacts(start, increment, *bounds, cache, last if called else None)
     value = goes_on(facts, use.values, reserve).value
@@ -92,7 +92,7 @@ def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: i
         connection.execute("SELECT setval(%s::regclass, %s, true)", [label, value])
 
 
-def _one(connection: Connection, query: str) -> Any:
+def _row(connection: Connection, query: str) -> Any:
     row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return row
