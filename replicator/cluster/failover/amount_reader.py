@@ -38,7 +38,7 @@ REMEMBERED_KEYS = 50_000
 
 
 class PriorRows(Protocol):
-    """Where the past of a key is found; ``ledger.past.Past`` over the history index."""
+    """Where the past of a key is found: ``RowsBefore``, over the history index."""
 
     def indexed(self) -> int:
         """The sequence up to which it is found."""
@@ -57,10 +57,10 @@ class AmountTotals(NamedTuple):
 
 
 class AmountReader:
-    """Reads one strand's blocks. ``found`` is replaced as a whole."""
+    """Reads one strand's blocks. ``totals`` is replaced as a whole: other threads read it."""
 
     def __init__(self, journal: Journal, strand: str, rules: Sequence[AmountRule], rows: PriorRows | None) -> None:
-        self.found = AmountTotals(0, {}, 0)
+        self.totals = AmountTotals(0, {}, 0)
         self._journal = journal
         self._strand = strand
         self._rules = {rule.table: rule for rule in rules}
@@ -77,6 +77,7 @@ class AmountReader:
         if received > self._until:
             self._until = received
             self._last.clear()  # what was passed over may have changed any key
+        # Not beyond the index: it would give the row before a change that it does not know yet.
         until = head if self._rows is None else min(head, self._rows.indexed())
         self._lookups = 0
         for _ in range(STEPS_A_LOOK):
@@ -87,7 +88,7 @@ class AmountReader:
                     self._until = block.header.sequence
             if not blocks or blocks[-1].header.sequence >= until:
                 break
-        self.found = AmountTotals(self._until, dict(self._sums.totals), self._sums.unknown)
+        self.totals = AmountTotals(self._until, dict(self._sums.totals), self._sums.unknown)
 
     def _changes(self, block: Block) -> Iterator[AmountChange]:
         for ordinal, statement in enumerate(statements_of(self._journal, block)):
@@ -118,7 +119,7 @@ class AmountReader:
                 is_known = False
         after = None if op == DELETE else amounts.of_image(statement[2], before)
         if amounts.has_key:
-            self._remember((table, key_before), None)
+            self._remember((table, key_before), None)  # first: mostly both keys are the same
             self._remember((table, key), after)
         return between(table, before, after) if is_known else unknown(table, after)
 

@@ -35,7 +35,7 @@ class AmountRule(NamedTuple):
 
 
 class AmountSum(NamedTuple):
-    """So much of a currency."""
+    """An amount of money: its currency, empty where none is named, and its value."""
 
     currency: str
     value: Decimal
@@ -74,9 +74,8 @@ def between(table: str, before: AmountSum | None, after: AmountSum | None) -> Am
     """The change from one amount to another; None: there is no such row, or it holds none."""
     if before is not None and after is not None and before.currency == after.currency:
         return AmountChange(table, (AmountSum(after.currency, abs(_exact.subtract(after.value, before.value))),))
-    return AmountChange(
-        table, tuple(AmountSum(one.currency, abs(one.value)) for one in (before, after) if one is not None)
-    )
+    amounts = (amount for amount in (before, after) if amount is not None)
+    return AmountChange(table, tuple(AmountSum(amount.currency, abs(amount.value)) for amount in amounts))
 
 
 def unknown(table: str, after: AmountSum | None = None) -> AmountChange:
@@ -122,7 +121,7 @@ class AtRiskSums:
             self.unknown -= gone.unknown
             for key, value in gone.sums.items():
                 self.totals[key] = _exact.subtract(self.totals[key], value)
-        if not self._entries:
+        if not self._entries:  # sums of zero would keep their places under the limit of currencies
             self.totals.clear()
 
     def _add_to(self, sums: Sums, key: tuple[str, str], value: Decimal) -> None:

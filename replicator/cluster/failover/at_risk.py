@@ -52,6 +52,7 @@ class AtRisk:
         self._journal_head = journal_head
         self._regions = regions
         self._reports: dict[str, int] = {}
+        # A region may have reported blocks of a chain that this one is not: nobody has more of this one than its end.
         for region, sequence in (reports or {}).items():
             self.reported(region, min(sequence, journal_head.position.sequence))
         self._reading = AmountReader(journal, journal_head.position.strand, rules, rows) if rules else None
@@ -59,7 +60,7 @@ class AtRisk:
     def reported(self, region: str, sequence: int) -> None:
         """A region says that it has everything up to ``sequence`` durably."""
         if self._regions is None or region in self._regions:
-            self._reports[region] = sequence
+            self._reports[region] = sequence  # not the greatest: a region that was made anew has less than before
 
     @property
     def received(self) -> int:
@@ -71,9 +72,10 @@ class AtRisk:
         blocks = max(self._journal_head.position.sequence - self.received, 0)
         if self._reading is None or not blocks:
             return AtRiskView(blocks, {}, 0)
-        found = self._reading.found
-        behind = max(self._journal_head.position.sequence - max(found.until, self.received), 0)
-        return AtRiskView(blocks, found.amounts, found.unknown + behind)
+        # The reading lags behind: it may count what others have received since, which is too much, never too little.
+        totals = self._reading.totals
+        behind = max(self._journal_head.position.sequence - max(totals.until, self.received), 0)
+        return AtRiskView(blocks, totals.amounts, totals.unknown + behind)
 
     async def run(self) -> None:
         """Follow the journal's end; for ever."""

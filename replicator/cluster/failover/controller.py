@@ -79,6 +79,7 @@ class Controller:
 
     async def _decide(self) -> Decision:
         member = self.member
+        # From look to disk without a gap: a promise given in between would be overwritten by the state from before.
         async with member.deciding:
             step = decide(member.memory, await observe(member), member.rules)
             member.why = step.why
@@ -108,6 +109,7 @@ class Controller:
         member = self.member
         async with member.deciding:
             memory = promise(member.memory, epoch)
+            # Durable before the fence closes: whoever is killed behind this line does not open in an older epoch again.
             if memory != member.memory:
                 await member.keep(memory)
             if breaks_promise(member.memory, epoch, is_open=member.lease.is_open):

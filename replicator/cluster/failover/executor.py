@@ -53,7 +53,7 @@ class Executor:
     def __init__(self, member: Membership) -> None:
         self._member = member
         self._reported_intent = ""
-        self._handed: Holder | None = None
+        self._offered: Holder | None = None
 
     async def do(self, action: Action) -> None:
         """Do it, or show why it could not be done."""
@@ -63,11 +63,13 @@ class Executor:
                 member.probe(f"before {type(action).__name__}")
                 await self._act(action)
                 member.probe(f"after {type(action).__name__}")
+        # Steps run nurseries, so what they raise comes in groups.
         except* (ReplicatorError, trio.TooSlowError) as group:
             leaves = group.subgroup(ReplicatorError)
             error = first_cause(leaves) if leaves is not None else None
             member.why = f"{type(action).__name__}: {error or 'not done in time'}"
             log.warning("%s", member.why)
+            # Elsewhere the next decision finds another way; on the way back there is none but a person's.
             if isinstance(error, Halted) and isinstance(action, SealOrphans | RewindToFork):
                 member.rejoin.stuck = str(error)
             await trio.sleep(RETRY_SECONDS)
@@ -82,7 +84,7 @@ class Executor:
                 await self._pause_briefly()
             case ClaimLease(epoch, instead_of):
                 await lease.claim(epoch, instead_of)
-                if lease.grant is not None:
+                if lease.grant is not None:  # on disk, a restarted sidecar can take it up again
                     await self._keep()
             case AskPromises(epoch):
                 await member.peers.promise(epoch)
@@ -137,9 +139,10 @@ class Executor:
             await region.adapter.promote(epoch, planned=member.memory.closed_at is not None)
             # What could not settle lies behind a gap of the old epoch, which this chain goes on without.
             await trio.to_thread.run_sync(_discard_spool, region.data_dir.spool)
+        # A ledger in PostgreSQL has done so itself; for the embedded one it is done here. Twice changes nothing.
         await trio.to_thread.run_sync(append_epoch, region.journal, region.strand, epoch, time.time_ns() // 1000)
         region.look_again()
-        await self._keep(half="primary", led=epoch)
+        await self._keep(half="primary", led=epoch)  # last: whoever is killed before this promotes again
         member.ensure_flow()
 
     async def _hand_over(self, target: str, sequence: int) -> None:
@@ -147,12 +150,12 @@ class Executor:
         take = take_over(member.order, member.lease_view(), member.rules.me, target, sequence)
         if take is None:
             return
-        if self._handed == take.instead_of:  # it was told: the lease shows what comes of it
+        if self._offered == take.instead_of:  # it knows: the lease shows what comes of it
             await member.lease.look()
             await self._pause_briefly()
             return
         await member.peers.tell(target, take, take.until - boot_seconds())
-        self._handed = take.instead_of
+        self._offered = take.instead_of
 
     async def _seal(self, region: str) -> None:
         """A region that leads no more by the end may itself have been rewound: its chain proves nothing then."""

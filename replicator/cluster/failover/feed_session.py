@@ -18,7 +18,7 @@ FORK_REASONS = frozenset({"diverged", "ahead_of_primary"})
 
 
 class SessionKeeper:
-    """Whom one region follows, over all parts of the flow that run one after another. ``region`` is None for nobody."""
+    """Keeps whom one region follows, over all parts of the flow that run one after another."""
 
     def __init__(self, flow: RoleFlow) -> None:
         self.session = FeedSession()
@@ -27,7 +27,7 @@ class SessionKeeper:
 
     @property
     def region(self) -> str | None:
-        """Whom it follows."""
+        """The region that is followed; None for nobody."""
         return self.session.region
 
     def begin(self) -> None:

@@ -82,6 +82,7 @@ class LeaseKeeper:
 
     async def hold(self) -> None:
         """Renew what is held three times within its time, for ever."""
+        # A lease by hand does not end, but the fence that is open under it does: it is prolonged.
         every = min(self.lease.ttl_seconds / 3, 10.0)
         while True:
             if self.grant is None:
@@ -112,6 +113,8 @@ class LeaseKeeper:
                 renewed = await self.lease.renew(grant)
                 if not self._held.renew(grant, renewed):
                     return False
+                # Changed only with the grant that it was taken for: one that is younger than its grant would keep the
+                # fence open beyond the lease.
                 self._anchor = anchor
                 await self._move_fence(self._held.prolong())
             except LeaseLost as lost:
@@ -173,7 +176,7 @@ class LeaseKeeper:
     async def release(self) -> None:
         """Give the lease back. Raises Unavailable; this region does not act on it any more in any case."""
         async with self._asking:
-            grant, self._held.grant = self.grant, None
+            grant, self._held.grant = self.grant, None  # at once: a store may do it and not say so
             if grant is not None:
                 await self.lease.release(grant)
         await self.look()
@@ -193,7 +196,7 @@ class LeaseKeeper:
     async def close(self, primary_url: str | None, *, retry_after: int | None) -> None:
         """Close the fence. When it raises, the fence is open until its time is over."""
         async with self._asking:
-            self._held.begin_closing()
+            self._held.begin_closing()  # also where closing fails: from now on no renewal prolongs it
             await self.fence.close(primary_url, retry_after=retry_after)
             self._held.closed()
 

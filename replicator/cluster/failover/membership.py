@@ -122,7 +122,7 @@ class Membership:
     def look_again(self) -> None:
         """Something has changed that a decision may hang on."""
         self.changed.set()
-        self.changed = trio.Event()
+        self.changed = trio.Event()  # whoever waits has the old one in hand
 
     # -- the flow
 

@@ -25,8 +25,8 @@ async def observe(member: Membership) -> Observation:
     memory = member.memory
     # Only a primary that has closed its fence, and has not yet captured all, waits for its ledger's last commits.
     closing = memory.state is RoleState.DEMOTING and not member.lease.is_open and memory.closed_at is None
-    seen = look(member)
-    return dataclasses.replace(seen, captured=await _is_captured(member)) if closing else seen
+    observation = look(member)
+    return dataclasses.replace(observation, captured=await _is_captured(member)) if closing else observation
 
 
 def look(member: Membership) -> Observation:

@@ -105,11 +105,11 @@ class RoleFlow(Protocol):
 
     @property
     def primary(self) -> PrimaryRole | None:
-        """It, if it is a primary's."""
+        """The part that runs, if it is a primary's."""
 
     @property
     def replica(self) -> ReplicaRole | None:
-        """It, if it is a replica's."""
+        """The part that runs, if it is a replica's."""
 
     def start(self, config: Config) -> None:
         """Start the part for the role in this configuration; none may run."""

@@ -55,6 +55,7 @@ class RejoinProcedure:
         self._begun = self._fork is not None
         if self._begun:  # it was sealed before that began
             return
+        # Before the fork is looked for: what the ledger committed last is on this chain, too, and nobody else has it.
         if was_primary:
             await self._region.adapter.capture_rest()
             self._region.look_again()
@@ -70,7 +71,7 @@ class RejoinProcedure:
             raise Unavailable("not_sealed", "the fork is not known yet", place=self._region.strand)
         if was_primary:
             await self._region.adapter.adopt(fork.head)
-        if not self._begun:
+        if not self._begun:  # once it has begun the tables may be at the fork, and would be brought away from it
             await trio.to_thread.run_sync(self._catch_up)
         await trio.to_thread.run_sync(self._rewind().run, self._seal, fork)
         self._done = True

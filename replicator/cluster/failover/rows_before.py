@@ -14,7 +14,7 @@ from replicator.storage.journal.history import HistoryIndex
 
 
 class RowsBefore:
-    """See ``at_risk.Rows``."""
+    """The ``PriorRows`` of one strand, for reading the amounts at risk."""
 
     def __init__(self, history: HistoryIndex, strand: str) -> None:
         self._history = history

@@ -86,19 +86,19 @@ class FailoverView:
 
 def failover_view(member: Membership) -> FailoverView:
     """How the region stands now."""
-    seen, rules, lease, order = look(member), member.rules, member.lease, member.order
-    suspicion, lost = signals(seen, rules), _loss(member, seen)
+    observation, rules, lease, order = look(member), member.rules, member.lease, member.order
+    suspicion, lost = signals(observation, rules), _loss(member, observation)
     return FailoverView(
-        own=MemberView(rules.me, member.url_of(rules.me), 0.0, seen.me),
-        peers=_peers(member, seen),
+        own=MemberView(rules.me, member.url_of(rules.me), 0.0, observation.me),
+        peers=_peers(member, observation),
         mode=rules.mode,
         promised=member.memory.promised,
         why=member.why,
         level=suspicion.level.value,
         level_why=suspicion.why,
-        holder=None if seen.holder is None else seen.holder.region,
-        holder_epoch=0 if seen.holder is None else seen.holder.epoch,
-        is_lease_known=seen.lease is not None,
+        holder=None if observation.holder is None else observation.holder.region,
+        holder_epoch=0 if observation.holder is None else observation.holder.epoch,
+        is_lease_known=observation.lease is not None,
         lease_trouble="" if lease.trouble is None else str(lease.trouble),
         lease_remaining_seconds=lease.remaining_seconds,
         order="" if order is None else _order_text(order),
@@ -106,31 +106,33 @@ def failover_view(member: Membership) -> FailoverView:
         lost_blocks=lost.blocks,
         lost_amounts=lost.amounts,
         lost_unknown=lost.unknown,
-        refused=refused(seen, rules, None),
+        refused=refused(observation, rules, None),
         orphaned=member.orphans.unhandled,
         totals=dict(member.totals),
     )
 
 
-def _peers(member: Membership, seen: Observation) -> tuple[MemberView, ...]:
-    return tuple(_peer(member, seen, name, url) for name, url in member.peers.urls.items())
+def _peers(member: Membership, observation: Observation) -> tuple[MemberView, ...]:
+    return tuple(_peer(member, observation, name, url) for name, url in member.peers.urls.items())
 
 
-def _peer(member: Membership, seen: Observation, name: str, url: str) -> MemberView:
-    heard = seen.peers.get(name)
+def _peer(member: Membership, observation: Observation, name: str, url: str) -> MemberView:
+    heard = observation.peers.get(name)
     if heard is None:
         nothing = MemberReport(name, RoleState.FOLLOWING)
-        return MemberView(name, url, seen.now - member.began_at, nothing, has_answered=False)
-    return MemberView(name, url, max(seen.now - heard.at, 0.0), heard.report)
+        return MemberView(name, url, observation.now - member.began_at, nothing, has_answered=False)
+    return MemberView(name, url, max(observation.now - heard.at, 0.0), heard.report)
 
 
-def _loss(member: Membership, seen: Observation) -> PromotionLoss:
+def _loss(member: Membership, observation: Observation) -> PromotionLoss:
     """What would be lost with the primary. It knows best itself; others go by what they have heard."""
     at_risk = member.region.at_risk
-    if at_risk is None or not seen.me.open:
-        return loss(seen, member.rules)
+    if at_risk is None or not observation.me.open:
+        return loss(observation, member.rules)
     blocks = at_risk.view().blocks
-    return PromotionLoss(blocks, dict(seen.me.at_risk) if blocks else {}, seen.me.at_risk_unknown if blocks else 0)
+    if not blocks:
+        return PromotionLoss(0, {})
+    return PromotionLoss(blocks, dict(observation.me.at_risk), observation.me.at_risk_unknown)
 
 
 def _order_text(order: Order) -> str:
