@@ -36,7 +36,7 @@ class WinningBlock(NamedTuple):
 
 class WinningRow(NamedTuple):
     """What the region in charge has under a key. ``by`` is the last block behind the fork that touched it, None if none
-    did: then it is as it was at the fork, and ``row`` is not told."""
+    did: then it is as it was at the fork, and ``row`` is not given."""
 
     by: WinningBlock | None
     row: Row | None
@@ -84,13 +84,13 @@ def reapply_id(transaction: Fields) -> str:
 
 def judge(
     transaction: Fields,
-    charge: WinningChain,
+    chain: WinningChain,
     marks: KeyOutcomes,
-    made: Callable[[str], CarriedRequest | None],
+    carried_out: Callable[[str], CarriedRequest | None],
     reapplied: Fields | None,
 ) -> ConflictVerdict:
     """Judge one orphan; those before it have been judged with the same ``marks``."""
-    judged = _judge(transaction, charge, marks, made, reapplied)
+    judgement = _judge(transaction, chain, marks, carried_out, reapplied)
     for label in transaction["left_tables"]:
         marks.set(label, WHOLE_TABLE, transaction["sequence"], clean=False)
     for statement in transaction["statements"]:
@@ -98,30 +98,32 @@ def judge(
             marks.set(statement["table"], WHOLE_TABLE, transaction["sequence"], clean=False)
         if statement["op"] not in ROW_OPS:
             continue
-        if judged.verdict == THERE:
+        if judgement.verdict == THERE:
             marks.drop(statement["table"], statement["key"])
         else:
-            marks.set(statement["table"], statement["key"], transaction["sequence"], clean=judged.verdict == CLEAN)
-    return judged
+            marks.set(statement["table"], statement["key"], transaction["sequence"], clean=judgement.verdict == CLEAN)
+    return judgement
 
 
 def _judge(
     transaction: Fields,
-    charge: WinningChain,
+    chain: WinningChain,
     marks: KeyOutcomes,
-    made: Callable[[str], CarriedRequest | None],
+    carried_out: Callable[[str], CarriedRequest | None],
     reapplied: Fields | None,
 ) -> ConflictVerdict:
+    # First what is certain: our own note, or a request under an id that follows from the orphan's hash alone.
     if reapplied is not None:
         return ConflictVerdict(THERE, [_why(f"it was re-applied by {reapplied['who']} at {reapplied['at']}")])
-    same = made(reapply_id(transaction))
+    same = carried_out(reapply_id(transaction))
     if same is not None and not transaction["request"]:
         return ConflictVerdict(THERE, [_why("it was re-applied", by=same.by)])
     if same is not None and same.digest == transaction["digest"]:
         return ConflictVerdict(THERE, [_why("the same request was carried out there", by=same.by)])
-    results = [_statement(statement, transaction, charge, marks) for statement in transaction["statements"]]
+    results = [_statement(statement, transaction, chain, marks) for statement in transaction["statements"]]
     verdicts = {verdict for verdict, _ in results}
     why = [reason for _, reason in results if reason is not None]
+    # Its client has used the id for something else: sent again under it, this orphan would never be carried out.
     if same is not None and verdicts - {NOTHING} != {THERE}:
         return ConflictVerdict(
             CONFLICT, [_why("another transaction was made under its idempotency key", by=same.by), *why]
@@ -136,23 +138,24 @@ def _judge(
         return ConflictVerdict(CLEAN, why)
     if CLEAN not in verdicts and not any(reason.get("unsure") for reason in why):
         return ConflictVerdict(THERE, why)
+    # A part of it is there, or all by another transaction: sent whole it might be done twice.
     return ConflictVerdict(CONFLICT, why)
 
 
 def _statement(
-    statement: Fields, transaction: Fields, charge: WinningChain, marks: KeyOutcomes
+    statement: Fields, transaction: Fields, chain: WinningChain, marks: KeyOutcomes
 ) -> tuple[str, Fields | None]:
     """The verdict on one statement by itself, and why."""
     op, label, key = statement["op"], statement["table"], statement["key"]
     if op == "truncate":
         return CONFLICT, _why("it empties the whole table: that is never re-applied", label)
     if op == "define":
-        if charge.has_table(label, statement["columns"]):
+        if chain.has_table(label, statement["columns"]):
             return THERE, _why("the table is there", label)
         return CONFLICT, _why("the table is not there like this: declare it there, then judge anew", label)
     if op not in ROW_OPS:
         return NOTHING, None
-    if not charge.has_table(label, None):
+    if not chain.has_table(label, None):
         return CONFLICT, _why("there is no such table there: declare it, then judge anew", label, key)
     if statement["unknown"]:
         return CONFLICT, _why(f"what it changed cannot be told: {statement['unknown']}", label, key)
@@ -161,7 +164,7 @@ def _statement(
     mark = marks.get(label, WHOLE_TABLE) or marks.get(label, key)
     if mark is not None:
         return _after_orphan(mark, label, key)
-    return _compared(statement, transaction, charge.look(label, key))
+    return _compared(statement, transaction, chain.look(label, key))
 
 
 def _after_orphan(mark: tuple[int, bool], label: str, key: Fields) -> tuple[str, Fields]:

@@ -23,13 +23,14 @@ def undone_deletes(sealed: SealedBlocks) -> Iterator[tuple[int, bytes, int]]:
     with contextlib.closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
         db.execute("CREATE TABLE first (relation INTEGER, key BLOB, version INTEGER, PRIMARY KEY (relation, key))")
         db.execute("BEGIN")
+        # Only the first touch counts: later ones tell of what the orphans themselves had done.
         db.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", _touches(sealed))
         yield from db.execute("SELECT relation, key, version FROM first")
 
 
 def _touches(sealed: SealedBlocks) -> Iterator[tuple[int, bytes, int]]:
-    documents = {number: document for number, document in sealed.definitions().items() if document.documents}
-    readers = {number: key_reader(document) for number, document in documents.items()}
+    definitions = sealed.definitions()
+    readers = {number: key_reader(definition) for number, definition in definitions.items() if definition.documents}
     for piece in sealed.pieces():
         for statement in unpack_statements(piece.data):
             op = statement[0]

@@ -94,6 +94,7 @@ async def find_fork(client: RemoteChain, journal: LocalChain, strand: str) -> Fo
             raise _not_found(strand, journal.base(strand), their_base)  # pruned meanwhile
         return mine.hash == other.hash
 
+    # Mostly one chain is the longer one of two that do not part: one question then is enough.
     if await same(most):
         return await _fork(journal, strand, most, head, theirs)
     if not await same(least):

@@ -39,7 +39,7 @@ class ScratchKeys:
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # a file of its own, then gone
         self._db.execute(_SCHEMA)
-        self._db.execute("BEGIN")
+        self._db.execute("BEGIN")  # never committed: the file is for nobody else, and goes with the connection
 
     def close(self) -> None:
         """Let go of the file."""

@@ -60,10 +60,12 @@ class PostgresOrphanReceiver:
 
     def _take(self, connection: Connection, rows: list[Fields]) -> bool:
         tables = {label: self._table(connection, label) for label in dict.fromkeys(change["table"] for change in rows)}
+        # Of a key that is changed more than once the last change says what there is in the end.
         ends = {(change["table"], pack_texts(list(change["key"].values()))): change["after"] for change in rows}
         if all(tables[label].row(key) == after for (label, key), after in ends.items()):
             return False
         for change in rows:
+            # Read again for each change: it may build on one before it in the same transaction.
             table, key = tables[change["table"]], pack_texts(list(change["key"].values()))
             if table.row(key) != change["before"]:
                 raise _changed(change)

@@ -33,7 +33,7 @@ from replicator.verify.repair.images import pack_texts
 
 PAGE_LIMIT = 1_000
 PAGE_CHARACTERS = 4_000_000
-CHARGES = 4  # that are kept
+CHAINS_LIMIT = 4  # of how many seals what was looked through is kept
 REAPPLY_LIMIT = 10_000  # transactions in one go
 REAPPLY_CHARACTERS = 64_000_000
 
@@ -56,8 +56,8 @@ class Orphans:
         self._history = history
         self._strand = strand
         self._primary = primary
-        self._one = trio.Lock()
-        self._charges: dict[str, WinningChainJournal] = {}  # by seal, so that the chain is looked through once
+        self._lock = trio.Lock()
+        self._chains: dict[str, WinningChainJournal] = {}  # by seal, so that the chain is looked through once
         self.unhandled = 0  # sealed transactions that nobody has re-applied or settled and that are not there: a gauge
 
     def count(self) -> int:
@@ -71,18 +71,18 @@ class Orphans:
 
     async def show(self, seal_id: str, after: int, limit: int, verdict: str | None) -> Fields:
         """One seal with its transactions behind the sequence ``after``, judged by now."""
-        async with self._one:
+        async with self._lock:
             return await trio.to_thread.run_sync(self._show, self._directory(seal_id), after, limit, verdict)
 
     async def settle(self, seal_id: str, sequences: list[int], who: str, why: str) -> Fields:
         """Note that a person has dealt with these transactions (all that are open, if none is named)."""
-        async with self._one:
+        async with self._lock:
             return await trio.to_thread.run_sync(self._settle, self._directory(seal_id), sequences, who, why)
 
     async def reapply(self, seal_id: str, sequences: list[int], who: str, *, apply: bool) -> Fields:
         """Send those of these transactions (of all, if none is named) that are clean to the primary, one by one, in
         their order; without ``apply``, say what would be sent. Raises Rejected or Unavailable."""
-        async with self._one:
+        async with self._lock:
             directory = self._directory(seal_id)
             chosen, handled = await trio.to_thread.run_sync(self._chosen, directory, frozenset(sequences))
             content = {"orphans": seal_id, "applied": False, "transactions": _planned(chosen, handled)}
@@ -104,13 +104,14 @@ class Orphans:
     async def _send(
         self, primary: PrimaryClient, handled: OrphanOutcomes, orphan: tuple[Fields, ConflictVerdict], who: str
     ) -> Fields:
-        transaction, judged = orphan
+        transaction, judgement = orphan
         sequence = transaction["sequence"]
         outcome = _outcome(orphan)
+        # One whose answer was lost is sent whatever its verdict is by now: it is carried out once at most.
         if sequence not in handled.sending:
-            if judged.verdict != CLEAN:
+            if judgement.verdict != CLEAN:
                 return outcome
-            if missing := _missing(judged, handled.reapplied):
+            if missing := _missing(judgement, handled.reapplied):
                 return {**outcome, "outcome": f"left alone: needs {missing[0]} first"}
         note = {"who": who, "at": show_time(time.time_ns() // 1000)}
         await trio.to_thread.run_sync(handled.note, SENDING, [sequence], note)
@@ -122,7 +123,7 @@ class Orphans:
             outcome["outcome"], became = "refused", REFUSED
             outcome["refusal"] = refusal.as_json()
             note = {**note, "reason": refusal.reason}
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True):  # it is done: that whoever asked for it has gone must not keep it unknown
             await trio.to_thread.run_sync(handled.note, became, [sequence], note)
         return outcome
 
@@ -155,22 +156,22 @@ class Orphans:
         head, handled = read_heading(directory), OrphanOutcomes(directory)
         shown: list[Fields] = []
         more, size = False, 0
-        with self._judging(directory, handled) as (judged_at, judged):
-            for transaction, verdict_now in judged:
+        with self._judgements(directory, handled) as (judged_at, judgements):
+            for transaction, judgement in judgements:
                 sequence = transaction["sequence"]
-                if sequence <= after or (verdict is not None and verdict_now.verdict != verdict):
+                if sequence <= after or (verdict is not None and judgement.verdict != verdict):
                     continue
                 size += _size(transaction)
                 if len(shown) == limit or (shown and size > PAGE_CHARACTERS):
                     more = True
                     break
                 settled = handled.settled.get(sequence)
-                shown.append({**transaction, "judged": verdict_now.as_json(), "settled": settled})
+                shown.append({**transaction, "judged": judgement.as_json(), "settled": settled})
         next_ = shown[-1]["sequence"] if more else None
         return {**head, "judged_at": judged_at, "transactions": shown, "next": next_, "directory": str(directory)}
 
     @contextlib.contextmanager
-    def _judging(
+    def _judgements(
         self, directory: Path, handled: OrphanOutcomes
     ) -> Iterator[tuple[str, Iterator[tuple[Fields, ConflictVerdict]]]]:
         """Every transaction with its verdict; as sealed, where it cannot be judged anew."""
@@ -178,21 +179,22 @@ class Orphans:
         if not self._is_undone(seal):
             yield str(seal.theirs), _as_sealed(directory)
             return
-        charge = self._charges.pop(seal.id, None) or WinningChainJournal(self._journal, self._history, seal.fork)
-        self._charges[seal.id] = charge
-        while len(self._charges) > CHARGES:
-            self._charges.pop(next(iter(self._charges))).close()
+        chain = self._chains.pop(seal.id, None) or WinningChainJournal(self._journal, self._history, seal.fork)
+        self._chains[seal.id] = chain
+        while len(self._chains) > CHAINS_LIMIT:
+            self._chains.pop(next(iter(self._chains))).close()
         with contextlib.closing(ScratchKeys()) as keys:
             ids = _take_keys(directory, keys)
-            charge.refresh(ids)
-            charge.look_at(keys)
+            chain.refresh(ids)
+            chain.look_at(keys)
+        reapplied = handled.reapplied
         with contextlib.closing(ScratchKeyOutcomes()) as marks:
             yield (
-                str(charge.head),
+                str(chain.head),
                 (
                     (
                         transaction,
-                        judge(transaction, charge, marks, charge.made, handled.reapplied.get(transaction["sequence"])),
+                        judge(transaction, chain, marks, chain.carried_out, reapplied.get(transaction["sequence"])),
                     )
                     for transaction in read_transactions(directory)
                 ),
@@ -200,12 +202,13 @@ class Orphans:
 
     def _is_undone(self, seal: Seal) -> bool:
         """Whether this region's chain goes on from the fork without the orphans."""
+        # A journal that begins behind the fork, after a new copy, does not show it: that the orphans are gone must do.
         base = self._journal.base(self._strand)
         if base.sequence > seal.fork.sequence:
             return self._journal.position_at(self._strand, seal.last.sequence) != seal.last
         at_fork = self._journal.position_at(self._strand, seal.fork.sequence)
-        first = self._journal.position_at(self._strand, seal.last.sequence)
-        return at_fork == seal.fork and first != seal.last
+        at_last = self._journal.position_at(self._strand, seal.last.sequence)
+        return at_fork == seal.fork and at_last != seal.last
 
     def _chosen(
         self, directory: Path, sequences: frozenset[int]
@@ -214,10 +217,10 @@ class Orphans:
             message = "the blocks are not undone here, or this region's history has left their fork"
             raise Rejected("not_undone", message, status=409, place="orphans", cure="see replicator orphans show")
         handled = OrphanOutcomes(directory)
-        with self._judging(directory, handled) as (_, judged):
+        with self._judgements(directory, handled) as (_, judgements):
             chosen = _bounded(
                 orphan
-                for orphan in judged
+                for orphan in judgements
                 if orphan[0]["sequence"] in sequences
                 or (not sequences and (orphan[1].verdict == CLEAN or orphan[0]["sequence"] in handled.sending))
             )
@@ -228,14 +231,14 @@ class Orphans:
     def _settle(self, directory: Path, sequences: list[int], who: str, why: str) -> Fields:
         handled = OrphanOutcomes(directory)
         note = {"who": who, "why": why, "at": show_time(time.time_ns() // 1000)}
-        with self._judging(directory, handled) as (_, judged):
+        with self._judgements(directory, handled) as (_, judgements):
             open_ = {
-                transaction["sequence"] for transaction, verdict in judged if verdict.verdict not in (THERE, NOTHING)
+                fields["sequence"] for fields, judgement in judgements if judgement.verdict not in (THERE, NOTHING)
             }
         if unknown := set(sequences) - open_:
             message = f"{min(unknown)} is not among them, or needs no settling"
             raise Rejected("no_such_orphan", message, status=404, place="orphans", cure="see replicator orphans show")
-        wanted = sorted(set(sequences) or {transaction for transaction in open_ if transaction not in handled.settled})
+        wanted = sorted(set(sequences) or {sequence for sequence in open_ if sequence not in handled.settled})
         handled.note(SETTLED, wanted, note)
         self.count()
         return {"orphans": directory.name, "settled": wanted}
@@ -289,21 +292,22 @@ def _unhandled(directory: Path) -> int:
 
 
 def _outcome(orphan: tuple[Fields, ConflictVerdict]) -> Fields:
-    transaction, judged = orphan
+    transaction, judgement = orphan
     return {
         "sequence": transaction["sequence"],
         "transaction": transaction["transaction"],
         "id": reapply_id(transaction),
-        "verdict": judged.verdict,
-        "why": judged.why,
+        "verdict": judgement.verdict,
+        "why": judgement.why,
         "outcome": "left alone",
     }
 
 
-def _missing(judged: ConflictVerdict, there: Container[int]) -> list[int]:
+def _missing(judgement: ConflictVerdict, there: Container[int]) -> list[int]:
     """The orphans that it builds on and that are not there. A version alone does not tell whose it is: the primary may
     have come to the same number on another way."""
-    return [reason["builds_on"] for reason in judged.why if "builds_on" in reason and reason["builds_on"] not in there]
+    needed = [reason["builds_on"] for reason in judgement.why if "builds_on" in reason]
+    return [sequence for sequence in needed if sequence not in there]
 
 
 def _planned(chosen: list[tuple[Fields, ConflictVerdict]], handled: OrphanOutcomes) -> list[Fields]:
@@ -311,9 +315,9 @@ def _planned(chosen: list[tuple[Fields, ConflictVerdict]], handled: OrphanOutcom
     sent = set(handled.reapplied)
     planned = []
     for orphan in chosen:
-        outcome, judged = _outcome(orphan), orphan[1]
-        if judged.verdict == CLEAN or outcome["sequence"] in handled.sending:
-            missing = _missing(judged, sent)
+        outcome, judgement = _outcome(orphan), orphan[1]
+        if judgement.verdict == CLEAN or outcome["sequence"] in handled.sending:
+            missing = _missing(judgement, sent)
             outcome["outcome"] = f"left alone: needs {missing[0]} first" if missing else "to be sent"
             sent.update([] if missing else [outcome["sequence"]])
         planned.append(outcome)

@@ -84,6 +84,7 @@ class Rewind:
         _check_seal(seal, fork)
         assert seal is not None
         if begun is None:
+            # From here on nothing else opens these files: a start looks for the intent first and goes on with it.
             self._probe("before intent")
             _write_intent(self._data_dir, fork, seal)
             self._probe("after intent")
@@ -91,6 +92,7 @@ class Rewind:
             log.warning("going back to %s: %d orphans, %d keys", fork.position, fork.orphans, len(touches))
             tables = Tables(self._journal, self._history, self._replica, fork.position)
             self._undo(seal, fork, touches, tables)
+            # Read back while the intent is there: what is wrong keeps the region from following on top of it.
             tables.check(touches)
             check_truncated(self._journal, fork.position)
         self._probe("checked")

@@ -85,6 +85,7 @@ class OrphanSealer:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(scratch.close)
+        # Only now: after a failure the next call goes on with what was fetched.
         await trio.to_thread.run_sync(scratch.remove)
         return seal
 
@@ -93,7 +94,7 @@ class OrphanSealer:
         now = time.time_ns() // 1000
         seal = Seal(target.path, fork.position, fork.head, fork.orphans, now, scratch.journal.head(fork.strand))
         try:
-            shutil.rmtree(part.path, ignore_errors=True)
+            shutil.rmtree(part.path, ignore_errors=True)  # of a call that was killed: the whole of it is made anew
             part.path.mkdir(parents=True)
             sync_directory(self._data_dir.path)
             self._probe("began")
@@ -107,6 +108,7 @@ class OrphanSealer:
             sums = {file.name: file_sum(file) for file in part.summed}
             write_file(part.seal, [json.dumps(seal_fields(seal, sums), indent=2)])
             self._probe("seal")
+            # The name comes when all of it is durable: whoever finds a seal need not ask whether it is whole.
             os.replace(part.path, target.path)
             self._probe("named")
             sync_directory(self._data_dir.orphans)
@@ -139,16 +141,16 @@ class OrphanSealer:
         with (
             contextlib.closing(OrphanKeys(SealedBlocks(dataclasses.replace(seal, directory=part.path)))) as touches,
             contextlib.closing(TransactionFacts(self._journal, self._history, fork, touches)) as facts,
-            contextlib.closing(WinningChainJournal(scratch.journal, scratch.history, fork.position)) as charge,
+            contextlib.closing(WinningChainJournal(scratch.journal, scratch.history, fork.position)) as chain,
             contextlib.closing(ScratchKeyOutcomes()) as marks,
         ):
-            charge.refresh(facts.requests())  # none of them was re-applied yet
-            charge.look_at(touches)
-            judged = (
-                {**transaction, "judged": judge(transaction, charge, marks, charge.made, None).as_json()}
+            chain.refresh(facts.requests())  # none of them was re-applied yet
+            chain.look_at(touches)
+            transactions = (
+                {**transaction, "judged": judge(transaction, chain, marks, chain.carried_out, None).as_json()}
                 for transaction in facts.transactions()
             )
-            write_file(part.report, report.write_lines(head, judged))
+            write_file(part.report, report.write_lines(head, transactions))
 
 
 def _put_aside(directory: Path) -> None:

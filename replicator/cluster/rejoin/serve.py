@@ -36,9 +36,9 @@ NAMES_LIMIT = 10_000
 log = logging.getLogger("replicator")
 
 
-def routes(orphans: Orphans, taking: Callable[[], OrphanReceiver] | None = None) -> list[Route]:
-    """The routes; ``orphan_receiver`` where a PostgreSQL primary is, asked anew each time."""
-    served = _OrphanRoutes(orphans, taking)
+def routes(orphans: Orphans, receiver: Callable[[], OrphanReceiver] | None = None) -> list[Route]:
+    """The routes. ``receiver``, called anew each time, gives where a PostgreSQL primary carries orphans out."""
+    served = _OrphanRoutes(orphans, receiver)
     return [
         _route("/v1/orphans", served.listed, "GET"),
         _route("/v1/orphans/take", served.take, "POST"),
@@ -56,9 +56,9 @@ def _route(path: str, answer: Callable[[Request], Awaitable[Fields]], method: st
 
 
 class _OrphanRoutes:
-    def __init__(self, orphans: Orphans, taking: Callable[[], OrphanReceiver] | None) -> None:
+    def __init__(self, orphans: Orphans, receiver: Callable[[], OrphanReceiver] | None) -> None:
         self._orphans = orphans
-        self._taking = taking
+        self._receiver = receiver
 
     async def listed(self, request: Request) -> Fields:
         """GET /v1/orphans."""
@@ -94,14 +94,14 @@ class _OrphanRoutes:
 
     async def take(self, request: Request) -> Fields:
         """POST /v1/orphans/take."""
-        if self._taking is None:
+        if self._receiver is None:
             message = "this region is no PostgreSQL primary: it takes no orphans"
             raise Rejected("not_primary", message, status=409, place=request.url.path, cure="ask the primary region")
         fields = await json_fields(request, {"orphan": str, "who": str, "rows": list}, None, BODY_LIMIT_BYTES)
         rows = fields["rows"]
         if not 0 < len(rows) <= NAMES_LIMIT or not all(_is_change(change) for change in rows):
             raise Rejected("bad_request", "rows is a list of changes", status=422, place="rows")
-        taken = await trio.to_thread.run_sync(lambda taking: taking().take(rows), self._taking)
+        taken = await trio.to_thread.run_sync(lambda receiver: receiver().take(rows), self._receiver)
         log.warning("orphan %s of %s: %s", fields["orphan"], fields["who"], "taken" if taken else "was there already")
         return {"taken": taken}
 

@@ -36,7 +36,7 @@ class Tables:
         self._replica = replica
         self._fork = fork
         self._strand = fork.strand
-        self._rightful = ExpectedRows(journal, history, fork.strand)
+        self._expected = ExpectedRows(journal, history, fork.strand)
         self._waiting: dict[str, set[bytes]] = {}
 
     def rewind(self, touches: OrphanKeys, last: Position) -> None:
@@ -47,13 +47,13 @@ class Tables:
         here = self._journal.position_at(self._strand, applied.position.sequence)
         if here != applied.position:
             raise _elsewhere(applied.position, last)
-        self._rightful.reach(self._fork.sequence)
+        self._expected.reach(self._fork.sequence)
         self._waiting = self._read_waiting()
         self._place(touches)
-        self._replica.harden()
+        self._replica.harden()  # the journal is cut next: a loss of power must not bring the tables back beyond its end
         self._replica.begin()
         try:
-            self._undefine()
+            self._undefine()  # first: rows are compared and written in the columns of the fork
             for chunk in touches.in_order():
                 write(self._replica, self._strand, [compared for compared in self._compared(chunk) if compared.differs])
             self._replica.quarantine().forget(self._strand, self._fork.sequence)
@@ -93,7 +93,7 @@ class Tables:
     def _tables(self) -> dict[str, TableVersions]:
         known = self._journal.packed_definitions(self._strand, self._fork.sequence)
         stored = self._replica.definitions(self._strand)
-        return self._rightful.tables({number: compared for number, compared in stored.items() if number in known})
+        return self._expected.tables({number: definition for number, definition in stored.items() if number in known})
 
     # -- keys
 
@@ -108,7 +108,7 @@ class Tables:
 
         def place_of(label: str, key: bytes) -> Place | None:
             table = tables.get(label)
-            return None if table is None else self._rightful.last_place(table, key, self._fork.sequence)
+            return None if table is None else self._expected.last_place(table, key, self._fork.sequence)
 
         touches.place(place_of)
 
@@ -126,7 +126,7 @@ class Tables:
         """Raise Halted unless the journal knows every row that the table had at the fork."""
         base = self._journal.base(self._strand).sequence
         made_here = min(table.relations) not in self._journal.packed_definitions(self._strand, base)
-        if base == 0 or made_here or self._rightful.last_truncate(table, self._fork.sequence) is not None:
+        if base == 0 or made_here or self._expected.last_truncate(table, self._fork.sequence) is not None:
             return
         raise Halted(
             "truncate_not_undoable",
@@ -137,7 +137,7 @@ class Tables:
 
     def _inserted(self, table: TableVersions) -> Iterator[list[Place]]:
         """The places of rows of a table without a key that were inserted since its last truncate before the fork."""
-        truncated = self._rightful.last_truncate(table, self._fork.sequence)
+        truncated = self._expected.last_truncate(table, self._fork.sequence)
         after = truncated[0] - 1 if truncated else self._journal.base(self._strand).sequence
         touched = TouchedKeys(self._journal.definitions(self._strand), frozenset([table.label]))
         parts = functools.partial(self._journal.parts, self._strand)
@@ -152,29 +152,29 @@ class Tables:
 
     def _compared(self, keys: Iterable[tuple[OrphanKey, Place | None]]) -> list[ComparedKey]:
         tables = self._tables()
-        asked = []
+        expectations = []
         for (label, key, was_absent), place in keys:
             table = tables.get(label)
             if table is None or key in self._waiting.get(label, ()):
                 continue  # the orphans made the table, and it went with them; or nothing was applied to the key
-            asked.append((table, key, self._right(table, key, place, was_absent=was_absent)))
-        return compare(self._replica, asked)
+            expectations.append((table, key, self._expected_row(table, key, place, was_absent=was_absent)))
+        return compare(self._replica, expectations)
 
-    def _right(self, table: TableVersions, key: bytes, place: Place | None, *, was_absent: bool) -> ExpectedRow:
+    def _expected_row(self, table: TableVersions, key: bytes, place: Place | None, *, was_absent: bool) -> ExpectedRow:
         if place is None and (was_absent or not table.definition.key):
             return ExpectedRow(None, None, None)
-        right = self._rightful.right(table, key, place)
-        if right.unknown:
-            raise _unknown(table, key, right)
-        return right
+        expected = self._expected.right(table, key, place)
+        if expected.unknown:
+            raise _unknown(table, key, expected)
+        return expected
 
     def _read_waiting(self) -> dict[str, set[bytes]]:
         """Keys of statements that were set aside before the fork and wait still."""
         waiting: dict[str, set[bytes]] = {}
-        for compared in self._replica.quarantine().open(self._strand):
-            if compared.sequence <= self._fork.sequence:
-                keys = {pack_texts(key) for key in (compared.key, compared.key_before) if key is not None}
-                waiting.setdefault(compared.label, set()).update(keys)
+        for statement in self._replica.quarantine().open(self._strand):
+            if statement.sequence <= self._fork.sequence:
+                keys = {pack_texts(key) for key in (statement.key, statement.key_before) if key is not None}
+                waiting.setdefault(statement.label, set()).update(keys)
         return waiting
 
 
@@ -184,9 +184,9 @@ _CURE = (
 )
 
 
-def _unknown(table: TableVersions, key: bytes, right: ExpectedRow) -> Halted:
+def _unknown(table: TableVersions, key: bytes, expected: ExpectedRow) -> Halted:
     named = ", ".join(str(text)[:80] for text in unpack_texts(key))
-    message = f"what stood under the key at the fork is not in the journal: {right.unknown}"
+    message = f"what stood under the key at the fork is not in the journal: {expected.unknown}"
     return Halted("before_unknown", message, place=f"table {table.label}, key {named}", cure=_CURE)
 
 

@@ -1,9 +1,9 @@
 """What orphan blocks did, read from the journal: each transaction with its rows before and after.
 
 Guarantee: rows are the journal's own; one whose value is older than the journal is named unknown, never guessed.
-Memory is bounded: of a transaction with very many or very large rows only the first are told, and how many are not
-(``left_out``, in ``left_tables``); ``blocks.frames`` has them all. A change of a row's key is told as two: the row goes
-from one key, and comes to the other.
+Memory is bounded: of a transaction with very many or very large rows only the first are shown, and how many are not
+(``left_out``, in ``left_tables``); ``blocks.frames`` has them all. A change of a row's key is shown as two: the row
+goes from one key, and comes to the other.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from replicator.verify.repair.images import Place, unpack_texts
 from replicator.verify.repair.touched_keys import TouchedKeys
 
 READ_BYTES = 1 << 18
-STATEMENTS_LIMIT = 10_000  # of a transaction that are told
-TOLD_LIMIT_CHARACTERS = 4_000_000
+STATEMENTS_LIMIT = 10_000  # of a transaction that are shown
+ROWS_LIMIT_CHARACTERS = 4_000_000
 
 Fields = dict[str, Any]
 
@@ -41,7 +41,7 @@ class TransactionFacts:
         self._rows = RowFile()  # as they are before the next statement
         self._fork = fork
         self._strand = fork.strand
-        self._rightful = ExpectedRows(journal, history, fork.strand)
+        self._expected = ExpectedRows(journal, history, fork.strand)
         definitions = journal.definitions(self._strand)
         self._tables = tables_of(definitions)
         self._touched = TouchedKeys(definitions)
@@ -54,27 +54,28 @@ class TransactionFacts:
     def requests(self) -> set[str]:
         """The ids under which clients asked for them."""
         notes = (
-            next((read_note(one) for one in statements_of(self._journal, block)), None) for block in self._blocks()
+            next((read_note(statement) for statement in statements_of(self._journal, block)), None)
+            for block in self._blocks()
         )
         return {note.id for note in notes if note is not None and note.id}
 
     def transactions(self) -> Iterator[Fields]:
         """Each orphan, in order."""
-        self._rightful.reach(self._fork.last)
+        self._expected.reach(self._fork.last)
         self._read_fork()
         return map(self._transaction, self._blocks())
 
     def _read_fork(self) -> None:
         """Read the rows at the fork of all that is touched."""
         sequence = self._fork.position.sequence
-        self._touches.place(lambda label, key: self._rightful.last_place(self._tables[label], key, sequence))
+        self._touches.place(lambda label, key: self._expected.last_place(self._tables[label], key, sequence))
         for chunk in self._touches.in_order():
             for (label, key, was_absent), place in chunk:
                 table = self._tables[label]
                 if place is None and (was_absent or not table.definition.key):
                     continue
-                right = self._rightful.right(table, key, place)
-                self._rows.set(label, key, KnownRow(_named(table, right), right.unknown))
+                expected = self._expected.right(table, key, place)
+                self._rows.set(label, key, KnownRow(_named(table, expected), expected.unknown))
 
     def _blocks(self) -> Iterator[Block]:
         after = self._fork.position.sequence
@@ -100,12 +101,13 @@ class TransactionFacts:
             "left_tables": [],
             "statements": [],
         }
-        room = TOLD_LIMIT_CHARACTERS
+        room = ROWS_LIMIT_CHARACTERS
         left: set[str] = set()
         for ordinal, statement in enumerate(statements_of(self._journal, block)):
             if ordinal == 0 and (note := read_note(statement)) is not None:
                 fields["request"], fields["digest"] = note.id or None, note.digest.hex()
                 continue
+            # Also what will be left out: each statement moves the rows on for those behind it.
             for change in self._statement((header.sequence, ordinal), statement):
                 size = sum(
                     len(text or "") for row in (change["before"], change["after"]) for text in (row or {}).values()
@@ -152,8 +154,8 @@ class TransactionFacts:
 
     def _touch(self, table: TableVersions, key: bytes, place: Place) -> Fields:
         before = self._rows.get(table.label, key) or KnownRow(None, "")
-        right = self._rightful.right(table, key, place)
-        after = KnownRow(_named(table, right), right.unknown)
+        expected = self._expected.right(table, key, place)
+        after = KnownRow(_named(table, expected), expected.unknown)
         self._rows.set(table.label, key, after)
         user = table.definition.user
         rows = [row for row in (after.row, before.row) if row is not None]
@@ -169,6 +171,6 @@ class TransactionFacts:
         }
 
 
-def _named(table: TableVersions, right: ExpectedRow) -> Row | None:
+def _named(table: TableVersions, expected: ExpectedRow) -> Row | None:
     names = [column.name for column in table.stored.columns]
-    return None if right.row is None else dict(zip(names, right.row, strict=True))
+    return None if expected.row is None else dict(zip(names, expected.row, strict=True))

@@ -43,9 +43,9 @@ class WinningChainJournal:
         self._history = history
         self._fork = fork
         self._strand = fork.strand
-        self._rightful = ExpectedRows(journal, history, fork.strand)
+        self._expected = ExpectedRows(journal, history, fork.strand)
         self._scanned = fork
-        self._made: dict[str, CarriedRequest] = {}
+        self._carried_out: dict[str, CarriedRequest] = {}
         self._rows = RowFile()
         self.head = fork
 
@@ -58,27 +58,28 @@ class WinningChainJournal:
         the orphans. Of a chain that is very long by now only the beginning is looked through: a request that comes so
         late is judged by its rows, which is on the safe side."""
         self.head = self._journal.head(self._strand)
-        self._rightful.reach(self.head.sequence)
-        self._tables = self._rightful.tables(self._journal.definitions(self._strand))
+        self._expected.reach(self.head.sequence)
+        self._tables = self._expected.tables(self._journal.definitions(self._strand))
         if self._journal.position_at(self._strand, self._scanned.sequence) != self._scanned:
             self._scanned = self._fork  # the chain was cut back meanwhile
-            self._made.clear()
+            self._carried_out.clear()
         ids, last = frozenset(wanted), min(self.head.sequence, self._fork.sequence + SCAN_BLOCKS)
         while ids and self._scanned.sequence < last:
             for block in self._journal.blocks(self._strand, self._scanned.sequence, SCAN_BYTES):
                 self._scanned = block.position
                 note = next((read_note(statement) for statement in statements_of(self._journal, block)), None)
                 if note is not None and note.id in ids:
-                    self._made[note.id] = CarriedRequest(_by(block.header), note.digest.hex())
+                    self._carried_out[note.id] = CarriedRequest(_by(block.header), note.digest.hex())
 
-    def made(self, request: str) -> CarriedRequest | None:
+    def carried_out(self, request: str) -> CarriedRequest | None:
         """The request of this id that was carried out behind the fork."""
-        return self._made.get(request)
+        return self._carried_out.get(request)
 
     def has_table(self, label: str, columns: list[str] | None) -> bool:
         """Whether there is such a table, with these columns if they are given."""
         table = self._tables.get(label)
-        return table is not None and (columns is None or columns == [frame.name for frame in table.definition.columns])
+        names = [] if table is None else [column.name for column in table.definition.columns]
+        return table is not None and (columns is None or columns == names)
 
     def look_at(self, keys: ScratchKeys) -> None:
         """Read what is under these keys, and no others; ``refresh`` before."""
@@ -89,18 +90,18 @@ class WinningChainJournal:
             for (label, key, _), place in chunk:
                 table = self._tables.get(label)
                 if place is not None and table is not None:
-                    self._rows.set(label, key, self._known(table, self._rightful.right(table, key, place)))
+                    self._rows.set(label, key, self._known(table, self._expected.right(table, key, place)))
 
     def _last_place(self, label: str, key: bytes) -> Place | None:
         """Where a key was touched last, if that was behind the fork."""
         places = self._history.places(self._strand, label, key, None, 1)
         return places[0] if places and places[0][0] > self._fork.sequence else None
 
-    def _known(self, table: TableVersions, right: ExpectedRow) -> KnownRow:
+    def _known(self, table: TableVersions, expected: ExpectedRow) -> KnownRow:
         names = [column.name for column in table.stored.columns]
-        row = None if right.row is None else dict(zip(names, right.row, strict=True))
-        assert right.header is not None, "the statement was found"
-        return KnownRow(row, right.unknown, json.dumps(_by(right.header)))
+        row = None if expected.row is None else dict(zip(names, expected.row, strict=True))
+        assert expected.header is not None, "the statement was found"
+        return KnownRow(row, expected.unknown, json.dumps(_by(expected.header)))
 
     def look(self, label: str, key: Mapping[str, str | None]) -> WinningRow:
         """What is under one of the keys that were looked at."""
@@ -140,7 +141,7 @@ class FetchedBlocks:
             self.journal.open()
             packed = dict(self._own.definitions_in_order(self._fork.strand, self._fork.sequence))
             self.journal.begin_at(self._fork, packed)
-        self.journal.discard_arriving(self._fork.strand)
+        self.journal.discard_arriving(self._fork.strand)  # parts of a block whose end never came
         self.history.open()
 
     def close(self) -> None:
@@ -181,7 +182,7 @@ class FetchedBlocks:
 
 
 class ScratchKeyOutcomes:
-    """What became of keys, in a file that is gone when it is closed (``judging.Marks``)."""
+    """The ``KeyOutcomes`` of one judgement, in a file that is gone when it is closed."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -201,7 +202,7 @@ class ScratchKeyOutcomes:
         return None if row is None else (row[0], bool(row[1]))
 
     def set(self, label: str, key: Mapping[str, str | None], sequence: int, *, clean: bool) -> None:
-        """It was this one."""
+        """Note this orphan as the last one that touched the key."""
         row = (label, pack_texts(list(key.values())), sequence, clean)
         self._db.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", row)
 

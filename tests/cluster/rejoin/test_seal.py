@@ -194,7 +194,7 @@ async def test_the_report_tells_each_transaction_and_how_it_stands(regions: tupl
     ]
 
 
-@pytest.mark.parametrize("limit", ["STATEMENTS_LIMIT", "TOLD_LIMIT_CHARACTERS"])
+@pytest.mark.parametrize("limit", ["STATEMENTS_LIMIT", "ROWS_LIMIT_CHARACTERS"])
 async def test_a_very_large_transaction_is_told_in_part_and_never_clean(
     regions: tuple[Ledger, Ledger], monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
