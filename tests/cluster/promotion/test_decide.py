@@ -16,22 +16,22 @@ from replicator.cluster.promotion.decide import (
 )
 
 
-def after(seen: PromotionFacts, done: tuple[PromoteStep, ...], epoch: int) -> PromotionFacts:
+def after(facts: PromotionFacts, done: tuple[PromoteStep, ...], epoch: int) -> PromotionFacts:
     """How the world looks then."""
     return PromotionFacts(
-        seen.is_source or PromoteStep.BEGIN in done,
-        seen.is_replica and PromoteStep.TABLES not in done,
-        max(seen.epoch, epoch if PromoteStep.EPOCH in done else 0),
+        facts.is_source or PromoteStep.BEGIN in done,
+        facts.is_replica and PromoteStep.TABLES not in done,
+        max(facts.epoch, epoch if PromoteStep.EPOCH in done else 0),
     )
 
 
 @pytest.mark.parametrize("epoch_first", [False, True])
 def test_what_is_left_of_a_promotion_leads_to_its_end(epoch_first: bool) -> None:
     """Also where the epoch's block was appended before."""
-    seen = PromotionFacts(is_source=False, is_replica=False, epoch=2 if epoch_first else 1)
-    whole = promotion(seen, 2)
+    facts = PromotionFacts(is_source=False, is_replica=False, epoch=2 if epoch_first else 1)
+    whole = promotion(facts, 2)
     for done in range(len(whole) + 1):
-        now = after(seen, whole[:done], 2)
+        now = after(facts, whole[:done], 2)
         rest = promotion(now, 2)
         assert promotion(after(now, rest, 2), 2) == ()
         assert (PromoteStep.BEGIN in whole[:done]) == (PromoteStep.SLOT not in rest), (

@@ -21,7 +21,7 @@ Row = dict[str, str | None]
 BY = WinningBlock(20, "their tx", "2026-01-01T00:00:00Z")
 
 
-class Charge:
+class TouchedRows:
     """What the region in charge has: rows by key, of one table."""
 
     def __init__(self, **touched: Row | None) -> None:
@@ -61,8 +61,8 @@ def row(key: str, value: str | None) -> Row | None:
 
 
 def change(key: str, before: str | None, after: str | None, **more: Any) -> Fields:
-    told = {"op": "update", "table": "t", "key": {"id": key}, "keyless": False, "unknown": ""}
-    return {**told, "before": row(key, before), "after": row(key, after), **more}
+    statement = {"op": "update", "table": "t", "key": {"id": key}, "keyless": False, "unknown": ""}
+    return {**statement, "before": row(key, before), "after": row(key, after), **more}
 
 
 def orphan(*statements: Fields, sequence: int = 11, **more: Any) -> Fields:
@@ -71,10 +71,10 @@ def orphan(*statements: Fields, sequence: int = 11, **more: Any) -> Fields:
 
 
 def judged(
-    transaction: Fields, charge: Charge | None = None, marks: Marks | None = None, **more: Any
+    transaction: Fields, chain: TouchedRows | None = None, marks: Marks | None = None, **more: Any
 ) -> ConflictVerdict:
     made = more.get("made", {})
-    return judge(transaction, charge or Charge(), marks or Marks(), made.get, more.get("reapplied"))
+    return judge(transaction, chain or TouchedRows(), marks or Marks(), made.get, more.get("reapplied"))
 
 
 def test_a_row_that_nobody_touched_since_is_as_it_was() -> None:
@@ -85,67 +85,67 @@ def test_a_row_that_nobody_touched_since_is_as_it_was() -> None:
     ("there", "verdict"), [("1", "clean"), ("3", "conflict"), (None, "conflict"), ("2", "conflict")]
 )
 def test_a_row_that_was_touched_since(there: str | None, verdict: str) -> None:
-    found = judged(orphan(change("a", "1", "2")), Charge(a=row("a", there)))
-    assert found.verdict == verdict
-    assert found.why[0]["block"] == BY._asdict()
+    judgement = judged(orphan(change("a", "1", "2")), TouchedRows(a=row("a", there)))
+    assert judgement.verdict == verdict
+    assert judgement.why[0]["block"] == BY._asdict()
 
 
 def test_the_same_row_by_the_same_transaction_is_there_and_by_another_is_not() -> None:
-    charge = Charge(a=row("a", "2"))
-    told = orphan(change("a", "1", "2"), transaction="their tx")
-    assert judged(told, charge).verdict == "there"
-    charge.by = BY._replace(transaction="tx-11")  # a name that the ledger gives by itself proves nothing
-    assert judged(orphan(change("a", "1", "2")), charge).verdict == "conflict"
-    charge.by = BY._replace(transaction=reapply_id(orphan()))
-    assert judged(orphan(change("a", "1", "2")), charge).verdict == "there"
+    chain = TouchedRows(a=row("a", "2"))
+    transaction = orphan(change("a", "1", "2"), transaction="their tx")
+    assert judged(transaction, chain).verdict == "there"
+    chain.by = BY._replace(transaction="tx-11")  # a name that the ledger gives by itself proves nothing
+    assert judged(orphan(change("a", "1", "2")), chain).verdict == "conflict"
+    chain.by = BY._replace(transaction=reapply_id(orphan()))
+    assert judged(orphan(change("a", "1", "2")), chain).verdict == "there"
 
 
 def test_one_row_that_conflicts_makes_the_transaction_one() -> None:
-    told = orphan(change("a", "1", "2"), change("b", "1", "2"))
-    assert judged(told, Charge(b=row("b", "9"))).verdict == "conflict"
+    transaction = orphan(change("a", "1", "2"), change("b", "1", "2"))
+    assert judged(transaction, TouchedRows(b=row("b", "9"))).verdict == "conflict"
 
 
 def test_half_of_it_there_is_a_conflict() -> None:
-    told = orphan(change("a", "1", "2"), change("b", "1", "2"), transaction="their tx")
-    assert judged(told, Charge(b=row("b", "2"))).verdict == "conflict"
+    transaction = orphan(change("a", "1", "2"), change("b", "1", "2"), transaction="their tx")
+    assert judged(transaction, TouchedRows(b=row("b", "2"))).verdict == "conflict"
 
 
 def test_the_same_request() -> None:
-    told = orphan(change("a", "1", "2"), request="r", digest="aa")
+    transaction = orphan(change("a", "1", "2"), request="r", digest="aa")
     same, other = {"r": CarriedRequest(BY, "aa")}, {"r": CarriedRequest(BY, "bb")}
-    assert judged(told, Charge(a=row("a", "9")), made=same).verdict == "there"
-    assert judged(told, made=other).verdict == "conflict"
-    charge = Charge(a=row("a", "2"))
-    charge.by = BY._replace(transaction="r")
-    assert judged(told, charge, made=other).verdict == "there", "re-applied under its client's key"
+    assert judged(transaction, TouchedRows(a=row("a", "9")), made=same).verdict == "there"
+    assert judged(transaction, made=other).verdict == "conflict"
+    chain = TouchedRows(a=row("a", "2"))
+    chain.by = BY._replace(transaction="r")
+    assert judged(transaction, chain, made=other).verdict == "there", "re-applied under its client's key"
 
 
 def test_what_was_re_applied_is_there() -> None:
     note = {"who": "ann", "at": "now"}
-    assert judged(orphan(change("a", "1", "2")), Charge(a=row("a", "9")), reapplied=note).verdict == "there"
+    assert judged(orphan(change("a", "1", "2")), TouchedRows(a=row("a", "9")), reapplied=note).verdict == "there"
     made = {reapply_id(orphan()): CarriedRequest(BY, "")}
-    assert judged(orphan(change("a", "1", "2")), Charge(a=row("a", "9")), made=made).verdict == "there"
+    assert judged(orphan(change("a", "1", "2")), TouchedRows(a=row("a", "9")), made=made).verdict == "there"
 
 
 @pytest.mark.parametrize(
-    ("charge", "verdicts"),
+    ("chain", "verdicts"),
     [
-        (Charge(), ["clean", "clean", "clean"]),
-        (Charge(a=row("a", "9")), ["conflict", "conflict", "clean"]),
-        (Charge(b=row("b", "9")), ["clean", "clean", "conflict"]),
+        (TouchedRows(), ["clean", "clean", "clean"]),
+        (TouchedRows(a=row("a", "9")), ["conflict", "conflict", "clean"]),
+        (TouchedRows(b=row("b", "9")), ["clean", "clean", "conflict"]),
     ],
 )
-def test_orphans_that_build_on_each_other(charge: Charge, verdicts: list[str]) -> None:
-    told = [
+def test_orphans_that_build_on_each_other(chain: TouchedRows, verdicts: list[str]) -> None:
+    transactions = [
         orphan(change("a", "1", "2"), sequence=11),
         orphan(change("a", "2", "3"), sequence=12),
         orphan(change("b", "1", "2"), sequence=13),
     ]
     marks = Marks()
-    found = [judged(one, charge, marks) for one in told]
-    assert [one.verdict for one in found] == verdicts
+    judgements = [judged(transaction, chain, marks) for transaction in transactions]
+    assert [verdict.verdict for verdict in judgements] == verdicts
     if verdicts[1] != "clean" or verdicts[0] == "clean":
-        assert found[1].why[0].get("builds_on") == 11
+        assert judgements[1].why[0].get("builds_on") == 11
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,6 @@ def test_no_statement_is_nothing() -> None:
 
 
 def test_what_is_not_known_of_the_region_in_charge_is_a_conflict() -> None:
-    charge = Charge(a=row("a", "1"))
-    charge.unknown = "the journal begins later"
-    assert judged(orphan(change("a", "1", "2")), charge).verdict == "conflict"
+    chain = TouchedRows(a=row("a", "1"))
+    chain.unknown = "the journal begins later"
+    assert judged(orphan(change("a", "1", "2")), chain).verdict == "conflict"

@@ -61,9 +61,11 @@ async def test_it_is_written_to_as_if_the_orphans_had_never_been(regions: tuple[
     outcomes = []
     for region in (old, reference):
         region.clock.now = old.clock.now
-        told = region.submit(*bodies)
-        assert all(isinstance(one, TransactionAnswer) for one in told)
-        outcomes.append([(one.versions, one.repeated) for one in told if isinstance(one, TransactionAnswer)])
+        answers = region.submit(*bodies)
+        assert all(isinstance(answer, TransactionAnswer) for answer in answers)
+        outcomes.append(
+            [(answer.versions, answer.repeated) for answer in answers if isinstance(answer, TransactionAnswer)]
+        )
     assert outcomes[0] == outcomes[1]
     assert [repeated for _, repeated in outcomes[0]] == [False, True, False, False, False]
     assert digests(old.kind) == digests(reference.kind)

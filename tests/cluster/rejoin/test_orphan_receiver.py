@@ -46,7 +46,7 @@ def notes(dsn: str) -> dict[int, tuple[str, str, str]]:
         return {number: (owner, body, n) for number, owner, body, n in found}
 
 
-def told(number: int, before: str | None, after: str | None) -> Fields:
+def row_change(number: int, before: str | None, after: str | None) -> Fields:
     """A change of a note's owner."""
     rows = [
         None if owner is None else dict(zip(NAMES, (str(number), owner, "body", "1.00"), strict=True))
@@ -55,26 +55,37 @@ def told(number: int, before: str | None, after: str | None) -> Fields:
     return {"table": "notes", "key": {"id": str(number)}, "before": rows[0], "after": rows[1]}
 
 
-def taking(dsn: str) -> PostgresOrphanReceiver:
+def receiver(dsn: str) -> PostgresOrphanReceiver:
     return PostgresOrphanReceiver(dsn, {"notes": NOTES, "log": LOG})
 
 
 def test_it_is_carried_out_once(dsn: str) -> None:
-    rows = [told(1, "ann", "bob"), told(1, "bob", "eve"), told(2, "ann", None), told(20, None, "new")]
-    assert taking(dsn).take(rows)
+    rows = [
+        row_change(1, "ann", "bob"),
+        row_change(1, "bob", "eve"),
+        row_change(2, "ann", None),
+        row_change(20, None, "new"),
+    ]
+    assert receiver(dsn).take(rows)
     after = notes(dsn)
     assert (after[1][0], 2 in after, after[20][0]) == ("eve", False, "new")
-    assert not taking(dsn).take(rows)
+    assert not receiver(dsn).take(rows)
     assert notes(dsn) == after
 
 
 @pytest.mark.parametrize(
-    "wrong", [told(1, "bob", "eve"), told(1, None, "new"), told(99, "ann", "bob"), told(99, "ann", None)]
+    "wrong",
+    [
+        row_change(1, "bob", "eve"),
+        row_change(1, None, "new"),
+        row_change(99, "ann", "bob"),
+        row_change(99, "ann", None),
+    ],
 )
 def test_a_row_that_is_not_as_it_was_refuses_the_whole(dsn: str, wrong: Fields) -> None:
     before = notes(dsn)
     with pytest.raises(Rejected) as refused:
-        taking(dsn).take([told(3, "ann", "bob"), wrong])
+        receiver(dsn).take([row_change(3, "ann", "bob"), wrong])
     assert refused.value.reason == "row_changed"
     assert notes(dsn) == before
 
@@ -84,7 +95,7 @@ def test_what_the_database_refuses_is_refused(dsn: str) -> None:
         db.execute("ALTER TABLE notes ADD CHECK (owner <> 'bob')")
     before = notes(dsn)
     with pytest.raises(Rejected, match="violates check constraint"):
-        taking(dsn).take([told(3, "ann", "eve"), told(4, "ann", "bob")])
+        receiver(dsn).take([row_change(3, "ann", "eve"), row_change(4, "ann", "bob")])
     assert notes(dsn) == before
 
 
@@ -92,7 +103,7 @@ def test_what_the_database_refuses_is_refused(dsn: str) -> None:
 def test_rows_that_cannot_be_told_apart_are_refused(dsn: str, label: str) -> None:
     key = {"_sequence": "1", "_ordinal": "0"}
     with pytest.raises(Rejected) as refused:
-        taking(dsn).take([{"table": label, "key": key, "before": None, "after": {**key, "line": "x", "n": "1"}}])
+        receiver(dsn).take([{"table": label, "key": key, "before": None, "after": {**key, "line": "x", "n": "1"}}])
     assert refused.value.reason == "cannot_take"
 
 
@@ -104,7 +115,7 @@ async def test_somebody_who_is_quicker(dsn: str) -> None:
 
         def take() -> None:
             try:
-                taking(dsn).take([told(5, "ann", "bob")])
+                receiver(dsn).take([row_change(5, "ann", "bob")])
             except Rejected as error:
                 refusals.append(error)
 
@@ -112,7 +123,7 @@ async def test_somebody_who_is_quicker(dsn: str) -> None:
             nursery.start_soon(trio.to_thread.run_sync, take)
             await _waits_for_lock(dsn)
             await trio.to_thread.run_sync(other.execute, "COMMIT")
-    assert [one.reason for one in refusals] == ["row_changed"]
+    assert [refusal.reason for refusal in refusals] == ["row_changed"]
     assert notes(dsn)[5][0] == "quick"
 
 
@@ -142,7 +153,7 @@ async def primary(dsn: str, orphans: Orphans) -> AsyncIterator[str]:
     """A PostgreSQL primary's HTTP surface."""
     async with trio.open_nursery() as nursery:
         port = free_port()
-        app = application(routes(orphans, lambda: taking(dsn)), "secret")
+        app = application(routes(orphans, lambda: receiver(dsn)), "secret")
         await nursery.start(serve, app, Listen("127.0.0.1", port), trio.sleep_forever)
         yield f"http://127.0.0.1:{port}"
         nursery.cancel_scope.cancel()
@@ -174,8 +185,8 @@ async def test_from_region_to_primary(tmp_path: Path, dsn: str, new_database: Ca
     assert orphans.count() == 4
     async with primary(dsn, orphans) as address:
         url.append(address)
-        told = (await orphans.reapply(seal.id, [3, 4, 5, 6], "ann", apply=True))["transactions"]
-        outcomes = [(one["verdict"], one["outcome"]) for one in told]
+        sent = (await orphans.reapply(seal.id, [3, 4, 5, 6], "ann", apply=True))["transactions"]
+        outcomes = [(transaction["verdict"], transaction["outcome"]) for transaction in sent]
         assert outcomes == [
             ("clean", "re-applied"),
             ("clean", "re-applied"),

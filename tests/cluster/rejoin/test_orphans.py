@@ -78,12 +78,15 @@ class Deployment:
         fields = {"who": "ann", "transactions": list(sequences), "apply": apply}
         answer = await client.post(f"/v1/orphans/{self.id}/reapply", json=fields)
         assert answer.status_code == 200, answer.text
-        told: list[Fields] = answer.json()["transactions"]
-        return told
+        transactions: list[Fields] = answer.json()["transactions"]
+        return transactions
+
+    async def outcomes(self, client: AsyncClient, *sequences: int, apply: bool = True) -> list[str]:
+        return [transaction["outcome"] for transaction in await self.reapply(client, *sequences, apply=apply)]
 
     async def verdicts(self, client: AsyncClient) -> dict[int, str]:
-        told = (await client.get(f"/v1/orphans/{self.id}")).json()["transactions"]
-        return {one["sequence"]: one["judged"]["verdict"] for one in told}
+        transactions = (await client.get(f"/v1/orphans/{self.id}")).json()["transactions"]
+        return {transaction["sequence"]: transaction["judged"]["verdict"] for transaction in transactions}
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ async def test_what_is_sealed_is_listed_with_what_is_not_handled(deployed: Deplo
 async def test_they_are_judged_by_now(deployed: Deployment) -> None:
     async with deployed.serving() as client:
         sealed_verdicts = await deployed.verdicts(client)
-        assert [one for one, verdict in sealed_verdicts.items() if verdict == "clean"] == CLEAN
+        assert [sequence for sequence, verdict in sealed_verdicts.items() if verdict == "clean"] == CLEAN
         deployed.new.submit(topup("b", 1))
         deployed.follow()
         verdicts = await deployed.verdicts(client)
@@ -124,17 +127,22 @@ async def test_pages(deployed: Deployment) -> None:
     async with deployed.serving() as client:
         path = f"/v1/orphans/{deployed.id}"
         first = (await client.get(path, params={"limit": 4, "verdict": "clean"})).json()
-        assert ([one["sequence"] for one in first["transactions"]], first["next"]) == (CLEAN[:4], CLEAN[3])
+        assert ([transaction["sequence"] for transaction in first["transactions"]], first["next"]) == (
+            CLEAN[:4],
+            CLEAN[3],
+        )
         rest = (await client.get(path, params={"after": first["next"], "verdict": "clean"})).json()
-        assert ([one["sequence"] for one in rest["transactions"]], rest["next"]) == (CLEAN[4:], None)
+        assert ([transaction["sequence"] for transaction in rest["transactions"]], rest["next"]) == (CLEAN[4:], None)
 
 
 async def test_a_dry_run_changes_nothing(deployed: Deployment) -> None:
     before = deployed.new.head
     async with deployed.primary(), deployed.serving() as client:
-        told = await deployed.reapply(client, apply=False)
-        assert [(one["sequence"], one["outcome"]) for one in told] == [(one, "to be sent") for one in CLEAN]
-        assert [one["outcome"] for one in await deployed.reapply(client, 7, apply=False)] == ["left alone"]
+        transactions = await deployed.reapply(client, apply=False)
+        assert [(transaction["sequence"], transaction["outcome"]) for transaction in transactions] == [
+            (sequence, "to be sent") for sequence in CLEAN
+        ]
+        assert await deployed.outcomes(client, 7, apply=False) == ["left alone"]
     assert deployed.new.head == before
     assert not list((deployed.old.directory / "orphans").glob("*/handled.jsonl"))
 
@@ -144,13 +152,13 @@ async def test_re_applied_twice_they_are_carried_out_once(deployed: Deployment) 
     before = new.head.sequence
     async with deployed.primary(), deployed.serving() as client:
         for again in (False, True):
-            told = await deployed.reapply(client, *CLEAN)
-            assert {one["outcome"] for one in told} == {"left alone" if again else "re-applied"}
+            transactions = await deployed.reapply(client, *CLEAN)
+            assert {transaction["outcome"] for transaction in transactions} == {"left alone" if again else "re-applied"}
         assert await deployed.reapply(client) == []
         assert new.head.sequence == before + len(CLEAN)
         deployed.follow()
         verdicts = await deployed.verdicts(client)
-    assert {verdicts[one] for one in CLEAN} == {"there"}
+    assert {verdicts[sequence] for sequence in CLEAN} == {"there"}
     assert new.document("b") == ({"wallet_id": "b", "user_id": "u-b", "balance": 50}, 3)
     assert new.document("d") is None
     assert new.document("e") == (
@@ -169,12 +177,12 @@ async def test_an_answer_that_was_lost(deployed: Deployment) -> None:
         head = deployed.new.head
         lines = [line for line in handled.read_text().splitlines(keepends=True) if "sending" in line]
         handled.write_text("".join(lines) + '{"sequence": 9, "bec')  # the disk was full
-        assert [one["outcome"] for one in await deployed.reapply(client)][:2] == ["re-applied", "re-applied"]
+        assert (await deployed.outcomes(client))[:2] == ["re-applied", "re-applied"]
         assert deployed.new.head.sequence == head.sequence + len(CLEAN) - 2
         handled.unlink()  # not even that it was being sent is known
         deployed.follow()
         verdicts = await deployed.verdicts(client)
-        assert {verdicts[one] for one in CLEAN} == {"there"}
+        assert {verdicts[sequence] for sequence in CLEAN} == {"there"}
 
 
 async def test_what_has_changed_a_moment_ago_is_refused_by_the_primary(deployed: Deployment) -> None:
@@ -189,9 +197,9 @@ async def test_what_has_changed_a_moment_ago_is_refused_by_the_primary(deployed:
 async def test_what_builds_on_an_orphan_goes_behind_it(deployed: Deployment) -> None:
     """The version that it expects is there, by another way: it would overwrite what others did."""
     async with deployed.primary(), deployed.serving() as client:
-        assert [one["outcome"] for one in await deployed.reapply(client, 9)] == ["left alone: needs 8 first"]
-        assert [one["outcome"] for one in await deployed.reapply(client, 8)] == ["re-applied"]
-        assert [one["outcome"] for one in await deployed.reapply(client, 9)] == ["re-applied"]
+        assert await deployed.outcomes(client, 9) == ["left alone: needs 8 first"]
+        assert await deployed.outcomes(client, 8) == ["re-applied"]
+        assert await deployed.outcomes(client, 9) == ["re-applied"]
     assert deployed.new.document("b") == ({"wallet_id": "b", "user_id": "u-b", "balance": 50}, 3)
 
 
@@ -209,8 +217,8 @@ async def test_a_client_that_retries_its_orphan_yet(deployed: Deployment) -> Non
 async def test_a_conflict_is_never_sent(deployed: Deployment) -> None:
     before = deployed.new.head
     async with deployed.primary(), deployed.serving() as client:
-        told = await deployed.reapply(client, 7, 10, 17)
-    assert {one["outcome"] for one in told} == {"left alone"}
+        transactions = await deployed.reapply(client, 7, 10, 17)
+    assert {transaction["outcome"] for transaction in transactions} == {"left alone"}
     assert deployed.new.head == before
 
 
@@ -233,7 +241,9 @@ async def test_before_they_are_undone_they_are_shown_as_sealed_and_not_re_applie
     _, seal = await sealed(old, new)
     waiting = Deployment(old, new, seal.id)
     async with waiting.serving() as client:
-        assert [one for one, verdict in (await waiting.verdicts(client)).items() if verdict == "clean"] == CLEAN
+        assert [
+            sequence for sequence, verdict in (await waiting.verdicts(client)).items() if verdict == "clean"
+        ] == CLEAN
         answer = await client.post(f"/v1/orphans/{seal.id}/reapply", json={"who": "ann", "apply": True})
         assert (answer.status_code, answer.json()["reason"]) == (409, "not_undone")
     for region in (old, new, reference):

@@ -160,10 +160,10 @@ async def test_the_report_tells_each_transaction_and_how_it_stands(regions: tupl
     _, seal = await sealed(old, new)
     head = read_heading(seal.directory)
     whole = json.loads((seal.directory / "report.json").read_text())
-    told = {one["sequence"]: one for one in read_transactions(seal.directory)}
-    assert list(told.values()) == whole["transactions"]
+    transactions = {transaction["sequence"]: transaction for transaction in read_transactions(seal.directory)}
+    assert list(transactions.values()) == whole["transactions"]
     assert {name: head[name] for name in head} == {name: whole[name] for name in head}
-    verdicts = [one["judged"]["verdict"] for one in told.values()]
+    verdicts = [transaction["judged"]["verdict"] for transaction in transactions.values()]
     assert verdicts == [
         "conflict",  # a: the new primary has changed it
         "clean",  # b
@@ -178,7 +178,7 @@ async def test_the_report_tells_each_transaction_and_how_it_stands(regions: tupl
         "conflict",  # a table that is not there
     ]
     assert head["counts"] == {"there": 1, "clean": 7, "conflict": 3, "nothing": 0}
-    first = told[7]
+    first = transactions[7]
     (statement,) = first["statements"]
     assert (first["request"], first["users"], first["epoch"]) == ("orphan-a", ["u-a"], 1)
     assert statement["key"] == {"wallet_id": "a"}
@@ -187,8 +187,8 @@ async def test_the_report_tells_each_transaction_and_how_it_stands(regions: tupl
     (why,) = first["judged"]["why"]
     assert why["block"]["sequence"] == new.head.sequence
     assert json.loads(why["now"]["document"])["balance"] == 106
-    assert told[9]["judged"]["why"][0]["builds_on"] == 8
-    assert [(one["before"] is None, one["after"] is None) for one in told[11]["statements"]] == [
+    assert transactions[9]["judged"]["why"][0]["builds_on"] == 8
+    assert [(change["before"] is None, change["after"] is None) for change in transactions[11]["statements"]] == [
         (False, True),
         (True, False),
     ]
@@ -200,7 +200,7 @@ async def test_a_very_large_transaction_is_told_in_part_and_never_clean(
 ) -> None:
     monkeypatch.setattr(transaction_facts, limit, 100 if limit == "STATEMENTS_LIMIT" else 200_000)
     _, seal = await sealed(*regions)
-    (large,) = (one for one in read_transactions(seal.directory) if one["left_out"])
+    (large,) = (transaction for transaction in read_transactions(seal.directory) if transaction["left_out"])
     assert large["left_out"] + len(large["statements"]) == 130
     assert len(json.dumps(large)) < 1_200_000
     assert (large["left_tables"], large["judged"]["verdict"]) == (["points"], "conflict")

@@ -92,7 +92,7 @@ async def test_what_is_set_aside_since_before_the_fork_stays_so(old: Chain, new:
     assert [owners(old.kind)[key] for key in "123"] == ["ann", "ann", "ann"]
     replica = old.kind.replica()
     replica.open()
-    assert [one.place for one in replica.quarantine().open(STRAND)] == [(set_aside, 0)]
+    assert [statement.place for statement in replica.quarantine().open(STRAND)] == [(set_aside, 0)]
     replica.close()
     new.write(pack_update(1, note(1, "held")), pack_update(1, note(2, "new")))
     old.take(new)
