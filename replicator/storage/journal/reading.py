@@ -69,7 +69,7 @@ class JournalReader:
                 "SELECT data, high_at FROM page WHERE strand = ? ORDER BY last DESC LIMIT 1", (strand,)
             ).fetchone()
         if row is None:
-            return self._base(strand), 0
+            return self._base(strand), self.base_high_at(strand) or 0
         *_, last = unpack_page(row[0])
         return last.position, row[1]
 
@@ -186,7 +186,8 @@ class JournalReader:
         for block in unpack_page(row[0]):
             if block.header.committed_at >= time:
                 return block.header.sequence - 1
-        raise AssertionError("high_at names a page without a block of its time")
+        # The page only says how late what came before the beginning was: by a clock that has jumped back since.
+        return self._base(strand).sequence
 
     def reaches_back(self, strand: str, time: int) -> bool:
         """Whether every block that was committed at or after ``time`` (µs) is here; the beginning may be gone."""

@@ -93,7 +93,7 @@ class Journal(JournalReader):
                 "INSERT OR REPLACE INTO definition VALUES (?, ?, ?, ?)",
                 [(base.strand, relation, base.sequence, data) for relation, data in definitions.items()],
             )
-        self._heads[base.strand] = (base, 0)
+        self._heads[base.strand] = (base, high_at or 0)
 
     def append(self, strand: str, items: Sequence[BlockPart | Draft], epoch: int) -> list[Block]:
         """Seal drafts behind the head and store them; parts are stored for the draft that follows them.

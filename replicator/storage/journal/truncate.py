@@ -17,6 +17,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.format.block import check_link
 from replicator.format.position import Position, parse_position
 from replicator.format.wire import pack_blocks, unpack_page
+from replicator.storage.journal.reading import HIGH_NOTE
 from replicator.storage.journal.sealed import Seal, verified
 from replicator.storage.journal.store import Journal
 
@@ -63,6 +64,9 @@ def _cut_pages(db: sqlite3.Connection, fork: Position) -> None:
     first, _, data = split
     kept = [block for block in unpack_page(data) if block.header.sequence <= sequence]
     (high_at,) = db.execute("SELECT max(high_at) FROM page WHERE strand = ? AND last < ?", (strand, first)).fetchone()
+    if high_at is None:  # the page is the first: what came before it was pruned, or was never here
+        note = db.execute("SELECT value FROM note WHERE key = ?", (HIGH_NOTE + strand,)).fetchone()
+        high_at = int(note[0]) if note else None
     times = [block.header.committed_at for block in kept] + ([] if high_at is None else [high_at])
     row = (strand, sequence, first, max(times), 0, b"".join(pack_blocks(kept)))
     db.execute("INSERT INTO page VALUES (?, ?, ?, ?, ?, ?)", row)

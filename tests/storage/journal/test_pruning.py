@@ -98,6 +98,18 @@ def test_times_before_the_base_are_known_to_be_incomplete(journal: Journal) -> N
     assert journal.sequence_before(STRAND, 350) == 34
 
 
+def test_a_time_that_only_pruned_blocks_had_gives_the_beginning(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.open()
+    for number, at in enumerate([100, 500, 450, 600], start=1):
+        journal.append(STRAND, [draft(number)._replace(committed_at=at)], 1)
+    remove_to(journal, 2)
+    assert journal.sequence_before(STRAND, 480) == 2
+    assert journal.sequence_before(STRAND, 501) == 3
+    assert not journal.reaches_back(STRAND, 480)
+    journal.close()
+
+
 def test_the_last_page_stays(journal: Journal) -> None:
     remove_to(journal, LAST - 1)
     with pytest.raises(Halted, match="last page"):

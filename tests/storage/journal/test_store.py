@@ -13,6 +13,7 @@ from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft, open_bloc
 from replicator.format.definition import Column, Definition
 from replicator.format.position import Position, genesis
 from replicator.format.statement import pack_define, pack_insert, pack_message
+from replicator.storage.journal.pruning import remove_pages
 from replicator.storage.journal.store import Journal
 
 STRAND = "main"
@@ -167,6 +168,23 @@ def test_a_journal_can_begin_behind_a_position_but_only_while_empty(journal: Jou
     assert journal.position_at(STRAND, 41) == base
     with pytest.raises(Halted, match="journal_not_empty"):
         journal.begin_at(genesis(STRAND), {})
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_was_committed_before_the_beginning_counts_although_the_clock_jumped_back(
+    journal: Journal, reopened: bool
+) -> None:
+    journal.begin_at(Position(STRAND, 3, 41, b"\x07" * 32), {}, high_at=1000)
+    if reopened:
+        journal.close()
+        journal.open()
+    journal.append(STRAND, [draft(42, 500)], 3)
+    assert journal.high_at(STRAND, 42) == 1000, "who bootstraps from here has to know it"
+    assert journal.sequence_before(STRAND, 800) == 41
+    journal.append(STRAND, [draft(43, 1500)], 3)
+    assert journal.sequence_before(STRAND, 1200) == 42
+    remove_pages(journal, STRAND, 42)
+    assert not journal.reaches_back(STRAND, 800), "block 41 may have been committed at 1000"
 
 
 def test_a_changed_byte_is_found_when_it_is_read(journal: Journal) -> None:

@@ -100,6 +100,16 @@ def test_a_journal_that_was_pruned_is_cut_to_its_beginning(journal: Journal) -> 
     assert journal.append(STRAND, [draft(1)], 2)[0].header.sequence == 6
 
 
+def test_a_journal_that_is_cut_to_its_beginning_knows_its_times(journal: Journal) -> None:
+    while remove_pages(journal, STRAND, 5).sequence < 5:
+        pass
+    truncate(journal, seal(journal, 5))
+    journal.append(STRAND, [draft(1), draft(3)], 1)  # by a clock that jumped back: one page
+    assert journal.high_at(STRAND, 7) == 500
+    truncate(journal, seal(journal, 6))
+    assert journal.high_at(STRAND, 6) == 500
+
+
 def test_nobody_is_known_to_have_what_was_cut_away(journal: Journal) -> None:
     regions = KnownRegions(journal, STRAND)
     regions.report("lima", 9, 1)
