@@ -98,10 +98,10 @@ class JournalReader:
         """Pages with blocks behind the sequence ``after``, one at the least; the first may begin earlier."""
         pages: list[JournalPage] = []
         size = 0
-        with self._reader() as db:
-            rows = db.execute(
-                "SELECT first, last, large, data FROM page WHERE strand = ? AND last > ? ORDER BY last", (strand, after)
-            )
+        query = "SELECT first, last, large, data FROM page WHERE strand = ? AND last > ? ORDER BY last"
+        # Closed before the connection is given back: a read that was left in its midst holds its snapshot, and whoever
+        # takes the connection next would not see what was committed since.
+        with self._reader() as db, contextlib.closing(db.execute(query, (strand, after))) as rows:
             for first, last, large, data in rows:
                 pages.append(JournalPage(first, last, bool(large), data))
                 size += len(data)

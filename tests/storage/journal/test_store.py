@@ -170,6 +170,23 @@ def test_a_journal_can_begin_behind_a_position_but_only_while_empty(journal: Jou
         journal.begin_at(genesis(STRAND), {})
 
 
+def test_a_connection_that_is_given_back_sees_what_is_committed_from_then_on(journal: Journal) -> None:
+    """Another thread may take it at that very instant."""
+
+    class Idle(list[sqlite3.Connection]):
+        def append(self, connection: sqlite3.Connection) -> None:
+            super().append(connection)
+            committed = journal.append(STRAND, [draft(3)], 1)[0].header.sequence
+            ends.append((connection.execute("SELECT max(last) FROM page").fetchone()[0], committed))
+
+    for number in (1, 2):
+        journal.append(STRAND, [draft(number)], 1)
+    ends: list[tuple[int, int]] = []
+    journal._readers = Idle()
+    assert len(journal.pages(STRAND, 0, 1)) == 1, "the second page is left unread"
+    assert ends == [(3, 3)]
+
+
 @pytest.mark.parametrize("reopened", [False, True])
 def test_what_was_committed_before_the_beginning_counts_although_the_clock_jumped_back(
     journal: Journal, reopened: bool
