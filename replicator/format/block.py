@@ -83,6 +83,33 @@ class BlockPart(NamedTuple):
     data: bytes
 
 
+class LargeBody:
+    """A large block's body as its parts go by, in order: what the block's header says, or has to say, of it."""
+
+    def __init__(self) -> None:
+        self._digest = _sha256()
+        self.bytes = self.statements = self.parts = 0
+
+    def add(self, part: BlockPart) -> int:
+        """Take the next part; the ordinal of its first statement."""
+        ordinal = self.statements
+        self._digest.update(part.data)
+        self.bytes += len(part.data)
+        self.statements += part.statements
+        self.parts += 1
+        return ordinal
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the parts, one after another."""
+        return self._digest.digest()
+
+    def prove(self, header: Header) -> None:
+        """Raise Corrupt unless this is the body that the header names."""
+        if (self.hash, self.bytes, self.statements) != (header.body_hash, header.body_bytes, header.statements):
+            raise Corrupt("body_mismatch", "the parts are not the body that the header names", place=_place(header))
+
+
 class Block(NamedTuple):
     """A sealed block: ``encoded`` is its header as hashed, ``body`` None if it is large."""
 
@@ -141,6 +168,7 @@ def open_block(encoded: bytes, body: bytes | None) -> Block:
     the caller's to check, with ``check_link``.
     """
     header = decode_header(encoded)
+    # The length first: what claims a large body and carries a small one is refused without hashing it.
     if body is not None and (header.body_bytes != len(body) or header.body_hash != _sha256(body).digest()):
         raise Corrupt("body_mismatch", "the body is not the one that the header names", place=_place(header))
     return Block(header, encoded, _sha256(encoded).digest(), body)
@@ -153,7 +181,7 @@ def open_blocks(encoded: Sequence[bytes], bodies: Sequence[bytes]) -> Iterable[B
     says what is wrong and where.
     """
     body_hashes = [_sha256(body).digest() for body in bodies]
-    try:
+    try:  # one fault among a page's headers sends the whole page the slow way: only damage and attacks pay
         headers = [_tuple(Header, _unpack(header)) for header in encoded]
         columns = list(zip(*headers, strict=True))
         proven = _are_fields(columns) and columns[10:] == [tuple(map(len, bodies)), tuple(body_hashes)]
@@ -170,7 +198,7 @@ def open_blocks(encoded: Sequence[bytes], bodies: Sequence[bytes]) -> Iterable[B
 def decode_header(encoded: bytes) -> Header:
     """Read a header's fields, refusing whatever is not one; raises Corrupt."""
     try:
-        if len(encoded) > HEADER_LIMIT_BYTES:
+        if len(encoded) > HEADER_LIMIT_BYTES:  # before unpacking: a few bytes can ask for a lot of memory
             raise ValueError(f"{len(encoded)} bytes, at most {HEADER_LIMIT_BYTES} are taken")
         header = Header._make(_unpack(encoded))
         _check_fields(header)
@@ -197,6 +225,7 @@ def check_link(previous: Position, block: Block) -> None:
         raise Corrupt("broken_sequence", f"sequence {previous.sequence + 1} was expected", place=_place(header))
     if header.previous != previous.hash:
         raise Corrupt("broken_link", "the hash of the block before is another one", place=_place(header))
+    # Epochs may repeat and skip, never fall: an older primary's block after a newer one's is what fencing is against.
     if header.epoch < previous.epoch:
         raise Corrupt("old_epoch", f"epoch {header.epoch} after epoch {previous.epoch}", place=_place(header))
 
@@ -206,9 +235,9 @@ _FIELD_TYPES = (int, str, int, int, str, str, int, bytes, int, int, int, bytes)
 
 def _check_fields(header: Header) -> None:
     """Every block of every region passes here, more than once: the usual case is a few comparisons."""
-    if tuple(map(type, header)) != _FIELD_TYPES:
+    if tuple(map(type, header)) != _FIELD_TYPES:  # by type, not isinstance: True would be hashed as another byte than 1
         kinds = zip(Header._fields, header, _FIELD_TYPES, strict=True)
-        wrong = [name for name, value, asked in kinds if type(value) is not asked]
+        wrong = [name for name, value, kind in kinds if type(value) is not kind]
         raise ValueError(f"{', '.join(wrong)} of another type than the format says")
     (format_, strand, sequence, epoch, txid, origin, at, previous, flags, statements, body_bytes, body_hash) = header
     if format_ != FORMAT:

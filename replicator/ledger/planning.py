@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from replicator.errors import Rejected
-from replicator.format.block import Block, BlockPart, Draft
+from replicator.format.block import BODY_LIMIT_BYTES, Block, BlockPart, Draft
 from replicator.format.position import Position
 from replicator.format.statement import INSERT, UPDATE, pack_delete, pack_insert, pack_update
-from replicator.ledger.block_body import BlockBody
 from replicator.ledger.evaluate import RequestedChange, StoredDocument, evaluate
 from replicator.ledger.index import RequestIndex, RequestNote, pack_note, read_note, statements_of
 from replicator.ledger.request import DEPTH_LIMIT, RequestLimits, TransactionRequest
@@ -45,6 +44,46 @@ class PlannedTransaction(NamedTuple):
     request: TransactionRequest
     items: list[BlockPart | Draft]
     versions: list[int]
+
+
+class BlockBody:
+    """A block's body in the making, cut into parts where it is large."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._bytes = 0
+        self._parts: list[BlockPart] = []
+        self._open: list[bytes] = []
+        self._open_bytes = 0
+        self._statements = 0
+
+    def add(self, statement: bytes) -> None:
+        """Add a statement. Raises Rejected if the transaction becomes too large."""
+        if self._open and self._open_bytes + len(statement) > BODY_LIMIT_BYTES:
+            self._cut()
+        self._open.append(statement)
+        self._open_bytes += len(statement)
+        self._bytes += len(statement)
+        if self._bytes > self._limit:
+            message = f"the transaction comes to more than {self._limit:,} bytes"
+            raise Rejected("transaction_too_large", message, status=413, cure="send several transactions")
+
+    def _cut(self) -> None:
+        self._statements += len(self._open)
+        self._parts.append(BlockPart(len(self._open), b"".join(self._open)))
+        self._open.clear()
+        self._open_bytes = 0
+
+    def items(self, note: bytes | None, txid: str, committed_at: int) -> list[BlockPart | Draft]:
+        """The transaction for the journal, the note its first statement."""
+        self._cut()
+        notes = [] if note is None else [BlockPart(1, note)]
+        parts = [*notes, *self._parts]
+        statements = self._statements + len(notes)
+        if sum(len(part.data) for part in parts) <= BODY_LIMIT_BYTES:
+            body = b"".join(part.data for part in parts)
+            return [Draft(txid, "", committed_at, 0, statements, body)]
+        return [*parts, Draft(txid, "", committed_at, 0, statements, None)]
 
 
 class RequestPlanner:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from replicator.format.block import Block, BlockPart
+from replicator.format.block import Block, BlockPart, LargeBody
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position, genesis, parse_position
 from replicator.format.wire import unpack_page
@@ -113,20 +113,21 @@ class JournalReader:
         """The blocks behind the sequence ``after``, proven against their hashes: about ``limit_bytes`` of them, at most
         ``limit_blocks``, at least one if there is any."""
         recent = self._recent.get(strand)
-        if recent is not None and (found := recent.behind(after, limit_bytes, limit_blocks)):
-            return found
-        found = []
-        while limit_bytes > 0 and len(found) < limit_blocks:
+        if recent is not None and (blocks := recent.behind(after, limit_bytes, limit_blocks)):
+            return blocks
+        blocks = []
+        while limit_bytes > 0 and len(blocks) < limit_blocks:
+            # A page at a time is proven, not all that the bytes allow: it may be one block that is asked for.
             pages = self.pages(strand, after, min(limit_bytes, READ_BYTES))
             if not pages:
                 break
             for page in pages:
-                found += [block for block in unpack_page(page.data) if block.header.sequence > after]
+                blocks += [block for block in unpack_page(page.data) if block.header.sequence > after]
                 limit_bytes -= len(page.data)
                 after = page.last
-                if len(found) >= limit_blocks:
+                if len(blocks) >= limit_blocks:
                     break
-        return found[:limit_blocks]
+        return blocks[:limit_blocks]
 
     def block(self, strand: str, sequence: int) -> Block | None:
         """One block, if it is here."""
@@ -139,7 +140,7 @@ class JournalReader:
     def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[BlockPart]:
         """The pieces of a large block, in order, one at a time; from number ``first`` on."""
         number = first
-        while True:
+        while True:  # a read for each: between two of them nothing is held open, however slowly they are taken
             with self._reader() as db:
                 row = db.execute(
                     "SELECT statements, data FROM part WHERE strand = ? AND sequence = ? AND number = ?",
@@ -162,8 +163,8 @@ class JournalReader:
         if sequence == base.sequence:
             return base
         recent = self._recent.get(strand)  # may hold what was pruned, which is no longer here
-        if recent is not None and sequence > base.sequence and (found := recent.behind(sequence - 1, 1, 1)):
-            return found[0].position
+        if recent is not None and sequence > base.sequence and (blocks := recent.behind(sequence - 1, 1, 1)):
+            return blocks[0].position
         block = self.block(strand, sequence)
         return block.position if block else None
 
@@ -235,7 +236,7 @@ class JournalReader:
     def _reader(self) -> Iterator[sqlite3.Connection]:
         with translated(self.path):
             try:
-                connection = self._readers.pop()
+                connection = self._readers.pop()  # as ``append`` below it is one step: threads need no lock
             except IndexError:
                 connection = self._new_reader()
             try:
@@ -245,3 +246,11 @@ class JournalReader:
 
     def _new_reader(self) -> sqlite3.Connection:
         return look(self.path) if self._traceless else connect(self.path, synchronous="FULL", read_only=True)
+
+
+def prove_parts(journal: JournalReader, block: Block) -> None:
+    """Raise Corrupt unless the parts that are stored for a large block are its body."""
+    body = LargeBody()
+    for part in journal.parts(block.header.strand, block.header.sequence):
+        body.add(part)
+    body.prove(block.header)

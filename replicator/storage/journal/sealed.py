@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replicator.errors import Corrupt, Halted, ReplicatorError
-from replicator.format.block import Block, BlockPart, check_link
+from replicator.format.block import Block, LargeBody, check_link
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position, parse_position
 from replicator.format.statement import unpack_statements
@@ -153,32 +153,6 @@ class SealedPiece(NamedTuple):
         return unpack_statements(self.data)
 
 
-class _PartialSealed:
-    """A large block whose header stands behind its parts."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self.bytes = self.statements = 0
-
-    def add(self, part: BlockPart) -> int:
-        """The ordinal of the part's first statement."""
-        ordinal = self.statements
-        self.digest.update(part.data)
-        self.bytes += len(part.data)
-        self.statements += part.statements
-        return ordinal
-
-    def prove(self, block: Block) -> None:
-        header = block.header
-        if (self.digest.digest(), self.bytes, self.statements) != (
-            header.body_hash,
-            header.body_bytes,
-            header.statements,
-        ):
-            place = f"sequence {header.sequence}"
-            raise Corrupt("body_mismatch", "the parts are not the body that the header names", place=place)
-
-
 class SealedBlocks:
     """Reads what is sealed."""
 
@@ -188,28 +162,29 @@ class SealedBlocks:
 
     def definitions(self) -> dict[int, Definition]:
         """The definitions in force at the fork, by relation."""
-        found = {}
+        definitions = {}
         for frame in self._frames():
             if not isinstance(frame, DefinitionFrame):
                 break
-            found[frame.relation] = unpack_definition(frame.data)
-        return found
+            definitions[frame.relation] = unpack_definition(frame.data)
+        return definitions
 
     def pieces(self) -> Iterator[SealedPiece]:
         """The bodies of the blocks, in order. Raises Corrupt at what does not prove itself."""
-        position, arriving = self._fork, _PartialSealed()
+        position, body = self._fork, LargeBody()
         for frame in self._frames():
             match frame:
                 case StagedPart(sequence, _, part):
-                    yield SealedPiece(sequence, arriving.add(part), part.data, position)
+                    yield SealedPiece(sequence, body.add(part), part.data, position)
                 case Block() as block:
                     check_link(position, block)
                     position = block.position
                     if block.body is not None:
                         yield SealedPiece(position.sequence, 0, block.body, position)
                         continue
-                    arriving.prove(block)
-                    arriving = _PartialSealed()
+                    body.prove(block.header)
+                    body = LargeBody()
+                    # The header stands behind its parts: only now is the position proven that they belong to.
                     yield SealedPiece(position.sequence, block.header.statements, b"", position)
 
     def _frames(self) -> Iterator[Frame]:

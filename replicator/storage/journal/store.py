@@ -13,7 +13,6 @@ All methods block; any thread may call. Non-goals: choosing what to keep (``rete
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +23,11 @@ from sqlite_utils import Database
 
 from replicator.errors import Corrupt, Halted
 from replicator.format.block import (
-    BODY_LIMIT_BYTES,
     HAS_DEFINITIONS,
     Block,
     BlockPart,
     Draft,
+    LargeBody,
     check_chain,
     seal,
     seal_small,
@@ -37,22 +36,13 @@ from replicator.format.definition import unpack_definition
 from replicator.format.position import Position
 from replicator.format.statement import DEFINE, unpack_statements
 from replicator.format.wire import pack_blocks
-from replicator.storage.journal.reading import BASE_NOTE, HIGH_NOTE, JournalReader
+from replicator.storage.journal.reading import BASE_NOTE, HIGH_NOTE, JournalReader, prove_parts
 from replicator.storage.journal.recent import RecentBlocks
 from replicator.storage.journal.schema import migrations
 from replicator.storage.sqlite import connect, transaction, translated
 
 PAGE_BYTES = 256 * 1024
 PAGE_BLOCKS = 2000
-
-
-class _PartialBlock:
-    """A large transaction whose parts are being stored: what its header will say of its body."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self.body_bytes = 0
-        self.parts = 0
 
 
 class Journal(JournalReader):
@@ -62,7 +52,7 @@ class Journal(JournalReader):
         super().__init__(path, traceless=traceless)
         self._writing = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        self._arriving: dict[str, _PartialBlock] = {}
+        self._arriving: dict[str, LargeBody] = {}  # of transactions whose last part has yet to come
 
     def open(self) -> None:
         """Open or create the file. Raises Unavailable or Halted."""
@@ -106,9 +96,9 @@ class Journal(JournalReader):
                 blocks = self._seal_all(db, strand, items, epoch)
                 high_at = self._insert_pages(db, strand, blocks, pack_blocks(blocks))
         except BaseException:
-            self._arriving.pop(strand, None)
+            self._arriving.pop(strand, None)  # it counts parts that were rolled back
             raise
-        self._advance(strand, blocks, high_at)
+        self._advance(strand, blocks, high_at)  # only now: a head that is shown is a head that is durable
         return blocks
 
     def accept(self, strand: str, blocks: Sequence[Block], frames: Sequence[bytes] = ()) -> Position:
@@ -119,7 +109,7 @@ class Journal(JournalReader):
         nothing was stored, and such parts are dropped.
         """
         check_chain(self.head(strand), blocks)
-        for block in blocks:
+        for block in blocks:  # before the transaction: reading a large block takes time, and appends wait for it
             if block.body is None:
                 self._prove_parts(strand, block)
         try:
@@ -170,24 +160,23 @@ class Journal(JournalReader):
             if isinstance(item, BlockPart):
                 self._store_part(db, strand, previous.sequence + 1, item)
             else:
-                arrived = self._arriving.pop(strand, None) or _PartialBlock()
-                blocks.append(seal(item, previous, epoch, arrived.body_bytes, arrived.digest.digest()))
+                body = self._arriving.pop(strand, None) or LargeBody()
+                blocks.append(seal(item, previous, epoch, body.bytes, body.hash))
         return blocks + seal_small(small, blocks[-1].position if blocks else head, epoch)
 
     def _store_part(self, db: sqlite3.Connection, strand: str, sequence: int, part: BlockPart) -> None:
-        arriving = self._arriving.setdefault(strand, _PartialBlock())
-        row = (strand, sequence, arriving.parts, part.statements, part.data)
+        body = self._arriving.setdefault(strand, LargeBody())
+        # REPLACE: parts of a transaction that never arrived whole may still be there, under this sequence.
+        row = (strand, sequence, body.parts, part.statements, part.data)
         db.execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?)", row)
-        arriving.digest.update(part.data)
-        arriving.body_bytes += len(part.data)
-        arriving.parts += 1
+        body.add(part)
 
     def _insert_pages(
         self, db: sqlite3.Connection, strand: str, blocks: Sequence[Block], frames: Sequence[bytes]
     ) -> int:
         """Store the pages; the latest time at which anything up to their end was committed."""
         high_at = self._head(strand)[1]
-        headers = [block[0] for block in blocks]
+        headers = [block[0] for block in blocks]  # by place: a field's name costs a look-up for every block
         rows = []
         for start, end in pairwise(_page_edges(blocks, frames)):
             high_at = max(high_at, max(header.committed_at for header in headers[start:end]))
@@ -226,20 +215,13 @@ class Journal(JournalReader):
             self._heads[strand] = (blocks[-1].position, high_at)
 
     def _prove_parts(self, strand: str, block: Block) -> None:
-        header = block.header
-        digest, size, statements = hashlib.sha256(), 0, 0
-        for part in self.parts(strand, header.sequence):
-            digest.update(part.data)
-            size += len(part.data)
-            statements += part.statements
-        if (digest.digest(), size, statements) != (header.body_hash, header.body_bytes, header.statements):
+        try:
+            prove_parts(self, block)
+        except Corrupt:
+            # Kept, they would fail whatever other copy of the block is fetched next: parts are stored by number.
             with self._transaction() as db:
-                db.execute("DELETE FROM part WHERE strand = ? AND sequence = ?", (strand, header.sequence))
-            raise Corrupt(
-                "body_mismatch",
-                "the parts that arrived are not the body that the header names; they were dropped",
-                place=f"strand {strand}, sequence {header.sequence}",
-            )
+                db.execute("DELETE FROM part WHERE strand = ? AND sequence = ?", (strand, block.header.sequence))
+            raise
 
     def forget_end(self, strand: str) -> None:
         """Read the end anew from the file: it was cut."""
@@ -291,6 +273,3 @@ def _page_edges(blocks: Sequence[Block], frames: Sequence[bytes]) -> list[int]:
             size = 0
         size += len(frame)
     return [*edges, len(blocks)] if blocks else edges
-
-
-assert PAGE_BYTES <= BODY_LIMIT_BYTES

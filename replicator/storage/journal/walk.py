@@ -7,7 +7,6 @@ first sequence at which it is. Reads page by page: memory does not grow, and a r
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from replicator.errors import Corrupt, ReplicatorError
 from replicator.format.block import Block, check_link
 from replicator.format.position import Position
 from replicator.format.wire import unpack_page
+from replicator.storage.journal.reading import prove_parts
 from replicator.storage.journal.store import Journal
 
 READ_BYTES = 4 << 20
@@ -65,7 +65,7 @@ def _walk_from(journal: Journal, strand: str, position: Position) -> Walk:
         for block in _all_blocks(journal, strand, position.sequence):
             check_link(position, block)
             if block.body is None:
-                _check_parts(journal, block)
+                prove_parts(journal, block)
             position = block.position
             blocks += 1
     except Corrupt as error:
@@ -79,13 +79,3 @@ def _all_blocks(journal: Journal, strand: str, after: int) -> Iterator[Block]:
         for page in pages:
             yield from unpack_page(page.data)
             after = page.last
-
-
-def _check_parts(journal: Journal, block: Block) -> None:
-    header = block.header
-    digest = hashlib.sha256()
-    for part in journal.parts(header.strand, header.sequence):
-        digest.update(part.data)
-    if digest.digest() != header.body_hash:
-        place = f"strand {header.strand}, sequence {header.sequence}"
-        raise Corrupt("body_mismatch", "the parts are not the body that the header names", place=place)
