@@ -36,6 +36,7 @@ _PLAIN = {escape[1]: plain for plain, escape in _ESCAPES.items()}
 
 def escaped(text: str) -> str:
     """A value's text as it stands in a line."""
+    # Few values have anything to escape, and a search that fails costs less than a substitution of nothing.
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], text) if _SPECIAL.search(text) else text
 
 
@@ -72,7 +73,7 @@ class RowLines:
     def key_of(self, line: bytes) -> bytes:
         """The key line of a line."""
         if self.keys == 1:
-            return line.partition(TAB)[0]
+            return line.partition(TAB)[0]  # a tab within a value is escaped: what is met is a border
         return TAB.join(line.split(TAB, self.keys)[: self.keys]) if self.keys else line
 
     def line(self, cells: Sequence[Cell]) -> bytes:

@@ -67,6 +67,7 @@ class TableDigest:
 
     def add(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take rows: their key lines and lines."""
+        # Local names, and sums that are reduced when they are read: this runs for every row of every comparison.
         prefix, mask, counts, sums = self._prefix, self._mask, self._rows, self._sums
         crc32, number = zlib.crc32, int.from_bytes
         for key, line in rows:

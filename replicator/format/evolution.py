@@ -45,12 +45,12 @@ def changes(old: Definition, new: Definition) -> Changes:
     """What leads from ``old`` to ``new``, definitions of one table. Raises Halted for what replicas cannot follow."""
     if old.name != new.name or old.documents != new.documents:
         raise _halted(new, "table_replaced", f"it is not the table {old.label} that was there before")
-    kept = _pair(old, new)
-    old_by_new = {after.name: before for before, after in kept}
-    names = {before.name: after.name for before, after in kept}
+    pairs = _pair_columns(old, new)
+    old_by_new = {after.name: before for before, after in pairs}
+    names = {before.name: after.name for before, after in pairs}
     if tuple(names.get(name) for name in old.key) != new.key:
         raise _halted(new, "key_changed", f"its key was {_listed(old.key)} and is now {_listed(new.key)}")
-    for before, after in kept:
+    for before, after in pairs:
         if not widens(before.type, after.type):
             raise _halted(new, "type_changed", f"column {after.name} changed from {before.type} to {after.type}")
     added = tuple(column for column in new.columns if column.name not in old_by_new)
@@ -59,21 +59,23 @@ def changes(old: Definition, new: Definition) -> Changes:
             raise _halted(new, "added_without_value", f"column {column.name} is NOT NULL and older rows have no value")
     return Changes(
         dropped=tuple(column.name for column in old.columns if column.name not in names),
-        renamed=_rename_order(new, [(before.name, after.name) for before, after in kept if before.name != after.name]),
-        retyped=tuple(after for before, after in kept if before.type != after.type),
-        loosened=tuple(after.name for before, after in kept if after.nullable and not before.nullable),
+        renamed=_rename_order(new, [(before.name, after.name) for before, after in pairs if before.name != after.name]),
+        retyped=tuple(after for before, after in pairs if before.type != after.type),
+        loosened=tuple(after.name for before, after in pairs if after.nullable and not before.nullable),
         added=added,
+        # A user column that was dropped counts as changed: no column has the empty name.
         user_changed=(None if old.user is None else names.get(old.user, "")) != new.user,
     )
 
 
-def _pair(old: Definition, new: Definition) -> list[tuple[Column, Column]]:
+def _pair_columns(old: Definition, new: Definition) -> list[tuple[Column, Column]]:
     """The columns that both have, as (before, after) in the new order."""
     if all(column.number for column in (*old.columns, *new.columns)):
         by_number = {column.number: column for column in old.columns}
         return [(by_number[column.number], column) for column in new.columns if column.number in by_number]
     by_name = {column.name: column for column in old.columns}
     pairs = [(by_name[column.name], column) for column in new.columns if column.name in by_name]
+    # Without numbers, one column that went and one that came look the same as one that was renamed.
     if len(pairs) < min(len(old.columns), len(new.columns)):
         raise _halted(new, "ambiguous_rename", "columns came and went at once, which may have been a rename")
     return pairs
@@ -84,7 +86,7 @@ def _rename_order(new: Definition, renames: list[tuple[str, str]]) -> tuple[tupl
     waiting = list(renames)
     while waiting:
         taken = {before for before, _ in waiting}
-        free = [rename for rename in waiting if rename[1] not in taken]
+        free = [rename for rename in waiting if rename[1] not in taken]  # none: names went round in a ring
         if not free:
             raise _halted(new, "ambiguous_rename", f"columns {_listed(sorted(taken))} exchanged their names")
         ordered += free
@@ -118,6 +120,7 @@ def widens(old: str, new: str) -> bool:
         return after is None
     if base != other or base not in _GROWING:
         return False
+    # Without a modifier anything fits. With one the first may grow; numeric's scale is part of every value's text.
     return after is None or (before is not None and before[1:] == after[1:] and before[0] <= after[0])
 
 

@@ -23,7 +23,7 @@ _BORDER_TO = 1e41
 
 def float8_text(value: float) -> str:
     """The text of a ``double precision``."""
-    if value != value:
+    if value != value:  # only NaN is not equal to itself
         return "NaN"
     if value in _NAMES:
         return _NAMES[value]
@@ -31,7 +31,7 @@ def float8_text(value: float) -> str:
     size = abs(value)
     if _BORDER_FROM <= size < _BORDER_TO and _on_border(value, digits):
         above = Fraction(math.ulp(value)) / 2
-        below = above / 2 if math.frexp(size)[0] == 0.5 else above
+        below = above / 2 if math.frexp(size)[0] == 0.5 else above  # below a power of two numbers lie twice as dense
         digits = _shortest_within(value, below, above, range(15, 18))
     return _layout(digits, 15)
 
@@ -45,6 +45,7 @@ def float4_text(value: float) -> str:
     if value == 0:
         return _layout(repr(value), 6)
     size = abs(value)
+    # As whole numbers the bits of positive floats are in the order of the floats: one less is the next one below.
     (bits,) = _bits4.unpack(_float4.pack(size))
     below = (Fraction(size) - Fraction(_float4.unpack(_bits4.pack(bits - 1))[0])) / 2
     power_of_two = bits & 0x7FFFFF == 0 and bits >= 2 << 23  # then the next one above is twice as far
@@ -53,6 +54,7 @@ def float4_text(value: float) -> str:
 
 
 def _on_border(value: float, digits: str) -> bool:
+    # Half a unit in the last place away: as near to the next number as to this one. Fractions, for floats would round.
     return abs(Fraction(digits) - Fraction(value)) * 2 == Fraction(math.ulp(value))
 
 

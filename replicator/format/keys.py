@@ -34,6 +34,7 @@ def _first_column(count: bytes) -> Callable[[bytes], bytes]:
 
     def key_of(image: bytes) -> bytes:
         (size,) = read(image, 2)
+        # A slice beyond the end would be cut in silence, and two rows could then have one key.
         if size < 0 or size > len(image) - 6 or image[:2] != count:
             raise ValueError(_BAD_KEY)
         return b"\x00\x01" + image[2 : 6 + size]
@@ -46,6 +47,7 @@ def _leading_columns(count: bytes, columns: int) -> Callable[[bytes], bytes]:
     head = _count.pack(columns)
 
     def key_of(image: bytes) -> bytes:
+        # The key's columns stand as they have to in its image: their lengths only say where it ends.
         at = 2
         for _ in range(columns):
             (size,) = read(image, at)
@@ -65,7 +67,7 @@ def _any_columns(count: bytes, places: tuple[int, ...]) -> Callable[[bytes], byt
     in_key = [place in places for place in range(max(places) + 1)]
     in_row_order = sorted(places)
     order = [in_row_order.index(place) for place in places]
-    in_key_order = itemgetter(*order) if len(order) > 1 else tuple
+    in_key_order = itemgetter(*order) if len(order) > 1 else tuple  # ``itemgetter`` of one item gives no tuple
 
     def key_of(image: bytes) -> bytes:
         pieces = []

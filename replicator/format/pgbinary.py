@@ -122,8 +122,9 @@ def timestamptz_text(data: bytes) -> str:
 
 def _timestamp(data: bytes, zone: str) -> str:
     (microseconds,) = _int8.unpack(data)
-    if _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:
+    if _FIRST_MICROSECOND <= microseconds <= _LAST_MICROSECOND:  # years 1 to 9999, as nearly all are: Python's own way
         text = (_EPOCH + datetime.timedelta(microseconds=microseconds)).isoformat(" ")
+        # PostgreSQL drops a fraction's trailing zeros; without a fraction there are 19 characters, and none to drop.
         return (text.rstrip("0") if len(text) > 19 else text) + zone
     if microseconds == 2**63 - 1:
         return "infinity"
@@ -143,7 +144,7 @@ def _civil(days: int) -> tuple[str, str]:
     ordinal = days + _EPOCH_DAY
     cycles = (ordinal - 1) // _CYCLE_DAYS
     date = datetime.date.fromordinal(ordinal - cycles * _CYCLE_DAYS)
-    year = date.year + cycles * 400
+    year = date.year + cycles * 400  # astronomers' years: 0 is 1 BC
     if year > 0:
         return f"{year:04d}-{date.month:02d}-{date.day:02d}", ""
     return f"{1 - year:04d}-{date.month:02d}-{date.day:02d}", " BC"
@@ -161,10 +162,10 @@ def numeric_text(data: bytes) -> str:
     groups = struct.unpack(f">{count}H", data[8:])
     if any(group > 9999 for group in groups):
         raise ValueError("a numeric with a digit beyond 9999")
-    places = weight + 1  # groups before the point
+    places = weight + 1  # groups before the point; fewer than none: groups of zeros that are left out behind it
     text = "".join([f"{group:04d}" for group in groups])
     if places > 0:
-        split = 4 * places
+        split = 4 * places  # groups of zeros at the end are not sent: they are filled up again, on both sides
         whole, fraction = text[:split].ljust(split, "0"), text[split:]
     else:
         whole, fraction = "0", "0" * (-4 * places) + text

@@ -53,6 +53,7 @@ def parse_position(text: str) -> Position:
     strand, epoch, sequence, digest = parts
     if not STRAND_PATTERN.fullmatch(strand):
         raise ValueError("the strand's name has 1 to 64 letters, digits, '_', '.' or '-'")
+    # ``int`` takes signs, spaces, underscores and the digits of other scripts: a position has one spelling.
     if not all(re.fullmatch(r"[0-9]{1,19}", number) and int(number) <= MAX_SEQUENCE for number in (epoch, sequence)):
         raise ValueError("epoch and sequence are whole numbers from 0 to 2^63-1")
     if not re.fullmatch(r"[0-9a-f]{64}", digest):

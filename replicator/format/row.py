@@ -31,7 +31,6 @@ class Unchanged(enum.Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-Value = bytes | None
 Cell = bytes | None | Unchanged
 
 _NULL_LENGTH = b"\xff\xff\xff\xff"
@@ -58,7 +57,7 @@ def unpack_row(image: bytes) -> list[Cell]:
     """The column values of a row image. Raises ValueError if it is not a whole one."""
     if len(image) < 2:
         raise ValueError("a row image has a count of columns")
-    count = (image[0] << 8) | image[1]
+    count = (image[0] << 8) | image[1]  # without a sign: a negative count is refused as a large one
     if count > COLUMN_LIMIT:
         raise ValueError(f"{count} columns, at most {COLUMN_LIMIT} are possible")
     cells: list[Cell] = []
@@ -69,7 +68,7 @@ def unpack_row(image: bytes) -> list[Cell]:
             (size,) = read_length(image, at)
             at += 4
             if size >= 0:
-                cells.append(image[at : at + size])
+                cells.append(image[at : at + size])  # cut short at the image's end: ``at`` then tells
                 at += size
             elif size == -1:
                 cells.append(None)
@@ -88,12 +87,3 @@ def key_image(image: bytes, key_columns: Iterable[int]) -> bytes:
     """The key image of a row: the columns at these places, in this order."""
     cells = unpack_row(image)
     return pack_row([cells[place] for place in key_columns])
-
-
-def leading_key_image(image: bytes, columns: int) -> bytes:
-    """``key_image`` for a key that is the row's first columns: a slice, nothing is decoded beyond it."""
-    at = 2
-    for _ in range(columns):
-        (size,) = _length.unpack_from(image, at)
-        at += 4 + (size if size > 0 else 0)
-    return _count.pack(columns) + image[2:at]

@@ -133,7 +133,7 @@ def storage_from_text(column: Column, text: str) -> Stored:
 def _float8_storage(number: float) -> Stored:
     if number != number:
         return "NaN"
-    if number == 0 and str(number) == "-0.0":
+    if number == 0 and str(number) == "-0.0":  # -0.0 equals 0.0: only its text tells
         return NEGATIVE_ZERO
     return number
 
@@ -175,6 +175,7 @@ def _stored_as_is(value: Stored) -> str | None:
 
 
 def _stored_bool(value: Stored) -> str | None:
+    # A number that is neither was written by another program, and shows as what it is.
     return {0: "f", 1: "t"}[value] if isinstance(value, int) and value in (0, 1) else _stored_as_is(value)
 
 

@@ -128,7 +128,7 @@ class FrameReader:
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            raws, fault = self._whole()
+            raws, fault = self._whole()  # what is whole counts, whatever is wrong with the bytes behind it
             for usual, group in itertools.groupby(raws, _is_block):
                 run = list(group)
                 yield from _read_blocks(run) if usual else map(_read_frame, run)
@@ -140,7 +140,7 @@ class FrameReader:
             raise Corrupt("bad_frame", f"what arrived is not a frame: {error!r}") from error
 
     def _whole(self) -> tuple[list[Any], Exception | None]:
-        """What is whole by now, and what is wrong with the bytes behind it."""
+        """The arrays that are whole by now, and the error of the bytes behind them, if there is one."""
         raws: list[Any] = []
         try:
             raws.extend(self._unpacker)

@@ -14,11 +14,12 @@ from pathlib import Path
 def replace_file(path: Path, pieces: Iterable[str]) -> None:
     """Write a text file in the place of what was there: aside, synced, renamed, its name synced."""
     coming = path.with_name(f"{path.name}.new")
+    # What is written may name files, whose names may hold bytes that are no text.
     with coming.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for piece in pieces:
             file.write(piece)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # before it has the name: a file system may make a new name durable before the content
     coming.replace(path)
     sync_directory(path.parent)
 

@@ -193,7 +193,7 @@ class SealDir:
 def locked(data_dir: DataDir) -> Iterator[None]:
     """Keep a second sidecar out of the data directory, which is made if it is not there. Raises ConfigError."""
     with _lock_file(data_dir) as file:
-        try:
+        try:  # the file stays when the lock goes: a name that was removed could be locked twice, as two files
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(

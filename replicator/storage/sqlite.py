@@ -20,6 +20,7 @@ BUSY_SECONDS = 10
 def connect(path: Path, *, synchronous: str, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit and WAL mode. ``synchronous``: FULL survives power loss, NORMAL survives kill -9."""
     with translated(path):
+        # One thread at a time, yet not always the same: trio's workers take turns.
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -41,12 +42,14 @@ def look(path: Path) -> sqlite3.Connection:
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing: commits at the end, rolls back whatever is raised."""
+    # IMMEDIATE waits for the lock here; a transaction that reads first and then writes would be refused at once where
+    # another one has written meanwhile.
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:
+        if connection.in_transaction:  # at some errors, a full disk among them, SQLite has rolled back by itself
             connection.execute("ROLLBACK")
         raise
 
@@ -56,6 +59,7 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1
+    # The file first: a log without its file is nothing to SQLite, a file without its log an older state of itself.
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             os.replace(f"{path}{suffix}", f"{aside}{suffix}")
@@ -74,7 +78,7 @@ def translated(path: Path, damage_cure: str = "set it aside and resync") -> Iter
 
 
 def _translate(error: sqlite3.Error, path: Path, damage_cure: str) -> Unavailable | Halted:
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the low byte: what kind of error; above it, which
     place = str(path)
     if code == sqlite3.SQLITE_FULL:
         return Unavailable(

@@ -12,7 +12,7 @@ matter in which form a source sent them. All calls block.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ from replicator.format.statement import (
     TRUNCATE,
     UPDATE,
     Op,
-    unpack_bodies,
+    statement_runs,
     unpack_statements,
 )
 from replicator.format.values import text_of
@@ -40,6 +40,7 @@ from replicator.storage.journal.store import Journal
 from replicator.storage.sqlite import connect, set_aside, transaction, translated
 
 SWEEP_ROWS = 2_000
+INSERT_ROWS = 10_000
 Place = tuple[int, bytes, int, int]  # in the index: table, key, sequence, ordinal
 BEGINNING: Place = (-1, b"", 0, 0)
 STEP_BYTES = 1 << 18  # a page or so: other threads wait for the interpreter meanwhile
@@ -99,7 +100,7 @@ class HistoryIndex:
         return aside
 
     def _create(self) -> None:
-        self._db = connect(self.path, synchronous="NORMAL")
+        self._db = connect(self.path, synchronous="NORMAL")  # what a loss of power takes is indexed again
         with translated(self.path):
             for statement in SCHEMA:
                 self._db.execute(statement)
@@ -119,7 +120,7 @@ class HistoryIndex:
         with self._reading() as db:
             row = db.execute("SELECT sequence FROM indexed WHERE strand = ?", (strand,)).fetchone()
         base = self._journal.base(strand).sequence
-        return max(row[0], base) if row else base
+        return max(row[0], base) if row else base  # what was pruned before it was indexed never will be
 
     # -- building
 
@@ -137,8 +138,7 @@ class HistoryIndex:
         last = blocks[-1].header.sequence
         try:
             with translated(self.path), transaction(self._db):
-                for _, run in itertools.groupby(blocks, key=lambda block: block.body is None):
-                    self._index(strand, list(run))
+                self._index(self._db, strand, blocks)
                 self._db.execute("INSERT OR REPLACE INTO indexed VALUES (?, ?)", (strand, last))
         except BaseException:
             self._keys.clear()  # they may name tables by numbers that were rolled back
@@ -146,30 +146,18 @@ class HistoryIndex:
             raise
         return last
 
-    def _index(self, strand: str, blocks: list[Block]) -> None:
-        """Blocks that are all small, or all large."""
-        if blocks[0].body is not None:
-            self._index_statements(strand, unpack_bodies(blocks))
-            return
-        for block in blocks:
-            ordinal = 0
-            for part in self._journal.parts(strand, block.header.sequence):
-                self._index_statements(strand, [(block.header.sequence, unpack_statements(part.data))], ordinal)
-                ordinal += part.statements
+    def _index(self, db: sqlite3.Connection, strand: str, blocks: list[Block]) -> None:
+        insert = "INSERT OR IGNORE INTO change VALUES (?, ?, ?, ?)"
+        changes: list[Place] = []
+        for sequence, first, statements in statement_runs(blocks, functools.partial(self._journal.parts, strand)):
+            for ordinal, statement in enumerate(statements, first):
+                self._add(strand, statement, sequence, ordinal, changes)
+            if len(changes) > INSERT_ROWS:  # a large block may have millions, which memory need not hold at once
+                db.executemany(insert, changes)
+                changes.clear()
+        db.executemany(insert, changes)
 
-    def _index_statements(
-        self, strand: str, statements: Iterable[tuple[int, Iterator[list[Any]]]], ordinal: int = 0
-    ) -> None:
-        changes: list[tuple[int, bytes, int, int]] = []
-        for sequence, of_block in statements:
-            for number, statement in enumerate(of_block, ordinal):
-                self._add(strand, statement, sequence, number, changes)
-        assert self._db is not None
-        self._db.executemany("INSERT OR IGNORE INTO change VALUES (?, ?, ?, ?)", changes)
-
-    def _add(
-        self, strand: str, statement: list[Any], sequence: int, ordinal: int, changes: list[tuple[int, bytes, int, int]]
-    ) -> None:
+    def _add(self, strand: str, statement: list[Any], sequence: int, ordinal: int, changes: list[Place]) -> None:
         op = statement[0]
         if op == DEFINE:
             self._keys[strand, statement[1]] = self._keys_of(strand, unpack_definition(statement[2]))
@@ -198,7 +186,7 @@ class HistoryIndex:
 
     def _keys_of(self, strand: str, definition: Definition) -> _Keys:
         name = (strand, definition.label)
-        if name not in self._known:
+        if name not in self._known:  # by label: a table that was defined anew, under another relation, keeps its past
             assert self._db is not None
             self._db.execute("INSERT OR IGNORE INTO known (strand, label) VALUES (?, ?)", name)
             (self._known[name],) = self._db.execute(
@@ -213,6 +201,7 @@ class HistoryIndex:
             self._keys.clear()  # they may be of definitions that are gone
             assert self._db is not None, "the index is not open"
             with translated(self.path):
+                # The journal is cut next. Were this lost after that, the index would name blocks of an undone chain.
                 self._db.execute("PRAGMA synchronous = FULL")
                 with transaction(self._db):
                     self._cut(self._db, strand, sequence, touched)
@@ -222,8 +211,8 @@ class HistoryIndex:
         known = dict(db.execute("SELECT label, id FROM known WHERE strand = ?", (strand,)).fetchall())
         changes = ((known[label], key, sequence) for label, key in touched if label in known)
         db.executemany("DELETE FROM change WHERE known = ? AND key = ? AND sequence > ?", changes)
-        gone = [(number, sequence) for number in known.values()]
-        db.executemany("DELETE FROM truncation WHERE known = ? AND sequence > ?", gone)
+        tables = [(number, sequence) for number in known.values()]
+        db.executemany("DELETE FROM truncation WHERE known = ? AND sequence > ?", tables)
         update = "UPDATE indexed SET sequence = ? WHERE strand = ? AND sequence > ?"
         db.execute(update, (sequence, strand, sequence))
 
@@ -233,12 +222,12 @@ class HistoryIndex:
         """The keys of a table, in the order of their bytes, that blocks up to and with ``until`` have touched; those
         behind the key ``after``."""
         with self._reading() as db:
-            found = db.execute(
+            keys = db.execute(
                 """SELECT DISTINCT key FROM change JOIN known ON known.id = change.known
                    WHERE strand = ? AND label = ? AND key > ? AND sequence <= ? ORDER BY key LIMIT ?""",
                 (strand, table, after, until, limit),
             )
-            return [key for (key,) in found]
+            return [key for (key,) in keys]
 
     def entries(
         self, strand: str, table: str, key: Sequence[str], before: tuple[int, int] | None, limit: int
@@ -249,17 +238,17 @@ class HistoryIndex:
         places = self.places(strand, table, packed, before, limit)
         definitions = self._journal.definitions(strand)
         blocks: dict[int, Block] = {}  # changes of a key are often near each other: a page is read once
-        found = []
+        entries = []
         for sequence, ordinal in places:
             if sequence not in blocks:
                 blocks = {block.header.sequence: block for block in self._journal.around(strand, sequence)}
             try:
-                found.append(self._entry(strand, blocks.get(sequence), sequence, ordinal, packed, definitions))
+                entries.append(self._entry(strand, blocks.get(sequence), sequence, ordinal, packed, definitions))
             except Corrupt:
                 if sequence > self._journal.base(strand).sequence:
                     raise
                 break  # pruned while it was read, and so is everything older
-        return found
+        return entries
 
     def places(
         self, strand: str, table: str, key: bytes, before: tuple[int, int] | None, limit: int
@@ -289,18 +278,18 @@ class HistoryIndex:
         base = self._journal.base(strand).sequence
         with self._reading() as db:
             known = {row[0] for row in db.execute("SELECT id FROM known WHERE strand = ?", (strand,))}
-            found = db.execute(
+            places = db.execute(
                 "SELECT known, key, sequence, ordinal FROM change WHERE (known, key, sequence, ordinal) > (?, ?, ?, ?)"
                 " ORDER BY known, key, sequence, ordinal LIMIT ?",
                 (*behind, rows),
             ).fetchall()
-            gone = [place for place in found if place[0] in known and place[2] <= base]
-            if gone:
+            pruned = [place for place in places if place[0] in known and place[2] <= base]
+            if pruned:  # most passes over what was kept find nothing, and need not wait for the writer
                 with transaction(db):
                     db.executemany(
-                        "DELETE FROM change WHERE known = ? AND key = ? AND sequence = ? AND ordinal = ?", gone
+                        "DELETE FROM change WHERE known = ? AND key = ? AND sequence = ? AND ordinal = ?", pruned
                     )
-        return found[-1] if len(found) == rows else None
+        return places[-1] if len(places) == rows else None
 
     def _entry(
         self,
@@ -316,7 +305,7 @@ class HistoryIndex:
         statement = self._statement(strand, block, ordinal)
         op, definition = Op(statement[0]), definitions[statement[1]]
         row = statement[2] if op in (Op.INSERT, Op.UPDATE, Op.PATCH) else None
-        if row is not None and _Keys(0, definition).of_row(row) != key:
+        if row is not None and _Keys(0, definition).of_row(row) != key:  # found by the key before the change
             op, row = Op.DELETE, None  # the row left this key
         header = block.header
         return HistoryEntry(sequence, ordinal, header.epoch, header.txid, header.committed_at, op, definition, row)
@@ -375,7 +364,7 @@ class _Keys:
 
     def of_key(self, image: bytes) -> bytes:
         """The key of a key image."""
-        if self._is_text:
+        if self._is_text:  # the image is the packed texts already
             return image
         cells = zip(unpack_row(image), self._texts, strict=True)
         return pack_row([read(cell).encode() if isinstance(cell, bytes) else None for cell, read in cells])

@@ -47,13 +47,13 @@ class HistoryIndexer:
     async def run(self) -> None:
         """Index, for ever."""
         strand, visible = self._journal_head.position.strand, self._visible
-        indexed = await self._surely(self._index.indexed, strand)
+        indexed = await self._until_it_can(self._index.indexed, strand)
         while True:
             await visible.beyond(indexed)
             head, began = self._journal_head.position.sequence, trio.current_time()
-            indexed = await self._surely(self._index.step, strand, visible.position.sequence)
+            indexed = await self._until_it_can(self._index.step, strand, visible.position.sequence)
             took = trio.current_time() - began
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_SECONDS)  # what comes meanwhile is indexed together: a step costs a commit
             if self._is_busy(head):
                 await trio.sleep(min(took * RESTS, REST_LIMIT_SECONDS))
 
@@ -68,7 +68,7 @@ class HistoryIndexer:
         strand, swept = self._journal_head.position.strand, 0
         while True:
             await trio.sleep(SWEEP_SECONDS)
-            base = await self._surely(self._index.begins_behind, strand)
+            base = await self._until_it_can(self._index.begins_behind, strand)
             if base - swept > (self._journal_head.position.sequence - base) // 4:
                 await self._pass(strand)
                 swept = base
@@ -84,7 +84,7 @@ class HistoryIndexer:
                 return
             await trio.sleep(min((trio.current_time() - began) * RESTS, REST_LIMIT_SECONDS))
 
-    async def _surely(self, look: Callable[..., int], *arguments: object) -> int:
+    async def _until_it_can(self, look: Callable[..., int], *arguments: object) -> int:
         """What ``look`` gives, however long it takes until it can."""
         backoff = self._backoff()
         while True:
@@ -93,7 +93,7 @@ class HistoryIndexer:
             except Unavailable as error:
                 log.warning("history waits: %s", error)
             except Halted as error:
-                if error.place != str(self._index.path):
+                if error.place != str(self._index.path):  # the journal's damage: an index of it is no cure
                     log.error("history halted: %s", error)
                     await trio.sleep_forever()
                 aside = await trio.to_thread.run_sync(self._index.begin_anew)

@@ -60,7 +60,7 @@ class JournalKeeper:
         self._regions = regions
         self._own_needs: dict[str, Callable[[], int]] = {}
         self._extent = JournalExtent(journal, strand)
-        self._told: frozenset[str] = frozenset()
+        self._reported_lost: frozenset[str] = frozenset()
         self._pruned = self._forced = 0
         self.report: RetentionReport | None = None
 
@@ -73,7 +73,7 @@ class JournalKeeper:
         trouble = ""
         while True:
             try:
-                await self._surely(self._regions.save)
+                await self._see_through(self._regions.save)
                 while await self._timed(self.step):
                     pass
                 trouble = ""
@@ -87,11 +87,11 @@ class JournalKeeper:
 
     async def _timed(self, step: Callable[[], bool]) -> bool:
         began = trio.current_time()
-        more = await self._surely(step)
-        await trio.sleep(trio.current_time() - began if more else 0)
+        more = await self._see_through(step)
+        await trio.sleep(trio.current_time() - began if more else 0)  # half of the time is the appends'
         return more
 
-    async def _surely(self, work: Callable[[], T]) -> T:
+    async def _see_through(self, work: Callable[[], T]) -> T:
         """A step that has begun is seen through, also when the sidecar stops: the journal is closed behind it."""
         return await trio.to_thread.run_sync(work)  # by itself it is not abandoned
 
@@ -103,12 +103,12 @@ class JournalKeeper:
         choice = choose(self._policy, self._extent.bytes, oldest, (), now_us)
         if choice.pages:  # something should go: only then everybody is asked
             own = [RetentionHold(who, sequence(), OWN) for who, sequence in self._own_needs.items()]
-            with self._regions.standing():
+            with self._regions.standing():  # asked and pruned in one: a region that becomes known now is kept for
                 choice = choose(self._policy, self._extent.bytes, oldest, [*self._region_holds(), *own], now_us)
                 if choice.pages:
                     self._prune(choice, oldest)
         is_sweeping = not choice.pages and sweep_parts(self._journal, self._strand)
-        self._tell(choice.held_by)
+        self._report(choice.held_by)
         return bool(choice.pages) or is_sweeping
 
     def _prune(self, choice: PruneChoice, oldest: Sequence[PageFacts]) -> None:
@@ -116,6 +116,7 @@ class JournalKeeper:
         base = remove_pages(self._journal, self._strand, choice.until).sequence
         self._extent.bytes -= sum(page.bytes for page in oldest if page.last <= base)
         self._pruned += base - before
+        # What had gone before was counted then; of what went now, what some region had yet to fetch was forced.
         needed = min((region.sequence for region in self._regions.all() if region.forgotten is None), default=base)
         self._forced += max(base - max(needed, before), 0)
 
@@ -128,11 +129,11 @@ class JournalKeeper:
             if region.state(base) == "known"
         ]
 
-    def _tell(self, held_by: RetentionHold | None) -> None:
+    def _report(self, held_by: RetentionHold | None) -> None:
         self._extent.look()
         base = self._journal.base(self._strand).sequence
         lost = frozenset(region.name for region in self._regions.all() if region.state(base) == "lost")
-        for name in sorted(lost - self._told):
+        for name in sorted(lost - self._reported_lost):
             log.error(
                 "strand %s: the journal was pruned past what region %s needs, up to sequence %d: its budget is used up."
                 " That region has to be made anew (replicator bootstrap), or forgotten (replicator regions forget)",
@@ -140,7 +141,7 @@ class JournalKeeper:
                 name,
                 base,
             )
-        self._told = lost
+        self._reported_lost = lost
         self.report = RetentionReport(
             self._extent.bytes,
             base,

@@ -51,7 +51,7 @@ class JournalExtent:
                 "SELECT coalesce(sum(length(data)), 0), max(last) FROM page WHERE strand = ? AND last > ?",
                 (self._strand, self._counted),
             ).fetchone()
-            if last is not None:
+            if last is not None:  # parts of what is still arriving are not counted: they lie behind the last page
                 (part_bytes,) = db.execute(
                     "SELECT coalesce(sum(length(data)), 0) FROM part"
                     " WHERE strand = ? AND sequence > ? AND sequence <= ?",
@@ -95,12 +95,13 @@ def remove_pages(journal: Journal, strand: str, until: int, probe: Probe = _no_p
         if not rows:
             return journal.base(strand)
         last = rows[-1][0]
+        # The chain's end is read from the last page: without it the journal would begin again at its base.
         if db.execute("SELECT 1 FROM page WHERE strand = ? AND last > ?", (strand, last)).fetchone() is None:
             raise Halted("last_page", "the journal's last page is not to be removed", place=f"strand {strand}")
         data, high_at = db.execute(
             "SELECT data, high_at FROM page WHERE strand = ? AND last = ?", (strand, last)
         ).fetchone()
-        *_, block = unpack_page(data)
+        *_, block = unpack_page(data)  # proven: the base is believed from here on, without the blocks before it
         base = block.position
         notes = [(BASE_NOTE + strand, str(base)), (HIGH_NOTE + strand, str(high_at))]
         db.executemany("INSERT OR REPLACE INTO note VALUES (?, ?)", notes)
@@ -115,6 +116,7 @@ def sweep_parts(journal: Journal, strand: str, probe: Probe = _no_probe) -> bool
     """Remove a few parts of blocks that are gone; False if there are none. What is still arriving lies behind."""
     with journal.reading() as db:
         query = "SELECT rowid FROM part WHERE strand = ? AND sequence <= ? ORDER BY sequence, number LIMIT ?"
+        # Chosen by a reader, by number: the writer's turn is short, and no part is read to be removed.
         rows = db.execute(query, (strand, journal.base(strand).sequence, STEP_PARTS)).fetchall()
     if not rows:
         return False

@@ -28,6 +28,7 @@ class RecentBlocks:
 
     def add(self, blocks: Sequence[Block]) -> None:
         """Blocks that are durable now, right behind those added before."""
+        # By the bytes that stay, not by the number: a block may be a hundred bytes or a megabyte.
         sizes = [RECENT_OVERHEAD_BYTES + len(encoded) + len(body or b"") for _, encoded, _, body in blocks]
         with self._lock:
             self._blocks.extend(blocks)
@@ -45,11 +46,11 @@ class RecentBlocks:
             skipped = after + 1 - self._blocks[0].header.sequence
             if not 0 <= skipped < len(self._blocks):
                 return []
-            found = []
+            blocks = []
             sized = zip(self._blocks, self._sizes, strict=True)
             for block, size in itertools.islice(sized, skipped, min(skipped + limit_blocks, len(self._blocks))):
-                found.append(block)
+                blocks.append(block)
                 limit_bytes -= size
                 if limit_bytes <= 0:
                     break
-            return found
+            return blocks

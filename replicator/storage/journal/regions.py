@@ -81,7 +81,7 @@ class KnownRegions:
                 raise Rejected("too_many_regions", f"{REGIONS_LIMIT} are known", status=429, place=name, cure=cure)
             self._regions[name] = KnownRegion(name, sequence, now_us)
             is_further = before is not None and before.forgotten is None and sequence >= before.sequence
-            if not is_further:
+            if not is_further:  # on disk before it is answered: what it needs must outlive this process
                 self._save([name])
             elif before != self._regions[name]:
                 self._unsaved.add(name)

@@ -10,7 +10,7 @@ follower    the regions that have followed this one, and up to where each of the
 
 What retention removes goes page by page: the note ``base:STRAND`` moves in the same transaction. Parts of a large block
 whose page has gone (up to the base) are remains, and go a little later. Sealed orphans are cut off the end
-(``cutting``): pages, definitions and what is noted beyond go in one transaction, parts a little later.
+(``truncate``): pages, definitions and what is noted beyond go in one transaction, parts a little later.
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ def verified(directory: Path) -> Seal:
     """Prove every byte of a seal. Raises Halted (``seal_broken``)."""
     try:
         seal, sums = _read(directory)
+        # The sums tell what was altered; the chain, whether what was sealed were the blocks at all.
         for file in SealDir(directory).summed:
             if file_sum(file) != sums[file.name]:
                 raise ValueError(f"{file.name} is not the file that was sealed")

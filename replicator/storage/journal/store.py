@@ -83,6 +83,7 @@ class Journal(JournalReader):
                 "INSERT OR REPLACE INTO definition VALUES (?, ?, ?, ?)",
                 [(base.strand, relation, base.sequence, data) for relation, data in definitions.items()],
             )
+        # Its clock may have jumped back since: pages go on from the latest time, which finds a start time by index.
         self._heads[base.strand] = (base, high_at or 0)
 
     def append(self, strand: str, items: Sequence[BlockPart | Draft], epoch: int) -> list[Block]:

@@ -31,6 +31,7 @@ def truncate(journal: Journal, seal: Seal, probe: Probe = lambda step: None) -> 
 
     Raises Halted: ``seal_broken``, or ``seal_of_others`` if the journal's end is neither the seal's end nor its fork.
     """
+    # Proven here, whoever proved it before: these blocks may be the only copy, and a caller may be wrong.
     if not isinstance(seal, Seal) or verified(seal.directory) != seal:
         raise Halted("not_sealed", "blocks are cut away only with a seal that proves itself", place=str(journal.path))
     strand, head = seal.strand, journal.head(seal.strand)
@@ -46,7 +47,7 @@ def truncate(journal: Journal, seal: Seal, probe: Probe = lambda step: None) -> 
         probe("after pages")
     elif head != seal.fork:
         raise _of_others(journal, seal, head)
-    journal.forget_end(strand)
+    journal.forget_end(strand)  # also where the cut was made by a process that was killed: parts may be left
     while _sweep_parts(journal, seal.fork):
         probe("swept parts")
 
@@ -62,13 +63,13 @@ def _cut_pages(db: sqlite3.Connection, fork: Position) -> None:
     if split is None:
         return
     first, _, data = split
-    kept = [block for block in unpack_page(data) if block.header.sequence <= sequence]
+    blocks = [block for block in unpack_page(data) if block.header.sequence <= sequence]
     (high_at,) = db.execute("SELECT max(high_at) FROM page WHERE strand = ? AND last < ?", (strand, first)).fetchone()
     if high_at is None:  # the page is the first: what came before it was pruned, or was never here
         note = db.execute("SELECT value FROM note WHERE key = ?", (HIGH_NOTE + strand,)).fetchone()
         high_at = int(note[0]) if note else None
-    times = [block.header.committed_at for block in kept] + ([] if high_at is None else [high_at])
-    row = (strand, sequence, first, max(times), 0, b"".join(pack_blocks(kept)))
+    times = [block.header.committed_at for block in blocks] + ([] if high_at is None else [high_at])
+    row = (strand, sequence, first, max(times), 0, b"".join(pack_blocks(blocks)))
     db.execute("INSERT INTO page VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
