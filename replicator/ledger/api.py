@@ -45,13 +45,13 @@ _PAGE = ("limit", "cursor")
 def routes(ledger: Ledger | None, reads: Reads, primary: Callable[[], str | None] = lambda: None) -> list[Route]:
     """The routes; ``ledger`` is None on a replica, where ``primary`` gives the primary's address if it is known."""
     writes = _WriteRoutes(ledger, primary)
-    asked = _ReadRoutes(reads)
+    read_routes = _ReadRoutes(reads)
     return [
         Route(f"{request_body.PREFIX}/transactions", writes.transact, methods=["POST"]),
-        Route(f"{request_body.PREFIX}/tables", asked.tables, methods=["GET"]),
+        Route(f"{request_body.PREFIX}/tables", read_routes.tables, methods=["GET"]),
         Route(f"{request_body.PREFIX}/tables/{{rest:path}}", writes.declare, methods=["PUT"]),
-        Route(f"{request_body.PREFIX}/tables/{{rest:path}}", asked.in_table, methods=["GET"]),
-        Route(f"{request_body.PREFIX}/users/{{rest:path}}", asked.of_user, methods=["GET"]),
+        Route(f"{request_body.PREFIX}/tables/{{rest:path}}", read_routes.in_table, methods=["GET"]),
+        Route(f"{request_body.PREFIX}/users/{{rest:path}}", read_routes.of_user, methods=["GET"]),
     ]
 
 
@@ -108,44 +108,44 @@ class _ReadRoutes:
 
     async def tables(self, request: Request) -> Response:
         """GET /v1/tables."""
-        given = request_body.parameters(request, _AFTER)
-        return _found(await self._reads.tables(request_body.after_of(given)))
+        query = request_body.parameters(request, _AFTER)
+        return _read_answer(await self._reads.tables(request_body.after_of(query)))
 
     async def in_table(self, request: Request) -> Response:
         """GET /v1/tables/{table} and what lies below it."""
         match request_body.segments(request):
             case ["tables", table]:
-                given = request_body.parameters(request, _AFTER)
-                return _found(await self._reads.table(table, request_body.after_of(given)))
+                query = request_body.parameters(request, _AFTER)
+                return _read_answer(await self._reads.table(table, request_body.after_of(query)))
             case ["tables", table, "documents", *key] if key:
                 return await self._document(request, table, key)
             case ["tables", table, "history", *key] if key:
-                given = request_body.parameters(request, (*_PAGE, *_AFTER))
-                page = request_body.limit_of(given), request_body.change_cursor_of(given)
-                return _found(await self._reads.history(table, key, *page, request_body.after_of(given)))
+                query = request_body.parameters(request, (*_PAGE, *_AFTER))
+                page = request_body.limit_of(query), request_body.change_cursor_of(query)
+                return _read_answer(await self._reads.history(table, key, *page, request_body.after_of(query)))
             case ["tables", table, "users", user]:
-                given = request_body.parameters(request, (*_PAGE, *_AFTER))
-                page_behind = request_body.limit_of(given), request_body.key_cursor_of(given)
-                found = await self._reads.of_user(table, user, *page_behind, request_body.after_of(given))
-                return _found(found)
+                query = request_body.parameters(request, (*_PAGE, *_AFTER))
+                page_behind = request_body.limit_of(query), request_body.key_cursor_of(query)
+                answer = await self._reads.of_user(table, user, *page_behind, request_body.after_of(query))
+                return _read_answer(answer)
         raise _no_route()
 
     async def _document(self, request: Request, table: str, key: list[str]) -> Response:
-        given = request_body.parameters(request, ("as_of", *_AFTER))
-        after = request_body.after_of(given)
-        if "as_of" in given:
-            return _found(await self._reads.as_of(table, key, request_body.moment_of(given["as_of"]), after))
-        return _found(await self._reads.document(table, key, after))
+        query = request_body.parameters(request, ("as_of", *_AFTER))
+        after = request_body.after_of(query)
+        if "as_of" in query:
+            return _read_answer(await self._reads.as_of(table, key, request_body.moment_of(query["as_of"]), after))
+        return _read_answer(await self._reads.document(table, key, after))
 
     async def of_user(self, request: Request) -> Response:
         """GET /v1/users/{user}."""
         match request_body.segments(request):
             case ["users", user]:
-                given = request_body.parameters(request, ("limit", *_AFTER))
-                found = await self._reads.of_user_everywhere(
-                    user, request_body.limit_of(given), request_body.after_of(given)
+                query = request_body.parameters(request, ("limit", *_AFTER))
+                answer = await self._reads.of_user_everywhere(
+                    user, request_body.limit_of(query), request_body.after_of(query)
                 )
-                return _found(found)
+                return _read_answer(answer)
         raise _no_route()
 
 
@@ -174,12 +174,12 @@ def _names(value: Any, place: str) -> list[str]:
     return names
 
 
-def _found(found: ReadAnswer) -> Response:
-    content = found.content
+def _read_answer(answer: ReadAnswer) -> Response:
+    content = answer.content
     for page in (content, *content.get("tables", ())):
         if isinstance(page.get("next"), list):
             page["next"] = request_body.key_cursor(page["next"])
-    return _answer(found.position, content)
+    return _answer(answer.position, content)
 
 
 def _answer(

@@ -118,6 +118,7 @@ class Committer:
         epoch = self.permits.permit()
         with _rare_collections(sum(map(len, bodies)) > BULK_BYTES):
             outcomes = self._execute(bodies)
+        # Another region may lead by now, and may not have what was just committed: no answer may say that it stands.
         if not self.permits.holds(epoch):
             return [OutcomeUnknown("the right to write ended meanwhile") for _ in outcomes]
         return outcomes
@@ -126,7 +127,7 @@ class Committer:
         self._catch_up()
         outcomes: list[TransactionAnswer | ReplicatorError | PlannedTransaction | int] = []
         by_id: dict[str, int] = {}  # the group's own requests by idempotency key: their place in outcomes
-        changes: Changes | None = {} if len(bodies) > 1 else None
+        changes: Changes | None = {} if len(bodies) > 1 else None  # a lone one is judged by the state alone
         for place, body in enumerate(bodies):
             try:
                 request = read_request(body, self.tables, self._options.limits)
@@ -164,6 +165,7 @@ class Committer:
                     place=f"table {table.name}",
                     cure="a table keeps its key and user field: declare another table and move the documents",
                 )
+        # Numbers are never used again, so that rows of any age are read by the definition that they were written by.
         relation = max(self._journal.definitions(self._strand), default=0) + 1
         body = pack_define(relation, definition)
         draft = Draft(self._next_name(), "", self._options.clock(), HAS_DEFINITIONS, 1, body)
@@ -183,7 +185,7 @@ class Committer:
             assert isinstance(draft, Draft)
             items += [*parts, draft._replace(txid=draft.txid or self._next_name(number))]
         blocks = self._append(items)
-        try:
+        try:  # what fails from here on changes no answer: the append was the commit
             self._follow()
         except (Unavailable, Halted) as error:
             log.warning("committed, but the state does not follow yet: %s", error)
@@ -212,6 +214,7 @@ class Committer:
             self.open()
         self._follow()
         now = self._options.clock()
+        # The distance, not the difference: a clock that was set back must not keep requests for ever.
         if abs(now - self._forgot_at) > FORGET_SECONDS * 1_000_000:
             self._forgot_at = now
             self._index.forget(now - round(self._options.retention_seconds * 1_000_000))

@@ -80,22 +80,22 @@ class StatementResult(NamedTuple):
 
 
 def evaluate(
-    statement: RequestedChange, held: StoredDocument, document_limit_bytes: int, depth_limit: int
+    statement: RequestedChange, stored: StoredDocument, document_limit_bytes: int, depth_limit: int
 ) -> StatementResult:
-    """The statement's effect on what is held. Raises Rejected, with its place."""
+    """The statement's effect on what is stored. Raises Rejected, with its place."""
     try:
-        _check_presence(statement, held)
+        _check_presence(statement, stored)
         if statement.op in ("insert", "put"):
             _check_conditions(statement, statement.document)
-            return StatementResult(held.version + 1, statement.text, statement.user)
-        document = _read_held(held)
+            return StatementResult(stored.version + 1, statement.text, statement.user)
+        document = _read_stored(stored)
         if statement.op == "delete":
             _check_conditions(statement, document)
-            return StatementResult(held.version + 1, None, None)
-        _change(statement, document)
+            return StatementResult(stored.version + 1, None, None)
+        _change(statement, document)  # the document is this call's own: it was decoded just now
         text = write_document(document, document_limit_bytes, depth_limit)
         _check_conditions(statement, document)
-        return StatementResult(held.version + 1, text, statement.table.user_of(document))
+        return StatementResult(stored.version + 1, text, statement.table.user_of(document))
     except Rejected as error:
         error.place = error.place or statement.place
         raise
@@ -118,9 +118,9 @@ def write_document(document: dict[str, Any], limit_bytes: int, depth_limit: int)
     return data
 
 
-def _read_held(held: StoredDocument) -> dict[str, Any]:
+def _read_stored(stored: StoredDocument) -> dict[str, Any]:
     try:
-        document = decoder.decode(held.text or "")
+        document = decoder.decode(stored.text or "")
         if not isinstance(document, dict):
             raise ValueError("not an object")
     except (ValueError, Rejected) as error:
@@ -133,15 +133,15 @@ def _read_held(held: StoredDocument) -> dict[str, Any]:
     return document
 
 
-def _check_presence(statement: RequestedChange, held: StoredDocument) -> None:
-    visible = held.version if held.text is not None else 0
+def _check_presence(statement: RequestedChange, stored: StoredDocument) -> None:
+    visible = stored.version if stored.text is not None else 0
     if statement.expect is not None and statement.expect != visible:
         message = f"version {statement.expect} was expected, it is {visible}"
         raise Rejected("version_conflict", message, status=409, cure="read the document again and decide anew")
-    if statement.op == "insert" and held.text is not None:
+    if statement.op == "insert" and stored.text is not None:
         message = f"there is a document of this key already, at version {visible}"
         raise Rejected("document_exists", message, status=409, cure="use put to replace it, update to change it")
-    if statement.op in ("update", "add", "delete") and held.text is None:
+    if statement.op in ("update", "add", "delete") and stored.text is None:
         raise Rejected("no_document", "there is no document of this key", status=404, cure="insert it first")
 
 
@@ -157,7 +157,7 @@ def _sum(name: str, before: Any, amount: Number) -> Number:
     if type(before) is not int and not isinstance(before, Decimal):
         message = f"the field {name!r} is missing or is not a number, so nothing can be added to it"
         raise Rejected("not_a_number", message, status=409)
-    try:
+    try:  # ``_exact`` raises where it would have to round: a sum is exact, or refused
         if isinstance(before, int) and isinstance(amount, int):
             total: Number = before + amount
             _exact.create_decimal(total)
@@ -170,27 +170,27 @@ def _sum(name: str, before: Any, amount: Number) -> Number:
 
 def _check_conditions(statement: RequestedChange, document: dict[str, Any] | None) -> None:
     for condition in statement.require:
-        found = (document or {}).get(condition.field)
-        if not _holds(found, condition):
+        value = (document or {}).get(condition.field)
+        if not _holds(value, condition):
             raise Rejected(
                 "condition_failed",
                 f"{condition.field} {condition.operator} {_shown(condition.value)} is required, it would be "
-                f"{_shown(found)}",
+                f"{_shown(value)}",
                 status=409,
             )
 
 
-def _holds(found: Any, condition: Condition) -> bool:
+def _holds(value: Any, condition: Condition) -> bool:
     """Values compare with values of their kind: numbers with numbers, texts with texts. A missing field is null."""
-    if _kind(found) != _kind(condition.value):
+    if _kind(value) != _kind(condition.value):
         return condition.operator == "!="
-    if condition.operator not in ("==", "!=") and _kind(found) not in ("number", "text"):
+    if condition.operator not in ("==", "!=") and _kind(value) not in ("number", "text"):
         return False
-    return OPERATORS[condition.operator](found, condition.value)
+    return OPERATORS[condition.operator](value, condition.value)
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, which it is one of
         return "boolean"
     if isinstance(value, int | Decimal):
         return "number"

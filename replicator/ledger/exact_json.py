@@ -19,12 +19,13 @@ from replicator.errors import Rejected
 DIGITS_LIMIT = 400  # characters of a number
 EXPONENT_LIMIT = 1000
 
+# What is written was read from JSON, or is made of what was: it holds no cycle.
 _write_plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 _write_string = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
+    fields = dict(pairs)  # fewer than pairs: the later value would win in silence
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)

@@ -125,7 +125,7 @@ class RequestIndex:
         """Open or create the file."""
         self.close()
         with self._translated():
-            self._db = connect(self._path, synchronous="NORMAL")
+            self._db = connect(self._path, synchronous="NORMAL")  # what a loss of power takes is in the journal
             for statement in SCHEMA:
                 self._db.execute(statement)
             self.has_deleted = self._db.execute("SELECT 1 FROM deleted LIMIT 1").fetchone() is not None
@@ -159,15 +159,15 @@ class RequestIndex:
 
     def deleted(self, table: LedgerTable, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The last versions of those of the key images that were deleted."""
-        found: dict[bytes, int] = {}
+        versions: dict[bytes, int] = {}
         if not self.has_deleted:
-            return found
+            return versions
         with self._translated():
             for start in range(0, len(keys), _VARIABLES):
                 some = keys[start : start + _VARIABLES]
                 query = f"SELECT key, version FROM deleted WHERE relation = ? AND key IN ({', '.join('?' * len(some))})"
-                found.update(self._reading().execute(query, (table.relation, *some)))
-        return found
+                versions.update(self._reading().execute(query, (table.relation, *some)))
+        return versions
 
     def forget(self, before: int) -> None:
         """Forget the requests that were committed before a time (µs)."""
@@ -192,7 +192,7 @@ class RequestIndex:
 
     def _add(self, db: sqlite3.Connection, journal: IndexedJournal, block: Block) -> None:
         statements = statements_of(journal, block)
-        note = next((read_note(statement) for statement in statements), None)
+        note = next((read_note(statement) for statement in statements), None)  # of the first statement only
         if note is None:
             return
         header = block.header
@@ -205,6 +205,7 @@ class RequestIndex:
 
     def _add_deleted(self, db: sqlite3.Connection, keys: Iterable[tuple[int, bytes]], note: RequestNote) -> None:
         self.has_deleted = True
+        # The note tells versions, the statements behind it keys: both in the order of the deletes.
         rows = ((relation, key, version) for (relation, key), version in zip(keys, note.deleted, strict=True))
         try:
             db.executemany("INSERT OR REPLACE INTO deleted VALUES (?, ?, ?)", rows)

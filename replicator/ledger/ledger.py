@@ -39,7 +39,7 @@ LAPSED_SECONDS = 0.05  # between looks at a permit that has ended and was not ta
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _QueuedWrite:
-    """One who waits: what for, and what came of it."""
+    """A request that waits for the writer, and its outcome once it has one."""
 
     what: bytes | TableDeclaration
     done: trio.Event = dataclasses.field(default_factory=trio.Event)
@@ -115,13 +115,13 @@ class Ledger:
             while True:
                 await self._serve_group()
         finally:
-            self._runs = False
+            self._runs = False  # first: whoever comes now is refused, and does not wait for nobody
             for ticket in self._queue:
                 ticket.settle(_stopped())
             self._queue.clear()
             self._queue_bytes = 0
             self._arrived = trio.Event()
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):  # whoever opens the files next must not find them still open here
                 await trio.to_thread.run_sync(self._committer.close)
 
     async def _declare_all(self, tables: tuple[TableDeclaration, ...]) -> None:
@@ -131,7 +131,7 @@ class Ledger:
             try:
                 for declaration in tables:
                     await trio.to_thread.run_sync(self._declare_configured, declaration)
-                self._tell()
+                self._report()
                 return
             except NotPrimary:
                 await trio.sleep(LAPSED_SECONDS)
@@ -188,7 +188,7 @@ class Ledger:
         self._queue.append(ticket)
         self._queue_bytes += ticket.bytes
         self._arrived.set()
-        await ticket.done.wait()
+        await ticket.done.wait()  # who is cancelled here leaves the ticket: it is carried out as any other
         assert ticket.outcome is not None
         if isinstance(ticket.outcome, ReplicatorError):
             raise ticket.outcome
@@ -197,28 +197,28 @@ class Ledger:
     async def _serve_group(self) -> None:
         await self._arrived.wait()
         group = self._take_group()
-        waits: ReplicatorError | None = None
+        refusal: ReplicatorError | None = None
         try:
             await trio.to_thread.run_sync(self._carry_out, group)
         except ReplicatorError as error:
-            for ticket in group:
+            for ticket in group:  # those that have an outcome have it from the commit, which stands
                 if ticket.outcome is None:
                     ticket.outcome = error
             if isinstance(error, Halted):
                 raise
-            waits = error
+            refusal = error
         except BaseException:
             for ticket in group:
-                ticket.outcome = ticket.outcome or _stopped()
+                ticket.outcome = ticket.outcome or _stopped()  # nobody is left waiting, whatever goes wrong
             raise
         finally:
             for ticket in group:
                 ticket.done.set()
-        self._tell()
-        if isinstance(waits, Unavailable):
-            self._on_waiting(waits)
+        self._report()
+        if isinstance(refusal, Unavailable):
+            self._on_waiting(refusal)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._committer.committed is not None:
             self._on_committed(self._committer.committed)
         self._on_applied(self._committer.applied)

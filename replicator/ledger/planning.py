@@ -109,7 +109,7 @@ class RequestPlanner:
             assert isinstance(first, PlannedTransaction)
             _check_same(request, first.request.digest)
             return by_id[request.id]
-        known = self._index.request(request.id)
+        known = self._index.request(request.id)  # the index has followed the journal up to this group's beginning
         if known is None:
             return None
         _check_same(request, known.digest)
@@ -131,15 +131,15 @@ class RequestPlanner:
     def plan(self, request: TransactionRequest, changes: Changes | None, committed_at: int) -> PlannedTransaction:
         """Judge a request by the state and by ``changes``, which it adds to if it is accepted. Raises Rejected."""
         limits = self._limits
-        mine: Changes = {}
+        mine: Changes = {}  # apart from the group's until the request is accepted: one that is refused changes nothing
         body = BlockBody(limits.transaction_bytes)
         versions: list[int] = []
         deleted: list[int] = []
         for chunk in _chunks(request.statements):
-            held = self._held(chunk, changes or {})
+            stored = self._stored(chunk, changes or {})
             for statement in chunk:
                 table, key = statement.table, statement.key
-                before = held.get((table.relation, key), _NOTHING)
+                before = stored.get((table.relation, key), _NOTHING)
                 version, text, user = evaluate(statement, before, limits.document_bytes, DEPTH_LIMIT)
                 versions.append(version)
                 if text is None:
@@ -155,25 +155,26 @@ class RequestPlanner:
         note = pack_note(RequestNote(request.id, request.digest, deleted)) if request.id or deleted else None
         return PlannedTransaction(request, body.items(note, request.id, committed_at), versions)
 
-    def _held(self, statements: Sequence[RequestedChange], changes: Changes) -> Changes:
-        """What is held under the statements' keys, before them."""
-        held: Changes = {}
+    def _stored(self, statements: Sequence[RequestedChange], changes: Changes) -> Changes:
+        """What is stored under the statements' keys, before them."""
+        stored: Changes = {}
         unknown: dict[int, list[RequestedChange]] = {}
         for statement in statements:
             place = (statement.table.relation, statement.key)
             if place in changes:
-                held[place] = changes[place]
+                stored[place] = changes[place]
             else:
                 unknown.setdefault(statement.table.relation, []).append(statement)
-        for relation, asked in unknown.items():
-            table = asked[0].table
-            found = self._state.held(table, [statement.key for statement in asked])
-            gone = asked if self._index.has_deleted else ()
-            missing = {table.pack_key(s.key): s.key for s in gone if s.key not in found}
+        for relation, changed in unknown.items():
+            table = changed[0].table
+            documents = self._state.documents(table, [statement.key for statement in changed])
+            # Where nothing was ever deleted no key is packed only to be looked for among the deleted ones.
+            absent = changed if self._index.has_deleted else ()
+            missing = {table.pack_key(s.key): s.key for s in absent if s.key not in documents}
             for image, version in self._index.deleted(table, list(missing)).items():
-                found[missing[image]] = StoredDocument(version, None)
-            held.update({(relation, key): what for key, what in found.items()})
-        return held
+                documents[missing[image]] = StoredDocument(version, None)
+            stored.update({(relation, key): document for key, document in documents.items()})
+        return stored
 
 
 def _check_same(request: TransactionRequest, digest: bytes) -> None:

@@ -172,9 +172,9 @@ class Reads:
         await self._reach(after)
 
         def in_thread() -> ReadAnswer:
-            return self._with_snapshot(found) if snapshot else self._with_reader(found)
+            return self._with_snapshot(answer) if snapshot else self._with_reader(answer)
 
-        def found(reader: Reader) -> ReadAnswer:
+        def answer(reader: Reader) -> ReadAnswer:
             applied = reader.applied(self._strand)  # first: what is read after it is as new or newer
             return ReadAnswer(applied.position if applied else genesis(self._strand), read(reader))
 
@@ -194,7 +194,7 @@ class Reads:
             canonical = self._with_reader(
                 lambda reader: [text for _, text in checked_key(_definition(reader, table), key)]
             )
-            sequence = history.indexed(self._strand)
+            sequence = history.indexed(self._strand)  # before the entries are read: what is found is at least as new
             indexed = self._chain.position_at(self._strand, sequence) or genesis(self._strand)
             return read(KeyPast(history, self._strand, table, canonical), indexed)
 
@@ -210,8 +210,9 @@ class Reads:
             raise Rejected("other_strand", message, status=400, place="after")
         if not await self._wait_applied(position, after.timeout_seconds):
             raise _not_yet(position, after.timeout_seconds)
-        here = await trio.to_thread.run_sync(self._chain.position_at, self._strand, position.sequence)
-        if here is not None and here != position:
+        # Applied up to that sequence is not enough: it may be another chain's block that stands there.
+        own = await trio.to_thread.run_sync(self._chain.position_at, self._strand, position.sequence)
+        if own is not None and own != position:
             raise Rejected(
                 "diverged",
                 f"this region's history has another block at sequence {position.sequence}",
@@ -253,7 +254,7 @@ class Reads:
     def _use(self, reader: Reader, use: Callable[[Reader], T]) -> T:
         try:
             result = use(reader)
-        except Rejected:
+        except Rejected:  # the question's fault: the reader is as good as before
             self._idle.append(reader)
             raise
         except BaseException:
@@ -263,7 +264,7 @@ class Reads:
         return result
 
     def _with_snapshot(self, use: Callable[[Reader], T]) -> T:
-        with contextlib.closing(self._new_reader()) as reader:
+        with contextlib.closing(self._new_reader()) as reader:  # not pooled: its snapshot would outlive the question
             reader.snapshot()
             return use(reader)
 

@@ -122,7 +122,7 @@ class _StatementReader:
         self._statements = statements
         self._limits = limits
         self._digest = digest
-        self._seen: dict[tuple[int, Key], int] = {}
+        self._number_by_row: dict[tuple[int, Key], int] = {}
 
     def take(self, value: Any) -> None:
         """Read the next statement. Raises Rejected."""
@@ -165,13 +165,13 @@ class _StatementReader:
         key, user = table.key_of(document), table.user_of(document)
         text = write_document(document, self._limits.document_bytes, DEPTH_LIMIT)
         require = _conditions(value)
-        kept = document if require else None
+        judged = document if require else None  # a million documents of a bulk load are not held twice
         nothing = (_NO_FIELDS, _NO_NAMES, _NO_FIELDS)
-        return RequestedChange(number, table, value["op"], key, text, user, kept, *nothing, _expected(value), require)
+        return RequestedChange(number, table, value["op"], key, text, user, judged, *nothing, _expected(value), require)
 
     def _check_twice(self, statement: RequestedChange) -> None:
         row = (statement.table.relation, statement.key)
-        before = self._seen.setdefault(row, statement.number)
+        before = self._number_by_row.setdefault(row, statement.number)
         if before != statement.number:
             raise Rejected(
                 "duplicate_key",

@@ -39,6 +39,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 def segments(request: Request) -> list[str]:
     """The path's segments behind ``/v1``, decoded. Raises Rejected if one is not UTF-8."""
+    # Starlette's own path is decoded already: a slash within a key could not be told from one between segments.
     raw: bytes = request.scope["raw_path"].split(b"?", 1)[0]
     parts = raw.split(b"/")
     if len(parts) > SEGMENTS_LIMIT:
@@ -52,24 +53,24 @@ def segments(request: Request) -> list[str]:
 
 def parameters(request: Request, known: Sequence[str]) -> Mapping[str, str]:
     """The query's parameters, each at most once. Raises Rejected."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
             message = f"the parameter {name[:80]!r} is not known here"
             raise Rejected("unknown_parameter", message, place="query", cure=f"known are {', '.join(known)}")
-        if name in found:
+        if name in values:
             raise Rejected("bad_parameter", "it stands twice", place=name)
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
-def after_of(given: Mapping[str, str]) -> Freshness | None:
+def after_of(query: Mapping[str, str]) -> Freshness | None:
     """``after`` and ``timeout``. Raises Rejected."""
-    timeout = _seconds(given["timeout"]) if "timeout" in given else TIMEOUT_DEFAULT_SECONDS
-    if "after" not in given:
+    timeout = _seconds(query["timeout"]) if "timeout" in query else TIMEOUT_DEFAULT_SECONDS
+    if "after" not in query:
         return None
     try:
-        return Freshness(parse_position(given["after"]), timeout)
+        return Freshness(parse_position(query["after"]), timeout)
     except ValueError as error:
         raise Rejected("bad_parameter", str(error), place="after") from error
 
@@ -83,9 +84,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def limit_of(given: Mapping[str, str]) -> int:
+def limit_of(query: Mapping[str, str]) -> int:
     """``limit``. Raises Rejected."""
-    text = given.get("limit", str(PAGE_DEFAULT))
+    text = query.get("limit", str(PAGE_DEFAULT))
     if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= PAGE_LIMIT:
         raise Rejected("bad_parameter", f"a page has 1 to {PAGE_LIMIT} entries", place="limit")
     return int(text)
@@ -105,11 +106,11 @@ def moment_of(text: str) -> int | datetime.datetime:
         raise Rejected("bad_parameter", message, place="as_of", cure="write 17 or 2026-01-31T12:00:00Z") from error
 
 
-def change_cursor_of(given: Mapping[str, str]) -> tuple[int, int] | None:
+def change_cursor_of(query: Mapping[str, str]) -> tuple[int, int] | None:
     """The cursor of a page of changes: ``sequence.ordinal``. Raises Rejected."""
-    if "cursor" not in given:
+    if "cursor" not in query:
         return None
-    parts = given["cursor"].split(".")
+    parts = query["cursor"].split(".")
     if len(parts) != 2 or not all(_NUMBER.fullmatch(part) and int(part) <= MAX_SEQUENCE for part in parts):
         raise _bad_cursor()
     return int(parts[0]), int(parts[1])
@@ -120,11 +121,11 @@ def key_cursor(key: Sequence[str]) -> str:
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
-def key_cursor_of(given: Mapping[str, str]) -> list[str] | None:
+def key_cursor_of(query: Mapping[str, str]) -> list[str] | None:
     """The key that a cursor stands behind. Raises Rejected."""
-    if "cursor" not in given:
+    if "cursor" not in query:
         return None
-    text = given["cursor"]
+    text = query["cursor"]
     try:
         key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, RecursionError) as error:
@@ -168,7 +169,7 @@ class RequestBodies:
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit_bytes:
-                    pieces.clear()
+                    pieces.clear()  # before draining: what is too large must not be held while more of it comes
                     await _drain(stream)
                     raise _too_large(limit_bytes)
                 if size > SMALL_BODY_BYTES and not is_large:

@@ -38,24 +38,24 @@ class LedgerState:
                 self._db.close()
             self._db = None
 
-    def held(self, table: LedgerTable, keys: Sequence[Key]) -> dict[Key, StoredDocument]:
-        """What is held under those of the keys that have a document."""
+    def documents(self, table: LedgerTable, keys: Sequence[Key]) -> dict[Key, StoredDocument]:
+        """What is stored under those of the keys that have a document."""
         assert self._db is not None, "the state is not open"
-        found: dict[Key, StoredDocument] = {}
+        documents: dict[Key, StoredDocument] = {}
         names = [_quoted(name) for name in table.key]
         size = max(1, _VARIABLES // len(names))
         # A CROSS JOIN looks each key up by the primary key; IN would scan where the key has several fields.
-        same = " AND ".join(f"held.{name} = key.column{number}" for number, name in enumerate(names, 1))
-        columns = ", ".join(f"held.{name}" for name in (*names, "document", "version"))
+        same = " AND ".join(f"stored.{name} = key.column{number}" for number, name in enumerate(names, 1))
+        columns = ", ".join(f"stored.{name}" for name in (*names, "document", "version"))
         with translated(self._path):
             for start in range(0, len(keys), size):
                 some = keys[start : start + size]
                 values = ", ".join([f"({', '.join('?' * len(names))})"] * len(some))
-                rows = f"FROM (VALUES {values}) AS key CROSS JOIN {_quoted(table.name)} AS held ON {same}"
+                rows = f"FROM (VALUES {values}) AS key CROSS JOIN {_quoted(table.name)} AS stored ON {same}"
                 query = f"SELECT {columns} {rows}"
                 for *key, document, version in self._db.execute(query, list(itertools.chain.from_iterable(some))):
-                    found[tuple(key)] = StoredDocument(version, document)
-        return found
+                    documents[tuple(key)] = StoredDocument(version, document)
+        return documents
 
 
 def _quoted(name: str) -> str:

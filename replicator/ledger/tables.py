@@ -109,6 +109,7 @@ class LedgerTable:
         size = 0
         for name, value, is_integer in zip(self.key, values, self._integers, strict=True):
             if is_integer:
+                # By type, for True is an int to isinstance, and would become the key 1.
                 if type(value) is not int or not -(2**63) <= value < 2**63:
                     raise self._bad_key(f"{name!r} is a whole number of 64 bits, not {_shown(value)}")
                 size += 8

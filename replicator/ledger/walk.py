@@ -22,18 +22,18 @@ class Fields:
         self.end = skip_space(text, 0)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        text, seen = self._text, set[str]()
+        text, names = self._text, set[str]()
         if text[self.end : self.end + 1] != "{":
             read_at(text, self.end)  # what is not JSON at all is refused as that
             raise Rejected("bad_request", "a transaction is an object", status=422, place="transaction")
         at = skip_space(text, self.end + 1)
-        while text[at : at + 1] != "}" or seen:
+        while text[at : at + 1] != "}" or names:  # behind a comma a name has to follow
             name, at = read_at(text, at)
             if not isinstance(name, str):
                 raise not_json("a name was expected", at)
-            if name in seen:
+            if name in names:
                 raise Rejected("duplicate_name", f"{name[:80]!r} stands twice", place="transaction")
-            seen.add(name)
+            names.add(name)
             yield name, skip_space(text, _expect(text, at, ":"))
             at = skip_space(text, self.end)
             if text[at : at + 1] == "}":

@@ -28,13 +28,13 @@ def test_many_keys_are_found_by_the_primary_key(tmp_path: Path, declaration: obj
     visited: list[str] = []
     assert state._db is not None
     state._db.set_trace_callback(visited.append)
-    found = state.held(table, keys)
+    found = state.documents(table, keys)
     assert set(found) == set(keys[:1500])
-    assert all(held.version == 1 for held in found.values())
+    assert all(document.version == 1 for document in found.values())
     with sqlite3.connect(options(tmp_path).state) as db:
         plans = [row[3] for query in visited for row in db.execute(f"EXPLAIN QUERY PLAN {query}")]
-    assert any(plan.startswith("SEARCH held") for plan in plans)
-    assert not any(plan.startswith("SCAN held") for plan in plans)
+    assert any(plan.startswith("SEARCH stored") for plan in plans)
+    assert not any(plan.startswith("SCAN stored") for plan in plans)
     state.close()
 
 
@@ -43,5 +43,5 @@ def test_a_state_without_the_table_is_named(tmp_path: Path) -> None:
     state = LedgerState(options(tmp_path).state)
     state.open()
     with pytest.raises(Halted, match=r"state\.sqlite3"):
-        state.held(LedgerTable(9, definition_of(POINTS)), [("t", 1)])
+        state.documents(LedgerTable(9, definition_of(POINTS)), [("t", 1)])
     state.close()
