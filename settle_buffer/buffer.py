@@ -104,10 +104,10 @@ class SettleBuffer:
         spool after a restart."""
         if not entries:
             return []
-        groups = self._grouped(entries)
+        groups = self._grouped(entries)  # all that may be refused is refused here, before anything has changed
         now = self._advance_to(now)
         events: list[Event] = []
-        if self.config.order != "sequence" and not again:
+        if self.config.order != "sequence" and not again:  # what was read back has been on its way for a restart longer
             self._observe(entries, now)
         for strand, group in groups:
             if self.timed is not None:
@@ -120,15 +120,15 @@ class SettleBuffer:
     def heartbeat(self, strand: str, at: int, now: int, sequence: int | None = None, idle: bool = False) -> list[Event]:
         """The feed says: my clock is ``at``, and of this strand nothing at or before ``at`` is after ``sequence``
         (None: after what I have sent before this, on a feed that keeps its order). ``idle``: do not wait for it."""
-        found = self.strand(strand)
+        state = self.strand(strand)
         if sequence is not None and not 0 <= sequence <= MAX_SEQUENCE:
             raise Misuse("bad_sequence", f"{sequence} is no sequence", place=f"strand {strand}")
         now = self._advance_to(now)
         events: list[Event] = []
         self.clock.heartbeat(at, now)
         if sequence is not None and self.timed is None:
-            found.expect(sequence, now, events)
-            self._arm(found)
+            state.expect(sequence, now, events)
+            self._arm(state)
         if self.merged is not None:
             self.merged.heartbeat(strand, sequence, at, idle, now, events)
         return self._finish(now, events)
@@ -140,9 +140,9 @@ class SettleBuffer:
         if self.timed is not None:
             self.timed.loaded(first, last, entries, events)
         else:
-            found = self.strand(strand)
-            found.loaded(first, last, entries, self._advance_to(now), events)
-            self._arm(found)
+            state = self.strand(strand)
+            state.loaded(first, last, entries, self._advance_to(now), events)
+            self._arm(state)
         return self._finish(self._advance_to(now), events)
 
     def next_timer(self) -> int | None:
@@ -177,9 +177,9 @@ class SettleBuffer:
     def discard(self, strand: str, first: int, last: int, now: int) -> list[Event]:
         """Forget what waits of ``first`` to ``last`` and ask for it anew; the cure of a conflict, before ``resume``."""
         events: list[Event] = []
-        found = self.strand(strand)
-        found.discard(first, last, self._advance_to(now), events)
-        self._arm(found)
+        state = self.strand(strand)
+        state.discard(first, last, self._advance_to(now), events)
+        self._arm(state)
         return self._finish(self._now, events)
 
     def stop(self, strand: str, reason: str) -> list[Event]:
@@ -302,16 +302,17 @@ class SettleBuffer:
         strand.opened.clear()
 
     def _push(self, due: int, strand: Strand, gap: Gap) -> None:
-        heapq.heappush(self._timers, (due, next(self._numbers), strand, gap))
+        heapq.heappush(self._timers, (due, next(self._numbers), strand, gap))  # the number: strands do not compare
 
     def _next_gap_timer(self) -> int | None:
+        # A gap that closed leaves its timer behind: finding it in the heap would cost more than meeting it at the top.
         while self._timers and self._timers[0][3].closed:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
     def _finish(self, now: int, events: list[Event]) -> list[Event]:
         """Timers that are due, the order across strands and the bounds, after every change."""
-        while (due := self._next_gap_timer()) is not None and due <= now:
+        while (due := self._next_gap_timer()) is not None and due <= now:  # each is pushed again, beyond ``now``
             _, _, strand, gap = heapq.heappop(self._timers)
             self._fire(strand, gap, now, events)
         if self.merged is not None:
@@ -350,7 +351,7 @@ class SettleBuffer:
 
     def _weigh(self, now: int, events: list[Event]) -> None:
         """Pressure on at a bound, off well below all of them."""
-        if not self.room.held_entries and not self.pressure:
+        if not self.room.held_entries and not self.pressure:  # nearly always, and the shares cost a pass over strands
             return
         share, bound = max(self._shares(now))
         if not self.pressure and share >= 1:

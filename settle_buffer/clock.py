@@ -53,6 +53,7 @@ class FeedClock:
         if offset is None:
             return None
         estimate = now + offset
+        # Without a heartbeat entries alone vouch for the clock: a feed that sends none would otherwise never settle.
         return estimate if self._heard_at is None else min(estimate, self._heard_at + self._trust_us)
 
     def local(self, feed_at: int) -> int | None:

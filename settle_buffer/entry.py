@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 MAX_SEQUENCE = 2**63 - 1  # what SQLite stores as an integer
 PROOF_LIMIT_BYTES = 255  # of a digest or a link
-STRAND_LIMIT_CHARACTERS = 255
 ENTRY_OVERHEAD_BYTES = 360  # what CPython keeps for an entry beside its body: tuple, integers, digest, dictionary slot
 
 

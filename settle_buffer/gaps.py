@@ -65,7 +65,7 @@ class GapList:
             gap.requests = max(gap.requests, other.requests)
             for other_first, other_last in other.missing:
                 gap.missing.add(other_first, other_last)
-            other.missing = RangeSet()
+            other.missing = RangeSet()  # closed, for whoever holds it still: its timer is then passed over
         self._gaps[low:high] = [gap]
         self._firsts[low:high] = [gap.first]
         return gap
@@ -80,8 +80,8 @@ class GapList:
             if gap.closed:
                 closed.append(gap)
         if closed:
-            self._gaps[low:high] = kept = [gap for gap in self._gaps[low:high] if not gap.closed]
-            self._firsts[low:high] = [gap.first for gap in kept]
+            self._gaps[low:high] = still_open = [gap for gap in self._gaps[low:high] if not gap.closed]
+            self._firsts[low:high] = [gap.first for gap in still_open]
         return pieces, closed
 
     def missing_within(self, first: int, last: int) -> list[Range]:
@@ -91,6 +91,7 @@ class GapList:
 
     def _span(self, first: int, last: int) -> tuple[int, int]:
         """The indexes of the gaps that may overlap ``first`` to ``last``."""
+        # Gaps do not overlap, so only the one that begins last at or before ``first`` may reach into it.
         low = bisect_right(self._firsts, first) - 1
         if low < 0 or self._gaps[low].last < first:
             low += 1

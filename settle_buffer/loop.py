@@ -87,11 +87,12 @@ class Settler:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover, then drain and keep time, for ever. Raises what the spool raises. Started once recovery is read."""
+        # Wall time, once: gaps and lateness are measured in steps of trio's clock, which no one sets.
         self._epoch_us = int(time.time() * 1e6) - int(trio.current_time() * 1e6)
         try:
             self._spool = spool = await trio.to_thread.run_sync(Spool, self._path, self.config.order == "time")
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._drain)
+                nursery.start_soon(self._drain)  # while recovery reads: what is released must be able to leave
                 await self._recover(spool)
                 self._ready.set()
                 task_status.started()
@@ -111,7 +112,7 @@ class Settler:
             await self._changed.wait()
         async with self._lock:
             spool = self._open_spool()
-            self.buffer.check(entries)
+            self.buffer.check(entries)  # what the core would refuse must not become durable
             straight = self._goes_straight(entries)
             if not straight:
                 self._pass_trims(spool)
@@ -120,7 +121,7 @@ class Settler:
             with self._step("offer"):
                 events = self.buffer.offer(entries, self.now())
             await self._take(events)
-        if straight:
+        if straight:  # outside the lock: other puts go on while the consumer commits
             await self._acknowledges(entries[-1])
 
     async def heartbeat(self, strand: str, at: int, sequence: int | None = None, idle: bool = False) -> None:
@@ -138,6 +139,7 @@ class Settler:
             if not self._trims:
                 self._tick.set()  # so that they are written even if nothing else happens
             self._acknowledged[strand] = sequence
+            # By time several entries may share the position: those of that very time stay until a later one is held.
             self._trims[strand] = sequence - 1 if self.config.order == "time" else sequence
             self._outbox.acknowledge(strand, sequence)
             self._wake()
@@ -163,7 +165,7 @@ class Settler:
         await self._ready.wait()
         async with self._lock:
             events = self.buffer.discard(strand, first, last, self.now())
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True):  # the core has forgotten them: the spool must, too
                 await trio.to_thread.run_sync(self._open_spool().discard, strand, first, last)
             await self._take(events)
 
@@ -245,7 +247,7 @@ class Settler:
                         await self._send.send(item)
                 self._outbox.handed_over(item, size)
                 self._wake()
-            self._work = trio.Event()
+            self._work = trio.Event()  # the outbox was empty just now, and there was no checkpoint since
             await self._work.wait()
 
     async def _load(self, load: Load) -> None:
@@ -260,7 +262,7 @@ class Settler:
     async def _keep_time(self) -> None:
         """Fire the core's timers, and write trims and certificates that nothing else has taken along."""
         while True:
-            self._tick = trio.Event()
+            self._tick = trio.Event()  # before the timer is looked at: whatever changes it from here on is heard
             due = self.buffer.next_timer()
             seconds = math.inf if due is None else max(0.0, (due - self.now()) / 1e6)
             with trio.move_on_after(min(seconds, FLUSH_SECONDS if self._trims else math.inf)):

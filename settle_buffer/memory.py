@@ -27,7 +27,7 @@ class ReleasedDigests:
         self._firsts.append(first)
         self._runs.append(digests)
         self._count += len(digests)
-        if self._count > 2 * self._limit:
+        if self._count > 2 * self._limit:  # seldom and much at once: dropping from the front of a list moves the rest
             self._forget()
 
     def get(self, sequence: int) -> bytes | None:

@@ -37,7 +37,6 @@ class Lane:
         self.entries: list[Entry] = []
         self.time = strand.at
         self.delivered = strand.released
-        self.delivered_at = strand.at
         self.resolved: int | None = None  # from heartbeats: nothing at or before this time is still to come
         self.promised: list[tuple[int, int]] = []  # heartbeats that wait for their sequence: (sequence, time)
         self.heard_at: int | None = None  # silence counts from the first time that the clock is told
@@ -82,6 +81,7 @@ class MergedOrder:
         """A run that is in order within its strand."""
         lane = self.lanes[name]
         lane.hear(now, events)
+        # Within a strand the sequence rules: an entry whose time goes back takes the time of the one before.
         times = list(accumulate(map(at_of, run), max, initial=lane.time))[1:]
         lane.time = times[-1]
         places = [(time, name, sequence) for time, sequence in zip(times, map(sequence_of, run), strict=True)]
@@ -122,10 +122,10 @@ class MergedOrder:
             count = bisect_left(lane.places, bound)
             if count:
                 places += zip(lane.places[:count], lane.entries[:count], strict=True)
-                lane.delivered, lane.delivered_at = lane.entries[count - 1].sequence, lane.places[count - 1][0]
+                lane.delivered = lane.entries[count - 1].sequence
                 del lane.places[:count], lane.entries[:count]
         if places:
-            places.sort(key=lambda pair: pair[0])
+            places.sort(key=lambda pair: pair[0])  # a merge of sorted runs, which is what Python's sort does with them
             run = [entry for _, entry in places]
             self.front = places[-1][0]
             self._room.leave(run)
@@ -133,12 +133,12 @@ class MergedOrder:
 
     def unthrottle(self, events: list[Event]) -> bool:
         """Let strands go on that waited because their lane was full; whether any did."""
-        went_on = False
+        resumed = False
         for lane in self.lanes.values():
-            if lane.strand.paused and len(lane.places) <= self._share() // 2:
+            if lane.strand.paused and len(lane.places) <= self._share() // 2:  # half: not to stop again at the next run
                 lane.strand.unpause(events)
-                went_on = True
-        return went_on
+                resumed = True
+        return resumed
 
     def head(self) -> int | None:
         """The time of the earliest entry that waits."""

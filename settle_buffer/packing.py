@@ -39,7 +39,7 @@ def pack(entries: Sequence[Entry]) -> bytes:
     bodies = list(map(body_of, entries))
     started = [NONE if entry[6] is None else entry[6] for entry in entries]
     flags = RUN if sequences == list(range(sequences[0], sequences[0] + len(sequences))) else 0
-    if links[1:] == digests[:-1]:
+    if links[1:] == digests[:-1]:  # as in any chain: then the links need no room
         flags |= CHAINED
         links = links[:1]
     if started.count(NONE) != len(started):
@@ -115,7 +115,7 @@ def _read_numbers(data: bytes, place: int, code: str, count: int) -> tuple[Seque
 
 
 def _read_pieces(data: bytes, place: int, lengths: Sequence[int]) -> tuple[list[bytes], int]:
-    edges = list(accumulate(lengths, initial=place))
+    edges = list(accumulate(lengths, initial=place))  # checked before the slices, which would be cut in silence
     if edges[-1] > len(data):
         raise ValueError("the packing is cut")
     return [data[start:end] for start, end in pairwise(edges)], edges[-1]

@@ -72,7 +72,7 @@ class RangeSet:
     def add(self, first: int, last: int) -> None:
         """Put ``first`` to ``last`` in, joining what overlaps or touches."""
         assert first <= last
-        low = bisect_left(self._lasts, first - 1)
+        low = bisect_left(self._lasts, first - 1)  # one further on either side than overlaps: what touches is joined
         high = bisect_right(self._firsts, last + 1)
         if low < high:
             first = min(first, self._firsts[low])
@@ -87,13 +87,13 @@ class RangeSet:
         if low >= high:
             return []
         taken = [(max(first, self._firsts[index]), min(last, self._lasts[index])) for index in range(low, high)]
-        kept = []
+        remains = []
         if self._firsts[low] < first:
-            kept.append((self._firsts[low], first - 1))
+            remains.append((self._firsts[low], first - 1))
         if self._lasts[high - 1] > last:
-            kept.append((last + 1, self._lasts[high - 1]))
-        self._firsts[low:high] = [range_first for range_first, _ in kept]
-        self._lasts[low:high] = [range_last for _, range_last in kept]
+            remains.append((last + 1, self._lasts[high - 1]))
+        self._firsts[low:high] = [range_first for range_first, _ in remains]
+        self._lasts[low:high] = [range_last for _, range_last in remains]
         return taken
 
     def within(self, first: int, last: int) -> list[Range]:

@@ -68,7 +68,7 @@ class Spool:
         with translated(self.path), self._connection:
             self._connection.executemany(_INSERT, rows)
             self._write_noted()
-        self._forget_noted()
+        self._forget_noted()  # not before the commit: what was rolled back is written with the next one
 
     def keep_late(self, entries: Sequence[Entry]) -> None:
         """Move stored entries to those that are kept until ``settle_late`` names them, whatever is trimmed."""
@@ -138,11 +138,11 @@ class Spool:
                     last = low - 1
                     del rows[index:]
                     break
-            found: list[Entry] = []
-            for identity in sorted(row[0] for row in rows):
-                found += [entry for entry in self._row_entries(identity) if first <= self._order(entry) <= last]
-        found.sort(key=self._order)
-        return found, last
+            entries: list[Entry] = []
+            for identity in sorted(row[0] for row in rows):  # of two copies the older one first
+                entries += [entry for entry in self._row_entries(identity) if first <= self._order(entry) <= last]
+        entries.sort(key=self._order)
+        return entries, last
 
     def certify(self, certificates: Sequence[Certificate]) -> None:
         """Keep how gaps were closed; durable on return."""
@@ -184,6 +184,7 @@ class Spool:
         """Rows that may hold something of ``first`` to ``last``: number, lowest position, bytes."""
         return self._execute(
             "SELECT id, low, length(data) FROM spool WHERE strand = ? AND high BETWEEN ? AND ? AND low <= ?",
+            # A row spans no more: one that ends further on begins behind ``last``.
             *(strand, first, min(last + self._span, MAX_SEQUENCE), last),
         )
 
@@ -192,22 +193,22 @@ class Spool:
         return self._proven(*row)
 
     def _remove(self, entries: Sequence[Entry]) -> None:
-        gone = set(entries)
-        places = {(entry.strand, self._order(entry)) for entry in gone}
+        removed = set(entries)
+        places = {(entry.strand, self._order(entry)) for entry in removed}
         identities = {row[0] for strand, place in places for row in self._overlapping(strand, place, place)}
         for identity in sorted(identities):
-            self._rewrite(identity, lambda entry: entry not in gone)
+            self._rewrite(identity, lambda entry: entry not in removed)
 
     def _rewrite(self, identity: int, keeps: Callable[[Entry], bool]) -> None:
         """Leave in a row only the entries that ``keeps`` says."""
         entries = self._row_entries(identity)
-        kept = list(filter(keeps, entries))
-        if not kept:
+        remaining = list(filter(keeps, entries))
+        if not remaining:
             self._connection.execute("DELETE FROM spool WHERE id = ?", (identity,))
-        elif len(kept) < len(entries):
+        elif len(remaining) < len(entries):
             self._connection.execute(
                 "UPDATE spool SET (strand, low, high, entries, checksum, data) = (?, ?, ?, ?, ?, ?) WHERE id = ?",
-                (*self._row(kept), identity),
+                (*self._row(remaining), identity),
             )
 
     def _insert_certificates(self, certificates: Sequence[Certificate]) -> None:
@@ -218,6 +219,7 @@ class Spool:
 
     def _write_noted(self) -> None:
         """What waited for a write: trims and noted certificates."""
+        # Whole rows only: a row that reaches above the trim stays, and ``recover`` leaves out what is below it.
         for strand, sequence in self._trims.items():
             self._connection.execute("DELETE FROM spool WHERE strand = ? AND high <= ?", (strand, sequence))
         if self._noted:

@@ -40,7 +40,8 @@ def open_spool(path: Path, timed: bool) -> sqlite3.Connection:
     with translated(path):
         connection = sqlite3.connect(path, check_same_thread=False, timeout=1.0)
         try:
-            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # later, once a page is written, it has no effect
+            # Before WAL: then the log's index is in this process's memory, and no other can open the file.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

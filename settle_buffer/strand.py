@@ -56,6 +56,7 @@ class Strand:
     def take(self, entries: list[Entry], sequences: list[int], now: int, events: list[Event]) -> None:
         """Entries of this strand, in any order."""
         first = sequences[0]
+        # One run, as a feed that keeps its order brings them, is the case that has to be fast.
         if sequences[-1] - first + 1 == len(sequences) and sequences == list(range(first, first + len(sequences))):
             self._take_run(entries, first, now, events)
         else:
@@ -77,10 +78,6 @@ class Strand:
             and _first_broken(self.digest, list(map(digest_of, entries)), list(map(link_of, entries))) is None
         )
 
-    def is_waived(self, sequence: int) -> bool:
-        """Whether an entry with this sequence would be late: somebody has waived it."""
-        return bool(self.waived) and sequence in self.waived
-
     @property
     def _flows(self) -> bool:
         return not self.stopped and not self.paused
@@ -96,9 +93,10 @@ class Strand:
         complete = self._waiting.answer(first, last)
         copies: dict[int, Entry] = {}
         for entry in entries:
-            kept = copies.setdefault(entry.sequence, entry)
-            if kept.digest != entry.digest and first <= entry.sequence <= last:
-                self.conflict("digest", kept.digest, kept, entry, events)
+            copy = copies.setdefault(entry.sequence, entry)
+            if copy.digest != entry.digest and first <= entry.sequence <= last:
+                self.conflict("digest", copy.digest, copy, entry, events)
+        # Not complete: something of it was discarded since it was asked for, and the rest is asked for again.
         if complete and not self.stopped:
             self._unspill(first, last, copies, now, events)
         self._advance(events)
@@ -153,7 +151,7 @@ class Strand:
 
     def _take_run(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
         """A run of consecutive sequences: behind, inside or beyond what is known, or across these borders."""
-        if self.waived and self.waived.within(first, first + len(run) - 1):
+        if self.waived and self.waived.within(first, first + len(run) - 1):  # most strands never have a waiver
             self._take_around_waived(run, first, now, events)
             return
         if first == self.top + 1 and self.top == self.released and self._flows:
@@ -213,7 +211,7 @@ class Strand:
             self._release_or_hold(run[piece_first - first : piece_last - first + 1], piece_first, events)
         for gap in closed:
             events.append(self._filled(gap, run[-1], now))
-        if new < len(run):
+        if new < len(run):  # only then the entries are looked at one by one
             missing = RangeSet(*pieces)
             self._known([entry for entry in run if entry.sequence not in missing], events)
 
@@ -245,7 +243,7 @@ class Strand:
     def _filled(self, gap: Gap, by: Entry, now: int) -> GapFilled:
         certificate = None
         if gap.requests:
-            known_by = "links" if by.link else "entries"
+            known_by = "links" if by.link else "entries"  # links prove that nothing lies between
             certificate = Certificate(
                 self.name, gap.first, gap.last, gap.opened_at, now, gap.requests, "filled", known_by, "", ""
             )
@@ -264,6 +262,7 @@ class Strand:
             following = self.released + 1
             jump = self.waived.range_at(following) if self.waived else None
             if jump is not None:
+                # What stood there is not known, so the next one's link cannot be proven against it.
                 self.released, self.digest = jump[1], b""
                 self.top = max(self.top, self.released)
                 continue
@@ -313,7 +312,7 @@ class Strand:
             self.digest = digests[-1]
             self.at = run[-1].at
             events.append(Release(self.name, run))
-        if rest:
+        if rest:  # kept, whatever the room: they are out of the waiting list, and a person may yet let them go on
             self._waiting.keep(rest)
             self.conflict("link", self.digest, run[-1] if run else None, rest[0], events)
 

@@ -85,12 +85,14 @@ class TimeOrder:
             raise Misuse("not_asked", f"times {first} to {last} were not to be loaded")
         self._loading = False
         self.horizon = last + 1 if last < self._far else None
+        # With nothing left on disk the count is right again, whatever copies and duplicates had added to it.
         self._room.unspill(len(entries) if self.horizon is not None else self._room.spilled_entries)
         self.push(entries, events)
 
     def advance(self, now: int, events: list[Event]) -> None:
         """Release what is older than the window."""
         feed_now = self._clock.feed_now(now)
+        # One stopped strand stops all: what it cannot bring now may be earlier than what the others have.
         if feed_now is None or any(strand.stopped for strand in self.strands.values()):
             return
         due = feed_now - self._window.us
@@ -124,12 +126,12 @@ class TimeOrder:
         """The later half is on disk anyway: forget it here. Entries of one microsecond stay together."""
         self._heap.sort()
         edge = self._heap[len(self._heap) // 2][0]
-        if edge == self._heap[0][0]:
+        if edge == self._heap[0][0]:  # all of the earlier half is of one time: nothing could go
             return
-        gone = [place for place in self._heap if place[0] >= edge]
+        spilled = [place for place in self._heap if place[0] >= edge]
         self._heap = [place for place in self._heap if place[0] < edge]
-        entries = [self._waiting.pop(place) for place in gone]
+        entries = [self._waiting.pop(place) for place in spilled]
         self._room.leave(entries)
         self._room.spill(entries)
-        self._far = max(self._far, gone[-1][0])
+        self._far = max(self._far, spilled[-1][0])
         self.horizon = edge

@@ -73,6 +73,7 @@ class HeldEntries:
 
     def discard(self, first: int, last: int) -> None:
         """Forget these, wherever they wait."""
-        gone = [self._held.pop(sequence) for sequence in list(self._held) if first <= sequence <= last]
-        self._room.leave(gone)
+        # Over what is held, not over the range: a range may name more sequences than memory has entries.
+        entries = [self._held.pop(sequence) for sequence in list(self._held) if first <= sequence <= last]
+        self._room.leave(entries)
         self.unspill(first, last)

@@ -59,6 +59,6 @@ class Window:
         above = 0.0
         for bucket in range(len(EDGES_US), 0, -1):
             above += self._counts[bucket]
-            if above > allowed:
+            if above > allowed:  # the bucket beyond the last edge has none of its own: the longest there is
                 return EDGES_US[min(bucket, len(EDGES_US) - 1)]
         return EDGES_US[0]
