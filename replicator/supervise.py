@@ -48,7 +48,7 @@ class Backoff:
 
 async def supervise(name: str, run_once: Callable[[], Awaitable[None]], trouble: Trouble, backoff: Backoff) -> None:
     """Run a stage until it halts; returns only by cancellation."""
-    said = ""
+    logged = ""
     while True:
         started = trio.current_time()
         try:
@@ -56,6 +56,7 @@ async def supervise(name: str, run_once: Callable[[], Awaitable[None]], trouble:
             raise AssertionError(f"the stage {name} returned")
         except* ReplicatorError as group:
             cause = first_cause(group)
+        # A stage that worked for a while met a new trouble; one that fails at once each time is to be asked less often.
         if trio.current_time() - started > RAN_WELL_SECONDS:
             backoff.reset()
         if not isinstance(cause, Unavailable):
@@ -63,8 +64,8 @@ async def supervise(name: str, run_once: Callable[[], Awaitable[None]], trouble:
             trouble.halt(cause)
             await trio.sleep_forever()
         assert isinstance(cause, Unavailable)
-        if str(cause) != said:
-            said = str(cause)
+        if str(cause) != logged:  # once, not at every try: a database that is away for a night is one line
+            logged = str(cause)
             log.warning("%s waits: %s", name, cause)
         trouble.wait(cause)
         await trio.sleep(backoff.next())

@@ -132,7 +132,7 @@ def _same_ledger(config: Config) -> bool:
         case EmbeddedSourceSettings(), SqliteReplicaSettings(path=path):
             return config.state_path == path
         case PostgresSourceSettings() as source, PostgresReplicaSettings() as replica:
-            fields = [conninfo.conninfo_to_dict(one.conninfo()) for one in (source, replica)]
+            fields = [conninfo.conninfo_to_dict(settings.conninfo()) for settings in (source, replica)]
             return all(fields[0].get(key) == fields[1].get(key) for key in ("host", "hostaddr", "port", "dbname"))
         case _:
             return False
@@ -158,8 +158,8 @@ def _role(config: Config) -> Iterator[Problem]:
 
 def _http(http: HttpSettings) -> Iterator[Problem]:
     if (http.certificate is None) != (http.key is None):
-        one, other = ("certificate", "key") if http.key is None else ("key", "certificate")
-        yield Problem(("http", one), f"{one} is set and {other} is not", f"set {other}, or remove {one}")
+        name, missing = ("certificate", "key") if http.key is None else ("key", "certificate")
+        yield Problem(("http", name), f"{name} is set and {missing} is not", f"set {missing}, or remove {name}")
     yield from _file_is_there(("http", "certificate"), http.certificate)
     yield from _file_is_there(("http", "key"), http.key)
     yield from _token_fits(("http", "token"), http.token)
@@ -247,9 +247,9 @@ def _etcd(lease: EtcdLeaseSettings) -> Iterator[Problem]:
         yield Problem(("lease", "ttl"), "etcd counts in whole seconds", f'set it to "{round(lease.ttl_seconds) or 1}s"')
     if len(set(lease.endpoints)) != len(lease.endpoints):
         yield Problem(("lease", "endpoints"), "an endpoint is named twice", "name each once")
-    for one, other in (("user", "password"), ("password", "user"), ("certificate", "key"), ("key", "certificate")):
-        if getattr(lease, one) is not None and getattr(lease, other) is None:
-            yield Problem(("lease", one), f"{one} is set and {other} is not", f"set {other}, or remove {one}")
+    for name, needed in (("user", "password"), ("password", "user"), ("certificate", "key"), ("key", "certificate")):
+        if getattr(lease, name) is not None and getattr(lease, needed) is None:
+            yield Problem(("lease", name), f"{name} is set and {needed} is not", f"set {needed}, or remove {name}")
     for name in ("ca", "certificate", "key"):
         file = getattr(lease, name)
         yield from _file_is_there(("lease", name), file)

@@ -30,7 +30,7 @@ def load(path: str | Path, environment: Mapping[str, str] = os.environ) -> model
     path = Path(path)
     try:
         with path.open("rb") as file:
-            data = file.read(FILE_LIMIT_BYTES + 1)
+            data = file.read(FILE_LIMIT_BYTES + 1)  # a device or a pipe, named by mistake, may have no end
         if len(data) > FILE_LIMIT_BYTES:
             raise ConfigError(
                 "config_too_large", f"more than {FILE_LIMIT_BYTES} bytes", place=str(path), cure=EXAMPLES_CURE
@@ -57,9 +57,10 @@ def parse(text: str, path: str | Path, environment: Mapping[str, str] = os.envir
     try:
         fields = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        found = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        place = f"{path}, line {found[1]}" if found else str(path)
-        message = str(error)[: found.start()] if found else str(error)
+        # tomllib says the place only within its text: it moves to where an error's place belongs.
+        position = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        place = f"{path}, line {position[1]}" if position else str(path)
+        message = str(error)[: position.start()] if position else str(error)
         raise ConfigError("config_syntax", message, place=place, cure='write TOML: key = "value"') from error
     surroundings = ReadContext(path.absolute().parent, environment)
     try:
@@ -67,15 +68,15 @@ def parse(text: str, path: str | Path, environment: Mapping[str, str] = os.envir
     except ValidationError as error:
         # Not chained: pydantic's own text may quote what was in the file.
         raise _config_error(list(_from_pydantic(error)), text, path) from None
-    found_problems = list(problems(config))
-    if found_problems:
-        raise _config_error(found_problems, text, path)
+    if contradictions := list(problems(config)):
+        raise _config_error(contradictions, text, path)
     return config
 
 
-def _config_error(found: list[Problem], text: str, path: Path) -> ConfigError:
+def _config_error(faults: list[Problem], text: str, path: Path) -> ConfigError:
     """All problems in one error: the first gives the place and the cure, the others follow in the message."""
-    placed = sorted(((line_of(text, problem.path) or UNPLACED, problem) for problem in found), key=lambda pair: pair[0])
+    lines = [(line_of(text, problem.path) or UNPLACED, problem) for problem in faults]
+    placed = sorted(lines, key=lambda pair: pair[0])
     line, first = placed[0]
     message = f"{_key(first.path)}: {first.message}"
     for other_line, other in placed[1:SHOWN_PROBLEMS]:
@@ -97,6 +98,7 @@ def _key(path: KeyPath) -> str:
 
 
 def _from_pydantic(error: ValidationError) -> Iterator[Problem]:
+    # Without input and context: either may quote a secret that stands in the file.
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         path = _without_tags(item["loc"])
         kind, message = item["type"], item["msg"].removeprefix("Value error, ")

@@ -22,6 +22,7 @@ def line_of(text: str, path: Path) -> int | None:
     best_length, best_line = 0, None
     for line, place in _places(text):
         length = _common(place, path)
+        # All of the place (a table around the key), or all of the key; a key beside it shares only the table's names.
         if length in (len(place), len(path)) and length > best_length:
             best_length, best_line = length, line
     return best_line
@@ -40,22 +41,22 @@ def _places(text: str) -> Iterator[tuple[int, Path]]:
                 counts[table] = counts.get(table, -1) + 1
                 table = (*table, counts[table])
             yield number, table
-        elif match := _KEY.match(line):
+        elif match := _KEY.match(line):  # by its name alone: the value may go on over further lines
             yield number, (*table, *_names(f"{match[1]} = 0"))
 
 
 def _names(line: str) -> tuple[str, ...]:
     """The key path of a header or of ``key = 0``; empty if it is neither (a line of a longer string, say)."""
     try:
-        found: Any = tomllib.loads(line)
+        fields: Any = tomllib.loads(line)
     except tomllib.TOMLDecodeError:
         return ()
     names = []
-    while isinstance(found, dict | list) and found:
-        if isinstance(found, list):
-            found = found[0]
+    while isinstance(fields, dict | list) and fields:
+        if isinstance(fields, list):  # a header in two brackets: a list of one table
+            fields = fields[0]
             continue
-        name, found = next(iter(found.items()))
+        name, fields = next(iter(fields.items()))
         names.append(name)
     return tuple(names)
 

@@ -25,6 +25,7 @@ Role = Literal["primary", "replica"]
 
 def in_role(config: Config, role: Role, epoch: int) -> Config:
     """The configuration of this region as primary of ``epoch``, or as replica."""
+    # Copies are not validated again: what both forms share was, and a derived section has defaults for the rest.
     region: RegionSettings = config.region.model_copy(update={"role": role, "epoch": max(epoch, 1)})
     if role == "primary":
         return config.model_copy(update={"region": region, "source": source_of(config), "replica": None})

@@ -80,10 +80,10 @@ def read_secret(value: object, info: ValidationInfo) -> Secret:
         raise ValueError('a secret is { env = "NAME" }, { file = "path" } or a string')
     kind, name = next(iter(value.items()))
     if kind == "env":
-        found = _surroundings(info).environment.get(name)
-        if found is None:
+        value = _surroundings(info).environment.get(name)
+        if value is None:
             raise ValueError(f"the environment variable {name} is not set")
-        return _not_empty(found, f"the environment variable {name}")
+        return _not_empty(value, f"the environment variable {name}")
     if kind == "file":
         return _secret_file(_surroundings(info).directory / Path(name).expanduser())
     raise ValueError(f'a secret comes from "env" or "file", not from {kind!r}')
@@ -95,8 +95,9 @@ def _secret_file(path: Path) -> Secret:
             content = file.read(SECRET_LIMIT_BYTES + 1)
         if len(content) > SECRET_LIMIT_BYTES:
             raise ValueError(f"the secret's file {path} has more than {SECRET_LIMIT_BYTES} bytes")
+        # Editors end a file with a line feed, which is no part of the secret; spaces might be.
         return _not_empty(content.decode().rstrip("\r\n"), f"the secret's file {path}")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError:  # not chained: it holds the bytes
         raise ValueError(f"the secret's file {path} is not UTF-8 text") from None
     except OSError as error:
         raise ValueError(f"the secret's file {path} cannot be read: {error.strerror}") from error
@@ -135,6 +136,7 @@ def read_size(value: object) -> object:
 def _read_path(value: Path, info: ValidationInfo) -> Path:
     if not value.parts:
         raise ValueError("a path is needed")
+    # Not resolved: a link that is set to another place later must still lead there.
     return Path(os.path.normpath(_surroundings(info).directory / value.expanduser()))
 
 

@@ -49,8 +49,9 @@ class DataDir:
 
     @property
     def spool(self) -> Path:
-        """What a replica has received and has not settled; written by its settle buffer. What was in it is fetched
-        again; waivers of gaps go with it, and so does, if the primary is lost, what only this region had received."""
+        """What a replica has received and has not settled; written by its settle buffer before a block counts as
+        received. What waited there is fetched again; waivers, certificates and late blocks go with it, and so does, if
+        the primary is lost, what only this region had received."""
         return self.path / "spool.sqlite3"
 
     @property
@@ -83,7 +84,8 @@ class DataDir:
     @property
     def lease(self) -> Path:
         """The lease that persons give by hand, unless ``[lease] path`` names a file for a whole machine; written by
-        claiming and releasing. Without it this region does not lead until it is told to claim anew."""
+        claiming and releasing. Without it the highest epoch is forgotten, and two regions may come to lead in one: stop
+        all of them first."""
         return self.path / "lease.json"
 
     @property

@@ -49,6 +49,7 @@ async def json_fields(
         wanted = ", ".join(known) or "no field"
         raise Rejected("bad_request", f"the body is an object with {wanted}", status=422, place=place)
     for name, value in fields.items():
+        # By type, for True is an int to isinstance.
         if type(value) is not known[name] or (isinstance(value, str) and len(value) > TEXT_LIMIT_CHARACTERS):
             raise Rejected("bad_request", f"{name} is not what it should be", status=422, place=place)
         if isinstance(value, str) and not (value.isprintable() and value.strip()):

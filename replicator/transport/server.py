@@ -81,6 +81,7 @@ def check_address(listen: Listen) -> None:
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
+            # As the server itself binds: connections that a sidecar just left must not keep its successor away.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((listen.host, listen.port))
     except OSError as error:
@@ -111,6 +112,7 @@ class _TokenGuard:
 
     def _is_allowed(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
+        # Of two headers a proxy may have checked the other one. Compared in constant time, which tells nothing.
         return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
 
 
@@ -138,6 +140,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     reason = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
     refusal = Rejected(reason, str(error.detail), status=error.status_code, place=request.url.path[:200])
     answer = _answer(refusal, error.status_code)
+    # Starlette says with 405 which methods there are (Allow).
     answer.headers.update(error.headers or {})
     return answer
 

@@ -61,6 +61,11 @@ def test_every_path_is_explained_and_has_a_name_of_its_own(kind: type[DataDir | 
         assert len(inspect.getdoc(getattr(kind, name)) or "") > 25, name
 
 
+def test_the_page_on_the_data_directory_names_every_path() -> None:
+    page = (PACKAGE.parent / "docs" / "internals" / "data-directory.md").read_text()
+    assert [path.name for path in paths_of(HOME).values() if f"`{path.name}" not in page] == []
+
+
 def test_a_seal_stands_once_it_has_its_name_and_its_sums(tmp_path: Path) -> None:
     home = DataDir(tmp_path)
     assert home.seals() == []
