@@ -108,6 +108,7 @@ class Settler:
         await self._ready.wait()
         if not entries:
             return
+        # Before the lock: what makes room (a load for the consumer, a put that closes a hole) needs it meanwhile.
         while self._full(entries):
             await self._changed.wait()
         async with self._lock:
@@ -150,6 +151,7 @@ class Settler:
         async with self._lock:
             spool = self._open_spool()
             certificates = self.buffer.waivers(strand, first, last, who, why, self.now())
+            # On disk first: once it has taken effect it must be known, after a crash too, who answers for the hole.
             with self._step("certify"):
                 await trio.to_thread.run_sync(spool.certify, certificates)
             await self._take(self.buffer.waive(strand, first, last, who, why, self.now()))
@@ -220,6 +222,7 @@ class Settler:
         if spool.damaged is not None:
             self._notify(SpoolSetAside(str(spool.damaged)))
         for certificate in await trio.to_thread.run_sync(spool.certificates):
+            # Before the first entry is offered: over a waived hole they go on, instead of waiting before it.
             if certificate.how == "waived" and certificate.strand in self._positions:
                 self.buffer.restore_waiver(certificate.strand, certificate.first, certificate.last)
         for _, entry in await trio.to_thread.run_sync(spool.late):
@@ -232,7 +235,7 @@ class Settler:
                     return
                 with self._step("recover"):
                     await self._take(self.buffer.offer(entries, self.now(), again=True))
-            while self._outbox.full:
+            while self._outbox.full:  # outside the lock, which a ``Load`` needs to empty the outbox
                 await self._changed.wait()
 
     async def _drain(self) -> None:

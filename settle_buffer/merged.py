@@ -85,7 +85,7 @@ class MergedOrder:
         times = list(accumulate(map(at_of, run), max, initial=lane.time))[1:]
         lane.time = times[-1]
         places = [(time, name, sequence) for time, sequence in zip(times, map(sequence_of, run), strict=True)]
-        late = bisect_left(places, self.front)
+        late = bisect_left(places, self.front)  # passed over, idle or beyond the window: the front has moved on
         for entry in run[:late]:
             lane.strand.call_late(entry, events, self.front[0])
         lane.places += places[late:]
@@ -97,6 +97,7 @@ class MergedOrder:
         """The strand has nothing more at or before ``at`` than what is up to ``sequence``."""
         lane = self.lanes[name]
         lane.hear(now, events)
+        # Without a sequence the feed keeps its order: what it sent before this is all that there is up to ``at``.
         promise = (lane.strand.top if sequence is None else sequence, at)
         if len(lane.promised) >= PROMISES or (lane.promised and lane.promised[-1][0] == promise[0]):
             lane.promised.pop()  # the later one says as much
@@ -110,6 +111,7 @@ class MergedOrder:
             self._resolve(lane)
             if lane.heard_at is None:
                 lane.heard_at = now
+            # One whose entries wait is not silent, and one with a gap is known to have more: time excuses neither.
             if not lane.incomplete and not lane.places and now >= lane.heard_at + self._config.idle_after_us:
                 lane.fall_idle(events)
         bound = min(
@@ -164,11 +166,12 @@ class MergedOrder:
 
     def _bound(self, lane: Lane, now: int) -> Place:
         """The smallest place that is not yet certain because of this strand."""
-        if lane.strand.stopped and lane.places:
+        if lane.strand.stopped and lane.places:  # a stop holds back also what had come through before it
             return lane.places[0]
         bound = (lane.time, lane.strand.name, lane.strand.released + 1)
         if lane.resolved is not None:
             return max(bound, (lane.resolved + 1, "", 0))
+        # The window is a guess, for strands that never say how far they are: a heartbeat that waits is better.
         feed_now = self._clock.feed_now(now)
         if feed_now is None or lane.incomplete or lane.promised or self._config.heartbeats_only:
             return bound

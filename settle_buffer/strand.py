@@ -70,6 +70,7 @@ class Strand:
         """Whether taking these would release them all at once: nothing waits, and place and links say that they are
         next."""
         first, count = self.released + 1, len(entries)
+        # The links, too: what would stop the strand has to be durable when a person looks at it, and so is spooled.
         return (
             self._flows
             and self.top == self.released
@@ -135,7 +136,7 @@ class Strand:
 
     def expect(self, sequence: int, now: int, events: list[Event]) -> None:
         """The feed says that it has sent everything up to ``sequence``: what is not here is missing."""
-        if sequence > self.top:
+        if sequence > self.top:  # one that is behind says nothing new: heartbeats may overtake each other
             for first, last in self.waived.missing(self.top + 1, sequence):
                 self._open(first, last, now, events)
             self.top = sequence
@@ -154,6 +155,7 @@ class Strand:
         if self.waived and self.waived.within(first, first + len(run) - 1):  # most strands never have a waiver
             self._take_around_waived(run, first, now, events)
             return
+        # Next, and nothing waits: the whole of a calm feed, so it passes without a look at gaps and what is held.
         if first == self.top + 1 and self.top == self.released and self._flows:
             self.top += len(run)
             self._release_or_hold(run, first, events)
@@ -170,6 +172,7 @@ class Strand:
     def _take_around_waived(self, run: list[Entry], first: int, now: int, events: list[Event]) -> None:
         """Waived sequences that come after all are late; the rest is taken as usual."""
         last = first + len(run) - 1
+        # What is wanted first: the late ones may stop the strand, by policy, and must not hold the others back.
         for piece_first, piece_last in self.waived.missing(first, last):
             self._take_run(run[piece_first - first : piece_last - first + 1], piece_first, now, events)
         for piece_first, piece_last in self.waived.within(first, last):
@@ -192,6 +195,7 @@ class Strand:
         """Released already: duplicates, or conflicts where the digest is remembered and differs."""
         same = unproven = 0
         for entry in run:
+            # After a restart the memory is empty, but for the last one, which the consumer's position names.
             digest = self.digest if entry.sequence == self.released else self._memory.get(entry.sequence)
             if not digest:
                 unproven += 1
@@ -269,7 +273,7 @@ class Strand:
             last = self._due_last(following)
             if last < following:
                 return
-            if self._waiting.held(following) is None:
+            if self._waiting.held(following) is None:  # spilled: nothing leaves before the spool has answered
                 asked = self._waiting.ask(following, last)
                 if asked is not None:
                     events.append(Load(self.name, *asked))
@@ -335,7 +339,7 @@ class Strand:
 
 def _first_broken(before: bytes, digests: list[bytes], links: list[bytes]) -> int | None:
     """The index of the first entry whose link names another predecessor; an empty link or digest proves nothing."""
-    if links[0] == before and links[1:] == digests[:-1]:
+    if links[0] == before and links[1:] == digests[:-1]:  # compared as lists, in C: whole runs are sound
         return None
     for index, link in enumerate(links):
         if link and before and link != before:

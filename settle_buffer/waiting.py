@@ -53,7 +53,7 @@ class HeldEntries:
 
     def ask(self, first: int, last: int) -> Range | None:
         """What to load now of ``first`` to ``last``; None while something else is being loaded."""
-        if self._loading is not None:
+        if self._loading is not None:  # one stretch at a time: what is read back must fit beside what is held
             return None
         self._loading = (first, min(last, first + self._load_entries - 1))
         return self._loading

@@ -94,7 +94,7 @@ class Committer:
     def open(self) -> AppliedMark:
         """Open the files and bring the state after the journal. Raises Unavailable or Halted."""
         self.close()
-        self._journal.discard_arriving(self._strand)
+        self._journal.discard_arriving(self._strand)  # a large commit that was cut off: nobody heard that it stands
         self._replayer.open()
         self._state.open()
         self._index.open()
@@ -157,7 +157,7 @@ class Committer:
         for table in self.tables.values():
             if table.definition == definition:
                 return DeclaredTable(self._journal.head(self._strand), definition, False)
-            if table.name.lower() == definition.label.lower():
+            if table.name.lower() == definition.label.lower():  # SQLite's names do not differ by case alone
                 raise Rejected(
                     "table_differs",
                     f"there is a table {table.name!r} with another key, user field or spelling",

@@ -70,6 +70,7 @@ class KeyPast:
     def _complete(self, cells: dict[str, Cell], entry: HistoryEntry, older: Sequence[HistoryEntry]) -> None:
         """Fill unchanged columns from older changes: ``older`` at first, then what lies before them."""
         looked_at = 0
+        # A large value that is never sent again may be as old as the row: the search for it has to end somewhere.
         while UNCHANGED in cells.values() and looked_at < OLDER_LIMIT:
             if not older:
                 older = self._entries((entry.sequence, entry.ordinal), OLDER_AT_ONCE)

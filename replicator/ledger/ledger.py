@@ -133,7 +133,7 @@ class Ledger:
                     await trio.to_thread.run_sync(self._declare_configured, declaration)
                 self._report()
                 return
-            except NotPrimary:
+            except NotPrimary:  # it ended between the look and the append; the next one may be ours as well
                 await trio.sleep(LAPSED_SECONDS)
 
     def _declare_configured(self, declaration: TableDeclaration) -> None:
@@ -146,7 +146,7 @@ class Ledger:
 
     async def submit(self, body: bytes) -> TransactionAnswer:
         """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted."""
-        epoch = self._permits.permit()
+        epoch = self._permits.permit()  # the answer's, too: one that is given anew meanwhile does not vouch for it
         outcome = await self._wait_for(_QueuedWrite(body))
         assert isinstance(outcome, TransactionAnswer)
         return outcome._replace(acknowledged_by=await self._acknowledged(outcome.position.sequence, epoch))
@@ -230,6 +230,7 @@ class Ledger:
         while self._queue and len(group) < GROUP_REQUESTS:
             ticket = self._queue[0]
             alone = isinstance(ticket.what, TableDeclaration) or ticket.bytes > GROUP_BYTES
+            # In the order of arrival, also past a small one that would fit: nobody is overtaken.
             if group and (alone or size + ticket.bytes > GROUP_BYTES):
                 break
             group.append(self._queue.popleft())

@@ -59,6 +59,7 @@ class BlockBody:
 
     def add(self, statement: bytes) -> None:
         """Add a statement. Raises Rejected if the transaction becomes too large."""
+        # A statement that is larger than a part by itself is a part by itself: cuts lie between statements.
         if self._open and self._open_bytes + len(statement) > BODY_LIMIT_BYTES:
             self._cut()
         self._open.append(statement)
@@ -77,6 +78,7 @@ class BlockBody:
     def items(self, note: bytes | None, txid: str, committed_at: int) -> list[BlockPart | Draft]:
         """The transaction for the journal, the note its first statement."""
         self._cut()
+        # Known only at the end, for it names the versions of all deletes; yet it is read first.
         notes = [] if note is None else [BlockPart(1, note)]
         parts = [*notes, *self._parts]
         statements = self._statements + len(notes)
@@ -135,7 +137,7 @@ class RequestPlanner:
         body = BlockBody(limits.transaction_bytes)
         versions: list[int] = []
         deleted: list[int] = []
-        for chunk in _chunks(request.statements):
+        for chunk in _chunks(request.statements):  # the state's documents are held a chunk at a time
             stored = self._stored(chunk, changes or {})
             for statement in chunk:
                 table, key = statement.table, statement.key

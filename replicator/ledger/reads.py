@@ -115,6 +115,7 @@ class Reads:
                 raise _not_indexed(sequence, indexed, is_exact=isinstance(moment, int))
             begins = history.begins_behind(self._strand) if history else 0
             version = past.as_of(sequence) if sequence >= begins else None
+            # Without a change from the beginning on, whether there was a row before it is not known here.
             if version is None and begins:
                 raise _before_journal(sequence, begins)
             if version is None or version.row is None:
@@ -235,6 +236,7 @@ class Reads:
     def _sequence_of(self, moment: int | datetime.datetime) -> int:
         if isinstance(moment, int):
             return moment
+        # Up to and with the moment: what lies before the first block of the microsecond after it.
         elapsed = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return self._chain.sequence_before(self._strand, elapsed // datetime.timedelta(microseconds=1) + 1)
 

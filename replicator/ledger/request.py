@@ -132,6 +132,7 @@ class _StatementReader:
             raise Rejected("too_many_statements", message, status=413, cure="send several transactions")
         if not isinstance(value, dict):
             raise Rejected("bad_request", "a statement is an object", status=422)
+        # Of the value, not of its text, and before it is judged: a retry is known by what it asks for.
         if self._digest is not None:
             self._digest.update(_canonical(value).encode())
         op = value.get("op")

@@ -70,7 +70,7 @@ class JournalReader:
             ).fetchone()
         if row is None:
             return self._base(strand), self.base_high_at(strand) or 0
-        *_, last = unpack_page(row[0])
+        *_, last = unpack_page(row[0])  # the page's hashes are proven: nothing is built on a head that is damaged
         return last.position, row[1]
 
     def _base(self, strand: str) -> Position:
@@ -184,6 +184,7 @@ class JournalReader:
             ).fetchone()
         if row is None:
             return self.head(strand).sequence
+        # Of the page's blocks the first that reaches the time, wherever it stands: clocks jump within a page, too.
         for block in unpack_page(row[0]):
             if block.header.committed_at >= time:
                 return block.header.sequence - 1

@@ -128,7 +128,7 @@ class Journal(JournalReader):
         Parts of blocks that are here already are left alone: those are proven.
         """
         head = self.head(strand).sequence
-        with self._transaction() as db:
+        with self._transaction() as db:  # REPLACE: a feed that was opened again sends a block's parts once more
             db.executemany(
                 "INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?)",
                 [
@@ -153,7 +153,7 @@ class Journal(JournalReader):
         for item in items:
             if isinstance(item, Draft) and item.body is not None:
                 assert strand not in self._arriving, "a draft with a body after parts of another transaction"
-                small.append(item)
+                small.append(item)  # sealed together with those that follow it: a call for each would cost more
                 continue
             blocks += seal_small(small, blocks[-1].position if blocks else head, epoch)
             small.clear()
@@ -185,6 +185,7 @@ class Journal(JournalReader):
             large = blocks[start].body is None
             rows.append((strand, last, first, high_at, large, b"".join(frames[start:end])))
         db.executemany("INSERT INTO page VALUES (?, ?, ?, ?, ?, ?)", rows)
+        # Behind the pages, in their transaction: a definition is there exactly if its block is.
         for block, header in zip(blocks, headers, strict=True):
             if header.flags & HAS_DEFINITIONS:
                 self._insert_definitions(db, strand, block)
@@ -269,6 +270,7 @@ def _page_edges(blocks: Sequence[Block], frames: Sequence[bytes]) -> list[int]:
     edges, size, large = [0], 0, False
     for place, (block, frame) in enumerate(zip(blocks, frames, strict=True)):
         was_large, large = large, block[3] is None
+        # A large block stands alone: its parts have to be sent before its page, and no other block behind them.
         if place and (large or was_large or size >= PAGE_BYTES or place - edges[-1] >= PAGE_BLOCKS):
             edges.append(place)
             size = 0
