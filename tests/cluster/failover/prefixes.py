@@ -9,7 +9,7 @@ import trio
 
 from tests.cluster.failover.regions import Region
 
-AT_A_TIME = 8
+AT_A_TIME = 4
 
 History = Callable[[Path, str | None, int | None], Awaitable[dict[str, Region]]]
 

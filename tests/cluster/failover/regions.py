@@ -27,7 +27,7 @@ from replicator.storage.journal.store import Journal
 from replicator.transport.server import application, serve
 from tests.servers import free_port
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 class Killed(Exception):
