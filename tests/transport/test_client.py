@@ -31,6 +31,8 @@ from tests.transport.hostile import (
 )
 from tests.transport.users import LIMIT_BYTES, OF_JSON, RAISING, TELLING, TOKEN, User, narrow
 
+pytestmark = pytest.mark.slow  # a hostile server for every user of the client and every answer
+
 EVERYBODY = [*RAISING, *TELLING]
 SECONDS, HASTY_SECONDS = 5.0, 0.1
 OVER_SECONDS = 20.0  # what a few requests, one after the other, may take on a machine that has other work
