@@ -77,7 +77,10 @@ class Capture:
         # first, so the count that he waits for is reached no sooner than the items that he means.
         self._received_items = self._stored_items = 0
         if self._releases is not None:
-            self._acknowledge(self._confirmations.begin(self._journal_head.position.sequence, state.origin))
+            # Of a chain that another server wrote this server knows no place: confirming one would let go commits that
+            # nobody has, and log that nobody read.
+            begin = self._source.origin_of(state)
+            self._acknowledge(self._confirmations.begin(self._journal_head.position.sequence, begin))
             self._releases.stored(self._journal_head.position.sequence)
         send, receive = trio.open_memory_channel[list[Item]](QUEUE_BATCHES)
         async with trio.open_nursery() as nursery:

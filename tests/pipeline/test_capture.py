@@ -31,6 +31,9 @@ class Numbers:
         for number in numbers:
             await self._send.send(number)
 
+    def origin_of(self, state: SourceState) -> str | None:
+        return state.origin
+
     def acknowledge(self, origin: str) -> None:
         self.heard.append(origin)
 

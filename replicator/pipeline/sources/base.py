@@ -84,6 +84,10 @@ class Source(Protocol):
     async def run(self, state: SourceState, sink: Sink) -> None:
         """Send everything after ``state.origin``, for ever. Raises Unavailable or Halted."""
 
+    def origin_of(self, state: SourceState) -> str | None:
+        """The place in this very ledger that the journal's end stands for; None before the first copy. It is not
+        ``state.origin`` where another ledger wrote the last block: that one's places mean nothing here."""
+
     def acknowledge(self, origin: str) -> None:
         """Everything up to ``origin`` is durable in the journal, and wherever else it has to be before the ledger may
         forget it, or tell its own client that it is safe. Called from the trio thread."""

@@ -147,6 +147,9 @@ class Once:
         self.state = state
         await trio.lowlevel.checkpoint()
 
+    def origin_of(self, state: SourceState) -> str | None:
+        return state.origin
+
     def acknowledge(self, origin: str) -> None: ...
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import psycopg
 import pytest
+import trio
 
 from replicator.cluster.promotion.decide import AdoptStep
 from replicator.errors import Halted, ReplicatorError, Unavailable
+from replicator.format.block import Draft
 from replicator.format.definition import Definition
-from replicator.format.statement import DEFINE
+from replicator.format.statement import DEFINE, pack_message
+from replicator.pipeline.acknowledge import Acknowledgement, AcknowledgeRule
+from replicator.pipeline.capture import Capture
 from replicator.pipeline.replicas.postgres import PostgresReplica
+from replicator.pipeline.sources.postgres.source import PostgresSource
+from replicator.storage.journal.head import JournalHead
 from tests.cluster.promotion.world import STRAND, Region, follow, killed_at, ship
 
 New = Callable[..., Region]
@@ -74,6 +81,36 @@ def test_definitions_go_on_although_columns_have_other_numbers(new_region: New) 
     paris.replay()
     columns = "id, balance, remark, more"
     assert paris.rows("wallets", columns) == lima.rows("wallets", columns)
+
+
+def test_a_place_in_the_former_primarys_log_is_never_confirmed_to_the_new_one(new_region: New) -> None:
+    """Commits wait for another region (K = 1), and the former primary's log was far ahead of this one's: its place,
+    confirmed here, would let go every commit up to it, unread."""
+    _, lima = pair(new_region, *WALLETS)
+    foreign = Draft("far ahead", "FFFF/0", 1, 0, 1, pack_message("note", b""))
+    lima.journal.append(STRAND, [foreign], 1)
+    lima.replay()
+    lima.role().promote(2)
+    source = PostgresSource(dataclasses.replace(lima.options, synchronous=True, heartbeat_seconds=0.1))
+    confirmed = f"confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{lima.options.slot}'"
+    before = lima.ask(f"SELECT {confirmed}")
+
+    async def confirm() -> None:
+        acknowledgement = Acknowledgement(AcknowledgeRule(1), lima.head.sequence)
+        head = JournalHead(lima.head)
+        capture = Capture(source, lima.journal, head, 2, lambda blocks: None, acknowledgement)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(capture.run_once)
+            acknowledgement.reported("eu", lima.head.sequence)
+            lima.do("UPDATE wallets SET balance = balance + 1")
+            await head.beyond(lima.head.sequence)
+            acknowledgement.reported("eu", lima.head.sequence)
+            while await trio.to_thread.run_sync(lima.ask, f"SELECT {confirmed}") == before:  # noqa: ASYNC110
+                await trio.sleep(0.02)  # polls another process
+            nursery.cancel_scope.cancel()
+
+    trio.run(confirm)
+    assert lima.ask(f"SELECT pg_current_wal_lsn() >= {confirmed}") == [(True,)]
 
 
 def test_what_was_committed_before_the_source_starts_is_captured_and_replay_is_not(new_region: New) -> None:

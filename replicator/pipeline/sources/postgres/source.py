@@ -67,6 +67,10 @@ class PostgresSource:
         self._text_only = False
         self._resume_at = 0
 
+    def origin_of(self, state: SourceState) -> str | None:
+        """The place in this server's log that the journal's end stands for."""
+        return origin_here(state.notes, state.sequence, state.origin)
+
     def acknowledge(self, origin: str) -> None:
         """Everything up to ``origin`` is durable, wherever it has to be."""
         self._progress.acknowledge(parse_lsn(origin))
@@ -81,7 +85,7 @@ class PostgresSource:
         self.report.phase = "connecting"
         if state.notes.get(CAPTURED_NOTE):
             await sink.note(CAPTURED_NOTE, "")
-        noted = origin_here(state.notes, state.sequence, state.origin)
+        noted = self.origin_of(state)
         origin = _noted_lsn(noted, "origin")
         if not self._options.synchronous:  # else it may not yet be durable everywhere where it has to be
             self._progress.acknowledged = origin
