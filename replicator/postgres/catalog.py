@@ -77,10 +77,11 @@ SELECT a.attrelid::int8, a.attnum, a.attname, a.atttypid::int8, a.atttypmod,
        CASE WHEN a.attisdropped THEN '' ELSE format_type(a.atttypid, a.atttypmod) END,
        NOT a.attnotnull, a.attisdropped, a.attgenerated::text, a.atthasdef OR a.attidentity <> '',
        CASE c.relkind WHEN 'p'
-         THEN (SELECT max((b.attmissingval::text::text[])[1]) FROM pg_partition_tree(c.oid) l
+         THEN (SELECT max(array_to_string(b.attmissingval, '')) FROM pg_partition_tree(c.oid) l
                  JOIN pg_attribute b ON b.attrelid = l.relid AND b.attname = a.attname AND b.atthasmissing
                 WHERE l.isleaf)
-         ELSE (a.attmissingval::text::text[])[1] END,
+         -- The only element's text, whatever parts the elements of an array of its type.
+         ELSE array_to_string(a.attmissingval, '') END,
        s.nspname, s.relname
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
   LEFT JOIN LATERAL (

@@ -22,7 +22,7 @@ from replicator.cluster.promotion.table_roles import adopted_at, as_replica
 from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.format.position import Position
-from replicator.pipeline.replicas.postgres import adopted
+from replicator.pipeline.replicas.postgres import user_schema
 from replicator.pipeline.replicas.postgres.schema import create_own_tables
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import PostgresOptions
@@ -87,7 +87,7 @@ class Adoption:
         with session(self._options) as source:
             carried = read_sequences(source, self._options.publication)
         create_own_tables(connection)
-        adopted.silence(connection)
+        user_schema.silence(connection)
         with connection.transaction():
             as_replica(connection, position, definitions)
             self._write_definitions(connection, position)

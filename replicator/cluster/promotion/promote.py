@@ -35,7 +35,13 @@ from replicator.pipeline.sources.postgres.chain_start import (
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import ensure_publication, has_publication
-from replicator.pipeline.sources.postgres.relations import BEFORE_NOTE, TABLE_NOTE
+from replicator.pipeline.sources.postgres.relations import (
+    BEFORE_NOTE,
+    TABLE_NOTE,
+    UNCARRIED_NOTE,
+    pack_uncarried,
+    uncarried,
+)
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import Identity, create_slot, identify
 from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
@@ -73,7 +79,7 @@ class Promotion:
             # Behind BEGIN the region may have taken writes: the database then is rightly not where replay left it.
             if PromoteStep.BEGIN in steps:
                 check_state(connection, self._journal, self._strand)
-                check_tables(connection, definitions_of(self._journal, self._strand))
+                check_tables(connection, self._options, definitions_of(self._journal, self._strand))
                 self._forget()
             for step in steps:
                 self._on_step(f"before {step.name}")
@@ -155,6 +161,9 @@ class Promotion:
         for name, facts in tables_of(connection, definitions).items():
             known[facts.oid] = definition = definitions[name]
             notes[f"{TABLE_NOTE}{facts.oid}"] = json.dumps((*facts.name, facts.storage))
+            ours = uncarried(facts, {column.name for column in definition.columns})
+            if ours:
+                notes[f"{UNCARRIED_NOTE}{facts.oid}"] = pack_uncarried(ours)
             highest_ever = highest_number(other for other in every if other.name == definition.name)
             here = {a.name: a.number for a in facts.attributes if not a.dropped}
             highest_here = max((a.number for a in facts.attributes), default=0)

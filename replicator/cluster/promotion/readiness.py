@@ -15,6 +15,7 @@ from replicator.pipeline.replicas.postgres.replica import read_applied
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.preflight import preflight
+from replicator.pipeline.sources.postgres.publication import publishes_generated
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import read_slot
 from replicator.postgres.catalog import TableFacts, TableName, read_tables, table_oid
@@ -39,7 +40,7 @@ def reasons(dsn: str, options: PostgresOptions, journal: Journal, strand: str) -
         with session(here, READ_ONLY) as connection:
             definitions = definitions_of(journal, strand)
             problems += _state(connection, strand)
-            problems += differences(definitions, tables_of(connection, definitions))
+            problems += _differences(connection, options, definitions)
         with session(options, READ_ONLY) as source:
             problems += _others(source, options, definitions)
             if journal.notes().get(SLOT_NOTE) != options.slot and read_slot(source, options.slot) is not None:
@@ -63,9 +64,9 @@ def tables_of(connection: Connection, definitions: dict[TableName, Definition]) 
     return {facts.name: facts for facts in read_tables(connection, oids)}
 
 
-def check_tables(connection: Connection, definitions: dict[TableName, Definition]) -> None:
+def check_tables(connection: Connection, options: PostgresOptions, definitions: dict[TableName, Definition]) -> None:
     """Raise Halted if the database's tables are not the ledger's."""
-    problems = differences(definitions, tables_of(connection, definitions))
+    problems = _differences(connection, options, definitions)
     if problems:
         raise Halted(
             "table_differs",
@@ -73,6 +74,13 @@ def check_tables(connection: Connection, definitions: dict[TableName, Definition
             place="the database to promote",
             cure="bring the tables to the ledger's form (create a missing type, and alter the column to it)",
         )
+
+
+def _differences(
+    connection: Connection, options: PostgresOptions, definitions: dict[TableName, Definition]
+) -> list[str]:
+    generated = publishes_generated(connection, options)
+    return differences(definitions, tables_of(connection, definitions), generated=generated)
 
 
 def _state(connection: Connection, strand: str) -> list[str]:

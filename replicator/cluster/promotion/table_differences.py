@@ -12,20 +12,23 @@ from replicator.format.definition import Definition
 from replicator.format.evolution import widens
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.postgres.catalog import TableFacts, TableName
+from replicator.postgres.quoting import quoted
 
 
-def differences(definitions: Mapping[TableName, Definition], tables: Mapping[TableName, TableFacts]) -> list[str]:
-    """One text for each table that differs."""
+def differences(
+    definitions: Mapping[TableName, Definition], tables: Mapping[TableName, TableFacts], *, generated: bool
+) -> list[str]:
+    """One text for each table that differs. ``generated``: whether generated columns would be published."""
     texts = []
     for name, definition in sorted(definitions.items()):
         facts = tables.get(name)
-        problems = ["it is not in the database"] if facts is None else _problems(definition, facts)
+        problems = ["it is not in the database"] if facts is None else _problems(definition, facts, generated)
         if problems:
             texts.append(f"table {definition.label}: {'; '.join(problems)}")
     return texts
 
 
-def _problems(definition: Definition, facts: TableFacts) -> list[str]:
+def _problems(definition: Definition, facts: TableFacts, generated: bool) -> list[str]:
     here = {a.name: a for a in facts.attributes if not a.dropped}
     ours = () if definition.key else PLACE_COLUMNS
     problems = []
@@ -35,6 +38,11 @@ def _problems(definition: Definition, facts: TableFacts) -> list[str]:
             problems.append(f"column {column.name} is missing")
         elif not widens(column.type, attribute.type):
             problems.append(f"column {column.name} is {attribute.type} here and {column.type} in the ledger")
+        elif attribute.generated and not generated:
+            problems.append(
+                f"column {column.name} is generated here, and would not be published:"
+                f" ALTER TABLE {quoted(*definition.name)} ALTER COLUMN {quoted(column.name)} DROP EXPRESSION"
+            )
     names = {column.name for column in definition.columns}
     others = [a.name for a in here.values() if a.name not in {*names, *ours} and not a.generated]
     problems += [f"column {name} is not the ledger's" for name in others]

@@ -4,13 +4,11 @@ A replica keys a table without a key on two columns of its own (``_sequence``, `
 insert; a primary's table has none. Dropping them touches no row; adding them rewrites the table, and the rows that are
 there are numbered anew, all behind one another at the position of the change.
 
-A column GENERATED ALWAYS AS IDENTITY refuses the values that replay brings; in a replica it is BY DEFAULT, and ALWAYS
-again after the next promotion: ``replicator.adopted`` keeps that.
+A column GENERATED ALWAYS AS IDENTITY that replay made BY DEFAULT (``user_schema``) is ALWAYS again after a promotion.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,10 +16,12 @@ from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
+from replicator.pipeline.replicas.postgres.user_schema import restore_identities, set_always
 from replicator.postgres.catalog import exists
 from replicator.postgres.quoting import listed, quoted
 from replicator.postgres.session import Connection
 
+# ``always_identities``: of a database that an older version adopted, as [schema, table, column].
 ADOPTED = """CREATE TABLE IF NOT EXISTS replicator.adopted (
     strand text PRIMARY KEY, position text NOT NULL, always_identities json NOT NULL)"""
 
@@ -33,11 +33,12 @@ def as_primary(connection: Connection, strand: str, definitions: Iterable[Defini
             if not definition.key and _has_places(connection, definition):
                 drops = ", ".join(f"DROP COLUMN IF EXISTS {name}" for name in PLACE_COLUMNS)
                 connection.execute(f"ALTER TABLE {quoted(*definition.name)} {drops}".encode())
+        restore_identities(connection)
         if not exists(connection, "replicator.adopted"):
             return
         for (always,) in connection.execute("DELETE FROM replicator.adopted WHERE strand = %s RETURNING"
                                             " always_identities", (strand,)).fetchall():  # fmt: skip
-            _set_identities(connection, always, "ALWAYS")
+            set_always(connection, [(namespace, table, column) for namespace, table, column in always])
 
 
 def as_replica(connection: Connection, position: Position, definitions: Iterable[Definition]) -> None:
@@ -47,16 +48,10 @@ def as_replica(connection: Connection, position: Position, definitions: Iterable
         if not definition.key and not _has_places(connection, definition):
             _add_places(connection, definition, position.sequence)
     connection.execute(ADOPTED)
-    before = connection.execute(
-        "SELECT always_identities FROM replicator.adopted WHERE strand = %s", (position.strand,)
-    ).fetchone()
-    # Those of an earlier time as a replica are BY DEFAULT by now, so the catalogs do not name them any more.
-    always = [*(before[0] if before else []), *_always_identities(connection, wanted)]
-    _set_identities(connection, always, "BY DEFAULT")
     connection.execute(
-        "INSERT INTO replicator.adopted VALUES (%s, %s, %s::text::json) ON CONFLICT (strand) DO UPDATE"
-        " SET position = excluded.position, always_identities = excluded.always_identities",
-        (position.strand, str(position), json.dumps(always)),
+        "INSERT INTO replicator.adopted VALUES (%s, %s, '[]') ON CONFLICT (strand) DO UPDATE"
+        " SET position = excluded.position",
+        (position.strand, str(position)),
     )
 
 
@@ -99,29 +94,6 @@ def _add_places(connection: Connection, definition: Definition, sequence: int) -
         f"ALTER COLUMN {first} DROP DEFAULT, ALTER COLUMN {second} DROP IDENTITY",
     ):
         connection.execute(f"ALTER TABLE {name} {change}".encode())
-
-
-def _always_identities(connection: Connection, definitions: Iterable[Definition]) -> list[list[str]]:
-    names = [quoted(*definition.name) for definition in definitions]
-    rows = connection.execute(
-        "SELECT n.nspname, c.relname, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.attidentity = 'a' AND NOT a.attisdropped"
-        " AND a.attrelid = ANY(%s::text[]::regclass[]::oid[]) ORDER BY 1, 2, a.attnum",
-        (names,),
-    )
-    return [list(row) for row in rows]
-
-
-def _set_identities(connection: Connection, columns: Iterable[list[str]], how: str) -> None:
-    """Set how these identity columns take values; those that are gone by now are passed over."""
-    for namespace, table, column in columns:
-        name = quoted(namespace, table)
-        is_identity = connection.execute(
-            "SELECT FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = %s AND attidentity <> ''",
-            (name, column),
-        ).fetchone()
-        if is_identity is not None:
-            connection.execute(f"ALTER TABLE {name} ALTER COLUMN {quoted(column)} SET GENERATED {how}".encode())
 
 
 def _row(connection: Connection, query: str, *values: object) -> tuple[Any, ...]:

@@ -7,8 +7,8 @@ passes ``tests/contracts``.
 A replica writes into its user's database. Tables are created from definitions (the definition's name and columns,
 keyed on the user's key, indexed by the user's id); a table of that name that was there before and differs is refused,
 never altered. The sidecar's own tables are four, named ``position``, ``definition``, ``sequence`` and ``quarantine``:
-in a schema ``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite). A PostgreSQL database that was a
-primary's has a fifth one, ``adopted``; its tables are as their users made them (``promotion``).
+in a schema ``replicator`` (PostgreSQL) or prefixed ``_replicator_`` (SQLite). A PostgreSQL database may
+have two more: ``adopted`` if it was a primary's, ``identity`` if a user made an identity GENERATED ALWAYS.
 
 A table without a key gets two columns more, ``_sequence`` and ``_ordinal``: the place of the row's insert.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from replicator.cluster.promotion import PostgresRole
+from replicator.errors import Unavailable
 from replicator.format.position import Position
 from replicator.format.statement import unpack_bodies
 from replicator.pipeline.replay.replayer import Replayer
@@ -66,12 +68,29 @@ class Region:
 
     def replay(self) -> None:
         """The database follows the journal to its end."""
+        with self.replaying() as replay:
+            replay()
+
+    @contextlib.contextmanager
+    def replaying(self) -> Iterator[Callable[[], None]]:
+        """Sessions that go on, as a sidecar's do: a call follows the journal to its end."""
         replica = PostgresReplica(self.dsn)
+        replayer = Replayer(self.journal, replica, STRAND, 1 << 20, 1000)
+
+        def replay() -> None:
+            for again in (True, False):
+                try:
+                    if not replayer.is_open:
+                        replayer.open()
+                    while replayer.applied.position.sequence < self.head.sequence:
+                        replayer.step()
+                    return
+                except Unavailable:
+                    if not again:
+                        raise
+
         try:
-            replayer = Replayer(self.journal, replica, STRAND, 1 << 20, 1000)
-            replayer.open()
-            while replayer.applied.position.sequence < self.head.sequence:
-                replayer.step()
+            yield replay
         finally:
             replica.close()
 

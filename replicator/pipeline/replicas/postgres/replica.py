@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
 from replicator.pipeline.replicas.base import Append, AppliedMark, Define, SetSequence, Step, TableChange, Truncate
-from replicator.pipeline.replicas.postgres import adopted, bulk, comparisons, few, schema, sequences
+from replicator.pipeline.replicas.postgres import bulk, comparisons, few, schema, sequences, user_schema
 from replicator.pipeline.replicas.postgres.bulk import BulkRows, with_places
 from replicator.pipeline.replicas.postgres.few import FewRows, is_few
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
@@ -32,6 +33,8 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "15min",
 }
 _DELETE_LIMIT_BYTES = 256 << 20
+LOOK_SECONDS = 5.0
+_MADE_HERE = ("428C9", "42P10")  # a column was written that the database makes by itself: since when, if not before?
 
 
 class _WritableTable:
@@ -43,12 +46,21 @@ class _WritableTable:
             definition,
             schema.column_types(connection, definition),
             number,
-            adopted.generated_columns(connection, definition),
-            partitioned=adopted.is_partitioned(connection, definition),
+            user_schema.generated_columns(connection, definition),
+            partitioned=user_schema.is_partitioned(connection, definition),
             operators=comparisons.operators(connection, definition),
         )
+        self.always = user_schema.always_identities(connection, definition)
+        if set(self.always) - set(definition.key):  # an UPDATE sets them; those of the key only where a key changes
+            self.ease(connection)
         self.few = FewRows(connection, self.rows)
         self.bulk = BulkRows(connection, self.rows)
+
+    def ease(self, connection: Connection) -> None:
+        """Let an UPDATE set every column."""
+        if self.always:
+            user_schema.ease_identities(connection, self.definition, self.always)
+            self.always = []
 
 
 class PostgresReplica:
@@ -60,6 +72,9 @@ class PostgresReplica:
         self._tables: dict[int, _WritableTable] = {}
         self._made = 0
         self._drifted_now = 0
+        self._is_silent = False
+        self._silent_at = 0.0
+        self._looked_anew = False
         self.drifted_rows = 0
 
     @property
@@ -75,8 +90,8 @@ class PostgresReplica:
                 few.prepare(connection)
                 self._lock(connection)
                 schema.create_own_tables(connection)
-                if adopted.is_adopted(connection):
-                    adopted.silence(connection)
+                self._is_silent = user_schema.silence(connection)
+                self._silent_at = time.monotonic()
         except BaseException:
             connection.close()
             raise
@@ -114,9 +129,16 @@ class PostgresReplica:
     def begin(self) -> None:
         self._drifted_now = 0
         with self._database.translated():
+            self._look_for_triggers()
             self._open.execute("BEGIN")
         for table in self._tables.values():
             table.bulk.transaction_begins()
+
+    def _look_for_triggers(self) -> None:
+        """Every so often: somebody may have made one since."""
+        if time.monotonic() - self._silent_at > LOOK_SECONDS:
+            user_schema.check_silent(self._open, self._is_silent)
+            self._silent_at = time.monotonic()
 
     def rollback(self) -> None:
         self._drifted_now = 0
@@ -181,12 +203,27 @@ class PostgresReplica:
             assert committed.statusmessage == "COMMIT", "a transaction that failed was committed"
         self.drifted_rows += self._drifted_now
         self._drifted_now = 0
+        self._looked_anew = False
 
     def forget(self, strand: str) -> None:
         with self._database.translated():
             self._open.execute("DELETE FROM replicator.position WHERE strand = %s", [strand])
 
     def apply(self, strand: str, steps: Sequence[Step]) -> None:
+        try:
+            self._apply(strand, steps)
+        except Halted as error:
+            if getattr(error.__cause__, "sqlstate", None) not in _MADE_HERE or self._looked_anew:
+                raise
+            self._looked_anew = True
+            raise Unavailable(
+                "replica_table_changed",
+                f"a table is not as it was when it was looked at: {error.message}",
+                place=error.place,
+                cure="it is looked at anew, and goes on by itself if it can",
+            ) from error
+
+    def _apply(self, strand: str, steps: Sequence[Step]) -> None:
         with self._database.translated():
             for step in steps:
                 match step:
@@ -222,6 +259,8 @@ class PostgresReplica:
         if change.deletes:
             way = table.few if is_few(change.deletes) else table.bulk
             self._drifted_now += way.delete(change.deletes)
+        if change.moves:
+            table.ease(self._open)
         for key, image in change.moves:
             self._drifted_now += table.few.move(key, image)
         if change.patches:
@@ -252,7 +291,9 @@ class PostgresReplica:
         take minutes."""
         name = quoted(*definition.name)
         answer = self._open.execute("SELECT pg_table_size(%s::regclass)", [name]).fetchone()
-        large = answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not adopted.is_referenced(self._open, name)
+        large = (
+            answer is not None and answer[0] > _DELETE_LIMIT_BYTES and not user_schema.is_referenced(self._open, name)
+        )
         self._open.execute(f"{'TRUNCATE' if large else 'DELETE FROM'} {name}".encode())
 
 

@@ -14,13 +14,14 @@ from replicator.pipeline.replicas.postgres.comparisons import ByColumn, behind, 
 from replicator.postgres.quoting import listed, quoted
 
 PLACE_COLUMNS = ("_sequence", "_ordinal")
+_ALL = "OVERRIDING SYSTEM VALUE"  # the ledger's values, also where a user made an identity GENERATED ALWAYS
 
 
 class PostgresRows:
     """A definition's SQL, made once a session. ``types`` are the SQL types that the replica's columns have;
-    ``number`` names the staging tables. In a database that was a primary's, ``generated`` are columns that it makes by
-    itself, so that nobody may write them, and a table may be ``partitioned``: then it does not tell which rows were
-    there before (``tells`` is false). ``operators`` compare its columns (``comparisons``)."""
+    ``number`` names the staging tables. Where users made the table, ``generated`` are columns that it makes by itself,
+    so that nobody may write them, and it may be ``partitioned``: then it does not tell which rows were there before
+    (``tells`` is false). ``operators`` compare its columns (``comparisons``)."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class PostgresRows:
         staged = [self._staged(place) for place in self.written]
         staged += [] if self.definition.key else list(PLACE_COLUMNS)
         return (
-            f"WITH merged AS (INSERT INTO {self.table} ({listed(columns)}) SELECT {', '.join(staged)}"
+            f"WITH merged AS (INSERT INTO {self.table} ({listed(columns)}) {_ALL} SELECT {', '.join(staged)}"
             f" FROM {self.stage} AS s {self._on_conflict()} RETURNING {self._fresh} AS fresh)"
             " SELECT count(*) FILTER (WHERE fresh) FROM merged"
         )
@@ -96,7 +97,7 @@ class PostgresRows:
         columns, key = listed(self._columns()), listed(self.definition.key)
         # Only the key decides: a unique index that somebody added must refuse the row, not swallow it.
         conflict = f"ON CONFLICT ({key}) DO NOTHING"
-        return f"INSERT INTO {self.table} ({columns}) SELECT {staged} FROM {self.stage} AS s {conflict}"
+        return f"INSERT INTO {self.table} ({columns}) {_ALL} SELECT {staged} FROM {self.stage} AS s {conflict}"
 
     def delete_staged(self) -> str:
         """Delete the rows of the staged keys."""
@@ -134,7 +135,7 @@ class PostgresRows:
         rows = [", ".join(f"${row * width + place}" for place in range(1, width + 1)) for row in range(count)]
         values = ", ".join(f"({marks})" for marks in rows)
         return (
-            f"INSERT INTO {self.table} ({listed(columns)}) VALUES {values} {self._on_conflict()}"
+            f"INSERT INTO {self.table} ({listed(columns)}) {_ALL} VALUES {values} {self._on_conflict()}"
             f" RETURNING {self._fresh} AS fresh"
         )
 

@@ -13,8 +13,8 @@ import psycopg
 from replicator.format.definition import Column, Definition, pack_definition, unpack_definition
 from replicator.format.evolution import changes
 from replicator.pipeline.replicas.postgres import sequences
-from replicator.pipeline.replicas.postgres.adopted import is_adopted, take_as_is
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
+from replicator.pipeline.replicas.postgres.user_schema import add_places, lacks_places, take_as_is
 from replicator.pipeline.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
 from replicator.postgres.catalog import exists
 from replicator.postgres.locks import INSTALLING, LOCKS
@@ -70,9 +70,12 @@ def define(connection: Connection, strand: str, relation: int, definition: Defin
         raise table_differs(definition, problem)
     if before is not None:
         _follow(connection, before, definition)
-    elif not _exists(connection, definition):
-        _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
-        _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
+    else:
+        if not _exists(connection, definition):
+            _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
+            _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
+        elif lacks_places(connection, definition):
+            add_places(connection, definition)
         _fence(connection, definition)
     sequences.attach(connection, definition)
     _index_user(connection, before, definition)
@@ -166,8 +169,10 @@ def difference(connection: Connection, definition: Definition, before: Definitio
         probe = f"CREATE TEMP TABLE replicator_probe {table_body(connection, before or definition)}"
         _execute(connection, probe)
         wanted, found = _shape(connection, "pg_temp.replicator_probe"), _shape(connection, name)
-    if before is not None and is_adopted(connection):
-        take_as_is(connection, before, wanted, found)
+    take_as_is(connection, before or definition, wanted, found)
+    if before is None and lacks_places(connection, definition):
+        for place in PLACE_COLUMNS:
+            wanted.pop(place)  # ``define`` adds them
     problem = differing_columns(wanted, found)
     if not problem and before is None and _execute(connection, f"SELECT 1 FROM {name} LIMIT 1").fetchone():
         return "it has rows that somebody else wrote"

@@ -41,11 +41,13 @@ _pack = msgpack.Packer().pack
 
 
 class StreamTable(NamedTuple):
-    """A relation of the stream. ``relation`` is None if its rows are ignored."""
+    """A relation of the stream. ``relation`` is None if its rows are ignored. ``skipped`` are the places of columns
+    that the stream brings and the definition does not have."""
 
     relation: int | None
     definition: Definition
     places: tuple[int, ...]
+    skipped: tuple[int, ...] = ()
 
 
 class Unresolved(Exception):
@@ -107,7 +109,8 @@ class Assembler:
             if end != len(data) or data[at + 5] != _NEW:
                 raise ValueError("an Insert that does not end with its row")
             if table.relation is not None:
-                self._statement(_pack((INSERT, table.relation, data[at + 6 : at + 8] + b"".join(cells))))
+                image = _image(_carried(cells, table)) if table.skipped else data[at + 6 : at + 8] + b"".join(cells)
+                self._statement(_pack((INSERT, table.relation, image)))
         elif kind == BEGIN:
             self._begin(data, at)
         elif kind == COMMIT:
@@ -232,6 +235,8 @@ class Assembler:
             return
         self._check_key(table, "UPDATE")
         key_before = None
+        if table.skipped:
+            row, before = _carried(row, table), _carried(before, table) if before is not None else None
         if before is not None:
             _fill(row, before, range(len(row)) if whole else table.places)
             old, new = [before[place] for place in table.places], [row[place] for place in table.places]
@@ -249,6 +254,7 @@ class Assembler:
             raise ValueError("a Delete that does not end with its old row")
         if table.relation is not None:
             self._check_key(table, "DELETE")
+            before = _carried(before, table) if table.skipped else before
             self._statement(_pack((DELETE, table.relation, _image([before[place] for place in table.places]))))
 
     def _check_key(self, table: StreamTable, what: str) -> None:
@@ -298,6 +304,10 @@ def _fill(row: list[bytes], before: list[bytes], places: tuple[int, ...] | range
     for place in places:
         if row[place] == _UNCHANGED_CELL:
             row[place] = before[place]
+
+
+def _carried(cells: list[bytes], table: StreamTable) -> list[bytes]:
+    return [cell for place, cell in enumerate(cells) if place not in table.skipped]
 
 
 def _image(cells: list[bytes]) -> bytes:

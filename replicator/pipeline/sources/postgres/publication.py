@@ -38,6 +38,12 @@ def has_publication(connection: Connection, options: PostgresOptions) -> bool:
     return _read(connection, options) is not None
 
 
+def publishes_generated(connection: Connection, options: PostgresOptions) -> bool:
+    """Whether stored generated columns are sent, by the publication that is there or the one that would be made."""
+    found = _read(connection, options)
+    return connection.info.server_version >= GENERATED_SINCE if found is None else found[3]
+
+
 def ensure_publication(connection: Connection, options: PostgresOptions) -> Publication:
     """Create the publication if there is none, then check it. Raises Halted."""
     if _read(connection, options) is None:

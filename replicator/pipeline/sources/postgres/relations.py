@@ -4,7 +4,9 @@ Guarantee: a definition is resolved before the first row that needs it; a table 
 have, or that is not the one of that name any more, halts the source.
 
 What is noted beside the journal: for each table its oid, name and storage (``postgres.table.<oid>``), and the oids of
-all tables that existed when the copy was made (``postgres.tables_before``). A table that is neither known nor among
+all tables that existed when the copy was made (``postgres.tables_before``), and the generated columns that the table
+has and the ledger has not (``postgres.uncarried.<oid>``): each region computes them by itself, and where a server
+publishes them they are left out. A table that is neither known nor among
 those was created later, so all its rows come through the stream. In a promoted database a table's columns may have
 other numbers than in the ledger (``begins``): what the catalogs say is compared by the database's, what is sent has
 the ledger's.
@@ -13,7 +15,7 @@ the ledger's.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from replicator.errors import Halted
@@ -37,6 +39,7 @@ from replicator.postgres.session import Connection, Worker
 
 TABLE_NOTE = "postgres.table."
 BEFORE_NOTE = "postgres.tables_before"
+UNCARRIED_NOTE = "postgres.uncarried."
 
 
 class TextFormatNeeded(Exception):
@@ -65,6 +68,11 @@ class RelationCache:
             for key, value in state.notes.items()
             if key.startswith(TABLE_NOTE)
         }
+        self._uncarried: dict[int, dict[int, str]] = {
+            int(key.removeprefix(UNCARRIED_NOTE)): unpack_uncarried(value)
+            for key, value in state.notes.items()
+            if key.startswith(UNCARRIED_NOTE)
+        }
         self._before = frozenset(json.loads(state.notes.get(BEFORE_NOTE, "[]")))
         self._numberings = read_numberings(state.notes)
         self._at_start: dict[int, frozenset[int]] = {}
@@ -83,6 +91,7 @@ class RelationCache:
         definition = define(relation, facts, types, None, self._options, binary=binary, copying=True)
         number = self._number(definition)
         await self._note(facts.oid, facts.name, facts.storage)
+        await self._note_uncarried(facts, {column.name for column in relation.columns})
         return number, definition
 
     def begin_session(self, tables: Sequence[TableFacts], lsn: int, publication: Publication) -> None:
@@ -101,7 +110,13 @@ class RelationCache:
         if binary and not all(column.type_oid in SAFE_BINARY_OIDS for column in relation.columns):
             raise TextFormatNeeded
         self._check_complete(relation.oid, relation.name)
+        sent = relation
         facts, types = await worker.call(_look_up, relation)
+        skipped = self._skipped(relation, facts)
+        if skipped:
+            left = [place for place in range(len(types)) if place not in skipped]
+            relation = relation._replace(columns=tuple(relation.columns[place] for place in left))
+            types = [types[place] for place in left]
         if "???" in types:
             raise Halted("unknown_type", "a column's type was dropped", place=_place(relation.name), cure=RESYNC)
         number, known = self._known.get(relation.name, (0, None))
@@ -125,8 +140,33 @@ class RelationCache:
         if new:
             number = self._number(definition)
         self._seen.add(relation.oid)
+        if facts is not None:
+            await self._note_uncarried(facts, {column.name for column in sent.columns})
         await self._note_storage(relation, facts, found)
-        return ResolvedTable(StreamTable(number, definition, definition.key_places), new)
+        return ResolvedTable(StreamTable(number, definition, definition.key_places, skipped), new)
+
+    def _skipped(self, relation: Relation, facts: TableFacts | None) -> tuple[int, ...]:
+        """The places of the message's columns that the ledger has not because they are generated."""
+        uncarried = self._uncarried.get(relation.oid)
+        if not uncarried:
+            return ()
+        now = {a.name: a for a in facts.attributes if not a.dropped} if facts else {}
+        places = []
+        for place, column in enumerate(relation.columns):
+            attribute = now.get(column.name)
+            if attribute is None and column.name in uncarried.values():
+                places.append(place)  # dropped since
+            elif attribute is not None and attribute.number in uncarried:
+                if not attribute.generated:
+                    raise Halted(
+                        "column_rewritten",
+                        f"column {column.name} was a generated one, and was not carried; now it is an ordinary one,"
+                        " and what older rows hold there is not in the journal",
+                        place=_place(relation.name),
+                        cure=RESYNC,
+                    )
+                places.append(place)
+        return tuple(places)
 
     def _certain(self, relation: Relation, commit_lsn: int, facts: TableFacts | None) -> frozenset[int]:
         """Numbers of columns that the table had already when the transaction that names it committed."""
@@ -158,18 +198,44 @@ class RelationCache:
 
     async def _note_storage(self, relation: Relation, facts: TableFacts | None, definition: Definition) -> None:
         """Keep the storage as one that belongs to the definition, if the catalogs are not ahead of the stream."""
-        if facts is not None and {c.number for c in definition.columns} == {
-            a.number for a in published_attributes(facts, generated=self._publication.generated)
-        }:
+        if (
+            facts is not None
+            and {c.number for c in definition.columns}
+            == {a.number for a in published_attributes(facts, generated=self._publication.generated)}
+            - self._uncarried.get(relation.oid, {}).keys()
+        ):
             await self._note(relation.oid, relation.name, facts.storage)
         elif relation.oid not in self._noted:
             await self._note(relation.oid, relation.name, "")
+
+    async def _note_uncarried(self, facts: TableFacts, sent: Collection[str]) -> None:
+        """Keep which generated columns no message brought."""
+        known = self._uncarried.get(facts.oid, {})
+        found = {**known, **uncarried(facts, sent)}
+        if found != known:
+            await self._sink.note(f"{UNCARRIED_NOTE}{facts.oid}", pack_uncarried(found))
+            self._uncarried[facts.oid] = found
 
     async def _note(self, oid: int, name: TableName, storage: str) -> None:
         value = (*name, storage)
         if self._noted.get(oid) != value:
             await self._sink.note(f"{TABLE_NOTE}{oid}", json.dumps(value))
             self._noted[oid] = value
+
+
+def uncarried(facts: TableFacts, carried: Collection[str]) -> dict[int, str]:
+    """The generated columns that are not among these, by number."""
+    return {a.number: a.name for a in facts.attributes if a.generated and not a.dropped and a.name not in carried}
+
+
+def pack_uncarried(columns: Mapping[int, str]) -> str:
+    """As a note."""
+    return json.dumps(sorted(columns.items()))
+
+
+def unpack_uncarried(note: str) -> dict[int, str]:
+    """By number."""
+    return {int(number): str(name) for number, name in json.loads(note)}
 
 
 def _look_up(connection: Connection, relation: Relation) -> tuple[TableFacts | None, list[str]]:

@@ -37,6 +37,17 @@ async def test_columns_that_are_added_dropped_renamed_and_widened(ledger: Ledger
     assert last.key == ("wallet_id",)
 
 
+async def test_a_default_is_the_columns_whatever_parts_an_arrays_elements(ledger: Ledger) -> None:
+    sink = Collector()
+    async with following(ledger, sink):
+        ledger.do("ALTER TABLE wallets ADD at box DEFAULT '(3,4),(1,2)', ADD ats box[] DEFAULT '{(3,4),(1,2)}'")
+        ledger.do("ALTER TABLE wallets ADD list int[] DEFAULT '{1,NULL}'")
+        ledger.do("INSERT INTO wallets (id, balance) VALUES (300, 1)")
+        await caught_up(ledger, sink)
+    last = list(sink.state().relations.values())[-1]
+    assert [c.missing for c in last.columns][4:] == ["(3,4),(1,2)", "{(3,4),(1,2)}", "{1,NULL}"]
+
+
 async def test_a_change_while_the_sidecar_was_away(ledger: Ledger) -> None:
     sink = Collector()
     async with following(ledger, sink):
