@@ -2,6 +2,8 @@
 
     POST /v1/transactions                                a transaction (``request.py``); answers its position, and
                                                          acknowledged_by: regions that have it, if some must
+    GET  /v1/transactions/{id}                           what became of the transaction of an idempotency key: committed
+                                                         (with its statements' places), refused (with its answer)
     PUT  /v1/tables/{table}                              declares a table: {"key": …, "key_type": …, "user": …}
     GET  /v1/tables                                      the tables
     GET  /v1/tables/{table}                              one of them
@@ -32,22 +34,29 @@ from replicator.errors import NotPrimary, Rejected
 from replicator.format.position import Position
 from replicator.ledger import request_body
 from replicator.ledger.exact_json import read, write
+from replicator.ledger.index import RepeatedRefusal
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.outcomes import Outcomes
 from replicator.ledger.presentation import describe, show_time
 from replicator.ledger.reads import ReadAnswer, Reads
 from replicator.ledger.tables import KeyType, TableDeclaration
+from replicator.transport.body import AnyTextJSON
 
 DECLARATION_LIMIT_BYTES = 64 * 1024
+PASSING = "Idempotency-Passing"  # a header: a refusal is not this key's outcome, for the same may be sent again
 _AFTER = ("after", "timeout")
 _PAGE = ("limit", "cursor")
 
 
-def routes(ledger: Ledger | None, reads: Reads, primary: Callable[[], str | None] = lambda: None) -> list[Route]:
+def routes(
+    ledger: Ledger | None, reads: Reads, outcomes: Outcomes, primary: Callable[[], str | None] = lambda: None
+) -> list[Route]:
     """The routes; ``ledger`` is None on a replica, where ``primary`` gives the primary's address if it is known."""
     writes = _WriteRoutes(ledger, primary)
-    read_routes = _ReadRoutes(reads)
+    read_routes = _ReadRoutes(reads, outcomes)
     return [
         Route(f"{request_body.PREFIX}/transactions", writes.transact, methods=["POST"]),
+        Route(f"{request_body.PREFIX}/transactions/{{rest:path}}", read_routes.outcome, methods=["GET"]),
         Route(f"{request_body.PREFIX}/tables", read_routes.tables, methods=["GET"]),
         Route(f"{request_body.PREFIX}/tables/{{rest:path}}", writes.declare, methods=["PUT"]),
         Route(f"{request_body.PREFIX}/tables/{{rest:path}}", read_routes.in_table, methods=["GET"]),
@@ -72,7 +81,11 @@ class _WriteRoutes:
         """POST /v1/transactions."""
         ledger = self._here()
         request_body.parameters(request, ())
-        answer = await ledger.submit(await self._bodies.read(request, ledger.limits.request_bytes))
+        body = await self._bodies.read(request, ledger.limits.request_bytes)
+        try:
+            answer = await ledger.submit(body, remembers_refusal=PASSING not in request.headers)
+        except RepeatedRefusal as refusal:
+            return AnyTextJSON(refusal.as_json(), refusal.status, {"Idempotency-Replayed": "true"})
         content: dict[str, Any] = {
             "sequence": answer.position.sequence,
             "committed_at": show_time(answer.committed_at),
@@ -103,8 +116,19 @@ class _WriteRoutes:
 class _ReadRoutes:
     """What only reads."""
 
-    def __init__(self, reads: Reads) -> None:
+    def __init__(self, reads: Reads, outcomes: Outcomes) -> None:
         self._reads = reads
+        self._outcomes = outcomes
+
+    async def outcome(self, request: Request) -> Response:
+        """GET /v1/transactions/{id}."""
+        match request_body.segments(request):
+            case ["transactions", id_] if id_:
+                query = request_body.parameters(request, (*_PAGE, *_AFTER))
+                page = request_body.limit_of(query), request_body.number_cursor_of(query)
+                await self._reads.reach(request_body.after_of(query))
+                return _read_answer(await self._outcomes.outcome(id_, *page))
+        raise _no_route()
 
     async def tables(self, request: Request) -> Response:
         """GET /v1/tables."""

@@ -2,6 +2,8 @@
 
 Guarantee, for each group: every request is judged against the state and what the group's requests before it did; those
 that are refused affect nobody else; the accepted ones are appended to the journal in one call, which is the commit.
+With them go the refusals of those that have an idempotency key, for a key has one outcome: a retry is answered alike,
+and so is a first attempt that arrives after its retry.
 Then the state follows the journal by the same code as every replica, and so do the requests' index. A crash between
 the two is healed at the next start, or before the next group: nothing is judged by a state that lags.
 
@@ -18,7 +20,7 @@ import dataclasses
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +31,16 @@ from replicator.format.position import Position
 from replicator.format.statement import pack_define
 from replicator.ledger.index import RequestIndex
 from replicator.ledger.permit import Permits, Unfenced
-from replicator.ledger.planning import Changes, PlannedTransaction, RequestPlanner, TransactionAnswer
-from replicator.ledger.request import RequestLimits, read_request
+from replicator.ledger.planning import (
+    Changes,
+    PlannedRefusal,
+    PlannedTransaction,
+    RequestPlanner,
+    TransactionAnswer,
+    TransactionRefusal,
+    plan_refusal,
+)
+from replicator.ledger.request import RequestLimits, TransactionRequest, read_identity, read_request
 from replicator.ledger.state import LedgerState
 from replicator.ledger.tables import LedgerTable, TableDeclaration, check_declaration, definition_of
 from replicator.pipeline.replay.replayer import Replayer
@@ -63,6 +73,10 @@ class DeclaredTable(NamedTuple):
     position: Position
     definition: Definition
     created: bool
+
+
+Planned = PlannedTransaction | PlannedRefusal
+Outcome = TransactionAnswer | TransactionRefusal | ReplicatorError
 
 
 class Committer:
@@ -110,37 +124,65 @@ class Committer:
         self._index.close()
         self.replica.close()
 
-    def execute(self, bodies: Sequence[bytes]) -> list[TransactionAnswer | ReplicatorError]:
-        """Judge and commit requests, each by itself all or nothing; an answer or a refusal for each, in order.
+    def execute(self, bodies: Sequence[bytes], passing: Container[int] = ()) -> list[Outcome]:
+        """Judge and commit requests, each by itself all or nothing; an answer or a refusal for each, in order. The
+        refusals of those at the places ``passing`` are not remembered.
 
         Raises NotPrimary, Unavailable or Halted if nothing was committed.
         """
         epoch = self.permits.permit()
         with _rare_collections(sum(map(len, bodies)) > BULK_BYTES):
-            outcomes = self._execute(bodies)
+            outcomes = self._execute(bodies, passing)
         # Another region may lead by now, and may not have what was just committed: no answer may say that it stands.
         if not self.permits.holds(epoch):
             return [OutcomeUnknown("the right to write ended meanwhile") for _ in outcomes]
         return outcomes
 
-    def _execute(self, bodies: Sequence[bytes]) -> list[TransactionAnswer | ReplicatorError]:
+    def _execute(self, bodies: Sequence[bytes], passing: Container[int]) -> list[Outcome]:
         self._catch_up()
-        outcomes: list[TransactionAnswer | ReplicatorError | PlannedTransaction | int] = []
+        outcomes: list[Outcome | Planned | int] = []
         by_id: dict[str, int] = {}  # the group's own requests by idempotency key: their place in outcomes
         changes: Changes | None = {} if len(bodies) > 1 else None  # a lone one is judged by the state alone
         for place, body in enumerate(bodies):
+            outcome = self._judged(body, by_id, outcomes, changes)
+            if isinstance(outcome, PlannedRefusal) and place in passing:
+                outcome = outcome.refusal
+            outcomes.append(outcome)
+            if isinstance(outcome, PlannedTransaction | PlannedRefusal):
+                by_id[outcome.request.id] = place
+        planned = [outcome for outcome in outcomes if isinstance(outcome, PlannedTransaction | PlannedRefusal)]
+        return list(_answered(outcomes, self._commit(planned)))
+
+    def _judged(
+        self, body: bytes, by_id: dict[str, int], outcomes: Sequence[object], changes: Changes | None
+    ) -> Outcome | Planned | int:
+        """What is to become of a request, or the place in the group of the one that it repeats."""
+        try:
+            request, refusal = self._read(body)
+            repetition = self._judge.repetition(request, by_id, outcomes)
+            if repetition is not None:
+                return repetition
+        except Rejected as error:  # what it is, whatever the ledger holds: sent again it is refused again
+            return error
+        if refusal is None:
             try:
-                request = read_request(body, self.tables, self._options.limits)
-                repetition = self._judge.repetition(request, by_id, outcomes)
-                if repetition is not None:
-                    outcomes.append(repetition)
-                    continue
-                outcomes.append(self._judge.plan(request, changes, self._options.clock()))
-                by_id[request.id] = place
+                return self._judge.plan(request, changes, self._options.clock())
             except Rejected as error:
-                outcomes.append(error)
-        answers = self._commit([outcome for outcome in outcomes if isinstance(outcome, PlannedTransaction)])
-        return list(_answered(outcomes, answers))
+                refusal = error
+        if not request.id:
+            return refusal
+        return plan_refusal(request, refusal, self._options.clock())
+
+    def _read(self, body: bytes) -> tuple[TransactionRequest, Rejected | None]:
+        """The request, and its refusal if it names a table that is not there: one may be declared yet, so that is
+        judged by what the ledger holds, and stays the outcome of its key. Raises Rejected."""
+        try:
+            return read_request(body, self.tables, self._options.limits), None
+        except Rejected as error:
+            request = read_identity(body) if error.reason == "unknown_table" else None
+            if request is None:
+                raise
+            return request, error
 
     def declare(self, declaration: TableDeclaration) -> DeclaredTable:
         """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
@@ -176,7 +218,7 @@ class Committer:
 
     # -- the group
 
-    def _commit(self, planned: Sequence[PlannedTransaction]) -> list[TransactionAnswer]:
+    def _commit(self, planned: Sequence[Planned]) -> list[TransactionAnswer | TransactionRefusal]:
         if not planned:
             return []
         items: list[BlockPart | Draft] = []
@@ -189,10 +231,7 @@ class Committer:
             self._follow()
         except (Unavailable, Halted) as error:
             log.warning("committed, but the state does not follow yet: %s", error)
-        return [
-            TransactionAnswer(block.position, block.header.committed_at, plan.request.id, plan.versions)
-            for block, plan in zip(blocks, planned, strict=True)
-        ]
+        return [_answer_of(block, plan) for block, plan in zip(blocks, planned, strict=True)]
 
     def _append(self, items: Sequence[BlockPart | Draft]) -> list[Block]:
         """The commit. Raises NotPrimary if the permit has ended by now, and Halted if its epoch is past."""
@@ -252,18 +291,29 @@ def _rare_collections(is_bulk: bool) -> Iterator[None]:
         gc.enable()
 
 
+def _answer_of(block: Block, plan: Planned) -> TransactionAnswer | TransactionRefusal:
+    if isinstance(plan, PlannedRefusal):
+        return TransactionRefusal(block.header.sequence, plan.refusal)
+    return TransactionAnswer(block.position, block.header.committed_at, plan.request.id, plan.versions)
+
+
 def _answered(
-    outcomes: Sequence[TransactionAnswer | ReplicatorError | PlannedTransaction | int],
-    answers: Sequence[TransactionAnswer],
-) -> Iterator[TransactionAnswer | ReplicatorError]:
+    outcomes: Sequence[Outcome | Planned | int], answers: Sequence[TransactionAnswer | TransactionRefusal]
+) -> Iterator[Outcome]:
     """The outcomes with what was planned as answered: a number is the place of the request that this one repeats."""
     rest = iter(answers)
-    settled: list[TransactionAnswer | ReplicatorError] = []
+    settled: list[Outcome] = []
     for outcome in outcomes:
-        if isinstance(outcome, int):
-            first = settled[outcome]
-            assert isinstance(first, TransactionAnswer)
-            settled.append(first._replace(repeated=True))
+        if isinstance(outcome, PlannedTransaction | PlannedRefusal):
+            settled.append(next(rest))
+        elif not isinstance(outcome, int):
+            settled.append(outcome)
         else:
-            settled.append(next(rest) if isinstance(outcome, PlannedTransaction) else outcome)
+            first, plan = settled[outcome], outcomes[outcome]
+            if isinstance(first, TransactionRefusal):
+                assert isinstance(plan, PlannedRefusal)
+                settled.append(first._replace(refusal=plan.note.again()))
+            else:
+                assert isinstance(first, TransactionAnswer)
+                settled.append(first._replace(repeated=True))
     return iter(settled)

@@ -21,9 +21,9 @@ import trio
 
 from replicator.errors import Halted, NotPrimary, OutcomeUnknown, Rejected, ReplicatorError, Unavailable
 from replicator.format.block import Block
-from replicator.ledger.commit import Committer, DeclaredTable, LedgerOptions
+from replicator.ledger.commit import Committer, DeclaredTable, LedgerOptions, Outcome
 from replicator.ledger.permit import Permits
-from replicator.ledger.planning import TransactionAnswer
+from replicator.ledger.planning import TransactionAnswer, TransactionRefusal
 from replicator.ledger.request import RequestLimits
 from replicator.ledger.tables import TableDeclaration
 from replicator.pipeline.replicas.base import AppliedMark
@@ -42,14 +42,15 @@ class _QueuedWrite:
     """A request that waits for the writer, and its outcome once it has one."""
 
     what: bytes | TableDeclaration
+    remembers_refusal: bool = True
     done: trio.Event = dataclasses.field(default_factory=trio.Event)
-    outcome: TransactionAnswer | DeclaredTable | ReplicatorError | None = None
+    outcome: Outcome | DeclaredTable | None = None
 
     @property
     def bytes(self) -> int:
         return len(self.what) if isinstance(self.what, bytes) else 0
 
-    def settle(self, outcome: TransactionAnswer | DeclaredTable | ReplicatorError) -> None:
+    def settle(self, outcome: Outcome | DeclaredTable) -> None:
         self.outcome = outcome
         self.done.set()
 
@@ -144,10 +145,15 @@ class Ledger:
         except Rejected as error:
             raise Halted(error.reason, error.message, place=error.place, cure=error.cure) from error
 
-    async def submit(self, body: bytes) -> TransactionAnswer:
-        """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted."""
+    async def submit(self, body: bytes, *, remembers_refusal: bool = True) -> TransactionAnswer:
+        """Carry out a transaction (see ``request``). Raises Rejected, Unavailable or Halted. ``remembers_refusal``: a
+        refusal is the outcome of its idempotency key, as a commit is."""
         epoch = self._permits.permit()  # the answer's, too: one that is given anew meanwhile does not vouch for it
-        outcome = await self._wait_for(_QueuedWrite(body))
+        outcome = await self._wait_for(_QueuedWrite(body, remembers_refusal))
+        if isinstance(outcome, TransactionRefusal):
+            # A refusal that is remembered is as durable as a commit before anybody hears of it.
+            await self._acknowledged(outcome.sequence, epoch)
+            raise outcome.refusal
         assert isinstance(outcome, TransactionAnswer)
         return outcome._replace(acknowledged_by=await self._acknowledged(outcome.position.sequence, epoch))
 
@@ -173,7 +179,7 @@ class Ledger:
             raise OutcomeUnknown("the right to write ended before it could be answered")
         return count
 
-    async def _wait_for(self, ticket: _QueuedWrite) -> TransactionAnswer | DeclaredTable:
+    async def _wait_for(self, ticket: _QueuedWrite) -> TransactionAnswer | TransactionRefusal | DeclaredTable:
         if not self._runs:
             raise _stopped()
         is_full = len(self._queue) >= QUEUE_REQUESTS or self._queue_bytes + ticket.bytes > QUEUE_BYTES
@@ -252,7 +258,8 @@ class Ledger:
                 group[0].outcome = error
             return
         bodies = [ticket.what for ticket in group if isinstance(ticket.what, bytes)]
-        for ticket, outcome in zip(group, self._committer.execute(bodies), strict=True):
+        passing = {number for number, ticket in enumerate(group) if not ticket.remembers_refusal}
+        for ticket, outcome in zip(group, self._committer.execute(bodies, passing), strict=True):
             ticket.outcome = outcome
 
 

@@ -2,6 +2,8 @@
 
 Guarantee: a request that is refused has changed nothing. One that is accepted is a whole block to be, judged by exactly
 the documents that its block will meet. Keys are looked up by the thousand.
+
+A key has one outcome: what was judged and refused under one is a block, too, that says no more than that.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from replicator.format.block import BODY_LIMIT_BYTES, Block, BlockPart, Draft
 from replicator.format.position import Position
 from replicator.format.statement import INSERT, UPDATE, pack_delete, pack_insert, pack_update
 from replicator.ledger.evaluate import RequestedChange, StoredDocument, evaluate
-from replicator.ledger.index import RequestIndex, RequestNote, pack_note, read_note, statements_of
+from replicator.ledger.index import (
+    RefusalNote,
+    RequestIndex,
+    RequestNote,
+    pack_note,
+    pack_refusal,
+    read_note,
+    statements_of,
+)
 from replicator.ledger.request import DEPTH_LIMIT, RequestLimits, TransactionRequest
 from replicator.ledger.state import LedgerState
 from replicator.ledger.tables import Key, version_of
@@ -44,6 +54,29 @@ class PlannedTransaction(NamedTuple):
     request: TransactionRequest
     items: list[BlockPart | Draft]
     versions: list[int]
+
+
+class TransactionRefusal(NamedTuple):
+    """A refusal that is remembered for its idempotency key: the sequence of its block, and the answer."""
+
+    sequence: int
+    refusal: Rejected
+
+
+class PlannedRefusal(NamedTuple):
+    """A request that was judged and refused: the block that is to remember it, and its answer."""
+
+    request: TransactionRequest
+    items: list[BlockPart | Draft]
+    note: RefusalNote
+    refusal: Rejected
+
+
+def plan_refusal(request: TransactionRequest, refusal: Rejected, committed_at: int) -> PlannedRefusal:
+    """The block that remembers a refusal for the request's idempotency key."""
+    answer = (refusal.status, refusal.reason, refusal.message, refusal.place, refusal.cure)
+    note = RefusalNote(request.id, request.digest, *answer)
+    return PlannedRefusal(request, [Draft("", "", committed_at, 0, 1, pack_refusal(note))], note, refusal)
 
 
 class BlockBody:
@@ -102,19 +135,21 @@ class RequestPlanner:
 
     def repetition(
         self, request: TransactionRequest, by_id: dict[str, int], outcomes: Sequence[object]
-    ) -> TransactionAnswer | int | None:
+    ) -> TransactionAnswer | TransactionRefusal | int | None:
         """The answer that a repeated request had, or its place within the group. Raises Rejected if it is another."""
         if not request.id:
             return None
         if request.id in by_id:
             first = outcomes[by_id[request.id]]
-            assert isinstance(first, PlannedTransaction)
+            assert isinstance(first, PlannedTransaction | PlannedRefusal)
             _check_same(request, first.request.digest)
             return by_id[request.id]
         known = self._index.request(request.id)  # the index has followed the journal up to this group's beginning
         if known is None:
             return None
         _check_same(request, known.digest)
+        if known.refusal is not None:
+            return TransactionRefusal(known.sequence, known.refusal.again())
         block = self._journal.block(self._strand, known.sequence)
         if block is None:
             message = f"the request was applied at sequence {known.sequence}; its block is no longer kept here"

@@ -170,7 +170,7 @@ class Reads:
     async def _read(
         self, after: Freshness | None, read: Callable[[Reader], Content], snapshot: bool = False
     ) -> ReadAnswer:
-        await self._reach(after)
+        await self.reach(after)
 
         def in_thread() -> ReadAnswer:
             return self._with_snapshot(answer) if snapshot else self._with_reader(answer)
@@ -188,7 +188,7 @@ class Reads:
         if history is None:
             message = "this region keeps no index of the past"
             raise Rejected("no_history", message, status=404, cure="turn history on in [replay], or ask another region")
-        await self._reach(after)
+        await self.reach(after)
         await self._reach_index(history, after)
 
         def in_thread() -> ReadAnswer:
@@ -201,7 +201,7 @@ class Reads:
 
         return await trio.to_thread.run_sync(in_thread, limiter=self._limiter)
 
-    async def _reach(self, after: Freshness | None) -> None:
+    async def reach(self, after: Freshness | None) -> None:
         """Wait until the region has what the caller has seen. Raises Rejected: not in time, or of another history."""
         if after is None:
             return

@@ -84,6 +84,29 @@ def read_request(body: bytes, tables: Mapping[str, LedgerTable], limits: Request
     return TransactionRequest(id_, digest.digest() if id_ and digest else b"", statements)
 
 
+def read_identity(body: bytes) -> TransactionRequest | None:
+    """The id and digest of a request that is refused for what it names: without statements, which were not judged. None
+    if it has no id, or is no transaction at all."""
+    digest, id_ = hashlib.sha256(), ""
+
+    def take(value: Any) -> None:
+        digest.update(_canonical(value).encode())
+
+    try:
+        text = as_text(body)
+        for name, at in (fields := Fields(text)):
+            if name == "id":
+                id_, fields.end = read_at(text, at)
+                _check_id(id_)
+            elif name == "statements":
+                fields.end = read_list(text, at, take)
+            else:
+                return None
+    except (Rejected, RecursionError):
+        return None
+    return TransactionRequest(id_, digest.digest(), []) if id_ else None
+
+
 def _read(
     text: str, tables: Mapping[str, LedgerTable], limits: RequestLimits, digest: hashlib._Hash | None
 ) -> tuple[str, hashlib._Hash | None, list[RequestedChange]]:

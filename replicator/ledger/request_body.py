@@ -116,6 +116,14 @@ def change_cursor_of(query: Mapping[str, str]) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
+def number_cursor_of(query: Mapping[str, str]) -> int:
+    """The cursor of a page of numbered entries: how many came before. Raises Rejected."""
+    text = query.get("cursor", "0")
+    if not _NUMBER.fullmatch(text) or int(text) > MAX_SEQUENCE:
+        raise _bad_cursor()
+    return int(text)
+
+
 def key_cursor(key: Sequence[str]) -> str:
     """The cursor behind a key."""
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")

@@ -17,6 +17,7 @@ from replicator.errors import ReplicatorError
 from replicator.format.position import Position
 from replicator.ledger.api import routes as api_routes
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.outcomes import Outcomes
 from replicator.ledger.reads import Reads
 from replicator.pipeline.copies.serve import Copies
 from replicator.pipeline.copies.snapshot_reader import CopyReader
@@ -60,6 +61,7 @@ class RolePipeline:
         context.status.begin(config, self.board)
         self._open_reader = wiring.reader(config, lambda: context.journal.definitions(context.strand))
         self.reads: Reads | None = None
+        self.outcomes: Outcomes | None = None
         self.stages: list[Callable[[], Awaitable[None]]] = []
         self.routes: list[BaseRoute] = []
 
@@ -74,6 +76,8 @@ class RolePipeline:
         """Let go of what readers hold open."""
         if self.reads is not None:
             self.reads.close()
+        if self.outcomes is not None:
+            self.outcomes.close()
 
     def halt(self, cause: ReplicatorError) -> None:
         """Show every stage as halted."""
@@ -109,7 +113,9 @@ class RolePipeline:
 
         history = self.context.history if self.config.replay.history else None
         self.reads = Reads(self.strand, self._open_reader, self.context.journal, history, wait_applied)
-        return api_routes(ledger, self.reads, self.context.status.primary_url)
+        requests = self.config.region.files.requests
+        self.outcomes = Outcomes(self.strand, requests, self.context.journal, leads=ledger is not None)
+        return api_routes(ledger, self.reads, self.outcomes, self.context.status.primary_url)
 
     async def _supervised(self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble) -> None:
         await supervise(name, run_once, trouble, self.context.backoff())

@@ -17,6 +17,7 @@ from replicator.format.position import Position, genesis
 from replicator.ledger.api import routes
 from replicator.ledger.commit import Committer, LedgerOptions
 from replicator.ledger.ledger import Ledger
+from replicator.ledger.outcomes import Outcomes
 from replicator.ledger.reads import Reads
 from replicator.ledger.request import RequestLimits
 from replicator.ledger.tables import TableDeclaration
@@ -86,6 +87,7 @@ class Region:
         self.committed: list[Block] = []  # what was told of, by who asks for it
         self.ledger = Ledger(self.journal, "main", 1, options(directory, clock, limits), self._applied)
         self.reads = Reads("main", self._reader, self.journal, self.index, self._wait_applied)
+        self.outcomes = Outcomes("main", directory / "requests.sqlite3", self.journal, leads=True)
 
     def _applied(self, applied: AppliedMark) -> None:
         while self.index.indexed("main") < applied.position.sequence:
@@ -121,9 +123,16 @@ async def running(region: Region) -> AsyncIterator[Region]:
         yield region
         nursery.cancel_scope.cancel()
     region.reads.close()
+    region.outcomes.close()
     region.index.close()
     region.journal.close()
 
 
 def api(region: Region) -> list[Route]:
-    return routes(region.ledger, region.reads)
+    return routes(region.ledger, region.reads, region.outcomes)
+
+
+def replica_api(region: Region, directory: Path, primary: str | None = None) -> list[Route]:
+    """As a region that does not lead, but has the same journal, would serve it; its files are in ``directory``."""
+    outcomes = Outcomes("main", directory / "replica-requests.sqlite3", region.journal, leads=False)
+    return routes(None, region.reads, outcomes, lambda: primary)

@@ -13,10 +13,9 @@ import trio
 
 from replicator.format.block import Draft
 from replicator.format.position import Position, parse_position
-from replicator.ledger.api import routes
 from replicator.ledger.request import RequestLimits
 from replicator.storage.journal.pruning import remove_pages
-from tests.ledger.region import Clock, Region, api, change, insert, running, served, transaction
+from tests.ledger.region import Clock, Region, api, change, insert, replica_api, running, served, transaction
 
 
 async def post(client: httpx.AsyncClient, *statements: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -374,9 +373,9 @@ async def test_a_body_that_is_cut_off_does_nothing(client: httpx.AsyncClient, re
     assert region.journal.head("main").sequence == head.sequence + 1
 
 
-async def test_a_replica_reads_but_takes_no_writes(region: Region) -> None:
+async def test_a_replica_reads_but_takes_no_writes(region: Region, tmp_path: Path) -> None:
     await region.ledger.submit(transaction(insert(wallet_id="a", user_id="u")))
-    async with served(routes(None, region.reads, lambda: "https://eu.example")) as client:
+    async with served(replica_api(region, tmp_path, "https://eu.example")) as client:
         for refused in (
             await client.post("/v1/transactions", content=transaction(insert(wallet_id="b"))),
             await client.put("/v1/tables/cards", json={"key": "a"}),
@@ -389,7 +388,7 @@ async def test_a_replica_reads_but_takes_no_writes(region: Region) -> None:
 
 async def test_a_region_without_a_replica_yet_says_so(tmp_path: Path) -> None:
     region = Region(tmp_path, Clock())
-    async with served(routes(None, region.reads)) as client:
+    async with served(replica_api(region, tmp_path)) as client:
         answer = await client.get("/v1/tables")
         assert (answer.status_code, answer.json()["reason"]) == (503, "replica_missing")
     region.journal.append("main", [Draft("t", "", 1, 0, 0, b"")], 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import trio
 
 from replicator.format.position import Position
 from replicator.ledger.api import routes
+from replicator.ledger.outcomes import Outcomes
 from replicator.ledger.reads import Reads
 from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.postgres.reader import PostgresReader
@@ -39,7 +41,9 @@ def database_of(dsn: str) -> psycopg.Connection:
     return psycopg.connect(dsn, autocommit=True)
 
 
-async def test_both_replicas_answer_alike(region: Region, clock: Clock, new_database: Callable[[], str]) -> None:
+async def test_both_replicas_answer_alike(
+    region: Region, clock: Clock, new_database: Callable[[], str], tmp_path: Path
+) -> None:
     for body in (
         transaction(insert(wallet_id="a/b", user_id="u", n=1), insert(wallet_id="B", user_id="u", x=[None, True, "ü"])),
         transaction(change("add", "a/b", add={"n": 10**30}), insert("points", tenant="t", number=7, user_id="u")),
@@ -61,7 +65,8 @@ async def test_both_replicas_answer_alike(region: Region, clock: Clock, new_data
 
     postgres = Reads("main", lambda: PostgresReader(dsn), region.journal, region.index, there)
     head = str(region.journal.head("main"))
-    async with served(api(region)) as primary, served(routes(None, postgres)) as other:
+    others = routes(None, postgres, Outcomes("main", tmp_path / "other.sqlite3", region.journal, leads=False))
+    async with served(api(region)) as primary, served(others) as other:
         for path in ASKED:
             answers = [await client.get(path) for client in (primary, other)]
             assert answers[0].status_code == answers[1].status_code, path

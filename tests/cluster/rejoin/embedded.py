@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from replicator.errors import ReplicatorError
-from replicator.ledger.commit import Committer
+from replicator.ledger.commit import Committer, Outcome
 from replicator.ledger.planning import TransactionAnswer
 from tests.cluster.rejoin.chains import Chain
 from tests.contracts.replica_kinds import SqliteKind
@@ -31,11 +30,11 @@ class Ledger(Chain):
         committer.open()
         return committer
 
-    def submit(self, *bodies: bytes) -> list[TransactionAnswer | ReplicatorError]:
+    def submit(self, *bodies: bytes) -> list[Outcome]:
         """Each a block of its own."""
         committer = self.committer()
         try:
-            outcomes = []
+            outcomes: list[Outcome] = []
             for body in bodies:
                 self.clock.now += 1_000_000
                 outcomes += committer.execute([body])

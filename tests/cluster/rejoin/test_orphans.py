@@ -17,6 +17,7 @@ from replicator.cluster.rejoin.orphans import Orphans
 from replicator.cluster.rejoin.serve import routes
 from replicator.ledger.api import routes as api_routes
 from replicator.ledger.ledger import Ledger as LiveLedger
+from replicator.ledger.outcomes import Outcomes
 from replicator.ledger.reads import Reads
 from replicator.ops.cli import main
 from replicator.pipeline.feed.client import Upstream
@@ -51,7 +52,8 @@ class Deployment:
         reads = Reads(STRAND, new.kind.reader, new.journal, new.history, self._never)
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: ledger.run((), task_status=task_status))
-            app = application(api_routes(ledger, reads), "secret")
+            outcomes = Outcomes(STRAND, options(new.directory, new.clock).requests, new.journal, leads=True)
+            app = application(api_routes(ledger, reads, outcomes), "secret")
             await nursery.start(serve, app, Listen("127.0.0.1", self.primary_port), trio.sleep_forever)
             yield
             nursery.cancel_scope.cancel()
