@@ -6,6 +6,8 @@ beside it: the watch (checkpoints and scrubs) · quarantine, repair and resync w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from replicator.config import Config
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.follow import Follower
@@ -36,7 +38,8 @@ class ReplicaPipeline(RolePipeline):
 
     stage_names = ("feed", "settle", "apply")
 
-    def __init__(self, context: RegionContext, config: Config) -> None:
+    def __init__(self, context: RegionContext, config: Config, prepare: Callable[[], None] = lambda: None) -> None:
+        """``prepare`` makes the database fit to be replayed into."""
         super().__init__(context, config)
         self.replica = context.status.replica = wiring.replica(config)
         self.follower = context.status.follower = Follower(
@@ -48,7 +51,7 @@ class ReplicaPipeline(RolePipeline):
             self.board,
             context.backoff,
         )
-        replayer = self._replayer()
+        replayer = self._replayer(prepare)
         context.status.quarantine = replayer.quarantine
         # One hold for copies and comparisons: replay pauses between two steps for as long as any of them has a moment.
         hold = ReplayHold()
@@ -74,10 +77,10 @@ class ReplicaPipeline(RolePipeline):
             *self._api(None, self.applied),
         ]
 
-    def _replayer(self) -> Replayer:
+    def _replayer(self, prepare: Callable[[], None]) -> Replayer:
         batch, journal = self.config.replay, self.context.journal
         limits = batch.batch_bytes, batch.batch_blocks
-        return Replayer(journal, self.replica, self.strand, *limits, wiring.replay_policy(self.config))
+        return Replayer(journal, self.replica, self.strand, *limits, wiring.replay_policy(self.config), prepare)
 
     def _replica_watch(self, moments: Moments) -> ReplicaWatch:
         """The watch over the replica: checkpoints and scrubs."""

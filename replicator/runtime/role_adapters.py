@@ -54,6 +54,9 @@ class EmbeddedRoleAdapter:
         """Nothing is to be changed."""
         await trio.lowlevel.checkpoint()
 
+    def withdraw(self) -> None:
+        """A promotion changes nothing."""
+
     async def is_captured(self, closing: float) -> bool:
         """A commit is the journal's append."""
         await trio.lowlevel.checkpoint()
@@ -90,6 +93,10 @@ class PostgresRoleAdapter:
     async def promote(self, epoch: int, *, planned: bool) -> None:
         """Sequences, publication, slot, and the place in the server's log where the chain goes on."""
         await trio.to_thread.run_sync(lambda: self._role.promote(epoch, exact=planned))
+
+    def withdraw(self) -> None:
+        """Places of rows, slot and publication are a replica's again."""
+        self._role.withdraw()
 
     async def is_captured(self, closing: float) -> bool:
         """Whether the log's end, which does not move for applications any more, has been seen and stored; and the last

@@ -137,11 +137,16 @@ class Sidecar:
     def _pipeline(self, config: Config) -> RolePipeline:
         """The part of the flow for the role in this configuration."""
         if config.region.role == "replica":
-            return ReplicaPipeline(self.context, config)
+            return ReplicaPipeline(self.context, config, self._withdraw)
         ledger = wiring.captured_ledger(config)
         if ledger is not None:
             return CapturedPrimaryPipeline(self.context, config, ledger, self._show_copy)
         return EmbeddedPrimaryPipeline(self.context, config)
+
+    def _withdraw(self) -> None:
+        """Before anything is replayed: take back what a promotion has begun that was given up."""
+        if self.controller is not None:
+            self.controller.member.region.adapter.withdraw()
 
     async def _stop_signal(self) -> None:
         """Return when the process is told to stop. From then on the deadline runs."""

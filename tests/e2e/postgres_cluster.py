@@ -31,11 +31,15 @@ ROLE = (
 SCHEMA = (
     "CREATE TABLE payments (id serial PRIMARY KEY, write text NOT NULL UNIQUE, amount int NOT NULL)",
     "INSERT INTO payments (write, amount) VALUES ('the first of all', 1)",
+    "CREATE TABLE audit (write text, amount int)",  # without a key
     "CREATE TABLE balances (owner int PRIMARY KEY, balance bigint NOT NULL)",
     "INSERT INTO balances SELECT n, 0 FROM generate_series(1, 100) n",
 )
 STANDBY = '"replicator replicator"'  # as ``replicator preflight`` names it
-PAY = "WITH paid AS (INSERT INTO payments (write, amount) VALUES (%s, 1) RETURNING id) SELECT id FROM paid"
+PAY = (
+    "WITH paid AS (INSERT INTO payments (write, amount) VALUES (%s, 1) RETURNING id, write, amount),"
+    " noted AS (INSERT INTO audit SELECT write, amount FROM paid) SELECT id FROM paid"
+)
 ADD = "UPDATE balances SET balance = balance + 1 WHERE owner = %s"
 
 
@@ -164,7 +168,8 @@ class PostgresCluster(Cluster):
         for name in NAMES:
             with psycopg.connect(self.dsns[name]) as session:
                 (total,) = session.execute("SELECT sum(balance) FROM balances").fetchone() or (None,)
-            assert total == sum(1 for write in times if write is not None and write.startswith("w")), name
+                (noted,) = session.execute("SELECT count(*) FROM audit").fetchone() or (None,)
+            assert total == noted == sum(1 for write in times if write is not None and write.startswith("w")), name
 
 
 @contextlib.contextmanager

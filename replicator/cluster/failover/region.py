@@ -41,6 +41,10 @@ class RoleAdapter(Protocol):
         """Make it a primary's, at the journal's end, which is applied; it may begin the epoch in the journal.
         ``planned``: the old primary had closed, and its last values are all there. Raises Unavailable or Halted."""
 
+    def withdraw(self) -> None:
+        """Take back what a promotion has begun that was given up; without one there is nothing to do. Called before
+        anything is replayed. Blocks. Raises Unavailable or Halted."""
+
     async def is_captured(self, closing: float) -> bool:
         """Whether all that was committed before the fence closed is in the journal, by the primary's part of the flow.
         ``closing`` tells one closing from the next."""

@@ -80,7 +80,14 @@ class RejoinProcedure:
         """Apply what the ledger's tables do not have yet: they go back from where the journal is."""
         region, limits = self._region, self._region.config.replay
         replica = region.make_replica()
-        replayer = Replayer(region.journal, replica, region.strand, limits.batch_bytes, limits.batch_blocks)
+        replayer = Replayer(
+            region.journal,
+            replica,
+            region.strand,
+            limits.batch_bytes,
+            limits.batch_blocks,
+            prepare=region.adapter.withdraw,
+        )
         try:
             replayer.open()
             while replayer.applied.position.sequence < region.journal_head.position.sequence:

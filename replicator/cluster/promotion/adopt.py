@@ -4,6 +4,9 @@ Given: the fence is closed; what the slot held is in the journal (``remaining_lo
 position: what others never received is undone, elsewhere. Then all that is missing is what a replica writes down beside
 its rows.
 
+A *withdrawal* is the same for a promotion that was given up: the database stands where replay left it, for its fence
+was never opened, and whatever the promotion had begun goes.
+
 Guarantee: the database takes its position, its definitions and what replay needs of the tables in one transaction;
 after that the slot and the publication go, if they are ours, and last what the journal notes of the server. Killed
 between any two steps, another call goes on; a database that has replayed since is left as it is.
@@ -23,7 +26,9 @@ from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.pipeline.replicas.postgres import user_schema
+from replicator.pipeline.replicas.postgres.replica import read_applied
 from replicator.pipeline.replicas.postgres.schema import create_own_tables
+from replicator.pipeline.sources.postgres.chain_start import read_begins
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import has_publication
@@ -31,6 +36,7 @@ from replicator.pipeline.sources.postgres.sequences import read_sequences
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import read_slot
 from replicator.pipeline.sources.postgres.source import CAPTURED_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE
+from replicator.postgres.catalog import exists
 from replicator.postgres.quoting import quoted
 from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
@@ -56,40 +62,81 @@ class Adoption:
     def run(self, position: Position) -> None:
         """Do what remains. Raises Unavailable (call again) or Halted."""
         with alone(self._dsn, self._options) as connection:
-            for step in adoption(self._look(connection, position)):
-                self._on_step(f"before {step.name}")
-                match step:
-                    case AdoptStep.TAKE:
-                        self._take(connection, position)
-                    case AdoptStep.SLOT:
-                        self._drop_slot()
-                    case AdoptStep.PUBLICATION:
-                        self._drop_publication()
-                    case AdoptStep.NOTES:
-                        self._journal.replace_notes(NOTES, {})
-                self._on_step(f"after {step.name}")
+            taken = adopted_at(connection, self._strand) == str(position)
+            self._do(self._look(taken=taken), lambda: self._take(connection, position))
 
-    def _look(self, connection: Connection, position: Position) -> AdoptionFacts:
-        notes = self._journal.notes()
+    def withdraw(self) -> None:
+        """Take back what a promotion has begun that was not carried through. Nobody has written since."""
+        if not self._notes():  # the promotion noted that it began, before anything else
+            return
+        with alone(self._dsn, self._options) as connection:
+            self._check_unwritten(connection)
+            self._do(self._look(taken=False), lambda: self._take_back(connection))
+
+    def _do(self, facts: AdoptionFacts, take: Callable[[], None]) -> None:
+        for step in adoption(facts):
+            self._on_step(f"before {step.name}")
+            match step:
+                case AdoptStep.TAKE:
+                    take()
+                case AdoptStep.SLOT:
+                    self._drop_slot()
+                case AdoptStep.PUBLICATION:
+                    self._drop_publication()
+                case AdoptStep.NOTES:
+                    self._journal.replace_notes(NOTES, {})
+            self._on_step(f"after {step.name}")
+
+    def _notes(self) -> dict[str, str]:
+        """What the journal notes of a source."""
+        return {key: text for key, text in self._journal.notes().items() if key.startswith(NOTES)}
+
+    def _look(self, *, taken: bool) -> AdoptionFacts:
+        notes = self._notes()
         with session(self._options) as source:
             slot = notes.get(SLOT_NOTE) == self._options.slot and read_slot(source, self._options.slot) is not None
             publication = notes.get(PUBLICATION_NOTE) == self._options.publication and has_publication(
                 source, self._options
             )
-        noted = any(key.startswith(NOTES) for key in notes)
-        return AdoptionFacts(adopted_at(connection, self._strand) == str(position), slot, publication, noted)
+        return AdoptionFacts(taken, slot, publication, bool(notes))
+
+    def _check_unwritten(self, connection: Connection) -> None:
+        """Raise Halted if applications may have written here: then it is a former primary's way back that is due."""
+        begins = read_begins(self._notes())
+        if begins is None and SYSTEM_NOTE not in self._notes():
+            return  # it was given up before it could have led
+        row = None
+        if exists(connection, "replicator.fencing"):
+            row = connection.execute("SELECT epoch FROM replicator.fencing").fetchone()
+        if begins is None or row is None or row[0] >= begins.epoch:
+            message = (
+                "the journal says that this region has led, and its role is a replica's: its last writes may be here"
+            )
+            cure = "put role.json back from a copy, or make the region anew: replicator bootstrap CONFIG --replace"
+            raise Halted("has_led", message, place=f"strand {self._strand}", cure=cure)
+
+    def _take_back(self, connection: Connection) -> None:
+        """The tables are a replica's again, where replay left them."""
+        applied = read_applied(connection, self._strand) if has_own_tables(connection) else None
+        if applied is None:
+            return  # it was never replayed into, and a promotion would have been refused
+        position = applied.position
+        user_schema.silence(connection)
+        with connection.transaction():
+            as_replica(connection, self._journal, position, self._definitions(position))
+
+    def _definitions(self, position: Position) -> list[Definition]:
+        return [definition for _, definition in in_force(self._journal, self._strand, position.sequence).values()]
 
     def _take(self, connection: Connection, position: Position) -> None:
         self._check(connection, position)
-        definitions = [
-            definition for _, definition in in_force(self._journal, self._strand, position.sequence).values()
-        ]
+        definitions = self._definitions(position)
         with session(self._options) as source:
             carried = read_sequences(source, self._options.publication)
         create_own_tables(connection)
         user_schema.silence(connection)
         with connection.transaction():
-            as_replica(connection, position, definitions)
+            as_replica(connection, self._journal, position, definitions)
             self._write_definitions(connection, position)
             for value in carried:  # the further one counts: a sequence never goes back, in whichever direction it runs
                 further = b"greatest" if value.increment > 0 else b"least"

@@ -1,6 +1,7 @@
 """READ FIRST: the role of a region whose ledger is in PostgreSQL, and its changes.
 
     replica ── promote ─▶ primary          fence closed, replay stopped, the journal applied to its head
+    replica, a promotion was begun ── withdraw ─▶ replica                                          fence closed
     primary ── capture_rest ─▶ (others undo what nobody received) ── adopt ─▶ replica          fence closed
 
 Guarantee: see the package. Who calls stops replay, or the source, first: ``promote`` and ``adopt`` refuse with
@@ -66,6 +67,11 @@ class PostgresRole:
     def adopt(self, position: Position) -> None:
         """Make the database a replica's at ``position``. Blocks."""
         Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).run(position)
+
+    def withdraw(self) -> None:
+        """Take back what a promotion that was given up has begun; the fence was never opened. Nothing to do, which is
+        seen in the journal, if there was none. Blocks."""
+        Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).withdraw()
 
     def readiness(self) -> list[str]:
         """Why this region cannot be promoted, each with its cure; empty if it can. Changes nothing. Blocks."""

@@ -50,6 +50,7 @@ from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
 
 NOTES = "postgres."
+BEGUN_NOTE = "postgres.promotion"  # what a promotion that was given up leaves behind is known by this, and taken back
 
 
 class Promotion:
@@ -81,6 +82,7 @@ class Promotion:
                 check_state(connection, self._journal, self._strand)
                 check_tables(connection, self._options, definitions_of(self._journal, self._strand))
                 self._forget()
+                self._journal.set_note(BEGUN_NOTE, str(epoch))
             for step in steps:
                 self._on_step(f"before {step.name}")
                 match step:

@@ -51,12 +51,15 @@ class Replayer:
         batch_bytes: int,
         batch_blocks: int,
         policy: QuarantinePolicy = HALTS,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
+        """``prepare`` makes the database fit to be replayed into; it is called before each opening."""
         self._journal = journal
         self._replica = replica
         self._strand = strand
         self._batch_bytes = batch_bytes
         self._batch_blocks = batch_blocks
+        self._prepare = prepare
         self._planner = Planner({})
         self.quarantine = Quarantine(strand, policy)
         self.applied = AppliedMark(genesis(strand), 0, 0)
@@ -64,6 +67,8 @@ class Replayer:
 
     def open(self) -> AppliedMark:
         """Open the replica and find where it stands. Raises Halted if that is not on this journal's chain."""
+        self._replica.close()  # what is prepared may need the replica for itself
+        self._prepare()
         self._replica.open()
         applied = self._replica.applied(self._strand)
         refuse_marked(self._replica.applied(HALF_COPY), applied)

@@ -19,7 +19,7 @@ from replicator.pipeline.capture import Capture
 from replicator.pipeline.replicas.postgres import PostgresReplica
 from replicator.pipeline.sources.postgres.source import PostgresSource
 from replicator.storage.journal.head import JournalHead
-from tests.cluster.promotion.world import STRAND, Region, follow, killed_at, ship
+from tests.cluster.promotion.world import STRAND, Region, follow, killed_at, reopened, ship
 
 New = Callable[..., Region]
 WALLETS = (
@@ -512,12 +512,3 @@ def test_a_role_that_may_not_silence_triggers_is_told_how(new_region: New) -> No
     finally:
         paris.dsn = superuser
         paris.do(f"REASSIGN OWNED BY {user} TO postgres", f"DROP OWNED BY {user}", f"DROP ROLE {user}")
-
-
-def reopened(region: Region) -> Region:
-    """The same region as a new process finds it."""
-    again = object.__new__(Region)
-    again.dsn, again.path, again.options = region.dsn, region.path, region.options
-    again.journal = type(region.journal)(region.path)
-    again.journal.open()
-    return again

@@ -108,6 +108,15 @@ class Region:
             )
 
 
+def reopened(region: Region) -> Region:
+    """The same region as a new process finds it."""
+    again = object.__new__(Region)
+    again.dsn, again.path, again.options = region.dsn, region.path, region.options
+    again.journal = type(region.journal)(region.path)
+    again.journal.open()
+    return again
+
+
 def ship(source: Region, target: Region) -> None:
     """Blocks that one journal has and the other has not."""
     blocks = source.journal.blocks(STRAND, target.head.sequence, 1 << 30)
