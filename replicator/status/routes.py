@@ -140,6 +140,8 @@ def _not_role(snapshot: Snapshot, role: Role) -> ReplicatorError | None:
         return None
     where = f"the primary is at {snapshot.primary_url}" if role == "primary" and snapshot.primary_url else ""
     state = f"a {snapshot.role}" if snapshot.failover is None else snapshot.failover.own.state
+    if snapshot.failover is not None and state == role:  # it would lead, and its fence is closed
+        state = f"closed: {snapshot.failover.own.report.blocked or snapshot.failover.lease_trouble or 'it waits'}"
     return Unavailable(f"not_{role}", f"this region is {state}", place=f"region {snapshot.region}", cure=where)
 
 

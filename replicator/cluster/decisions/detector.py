@@ -1,7 +1,8 @@
 """Is the primary lost? Two signals that fail independently: its lease, and who still hears it.
 
 Guarantee: *red* takes both. A lease store that is away says nothing of the primary: without it nobody is promoted. One
-region whose own line is cut does not call a primary lost that its peers still hear.
+region whose own line is cut does not call a primary lost that its peers still hear. A primary that says itself that it
+cannot write is not heard, however alive it is: its database is gone, say, or its own line to the lease store.
 
     green    the lease is held, and the primary is heard
     yellow   one of the two is bad, or cannot be known
@@ -60,11 +61,13 @@ def signals(seen: Observation, rules: FailoverRules) -> Signals:
 def heard_seconds(feed_seconds: float | None, followed: HeardReport | None, now: float) -> float | None:
     """How long ago the region that is followed was heard as one that may write; None: it is known that it may not.
 
-    ``feed_seconds`` is how long ago its feed was heard, None without a feed. The feed alone does not tell: who is cut
-    off from the lease store may still be sending it, fenced. So its last report counts if that is older.
+    ``feed_seconds`` is how long ago its feed was heard, None without a feed. The feed alone does not tell: whose
+    database is gone, or who is cut off from the lease store, may still be sending it. So its last report counts: that
+    it is open, or holds the lease and will be; and that report's age, if it is older.
     """
     if followed is None or feed_seconds is None:
         return feed_seconds
-    if followed.report.state not in _WRITES:
+    report = followed.report
+    if report.state not in _WRITES or not (report.open or report.holds):
         return None
     return max(feed_seconds, now - followed.at)

@@ -41,6 +41,8 @@ def demoted(memory: DurableState, seen: Observation, rules: FailoverRules) -> De
         return Decision(memory, action=ReleaseLease(), why="what is left of a lease is given back")
     if seen.lease is None:
         return Decision(memory, why="the lease store does not answer")
+    if memory.half == "primary" and seen.me.blocked:  # it would claim, and keep all others from it, for nothing
+        return Decision(memory, why=seen.me.blocked)
     if _may_lead_again(memory, seen, rules):
         return stand(memory, seen)
     return Decision(memory, why="nobody leads; another region may have to, or replicator failover")

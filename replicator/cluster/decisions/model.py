@@ -58,8 +58,9 @@ class FailoverRules:
 class MemberReport:
     """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
 
-    ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago it last
-    heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
+    ``open`` is whether its applications may be writing, ``holds`` whether it may act as the lease's holder, by its own
+    clock. ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago
+    it last heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
     furthest that it has heard a primary to be, and ``at_risk`` what that primary last said would be lost with it, by
     table and currency (``losing``).
     """
@@ -81,6 +82,7 @@ class MemberReport:
     at_risk: Amounts = dataclasses.field(default_factory=dict)
     at_risk_unknown: Count = 0
     led: Count = 0
+    holds: Flag = False
 
     @property
     def rank(self) -> tuple[int, int]:

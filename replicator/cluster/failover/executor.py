@@ -32,6 +32,7 @@ from replicator.cluster.decisions.model import (
     VerifyApplied,
 )
 from replicator.cluster.decisions.orders import take_over
+from replicator.cluster.failover.complaints import Complaints
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.leases.base import Holder, boot_seconds, is_held_by
 from replicator.cluster.promotion.epoch_block import append_epoch
@@ -54,6 +55,7 @@ class Executor:
         self._member = member
         self._reported_intent = ""
         self._offered: Holder | None = None
+        self._complaints = Complaints(member.rules.me, log)
 
     async def do(self, action: Action) -> None:
         """Do it, or show why it could not be done."""
@@ -63,12 +65,13 @@ class Executor:
                 member.probe(f"before {type(action).__name__}")
                 await self._act(action)
                 member.probe(f"after {type(action).__name__}")
+            self._complaints.over(type(action).__name__)
         # Steps run nurseries, so what they raise comes in groups.
         except* (ReplicatorError, trio.TooSlowError) as group:
             leaves = group.subgroup(ReplicatorError)
             error = first_cause(leaves) if leaves is not None else None
             member.why = f"{type(action).__name__}: {error or 'not done in time'}"
-            log.warning("%s", member.why)
+            self._complaints.about(type(action).__name__, member.why)
             # Elsewhere the next decision finds another way; on the way back there is none but a person's.
             if isinstance(error, Halted) and isinstance(action, SealOrphans | RewindToFork):
                 member.rejoin.stuck = str(error)

@@ -4,10 +4,12 @@ Guarantee: the fence is opened, and prolonged, only until the grant's usable end
 before the lease store was asked. Whatever happens to this process afterwards, the fence closes by itself.
 
 A ledger that gives no anchor (a database that is down) is not renewed for: its lease ends, and another region may lead.
+Until it gives one again this region says that it is ``unable``, and stands for nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from collections.abc import Callable
 import trio
 
 from replicator.cluster.decisions.held_lease import FENCE_SECONDS_AT_MOST, HeldLease
+from replicator.cluster.failover.complaints import Complaints
 from replicator.cluster.fencing.base import Anchor, Fence
 from replicator.cluster.leases.base import Clock, Grant, Holder, Lease, LeaseLost, LeaseView
 from replicator.errors import ReplicatorError
@@ -42,7 +45,9 @@ class LeaseKeeper:
     ) -> None:
         self.lease, self.fence = lease, fence
         self.view: LeaseView | None = None
-        self.trouble: ReplicatorError | None = None
+        self.unable: ReplicatorError | None = None
+        self._unseen: ReplicatorError | None = None
+        self._complaints = Complaints("lease", log)
         self._region, self._clock = region, clock
         self._held = HeldLease(clock_error, margin_seconds)
         self._on_changed = on_changed
@@ -66,6 +71,17 @@ class LeaseKeeper:
         return None if until is None or math.isinf(until) else max(until - self._clock(), 0.0)
 
     @property
+    def holds(self) -> bool:
+        """Whether this region may act as the lease's holder."""
+        until = self.usable_until
+        return until is not None and self._clock() < until
+
+    @property
+    def trouble(self) -> ReplicatorError | None:
+        """What is wrong with the lease store, or keeps the ledger from being opened under the lease."""
+        return self._unseen or self.unable
+
+    @property
     def is_open(self) -> bool:
         """Whether applications may be writing now."""
         return self._clock() < self._held.open_until
@@ -87,6 +103,8 @@ class LeaseKeeper:
         while True:
             if self.grant is None:
                 await trio.sleep(RETRY_SECONDS)
+                if self.unable is not None:
+                    await self._try_ledger()
                 continue
             renewed = await self._renew()
             await trio.sleep(every if renewed else RETRY_SECONDS)
@@ -96,10 +114,11 @@ class LeaseKeeper:
         before = self.view
         try:
             self.view = await self.lease.look()
-            self.trouble = None
+            self._unseen = None
+            self._complaints.over("the lease store")
         except ReplicatorError as error:
-            self.view = None
-            self._troubled(error)
+            self.view, self._unseen = None, error
+            self._complaints.about("the lease store", error)
         if self.view != before:
             self._on_changed()
 
@@ -109,7 +128,7 @@ class LeaseKeeper:
             if grant is None:
                 return False
             try:
-                anchor = await self.fence.anchor()
+                anchor = await self._take_anchor()
                 renewed = await self.lease.renew(grant)
                 if not self._held.renew(grant, renewed):
                     return False
@@ -121,11 +140,32 @@ class LeaseKeeper:
                 log.error("the lease is lost: %s", lost)
                 self._held.grant, self.view = None, lost.view
             except ReplicatorError as error:
-                self._troubled(error)
+                if error is not self.unable:  # which has been said
+                    self._complaints.about("the renewal", error)
                 return False
             finally:
                 self._on_changed()
+        self._complaints.over("the renewal")
         return self.grant is not None
+
+    async def _take_anchor(self) -> Anchor:
+        """An anchor, which proves that the ledger could be opened. Raises Unavailable or Halted."""
+        try:
+            anchor = await self.fence.anchor()
+        except ReplicatorError as error:
+            self.unable = error
+            self._complaints.about("the ledger", error)
+            raise
+        self.unable = None
+        self._complaints.over("the ledger")
+        return anchor
+
+    async def _try_ledger(self) -> None:
+        """Whether the ledger could be opened again."""
+        async with self._asking:
+            with contextlib.suppress(ReplicatorError):
+                await self._take_anchor()
+                self._on_changed()
 
     async def find_fence(self) -> None:
         """Set the fence up, and find out whether a process before this one has left it open; it closes by itself then,
@@ -145,7 +185,7 @@ class LeaseKeeper:
         """Ask for the lease. Raises Unavailable; a claim that is refused changes the view."""
         async with self._asking:
             try:
-                anchor = await self.fence.anchor()
+                anchor = await self._take_anchor()
                 grant = await self.lease.claim(self._region, epoch, instead_of)
                 self._held.grant, self._anchor = grant, anchor
                 self.view = LeaseView(grant.holder, epoch)
@@ -199,8 +239,3 @@ class LeaseKeeper:
             self._held.begin_closing()  # also where closing fails: from now on no renewal prolongs it
             await self.fence.close(primary_url, retry_after=retry_after)
             self._held.closed()
-
-    def _troubled(self, error: ReplicatorError) -> None:
-        if str(error) != str(self.trouble):
-            log.warning("lease: %s", error)
-        self.trouble = error

@@ -39,14 +39,22 @@ def report(member: Membership) -> MemberReport:
         applied=head.sequence if replica is None else replica.applied_sequence,
         verified=head.sequence if replica is None or health.verified is None else health.verified,
         open=is_open,
+        holds=member.lease.holds,
         priority=member.config.failover.priority,
-        blocked=why_not_promotable(memory.state, health, member.unfit)[:REASON_LIMIT],
+        blocked=why_not_promotable(memory.state, health, member.unfit or _cannot_write(member))[:REASON_LIMIT],
         heard_seconds=silent_seconds,
         heard_head=heard_head,
         at_risk=at_risk,
         at_risk_unknown=unknown,
         led=memory.led,
     )
+
+
+def _cannot_write(member: Membership) -> str:
+    """What keeps this region from opening its ledger to applications, by what its lease's keeper has met; empty if
+    nothing does, or it is open still."""
+    trouble = member.lease.unable
+    return "" if trouble is None or member.lease.is_open else f"its ledger takes no writes: {trouble.message}"
 
 
 def why_not_promotable(state: RoleState, health: StrandHealth, unfit: str) -> str:

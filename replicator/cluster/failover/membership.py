@@ -17,6 +17,7 @@ import trio
 from replicator.cluster.decisions.manual_lease import view_of
 from replicator.cluster.decisions.model import DurableState, FailoverRules, Order
 from replicator.cluster.decisions.states import SETTLED, RoleEvent, RoleState
+from replicator.cluster.failover.complaints import Complaints
 from replicator.cluster.failover.durable_state import TRANSITIONS_LIMIT, DurableStateFile, RoleTransition, StoredState
 from replicator.cluster.failover.feed_session import SessionKeeper
 from replicator.cluster.failover.lease_keeper import LeaseKeeper
@@ -75,6 +76,7 @@ class Membership:
         self.changed = trio.Event()
         self._file = DurableStateFile(config.region.files.role)
         self._manual: LeaseView | None = None
+        self._complaints = Complaints(rules.me, log)
 
     # -- what is durable
 
@@ -136,10 +138,21 @@ class Membership:
         """Fence what came since (a new table, say), and ask why the ledger could not be a primary's."""
         adapter = self.region.adapter
         try:
-            self.unfit = await adapter.unfit() if self.memory.half == "replica" else ""
+            self.unfit = await self._unfit()
             await adapter.fence.install()
+            self._complaints.over("the ledger")
         except ReplicatorError as error:
-            log.warning("the ledger cannot be looked after: %s", error)
+            self._complaints.about("the ledger", f"the ledger cannot be looked after: {error}")
+
+    async def _unfit(self) -> str:
+        """Why the ledger could not be a primary's; also that it does not answer."""
+        if self.memory.half != "replica":
+            return ""
+        try:
+            return await self.region.adapter.unfit()
+        except ReplicatorError as error:
+            self._complaints.about("the ledger", f"the ledger cannot be looked after: {error}")
+            return f"its ledger does not answer: {error.message}"
 
     async def count_orphans(self) -> None:
         """What is sealed and not handled, for status; that it cannot be read keeps nothing else from going on."""

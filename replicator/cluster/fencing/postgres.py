@@ -111,7 +111,12 @@ class PostgresFence:
                 # Before it is needed, so that opening takes no connecting. Also in place of a guard whose statement
                 # somebody has cancelled: its session would hold the lock still.
                 await self._fresh_guard()
-            return Anchor(only(await session.run(term_sql.ANCHOR)))
+            ((now, is_in_recovery),) = await session.run(term_sql.ANCHOR)
+            if is_in_recovery == "t":  # it would refuse whatever applications write, under the best of leases
+                message = "the server is in recovery and takes no writes"
+                cure = "promote it, or point the configuration at the server that has been; it goes on by itself"
+                raise Unavailable("fence_in_recovery", message, place=self._database.place, cure=cure)
+            return Anchor(str(now))
 
     async def open(self, epoch: int, anchor: Anchor, seconds: float) -> None:
         from_us = int(anchor.at)

@@ -135,7 +135,7 @@ DROP_OBJECTS = (
     "DROP FUNCTION IF EXISTS replicator.end_sessions(float8), replicator.sessions(timestamptz),"
     " replicator.prolong(bigint, bigint, bigint), replicator.shut(text, integer)",
 )
-ANCHOR = f"SELECT ({NOW_US})::bigint"
+ANCHOR = f"SELECT ({NOW_US})::bigint, pg_is_in_recovery()"
 # objsubid 2: an advisory lock of two keys.
 END_GUARD = f"""
 SELECT pg_terminate_backend(pid) FROM pg_locks

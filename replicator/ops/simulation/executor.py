@@ -60,6 +60,9 @@ def do(region: SimulatedRegion, action: Action) -> Task:
             return (yield from _promote(region, epoch))
         case OpenFence(epoch):
             yield dice.random() * 0.05
+            if region.is_database_down:
+                yield RETRY_SECONDS
+                return False
             region.move_fence(region.held.open(epoch))
         case CloseFence():
             yield dice.random() * 0.05
@@ -94,6 +97,9 @@ def _follow(region: SimulatedRegion, to: str | None) -> Task:
 
 def _claim(region: SimulatedRegion, epoch: int, instead_of: Holder | None) -> Task:
     world = region.world
+    if region.is_database_down:  # no anchor, no claim
+        yield RETRY_SECONDS
+        return False
     at = region.clock()  # before the store is asked
     answer = yield world.ask(
         region.name, STORE, lambda: world.store.claim(world.now, region.name, epoch, instead_of), world.ttl_seconds / 3

@@ -58,6 +58,10 @@ class Network(Schedule):
         """Lose every message one way."""
         self._cut[source, target] = self.now + seconds
 
+    def reach_each_other(self, one: str, other: str) -> bool:
+        """Whether messages pass between these two now, the weather apart."""
+        return all(self._cut.get(link, 0.0) <= self.now for link in ((one, other), (other, one)))
+
     def mend(self) -> None:
         """Every link works again."""
         self._cut.clear()

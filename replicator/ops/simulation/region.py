@@ -140,7 +140,18 @@ class SimulatedRegion(Process):
         if self.is_open:
             self.world.laws.opened(self)
 
+    @property
+    def holds(self) -> bool:
+        """Whether it may act as the lease's holder."""
+        until = self.held.usable_until
+        return until is not None and self.clock() < until
+
     # -- data
+
+    @property
+    def is_database_down(self) -> bool:
+        """Whether its ledger gives no anchor now, and cannot be opened."""
+        return self.world.now < self.database_down_until
 
     @property
     def head(self) -> SimulatedBlock | None:
@@ -184,7 +195,6 @@ class SimulatedRegion(Process):
         now = self.clock()
         is_open = now < self.held.open_until
         heard, heard_head = self._heard(is_open, now)
-        is_down = self.world.now < self.database_down_until
         return MemberReport(
             region=self.name,
             state=memory.state,
@@ -196,8 +206,9 @@ class SimulatedRegion(Process):
             applied=self.applied,
             verified=self.verified,
             open=is_open,
+            holds=self.holds,
             priority=self.priority,
-            blocked="the database is down" if is_down else why_not_in(memory.state),
+            blocked="the database is down" if self.is_database_down else why_not_in(memory.state),
             heard_seconds=heard,
             heard_head=heard_head,
             led=memory.led,

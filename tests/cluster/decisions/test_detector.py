@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from replicator.cluster.decisions.candidate import candidates, my_turn
-from replicator.cluster.decisions.detector import Level, signals
+from replicator.cluster.decisions.detector import Level, heard_seconds, signals
 from replicator.cluster.decisions.loss import loss, refused
 from replicator.cluster.decisions.manual_lease import view_of
 from replicator.cluster.decisions.model import FailoverRules, HeardReport, MemberReport, Observation, Order
@@ -56,6 +56,22 @@ def test_a_peer_that_has_fallen_silent_has_no_say() -> None:
 def test_a_region_that_writes_is_not_lost() -> None:
     paris = MemberReport("paris", RoleState.PRIMARY, open=True)
     assert signals(_seen(FREE, ME, paris), RULES).level is Level.YELLOW
+
+
+@pytest.mark.parametrize(
+    ("primary", "heard"),
+    [
+        (MemberReport("paris", RoleState.PRIMARY, open=True, holds=True), 0.3),
+        (MemberReport("paris", RoleState.PRIMARY, holds=True), 0.3),  # it will open in a moment
+        (MemberReport("paris", RoleState.DEMOTING, holds=True), 0.3),
+        (MemberReport("paris", RoleState.PRIMARY, open=True), 0.3),  # a release that knows no ``holds``
+        (MemberReport("paris", RoleState.PRIMARY), None),  # its lease is over, and its feed goes on
+        (MemberReport("paris", RoleState.DEMOTING), None),
+        (MemberReport("paris", RoleState.DEMOTED, holds=True), None),
+    ],
+)
+def test_a_primary_that_cannot_write_by_its_own_word_is_not_heard(primary: MemberReport, heard: float | None) -> None:
+    assert heard_seconds(0.1, HeardReport(primary, 99.7), 100.0) == pytest.approx(heard)
 
 
 def test_the_candidate_has_the_most_and_a_newer_epoch_counts_more_than_length() -> None:

@@ -124,7 +124,7 @@ def test_an_order_lasts_an_hour_at_most() -> None:
 REPORT_TEXT = (
     '{"region": "paris", "state": "primary", "epoch": 7, "promised": 7, "head_epoch": 7, "sequence": 12, "hash": "ab",'
     ' "applied": 12, "verified": 11, "open": true, "priority": 2, "blocked": "", "heard_seconds": 0.5,'
-    ' "heard_head": 12, "at_risk": {"wallets EUR": 2.5}, "at_risk_unknown": 1, "led": 7}'
+    ' "heard_head": 12, "at_risk": {"wallets EUR": 2.5}, "at_risk_unknown": 1, "led": 7, "holds": true}'
 )
 MEMORY_TEXT = (
     '{"state": "demoting", "half": "primary", "epoch": 7, "promised": 7, "led": 7, "mine": 7, "closed_at": 12,'
@@ -143,6 +143,11 @@ def test_what_is_sent_and_kept_has_the_form_that_other_releases_read() -> None:
     assert json.dumps(report_json(dataclasses.replace(report, priority=2))) == REPORT_TEXT
     assert json.dumps(memory_json(memory)) == MEMORY_TEXT
     assert json.dumps(order_json(order, 30)) == ORDER_TEXT
+
+
+def test_a_report_of_an_older_release_is_read() -> None:
+    older = report_from(json.loads(REPORT_TEXT.replace(', "holds": true', "")))
+    assert older == dataclasses.replace(report_from(json.loads(REPORT_TEXT)), holds=False)
 
 
 @pytest.mark.parametrize("missing", ["region", "state"])

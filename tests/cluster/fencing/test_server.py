@@ -140,3 +140,26 @@ def children(parent: int) -> list[int]:
         if int(fields[1]) == parent:
             found.append(int(entry.parent.name))
     return found
+
+
+async def test_a_server_in_recovery_gives_no_anchor(tmp_path: Path) -> None:
+    """It answers, and the sidecar may connect: but it takes nobody's writes, so no lease is to be held for it."""
+    server = Postgres(tmp_path / "standby")
+    server.create()
+    server.start()
+    fence = PostgresFence(server.create_database("ledger"))
+    try:
+        await fence.install()
+        await fence.anchor()
+        server.stop()
+        signal_file = server.directory / "data" / "standby.signal"
+        signal_file.touch()
+        server.start()
+        with pytest.raises(Unavailable):
+            await fence.anchor()  # by the session to the server that was
+        with pytest.raises(Unavailable) as refused:
+            await fence.anchor()
+        assert refused.value.reason == "fence_in_recovery"
+    finally:
+        fence.release()
+        server.stop()
