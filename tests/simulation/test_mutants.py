@@ -22,6 +22,7 @@ from replicator.cluster.decisions.model import (
 from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import SimulatedFault
+from replicator.ops.simulation.liveness import watch
 from replicator.ops.simulation.scenario import live
 from replicator.ops.simulation.weather import FAIR
 from replicator.ops.simulation.world import World
@@ -152,7 +153,6 @@ DECISIONS: dict[Decide, int] = {
     promises_too_early: 60,
     forgets_the_spool: 205,
 }
-WORLDS: dict[Callable[[World], None], int] = {no_promise: 200}
 
 
 def is_caught(first: int, **options: Any) -> bool:
@@ -170,10 +170,13 @@ def test_a_wrong_decision_is_caught(mutant: Decide) -> None:
     assert is_caught(DECISIONS[mutant], decide=mutant)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mutant", WORLDS, ids=lambda mutant: mutant.__name__)
-def test_a_wrong_world_is_caught(mutant: Callable[[World], None]) -> None:
-    assert is_caught(WORLDS[mutant], change=mutant)
+def test_peers_that_do_not_promise_are_caught() -> None:
+    """Their blocks are never proven to be all that there are, so nobody may lead."""
+    world = three(decide, 0.3)
+    world.spawn(world.outside, watch(world))
+    no_promise(world)
+    with pytest.raises(BrokenLaw, match="nobody leads"):
+        world.run([SimulatedFault(10.0, "region_loss", seconds=100.0)], until=60.0)
 
 
 def three(decide: Decide, write_every_seconds: float) -> World:

@@ -16,8 +16,8 @@ from replicator.cluster.decisions.states import RoleState
 def candidates(seen: Observation, rules: FailoverRules) -> list[MemberReport]:
     """Those who may be promoted, the best first."""
     reports = [seen.me, *(report for name, report in seen.fresh(rules).items() if name in rules.regions)]
-    fit = [report for report in reports if not report.blocked]
-    return sorted(fit, key=lambda report: (*_negative(report.rank), -report.priority, report.region))
+    fit = [report for report in reports if report.able and not report.blocked]
+    return sorted(fit, key=lambda report: (*_negative(report.rank), -report.priority, -report.led, report.region))
 
 
 def my_turn(seen: Observation, rules: FailoverRules, red_seconds: float) -> bool:

@@ -47,6 +47,9 @@ def signals(seen: Observation, rules: FailoverRules) -> Signals:
     writes = [name for name, report in seen.fresh(rules).items() if report.state is RoleState.PRIMARY and report.open]
     if seen.lease is None:
         return Signals(Level.YELLOW, "the lease store does not answer", views)
+    if rules.exclusive and seen.lease_seconds < rules.report_seconds:
+        # Whoever led when it went away finds it again at the same moment, and is to be heard of first.
+        return Signals(Level.YELLOW, "the lease store answers again, for a moment only", views)
     held = seen.lease.holder is not None
     if held and heard:
         return Signals(Level.GREEN, "", views)
@@ -63,11 +66,11 @@ def heard_seconds(feed_seconds: float | None, followed: HeardReport | None, now:
 
     ``feed_seconds`` is how long ago its feed was heard, None without a feed. The feed alone does not tell: whose
     database is gone, or who is cut off from the lease store, may still be sending it. So its last report counts: that
-    it is open, or holds the lease and will be; and that report's age, if it is older.
+    it is open, or able to be in a moment; and that report's age, if it is older.
     """
     if followed is None or feed_seconds is None:
         return feed_seconds
     report = followed.report
-    if report.state not in _WRITES or not (report.open or report.holds):
+    if report.state not in _WRITES or not (report.open or report.able):
         return None
     return max(feed_seconds, now - followed.at)

@@ -12,6 +12,7 @@ a memory's and an order's fields say what is taken from the wire and from files 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
@@ -58,11 +59,11 @@ class FailoverRules:
 class MemberReport:
     """A region, as it says. ``head_epoch`` and ``sequence`` are its journal's end, ``hash`` the hash there (hex).
 
-    ``open`` is whether its applications may be writing, ``holds`` whether it may act as the lease's holder, by its own
-    clock. ``blocked`` is the one reason why it cannot be promoted, empty if it can. ``heard_seconds`` is how long ago
-    it last heard a region that may write (or began to listen); None: it knows that there is none. ``heard_head`` is the
-    furthest that it has heard a primary to be, and ``at_risk`` what that primary last said would be lost with it, by
-    table and currency (``losing``).
+    ``open`` is whether its applications may be writing, ``able`` whether they could be as soon as it has the lease: the
+    store answers it, and so does its ledger. ``blocked`` is the one reason why it cannot be promoted, empty if it can.
+    ``heard_seconds`` is how long ago it last heard a region that may write (or began to listen); None: it knows that
+    there is none. ``heard_head`` is the furthest that it has heard a primary to be, and ``at_risk`` what that primary
+    last said would be lost with it, by table and currency (``losing``).
     """
 
     region: Text
@@ -82,7 +83,7 @@ class MemberReport:
     at_risk: Amounts = dataclasses.field(default_factory=dict)
     at_risk_unknown: Count = 0
     led: Count = 0
-    holds: Flag = False
+    able: Flag = True  # as a release says that knows no such field
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -150,6 +151,7 @@ class Observation:
     since: float
     me: MemberReport
     lease: LeaseView | None = None
+    lease_seconds: float = math.inf  # for so long the store has been answering
     granted: int | None = None
     usable_until: float | None = None
     peers: Mapping[str, HeardReport] = dataclasses.field(default_factory=dict)

@@ -49,6 +49,7 @@ class LeaseKeeper:
         self._unseen: ReplicatorError | None = None
         self._complaints = Complaints("lease", log)
         self._region, self._clock = region, clock
+        self._seen_since = clock()
         self._held = HeldLease(clock_error, margin_seconds)
         self._on_changed = on_changed
         self._anchor: Anchor | None = None
@@ -71,10 +72,9 @@ class LeaseKeeper:
         return None if until is None or math.isinf(until) else max(until - self._clock(), 0.0)
 
     @property
-    def holds(self) -> bool:
-        """Whether this region may act as the lease's holder."""
-        until = self.usable_until
-        return until is not None and self._clock() < until
+    def seen_seconds(self) -> float:
+        """For how long the store has been answering."""
+        return 0.0 if self.view is None else self._clock() - self._seen_since
 
     @property
     def trouble(self) -> ReplicatorError | None:
@@ -114,6 +114,8 @@ class LeaseKeeper:
         before = self.view
         try:
             self.view = await self.lease.look()
+            if before is None:
+                self._seen_since = self._clock()
             self._unseen = None
             self._complaints.over("the lease store")
         except ReplicatorError as error:

@@ -39,7 +39,7 @@ def report(member: Membership) -> MemberReport:
         applied=head.sequence if replica is None else replica.applied_sequence,
         verified=head.sequence if replica is None or health.verified is None else health.verified,
         open=is_open,
-        holds=member.lease.holds,
+        able=member.lease.view is not None and member.lease.unable is None,
         priority=member.config.failover.priority,
         blocked=why_not_promotable(memory.state, health, member.unfit or _cannot_write(member))[:REASON_LIMIT],
         heard_seconds=silent_seconds,

@@ -38,6 +38,7 @@ def look(member: Membership) -> Observation:
         since=member.since,
         me=report(member),
         lease=member.lease_view(),
+        lease_seconds=member.lease.seen_seconds,
         granted=None if lease.grant is None else lease.grant.epoch,
         usable_until=lease.usable_until,
         peers=dict(member.peers.heard),

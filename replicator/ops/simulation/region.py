@@ -83,6 +83,7 @@ class SimulatedRegion(Process):
         """What a process that ends does not know any more."""
         self.since = self.clock()
         self.view: LeaseView | None = None
+        self.view_since = self.clock()
         self.held = HeldLease(self.world.clock_error, self.world.margin_seconds)
         self.held.grant = None if self.kept_grant is None else Grant.from_json(self.kept_grant)
         self.fence_until = -math.inf
@@ -139,12 +140,6 @@ class SimulatedRegion(Process):
         self.fence_epoch = grant.epoch
         if self.is_open:
             self.world.laws.opened(self)
-
-    @property
-    def holds(self) -> bool:
-        """Whether it may act as the lease's holder."""
-        until = self.held.usable_until
-        return until is not None and self.clock() < until
 
     # -- data
 
@@ -206,7 +201,7 @@ class SimulatedRegion(Process):
             applied=self.applied,
             verified=self.verified,
             open=is_open,
-            holds=self.holds,
+            able=self.view is not None and not self.is_database_down,
             priority=self.priority,
             blocked="the database is down" if self.is_database_down else why_not_in(memory.state),
             heard_seconds=heard,
@@ -232,6 +227,7 @@ class SimulatedRegion(Process):
             since=self.since,
             me=self.report(),
             lease=self.view,
+            lease_seconds=0.0 if self.view is None else now - self.view_since,
             granted=None if grant is None else grant.epoch,
             usable_until=self.held.usable_until,
             peers=self.peers,

@@ -43,8 +43,10 @@ def look(region: SimulatedRegion) -> Task:
 
 def look_once(region: SimulatedRegion) -> Task:
     """Look at the lease now."""
-    world = region.world
+    world, before = region.world, region.view
     region.view = yield world.ask(region.name, STORE, lambda: world.store.look(world.now), world.ttl_seconds / 3)
+    if before is None:
+        region.view_since = region.clock()
 
 
 def renew(region: SimulatedRegion) -> Task:

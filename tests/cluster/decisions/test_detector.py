@@ -61,17 +61,31 @@ def test_a_region_that_writes_is_not_lost() -> None:
 @pytest.mark.parametrize(
     ("primary", "heard"),
     [
-        (MemberReport("paris", RoleState.PRIMARY, open=True, holds=True), 0.3),
-        (MemberReport("paris", RoleState.PRIMARY, holds=True), 0.3),  # it will open in a moment
-        (MemberReport("paris", RoleState.DEMOTING, holds=True), 0.3),
-        (MemberReport("paris", RoleState.PRIMARY, open=True), 0.3),  # a release that knows no ``holds``
-        (MemberReport("paris", RoleState.PRIMARY), None),  # its lease is over, and its feed goes on
-        (MemberReport("paris", RoleState.DEMOTING), None),
-        (MemberReport("paris", RoleState.DEMOTED, holds=True), None),
+        (MemberReport("paris", RoleState.PRIMARY, open=True, able=False), 0.3),  # its lease lasts still
+        (MemberReport("paris", RoleState.PRIMARY), 0.3),  # it will open in a moment
+        (MemberReport("paris", RoleState.DEMOTING), 0.3),
+        (MemberReport("paris", RoleState.PRIMARY, able=False), None),  # its lease is over, and its feed goes on
+        (MemberReport("paris", RoleState.DEMOTING, able=False), None),
+        (MemberReport("paris", RoleState.DEMOTED), None),
     ],
 )
 def test_a_primary_that_cannot_write_by_its_own_word_is_not_heard(primary: MemberReport, heard: float | None) -> None:
     assert heard_seconds(0.1, HeardReport(primary, 99.7), 100.0) == pytest.approx(heard)
+
+
+def test_a_store_that_has_just_come_back_says_nothing_yet() -> None:
+    """Whoever led finds it again at the same moment, and leads on."""
+    seen = dataclasses.replace(_seen(FREE, ME, _lima()), lease_seconds=1.0)
+    assert signals(seen, RULES).level is Level.YELLOW
+    assert signals(dataclasses.replace(seen, lease_seconds=1.6), RULES).level is Level.RED
+
+
+def test_who_cannot_stand_keeps_nobody_waiting_and_who_led_last_comes_first() -> None:
+    unable, led = _lima(able=False), _lima(led=3)
+    assert [report.region for report in candidates(_seen(FREE, ME, unable), RULES)] == ["tokyo"]
+    zurich = dataclasses.replace(led, region="zurich")
+    rules = dataclasses.replace(RULES, regions=(*RULES.regions, "zurich"))
+    assert [report.region for report in candidates(_seen(FREE, ME, zurich), rules)] == ["zurich", "tokyo"]
 
 
 def test_the_candidate_has_the_most_and_a_newer_epoch_counts_more_than_length() -> None:
