@@ -21,7 +21,7 @@ from replicator.cluster.decisions.model import (
 )
 from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.ops.simulation.checks import BrokenLaw
-from replicator.ops.simulation.faults import SimulatedFault
+from replicator.ops.simulation.faults import STORE, SimulatedFault
 from replicator.ops.simulation.liveness import watch
 from replicator.ops.simulation.scenario import live
 from replicator.ops.simulation.weather import FAIR
@@ -171,12 +171,14 @@ def test_a_wrong_decision_is_caught(mutant: Decide) -> None:
 
 
 def test_peers_that_do_not_promise_are_caught() -> None:
-    """Their blocks are never proven to be all that there are, so nobody may lead."""
+    """Their blocks are never proven to be all that there are, so nobody may lead. Only asking tells one of them of the
+    epoch: it does not reach the lease store."""
     world = three(decide, 0.3)
     world.spawn(world.outside, watch(world))
+    coral = SimulatedFault(9.0, "partition", "coral", STORE, seconds=100.0)
     no_promise(world)
     with pytest.raises(BrokenLaw, match="nobody leads"):
-        world.run([SimulatedFault(10.0, "region_loss", seconds=100.0)], until=60.0)
+        world.run([coral, SimulatedFault(10.0, "region_loss", seconds=100.0)], until=60.0)
 
 
 def three(decide: Decide, write_every_seconds: float) -> World:
