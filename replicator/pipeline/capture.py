@@ -11,7 +11,7 @@ arriving in parts, is dropped, and the next run gets it again: it begins at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import trio
@@ -99,7 +99,15 @@ class Capture:
             relations=self._journal.definitions(self._strand),
             notes=self._journal.notes(),
             sequence=last.sequence if last else 0,
+            headers=self._headers,
         )
+
+    def _headers(self) -> Iterator[Header]:
+        """The headers of the journal's blocks, the last one first."""
+        sequence = self._journal.head(self._strand).sequence
+        while sequence and (blocks := self._journal.around(self._strand, sequence)):
+            yield from (block.header for block in reversed(blocks) if block.header.sequence <= sequence)
+            sequence = blocks[0].header.sequence - 1
 
     def _last_with_origin(self) -> Header | None:
         """The last block that came from the source: the first one of an epoch did not, and is passed over."""

@@ -114,6 +114,12 @@ class PostgresRoleAdapter:
             self._closed = closing, await trio.to_thread.run_sync(_end_of_log, self._options)
         if source.report.seen is None or parse_lsn(source.report.seen) < self._closed[1]:
             return False
+        with trio.move_on_after(SEQUENCES_SECONDS) as waiting:
+            await source.vouched_for(
+                self._closed[1]
+            )  # a publication that was changed has left commits out of what is seen
+        if waiting.cancelled_caught:
+            return False
         await pipeline.capture.stored_so_far()  # seen is not stored: the last drafts may still be on their way
         return True
 

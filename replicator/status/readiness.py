@@ -137,6 +137,9 @@ def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
         return _gap_text(state.settle.gaps)
     if state.settle is not None and state.settle.pressure:
         return f"the settle buffer is full ({state.settle.pressure}): the feed waits until there is room"
+    held_up = snapshot.source.held_up if snapshot.source is not None else None
+    if held_up and (stage is not None or view.end_to_end.blocks is None):
+        return held_up
     if stage is not None:
         return _stuck_text(stage)
     behind = max(view.stages, key=lambda stage: stage.lag.blocks or 0, default=None)
@@ -144,7 +147,7 @@ def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
         return f"{behind.name} is catching up, {behind.lag.blocks:,} blocks to go"
     if view.end_to_end.blocks is None:
         return "the primary has not been heard yet"
-    return "nothing: every stage is at the head"
+    return "nothing: every stage is at the head" + (f"; but {held_up}" if held_up else "")
 
 
 def troubled_stage(view: StrandView) -> StageView | None:

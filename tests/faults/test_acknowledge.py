@@ -19,7 +19,7 @@ from replicator.format.position import parse_position
 from replicator.pipeline.sources.postgres import PostgresOptions, preflight
 from replicator.storage.journal.reading import JournalReader
 from tests.e2e.sidecars import sequence, sqlite_rows
-from tests.faults.regions import EMBEDDED, Region, follow, postgres_source, run_verb, sqlite_replica
+from tests.faults.regions import EMBEDDED, Region, assert_equal, follow, postgres_source, run_verb, sqlite_replica
 from tests.servers import Postgres
 
 UNANSWERED_SECONDS = 1.0  # that a writer is watched for, to say that it is not answered
@@ -332,3 +332,42 @@ def test_commits_go_on_without_enough_regions_where_that_is_chosen(
     insert(dsn, "third")
     tokyo.reach_sequence("applied", 4)
     assert tokyo.wallets() == 3
+
+
+def test_no_commit_returns_behind_a_change_of_the_publication(
+    standby: Callable[[str], tuple[str, Region, Region]], server: Postgres
+) -> None:
+    """What is committed from then on is in no stream: the commits wait, and the cure that is told makes all whole."""
+    dsn, paris, tokyo = standby(failover(acknowledge=1))
+    insert(dsn, "first")
+    drop = later(execute, dsn, "DROP PUBLICATION replicator")
+    trouble = paris.trouble("publication_changed", condition="halted")
+    commits = [later(insert, dsn, f"lost {number}") for number in range(5)]
+    assert_unanswered(drop)
+    assert not any(commit.done() for commit in commits)
+    tokyo.reach_sequence("applied", 2)
+    assert tokyo.wallets() == 1
+    paris.kill()
+    paris.start()
+    assert paris.trouble("publication_changed", condition="halted")["cure"] == trouble["cure"]
+    assert not any(commit.done() for commit in [drop, *commits])
+    # The cure, as it is told.
+    paris.stop()
+    tokyo.stop()
+    paris.data.rename(paris.directory / "away")
+    for statement in trouble["cure"].split("in the database: ")[1].split("; then start")[0].split("; "):
+        execute(dsn, statement)
+    for commit in [drop, *commits]:
+        commit.result(30)
+    paris.start()
+    paris.reach_sequence("settled", 1)
+    done = run_verb("bootstrap", str(tokyo.config), "--replace")
+    assert done.returncode == 0, done.stdout + done.stderr
+    tokyo.start()
+    tokyo.reach(lambda _: tokyo.wallets() == 6, "all rows", 30)
+    assert_equal(tokyo)
+
+
+def execute(dsn: str, statement: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement.encode())

@@ -116,6 +116,17 @@ def test_a_stuck_stage_says_how_long_and_with_how_much() -> None:
     assert lag_cause(silent, silent.strands[0]) == "feed is stuck: no heartbeat for 1 min 40 s"
 
 
+def test_a_transaction_that_holds_the_source_up_is_named() -> None:
+    held_up = "the first copy is held up by the transaction of pid 7"
+    for snapshot, cause in (
+        (samples.primary(), f"nothing: every stage is at the head; but {held_up}"),
+        (samples.region(StrandProgress("main", ["source"], samples.at(0)), now_seconds=40), held_up),
+    ):
+        source = SourceReport("postgres", held_up=held_up)
+        shown = dataclasses.replace(snapshot, source=source)
+        assert lag_cause(shown, shown.strands[0]) == cause
+
+
 def test_a_gap_is_named() -> None:
     gaps = (GapView(12, 12, "expired", 340.0), GapView(7, 9, "requested", 5.0))
     snapshot = samples.region(samples.healthy_progress(), settle=SettleView(gaps=gaps))

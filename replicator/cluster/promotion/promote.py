@@ -45,6 +45,7 @@ from replicator.pipeline.sources.postgres.relations import (
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import Identity, create_slot, identify
 from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
+from replicator.pipeline.sources.postgres.stream_basis import BASIS_NOTE, pack_basis, read_basis
 from replicator.postgres.catalog import all_oids
 from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
@@ -72,6 +73,7 @@ class Promotion:
         self._reserve = reserve
         self._on_step = on_step
         self._slot_at: tuple[Identity, int] | None = None
+        self._basis = ""
 
     def run(self, epoch: int, now_us: int) -> None:
         """Do what remains. Raises Unavailable (call again) or Halted."""
@@ -126,6 +128,7 @@ class Promotion:
                 self._journal.set_note(PUBLICATION_NOTE, self._options.publication)
                 self._on_step("within PUBLICATION")
             ensure_publication(connection, self._options)
+            self._basis = pack_basis(read_basis(connection, self._options))  # before the slot: see ``stream_basis``
 
     def _make_slot(self) -> None:
         """A slot that an earlier call left behind is made anew: it was never read, and nobody has written since."""
@@ -147,6 +150,7 @@ class Promotion:
             DATABASE_NOTE: identity.database,
             TIMELINE_NOTE: str(identity.timeline),
             SLOT_NOTE: self._options.slot,
+            BASIS_NOTE: self._basis,
             BEGINS_NOTE: pack_begins(ChainStart(epoch, self._journal.head(self._strand).sequence, point)),
             **({PUBLICATION_NOTE: self._options.publication} if ours else {}),
             **self._table_notes(connection),

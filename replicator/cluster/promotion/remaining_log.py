@@ -19,11 +19,11 @@ from replicator.errors import Unavailable
 from replicator.format.block import Block, Draft
 from replicator.pipeline.capture import Capture
 from replicator.pipeline.sources.postgres.options import PostgresOptions
-from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
+from replicator.pipeline.sources.postgres.sequences import SEQUENCES_TXID, pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import written_lsn
 from replicator.pipeline.sources.postgres.source import CAPTURED_NOTE, PostgresSource
-from replicator.pipeline.sources.postgres.wal_reader import SEQUENCES_TXID, first_error
+from replicator.pipeline.sources.postgres.wal_reader import first_error
 from replicator.postgres.lsn import lsn_text, parse_lsn
 from replicator.postgres.session import place_of
 from replicator.storage.journal.head import JournalHead
@@ -76,6 +76,7 @@ async def _capture_to(source: PostgresSource, capture: Capture, end: int) -> Non
         nursery.start_soon(capture.run_once)
         while source.report.seen is None or parse_lsn(source.report.seen) < end:  # noqa: ASYNC110  # a plain record
             await trio.sleep(LOOK_SECONDS)
+        await source.vouched_for(end)  # a publication that was changed has left commits out of what is seen
         await capture.stored_so_far()  # what the source has read is on its way to the journal still
         nursery.cancel_scope.cancel()
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.config.finding import Finding
-from replicator.format.block import BlockPart, Draft
+from replicator.format.block import BlockPart, Draft, Header
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.base import Reader, SetSequence
 from replicator.pipeline.replicas.moments import Moments
@@ -31,13 +31,15 @@ class SourceState:
 
     ``origin`` is that of the last block that has one (the first block of an epoch has none), None if there is no such
     block yet: then the source begins with a consistent copy. ``sequence`` is that block's. ``relations`` are the
-    definitions in force, ``notes`` what the source wrote down with ``sink.note``.
+    definitions in force, ``notes`` what the source wrote down with ``sink.note``. ``headers`` gives the headers of the
+    blocks that the journal holds now, the last one first; it blocks.
     """
 
     origin: str | None
     relations: dict[int, Definition]
     notes: dict[str, str]
     sequence: int = 0
+    headers: Callable[[], Iterable[Header]] = lambda: ()
 
 
 @dataclasses.dataclass(slots=True)
@@ -48,21 +50,24 @@ class SourceReport:
     ``kind`` is the source's, as the configuration names it. ``phase``: connecting, copying, streaming; an embedded
     ledger's is starting or serving. ``heard_at`` is the monotonic time (trio's clock, seconds) of the last
     sign of life of the whole path; ``seen`` the ledger's own log position up to which everything has been sent to the
-    sink, ``stored`` that of the last block that is durable (whoever stores it writes that here). Bytes are None where
-    the ledger does not tell them. ``waited_for``: whether the ledger's commits wait for ``acknowledge``; None where
-    they never do, and while it is not known.
+    sink, ``stored`` that of the last block that is durable (whoever stores it writes that here), ``vouched`` that up to
+    which nothing can have been left out. Bytes are None where the ledger does not tell them. ``waited_for``: whether
+    the ledger's commits wait for ``acknowledge``; None where they never do, and while it is not known. ``held_up``:
+    what another transaction holds up, and which one that is.
     """
 
     kind: str
     phase: str = "connecting"
     seen: str | None = None
     stored: str | None = None
+    vouched: str | None = None
     copied_rows: int = 0
     copy_rows_estimate: int | None = None
     retained_bytes: int | None = None
     safe_bytes: int | None = None
     duplicates: int = 0
     waited_for: bool | None = None
+    held_up: str | None = None
     heard_at: float | None = None
 
 

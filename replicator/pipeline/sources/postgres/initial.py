@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import trio
+
 from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.pipeline.sources.base import Sink, SourceReport
 from replicator.pipeline.sources.postgres.copy import (
@@ -21,18 +23,21 @@ from replicator.pipeline.sources.postgres.copy import (
     lock_tables,
 )
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
+from replicator.pipeline.sources.postgres.open_transactions import HeldUp, open_transactions
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import Publication, published_oids
 from replicator.pipeline.sources.postgres.relations import RelationCache
 from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.session import opened
 from replicator.pipeline.sources.postgres.slot import create_slot, drop_own_slot
+from replicator.pipeline.sources.postgres.wal_reader import together
 from replicator.postgres.catalog import TableFacts, all_oids, read_tables
 from replicator.postgres.lsn import lsn_text
 from replicator.postgres.session import Connection, Worker
 
 SLOT_NOTE = "postgres.slot"
 COPY_TXID = "copy"
+WATCH_SECONDS = 1.0
 
 
 class InitialCopy:
@@ -60,7 +65,7 @@ class InitialCopy:
         ours = notes.get(SLOT_NOTE) == name
         await self._sql.call(partial(drop_own_slot, ours=ours), name)
         await self._sink.note(SLOT_NOTE, name)
-        point, snapshot = await self._replication.call(create_slot, name)
+        point, snapshot = await self._make_slot(name)
         self._report.phase = "copying"
         self._report.copied_rows = 0
         async with opened(self._options) as reader:
@@ -77,6 +82,26 @@ class InitialCopy:
             origin = lsn_text(point)
             await self._send(reader, tables, origin)
         return origin
+
+    async def _make_slot(self, name: str) -> tuple[int, str]:
+        """Create the slot; whoever is waited for is shown meanwhile."""
+        made: list[tuple[int, str]] = []
+
+        async def make() -> None:
+            made.append(await self._replication.call(create_slot, name))
+            watching.cancel()
+
+        with trio.CancelScope() as watching:
+            await together([make, self._watch_slot])
+        self._report.held_up = None
+        return made[0]
+
+    async def _watch_slot(self) -> None:
+        held_up = HeldUp()
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            oldest = (await self._sql.call(open_transactions))[:1]
+            self._report.held_up = held_up.by(oldest[0] if oldest else None, "the first copy", trio.current_time())
 
     async def _send(self, reader: Worker, tables: list[CopyTable], origin: str) -> None:
         parts = copy_parts(reader.connection, tables)

@@ -1,8 +1,9 @@
 """pgoutput, protocol version 1: the messages of committed transactions, made into drafts. Pure.
 
 Guarantee: a transaction becomes exactly one draft, in commit order, or Parts and a Draft without a body when it is
-large; one whose commit stands before ``skip_to`` was taken before and is dropped and counted. What cannot be read
-raises ValueError, IndexError or struct.error: nothing is skipped. Memory: at most one part and the unsent items.
+large; one whose commit stands before ``skip_to`` was taken before: it is compared with what was expected to come again
+(``reread``), dropped and counted. What cannot be read raises ValueError, IndexError or struct.error: nothing is
+skipped. Memory: at most one part and the unsent items.
 
 The idea: a tuple of the protocol and a row image differ in one kind byte per column, so a tuple is cut into cells
 (length and bytes) once, and images are joins of cells. No value is looked into.
@@ -23,6 +24,7 @@ from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, BlockPart
 from replicator.format.definition import Definition
 from replicator.format.statement import DELETE, INSERT, PATCH, UPDATE, pack_define, pack_message, pack_truncate
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX
+from replicator.pipeline.sources.postgres.reread import MESSAGE_TXID, Reread, Sent
 from replicator.postgres.lsn import EPOCH_US, lsn_text
 
 XLOG_HEADER_BYTES = 25  # kind, start, end, clock: what stands before a message in the copy stream
@@ -72,8 +74,9 @@ class Assembler:
     everything was taken, at a transaction's end. ``heartbeats`` counts those that came back.
     """
 
-    def __init__(self, binary: bool, skip_to: int, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, binary: bool, skip_to: int, part_bytes: int = PART_BYTES, reread: Reread | None = None) -> None:
         self.tables = _StreamTables()
+        self.reread = reread or Reread(skip_to)
         self.items: list[BlockPart | Draft] = []
         self.item_bytes = 0
         self.complete = skip_to
@@ -90,7 +93,9 @@ class Assembler:
         self._bytes = 0
         self._statements_in_parts = 0  # statements that went into parts
         self._flags = 0
-        self._defines: list[bytes] = []  # that wait for a transaction which is not dropped
+        self._ignored: set[int] = set()  # tables whose rows are ignored, so far as they were announced as such
+        self._is_again = False  # the transaction that is arriving was taken before
+        self._is_change = False  # and it changes something
         self._xid = 0
         self._time = 0
 
@@ -103,7 +108,9 @@ class Assembler:
         """One XLogData message, from its first byte. Raises Unresolved with nothing done."""
         at = XLOG_HEADER_BYTES
         kind = data[at]
-        if kind == INSERTED:  # the commonest by far: first, and without a call of its own
+        if self._is_again and kind != COMMIT:
+            self._is_change = self._is_change or self._changes(data, at)
+        elif kind == INSERTED:  # the commonest by far: first, and without a call of its own
             table = self.tables[_oid.unpack_from(data, at + 1)[0]]
             cells, end = self._cells(data, at + 6)
             if end != len(data) or data[at + 5] != _NEW:
@@ -126,25 +133,26 @@ class Assembler:
         elif kind not in (TYPE, ORIGIN):  # types are read from the catalogs, and where a change came from is all one
             raise ValueError(f"a message of unknown kind {kind}")
 
-    def announce(self, oid: int) -> None:
+    def announce(self, oid: int, *, ignored: bool = False) -> None:
         """The table was announced again: what was defined may not hold any more."""
         self.tables.pop(oid, None)
+        if ignored:
+            self._ignored.add(oid)
+
+    def passed(self, lsn: int) -> None:
+        """The stream has come to this place, between two transactions. Raises Halted if what should have come again did
+        not."""
+        if not self.in_transaction and lsn >= self._skip_to:
+            if not self.reread.is_proven:
+                self.reread.end()
+            self.complete = max(self.complete, lsn)
 
     def define(self, oid: int, table: StreamTable, *, new: bool) -> None:
         """Rows of ``oid`` are read by ``table`` from here on; ``new`` makes it part of the arriving transaction."""
         self.tables[oid] = table
-        # The server announces a table once in a stream: a definition that is first met in a transaction that is dropped
-        # goes into the next one that is not.
         if new and table.relation is not None:
-            self._defines.append(pack_define(table.relation, table.definition))
-            if self.commit_lsn >= self._skip_to:
-                self._put_defines()
-
-    def _put_defines(self) -> None:
-        self._flags |= HAS_DEFINITIONS
-        for statement in self._defines:
-            self._statement(statement)
-        self._defines.clear()
+            self._flags |= HAS_DEFINITIONS
+            self._statement(pack_define(table.relation, table.definition))
 
     # -- transactions
 
@@ -153,8 +161,9 @@ class Assembler:
             raise ValueError("a transaction that begins within another")
         self.commit_lsn, self._time, self._xid = _begin.unpack_from(data, at + 1)
         self.in_transaction = True
-        if self._defines and self.commit_lsn >= self._skip_to:
-            self._put_defines()
+        self._is_again, self._is_change = self.commit_lsn < self._skip_to, False
+        if not self._is_again and not self.reread.is_proven:
+            self.reread.end()
 
     def _commit(self, data: bytes, at: int) -> None:
         _, _, end_lsn, time = _commit.unpack_from(data, at + 1)
@@ -162,8 +171,10 @@ class Assembler:
             raise ValueError("a commit without its begin")
         count = self._statements_in_parts + len(self._statements)
         # Transactions come in the order of their commits: those that were taken are those that commit before skip_to.
-        if self.commit_lsn < self._skip_to:
+        if self._is_again:
             self.duplicates += 1
+            if self._is_change:
+                self.reread.take(Sent(end_lsn, str(self._xid), time + EPOCH_US))
         elif count:
             if self.large:
                 self._part()
@@ -172,7 +183,7 @@ class Assembler:
         self.complete = max(self.complete, end_lsn)
         self._statements.clear()
         self._bytes = self._statements_in_parts = self._flags = 0
-        self.in_transaction = self.large = False
+        self.in_transaction = self.large = self._is_again = False
 
     def _draft(self, draft: Draft, origin: int) -> None:
         self.items.append(draft)
@@ -180,8 +191,6 @@ class Assembler:
         self.sent = origin
 
     def _statement(self, statement: bytes) -> None:
-        if self.commit_lsn < self._skip_to:
-            return  # dropped, but its tables and messages are looked at like any other's
         self._statements.append(statement)
         self._bytes += len(statement)
         if self._bytes > self._part_bytes:
@@ -198,6 +207,18 @@ class Assembler:
         self.large = True
 
     # -- changes
+
+    def _changes(self, data: bytes, at: int) -> bool:
+        """Whether a message of a transaction that was taken before stands for a statement of it. Its tables are not
+        looked up: the catalogs may have gone on since."""
+        kind = data[at]
+        if kind in (INSERTED, UPDATED, DELETED):
+            return _oid.unpack_from(data, at + 1)[0] not in self._ignored
+        if kind == TRUNCATED:
+            return any(oid not in self._ignored for (oid,) in _oid.iter_unpack(data[at + 6 :]))
+        if kind not in (MESSAGE, TYPE, ORIGIN):
+            raise ValueError(f"a message of kind {kind} within a transaction")
+        return kind == MESSAGE
 
     def _cells(self, data: bytes, at: int) -> tuple[list[bytes], int]:
         """A tuple's columns as cells (length and bytes), and the place behind it."""
@@ -288,15 +309,19 @@ class Assembler:
         if self.in_transaction:
             raise ValueError("a message of its own within a transaction")
         origin = lsn  # the record's end, as a commit's: one byte further the log may not be written yet
-        if prefix == HEARTBEAT_PREFIX:
+        is_heartbeat, is_again = prefix == HEARTBEAT_PREFIX, origin <= self._skip_to
+        if is_heartbeat:
             self.heartbeats += 1
-        elif origin <= self._skip_to:
+        elif is_again:
             self.duplicates += 1
-        else:
+            self.reread.take(Sent(origin, MESSAGE_TXID, 0))
+        if is_again:
+            return
+        self.passed(origin)
+        if not is_heartbeat:
             clock = int.from_bytes(data[at - 8 : at], "big", signed=True)  # the server's, when it sent the message
             body = pack_message(prefix, content)
-            self._draft(Draft("message", lsn_text(origin), clock + EPOCH_US, 0, 1, body), origin)
-        self.complete = max(self.complete, origin)
+            self._draft(Draft(MESSAGE_TXID, lsn_text(origin), clock + EPOCH_US, 0, 1, body), origin)
 
 
 def _fill(row: list[bytes], before: list[bytes], places: tuple[int, ...] | range) -> None:

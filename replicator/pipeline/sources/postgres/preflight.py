@@ -11,6 +11,7 @@ from typing import Any
 
 from replicator.config.finding import Finding, failed
 from replicator.errors import ReplicatorError
+from replicator.pipeline.sources.postgres.open_transactions import holding_slot, open_transactions
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
 from replicator.pipeline.sources.postgres.session import session
@@ -99,6 +100,16 @@ def _room(connection: Connection, options: PostgresOptions) -> Iterator[Finding]
         yield Finding("fail", f"all {senders} WAL senders are in use", "raise max_wal_senders and restart the server")
     else:
         yield Finding("ok", f"{senders - sending} of {senders} WAL senders are free")
+
+
+def _transactions(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    """Who holds the slot up: a new one waits for every transaction, one that is there keeps log for old ones."""
+    slot = read_slot(connection, options.slot)
+    is_new = slot is None or not slot.confirmed  # one that is being made has no place yet
+    oldest = next(iter(open_transactions(connection)), None) if is_new else holding_slot(connection)
+    if oldest is not None:
+        what = "the first copy" if is_new else "the log that the server keeps for us"
+        yield Finding("warn", f"{what} is held up by {oldest}", oldest.end)
 
 
 def _role(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
@@ -224,6 +235,7 @@ def _key_finding(table: TableFacts, label: str) -> Finding:
 _CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] = (
     _server,
     _room,
+    _transactions,
     _role,
     _tables,
     _sequences,

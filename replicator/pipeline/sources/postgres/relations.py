@@ -79,6 +79,11 @@ class RelationCache:
         self._start_lsn = 0
         self._seen: set[int] = set()
 
+    @property
+    def followed(self) -> Collection[int]:
+        """The oids of the tables whose rows the journal has."""
+        return self._noted.keys()
+
     async def note_before(self, oids: Sequence[int]) -> None:
         """Keep which tables exist as the copy is made."""
         self._before = frozenset(oids)

@@ -14,6 +14,8 @@ from replicator.format.statement import pack_sequence
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE
 from replicator.postgres.session import Connection
 
+SEQUENCES_TXID = "sequences"
+
 
 class SequenceValue(NamedTuple):
     """The last value that a sequence handed out, and its step."""

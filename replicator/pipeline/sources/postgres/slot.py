@@ -8,13 +8,29 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import psycopg
+
 from replicator.errors import Halted, Unavailable
+from replicator.pipeline.sources.postgres.open_transactions import open_transactions, waits_for
+from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.postgres.lsn import lsn_text, parse_lsn
+from replicator.postgres.quoting import literal
 from replicator.postgres.session import Connection
 
 PLUGIN = "pgoutput"
 PARENTHESES_SINCE = 150000  # options of CREATE_REPLICATION_SLOT are written in parentheses
 RESYNC = "resync from a new copy: an empty journal, with another slot name or after dropping the slot"
+
+
+def new_copy(options: PostgresOptions) -> str:
+    """What a person does where nothing but a new copy of everything helps."""
+    # A new slot waits for the commits that are open, and those would wait for it.
+    let_go = "ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf(); " if options.synchronous else ""
+    return (
+        "stop the sidecar and move its data directory away; in the database:"
+        f" {let_go}SELECT pg_drop_replication_slot({literal(options.slot)}); then start the sidecar, which copies"
+        " everything anew, and make each other region anew: replicator bootstrap --replace"
+    )
 
 
 class Identity(NamedTuple):
@@ -68,12 +84,18 @@ def create_slot(replication: Connection, name: str) -> tuple[int, str]:
     """Create the slot; gives its consistent point and the name of the snapshot of exactly that point.
 
     The snapshot can be taken over by another connection until this one does something else. Waits for transactions
-    that are open.
+    that are open. Raises Unavailable, naming the oldest, if that takes longer than the session's settings allow.
     """
     command = 'CREATE_REPLICATION_SLOT "{}" LOGICAL pgoutput {}'
     parentheses = replication.info.server_version >= PARENTHESES_SINCE
     how = "(SNAPSHOT 'export')" if parentheses else "EXPORT_SNAPSHOT"
-    row = replication.execute(command.format(name, how).encode()).fetchone()
+    try:
+        row = replication.execute(command.format(name, how).encode()).fetchone()
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+        held_by = open_transactions(replication)
+        if held_by:
+            raise waits_for(held_by[0], name) from error
+        raise
     assert row is not None
     return parse_lsn(row[1]), str(row[2])
 
@@ -98,8 +120,8 @@ def drop_own_slot(connection: Connection, name: str, *, ours: bool) -> None:
     connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
 
 
-def check_resume(slot: Slot | None, name: str, position: int, written: int, identity: Identity) -> None:
-    """Raise Halted or Unavailable unless reading can go on at ``position``. Pure."""
+def check_resume(slot: Slot | None, name: str, position: int, written: int, identity: Identity) -> int:
+    """Raise Halted or Unavailable unless reading can go on at ``position``; gives where the slot stands. Pure."""
     place = f"slot {name}"
     if slot is None:
         raise Halted("slot_missing", "the slot does not exist any more", place=place, cure=RESYNC)
@@ -120,6 +142,7 @@ def check_resume(slot: Slot | None, name: str, position: int, written: int, iden
         raise Halted("server_behind", message, place=f"database {identity.database}", cure=RESYNC)
     if slot.active:
         raise _active(name)
+    return slot.confirmed
 
 
 def _active(name: str) -> Unavailable:

@@ -11,9 +11,14 @@ Non-goals: TRUNCATE of a single partition, DROP, ATTACH and DETACH are not in Po
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import trio
+
 from replicator.errors import Halted, Unavailable
+from replicator.format.block import Header
 from replicator.pipeline.sources.base import Sink, SourceReport, SourceState
-from replicator.pipeline.sources.postgres.chain_start import origin_here
+from replicator.pipeline.sources.postgres.chain_start import origin_here, read_begins
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
 from replicator.pipeline.sources.postgres.initial import InitialCopy
 from replicator.pipeline.sources.postgres.options import PostgresOptions
@@ -25,6 +30,7 @@ from replicator.pipeline.sources.postgres.publication import (
     published_oids,
 )
 from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
+from replicator.pipeline.sources.postgres.reread import Reread, reread
 from replicator.pipeline.sources.postgres.session import database, opened
 from replicator.pipeline.sources.postgres.slot import (
     Identity,
@@ -32,11 +38,13 @@ from replicator.pipeline.sources.postgres.slot import (
     check_resume,
     check_timeline,
     identify,
+    new_copy,
     read_forks,
     read_slot,
     written_lsn,
 )
 from replicator.pipeline.sources.postgres.stream import ReplicationStream
+from replicator.pipeline.sources.postgres.stream_basis import BasisWatch
 from replicator.pipeline.sources.postgres.wal_reader import (
     IDLE_NOTE,
     SequenceReadings,
@@ -75,6 +83,10 @@ class PostgresSource:
         """Everything up to ``origin`` is durable, wherever it has to be."""
         self._progress.acknowledge(parse_lsn(origin))
 
+    async def vouched_for(self, lsn: int) -> None:
+        """Return when nothing up to there can have been left out of the stream; only while it runs."""
+        await self._progress.vouched_for(lsn)
+
     async def read_sequences(self) -> None:
         """Return when the sequences' values of now are handed over, if they are read at all; only while it runs."""
         if self._options.sequence_seconds:
@@ -91,19 +103,24 @@ class PostgresSource:
             self._progress.acknowledged = origin
         self._progress.idle = _noted_lsn(state.notes.get(IDLE_NOTE), IDLE_NOTE) if noted else 0
         relations = RelationCache(state, sink, self._options)
-        async with opened(self._options) as sql:
+        async with opened(self._options) as sql, opened(self._options) as looks:
+            basis = BasisWatch(self._options, looks, sink, state.notes, relations.followed)
             if noted is None:
-                origin = await self._copy(state, sink, sql, relations)
+                origin = await self._copy(state, sink, sql, relations, basis)
             start = max(origin, self._progress.idle)
+            headers = state.headers
             while True:
                 try:
-                    await self._read_wal(state, sink, sql, relations, start, origin)
+                    await self._read_wal(state, sink, sql, relations, basis, start, origin, headers)
                 except TextFormatNeeded:
+                    headers = list[Header]  # nothing again: what was sent may not be in the journal yet
                     self._text_only = True
                     origin = max(origin, self._resume_at)
                     start = max(origin, self._progress.idle)  # what the server was told to forget held nothing for us
 
-    async def _copy(self, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache) -> int:
+    async def _copy(
+        self, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache, basis: BasisWatch
+    ) -> int:
         async with opened(self._options, replication=True) as replication:
             identity = await replication.call(self._identify)
             check_identity(identity, state.notes)
@@ -113,27 +130,43 @@ class PostgresSource:
             if not await sql.call(has_publication, self._options):
                 await sink.note(PUBLICATION_NOTE, self._options.publication)
             publication = await sql.call(ensure_publication, self._options)
+            await basis.begin()  # before the slot: a change behind its first place is then one
             copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
 
     async def _read_wal(
-        self, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache, start: int, origin: int
+        self,
+        state: SourceState,
+        sink: Sink,
+        sql: Worker,
+        relations: RelationCache,
+        basis: BasisWatch,
+        start: int,
+        origin: int,
+        headers: Callable[[], Iterable[Header]],
     ) -> None:
-        """Stream from ``start`` on, where ``origin`` is that of the last block."""
+        """Stream from ``start`` on, where ``origin`` is that of the last block; of the blocks of ``headers`` the last
+        ones come again, where the server still has them."""
         async with opened(self._options, replication=True) as replication:
             identity = await replication.call(self._identify)
             check_identity(identity, state.notes)
             await self._check_timeline(state, sink, replication, identity, start)
-            publication, tables, lsn = await sql.call(self._check, start, identity)
+            basis.reader = None
+            await basis.look()
+            publication, tables, lsn, confirmed = await sql.call(self._check, start, identity)
+            again = await trio.to_thread.run_sync(self._reread, state.notes, headers, start, confirmed)
             relations.begin_session(tables, lsn, publication)
             binary = not self._text_only and can_be_binary(tables, generated=publication.generated)
             stream = ReplicationStream(replication.connection, database(self._options))
-            await stream.start(self._start_command(start, binary=binary))
+            await stream.start(self._start_command(again.since, binary=binary))
+            basis.reader = replication.connection.info.backend_pid
+            # Nothing is acknowledged of a log that is not proven: it would move the slot of a server that was set back.
+            self._progress.vouched = min(confirmed, start)
             self.report.phase = "streaming"
             context = WalReaderContext(
-                self._options, stream, sql, relations, sink, self.report, self._progress, self._readings
+                self._options, stream, sql, relations, sink, self.report, self._progress, self._readings, basis
             )
-            reader = WalReader(context, start, origin, binary=binary)
+            reader = WalReader(context, start, origin, binary=binary, reread=again)
             try:
                 await reader.run()
             except TextFormatNeeded:
@@ -168,12 +201,19 @@ class PostgresSource:
 
     def _check(
         self, connection: Connection, start: int, identity: Identity
-    ) -> tuple[Publication, list[TableFacts], int]:
-        """Everything that must hold before streaming; the tables, and where the log ended before they were read."""
+    ) -> tuple[Publication, list[TableFacts], int, int]:
+        """Everything that must hold before streaming; the tables, where the log ended before they were read, and where
+        the slot stands."""
         lsn = written_lsn(connection)
-        check_resume(read_slot(connection, self._options.slot), self._options.slot, start, lsn, identity)
+        confirmed = check_resume(read_slot(connection, self._options.slot), self._options.slot, start, lsn, identity)
         publication = check_publication(connection, self._options)
-        return publication, read_tables(connection, published_oids(connection, self._options.publication)), lsn
+        tables = read_tables(connection, published_oids(connection, self._options.publication))
+        return publication, tables, lsn, confirmed
+
+    def _reread(
+        self, notes: dict[str, str], headers: Callable[[], Iterable[Header]], start: int, confirmed: int
+    ) -> Reread:
+        return reread(headers(), read_begins(notes), start, confirmed, new_copy(self._options))
 
     def _start_command(self, start: int, *, binary: bool) -> str:
         names = literal(quoted(self._options.publication))

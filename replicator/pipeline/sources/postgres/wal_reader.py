@@ -2,11 +2,12 @@
 
 Guarantee: drafts go to the sink in commit order, each once; the server is told to forget only what was acknowledged
 as durable, or, while nothing is in flight, what holds nothing for us and was noted as passed. Unsent work is bounded.
-Where commits wait for us (``synchronous``) the server is told at once, also of what holds nothing for us.
+Where commits wait for us (``synchronous``) the server is told at once, also of what holds nothing for us. It is told of
+no place that had not arrived when what the stream rests on was last found unchanged (``stream_basis``).
 
-Four tasks. The reader collects what is at hand without waiting, and sends it as one batch. The status writer speaks
+Five tasks. The reader collects what is at hand without waiting, and sends it as one batch. The status writer speaks
 to the server in time even while the reader waits for the sink. The heartbeat and the sequence poll use the ordinary
-connection.
+connection; the look at what the stream rests on has one of its own: commits may wait for it.
 """
 
 from __future__ import annotations
@@ -23,23 +24,32 @@ from replicator.errors import Halted
 from replicator.format.block import Draft
 from replicator.pipeline.sources.base import Sink, SourceReport
 from replicator.pipeline.sources.postgres.definitions import Relation, parse_relation
-from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
+from replicator.pipeline.sources.postgres.open_transactions import HeldUp, OpenTransaction, holding_slot
+from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.pgoutput import RELATION, XLOG_HEADER_BYTES, Assembler, Unresolved
 from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
-from replicator.pipeline.sources.postgres.sequences import SequenceValue, pack_sequences, read_sequences
-from replicator.pipeline.sources.postgres.slot import Slot, read_slot
+from replicator.pipeline.sources.postgres.reread import Reread
+from replicator.pipeline.sources.postgres.sequences import (
+    SEQUENCES_TXID,
+    SequenceValue,
+    pack_sequences,
+    read_sequences,
+)
+from replicator.pipeline.sources.postgres.slot import Slot, read_slot, written_lsn
 from replicator.pipeline.sources.postgres.standby import is_waited_for
 from replicator.pipeline.sources.postgres.stream import KEEPALIVE, XLOG_DATA, ReplicationStream, read_keepalive
+from replicator.pipeline.sources.postgres.stream_basis import BasisWatch
 from replicator.postgres.lsn import lsn_text
 from replicator.postgres.session import Connection, Worker
 
 IDLE_NOTE = "postgres.idle"
-SEQUENCES_TXID = "sequences"
 BATCH_DRAFTS = 2000
 BATCH_BYTES = 1 << 20
 STATUS_SECONDS = 10
 STATUS_PAUSE_SECONDS = 0.1
 ASK_AFTER_SECONDS = 20
+SEGMENT_BYTES = 16 << 20  # of the server's log, as it is by default
+LOOK_SECONDS = 5.0  # between two looks at what the stream rests on, where there is no heartbeat
 
 log = logging.getLogger("replicator.source")
 
@@ -48,14 +58,19 @@ class StoredProgress:
     """How far the log may be forgotten, as LSNs; shared by the source, whose ``acknowledge`` moves it, and its readers.
 
     ``acknowledged`` is the origin of the last block that is safe, ``idle`` the end of log that held nothing for us.
-    ``wake`` is set when the server should hear of it, ``moved`` each time that ``acknowledged`` is told.
+    ``vouched`` is the place up to which the stream is known to be whole: nothing behind it may be forgotten.
+    ``wake`` is set when the server should hear of it, ``moved`` each time that ``acknowledged`` is told, ``look`` when
+    somebody waits for ``vouched`` to move.
     """
 
     def __init__(self) -> None:
         self.acknowledged = 0
         self.idle = 0
+        self.vouched = 0
         self.wake = trio.Event()
         self.moved = trio.Event()
+        self.look = trio.Event()
+        self._looked = trio.Event()
 
     def acknowledge(self, lsn: int) -> None:
         """Everything up to here may be forgotten."""
@@ -64,10 +79,28 @@ class StoredProgress:
         self.moved.set()
         self.moved = trio.Event()
 
+    def vouch(self, lsn: int) -> None:
+        """The stream is whole up to here."""
+        self.vouched = max(self.vouched, lsn)
+        self.wake.set()
+        self._looked.set()
+        self._looked = trio.Event()
+
+    async def vouched_for(self, lsn: int) -> None:
+        """Return once the stream is known to be whole up to there; only while it runs."""
+        while self.vouched < lsn:
+            self.look.set()
+            await self._looked.wait()
+
     @property
     def durable(self) -> int:
-        """The LSN up to which the server may forget its log."""
+        """The LSN up to which all that holds something for us is safe."""
         return max(self.acknowledged, self.idle)
+
+    @property
+    def forgettable(self) -> int:
+        """The LSN up to which the server may forget its log."""
+        return min(self.durable, self.vouched)
 
 
 class SequenceReadings:
@@ -101,15 +134,18 @@ class WalReaderContext(NamedTuple):
     report: SourceReport
     progress: StoredProgress
     readings: SequenceReadings
+    basis: BasisWatch
 
 
 class WalReader:
     """One stream, from its start to the error that ends it. ``sent`` is the origin of the last draft handed over."""
 
-    def __init__(self, context: WalReaderContext, start: int, origin: int, *, binary: bool) -> None:
+    def __init__(
+        self, context: WalReaderContext, start: int, origin: int, *, binary: bool, reread: Reread | None = None
+    ) -> None:
         self._context = context
         self._binary = binary
-        self._assembler = Assembler(binary, start)
+        self._assembler = Assembler(binary, start, reread=reread)
         self._next_message = context.stream.reader()
         self._sending = trio.Lock()
         self._heartbeats = 0
@@ -120,12 +156,14 @@ class WalReader:
         self._announced: dict[int, Relation] = {}
         self._heard_at = trio.current_time()
         self._sequences: dict[tuple[str, str], SequenceValue] = {}
+        self._held_up = HeldUp()
+        self._numbered_at = 0
         self.sent = origin
 
     async def run(self) -> None:
         """Never returns. Raises Unavailable, Halted, or NeedsText with everything before it sent."""
         options = self._context.options
-        tasks: list[Callable[[], Awaitable[None]]] = [self._read_stream, self._write_statuses]
+        tasks: list[Callable[[], Awaitable[None]]] = [self._read_stream, self._write_statuses, self._vouch]
         if options.heartbeat_seconds:
             tasks.append(self._emit_heartbeats)
         if options.sequence_seconds:
@@ -194,8 +232,7 @@ class WalReader:
     def _keepalive(self, data: bytes) -> None:
         end, ask = read_keepalive(data)
         # What lies before a keepalive has been sent; but of a transaction that is arriving, the end is still to come.
-        if not self._assembler.in_transaction:
-            self._assembler.complete = max(self._assembler.complete, end)
+        self._assembler.passed(end)
         if ask:
             self._is_status_asked = True
             self._context.progress.wake.set()
@@ -204,7 +241,7 @@ class WalReader:
         """Keep a Relation message. Most are never used: partitions are announced beside their root."""
         relation = parse_relation(message, XLOG_HEADER_BYTES + 1)
         self._announced[relation.oid] = relation
-        self._assembler.announce(relation.oid)
+        self._assembler.announce(relation.oid, ignored=relation.namespace == IGNORED_NAMESPACE)
 
     async def _resolve(self, oid: int) -> None:
         relation = self._announced.get(oid)
@@ -212,6 +249,8 @@ class WalReader:
             raise _bad_message(ValueError(f"a change of table {oid}, which was not announced"))
         assembler = self._assembler
         context = self._context
+        # A table is announced anew when the publication has changed: what comes then goes nowhere.
+        await context.basis.look()
         try:
             resolved = await context.relations.resolve(relation, assembler.commit_lsn, context.sql, binary=self._binary)
         except TextFormatNeeded:
@@ -238,6 +277,8 @@ class WalReader:
             self._heartbeats = assembler.heartbeats
             report.heard_at = trio.current_time()
         report.seen = lsn_text(assembler.complete)
+        if self._context.options.synchronous and assembler.complete > self._context.progress.vouched:
+            self._context.progress.look.set()
         report.duplicates += assembler.duplicates
         assembler.duplicates = 0
 
@@ -266,21 +307,53 @@ class WalReader:
         while True:
             progress.wake = trio.Event()  # before what is written is read: news from here on wakes at once
             ask = trio.current_time() - self._heard_at > ASK_AFTER_SECONDS
-            await self._context.stream.write_status(progress.durable, ask=ask)
+            await self._context.stream.write_status(progress.forgettable, ask=ask)
             await trio.sleep(pause)  # group commits are many a second, and one status tells of them all
             with trio.move_on_after(STATUS_SECONDS):
                 await progress.wake.wait()
+
+    async def _vouch(self) -> None:
+        """Look again and again whether what the stream rests on is as it was; what had arrived before is then whole."""
+        context, progress = self._context, self._context.progress
+        while True:
+            progress.look = trio.Event()
+            reached = self._assembler.complete  # before the look: what commits behind it may be behind a change, too
+            await context.basis.check()
+            if self._assembler.reread.is_proven:
+                progress.vouch(reached)
+                context.report.vouched = lsn_text(progress.vouched)
+            with trio.move_on_after(context.options.heartbeat_seconds or LOOK_SECONDS):
+                await progress.look.wait()
 
     async def _emit_heartbeats(self) -> None:
         """Send a message through the server's log; its return proves the whole path."""
         report = self._context.report
         while True:
-            slot = await self._context.sql.call(_emit_heartbeat, self._context.options.slot)
+            slot, held_by = await self._context.sql.call(self._heartbeat, self._context.options.slot)
             if slot is not None:
                 report.retained_bytes, report.safe_bytes = slot.retained_bytes, slot.safe_bytes
+            held_up = self._held_up.by(held_by, "the log that the server keeps for us", trio.current_time())
+            report.held_up = self._context.basis.held_up or held_up
             if self._context.options.synchronous:
                 self._note_waited_for(await self._context.sql.call(is_waited_for, self._context.options.slot))
             await trio.sleep(self._context.options.heartbeat_seconds)
+
+    def _heartbeat(self, connection: Connection, slot: str) -> tuple[Slot | None, OpenTransaction | None]:
+        """Emit a message; how the slot stands then, and which transaction holds it up, if one does."""
+        connection.execute("SELECT pg_logical_emit_message(false, %s, %s::text)", (HEARTBEAT_PREFIX, slot))
+        self._use_number(connection)
+        return read_slot(connection, slot), holding_slot(connection)
+
+    def _use_number(self, connection: Connection) -> None:
+        """Use a transaction's number where the log has grown by a segment since the last one.
+
+        The server removes log only when a slot's oldest transaction has moved on. Where nobody writes and the log grows
+        nevertheless (archive_timeout does so), none ever would, and all of it would be kept.
+        """
+        written = written_lsn(connection)
+        if written >= self._numbered_at + SEGMENT_BYTES:
+            connection.execute("SELECT pg_current_xact_id()")
+            self._numbered_at = written
 
     def _note_waited_for(self, waited_for: bool) -> None:
         """Whether commits wait for us changed: the log says so, for a promise that nobody keeps loudly."""
@@ -336,11 +409,6 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _emit_heartbeat(connection: Connection, slot: str) -> Slot | None:
-    connection.execute("SELECT pg_logical_emit_message(false, %s, %s::text)", (HEARTBEAT_PREFIX, slot))
-    return read_slot(connection, slot)
 
 
 def _bad_message(error: Exception) -> Halted:

@@ -12,7 +12,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from replicator.errors import ReplicatorError
-from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
+from replicator.format.block import FORMAT, HAS_DEFINITIONS, BlockPart, Draft, Header
 from replicator.format.definition import Column, Definition, unpack_definition
 from replicator.format.row import UNCHANGED, key_image, pack_row, unpack_row
 from replicator.format.statement import (
@@ -108,7 +108,13 @@ class Collector:
         """What a journal that holds the first ``count`` blocks (all of them) tells the source."""
         blocks = self.blocks if count is None else self.blocks[:count]
         relations = {s[1]: unpack_definition(s[2]) for b in blocks for s in b.statements if s[0] == DEFINE}
-        return SourceState(blocks[-1].draft.origin if blocks else None, relations, dict(self.notes))
+        return SourceState(
+            blocks[-1].draft.origin if blocks else None,
+            relations,
+            dict(self.notes),
+            len(blocks),
+            lambda: headers(blocks),
+        )
 
     def statements(self) -> list[list[Any]]:
         return [statement for block in self.blocks for statement in block.statements]
@@ -118,6 +124,19 @@ class Collector:
 
     def sequences(self) -> dict[str, int]:
         return {s[2]: s[3] for s in self.statements() if s[0] == SEQUENCE}
+
+
+def headers(blocks: Sequence[Taken]) -> list[Header]:
+    """The blocks' headers as a journal has them, the last one first."""
+    found = []
+    for sequence, block in reversed(list(enumerate(blocks, 1))):
+        txid, origin, committed_at, flags, statements, _ = block.draft
+        found.append(
+            Header(
+                FORMAT, "main", sequence, 1, txid, origin, committed_at, b"", flags, statements, len(block.body), b""
+            )
+        )
+    return found
 
 
 class Model:
