@@ -47,6 +47,7 @@ from replicator.pipeline.sources.postgres.stream import ReplicationStream
 from replicator.pipeline.sources.postgres.stream_basis import BasisWatch
 from replicator.pipeline.sources.postgres.wal_reader import (
     IDLE_NOTE,
+    LOOK_SECONDS,
     SequenceReadings,
     StoredProgress,
     WalReader,
@@ -169,6 +170,13 @@ class PostgresSource:
             reader = WalReader(context, start, origin, binary=binary, reread=again)
             try:
                 await reader.run()
+            except Halted as error:
+                # Up to PostgreSQL 17 the server ends a stream that comes to where its publication is gone.
+                if error.reason == "missing_object":
+                    basis.reader = None
+                    with trio.move_on_after(LOOK_SECONDS):
+                        await basis.check()
+                raise
             except TextFormatNeeded:
                 self._text_only = True
                 self._resume_at = reader.sent

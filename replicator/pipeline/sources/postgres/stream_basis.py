@@ -34,6 +34,7 @@ BASIS_NOTE = "postgres.basis"
 UNLOGGED_NOTE = "postgres.unlogged"
 HELD_UP = "acknowledging, until it is known whether the publication is changed,"
 LOOK_AGAIN_SECONDS = 0.05
+READER_SECONDS = 5.0
 SCHEMAS_SINCE = 150000  # FOR TABLES IN SCHEMA
 
 _XIDS = 1 << 32
@@ -188,29 +189,36 @@ class BasisWatch:
         return found
 
     async def check(self) -> None:
-        """Return if everything is as it was noted, and no transaction is changing it. Raises Halted if it is not."""
+        """Return if everything is as it was noted, and no transaction is changing it. Raises Halted if it is not,
+        Unavailable if these are not the catalogs of the server that streams."""
+        until = trio.current_time() + READER_SECONDS
         ended: frozenset[int] = frozenset()
         while True:
             found = await self.look()
+            is_reader = self.reader is None or found.reader == self.reader
+            if not is_reader and trio.current_time() >= until:  # not at once: a stream that ends says itself why
+                raise self._split()
             # One that ended may have done so only behind the look, which did not see what it changed; the next one
             # does. A row that is still the same then was only locked.
-            if not found.changing and found.ended <= ended:
+            if is_reader and not found.changing and found.ended <= ended:
                 self._held_up.by(None, HELD_UP, trio.current_time())
                 return
-            ended = found.ended
-            if found.changing:
-                held_by = await self._worker.call(_changing, found.changing, self._options)
-                self._held_up.by(held_by, HELD_UP, trio.current_time())
+            if found.ended <= ended:
+                if found.changing:
+                    held_by = await self._worker.call(_changing, found.changing, self._options)
+                    self._held_up.by(held_by, HELD_UP, trio.current_time())
                 await trio.sleep(LOOK_AGAIN_SECONDS)
+            ended = found.ended
+
+    def _split(self) -> Unavailable:
+        return Unavailable(
+            "split_connection",
+            "the session that looks at the catalogs does not see who streams: it may have reached another server",
+            place=self._worker.place,
+            cure="let the dsn name one server; it is tried again by itself",
+        )
 
     async def _judge(self, found: BasisLook) -> None:
-        if self.reader is not None and found.reader != self.reader:
-            raise Unavailable(
-                "split_connection",
-                "the session that looks at the catalogs does not see who streams: it may have reached another server",
-                place=self._worker.place,
-                cure="let the dsn name one server; it is tried again by itself",
-            )
         noted = self._noted
         if noted is None:
             if found.basis.publication:  # none: what is checked next says so
