@@ -37,6 +37,13 @@ class Verdict:
         """Whether every table is equal."""
         return all(table.is_equal for table in self.tables)
 
+    @property
+    def result(self) -> str:
+        """In a word; *not checked*: nothing is known to differ, but some table could not be read."""
+        if self.is_equal:
+            return "equal"
+        return "divergent" if any(table.differs for table in self.tables) else "not checked"
+
 
 class Divergence(ReplicatorError):
     """The chains themselves differ: there is no common position to compare rows at."""

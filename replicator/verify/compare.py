@@ -12,16 +12,20 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
+from replicator.errors import ReplicatorError
 from replicator.format.canonical import texts_of
 from replicator.format.digest import EMPTY, Digest, differing_buckets
 from replicator.pipeline.replicas.base import KeyedLine
+from replicator.supervise import first_cause
 from replicator.verify.diagnosis import Diagnosis, diagnose
 from replicator.verify.evidence import Evidence, KeyQuestion
-from replicator.verify.side import Side, TableHead
+from replicator.verify.side import Side, TableHead, TableUnread
 
 BUCKETS = 4096
 ROWS_AT_ONCE = 200_000  # of both sides, in buckets that differ
 EVIDENCE_AT_ONCE = 100
+NOT_CARRIED = "column_not_carried"
+DROPPED_CURE = "it keeps them until it is made anew: replicator bootstrap CONFIG --replace"
 
 Values = dict[str, str | None]
 T = TypeVar("T")
@@ -42,8 +46,9 @@ class Difference(NamedTuple):
 
 class TableResult(NamedTuple):
     """One table: how many rows each side has, how many keys differ, and the first of them. ``problem`` says what keeps
-    the table from being compared by rows: it is missing on one side, or has other columns there. The digests are those
-    of the whole table."""
+    the table from being compared by rows: it is missing on one side, or has other columns there. ``unread``: it could
+    not be read, so nothing is known of it. ``of_primary``: the problem is the primary's alone, so this copy lacks
+    nothing that the ledger's blocks hold. The digests are those of the whole table."""
 
     table: str
     primary_rows: int
@@ -53,11 +58,18 @@ class TableResult(NamedTuple):
     problem: str = ""
     primary_digest: str = ""
     replica_digest: str = ""
+    unread: bool = False
+    of_primary: bool = False
 
     @property
     def is_equal(self) -> bool:
         """Whether the table was compared, and nothing differs."""
         return not self.different and not self.problem
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is known to differ; a table that could not be read is neither equal nor different."""
+        return not self.is_equal and not self.unread
 
 
 class _LinePair(NamedTuple):
@@ -80,17 +92,35 @@ async def compare_table(
     primary: Side, replica: Side, label: str, listed: int, rows_at_once: int = ROWS_AT_ONCE
 ) -> TableResult:
     """One table's result, as ``compare_sides`` has it."""
+    unread: ReplicatorError | None = None
+    try:
+        return await _compared(primary, replica, label, listed, rows_at_once)
+    except* TableUnread as group:
+        unread = first_cause(group)
+    assert unread is not None  # an except* may not return
+    cure = f" ({unread.cure})" if unread.cure else ""
+    if unread.reason == NOT_CARRIED:
+        return TableResult(label, 0, 0, 0, [], unread.message + cure, of_primary=True)
+    return TableResult(label, 0, 0, 0, [], f"it could not be read: {unread.message}{cure}", unread=True)
+
+
+async def _compared(primary: Side, replica: Side, label: str, listed: int, rows_at_once: int) -> TableResult:
     head, other = primary.tables.get(label), replica.tables.get(label)
+    problem, of_primary = _problem(head, other)
 
     async def digests(side: Side) -> dict[int, Digest]:
-        return await side.digests(label, BUCKETS) if label in side.tables else {}
+        is_readable = label in side.tables and not any(table and table.flaw for table in (head, other))
+        return await side.digests(label, BUCKETS) if is_readable else {}
 
     mine, theirs = await _of_both(digests, primary, replica)
     totals = [sum(digests.values(), EMPTY) for digests in (mine, theirs)]
-    result = TableResult(label, totals[0].rows, totals[1].rows, 0, [], _problem(head, other), *map(str, totals))
-    if result.problem or mine == theirs:
+    if head is None and other is not None and not other.flaw:
+        # Dropped there: nothing can come of it any more. An empty one is what a copy of the primary has.
+        problem = f"{problem}; here it has {totals[1].rows:,} rows ({DROPPED_CURE})" if totals[1].rows else ""
+    digests_told = str(totals[0]), str(totals[1])
+    result = TableResult(label, totals[0].rows, totals[1].rows, 0, [], problem, *digests_told, False, of_primary)
+    if head is None or result.problem or mine == theirs:
         return result
-    assert head is not None
     different, pairs = 0, list[_LinePair]()
     for wanted in _groups(differing_buckets(mine, theirs), mine, theirs, rows_at_once):
         for pair in differing_rows(*await _of_both(_rows_of(label, wanted), primary, replica)):
@@ -172,14 +202,19 @@ def _groups(
         yield group
 
 
-def _problem(primary: TableHead | None, replica: TableHead | None) -> str:
+def _problem(primary: TableHead | None, replica: TableHead | None) -> tuple[str, bool]:
+    """What keeps the table from being compared, and whether that is the primary's alone."""
+    if primary is not None and primary.flaw:
+        return f"on the primary: {primary.flaw}", True
+    if replica is not None and replica.flaw:
+        return f"on the replica: {replica.flaw}", False
     if primary is None:
-        return "the primary has no such table"
+        return "the primary has no such table", True
     if replica is None:
-        return "the replica has no such table"
+        return "the replica has no such table", False
     if primary.key != replica.key:
-        return f"the key is ({', '.join(primary.key)}) on the primary, ({', '.join(replica.key)}) on the replica"
+        return f"the key is ({', '.join(primary.key)}) on the primary, ({', '.join(replica.key)}) on the replica", False
     if primary.columns != replica.columns:
         only = sorted(set(primary.columns) ^ set(replica.columns))
-        return f"columns on one side only: {', '.join(only)}"
-    return ""
+        return f"columns on one side only: {', '.join(only)}", False
+    return "", False

@@ -92,8 +92,9 @@ class DivergenceFindings:
         self._unproven_at = until
         self._checked_to(until)
 
-    def scrub(self, at: int, wrong: Iterable[DivergentKey], more: dict[str, int]) -> None:
-        """All tables were compared at or behind the sequence ``at``; ``more`` counts wrong keys that are not listed."""
+    def scrub(self, at: int, wrong: Iterable[DivergentKey], more: dict[str, int], *, whole: bool = True) -> None:
+        """All tables were compared at or behind the sequence ``at``, if it was ``whole``; else some could not be read.
+        ``more`` counts wrong keys that are not listed."""
         self._is_asked = False
         known = self.wrong
         # The tables were read at ``at``: what a window found behind that is younger, and stays.
@@ -101,7 +102,7 @@ class DivergenceFindings:
         self.unlisted = dict(more)
         self._keep(wrong, known)
         # A window that was passed over after the scrub had fixed its moments is not proven by it.
-        if self._unproven_at is not None and self._unproven_at <= at:
+        if whole and self._unproven_at is not None and self._unproven_at <= at:
             self._unproven_at = None
         self.scrubbed = at
         self._checked_to(max(at, self.checked) if self.is_clean else self.checked)

@@ -21,11 +21,13 @@ from replicator.pipeline.replicas.base import KeyedLine
 from replicator.transport.client import Bounds, Client
 from replicator.transport.endpoint import Endpoint
 from replicator.verify.evidence import BlockRef, Evidence, KeyQuestion
-from replicator.verify.serve import DIGESTS, END, MEDIA_TYPE, READ, ROWS
-from replicator.verify.side import TableHead
+from replicator.verify.serve import DIGESTS, END, MEDIA_TYPE, READ, ROWS, UNREAD
+from replicator.verify.side import TableHead, TableUnread
 
 SILENCE_SECONDS = 120.0
 HOLD_SECONDS = 60
+TEXT_LIMIT = 2_000  # characters
+_TOLD = ("reason", "message", "place", "cure")
 ANSWER_LIMIT_BYTES = 64 << 20
 ROWS_LIMIT_BYTES = 1 << 31  # a field has at most 1 GB
 ELEMENTS_LIMIT = 1 << 20
@@ -65,7 +67,10 @@ class RemoteSide:
         with self._readable():
             self._moment = f"/v1/verify/moments/{answer['moment']}"
             self.position = parse_position(answer["position"])
-            heads = [TableHead(str(t["table"]), _names(t["columns"]), _names(t["key"])) for t in answer["tables"]]
+            heads = [
+                TableHead(str(t["table"]), _names(t["columns"]), _names(t["key"]), str(t.get("flaw", ""))[:TEXT_LIMIT])
+                for t in answer["tables"]
+            ]
         self.tables = {head.label: head for head in heads}
 
     async def end(self) -> None:
@@ -88,6 +93,8 @@ class RemoteSide:
                 case [kind, list() as digests] if kind == DIGESTS:
                     with self._readable():
                         found = dict(_digest(buckets, *fields) for fields in digests)
+                case [kind, dict() as fields] if kind == UNREAD:
+                    raise _unread(fields)
                 case _:
                     raise self._bad(piece)
         if found is None:
@@ -105,6 +112,8 @@ class RemoteSide:
                         rows += [_keyed_line(*fields) for fields in some]
                 case [kind, int() as total] if kind == END:
                     end = total
+                case [kind, dict() as told] if kind == UNREAD:
+                    raise _unread(told)
                 case _:
                     raise self._bad(piece)
         if end != len(rows):
@@ -128,7 +137,7 @@ class RemoteSide:
     async def _pieces(self, what: str, query: dict[str, str | int], bounds: Bounds) -> AsyncIterator[Any]:
         # An array's header is five bytes that can ask for gigabytes.
         unpacker = msgpack.Unpacker(
-            max_buffer_size=int(bounds.limit_bytes), max_array_len=ELEMENTS_LIMIT, max_map_len=0, max_ext_len=0
+            max_buffer_size=int(bounds.limit_bytes), max_array_len=ELEMENTS_LIMIT, max_map_len=4, max_ext_len=0
         )
         async with self._client.stream(f"{self._moment}/{what}", MEDIA_TYPE, query=query, bounds=bounds) as stream:
             async for data in stream.pieces:
@@ -162,6 +171,11 @@ async def remote_side(endpoint: Endpoint, rate: int | None = None) -> AsyncItera
             yield side
         finally:
             await side.end()
+
+
+def _unread(fields: dict[Any, Any]) -> TableUnread:
+    reason, message, place, cure = (str(fields.get(name, ""))[:TEXT_LIMIT] for name in _TOLD)
+    return TableUnread(reason, message, place=place, cure=cure)
 
 
 def _names(names: Any) -> list[str]:

@@ -93,13 +93,14 @@ class Scrub:
 
     async def _try(self) -> bool:
         """A pass; whether it came to its end."""
+        came_to_end = True
         try:
             await self.scrub()
         except* ReplicatorError as group:  # what cannot be compared now is no reason to end the watch
             error = first_cause(group)
-            self.report.trouble = str(error)
+            came_to_end, self.report.trouble = False, str(error)
             log.log(logging.ERROR if isinstance(error, Divergence) else logging.WARNING, "scrub: %s", error)
-        return not self.report.trouble
+        return came_to_end
 
     async def scrub(self) -> None:
         """One pass. Raises ReplicatorError if a table could not be compared."""
@@ -114,7 +115,8 @@ class Scrub:
         report.ended_at = trio.current_time()
         report.seconds = report.ended_at - began
         report.rows = sum(result.replica_rows for result in results)
-        report.trouble = ""
+        # What is the matter with single tables is said, and stops neither this pass nor the next.
+        report.trouble = "; ".join(f"table {r.table}: {r.problem}" for r in results if r.unread or r.of_primary)
         self._note_results(at, results)
         await self._on_scrubbed()
 
@@ -137,8 +139,10 @@ class Scrub:
         divergent = [finding_of(difference, self._here.name, at) for difference in differences]
         more = {r.table: r.different - len(r.differences) for r in results if r.different > len(r.differences)}
         for result in results:
-            if result.problem:  # no row was compared: all count as wrong, and at least one, for it may be empty
-                more[result.table] = max(1, result.primary_rows, result.replica_rows)
+            if result.problem:
+                if not (result.unread or result.of_primary):
+                    # No row was compared: all count as wrong, and at least one, for it may be empty.
+                    more[result.table] = max(1, result.primary_rows, result.replica_rows)
                 log.error("scrub at sequence %d: table %s: %s", at, result.table, result.problem)
             elif result.different:
                 first = result.differences[0]
@@ -147,7 +151,7 @@ class Scrub:
                     "scrub at sequence %d: table %s: %d keys differ, first %s: %s",
                     *(at, result.table, result.different, first.key, cause),
                 )
-        self._findings.scrub(at, divergent, more)
+        self._findings.scrub(at, divergent, more, whole=not any(result.unread for result in results))
 
 
 def finding_of(difference: Difference, replica: str, at: int) -> DivergentKey:

@@ -13,6 +13,8 @@
     GET    /v1/verify/moments/{moment}/rows?table=T&buckets=B&in=3,17
                                                       the rows of these buckets: [3 ROWS, [[key line, line], …]] …,
                                                       [4 END, rows]
+                                                      Either may end with [5 UNREAD, {reason, message, place, cure}]:
+                                                      this table cannot be read now
     POST   /v1/verify/moments/{moment}/evidence       {"table", "questions": [[key line, [line or null, …]], …]}: what
                                                       the journal says of these keys, see ``evidence.py``
 
@@ -37,10 +39,10 @@ from replicator.pipeline.replicas.moments import Moments
 from replicator.transport.query import whole_number
 from replicator.verify.evidence import KeyQuestion
 from replicator.verify.moment_sessions import MomentSessions
-from replicator.verify.side import LocalSide, Pace
+from replicator.verify.side import LocalSide, Pace, TableUnread
 
 HOLD_LIMIT_SECONDS = 300
-READ, DIGESTS, ROWS, END = range(1, 5)
+READ, DIGESTS, ROWS, END, UNREAD = range(1, 6)
 MEDIA_TYPE = "application/msgpack"
 BODY_LIMIT_BYTES = 64 << 20
 SIGN_SECONDS = 1.0  # at least this often a long count shows that it goes on
@@ -64,7 +66,7 @@ def routes(moments: Moments, sessions: MomentSessions, ask_for_scrub: Callable[[
     async def begin(request: Request) -> Response:
         at = request.query_params.get("at")
         name, side = await sessions.begin(None if at is None else whole_number(at, "at"))
-        tables = [{"table": h.label, "columns": h.columns, "key": h.key} for h in side.tables.values()]
+        tables = [{"table": h.label, "columns": h.columns, "key": h.key, "flaw": h.flaw} for h in side.tables.values()]
         return JSONResponse({"moment": name, "position": str(side.position), "tables": tables})
 
     async def end(request: Request) -> Response:
@@ -114,11 +116,15 @@ async def _checked(sessions: MomentSessions, request: Request) -> str:
 async def _digests(sessions: MomentSessions, name: str, pace: Pace, label: str, buckets: int) -> AsyncIterator[bytes]:
     digest, read, told_at = TableDigest(label, buckets), 0, trio.current_time()
     async with sessions.use(name, pace) as side:
-        async for rows in side.collect(digest, label):
-            read += rows
-            if trio.current_time() >= told_at + SIGN_SECONDS:
-                told_at = trio.current_time()
-                yield msgpack.packb((READ, read))
+        try:
+            async for rows in side.collect(digest, label):
+                read += rows
+                if trio.current_time() >= told_at + SIGN_SECONDS:
+                    told_at = trio.current_time()
+                    yield msgpack.packb((READ, read))
+        except TableUnread as error:  # the answer has begun: what it is goes with it
+            yield msgpack.packb((UNREAD, error.as_json()))
+            return
     found = digest.buckets().items()
     yield msgpack.packb((DIGESTS, [(bucket, d.rows, d.sum.to_bytes(HASH_BYTES, "big")) for bucket, d in found]))
 
@@ -128,9 +134,13 @@ async def _rows(
 ) -> AsyncIterator[bytes]:
     sent = 0
     async with sessions.use(name, Pace(math.inf)) as side:
-        async for rows in side.pick(label, buckets, wanted):
-            sent += len(rows)
-            yield msgpack.packb((ROWS, rows))
+        try:
+            async for rows in side.pick(label, buckets, wanted):
+                sent += len(rows)
+                yield msgpack.packb((ROWS, rows))
+        except TableUnread as error:
+            yield msgpack.packb((UNREAD, error.as_json()))
+            return
     yield msgpack.packb((END, sent))
 
 

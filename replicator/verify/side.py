@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import trio
 
+from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.format.canonical import line_of
 from replicator.format.digest import Digest, TableDigest, bucket_of
 from replicator.format.position import Position, genesis
@@ -22,15 +23,23 @@ from replicator.verify.evidence import Evidence, KeyQuestion, Witness
 
 BUSY_FACTOR = 10
 PAUSE_SECONDS = 60.0
+T = TypeVar("T")
+OF_ONE_TABLE = ("replica_locked", "table_changed")  # what keeps one table from being read now, and no other
 CHUNKS_AT_ONCE = 8  # of some thousand rows, between two looks at whether to stop
 
 
 class TableHead(NamedTuple):
-    """A table's name, its columns in line order, and its key; no key: every row stands for itself."""
+    """A table's name, its columns in line order, and its key; no key: every row stands for itself. ``flaw`` is why this
+    side cannot show it as the ledger defines it."""
 
     label: str
     columns: list[str]
     key: list[str]
+    flaw: str = ""
+
+
+class TableUnread(ReplicatorError):
+    """One table cannot be read now; the others may be."""
 
 
 class Side(Protocol):
@@ -53,10 +62,10 @@ class Side(Protocol):
         """Let the moment go."""
 
     async def digests(self, label: str, buckets: int) -> dict[int, Digest]:
-        """A table's digests by bucket; empty buckets are left out."""
+        """A table's digests by bucket; empty buckets are left out. Raises TableUnread."""
 
     async def rows(self, label: str, buckets: int, wanted: Sequence[int]) -> list[KeyedLine]:
-        """The rows of these buckets."""
+        """The rows of these buckets. Raises TableUnread."""
 
     async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
         """What this region's journal says of these keys, up to the position."""
@@ -129,14 +138,16 @@ class LocalSide:
     async def collect(self, digest: TableDigest, label: str) -> AsyncIterator[int]:
         """Read a table into its digest; how many rows that were, a step at a time."""
         chunks = self._moment.reader.lines(label)
-        while (rows := await trio.to_thread.run_sync(_digest_some, digest, chunks)) is not None:
+        while (rows := await trio.to_thread.run_sync(_reading, label, _digest_some, digest, chunks)) is not None:
             await self.pace.take(rows)
             yield rows
 
     async def pick(self, label: str, buckets: int, wanted: Sequence[int]) -> AsyncIterator[list[KeyedLine]]:
         """The rows of these buckets, a step at a time."""
         chunks, bucket_set = self._moment.reader.lines(label), frozenset(wanted)
-        while (rows := await trio.to_thread.run_sync(_pick_some, chunks, buckets, bucket_set)) is not None:
+        while (
+            rows := await trio.to_thread.run_sync(_reading, label, _pick_some, chunks, buckets, bucket_set)
+        ) is not None:
             yield rows
 
     async def evidence(self, label: str, questions: Sequence[KeyQuestion]) -> list[Evidence]:
@@ -153,10 +164,26 @@ def held_keys(reader: Reader, strand: str) -> dict[str, set[bytes]]:
 
 def table_heads(moment: Moment) -> Iterator[TableHead]:
     """The tables of a moment, as both sides must name and order them to be compared."""
+    flaws = moment.reader.flaws()
     for definition in moment.reader.tables():
         names = [column.name for column in definition.columns]
         rest = sorted(set(names) - set(definition.key))
-        yield TableHead(definition.label, [*definition.key, *rest], list(definition.key))
+        flaw = flaws.pop(definition.label, "")
+        yield TableHead(definition.label, [*definition.key, *rest], list(definition.key), flaw)
+    for label, flaw in flaws.items():  # of tables that no block has told of
+        yield TableHead(label, [], [], flaw)
+
+
+def _reading(label: str, read: Callable[..., T], *args: Any) -> T:
+    """``read(*args)``; what is wrong with this table alone is no reason to give up the others."""
+    try:
+        return read(*args)
+    except Halted as error:
+        raise TableUnread(error.reason, error.message, place=f"table {label}", cure=error.cure) from error
+    except Unavailable as error:
+        if error.reason not in OF_ONE_TABLE:
+            raise
+        raise TableUnread(error.reason, error.message, place=f"table {label}", cure=error.cure) from error
 
 
 def _digest_some(digest: TableDigest, chunks: Iterator[list[KeyedLine]]) -> int | None:

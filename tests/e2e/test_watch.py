@@ -187,3 +187,66 @@ def test_the_proven_position_outlives_the_sidecar(deployment: Deployment) -> Non
     assert 0 < int(kept.split(":")[2]) <= head
     tokyo.start()
     tokyo.reach(proven, "proven equal again")
+
+
+def named(tables: list[dict[str, Any]]) -> dict[str, str]:
+    return {table["table"]: table["problem"] for table in tables if table["problem"]}
+
+
+def test_what_cannot_be_compared_is_named_and_everything_else_is_compared(deployment: Deployment) -> None:
+    primary, lima = on_postgres(deployment.primary_dsn), on_postgres(deployment.replica_dsn)
+    names = ("added", "dropped", "lost", "retyped", "wide", "without")
+    for name in names:
+        primary(f"CREATE TABLE {name} (id int PRIMARY KEY, note text, more int)")
+        primary(f"INSERT INTO {name} SELECT i, 'row ' || i, i FROM generate_series(1, 50) AS i")
+    for sidecar in deployment.sidecars:
+        sidecar.start()
+    deployment.converge()
+    for region in (deployment.lima, deployment.tokyo):
+        region.reach(lambda status: scrubs(status) > 0 and proven(status), "proven equal")
+    # None of these brings a row that would tell the log.
+    primary("ALTER TABLE added ADD COLUMN at float8 DEFAULT random()")
+    primary("DROP TABLE dropped")
+    primary("ALTER TABLE retyped ALTER COLUMN more TYPE text USING 'n' || more")
+    primary("ALTER TABLE without DROP COLUMN more")
+    primary("CREATE UNLOGGED TABLE fast (id int PRIMARY KEY)")
+    primary("INSERT INTO fast VALUES (1)")
+    primary("ALTER TABLE fast SET LOGGED")
+    primary("ALTER TABLE wide ADD COLUMN nothing int")
+    lima("DROP TABLE lost")
+    lima("UPDATE wide SET note = 'by hand' WHERE id = 7")
+    deployment.converge()
+    code, tables = verdict(deployment.lima)
+    problems = named(tables)
+    assert code == 16
+    assert problems.keys() == {"added", "dropped", "fast", "lost", "retyped", "without"}, problems
+    assert "column at has values that no block carries" in problems["added"]
+    assert "50 rows" in problems["dropped"]
+    assert "it has rows that no block carries" in problems["fast"]
+    assert "on the replica" in problems["lost"]
+    assert "more is text in the table and integer in the ledger" in problems["retyped"]
+    assert "column more is not in the table any more" in problems["without"]
+    (wide,) = (table for table in tables if table["table"] == "wide")
+    assert [difference["key"] for difference in wide["differences"]] == [{"id": "7"}]
+    # Scrubs go on, find what they can, and count as wrong in this region what is wrong here.
+    deployment.lima.reach(lambda status: divergent(status) == {"wide": 1, "lost": 1}, "what is wrong in this region")
+    done = scrubs(deployment.tokyo.status() or {})
+    deployment.tokyo.reach(lambda status: scrubs(status) > done + 1 and divergent(status) == {}, "scrubs go on")
+    assert "Traceback" not in deployment.logs()
+    # The printed cures work: a row tells the log of the column; a region that is made anew has the dropped table empty.
+    primary("UPDATE without SET id = id WHERE id = 1")
+    lima("CREATE TABLE lost (id int PRIMARY KEY, note text, more int)")
+    deployment.converge()
+    deployment.lima.reach(lambda status: "without" not in status["strands"][0]["verify"]["trouble"], "it is compared")
+    deployment.tokyo.stop()
+    command = [sys.executable, "-m", "replicator", "bootstrap", str(deployment.tokyo.config), "--replace"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 1
+    assert "retyped" in refused.stderr + refused.stdout, "a copy that would lack something in silence is refused"
+    primary("ALTER TABLE retyped ALTER COLUMN more TYPE int USING substr(more, 2)::int")
+    made = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stdout + made.stderr
+    deployment.tokyo.start()
+    deployment.converge()
+    code, tables = verdict(deployment.tokyo)
+    assert named(tables).keys() == {"added", "fast"}, named(tables)

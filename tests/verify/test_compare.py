@@ -53,7 +53,7 @@ async def test_no_more_is_listed_than_asked_but_all_is_counted() -> None:
 
 async def test_a_missing_table_or_column_is_a_difference() -> None:
     primary = ListedSide("primary", [(KEYED, [["1", "a"]]), (KEYLESS, [])])
-    replica = ListedSide("tokyo", [(TableHead("log", ["a"], []), []), (TableHead("more", ["a"], []), [])])
+    replica = ListedSide("tokyo", [(TableHead("log", ["a"], []), []), (TableHead("more", ["a"], []), [["1"]])])
     results = {result.table: result for result in await compare_sides(primary, replica, 10)}
     assert "replica has no such table" in results["t"].problem
     assert "primary has no such table" in results["more"].problem

@@ -78,8 +78,9 @@ def compare(config: Config, listed: int) -> ComparisonVerdict:
         else:
             different = sum(table.different for table in verdict.tables)
             problems = [f"{table.table}: {table.problem}" for table in verdict.tables if table.problem]
-            line = "; ".join([f"divergent {at}: {different:,} keys differ", *problems])
-            comparison = ComparisonVerdict(DIVERGENT, line, verdict)
+            line = "; ".join([f"{verdict.result} {at}: {different:,} keys differ", *problems])
+            code = DIVERGENT if verdict.result == "divergent" else NOT_CHECKED
+            comparison = ComparisonVerdict(code, line, verdict)
     except* ReplicatorError as group:
         error = first_cause(group)
         code = DIVERGENT if isinstance(error, Divergence) else NOT_CHECKED

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     """Compares replica regions with the primary that they follow: every row, at one position.
 
-    CONFIGS are the replica regions' files. Both sidecars of each pair must run; writes go on meanwhile, and neither
-    side is locked. Digests are compared first, rows only where those differ. Of a key that differs it tells both rows,
+    CONFIGS are the replica regions' files. Both sidecars of each pair must run; writes go on meanwhile, and no table
+    stays locked. Digests are compared first, rows only where those differ. Of a key that differs it tells both rows,
     the block that touched it last, the first block whose change is missing, who is wrong by the journal, and the likely
-    cause. Exit code 0: equal. 16: divergent. 32: could not be checked. 2: wrong usage or configuration.
+    cause. A table that cannot be compared is named, and all others are compared. Exit code 0: equal. 16: divergent.
+    32: could not be checked. 2: wrong usage or configuration.
     """
     import trio
 
@@ -50,7 +51,7 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
         try:
             verdict = trio.run(verify, primary, replica, listed)
             verdicts.append(verdict)
-            code = max(code, 0 if verdict.is_equal else DIVERGENT)
+            code = max(code, {"equal": 0, "divergent": DIVERGENT}.get(verdict.result, NOT_CHECKED))
         except* ReplicatorError as group:
             error = first_cause(group)
             result = "divergent" if isinstance(error, Divergence) else "not checked"
@@ -87,7 +88,7 @@ def _primary(settings: Config) -> Endpoint:
 def _as_json(verdict: Verdict) -> Answer:
     return {
         "replica": verdict.replica,
-        "result": "equal" if verdict.is_equal else "divergent",
+        "result": verdict.result,
         "position": str(verdict.position),
         "sequence": verdict.position.sequence,
         "tables": [

@@ -37,7 +37,7 @@ async def compare(primary: Endpoint, region: Endpoint) -> Comparison:
     try:
         verdict = await verify(primary, region, 0)
         comparison = Comparison(
-            "equal" if verdict.is_equal else "divergent",
+            verdict.result,
             str(verdict.position),
             {table.table: table.replica_digest for table in verdict.tables},
             {table.table: table.primary_digest for table in verdict.tables},

@@ -119,7 +119,9 @@ class Copies:
         finally:
             self._beginning -= 1
         reader = _copy_reader(moment)
-        tables = dict(in_force(start.definitions).values())
+        # A table that was dropped has no rows any more; whoever follows has it, empty, for older blocks speak of it.
+        gone = {definition.name for definition in reader.missing()}
+        tables = {n: each for n, each in in_force(start.definitions).values() if each.name not in gone}
         chunks_left = chunks(
             reader,
             tables,
@@ -134,8 +136,9 @@ class Copies:
     async def _plan(self, request: Request) -> Response:
         moment, start = await self._fixed()
         with contextlib.closing(moment.reader):
-            names = sorted(definition.label for _, definition in in_force(start.definitions).values())
-            about = {name: await trio.to_thread.run_sync(_copy_reader(moment).about_rows, name) for name in names}
+            reader = _copy_reader(moment)
+            names = [definition.label for definition in await trio.to_thread.run_sync(reader.tables)]
+            about = {name: await trio.to_thread.run_sync(reader.about_rows, name) for name in sorted(names)}
         return JSONResponse({"position": str(start.position), "rows": start.rows, "tables": about})
 
     async def _chunk(self, request: Request) -> Response:
@@ -212,13 +215,18 @@ class Copies:
         definitions = self._journal.definitions_in_order(self._strand, position.sequence)
         tables = {name: definition for name, (_, definition) in in_force(definitions).items()}
         reader = _copy_reader(moment)
-        if tables != {definition.name: definition for definition in reader.tables()}:
+        gone = {definition.name: definition for definition in reader.missing()}
+        if tables != {definition.name: definition for definition in reader.tables()} | gone:
             return None
+        flaws = reader.flaws()
+        for definition in reader.tables():  # what a copy would lack in silence
+            if flaw := flaws.get(definition.label):
+                raise Rejected("table_flawed", flaw, status=409, place=f"table {definition.label}")
         if self._journal.position_at(self._strand, position.sequence) != position:
             return None  # pruned just now
         block = self._journal.block(self._strand, position.sequence)
         high_at = self._journal.high_at(self._strand, position.sequence)
-        about = [reader.about_rows(definition.label) for definition in tables.values()]
+        about = [reader.about_rows(each.label) for name, each in tables.items() if name not in gone]
         rows = None if None in about else sum(count or 0 for count in about)
         committed_at = block.header.committed_at if block else high_at
         return CopyStart(secrets.token_hex(16), position, committed_at, high_at, definitions, rows)

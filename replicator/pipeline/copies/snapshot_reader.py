@@ -25,6 +25,9 @@ class CopyReader(Reader, Protocol):
     def placed_rows(self, table: str) -> Iterator[tuple[list[str | None], Place | None]]:
         """As ``rows``, each with its (sequence, ordinal) if the table keeps that."""
 
+    def missing(self) -> list[Definition]:
+        """The tables that are defined and that the database does not have: dropped where nobody heard of it."""
+
     def sequences(self) -> list[SetSequence]:
         """The sequences' values, as far as this database keeps them."""
 

@@ -190,6 +190,10 @@ class Reader(Protocol):
         """The rows that the blocks behind ``after``, up to ``until``, have inserted into a table without a key, of a
         replica. Their key line is their place, ``sequence ordinal``."""
 
+    def flaws(self) -> dict[str, str]:
+        """Why tables cannot be compared by their definitions, by label: something of theirs is missing, or of another
+        type."""
+
     def quarantine(self) -> QuarantineTable:
         """The statements that were set aside, as this reader sees them; to read only."""
 

@@ -16,11 +16,12 @@ from replicator.format.definition import Definition
 from replicator.format.values import json_of
 from replicator.pipeline.replicas.base import AppliedMark, Document, KeyedLine, SetSequence
 from replicator.pipeline.replicas.keys import checked_key, checked_text, unknown_table
-from replicator.pipeline.replicas.postgres import few, lines, schema
+from replicator.pipeline.replicas.postgres import few, flaws, lines, schema
 from replicator.pipeline.replicas.postgres.comparisons import behind, equal, operators
 from replicator.pipeline.replicas.postgres.few import TextValue, texts_of
 from replicator.pipeline.replicas.postgres.replica import read_applied
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
+from replicator.pipeline.replicas.postgres.scan import TableScan
 from replicator.pipeline.replicas.quarantine import QuarantineTable
 from replicator.postgres.catalog import exists
 from replicator.postgres.errors import REPLICA
@@ -41,6 +42,8 @@ class PostgresReader:
         self._locking = locking
         self._database = Database(dsn, REPLICA)
         self._given = None if definitions is None else {table.name: table for table in definitions.values()}
+        self._publication: str | None = None
+        self._missing: list[Definition] = []
         self._has_own_tables = False
         self._fixed = False
         self._cursors = 0
@@ -49,13 +52,20 @@ class PostgresReader:
         self._connection = self._database.connect(_SETTINGS)
         few.prepare(self._connection)
 
-    def read_by(self, definitions: Mapping[int, Definition]) -> None:
-        """From here on, read these tables, as far as the database has them. Of a database that is no replica."""
+    def read_by(self, definitions: Mapping[int, Definition], publication: str | None = None) -> None:
+        """From here on, read these tables, as far as the database has them. Of a database that is no replica; its
+        ``publication`` says what blocks are made of."""
         found = {table.name: table for _, table in sorted(definitions.items())}
+        self._publication = publication
         with self._one_moment():
             self._given = {
                 name: table for name, table in found.items() if exists(self._connection, quoted(*table.name))
             }
+        self._missing = [table for name, table in found.items() if name not in self._given]
+
+    def missing(self) -> list[Definition]:
+        """The tables that ``read_by`` was to read and that the database does not have (any more)."""
+        return self._missing
 
     def close(self) -> None:
         with contextlib.suppress(psycopg.Error):
@@ -64,6 +74,8 @@ class PostgresReader:
     def snapshot(self) -> None:
         with self._database.translated():
             if not self._in_transaction():
+                if self._locking and self._given is not None:  # what was dropped cannot be locked
+                    self.read_by(dict(enumerate(self._given.values())))
                 tables = [quoted(*definition.name) for definition in self.tables()] if self._locking else []
                 self._connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 if tables:  # before the first look, so that what is seen is what is locked
@@ -171,7 +183,34 @@ class PostgresReader:
 
     def lines(self, table: str) -> Iterator[list[KeyedLine]]:
         with self._one_moment():
-            yield from lines.all_lines(self._connection, self._definition(table))
+            definition = self._definition(table)
+            # A copy's tables stay locked anyway; without a moment there is nothing to hold stretches together.
+            if self._locking or not self._fixed:
+                yield from lines.all_lines(self._connection, definition)
+                return
+            facts = flaws.facts_of(self._connection, [definition]).get(definition.name)
+            open_columns: list[str] = []
+            if self._given is not None and facts is not None:
+                open_columns = flaws.uncarried(definition, facts, generated=self._publishes_generated())
+            yield from TableScan(self._database, _SETTINGS, self._connection, definition).chunks(open_columns)
+
+    def flaws(self) -> dict[str, str]:
+        """Why tables cannot be compared by their definitions, by label; at this moment."""
+        with self._one_moment():
+            definitions = self.tables()
+            facts = flaws.facts_of(self._connection, definitions)
+            captured = self._given is not None
+            found = {
+                definition.label: text
+                for definition in definitions
+                if (text := flaws.flaw(definition, facts.get(definition.name), captured=captured))
+            }
+            if self._publication is not None:
+                found |= flaws.unknown_tables(self._connection, self._publication, {each.name for each in definitions})
+            return found
+
+    def _publishes_generated(self) -> bool:
+        return self._publication is not None and flaws.publishes_generated(self._connection, self._publication)
 
     def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
         with self._one_moment():

@@ -101,6 +101,10 @@ class SqliteReader:
                     cells = [read(value) for read, value in zip(readers, row, strict=False)]
                     yield cells, (row[width], row[width + 1]) if places else None
 
+    def missing(self) -> list[Definition]:
+        """None: what the file does not have is refused when it is read."""
+        return []
+
     def sequences(self) -> list[SetSequence]:
         """The values that were carried here."""
         with self._one_moment():
@@ -125,6 +129,10 @@ class SqliteReader:
     def lines(self, table: str) -> Iterator[list[KeyedLine]]:
         with self._one_moment():
             yield from self._lines.all(self._definition(table))
+
+    def flaws(self) -> dict[str, str]:
+        """None: what differs from the definitions is refused when it is read."""
+        return {}
 
     def lines_of(self, table: str, keys: Sequence[Sequence[str]]) -> list[KeyedLine]:
         with self._one_moment():

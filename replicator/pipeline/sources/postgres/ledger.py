@@ -34,7 +34,9 @@ class PostgresLedger:
 
     def moments(self, captured: Captured, *, locking: bool) -> PostgresMoments:
         """Snapshots of the database, each with the block that it belongs to."""
-        return PostgresMoments(self._options.dsn, captured, self.source.report, locking=locking)
+        return PostgresMoments(
+            self._options.dsn, self._options.publication, captured, self.source.report, locking=locking
+        )
 
     def sequences(self) -> list[SetSequence]:
         """The published sequences; asked on a session of its own, whatever the source does meanwhile."""

@@ -34,11 +34,13 @@ class PostgresMoments:
     def __init__(
         self,
         dsn: str,
+        publication: str,
         captured: Captured,
         report: SourceReport,
         *,
         locking: bool = False,
     ) -> None:
+        self._publication = publication
         self._locking = locking
         self._dsn = dsn
         self._journal, self._head, self._stored_so_far = captured
@@ -81,7 +83,7 @@ class PostgresMoments:
                 definitions = await trio.to_thread.run_sync(self._journal.definitions, self._strand, position.sequence)
                 if self._locking and not _names(definitions) <= _names(locked):
                     return None  # a table was defined just now: it is not locked
-                await trio.to_thread.run_sync(reader.read_by, definitions)
+                await trio.to_thread.run_sync(reader.read_by, definitions, self._publication)
                 undo.pop_all()  # from here on the reader is the caller's
                 return Moment(position, reader)
             return None
