@@ -71,6 +71,12 @@ MEANINGS: Mapping[str, Meaning] = {
 # is read as. Not translated by the server: the words of internal errors. Translated, where lc_messages says so: those
 # of a refused login; one that is not recognised counts as a connection that cannot be made, and is tried again.
 _READ_AS: Sequence[tuple[str, str, str]] = (
+    # A server that is not what it is meant to be for now: a standby, in recovery, or not yet restarted.
+    ("55000", "recovery is in progress", "25006"),
+    ("55000", "wal_level", "57P03"),
+    ("55000", "logical decoding requires", "57P03"),
+    # A value or a row that is too large for the form in which it would be sent.
+    ("XX000", "invalid memory alloc request size", "54000"),
     # A race with somebody's DDL that was lost in the catalogs, which the next transaction reads anew.
     ("XX000", "tuple concurrently ", "40001"),
     ("XX000", "cache lookup failed for ", "40001"),
@@ -101,6 +107,9 @@ class SessionReasons(NamedTuple):
     phrases: Sequence[tuple[str, str, str, str]] = ()
 
 
+LOGICAL = "ALTER SYSTEM SET wal_level = logical; then restart the server; it goes on by itself"
+STANDBY = "point the dsn at the server that takes writes, or promote this one; it goes on by itself"
+LOCKS = "raise max_locks_per_transaction and restart the server; it goes on by itself"
 _SOMEBODY_CHANGED = ("replica_table_differs", "somebody else changed the table: restore it, or resync it")
 _VALUE = ("replica_refused_row", "the replica cannot hold this value: see the message")
 _TRIGGER = ("replica_refused_row", "drop the trigger from the replica: the primary has run its own")
@@ -134,9 +143,9 @@ REPLICA = SessionReasons(
         "P0": _TRIGGER,
         "XX": ("replica_damaged", ""),
     },
+    phrases=(("53200", "shared memory", "replica_lock_table_full", LOCKS),),
 )
 _NEW_COPY = "resync from a new copy; raise max_slot_wal_keep_size"
-_LOGICAL = "set wal_level = logical and restart the server"
 SOURCE = SessionReasons(
     dsn="bad_dsn",
     waits="postgres_unavailable",
@@ -149,12 +158,15 @@ SOURCE = SessionReasons(
         "42501": ("missing_privilege", "grant the role REPLICATION, SELECT on the tables and CREATE on the database"),
         "42704": ("missing_object", "see preflight: a slot or publication is gone"),
         "42P01": ("no_such_table", "check the configured tables"),
-        "53400": ("no_free_slot", "raise max_replication_slots or drop a slot that nobody uses"),
+        "25006": ("server_in_recovery", STANDBY),
+        "54": ("value_too_large", ""),
         "55006": ("slot_active", ""),
     },
     phrases=(
-        ("55000", "wal_level", "wal_level", _LOGICAL),
-        ("55000", "logical decoding requires", "wal_level", _LOGICAL),
+        ("57P03", "wal_level", "wal_level", LOGICAL),
+        ("57P03", "logical decoding requires", "wal_level", LOGICAL),
+        ("53400", "replication slots", "no_free_slot", "raise max_replication_slots or drop a slot that nobody uses"),
+        ("53200", "shared memory", "lock_table_full", LOCKS),
         ("55000", "replication slot", "slot_lost", _NEW_COPY),
         ("55000", "can no longer", "slot_lost", _NEW_COPY),
     ),

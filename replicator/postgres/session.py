@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from replicator.errors import Halted, ReplicatorError
 from replicator.postgres.errors import SessionReasons, translation
-from replicator.postgres.settings import APPLICATION_NAME, as_options, session_settings
+from replicator.postgres.settings import APPLICATION_NAME, as_options, later_settings, session_settings
 
 OLDEST_VERSION = 140000
 CONNECT_SECONDS = 10
@@ -64,7 +64,11 @@ class Database:
     ) -> Connection:
         """A new session in autocommit with our settings and those of its purpose; blocks. With ``replication`` it takes
         replication commands, too. Raises Unavailable or Halted."""
-        return self._connect(session_settings(purpose), replication=replication, name=name)
+        connection = self._connect(session_settings(purpose), replication=replication, name=name)
+        with self.translated():
+            for setting, value in later_settings(connection.info.server_version).items():
+                connection.execute(f"SET {setting} = {value}".encode())
+        return connection
 
     def connect_as_application(self, settings: Mapping[str, str] = _NO_SETTINGS) -> Connection:
         """A session as an application has it: with what server, database and role are set to, but for these. Its values

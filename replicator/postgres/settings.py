@@ -38,11 +38,16 @@ PREDICTABLE = {
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "statement_timeout": "0",  # who needs a bound gives its own
+    "lock_timeout": "0",  # likewise
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "synchronous_commit": "local",  # a commit of ours would wait for a synchronous standby: perhaps for us
     "jit": "off",  # compiling takes longer than any of our statements
 }
+
+# As ``PREDICTABLE``, of servers from this version on: an older one refuses a connection that names what it lacks. They
+# are set once there is one.
+SINCE = {170000: {"transaction_timeout": "0"}}  # a first copy, and a batch of replay, take as long as they take
 
 # Purposes.
 WRITER = {"replicator.writer": "on"}  # the fence lets these sessions write (``cluster/fencing/gate_sql``)
@@ -57,6 +62,11 @@ def session_settings(purpose: Mapping[str, str]) -> dict[str, str]:
     ``CANONICAL``."""
     assert not purpose.keys() & CANONICAL.keys(), "text is canonical in every session"
     return {**CANONICAL, **PREDICTABLE, **purpose}
+
+
+def later_settings(version: int) -> dict[str, str]:
+    """What a session is set to beside that, at a server of this version."""
+    return {name: value for since, them in SINCE.items() if version >= since for name, value in them.items()}
 
 
 def as_options(settings: Mapping[str, str]) -> str:

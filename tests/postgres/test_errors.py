@@ -36,7 +36,7 @@ EXPECTED = {
     "23514": (HALT, "replica_refused_row", "postgres_error", "fence_refused"),
     "24000": (HALT, "replica_refused", "postgres_error", "fence_refused"),
     "25001": (HALT, "replica_refused", "postgres_error", "fence_refused"),
-    "25006": (WAIT, "replica_read_only", "postgres_unavailable", "fence_unavailable"),
+    "25006": (WAIT, "replica_read_only", "server_in_recovery", "fence_unavailable"),
     "25P02": (HALT, "replica_refused", "postgres_error", "fence_refused"),
     "25P03": (WAIT, "replica_slow", "postgres_unavailable", "fence_unavailable"),
     "26000": (HALT, "replica_refused", "postgres_error", "fence_refused"),
@@ -66,8 +66,8 @@ EXPECTED = {
     "53100": (WAIT, "disk_full", "postgres_unavailable", "fence_unavailable"),
     "53200": (WAIT, "replica_overloaded", "postgres_unavailable", "fence_unavailable"),
     "53300": (WAIT, "replica_overloaded", "postgres_unavailable", "fence_unavailable"),
-    "53400": (HALT, "replica_overloaded", "no_free_slot", "fence_refused"),
-    "54000": (HALT, "replica_refused_row", "postgres_error", "fence_refused"),
+    "53400": (HALT, "replica_overloaded", "postgres_error", "fence_refused"),
+    "54000": (HALT, "replica_refused_row", "value_too_large", "fence_refused"),
     "55000": (HALT, "replica_refused", "postgres_error", "fence_refused"),
     "55006": (WAIT, "replica_locked", "slot_active", "fence_unavailable"),
     "55P02": (HALT, "replica_refused", "postgres_error", "fence_refused"),
@@ -202,14 +202,18 @@ def test_a_misuse_of_the_library_halts(reasons: SessionReasons) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("error", "kind", "reason"),
     [
-        ("logical decoding requires wal_level >= logical", "wal_level"),
-        ("logical replication slot needs wal_level", "wal_level"),
-        ('can no longer get changes from replication slot "a"', "slot_lost"),
-        ("something else", "postgres_error"),
+        (errors.ObjectNotInPrerequisiteState("logical decoding requires wal_level >= logical"), WAIT, "wal_level"),
+        (errors.ObjectNotInPrerequisiteState("logical replication slot needs wal_level"), WAIT, "wal_level"),
+        (errors.ObjectNotInPrerequisiteState("recovery is in progress"), WAIT, "server_in_recovery"),
+        (errors.ObjectNotInPrerequisiteState('can no longer access replication slot "a"'), HALT, "slot_lost"),
+        (errors.ObjectNotInPrerequisiteState("something else"), HALT, "postgres_error"),
+        (errors.OutOfMemory("out of shared memory"), WAIT, "lock_table_full"),
+        (errors.ConfigurationLimitExceeded("all replication slots are in use"), HALT, "no_free_slot"),
+        (errors.InternalError_("invalid memory alloc request size 1200000003"), HALT, "value_too_large"),
     ],
 )
-def test_a_source_tells_what_a_slot_lacks(message: str, reason: str) -> None:
-    error = translation(errors.ObjectNotInPrerequisiteState(message), "here", SOURCE)
-    assert (type(error), error.reason) == (Halted, reason)
+def test_a_source_tells_what_a_server_lacks(error: psycopg.Error, kind: type[ReplicatorError], reason: str) -> None:
+    told = translation(error, "here", SOURCE)
+    assert (type(told), told.reason) == (kind, reason)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from replicator.postgres.settings import CANONICAL, PREDICTABLE, as_options, session_settings
+from replicator.postgres.settings import CANONICAL, PREDICTABLE, as_options, later_settings, session_settings
 from tests.postgres.users import WITH_OUR_SETTINGS, Texts, User
 from tests.servers import Postgres
 
@@ -28,13 +28,14 @@ STRANGE = {
     "default_transaction_isolation": "serializable",
     "default_transaction_deferrable": "on",
     "statement_timeout": "1ms",
+    "lock_timeout": "1ms",
     "idle_in_transaction_session_timeout": "1ms",
     "idle_session_timeout": "1ms",
     "synchronous_commit": "remote_apply",
     "jit": "on",
 }
 # Settings that a purpose may set otherwise.
-OWN = {"statement_timeout", "idle_in_transaction_session_timeout", "synchronous_commit"}
+OWN = {"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "synchronous_commit"}
 
 PRINTED = r"""
 SELECT '2024-02-01 12:00+00'::timestamptz, '2024-02-01'::date, '1 year -2 mons 3 days 04:05'::interval,
@@ -55,7 +56,8 @@ def strange(postgres: Postgres) -> Iterator[str]:
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("CREATE ROLE strange LOGIN SUPERUSER")
         db.execute("CREATE TABLE public.wallets (id int PRIMARY KEY); CREATE TYPE public.mood AS ENUM ('good')")
-        for name, value in STRANGE.items():
+        later = {name: LATER[name] for name in later_settings(db.info.server_version)}
+        for name, value in {**STRANGE, **later}.items():
             setting = value if name == "search_path" else f"'{value}'"
             db.execute(f"ALTER ROLE strange SET {name} = {setting}".encode())
         db.execute("ALTER DATABASE strange_settings SET timezone = 'America/New_York'")
@@ -63,6 +65,9 @@ def strange(postgres: Postgres) -> Iterator[str]:
     with postgres.connect() as db:
         db.execute("DROP DATABASE strange_settings WITH (FORCE)")
         db.execute("DROP ROLE strange")
+
+
+LATER = {"transaction_timeout": "1s"}  # of servers that have them
 
 
 def one(rows: Texts) -> list[str | None]:
@@ -79,6 +84,8 @@ def test_every_session_has_the_list(user: User, strange: str) -> None:
     for name, value in {**CANONICAL, **PREDICTABLE}.items():
         if name not in OWN:
             assert one(user.run(strange, f"SHOW {name}")) == [value], name
+    for name, value in later_settings(int(one(user.run(strange, "SHOW server_version_num"))[0] or 0)).items():
+        assert one(user.run(strange, f"SHOW {name}")) == [value], name
     for name in OWN:
         assert one(user.run(strange, f"SHOW {name}")) != [STRANGE[name]], name
 

@@ -43,7 +43,7 @@ from replicator.pipeline.sources.postgres.relations import (
     uncarried,
 )
 from replicator.pipeline.sources.postgres.session import session
-from replicator.pipeline.sources.postgres.slot import Identity, create_slot, identify
+from replicator.pipeline.sources.postgres.slot import Identity, check_server, create_slot, identify
 from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
 from replicator.pipeline.sources.postgres.stream_basis import BASIS_NOTE, pack_basis, read_basis
 from replicator.postgres.catalog import all_oids
@@ -137,6 +137,7 @@ class Promotion:
         self._journal.set_note(SLOT_NOTE, name)  # before it is made: what a kill leaves behind is known as ours
         self._on_step("within SLOT")
         with replicating(self._options) as replication:
+            check_server(replication)
             identity = identify(replication)
             point, _ = create_slot(replication, name)
         self._slot_at = identity, point

@@ -4,6 +4,9 @@ Guarantee: a batch is whole blocks, applied in one transaction of the replica to
 behind the position that the replica itself has stored. So a replay that is killed, or whose commit's outcome is
 unknown, opens the replica again, reads where it stands, and goes on: no block is lost, doubled or reordered.
 
+One exception: before there is a position, the first copy may be divided where a server cannot hold the locks of all its
+tables at once. Its rows are then there before the position, and taken again if it is killed in between.
+
 A large block is a batch of its own, applied part by part within its transaction; memory holds a part, not the block.
 
 A batch of which the replica refuses a statement is done again, statement by statement where it must be
@@ -29,6 +32,7 @@ from replicator.pipeline.replay.planner import Planner
 from replicator.pipeline.replay.quarantine import HALTS, Quarantine, QuarantinePolicy, is_curable
 from replicator.pipeline.replicas.base import AppliedMark, Replica
 
+FIRST_STEPS = 50  # of a first copy, between two looks whether its transaction has to be divided
 T = TypeVar("T")
 
 
@@ -153,7 +157,7 @@ class Replayer:
                 statements = self.quarantine.without_blocked(block.header, statements)
             self._planner.add(sequence, statements)
         self._replica.begin()  # only now: the database's locks are not held while the batch is planned
-        self._replica.apply(self._strand, self._planner.take())
+        self._take_planned()
         self._commit(blocks[-1], len(blocks))
 
     def _apply_large(self, block: Block) -> None:
@@ -164,10 +168,20 @@ class Replayer:
             if self.quarantine.has_open:
                 statements = self.quarantine.without_blocked(block.header, statements, ordinal)
             self._planner.add(block.header.sequence, statements)
-            self._replica.apply(self._strand, self._planner.take())
+            self._take_planned()
             self.quarantine.store(self._replica)
             ordinal += part.statements
         self._commit(block, 1)
+
+    def _take_planned(self) -> None:
+        """Apply what is planned; of a first copy, which may have thousands of tables, some steps at a time."""
+        steps = self._planner.take()
+        if self.applied.position.sequence:
+            self._replica.apply(self._strand, steps)
+            return
+        for first in range(0, len(steps), FIRST_STEPS):
+            self._replica.apply(self._strand, steps[first : first + FIRST_STEPS])
+            self._replica.divide()
 
     def _apply_one_by_one(self, batch: Sequence[Block]) -> None:
         self._load()  # planner and quarantine have taken note of what was rolled back

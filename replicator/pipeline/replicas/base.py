@@ -124,6 +124,10 @@ class Replica(Protocol):
         """As ``apply``; but where that raises Halted, the transaction is as it was before and goes on. What the
         database would only check at the commit is checked here."""
 
+    def divide(self) -> None:
+        """Within the transaction, before there is a position: commit what was applied, if the database cannot hold more
+        in one transaction, and begin another. What was applied may then be applied again."""
+
     def commit(self, applied: AppliedMark) -> None:
         """Store the position, then commit. After Unavailable the outcome is what ``applied`` says once reopened."""
 

@@ -34,6 +34,11 @@ _SETTINGS = {
 }
 _DELETE_LIMIT_BYTES = 256 << 20
 LOOK_SECONDS = 5.0
+# How many locks this session holds, and half of what the server is configured to hold.
+_LOCKS = """
+SELECT (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()), current_setting('max_locks_per_transaction')::int
+     * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 2
+"""
 _MADE_HERE = ("428C9", "42P10")  # a column was written that the database makes by itself: since when, if not before?
 
 
@@ -139,6 +144,13 @@ class PostgresReplica:
         if time.monotonic() - self._silent_at > LOOK_SECONDS:
             user_schema.check_silent(self._open, self._is_silent)
             self._silent_at = time.monotonic()
+
+    def divide(self) -> None:
+        """A table that is made or written to takes several of the server's locks until the transaction ends."""
+        ((locks, most),) = self._run(_LOCKS)
+        if locks > most:
+            self._run("COMMIT")
+            self.begin()
 
     def rollback(self) -> None:
         self._drifted_now = 0

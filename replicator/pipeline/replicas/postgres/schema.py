@@ -64,7 +64,9 @@ def current_definitions(connection: Connection) -> dict[tuple[str, str], Definit
 def define(connection: Connection, strand: str, relation: int, definition: Definition) -> None:
     """Create the table or bring it after its definition, and write the definition down."""
     check_names(definition)
-    before = current_definitions(connection).get(definition.name)
+    before = _current(connection, definition.name)
+    if before == definition and _is_written(connection, strand, relation, definition):
+        return  # by a first copy that was divided, and killed
     problem = difference(connection, definition, before)
     if problem:
         raise table_differs(definition, problem)
@@ -85,6 +87,22 @@ def define(connection: Connection, strand: str, relation: int, definition: Defin
         " name = excluded.name, definition = excluded.definition",
         (strand, relation, definition.namespace, definition.table, pack_definition(definition)),
     )
+
+
+def _current(connection: Connection, name: tuple[str, str]) -> Definition | None:
+    """The definition in force of one table."""
+    found = connection.execute(
+        "SELECT definition FROM replicator.definition WHERE namespace = %s AND name = %s ORDER BY number DESC LIMIT 1",
+        name,
+    ).fetchone()
+    return None if found is None else unpack_definition(found[0])
+
+
+def _is_written(connection: Connection, strand: str, relation: int, definition: Definition) -> bool:
+    found = connection.execute(
+        "SELECT definition FROM replicator.definition WHERE strand = %s AND relation = %s", [strand, relation]
+    ).fetchone()
+    return found is not None and found[0] == pack_definition(definition) and _exists(connection, definition)
 
 
 def undefine(connection: Connection, strand: str, relation: int) -> None:

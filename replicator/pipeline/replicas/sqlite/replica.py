@@ -77,6 +77,9 @@ class SqliteReplica:
         with sqlite.translated(self._path):
             self._open.execute("BEGIN IMMEDIATE")
 
+    def divide(self) -> None:
+        """One transaction holds as many tables as there are."""
+
     def rollback(self) -> None:
         self._drifted_now = 0
         self._rows.clear()  # what was defined in the transaction is gone

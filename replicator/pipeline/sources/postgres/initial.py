@@ -7,20 +7,21 @@ before creating it: the next attempt drops it and begins again. There is never h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from replicator.format.block import HAS_DEFINITIONS, BlockPart, Draft
 from replicator.pipeline.sources.base import Sink, SourceReport
 from replicator.pipeline.sources.postgres.copy import (
+    FACTS_AT_ONCE,
     CopyTable,
-    check_unchanged,
-    copy_parts,
-    enter_snapshot,
+    copy_groups,
     estimate_rows,
-    lock_tables,
+    grouped,
+    locks_of,
 )
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
 from replicator.pipeline.sources.postgres.open_transactions import HeldUp, open_transactions
@@ -33,11 +34,14 @@ from replicator.pipeline.sources.postgres.slot import create_slot, drop_own_slot
 from replicator.pipeline.sources.postgres.wal_reader import together
 from replicator.postgres.catalog import TableFacts, all_oids, read_tables
 from replicator.postgres.lsn import lsn_text
+from replicator.postgres.quoting import literal
 from replicator.postgres.session import Connection, Worker
 
 SLOT_NOTE = "postgres.slot"
 COPY_TXID = "copy"
 WATCH_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 class InitialCopy:
@@ -69,18 +73,16 @@ class InitialCopy:
         self._report.phase = "copying"
         self._report.copied_rows = 0
         async with opened(self._options) as reader:
-            await reader.call(enter_snapshot, snapshot)
-            await self._relations.note_before(await reader.call(all_oids))
-            facts = await reader.call(_published, self._options.publication)
-            await reader.call(lock_tables, facts)
-            await self._sql.call(partial(_check, facts))
-            self._report.copy_rows_estimate = await reader.call(estimate_rows, facts)
+            await self._relations.note_before(await reader.call(_within, snapshot, all_oids))
+            facts = await self._facts(reader, snapshot)
+            self._report.copy_rows_estimate = await self._sql.call(estimate_rows, facts)
             binary = not text_only and can_be_binary(facts, generated=publication.generated)
             tables = [
                 CopyTable(*await self._relations.first(table, publication, binary=binary), table) for table in facts
             ]
+            locks, most = await self._sql.call(locks_of, [table.oid for table in facts])
             origin = lsn_text(point)
-            await self._send(reader, tables, origin)
+            await self._send(reader, snapshot, grouped(tables, locks, most), origin)
         return origin
 
     async def _make_slot(self, name: str) -> tuple[int, str]:
@@ -103,9 +105,19 @@ class InitialCopy:
             oldest = (await self._sql.call(open_transactions))[:1]
             self._report.held_up = held_up.by(oldest[0] if oldest else None, "the first copy", trio.current_time())
 
-    async def _send(self, reader: Worker, tables: list[CopyTable], origin: str) -> None:
-        parts = copy_parts(reader.connection, tables)
-        statements = -len(tables)  # the definitions are no rows
+    async def _facts(self, reader: Worker, snapshot: str) -> list[TableFacts]:
+        """What the snapshot shows of the published tables."""
+        oids = await reader.call(_within, snapshot, partial(published_oids, publication=self._options.publication))
+        facts: list[TableFacts] = []
+        for first in range(0, len(oids), FACTS_AT_ONCE):  # looking at partitions locks them
+            some = partial(read_tables, oids=oids[first : first + FACTS_AT_ONCE])
+            facts += await reader.call(_within, snapshot, some)
+        return facts
+
+    async def _send(self, reader: Worker, snapshot: str, groups: list[list[CopyTable]], origin: str) -> None:
+        parts = copy_groups(reader.connection, self._sql.connection, snapshot, groups)
+        tables = sum(map(len, groups))
+        statements = -tables  # the definitions are no rows
         held = await reader.call(_next, parts)
         while held is not None:
             statements += held.statements
@@ -120,7 +132,7 @@ class InitialCopy:
             (held.statements if held else 0) + len(sequences), (held.data if held else b"") + b"".join(sequences)
         )
         committed_at = await self._sql.call(_clock)
-        count = statements + len(tables) + len(sequences)
+        count = statements + tables + len(sequences)
         draft = Draft(COPY_TXID, origin, committed_at, HAS_DEFINITIONS, count, last.data)
         if count != last.statements:  # parts went ahead
             await self._sink.send([last, draft._replace(body=None)])
@@ -132,12 +144,12 @@ def _next(_connection: Connection, parts: Iterator[BlockPart]) -> BlockPart | No
     return next(parts, None)
 
 
-def _published(connection: Connection, publication: str) -> list[TableFacts]:
-    return read_tables(connection, published_oids(connection, publication))
-
-
-def _check(facts: list[TableFacts], fresh: Connection) -> None:
-    check_unchanged(facts, fresh)
+def _within(connection: Connection, snapshot: str, look: Callable[[Connection], T]) -> T:
+    """Look at what the exported snapshot shows, in a transaction of its own."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.execute(f"SET TRANSACTION SNAPSHOT {literal(snapshot)}".encode())
+        return look(connection)
 
 
 def _clock(connection: Connection) -> int:

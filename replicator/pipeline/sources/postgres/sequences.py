@@ -26,27 +26,29 @@ class SequenceValue(NamedTuple):
     increment: int
 
 
+# Those of the published tables' schemas, and those that their columns own or have as default.
 _CARRIED = """
-SELECT s.schemaname, s.sequencename, s.last_value, s.increment_by,
-       has_sequence_privilege(format('%%I.%%I', s.schemaname, s.sequencename), 'SELECT, USAGE')
-  FROM pg_sequences s
- WHERE s.schemaname IN (SELECT schemaname FROM pg_publication_tables WHERE pubname = %s AND schemaname <> %s)
-    OR EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace m ON m.nspname = t.schemaname
-                 JOIN pg_class c ON c.relnamespace = m.oid AND c.relname = t.tablename
-                 JOIN pg_depend d ON d.refobjid = c.oid AND d.refclassid = 'pg_class'::regclass
-                  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-                 JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
-                 JOIN pg_namespace n ON n.oid = q.relnamespace
-                WHERE t.pubname = %s AND n.nspname = s.schemaname AND q.relname = s.sequencename)
-    OR EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace m ON m.nspname = t.schemaname
-                 JOIN pg_class c ON c.relnamespace = m.oid AND c.relname = t.tablename
-                 JOIN pg_attrdef f ON f.adrelid = c.oid
-                 JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
-                  AND d.refclassid = 'pg_class'::regclass
-                 JOIN pg_class q ON q.oid = d.refobjid AND q.relkind = 'S'
-                 JOIN pg_namespace n ON n.oid = q.relnamespace
-                WHERE t.pubname = %s AND n.nspname = s.schemaname AND q.relname = s.sequencename)
- ORDER BY 1, 2
+WITH published AS MATERIALIZED (
+  SELECT c.oid, n.oid AS namespace, n.nspname FROM pg_publication_tables t
+    JOIN pg_namespace n ON n.nspname = t.schemaname
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+   WHERE t.pubname = %s)
+SELECT q.oid::int8, n.nspname, q.relname, s.seqincrement, has_sequence_privilege(q.oid, 'SELECT, USAGE')
+  FROM pg_sequence s JOIN pg_class q ON q.oid = s.seqrelid JOIN pg_namespace n ON n.oid = q.relnamespace
+ WHERE q.relpersistence <> 't' AND (
+       q.relnamespace IN (SELECT namespace FROM published WHERE nspname <> %s)
+    OR q.oid IN (SELECT d.objid FROM pg_depend d JOIN published p ON p.oid = d.refobjid
+                  WHERE d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass
+                    AND d.deptype IN ('a', 'i'))
+    OR q.oid IN (SELECT d.refobjid FROM pg_attrdef f JOIN published p ON p.oid = f.adrelid
+                   JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+                    AND d.refclassid = 'pg_class'::regclass))
+ ORDER BY 2, 3
+"""
+_AT_ONCE = 200  # reading a sequence locks it until the statement's end
+_VALUES = """
+SELECT oid::int8, CASE WHEN EXISTS (SELECT FROM pg_sequence WHERE seqrelid = oid)
+                       THEN pg_sequence_last_value(oid::regclass) END FROM unnest(%s::oid[]) AS oid
 """
 
 
@@ -55,10 +57,8 @@ def read_sequences(connection: Connection, publication: str) -> list[SequenceVal
 
     Raises Halted if the role may not read one: its value would be missing after a promotion.
     """
-    values = []
-    for schema, name, value, increment, readable in connection.execute(
-        _CARRIED, (publication, IGNORED_NAMESPACE, publication, publication)
-    ):
+    carried = connection.execute(_CARRIED, (publication, IGNORED_NAMESPACE)).fetchall()
+    for _, schema, name, _, readable in carried:
         if not readable:
             raise Halted(
                 "missing_privilege",
@@ -66,9 +66,15 @@ def read_sequences(connection: Connection, publication: str) -> list[SequenceVal
                 place=f"sequence {schema}.{name}",
                 cure=f"GRANT SELECT ON SEQUENCE {schema}.{name}",
             )
-        if value is not None:
-            values.append(SequenceValue(schema, name, value, increment))
-    return values
+    last: dict[int, int | None] = {}
+    for first in range(0, len(carried), _AT_ONCE):
+        some = [oid for oid, *_ in carried[first : first + _AT_ONCE]]
+        last |= dict(connection.execute(_VALUES, (some,)).fetchall())
+    return [
+        SequenceValue(schema, name, value, increment)
+        for oid, schema, name, increment, _ in carried
+        if (value := last[oid]) is not None
+    ]
 
 
 def pack_sequences(values: Collection[SequenceValue]) -> list[bytes]:

@@ -13,6 +13,7 @@ import psycopg
 from replicator.errors import Halted, Unavailable
 from replicator.pipeline.sources.postgres.open_transactions import open_transactions, waits_for
 from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.postgres.errors import LOGICAL, STANDBY
 from replicator.postgres.lsn import lsn_text, parse_lsn
 from replicator.postgres.quoting import literal
 from replicator.postgres.session import Connection
@@ -58,6 +59,19 @@ def identify(replication: Connection) -> Identity:
     row = replication.execute("IDENTIFY_SYSTEM").fetchone()
     assert row is not None
     return Identity(str(row[0]), int(row[1]), str(row[3]))
+
+
+def check_server(connection: Connection) -> None:
+    """Raise Unavailable while the server cannot be a primary's: it is a standby, recovers, or keeps too little log."""
+    row = connection.execute("SELECT pg_is_in_recovery(), current_setting('wal_level')").fetchone()
+    assert row is not None
+    recovering, level = str(row[0]) in ("t", "True"), str(row[1])
+    place = f"PostgreSQL {connection.info.host}:{connection.info.port}"
+    if recovering:
+        message = "recovery is in progress: the server is a standby, or is being restored"
+        raise Unavailable("server_in_recovery", message, place=place, cure=STANDBY)
+    if level != "logical":
+        raise Unavailable("wal_level", f"wal_level is {level}", place=place, cure=LOGICAL)
 
 
 def read_slot(connection: Connection, name: str) -> Slot | None:

@@ -19,6 +19,7 @@ from replicator.errors import Halted, Unavailable
 from replicator.format.block import Header
 from replicator.pipeline.sources.base import Sink, SourceReport, SourceState
 from replicator.pipeline.sources.postgres.chain_start import origin_here, read_begins
+from replicator.pipeline.sources.postgres.copy import large_values, too_large
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
 from replicator.pipeline.sources.postgres.initial import InitialCopy
 from replicator.pipeline.sources.postgres.options import PostgresOptions
@@ -36,6 +37,7 @@ from replicator.pipeline.sources.postgres.slot import (
     Identity,
     check_identity,
     check_resume,
+    check_server,
     check_timeline,
     identify,
     new_copy,
@@ -188,6 +190,11 @@ class PostgresSource:
                         cure="it is tried again by itself",
                     ) from None
                 raise
+            except Halted as error:
+                if error.reason != "value_too_large":
+                    raise
+                found = await sql.call(large_values, self._options.publication)
+                raise too_large(error, found or "a row of the published tables") from error
 
     async def _check_timeline(
         self, state: SourceState, sink: Sink, replication: Worker, identity: Identity, start: int
@@ -205,6 +212,7 @@ class PostgresSource:
                 place=place_of(self._options.dsn),
                 cure="PostgreSQL 14 or newer is needed",
             )
+        check_server(replication)
         return identify(replication)
 
     def _check(

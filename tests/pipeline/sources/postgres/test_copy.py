@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
 import trio
 import trio.testing
 
-from replicator.errors import Unavailable
+from replicator.errors import Halted, Unavailable
 from replicator.pipeline.sources.postgres.copy import check_unchanged, lock_tables
 from replicator.pipeline.sources.postgres.session import connect
 from replicator.postgres.catalog import read_tables, table_oid
-from tests.pipeline.sources.postgres.ledger import Collector, Ledger, assert_equal, caught_up, following
+from tests.pipeline.sources.postgres.ledger import Collector, Ledger, assert_equal, caught_up, failure, following
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,21 @@ async def test_what_commits_beside_the_copy_is_in_it_or_behind_it(ledger: Ledger
             await trio.testing.wait_all_tasks_blocked(0.05)
             await caught_up(ledger, sink)
     assert_equal(ledger, sink, "wallets")
+
+
+async def test_a_value_that_has_no_text_form_halts_with_its_table(new_ledger: Callable[..., Ledger]) -> None:
+    """In the copy and in the stream, which is text because of an enum; the rest of the table is not to blame."""
+    ledger = new_ledger()
+    ledger.do(
+        "CREATE TYPE mood AS ENUM ('good')",
+        "CREATE TABLE files (id int PRIMARY KEY, m mood DEFAULT 'good', content bytea)",
+    )
+    insert = "INSERT INTO files VALUES (1, 'good', convert_to(repeat('x', 536870911), 'UTF8'))"
+    ledger.do(insert)
+    sink = Collector()
+    error = await failure(ledger, sink)
+    assert (type(error), error.reason, error.place) == (Halted, "value_too_large", "table files")
+    ledger.do("DELETE FROM files")
+    error = await failure(ledger, sink, insert)
+    assert (type(error), error.reason) == (Halted, "value_too_large")
+    assert error.place == "table public.files, column content"

@@ -321,6 +321,12 @@ def recover(server: Postgres) -> None:
         file.write("restore_command = 'false'\n")
 
 
+def be_standby(server: Postgres, standby: bool) -> None:
+    """From the next start on."""
+    signal = Path(server.directory / "data" / "standby.signal")
+    signal.touch() if standby else signal.unlink()
+
+
 @pytest.fixture
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A server that a test may kill."""
@@ -337,8 +343,9 @@ async def test_a_server_of_its_own_misconfigured_then_killed_and_restarted(own_s
     ledger.do("CREATE TABLE wallets (id int PRIMARY KEY, user_id text)", "INSERT INTO wallets VALUES (1, 'a')")
     sink = Collector()
     error = await failure(ledger, sink)
-    assert isinstance(error, Halted)
+    assert isinstance(error, Unavailable)  # it goes on by itself once its cure is carried out
     assert error.reason == "wal_level"
+    assert error.cure.startswith("ALTER SYSTEM SET wal_level = logical; then restart the server")
     ledger.do("ALTER SYSTEM SET wal_level = logical", "CREATE ROLE guarded LOGIN SUPERUSER PASSWORD 'right'")
     own_server.stop()
     ask_for_password(own_server, "guarded")
@@ -359,6 +366,16 @@ async def test_a_server_of_its_own_misconfigured_then_killed_and_restarted(own_s
         assert isinstance(await failure(ledger, Collector(sink.notes, sink.blocks)), Unavailable)
         own_server.start()
         ledger.sql = psycopg.connect(dsn, autocommit=True)
+    await free(ledger)
+    own_server.stop()
+    be_standby(own_server, True)  # for a while the dsn leads to a server that recovers
+    own_server.start()
+    error = await failure(ledger, sink)
+    assert (type(error), error.reason) == (Unavailable, "server_in_recovery")
+    own_server.stop()
+    be_standby(own_server, False)
+    own_server.start()
+    ledger.sql = psycopg.connect(dsn, autocommit=True)
     async with following(ledger, sink):
         await caught_up(ledger, sink)
     assert_equal(ledger, sink, "wallets")
