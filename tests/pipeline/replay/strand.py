@@ -99,3 +99,16 @@ class Strand:
     def wallets(self) -> dict[str, str]:
         """Balances by id."""
         return {str(cells[0]): str(cells[2]) for cells in contents(self.kind)}
+
+
+def refuse_deletes(kind: Kind, condition: str = "true") -> None:
+    """Such wallets cannot be deleted: a trigger that replay is not spared, as one of our own would be."""
+    kind.execute(
+        "CREATE FUNCTION replicator.refers() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE foreign_key_violation USING MESSAGE = 'referred'; END $$"
+    )
+    kind.execute(
+        f"CREATE TRIGGER refers BEFORE DELETE ON wallets FOR EACH ROW WHEN ({condition})"
+        " EXECUTE FUNCTION replicator.refers()"
+    )
+    kind.execute("ALTER TABLE wallets ENABLE ALWAYS TRIGGER refers")
