@@ -178,6 +178,9 @@ class PostgresSource:
                     basis.reader = None
                     with trio.move_on_after(LOOK_SECONDS):
                         await basis.check()
+                if error.reason == "value_too_large":
+                    found = await sql.call(large_values, self._options.publication)
+                    raise too_large(error, found or "a row of the published tables") from error
                 raise
             except TextFormatNeeded:
                 self._text_only = True
@@ -190,11 +193,6 @@ class PostgresSource:
                         cure="it is tried again by itself",
                     ) from None
                 raise
-            except Halted as error:
-                if error.reason != "value_too_large":
-                    raise
-                found = await sql.call(large_values, self._options.publication)
-                raise too_large(error, found or "a row of the published tables") from error
 
     async def _check_timeline(
         self, state: SourceState, sink: Sink, replication: Worker, identity: Identity, start: int
