@@ -13,8 +13,9 @@ that the configuration names runs from start to stop; with one, ``cluster/failov
 The stages share nothing but the journal and its ``JournalHead``: each runs by itself, is supervised by itself, and
 starts from what is durable. So a sidecar that is killed at any instruction loses, doubles and reorders nothing.
 
-Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): no new requests, each
-stage sees its step through, then the files are closed; after the deadline the process ends hard, which is safe.
+Start: lock the data directory, open the journal, listen, then the stages. Stop (SIGTERM, SIGINT): a primary of a
+cluster hands the lead over; then no new requests, each stage sees its step through, then the files are closed; after
+the deadline the process ends hard, which is safe.
 
 A stage is supervised (``replicator/supervise.py``): what can get better is waited for; what cannot halts that stage
 alone and is shown, while everything else goes on. Any other exception is a bug and ends the process: whoever keeps it
@@ -103,6 +104,8 @@ class Sidecar:
                 log.info("region %s, %s, listens at %s", self.config.region.name, self.config.region.role, address)
                 task_status.started(address)
                 await self._stop_signal()
+                if self.controller is not None:
+                    await self.controller.leave(self.config.stop.deadline_seconds / 2)
                 self._stopping.set()  # no new requests: those that wait for a stage get their answer while it ends
                 working.cancel_scope.cancel()
         log.info("region %s stopped at %s", self.config.region.name, context.journal_head.position)

@@ -3,9 +3,11 @@ waited for no longer than was allowed."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tests.e2e.cluster import cluster
+from tests.e2e.region import Region
 from tests.e2e.writers import all_acknowledged, check_one_at_a_time, longest_gap, writing
 from tests.etcd import Etcd
 
@@ -49,3 +51,55 @@ def test_a_switchover_that_cannot_be_done_is_called_off(tmp_path: Path, etcd: Et
         check_one_at_a_time(acknowledged)
         assert three.judge(acknowledged).name == "tokyo"
         assert not any(region.seals() for region in three.regions.values())
+
+
+def test_a_primary_that_is_told_to_stop_hands_over(tmp_path: Path, etcd: Etcd) -> None:
+    """SIGTERM: another region leads long before the lease would have ended, and nothing is an orphan. With nobody to
+    hand over to, the lease is given back at once, and is there for whoever may lead."""
+    with cluster(tmp_path, etcd) as three:
+        paris, tokyo, lima = (three[name] for name in ("paris", "tokyo", "lima"))
+        writers = three.writers(4)
+        with writing(writers):
+            three.more(writers)
+            began = time.monotonic()
+            assert stopped(paris) == 0
+            new = three.leads("tokyo", "lima")
+            print(f"another region leads after {time.monotonic() - began:.2f} s")
+            assert "take" in whys(new, "stand")[-1], three.story()  # not after the lease's end
+            three.more(writers)
+            assert new.happened()[-1] == "promoted"
+            paris.start()
+            three.wait(lambda: paris.report().get("state") == "following", "it comes back")
+            other = lima if new is tokyo else tokyo
+            assert [region.order(verb="pause")[0] for region in (paris, other)] == [202, 202]
+            three.wait(lambda: _blocked_by(new) == {paris.name, other.name}, "the primary knows")
+            assert stopped(new) == 0
+            assert "the lease is given back" in new.log()
+            three.wait(lambda: (other.office() or {})["lease"]["holder"] is None, "nobody holds the lease")
+            assert other.order(verb="resume")[0] == 202
+            assert three.leads(other.name)
+            three.more(writers)
+            new.start()
+        acknowledged = all_acknowledged(writers)
+        check_one_at_a_time(acknowledged)
+        assert paris.order(verb="resume")[0] == 202
+        assert three.judge(acknowledged) is other
+        assert not any(region.seals() for region in three.regions.values())
+
+
+def stopped(region: Region) -> int:
+    """SIGTERM; the exit code. Nobody calls it a sidecar that ended by itself."""
+    assert region.process is not None
+    process, region.process = region.process, None
+    process.terminate()
+    return process.wait(30)
+
+
+def whys(region: Region, event: str) -> list[str]:
+    """Why it has come to such an event, each time."""
+    return [past["why"] for past in (region.office() or {})["history"] if past["event"] == event]
+
+
+def _blocked_by(primary: Region) -> set[str]:
+    """The regions of which a primary knows that they cannot be promoted."""
+    return {name for name, peer in (primary.office() or {})["peers"].items() if peer["report"]["blocked"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from replicator.cluster.decisions.candidate import candidates
 from replicator.cluster.decisions.model import (
     CloseFence,
     DurableState,
@@ -48,6 +49,14 @@ def _against(target: MemberReport | None, me: MemberReport, rules: FailoverRules
         return f"cannot be promoted: {target.blocked}"
     behind = me.sequence - target.applied
     return f"is {behind} blocks behind" if behind > rules.handover_blocks else ""
+
+
+def successor(seen: Observation, rules: FailoverRules) -> str | None:
+    """Whom a primary hands over to that is about to stop: the best of those for whom writers would not wait in vain, or
+    for long. None: there is no such region now."""
+    others = (report for report in candidates(seen, rules) if report.region != rules.me)
+    found = next((report for report in others if not _against(report, seen.me, rules)), None)
+    return None if found is None else found.region
 
 
 def demoting(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:

@@ -13,24 +13,30 @@ Non-goals: when to do what (``decide``), HTTP (``serve``).
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from replicator.cluster.decisions.decide import Decision, decide, promise
 from replicator.cluster.decisions.model import MemberReport, Order, first_state
 from replicator.cluster.decisions.orders import check_order
+from replicator.cluster.decisions.primary import successor
 from replicator.cluster.decisions.promises import breaks_promise
 from replicator.cluster.decisions.states import BEGINS_RETURN, ENDS_ORDERS, IllegalEvent, RoleEvent, RoleState
 from replicator.cluster.decisions.step import entering
 from replicator.cluster.failover.executor import Executor
+from replicator.cluster.failover.leaving import give_up
 from replicator.cluster.failover.member_report import report
 from replicator.cluster.failover.membership import Membership
-from replicator.cluster.failover.observe import observe
+from replicator.cluster.failover.observe import look, observe
 from replicator.cluster.leases.base import boot_seconds
 from replicator.errors import Rejected
 
 TICK_SECONDS = 0.1
 LEDGER_SECONDS = 30.0  # between looks at the ledger
 UNFIT_SECONDS = 1.0  # the same while it could not be promoted: a cure is seen soon
+
+log = logging.getLogger("replicator")
 
 
 class Controller:
@@ -40,6 +46,7 @@ class Controller:
         self.member = member
         self.has_begun = False
         self._executor = Executor(member)
+        self._deciding = trio.CancelScope()
 
     async def run(self) -> None:
         """Take part, for ever. Raises Corrupt if what this region has promised cannot be read."""
@@ -66,6 +73,10 @@ class Controller:
             await trio.sleep(UNFIT_SECONDS if self.member.unfit else LEDGER_SECONDS)
 
     async def _decide_for_ever(self) -> None:
+        with self._deciding:
+            await self._step_for_ever()
+
+    async def _step_for_ever(self) -> None:
         while True:
             changed = self.member.changed  # taken before the look: a change during it must not be slept through
             step = await self._decide()
@@ -101,6 +112,37 @@ class Controller:
             member.rejoin.begin()
         member.ensure_flow()
         member.peers.hurry()
+
+    # -- the end
+
+    async def leave(self, seconds: float) -> None:
+        """Before the process ends, and while it still serves: hand the lead over, or else close, and give the lease
+        back, so that nobody has to wait for its end. For so long at most; in ``automatic`` mode alone, for elsewhere a
+        person says who leads, and a primary that is started again within its lease goes on."""
+        member = self.member
+        by_itself = member.rules.mode == "automatic" and member.rules.exclusive
+        if member.memory.state is not RoleState.PRIMARY or not by_itself:
+            return
+        with trio.move_on_after(seconds):
+            target = successor(look(member), member.rules)
+            if target is not None and await self._hands_over(target, seconds / 2):
+                return
+            self._deciding.cancel()  # or it would stand again at once
+            await give_up(member)
+
+    async def _hands_over(self, target: str, seconds: float) -> bool:
+        member = self.member
+        try:
+            order = Order("switchover", boot_seconds() + seconds, target=target, reason="its sidecar is told to stop")
+            self.take_order(order)
+        except Rejected as error:
+            log.info("nothing is handed over: %s", error)
+            return False
+        while member.order is not None and member.memory.state in (RoleState.PRIMARY, RoleState.DEMOTING):
+            changed = member.changed
+            with trio.move_on_after(TICK_SECONDS):
+                await changed.wait()
+        return member.memory.state not in (RoleState.PRIMARY, RoleState.DEMOTING)
 
     # -- what others ask
 

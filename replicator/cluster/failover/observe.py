@@ -26,7 +26,7 @@ async def observe(member: Membership) -> Observation:
     # Only a primary that has closed its fence, and has not yet captured all, waits for its ledger's last commits.
     closing = memory.state is RoleState.DEMOTING and not member.lease.is_open and memory.closed_at is None
     observation = look(member)
-    return dataclasses.replace(observation, captured=await _is_captured(member)) if closing else observation
+    return dataclasses.replace(observation, captured=await is_captured(member)) if closing else observation
 
 
 def look(member: Membership) -> Observation:
@@ -54,7 +54,8 @@ def look(member: Membership) -> Observation:
     )
 
 
-async def _is_captured(member: Membership) -> bool:
+async def is_captured(member: Membership) -> bool:
+    """Whether all that the ledger has committed is in the journal; the fence is closed. Never raises."""
     try:
         return await member.region.adapter.is_captured(member.since)
     except ReplicatorError as error:
