@@ -112,6 +112,7 @@ class ConnectionSettings(Section):
 class PostgresSourceSettings(ConnectionSettings):
     kind: Literal["postgres"]
     slot: SlotName = "replicator"
+    slot_failover: bool = False
     publication: Identifier = "replicator"
     tables: Annotated[tuple[Identifier, ...], Field(min_length=1)] | None = None
     user_column: Identifier = "user_id"

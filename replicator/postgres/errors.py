@@ -145,7 +145,7 @@ REPLICA = SessionReasons(
     },
     phrases=(("53200", "shared memory", "replica_lock_table_full", LOCKS),),
 )
-_NEW_COPY = "resync from a new copy; raise max_slot_wal_keep_size"
+_NEW_COPY = "resync from a new copy; invalidation_reason in pg_replication_slots, or the server's log, tells why"
 SOURCE = SessionReasons(
     dsn="bad_dsn",
     waits="postgres_unavailable",

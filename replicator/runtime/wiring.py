@@ -69,6 +69,7 @@ def postgres_options(source: PostgresSourceSettings, *, synchronous: bool = Fals
     return postgres_source.PostgresOptions(
         dsn=source.conninfo(),
         slot=source.slot,
+        failover=source.slot_failover,
         publication=source.publication,
         tables=source.tables,
         user_column=source.user_column,

@@ -139,7 +139,7 @@ class Promotion:
         with replicating(self._options) as replication:
             check_server(replication)
             identity = identify(replication)
-            point, _ = create_slot(replication, name)
+            point, _ = create_slot(replication, name, failover=self._options.failover)
         self._slot_at = identity, point
 
     def _begin(self, connection: Connection, epoch: int) -> None:

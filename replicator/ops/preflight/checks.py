@@ -15,6 +15,7 @@ from replicator.config import (
     Config,
     EmbeddedSourceSettings,
     PostgresReplicaSettings,
+    PostgresSourceSettings,
     SqliteReplicaSettings,
 )
 from replicator.config.finding import Finding, failed
@@ -25,16 +26,21 @@ from replicator.ops.preflight.cluster import check_cluster
 from replicator.ops.preflight.feed import check_feed
 from replicator.ops.preflight.lease import check_lease
 from replicator.ops.preflight.listener import check_listener
-from replicator.ops.preflight.machine import check_data_dir, check_versions
+from replicator.ops.preflight.machine import check_data_dir, check_versions, is_running
 from replicator.ops.preflight.stored_region import StoredRegion, read_stored
 from replicator.pipeline.replicas.postgres import check as postgres_check
 from replicator.pipeline.replicas.sqlite import check as sqlite_check
+from replicator.pipeline.sources.postgres.preflight import check_noted
 from replicator.runtime import wiring
 
 
 def check_region(config: Config) -> list[Finding]:
     """Everything that ``run`` will need with this configuration. Blocks; not for within trio."""
-    findings = [*check_versions(), *check_data_dir(config), *check_listener(wiring.listen(config))]
+    findings = [
+        *check_versions(),
+        *check_data_dir(config),
+        *check_listener(wiring.listen(config), running=is_running(config.region.files)),
+    ]
     try:
         stored = read_stored(config)
         if stored.head.sequence:
@@ -50,6 +56,8 @@ def _check_role(config: Config, stored: StoredRegion) -> Iterator[Finding]:
     captured = wiring.captured_ledger(config)
     if captured is not None:
         yield from captured.preflight()
+        if isinstance(config.source, PostgresSourceSettings):
+            yield from check_noted(wiring.postgres_options(config.source), dict(stored.notes))
     elif isinstance(config.source, EmbeddedSourceSettings):
         yield from _check_tables(config.source, stored)
         assert config.state_path is not None

@@ -28,6 +28,7 @@ from replicator.config.roles import replica_of, source_of
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.preflight.listener import is_local
 from replicator.ops.preflight.stored_region import StoredRegion
+from replicator.pipeline.sources.postgres import preflight as source_preflight
 from replicator.runtime import wiring
 from replicator.storage.journal.store import Journal
 from replicator.transport.answer import ExchangeReasons
@@ -159,6 +160,11 @@ def _promotable_database(config: Config, source: PostgresSourceSettings) -> Iter
     """Once the region has followed: what a promotion would stumble over."""
     path, replica = config.region.files.journal, replica_of(config)
     state = DurableStateFile(config.region.files.role).read() if path.exists() else None
+    if state is None and config.region.role == "replica":  # it has not followed yet: what can be told before
+        for finding in source_preflight(wiring.postgres_options(source)):
+            if finding.level == "fail":
+                yield Finding("warn", f"could not be promoted: {finding.what}", finding.cure)
+        return
     if state is None or state.memory.half != "replica" or not isinstance(replica, PostgresReplicaSettings):
         return
     journal = Journal(path, traceless=True)

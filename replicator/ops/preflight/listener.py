@@ -12,13 +12,18 @@ from replicator.errors import ConfigError
 from replicator.transport.server import Listen, check_address
 
 
-def check_listener(listen: Listen) -> Iterator[Finding]:
-    """Address, TLS and who may come in."""
+def check_listener(listen: Listen, *, running: bool = False) -> Iterator[Finding]:
+    """Address, TLS and who may come in. ``running``: a sidecar runs on the region's directory, and listens already."""
     try:
         check_address(listen)
         yield Finding("ok", f"[http] listen = {listen.address} is free")
     except ConfigError as error:
-        yield failed(error)
+        if running and error.reason == "cannot_listen":
+            yield Finding(
+                "ok", f"[http] listen = {listen.address} is taken, and a sidecar runs on this region's data_dir"
+            )
+        else:
+            yield failed(error)
     if listen.certificate_file is not None:
         yield from _check_certificate(listen)
     if is_local(listen.host):

@@ -60,16 +60,22 @@ def nearest(path: Path) -> Path:
     return next(candidate for candidate in (path, *path.parents) if candidate.exists() or candidate == candidate.parent)
 
 
-def _check_lock(data_dir: DataDir, place: str) -> Iterator[Finding]:
+def is_running(data_dir: DataDir) -> bool:
     """Whether a sidecar holds the lock. Asking takes a shared one for a moment; it is given back at once."""
     try:
         with data_dir.lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        cure = "nothing if it is meant to run; otherwise stop it, or give this region a directory of its own"
-        yield Finding("fail", f"{place}: a sidecar runs on it", cure)
+        return True
     except OSError:
-        return  # no lock yet, or not ours to read, which was said before
+        return False  # no lock yet, or not ours to read, which is said otherwise
+    return False
+
+
+def _check_lock(data_dir: DataDir, place: str) -> Iterator[Finding]:
+    if is_running(data_dir):
+        cure = "nothing if it is meant to run; otherwise stop it, or give this region a directory of its own"
+        yield Finding("warn", f"{place}: a sidecar runs on it", cure)
 
 
 def _check_room(config: Config, there: Path) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from replicator.config import Config
 from replicator.format.definition import Definition
@@ -12,10 +13,11 @@ from replicator.storage.journal.store import Journal
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredRegion:
-    """The journal's end, and the tables that it knows. A region that has not run has genesis and none."""
+    """The journal's end, its tables, and what its source noted. A region that has not run has genesis and none."""
 
     head: Position
     definitions: tuple[Definition, ...] = ()
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_stored(config: Config) -> StoredRegion:
@@ -25,6 +27,6 @@ def read_stored(config: Config) -> StoredRegion:
         return StoredRegion(genesis(strand))
     journal = Journal(path, traceless=True)
     try:
-        return StoredRegion(journal.head(strand), tuple(journal.definitions(strand).values()))
+        return StoredRegion(journal.head(strand), tuple(journal.definitions(strand).values()), journal.notes())
     finally:
         journal.close()

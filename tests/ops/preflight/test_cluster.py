@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.e2e.sidecars import Sidecar
@@ -51,6 +52,22 @@ def test_a_cluster_that_fits(tmp_path: Path, leader: Sidecar) -> None:
     assert found.exit_code == 0
     assert found.of("warn") == []
     assert f"[cluster] paris = {leader.url} answers, and is primary" in found.of("ok")
+
+
+def test_what_a_replica_lacks_to_lead_is_told_before_it_starts(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    dsn = new_database()
+    role = f"plain_{psycopg.conninfo.conninfo_to_dict(dsn)['dbname']}"
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"CREATE ROLE {role} LOGIN".encode())
+        made = Sidecar(tmp_path, "tokyo", "replica", "")
+        with made.config.open("a") as file:
+            file.write(f'[replica]\nkind = "postgres"\ndsn = "{dsn.replace("user=postgres", f"user={role}")}"\n')
+            file.write(f'[cluster]\nregions = {{ paris = "http://127.0.0.1:9", tokyo = "{made.url}" }}\n')
+            file.write(f'[lease]\nkind = "static"\npath = "{tmp_path}/lease.json"\n')
+        warned = Findings(made).of("warn")
+        db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+    assert "could not be promoted: only a superuser can publish all tables" in warned
+    assert "could not be promoted: the role may not replicate" in warned
 
 
 @pytest.mark.parametrize(

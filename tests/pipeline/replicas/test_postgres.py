@@ -17,7 +17,7 @@ from replicator.pipeline.replicas.postgres import replica as replica_module
 from replicator.pipeline.replicas.postgres.check import preflight
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
 from replicator.pipeline.replicas.postgres.schema import current_definitions
-from tests.contracts.replica_kinds import STRAND, PostgresKind, applied, apply, contents, int4, row, table
+from tests.contracts.replica_kinds import STRAND, PostgresKind, SqliteKind, applied, apply, contents, int4, row, table
 from tests.servers import Postgres, free_port
 
 BINARY = Definition(
@@ -348,3 +348,36 @@ def test_int_rows_fit_columns_that_widened(new_database: Callable[[], str]) -> N
     apply(replica, 2, Define(2, wide), TableChange(wide, [], [], [], images, []))
     assert len(contents(PostgresKind(dsn))) == 40
     replica.close()
+
+
+def test_preflight_tells_of_triggers_that_replay_would_set_off(new_database: Callable[[], str]) -> None:
+    dsn = new_database()
+    name = str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+    role = f"plain_{name}"
+
+    def about(user: str) -> list[str]:
+        return [f.level for f in preflight(dsn.replace("user=postgres", f"user={user}")) if "foreign key" in f.what]
+
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"CREATE ROLE {role} LOGIN".encode())
+        assert (about("postgres"), about(role)) == (["ok"], ["warn"])
+        db.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int REFERENCES a)")
+        assert (about("postgres"), about(role)) == (["ok"], ["fail"])
+        if db.info.server_version >= 150000:  # the cure
+            db.execute(f"GRANT SET ON PARAMETER session_replication_role TO {role}".encode())
+            assert about(role) == ["ok"]
+        db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_an_index_of_ours_is_in_no_tables_way(new_database: Callable[[], str], tmp_path: Path) -> None:
+    """Whichever of the two tables comes first."""
+    first = table([("id", "integer"), ("user_id", "text")], ["id"], user="user_id")
+    second = table([("id", "integer"), ("x", "text")], ["id"], name="wallets_by_user_id")
+    for order in ((first, second), (second, first)):
+        for kind in (PostgresKind(new_database()), SqliteKind(tmp_path / f"{order[0].table}.db")):
+            replica = kind.replica()
+            replica.open()
+            apply(replica, 1, *(Define(number, definition) for number, definition in enumerate(order, 1)))
+            apply(replica, 2, TableChange(second, [], [], [], [row("1", "x")], []))
+            assert contents(kind, "wallets_by_user_id") == [["1", "x"]]
+            replica.close()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import psycopg
+
 from replicator.config.finding import Finding, failed
 from replicator.errors import ReplicatorError
 from replicator.format.definition import Definition
 from replicator.pipeline.replicas.postgres import schema
+from replicator.pipeline.replicas.postgres.user_schema import ALWAYS_CURE, SILENCE_CURE, firing_triggers
 from replicator.pipeline.replicas.shape import table_differs
 from replicator.postgres.catalog import exists
 from replicator.postgres.errors import REPLICA
@@ -26,6 +29,8 @@ def preflight(dsn: str, definitions: Iterable[Definition] = ()) -> list[Finding]
             return [
                 Finding("ok", f"{place} answers"),
                 *_server(connection, place),
+                *_encoding(connection, place),
+                *_triggers(connection, place),
                 *_tables(connection, place, definitions),
             ]
     except ReplicatorError as error:
@@ -54,6 +59,38 @@ def _server(connection: Connection, place: str) -> list[Finding]:
             Finding("ok", f"{user} may {what}") if may else Finding("fail", f"{user} may not {what}", f"run: {grant}")
         )
     return findings
+
+
+def _encoding(connection: Connection, place: str) -> Iterable[Finding]:
+    answer = connection.execute("SELECT current_setting('server_encoding')").fetchone()
+    if answer is not None and answer[0] != "UTF8":
+        what = (
+            f"{place} has the encoding {answer[0]}: a text that it cannot hold, or does not know as text, halts replay"
+        )
+        yield Finding("warn", what, "create the database with ENCODING 'UTF8' TEMPLATE template0")
+
+
+def _triggers(connection: Connection, place: str) -> Iterable[Finding]:
+    """Whether replay would set off what users made here."""
+    firing, always = firing_triggers(connection)
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL session_replication_role = replica")
+        may_silence = True
+    except psycopg.errors.InsufficientPrivilege:
+        may_silence = False
+    if always:
+        yield Finding("fail", f"{place}: triggers would fire on replay: {', '.join(always)}", ALWAYS_CURE)
+    if may_silence:
+        yield Finding("ok", f"{place}: replay sets off none of {firing} triggers and foreign keys")
+    elif firing:
+        what = f"{place}: {firing} triggers and foreign keys would act on replay, and the role may not switch them off"
+        yield Finding("fail", what, SILENCE_CURE)
+    else:
+        what = (
+            f"{place}: a trigger or foreign key that somebody makes here will halt replay: the role may not silence it"
+        )
+        yield Finding("warn", what, SILENCE_CURE)
 
 
 def _tables(connection: Connection, place: str, definitions: Iterable[Definition]) -> list[Finding]:

@@ -14,7 +14,7 @@ from replicator.format.definition import Column, Definition, pack_definition, un
 from replicator.format.evolution import changes
 from replicator.pipeline.replicas.postgres import sequences
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
-from replicator.pipeline.replicas.postgres.user_schema import add_places, lacks_places, take_as_is
+from replicator.pipeline.replicas.postgres.user_schema import add_places, generated_columns, lacks_places, take_as_is
 from replicator.pipeline.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
 from replicator.postgres.catalog import exists
 from replicator.postgres.locks import INSTALLING, LOCKS
@@ -240,7 +240,10 @@ def _follow(connection: Connection, old: Definition, new: Definition) -> None:
     for column in changed.retyped:
         kind = replica_type(connection, column)
         _execute(connection, f"{table} ALTER COLUMN {quoted(column.name)} TYPE {kind}")
+    made_here = generated_columns(connection, new)
     for column in changed.added:
+        if column.name in made_here:  # whoever migrates the schema was here first
+            continue
         missing = "" if column.missing is None else f" DEFAULT {literal(column.missing)}"
         kind = replica_type(connection, column)
         _execute(connection, f"{table} ADD COLUMN {quoted(column.name)} {kind}{missing}")
@@ -251,8 +254,10 @@ def _index_user(connection: Connection, before: Definition | None, definition: D
     old, new = user_index(before) if before else None, user_index(definition)
     if before is not None and old == new:
         return  # it is there, or the table was a primary's, which indexes as its users want it
-    if old is not None and old != new:
-        _execute(connection, f"DROP INDEX IF EXISTS {quoted(definition.namespace, old)}")
+    if before is not None and old is not None and old != new:
+        for name in (old, f"{before.table}_by_{before.user}"):  # as it was called once
+            if _is_index_of(connection, quoted(definition.namespace, name), definition):
+                _execute(connection, f"DROP INDEX {quoted(definition.namespace, name)}")
     if new is not None and definition.user is not None:
         columns = dict.fromkeys((definition.user, *(definition.key or PLACE_COLUMNS)))
         _execute(
@@ -261,11 +266,17 @@ def _index_user(connection: Connection, before: Definition | None, definition: D
         )
 
 
+def _is_index_of(connection: Connection, name: str, definition: Definition) -> bool:
+    query = "SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND indrelid = to_regclass(%s)"
+    return connection.execute(query, [name, quoted(*definition.name)]).fetchone() is not None
+
+
 def user_index(definition: Definition) -> str | None:
-    """The name of the index on the user's id; None if the key serves."""
+    """The name of the index on the user's id; None if the key serves. A table of somebody's may well be called
+    ``wallets_by_user_id``; hence what it begins with."""
     if definition.user is None or definition.key[:1] == (definition.user,):
         return None
-    name = f"{definition.table}_by_{definition.user}"
+    name = f"replicator_{definition.table}_by_{definition.user}"
     if len(name.encode()) <= NAME_LIMIT_BYTES:
         return name
     return "replicator_by_user_" + hashlib.sha256(name.encode()).hexdigest()[:32]

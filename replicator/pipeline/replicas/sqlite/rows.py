@@ -142,7 +142,7 @@ def user_index(definition: Definition) -> str | None:
     that a user's rows come from it in key order."""
     if definition.user is None or definition.key[:1] == (definition.user,):
         return None
-    return f"{definition.label}_by_{definition.user}"
+    return f"_replicator_{definition.label}_by_{definition.user}"  # no table's name: those that begin so are refused
 
 
 def shape(definition: Definition) -> list[tuple[str, str, int]]:

@@ -59,9 +59,8 @@ def define(connection: sqlite3.Connection, strand: str, relation: int, definitio
     problem = difference(connection, definition, before)
     if problem:
         raise table_differs(definition, problem)
-    old_index = None if before is None else user_index(before)
-    if old_index is not None and old_index != user_index(definition):
-        connection.execute(f"DROP INDEX IF EXISTS {quoted(old_index)}")  # a column within an index cannot be dropped
+    if before is not None and user_index(before) != user_index(definition):
+        _drop_user_index(connection, before)
     if before is not None:
         _follow(connection, before, definition)
     elif _existing_name(connection, definition) is None:
@@ -82,9 +81,8 @@ def undefine(connection: sqlite3.Connection, strand: str, relation: int) -> None
     if before is None:
         connection.execute(f"DROP TABLE IF EXISTS {quoted(definition.label)}")
         return
-    index = user_index(definition)
-    if index is not None and index != user_index(before):
-        connection.execute(f"DROP INDEX IF EXISTS {quoted(index)}")  # SQLite drops no column that is indexed
+    if user_index(definition) != user_index(before):
+        _drop_user_index(connection, definition)
     _follow(connection, definition, before)
     _index_user(connection, before)
 
@@ -145,6 +143,17 @@ def _follow(connection: sqlite3.Connection, old: Definition, new: Definition) ->
         missing = "" if column.missing is None else f" DEFAULT {literal(storage_from_text(column, column.missing))}"
         kind = sqlite_type(column.type)
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column.name)} {kind}{missing}")
+
+
+def _drop_user_index(connection: sqlite3.Connection, definition: Definition) -> None:
+    """A column within an index cannot be dropped. ``…_by_…`` is what it was called once."""
+    names = [user_index(definition), f"{definition.label}_by_{definition.user}"]
+    found = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND name IN (?, ?)",
+        [definition.label, *names],
+    ).fetchall()
+    for (name,) in found:
+        connection.execute(f"DROP INDEX {quoted(name)}")
 
 
 def _index_user(connection: sqlite3.Connection, definition: Definition) -> None:

@@ -90,7 +90,7 @@ class InitialCopy:
         made: list[tuple[int, str]] = []
 
         async def make() -> None:
-            made.append(await self._replication.call(create_slot, name))
+            made.append(await self._replication.call(partial(create_slot, failover=self._options.failover), name))
             watching.cancel()
 
         with trio.CancelScope() as watching:

@@ -25,6 +25,7 @@ class PostgresOptions:
     publication. ``user_column`` names the column of the user's id in every table that has it, ``user_columns`` by table
     where it differs. A ``heartbeat_seconds`` or ``sequence_seconds`` of 0 switches that off. ``synchronous``: commits
     wait for what is acknowledged (this is a synchronous standby): nothing is confirmed before that, and then at once.
+    ``failover``: physical standbys keep the slot, too.
     """
 
     dsn: str = dataclasses.field(repr=False)
@@ -38,6 +39,7 @@ class PostgresOptions:
     connect_seconds: float = 10.0
     lock_seconds: float = 30.0
     synchronous: bool = False
+    failover: bool = False
 
     def __post_init__(self) -> None:
         if not _SLOT.fullmatch(self.slot):

@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from replicator.config.finding import Finding, failed
-from replicator.errors import ReplicatorError
+from replicator.errors import Halted, ReplicatorError
 from replicator.pipeline.sources.postgres.open_transactions import holding_slot, open_transactions
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
 from replicator.pipeline.sources.postgres.session import session
-from replicator.pipeline.sources.postgres.slot import PLUGIN, identify, read_slot
+from replicator.pipeline.sources.postgres.slot import (
+    FAILOVER_SINCE,
+    PLUGIN,
+    check_failover,
+    check_identity,
+    identify,
+    loss_of,
+    read_slot,
+)
 from replicator.pipeline.sources.postgres.standby import check as check_standby
 from replicator.postgres.catalog import TableFacts, read_tables, table_oid
 from replicator.postgres.session import OLDEST_VERSION, Connection, place_of
@@ -42,6 +50,18 @@ def preflight(options: PostgresOptions) -> list[Finding]:
     return findings
 
 
+def check_noted(options: PostgresOptions, notes: dict[str, str]) -> Iterator[Finding]:
+    """Whether the server is the one that the journal was made from. Blocks."""
+    try:
+        with session(options, replication=True) as replication:
+            check_identity(identify(replication), notes)
+    except Halted as error:
+        if error.reason == "other_database":
+            yield failed(error)
+    except ReplicatorError:
+        return  # which is told with the rest
+
+
 def _one(connection: Connection, query: str, *values: Any) -> Any:
     row = connection.execute(query.encode(), values).fetchone()
     assert row is not None
@@ -59,6 +79,11 @@ def _server(connection: Connection, options: PostgresOptions) -> Iterator[Findin
         yield Finding("ok", "wal_level is logical")
     else:
         yield Finding("fail", f"wal_level is {level}", "ALTER SYSTEM SET wal_level = logical; then restart the server")
+    if options.failover:
+        try:
+            check_failover(connection)
+        except ReplicatorError as error:
+            yield failed(error)
     if _one(connection, "SELECT pg_is_in_recovery()"):
         yield Finding("fail", "the server is a standby", "connect to the primary")
     limit = _one(connection, "SELECT current_setting('max_slot_wal_keep_size')")
@@ -70,6 +95,31 @@ def _server(connection: Connection, options: PostgresOptions) -> Iterator[Findin
         )
     else:
         yield Finding("ok", f"max_slot_wal_keep_size is {limit}: a slot that falls behind further is lost")
+
+
+def _timeouts(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    """A slot that nobody reads for a while is lost, where the server is set to that."""
+    limit = _one(connection, "SELECT coalesce(current_setting('idle_replication_slot_timeout', true), '0')")
+    if limit not in ("0", "0s"):
+        yield Finding(
+            "warn",
+            f"idle_replication_slot_timeout is {limit}: while this sidecar is down for longer, its slot is lost",
+            "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf()",
+        )
+
+
+def _contents(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    """What the database has that is not carried, or not as it is."""
+    if _one(connection, "SELECT current_setting('server_encoding')") == "SQL_ASCII":
+        yield Finding(
+            "warn",
+            "the database's encoding is SQL_ASCII: a text that is not UTF-8 halts the source",
+            "load it into a database with ENCODING 'UTF8'",
+        )
+    if _one(connection, "SELECT count(*) FROM pg_largeobject_metadata"):
+        yield Finding(
+            "warn", "the database has large objects, which are not carried", "keep such contents in a bytea column"
+        )
 
 
 def _room(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
@@ -87,8 +137,13 @@ def _room(connection: Connection, options: PostgresOptions) -> Iterator[Finding]
             yield Finding("ok", f"{slots - used} of {slots} replication slots are free")
     elif slot.plugin != PLUGIN:
         yield Finding("fail", f"slot {options.slot} belongs to something else", "name another slot")
-    elif slot.wal_status == "lost":
-        yield Finding("fail", f"slot {options.slot} is lost", "drop it and resync; raise max_slot_wal_keep_size")
+    elif loss := loss_of(slot):
+        yield Finding("fail", f"slot {options.slot} is lost: {loss[0]}", f"drop it and make a new copy; {loss[1]}")
+    elif options.failover and not slot.failover and connection.info.server_version >= FAILOVER_SINCE:
+        cure = (
+            f"with the sidecar stopped, in a replication session: ALTER_REPLICATION_SLOT {options.slot} (FAILOVER true)"
+        )
+        yield Finding("warn", f"slot {options.slot} is not kept by physical standbys", cure)
     else:
         yield Finding("ok", f"slot {options.slot} exists{', and is in use' if slot.active else ''}")
     senders, sending = _one(
@@ -199,6 +254,13 @@ def _table(connection: Connection, table: TableFacts, options: PostgresOptions) 
     if explicit and named not in {a.name for a in table.attributes if not a.dropped}:
         yield Finding("fail", f"table {label}: there is no column {named}", "correct its user column")
     for attribute in table.attributes:
+        if attribute.type in ("xml", "xml[]"):
+            yield Finding(
+                "warn",
+                f"table {label}: column {attribute.name} is xml, which PostgreSQL prints without its declaration and"
+                " without a newline at its beginning: so it is carried and compared",
+                "use text where each byte counts",
+            )
         stored = attribute.generated == "s" and connection.info.server_version >= GENERATED_SINCE
         if attribute.generated and not attribute.dropped and not stored:
             yield Finding(
@@ -211,14 +273,16 @@ def _table(connection: Connection, table: TableFacts, options: PostgresOptions) 
 def _key_finding(table: TableFacts, label: str) -> Finding:
     cure = (
         "nothing while rows are only inserted; otherwise add a primary key, or NOT NULL and a unique index and"
-        f" ALTER TABLE {label} REPLICA IDENTITY USING INDEX that index"
+        f" ALTER TABLE {label} REPLICA IDENTITY USING INDEX that index; not REPLICA IDENTITY FULL: PostgreSQL"
+        " then takes updates and deletes, and they halt all regions"
     )
     if table.identity == "i" and table.identity_key:
         return Finding("ok", f"table {label}: keyed on {', '.join(table.identity_key)} (REPLICA IDENTITY USING INDEX)")
     if table.identity == "f":
         if table.key:
             return Finding("ok", f"table {label}: keyed on {', '.join(table.key)} (REPLICA IDENTITY FULL)")
-        return Finding("warn", f"table {label}: no key, append-only; an update or delete will halt", cure)
+        what = f"table {label}: no key, append-only, and REPLICA IDENTITY FULL: an update or delete halts all regions"
+        return Finding("warn", what, cure)
     if table.identity == "n" and table.key:
         cure = f"ALTER TABLE {label} REPLICA IDENTITY DEFAULT"
         return Finding("warn", f"table {label}: REPLICA IDENTITY NOTHING: its updates and deletes will fail", cure)
@@ -234,10 +298,12 @@ def _key_finding(table: TableFacts, label: str) -> Finding:
 
 _CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] = (
     _server,
+    _timeouts,
     _room,
     _transactions,
     _role,
     _tables,
+    _contents,
     _sequences,
     check_standby,
 )

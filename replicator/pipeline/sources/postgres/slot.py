@@ -19,6 +19,7 @@ from replicator.postgres.quoting import literal
 from replicator.postgres.session import Connection
 
 PLUGIN = "pgoutput"
+FAILOVER_SINCE = 170000  # slots tell why they were invalidated, and can be kept by physical standbys
 PARENTHESES_SINCE = 150000  # options of CREATE_REPLICATION_SLOT are written in parentheses
 RESYNC = "resync from a new copy: an empty journal, with another slot name or after dropping the slot"
 
@@ -52,6 +53,29 @@ class Slot(NamedTuple):
     confirmed: int
     retained_bytes: int | None
     safe_bytes: int | None
+    invalid: str | None = None  # why it was invalidated, from PostgreSQL 17 on; else empty
+    failover: bool = False  # whether physical standbys keep it, from PostgreSQL 17 on
+
+
+# Why a server invalidates a slot (``invalidation_reason``), and what keeps the next one from it.
+_LOSSES = {
+    "": ("the server removed log that was still needed", "raise max_slot_wal_keep_size"),
+    "wal_removed": ("the server removed log that was still needed", "raise max_slot_wal_keep_size"),
+    "idle_timeout": (
+        "nobody read it for longer than idle_replication_slot_timeout",
+        "set idle_replication_slot_timeout to 0, or to longer than this sidecar may be down",
+    ),
+    "rows_removed": ("the server removed rows of its catalogs that reading needs", "read it on a primary only"),
+    "wal_level_insufficient": ("wal_level was too low for it", "leave wal_level at logical"),
+}
+
+
+def loss_of(slot: Slot) -> tuple[str, str] | None:
+    """Why the slot cannot be read any more, and what keeps the next one from it; None if it can."""
+    if slot.wal_status != "lost" and not slot.invalid:
+        return None
+    message, cure = _LOSSES.get(slot.invalid or "", (f"the server invalidated it: {slot.invalid}", _LOSSES[""][1]))
+    return message, cure
 
 
 def identify(replication: Connection) -> Identity:
@@ -76,15 +100,17 @@ def check_server(connection: Connection) -> None:
 
 def read_slot(connection: Connection, name: str) -> Slot | None:
     """The slot; None if there is none of that name."""
+    more = "invalidation_reason, failover" if connection.info.server_version >= FAILOVER_SINCE else "NULL, false"
     row = connection.execute(
         "SELECT plugin, database, active, wal_status, confirmed_flush_lsn::text,"
-        " pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8, safe_wal_size"
-        " FROM pg_replication_slots WHERE slot_name = %s",
+        f" pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::int8, safe_wal_size, {more}"
+        " FROM pg_replication_slots WHERE slot_name = %s".encode(),
         (name,),
     ).fetchone()
     if row is None:
         return None
-    return Slot(row[0], row[1], row[2], row[3], parse_lsn(row[4]) if row[4] else 0, row[5], row[6])
+    confirmed = parse_lsn(row[4]) if row[4] else 0
+    return Slot(row[0], row[1], row[2], row[3], confirmed, row[5], row[6], row[7], row[8])
 
 
 def written_lsn(connection: Connection) -> int:
@@ -94,15 +120,19 @@ def written_lsn(connection: Connection) -> int:
     return parse_lsn(row[0])
 
 
-def create_slot(replication: Connection, name: str) -> tuple[int, str]:
+def create_slot(replication: Connection, name: str, *, failover: bool = False) -> tuple[int, str]:
     """Create the slot; gives its consistent point and the name of the snapshot of exactly that point.
 
     The snapshot can be taken over by another connection until this one does something else. Waits for transactions
     that are open. Raises Unavailable, naming the oldest, if that takes longer than the session's settings allow.
+    ``failover``: physical standbys keep it, too, so that it outlives a failover to one of them.
     """
     command = 'CREATE_REPLICATION_SLOT "{}" LOGICAL pgoutput {}'
     parentheses = replication.info.server_version >= PARENTHESES_SINCE
     how = "(SNAPSHOT 'export')" if parentheses else "EXPORT_SNAPSHOT"
+    if failover:
+        check_failover(replication)
+        how = "(SNAPSHOT 'export', FAILOVER true)"
     try:
         row = replication.execute(command.format(name, how).encode()).fetchone()
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
@@ -112,6 +142,17 @@ def create_slot(replication: Connection, name: str) -> tuple[int, str]:
         raise
     assert row is not None
     return parse_lsn(row[1]), str(row[2])
+
+
+def check_failover(connection: Connection) -> None:
+    """Raise Halted if the server's standbys cannot keep slots."""
+    if connection.info.server_version < FAILOVER_SINCE:
+        raise Halted(
+            "no_failover_slots",
+            f"the server has version {connection.info.server_version // 10000}: its standbys keep no slots",
+            place="[source] slot_failover",
+            cure="take slot_failover out of the configuration, or use PostgreSQL 17 or newer",
+        )
 
 
 def drop_own_slot(connection: Connection, name: str, *, ours: bool) -> None:
@@ -143,9 +184,9 @@ def check_resume(slot: Slot | None, name: str, position: int, written: int, iden
         raise Halted("slot_foreign", f"a slot of {slot.plugin or 'physical replication'}", place=place, cure=RESYNC)
     if slot.database != identity.database:
         raise Halted("other_database", f"the slot belongs to {slot.database}", place=place, cure="correct the dsn")
-    if slot.wal_status == "lost":
-        cure = f"{RESYNC}; raise max_slot_wal_keep_size"
-        raise Halted("slot_lost", "the server removed log that was still needed", place=place, cure=cure)
+    loss = loss_of(slot)
+    if loss is not None:
+        raise Halted("slot_lost", loss[0], place=place, cure=f"{RESYNC}; {loss[1]}")
     if slot.confirmed > position:
         message = f"the slot stands at {lsn_text(slot.confirmed)}, ahead of the journal's {lsn_text(position)}"
         raise Halted("slot_ahead", message, place=place, cure=RESYNC)
@@ -206,5 +247,7 @@ def check_identity(identity: Identity, notes: dict[str, str]) -> None:
                 "other_database",
                 f"the journal was begun with {key.removeprefix('postgres.')} {then}, this is {now}",
                 place=f"database {identity.database}",
-                cure="correct the dsn, or start an empty journal",
+                cure="correct the dsn; if the server was upgraded with pg_upgrade or set up anew: stop the sidecar and"
+                " move its data directory away; it then copies everything anew, and each other region is made anew:"
+                " replicator bootstrap --replace",
             )

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from replicator.config.finding import Finding
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, Halted
+from replicator.pipeline.replicas.postgres.check import preflight as replica_preflight
 from replicator.pipeline.sources.postgres import PostgresOptions, preflight
 from replicator.pipeline.sources.postgres.options import parse_table
+from replicator.pipeline.sources.postgres.preflight import check_noted
+from replicator.pipeline.sources.postgres.session import session
+from replicator.pipeline.sources.postgres.slot import (
+    FAILOVER_SINCE,
+    Identity,
+    check_resume,
+    create_slot,
+    loss_of,
+    read_slot,
+)
 from tests.pipeline.sources.postgres.ledger import Collector, Ledger, failure, following
-from tests.servers import free_port
+from tests.servers import Postgres, free_port
 
 EVERYTHING = (
     "SELECT (SELECT count(*) FROM pg_publication), (SELECT count(*) FROM pg_replication_slots),"
@@ -127,3 +140,65 @@ def test_options_are_checked_and_keep_the_dsn_to_themselves() -> None:
     assert finding.level == "fail"
     assert "bad_dsn" in finding.what
     assert "secret" not in str(finding)
+
+
+def test_what_a_database_has_that_will_bite(ledger: Ledger) -> None:
+    """Large objects, xml, an idle slot's end, REPLICA IDENTITY FULL without a key: each is told before the start."""
+    ledger.do("SELECT lo_create(0)", "CREATE TABLE loose (what text)", "ALTER TABLE loose REPLICA IDENTITY FULL")
+    ledger.do("ALTER TABLE wallets ADD doc xml")
+    findings = look(ledger)
+    assert about(findings, "large objects") == ["warn"]
+    assert about(findings, "column doc is xml") == ["warn"]
+    assert about(findings, "table public.loose: no key, append-only, and REPLICA IDENTITY FULL") == ["warn"]
+
+
+def test_an_encoding_that_knows_no_text(postgres: Postgres) -> None:
+    with postgres.connect() as db:
+        db.execute("CREATE DATABASE ascii_ledger ENCODING 'SQL_ASCII' TEMPLATE template0")
+        db.execute("CREATE DATABASE latin_copy ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    findings = preflight(PostgresOptions(postgres.dsn("ascii_ledger")))
+    assert about(findings, "SQL_ASCII") == ["warn"]
+    assert about(replica_preflight(postgres.dsn("latin_copy")), "encoding LATIN1") == ["warn"]
+
+
+def test_a_slot_that_the_server_gave_up_tells_why(tmp_path: Path) -> None:
+    """Nobody read it for too long; and a slot that standbys keep is one from the server's 17th version on."""
+    server = Postgres(tmp_path / "idle", {"max_wal_senders": "5"})
+    server.create()
+    server.start()
+    try:
+        dsn = server.create_database("ledger")
+        with server.connect("ledger") as db:
+            options = PostgresOptions(dsn, failover=True)
+            if db.info.server_version < FAILOVER_SINCE:
+                assert about(preflight(options), "no_failover_slots") == ["fail"]
+                return
+            with session(options, replication=True) as replication:
+                create_slot(replication, "replicator", failover=True)
+            slot = read_slot(db, "replicator")
+            assert slot is not None
+            assert slot.failover
+            if db.info.server_version < 180000:
+                return
+            db.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1s'")
+            db.execute("SELECT pg_reload_conf()")
+            assert about(preflight(options), "idle_replication_slot_timeout is 1s") == ["warn"]
+            deadline = time.monotonic() + 30
+            while loss_of(slot) is None and time.monotonic() < deadline:
+                db.execute("CHECKPOINT")  # which looks for idle slots
+                slot = read_slot(db, "replicator")
+                assert slot is not None
+            assert about(preflight(options), "is lost: nobody read it for longer") == ["fail"]
+            with pytest.raises(Halted, match="idle_replication_slot_timeout") as caught:
+                check_resume(slot, "replicator", 1 << 60, 1 << 60, Identity("", 1, "ledger"))
+            assert caught.value.reason == "slot_lost"
+            assert "max_slot_wal_keep_size" not in caught.value.cure
+    finally:
+        server.stop()
+
+
+def test_another_server_than_the_journals_is_told_before_the_start(ledger: Ledger) -> None:
+    (finding,) = check_noted(ledger.options, {"postgres.system": "1"})
+    assert finding.level == "fail"
+    assert "pg_upgrade" in finding.cure
+    assert list(check_noted(ledger.options, {})) == []
