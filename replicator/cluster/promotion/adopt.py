@@ -73,6 +73,22 @@ class Adoption:
             self._check_unwritten(connection)
             self._do(self._look(taken=False), lambda: self._take_back(connection))
 
+    def has_led(self) -> bool:
+        """Whether applications may have written here since this region was promoted, or began as the primary."""
+        if not self._notes():
+            return False
+        with alone(self._dsn, self._options) as connection:
+            return self._may_be_written(connection)
+
+    def abandon(self) -> bool:
+        """The database's rows are to be replaced: its tables are known as the ledger's, and slot and publication go.
+        What the slot holds and the journal has not is given up. Whether there was anything."""
+        if not self._notes():
+            return False
+        with alone(self._dsn, self._options) as connection:
+            self._do(self._look(taken=False), lambda: self._know_tables(connection))
+        return True
+
     def _do(self, facts: AdoptionFacts, take: Callable[[], None]) -> None:
         for step in adoption(facts):
             self._on_step(f"before {step.name}")
@@ -102,18 +118,26 @@ class Adoption:
 
     def _check_unwritten(self, connection: Connection) -> None:
         """Raise Halted if applications may have written here: then it is a former primary's way back that is due."""
-        begins = read_begins(self._notes())
-        if begins is None and SYSTEM_NOTE not in self._notes():
-            return  # it was given up before it could have led
-        row = None
-        if exists(connection, "replicator.fencing"):
-            row = connection.execute("SELECT epoch FROM replicator.fencing").fetchone()
-        if begins is None or row is None or row[0] >= begins.epoch:
+        if self._may_be_written(connection):
             message = (
                 "the journal says that this region has led, and its role is a replica's: its last writes may be here"
             )
             cure = "put role.json back from a copy, or make the region anew: replicator bootstrap CONFIG --replace"
             raise Halted("has_led", message, place=f"strand {self._strand}", cure=cure)
+
+    def _may_be_written(self, connection: Connection) -> bool:
+        begins = read_begins(self._notes())
+        if begins is None and SYSTEM_NOTE not in self._notes():
+            return False  # it was given up before it could have led
+        row = None
+        if exists(connection, "replicator.fencing"):
+            row = connection.execute("SELECT epoch FROM replicator.fencing").fetchone()
+        return begins is None or row is None or row[0] >= begins.epoch
+
+    def _know_tables(self, connection: Connection) -> None:
+        create_own_tables(connection)
+        with connection.transaction():
+            self._write_definitions(connection, self._journal.head(self._strand))
 
     def _take_back(self, connection: Connection) -> None:
         """The tables are a replica's again, where replay left them."""

@@ -16,17 +16,23 @@ the same migrations to every region that may lead.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
+
+import trio
 
 from replicator.cluster.promotion.adopt import Adoption
 from replicator.cluster.promotion.promote import Promotion
 from replicator.cluster.promotion.readiness import reasons
 from replicator.cluster.promotion.remaining_log import capture_rest
 from replicator.cluster.promotion.sequence_values import reserve_of
+from replicator.cluster.promotion.table_roles import adopted_at
 from replicator.format.block import Block
 from replicator.format.position import Position
 from replicator.pipeline.sources.postgres.options import PostgresOptions
+from replicator.pipeline.sources.postgres.session import session
+from replicator.postgres.settings import READ_ONLY
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
 
@@ -73,6 +79,15 @@ class PostgresRole:
         seen in the journal, if there was none. Blocks."""
         Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).withdraw()
 
+    def has_led(self) -> bool:
+        """Whether applications may have written to it since its promotion, or its beginning as the primary. Blocks."""
+        return Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).has_led()
+
+    def abandon(self) -> bool:
+        """What is left of a primary goes, slot and publication, for the rows are to be replaced; whether there was
+        anything. Blocks."""
+        return Adoption(self._dsn, self._options, self._journal, self._strand, self._on_step).abandon()
+
     def readiness(self) -> list[str]:
         """Why this region cannot be promoted, each with its cure; empty if it can. Changes nothing. Blocks."""
         return reasons(self._dsn, self._options, self._journal, self._strand)
@@ -87,4 +102,10 @@ class PostgresRole:
     ) -> None:
         """Bring what the slot still holds into the journal, under the chain's epoch; with ``sequences`` a last reading
         of their values, too, for a planned change. Async."""
-        await capture_rest(self._options, self._journal, journal_head, seconds, on_stored, sequences=sequences)
+        # A database that was taken as a replica has nothing left that is its own, and its slot may be gone already.
+        if not await trio.to_thread.run_sync(self._is_adopted):
+            await capture_rest(self._options, self._journal, journal_head, seconds, on_stored, sequences=sequences)
+
+    def _is_adopted(self) -> bool:
+        with session(dataclasses.replace(self._options, dsn=self._dsn), READ_ONLY) as connection:
+            return adopted_at(connection, self._strand) is not None

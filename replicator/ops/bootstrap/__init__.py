@@ -10,9 +10,9 @@ Guarantee: the copy is the other region at exactly P. Until the last transaction
 says that it is half a copy, and ``run`` refuses it. Killed at any instant, ``replicator bootstrap`` goes on with the
 next chunk for as long as the other region holds the moment; else the half copy is removed and another one begun.
 
-Where to look: ``bootstrap`` (read first), ``decide`` (pure: what to do with what is here), ``target`` (this region:
-looked at, set aside, filled). Both ends of the way are in ``pipeline/copies``, with the mark of a partial copy that
-survives a kill.
+Where to look: ``bootstrap`` (read first), ``decide`` (pure: what to do with what is here), ``former_life`` (what the
+region was: secured, closed, put away), ``target`` (this region: looked at, filled). Both ends of the way are in
+``pipeline/copies``, with the mark of a partial copy that survives a kill.
 
 A row of a table without a key keeps its place (sequence, ordinal) where the region that is copied is a replica. A
 PostgreSQL primary has no places: its rows get (P, running number), which no later insert can take. Sequences come with

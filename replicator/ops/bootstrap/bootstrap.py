@@ -1,8 +1,13 @@
 """Making this region anew: READ FIRST on the asking side.
 
-    look ─▶ decide ─▶ (set aside) ─▶ have a moment held ─▶ chunk, commit, chunk, commit, … ─▶ position ─▶ journal
+    look ─▶ decide ─▶ secure what only this region has ─▶ have a moment held ─▶ ``copy.json`` ─▶ close the database
+         ─▶ give up slot and publication ─▶ empty the tables ─▶ put the old files away
+         ─▶ chunk, commit, chunk, commit, … ─▶ position ─▶ journal ─▶ ``copy.json`` goes
 
-Guarantee: see the package. What can get better is tried again for ``PATIENCE_SECONDS`` since the copy last got on; then
+Guarantee: see the package. From ``copy.json`` on nothing starts the region, so that no part of its former life is met
+by a new one; whatever is left of that life by then is put away, however often this is called. A call that is refused
+before the tables are empty leaves the region as it was, save that a former primary's slot is given up.
+ What can get better is tried again for ``PATIENCE_SECONDS`` since the copy last got on; then
 it ends with the reason, and another call goes on. A moment that is gone is not patched up: another copy is begun. The
 region that will be followed has to hold the copy's position on its chain, or nothing is begun.
 """
@@ -17,10 +22,13 @@ from typing import Any
 import trio
 
 from replicator.config import Config
+from replicator.config.models import Source
 from replicator.errors import ConfigError, Corrupt, Halted, Rejected, ReplicatorError, Unavailable
+from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.ops.bootstrap import target
-from replicator.ops.bootstrap.decide import CopyDecision, decide
+from replicator.ops.bootstrap.decide import CopyDecision, RegionContents, decide
+from replicator.ops.bootstrap.former_life import FormerLife
 from replicator.ops.bootstrap.target import CopyTarget
 from replicator.pipeline.copies.client import CopyClient
 from replicator.pipeline.copies.partial_copy import PartialCopy, remove_half, write_half
@@ -57,7 +65,9 @@ async def plan(config: Config, source: Upstream, *, replace: bool, named: bool =
         refused = None
     except Halted as refusal:
         what, refused = "nothing: it is refused", refusal.as_json()
-    would_replace = contents.half is None and (contents.journal is not None or contents.replica is not None)
+    would_replace = contents.half is None and (
+        contents.journal is not None or contents.replica is not None or bool(contents.damaged)
+    )
     async with CopyClient(source) as client:
         answer = await client.plan()
     return {
@@ -86,9 +96,14 @@ class Bootstrap:
         rate: int | None,
         report: CopyProgress,
         named: bool = False,
+        ledger: Source | None = None,
+        allow_data_loss: bool = False,
     ) -> None:
-        """``named``: the source was asked for by name; a copy of another region is then not gone on with."""
+        """``named``: the source was asked for by name; a copy of another region is then not gone on with. ``ledger`` is
+        the region's as the primary, which it was or will be."""
         self._config = config
+        self._former = FormerLife(config, ledger, allow_data_loss=allow_data_loss)
+        self._allow_data_loss = allow_data_loss
         self._named = source.url if named else None
         self._source = source
         self._replace = replace
@@ -117,7 +132,7 @@ class Bootstrap:
                         raise Halted("no_copy", message, place=self._source.url, cure="see the other region's log")
                     else:
                         copies += 1
-                        await self._begin(what)
+                        await self._begin(what, contents)
                 except* ReplicatorError as group:
                     cause = first_cause(group)
                 if cause is not None:
@@ -141,27 +156,49 @@ class Bootstrap:
 
     # -- begin
 
-    async def _begin(self, what: CopyDecision) -> None:
+    async def _begin(self, what: CopyDecision, contents: RegionContents) -> None:
         """Have a moment held and empty the replica; the rows come next."""
         chunk_rows = min(CHUNK_ROWS, self._rate) if self._rate else CHUNK_ROWS
+        files = self._config.region.files
+        if what is CopyDecision.REPLACE:
+            await self._former.secure(self._source)
         async with CopyClient(self._source) as client:
             begun = await client.begin(chunk_rows)
             self._check_strand(begun)
             await self._check_followed(begun.position)
-        if what is CopyDecision.REPLACE:
-            aside = await trio.to_thread.run_sync(target.set_aside, self._config)
-            self._report.set_aside += map(str, aside)
-        # Written before the first transaction: killed between the two, the region is one that is being made anew, not
-        # one whose data would be refused.
+        strangers = await trio.to_thread.run_sync(target.strangers, self._config, begun)
+        if strangers and not self._allow_data_loss:
+            raise _rows_of_others(strangers)
+        # Before anything is changed: killed behind it, the region is one that is being made anew.
         half = PartialCopy(self._source.url, begun, chunk_rows)
-        await trio.to_thread.run_sync(write_half, self._config.region.files, half)
+        await trio.to_thread.run_sync(write_half, files, half)
+        await self._former.close()
+        changed = await trio.to_thread.run_sync(self._former.give_up_role)
+        if what is CopyDecision.REPLACE or (what is CopyDecision.ANEW and contents.mark is None):
+            aside = await trio.to_thread.run_sync(self._former.put_replica_away)
+            self._report.set_aside += map(str, aside)
+            changed = changed or bool(aside)
+        if strangers:
+            await trio.to_thread.run_sync(target.empty, self._config, strangers)
         filling = CopyTarget(wiring.replica(self._config), begun)
         try:
             await trio.to_thread.run_sync(filling.open)
             await trio.to_thread.run_sync(filling.begin)
+        except Halted:
+            if not (changed or strangers or contents.half):
+                await trio.to_thread.run_sync(remove_half, files)  # its transaction was undone: all is as it was
+            raise
         finally:
             filling.close()
+        await self._clear(half)
         self._moved_at = trio.current_time()
+
+    async def _clear(self, half: PartialCopy) -> None:
+        """Put away the files of what the region was."""
+        files = self._config.region.files
+        aside = await trio.to_thread.run_sync(self._former.put_away, half.begun.position, self._source)
+        self._report.set_aside += map(str, aside)
+        await trio.to_thread.run_sync(write_half, files, half._replace(cleared=True))
 
     def _check_strand(self, begun: CopyStart) -> None:
         strand = self._config.region.strand
@@ -188,6 +225,8 @@ class Bootstrap:
     # -- rows
 
     async def _go_on(self, half: PartialCopy, *, is_whole: bool) -> None:
+        if not half.cleared:
+            await self._clear(half)
         begun, report = half.begun, self._report
         report.position, report.rows_estimate = begun.position, begun.rows
         source = dataclasses.replace(self._source, url=half.url)
@@ -245,6 +284,16 @@ async def _let_go(source: Upstream, copy: str) -> None:
             await client.end(copy)
         except (Unavailable, Rejected, Halted) as error:
             log.info("the other region was not told that the copy is whole: %s", error)
+
+
+def _rows_of_others(tables: list[Definition]) -> Halted:
+    names = ", ".join(definition.label for definition in tables)
+    return Halted(
+        "rows_of_others",
+        f"tables of the copy are here, with rows, and nothing says whose they are: {names}",
+        place="the database to fill",
+        cure="drop or empty them, name another database, or empty them by --allow-data-loss",
+    )
 
 
 def source_of(config: Config, url: str | None) -> Upstream:

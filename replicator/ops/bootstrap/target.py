@@ -1,44 +1,71 @@
-"""What is in the region that is made anew: looked at without a trace, set aside, filled.
+"""What is in the region that is made anew: looked at without a trace, and filled.
 
-Guarantee: ``look`` changes nothing. ``set_aside`` renames; a database's tables are emptied in the transaction that
-begins the copy, and only those that this ledger's replica made. Every step may be interrupted and done again. All calls
-block.
+Guarantee: ``look`` changes nothing, and finds a region in whatever state it is. A database's tables are emptied in the
+transaction that begins the copy, and only those that this ledger's replica made. Every step may be interrupted and done
+again. All calls block.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from replicator.config import Config, SqliteReplicaSettings
+from replicator.config import Config, PostgresReplicaSettings, SqliteReplicaSettings
 from replicator.errors import Corrupt, Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position
 from replicator.ops.bootstrap.decide import RegionContents
+from replicator.ops.bootstrap.former_life import former_files
 from replicator.pipeline.copies.partial_copy import HALF_COPY, mark_of, read_half
 from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart, in_force
 from replicator.pipeline.replicas.base import Append, AppliedMark, Define, Replica, Step, TableChange, Truncate
+from replicator.pipeline.replicas.postgres import schema
 from replicator.pipeline.replicas.quarantine import QuarantineClosing
+from replicator.postgres.catalog import exists
+from replicator.postgres.errors import REPLICA
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Database
+from replicator.postgres.settings import READ_ONLY, WRITER
 from replicator.runtime import wiring
-from replicator.storage import sqlite
 from replicator.storage.journal.store import Journal
 
 
 def look(config: Config) -> RegionContents:
     """The contents of the region. Raises Unavailable or Halted."""
-    strand, path = config.region.strand, config.region.files.journal
-    end: Position | None = None
-    if path.exists():
-        journal = Journal(path, traceless=True)
-        try:
-            end = journal.head(strand)
-        finally:
-            journal.close()
-    applied, mark = _look_at_replica(config)
-    return RegionContents(
-        read_half(config.region.files), _not_empty(end), _not_empty(applied.position if applied else None), mark
-    )
+    strand, files = config.region.strand, config.region.files
+    damaged: list[str] = []
+    half = end = base = applied = mark = None
+    # What cannot be read is data, too: it may be replaced if that is asked for, and is set aside then.
+    try:
+        half = read_half(files)
+    except Halted as error:
+        damaged.append(str(error))
+    try:
+        end, base = _ends_of_journal(files.journal, strand)
+    except Halted as error:
+        damaged.append(str(error))
+    try:
+        applied, mark = _look_at_replica(config)
+    except Halted as error:
+        if not isinstance(config.replica, SqliteReplicaSettings):
+            raise  # a server's own word, which no copy cures
+        damaged.append(str(error))
+    if files.rewind.exists():
+        damaged.append("it was on its way back when it was stopped")
+    replica = _not_empty(applied.position if applied else None)
+    return RegionContents(half, _not_empty(end), replica, mark, base, "; ".join(damaged))
+
+
+def _ends_of_journal(path: Path, strand: str) -> tuple[Position | None, Position | None]:
+    if not path.exists():
+        return None, None
+    journal = Journal(path, traceless=True)
+    try:
+        return journal.head(strand), journal.base(strand)
+    finally:
+        journal.close()
 
 
 def _look_at_replica(config: Config) -> tuple[AppliedMark | None, AppliedMark | None]:
@@ -56,12 +83,11 @@ def _not_empty(position: Position | None) -> Position | None:
 
 
 def old_files(config: Config) -> list[Path]:
-    """The files that would be set aside, the journal first: without it nothing here goes on by itself."""
-    here = config.region.files
-    files = [here.journal, here.spool, here.history, here.rewind]
-    if isinstance(config.replica, SqliteReplicaSettings):
+    """The files that would be set aside."""
+    files = former_files(config.region.files)
+    if isinstance(config.replica, SqliteReplicaSettings) and config.replica.path.exists():
         files.append(config.replica.path)
-    return [file for file in files if file.exists()]
+    return files
 
 
 def old_tables(config: Config) -> list[str]:
@@ -72,9 +98,26 @@ def old_tables(config: Config) -> list[str]:
         return [definition.label for definition in reader.tables()]
 
 
-def set_aside(config: Config) -> list[Path]:
-    """Rename the old files; their new names."""
-    return [sqlite.set_aside(file, "replaced") for file in old_files(config)]
+def strangers(config: Config, begun: CopyStart) -> list[Definition]:
+    """The tables of the copy that are here with rows, and that are not known as this ledger's."""
+    if not isinstance(config.replica, PostgresReplicaSettings):
+        return []
+    found = []
+    with Database(config.replica.conninfo(), REPLICA).session(READ_ONLY) as connection:
+        known = schema.current_definitions(connection) if exists(connection, "replicator.definition") else {}
+        for name, (_, definition) in sorted(in_force(begun.definitions).items()):
+            if name not in known and exists(connection, quoted(*name)):
+                row = connection.execute(f"SELECT FROM {quoted(*name)} LIMIT 1".encode()).fetchone()
+                found += [definition] if row is not None else []
+    return found
+
+
+def empty(config: Config, tables: Sequence[Definition]) -> None:
+    """Empty these tables, which are nobody's of ours."""
+    assert isinstance(config.replica, PostgresReplicaSettings)
+    names = ", ".join(quoted(*definition.name) for definition in tables)
+    with Database(config.replica.conninfo(), REPLICA).session(WRITER) as connection:
+        connection.execute(f"TRUNCATE {names}".encode())
 
 
 class CopyTarget:
@@ -102,12 +145,12 @@ class CopyTarget:
         """Empty what is there of this ledger and make the copy's tables, in one transaction with the mark."""
         known = self._replica.definitions(self._strand)
         # By name: a table that was made anew has had several relations, and is emptied once.
+        self._replica.begin()
         steps: list[Step] = [Truncate(table) for table in {table.name: table for table in known.values()}.values()]
         for relation, packed in self._begun.definitions:
             definition = unpack_definition(packed)
-            if known.get(relation) != definition:
+            if known.get(relation) != definition or not definition.key:  # places may have gone with a primary's table
                 steps.append(Define(relation, definition))
-        self._replica.begin()
         self._replica.apply(self._strand, steps)
         self._replica.forget(self._strand)
         aside = self._replica.quarantine()

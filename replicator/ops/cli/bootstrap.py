@@ -27,6 +27,7 @@ LOG_SECONDS = 10.0
 @click.option("--from", "url", help="The region to copy, by its sidecar's address; without it the one in [follow].")
 @click.option("--plan", "planned", is_flag=True, help="Show what would happen; change nothing.")
 @click.option("--replace", is_flag=True, help="Set aside what the region has now.")
+@click.option("--allow-data-loss", is_flag=True, help="Give up rows that only this region may have.")
 @click.option("--rate", type=click.IntRange(min=1), help="At most so many rows a second.")
 @click.option("--json", "as_json", is_flag=True, help="The plan, or the result, as JSON.")
 @example(
@@ -34,7 +35,15 @@ LOG_SECONDS = 10.0
     "replicator bootstrap tokyo.toml --from https://lima.example:7400 --rate 20000",
     "replicator bootstrap tokyo.toml --replace",
 )
-def command(config: Path, url: str | None, planned: bool, replace: bool, rate: int | None, as_json: bool) -> None:
+def command(
+    config: Path,
+    url: str | None,
+    planned: bool,
+    replace: bool,
+    allow_data_loss: bool,
+    rate: int | None,
+    as_json: bool,
+) -> None:
     """Makes the replica region of CONFIG anew: a copy of another one at one exact position, then the feed from there.
 
     For a new region whose primary has pruned its journal, and for one that was away for too long. The region's own
@@ -43,8 +52,13 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
 
     It may be killed at any time: called again it goes on where it was, if the other region still holds the moment
     ([copy] hold there), else it begins anew. Until it is whole the tables are being filled and have no position, and
-    replicator run refuses the region. A region that has data is refused without --replace; with it journal, spool and
-    SQLite replica are renamed, and in PostgreSQL this ledger's own tables are emptied.
+    replicator run refuses the region.
+
+    A region that has data is refused without --replace. With it any region is made anew, whatever it was and wherever
+    it was stopped: what only it has is sealed first, or stays in the journal that is set aside; its files are renamed;
+    in PostgreSQL this ledger's own tables are emptied, are closed to applications until the sidecar opens them, and a
+    former primary's slot and publication are dropped. What is refused because rows may be nowhere else is given up only
+    by --allow-data-loss. A region that holds the lease is always refused.
 
     Exit code 0: whole; start it with replicator run. 1: refused or failed; call it again. 2: wrong usage or
     configuration.
@@ -53,11 +67,13 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
 
     from replicator.config import load
     from replicator.config.roles import in_role
+    from replicator.config.roles import source_of as source_of_ledger
     from replicator.errors import ConfigError, ReplicatorError
     from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, plan, source_of
     from replicator.supervise import first_cause
 
     settings = load(config)
+    ledger = source_of_ledger(settings) if settings.cluster is not None else None
     if settings.cluster is not None:  # whatever it was before, it is made anew as a replica
         settings = in_role(settings, "replica", 1)
     if settings.region.role != "replica":
@@ -71,7 +87,16 @@ def command(config: Path, url: str | None, planned: bool, replace: bool, rate: i
             click.echo(json.dumps(content, indent=2) if as_json else printable("\n".join(_plan_lines(content))))
             return
         report = CopyProgress()
-        bootstrap = Bootstrap(settings, source, replace=replace, rate=rate, report=report, named=url is not None)
+        bootstrap = Bootstrap(
+            settings,
+            source,
+            replace=replace,
+            rate=rate,
+            report=report,
+            named=url is not None,
+            ledger=ledger,
+            allow_data_loss=allow_data_loss,
+        )
         position = trio.run(_run_shown, bootstrap, report)
     except* ReplicatorError as group:
         raise first_cause(group) from None

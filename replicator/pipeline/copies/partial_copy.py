@@ -26,11 +26,13 @@ CURE = "replicator bootstrap CONFIG goes on with the copy, or begins another one
 
 
 class PartialCopy(NamedTuple):
-    """The copy that is under way: from which region, by which name, with what head. ``chunk_rows`` is how it is cut."""
+    """The copy that is under way: from which region, by which name, with what head. ``chunk_rows`` is how it is cut;
+    ``cleared``: the files of what the region was before are put away."""
 
     url: str
     begun: CopyStart
     chunk_rows: int
+    cleared: bool = False
 
 
 def mark_of(begun: CopyStart, chunks: int, rows: int) -> AppliedMark:
@@ -67,6 +69,7 @@ def write_half(data_dir: DataDir, half: PartialCopy) -> None:
     fields = {
         "from": half.url,
         "chunk_rows": half.chunk_rows,
+        "cleared": half.cleared,
         **begun._asdict(),
         "position": str(begun.position),
         "definitions": [[relation, base64.b64encode(data).decode()] for relation, data in begun.definitions],
@@ -88,7 +91,7 @@ def read_half(data_dir: DataDir) -> PartialCopy | None:
             definitions,
             fields["rows"],
         )
-        return PartialCopy(str(fields["from"]), begun, int(fields["chunk_rows"]))
+        return PartialCopy(str(fields["from"]), begun, int(fields["chunk_rows"]), bool(fields.get("cleared", True)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

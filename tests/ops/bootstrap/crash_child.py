@@ -15,15 +15,16 @@ from typing import Any
 import trio
 
 from replicator.config import load
-from replicator.ops.bootstrap import bootstrap, target
+from replicator.ops.bootstrap import bootstrap, former_life, target
 from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, source_of
 
+# Eight: each child leaves a copy behind that the other region holds, and it holds sixteen.
 STEPS: dict[str, tuple[Any, str]] = {
-    "set aside": (target, "set_aside"),
+    "put replica away": (former_life.FormerLife, "put_replica_away"),
     "write half": (bootstrap, "write_half"),
     "begin": (target.CopyTarget, "begin"),
+    "put away": (former_life.FormerLife, "put_away"),
     "add": (target.CopyTarget, "add"),
-    "finish": (target.CopyTarget, "finish"),
     "journal": (target, "begin_journal"),
     "clear": (target.CopyTarget, "clear"),
     "remove half": (bootstrap, "remove_half"),

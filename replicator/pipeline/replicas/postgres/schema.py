@@ -72,12 +72,12 @@ def define(connection: Connection, strand: str, relation: int, definition: Defin
         raise table_differs(definition, problem)
     if before is not None:
         _follow(connection, before, definition)
-    else:
-        if not _exists(connection, definition):
-            _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
-            _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
-        elif lacks_places(connection, definition):
-            add_places(connection, definition)
+    elif not _exists(connection, definition):
+        _execute(connection, f"CREATE SCHEMA IF NOT EXISTS {quoted(definition.namespace)}")
+        _execute(connection, f"CREATE TABLE {quoted(*definition.name)} {table_body(connection, definition)}")
+    if lacks_places(connection, definition):
+        add_places(connection, definition)
+    if before is None:
         _fence(connection, definition)
     sequences.attach(connection, definition)
     _index_user(connection, before, definition)
@@ -188,11 +188,12 @@ def difference(connection: Connection, definition: Definition, before: Definitio
         _execute(connection, probe)
         wanted, found = _shape(connection, "pg_temp.replicator_probe"), _shape(connection, name)
     take_as_is(connection, before or definition, wanted, found)
-    if before is None and lacks_places(connection, definition):
+    is_empty = _execute(connection, f"SELECT 1 FROM {name} LIMIT 1").fetchone() is None
+    if (before is None or is_empty) and lacks_places(connection, definition):
         for place in PLACE_COLUMNS:
             wanted.pop(place)  # ``define`` adds them
     problem = differing_columns(wanted, found)
-    if not problem and before is None and _execute(connection, f"SELECT 1 FROM {name} LIMIT 1").fetchone():
+    if not problem and before is None and not is_empty:
         return "it has rows that somebody else wrote"
     return problem
 
