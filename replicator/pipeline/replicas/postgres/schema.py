@@ -65,7 +65,11 @@ def define(connection: Connection, strand: str, relation: int, definition: Defin
     """Create the table or bring it after its definition, and write the definition down."""
     check_names(definition)
     before = _current(connection, definition.name)
-    if before == definition and _is_written(connection, strand, relation, definition):
+    if (
+        before == definition
+        and _is_written(connection, strand, relation, definition)
+        and not lacks_places(connection, definition)
+    ):
         return  # by a first copy that was divided, and killed
     problem = difference(connection, definition, before)
     if problem:
