@@ -40,7 +40,7 @@ def _problems(definition: Definition, facts: TableFacts, generated: bool) -> lis
             problems.append(f"column {column.name} is {attribute.type} here and {column.type} in the ledger")
         elif attribute.generated and not generated:
             problems.append(
-                f"column {column.name} is generated here, and would not be published:"
+                f"column {column.name} is generated here, and would not be published; in every region run:"
                 f" ALTER TABLE {quoted(*definition.name)} ALTER COLUMN {quoted(column.name)} DROP EXPRESSION"
             )
     names = {column.name for column in definition.columns}

@@ -174,10 +174,15 @@ def test_a_slot_that_the_server_gave_up_tells_why(tmp_path: Path) -> None:
                 assert about(preflight(options), "no_failover_slots") == ["fail"]
                 return
             with session(options, replication=True) as replication:
-                create_slot(replication, "replicator", failover=True)
+                create_slot(replication, "replicator")
+            (found,) = (one for one in preflight(options) if "is not kept by physical standbys" in one.what)
+            with session(options, replication=True) as replication:
+                replication.execute(found.cure.partition("session: ")[2].encode())
+                create_slot(replication, "another", failover=True)
             slot = read_slot(db, "replicator")
             assert slot is not None
             assert slot.failover
+            assert about(preflight(options), "is not kept") == []
             if db.info.server_version < 180000:
                 return
             db.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1s'")
