@@ -52,6 +52,7 @@ class RegionContext:
             config.feed.heartbeat_seconds,
             self.status.source_heard,
             {strand: self.regions},
+            config.region.name,
         )
         # A follower is asked for prompt reports as its stream opens, and a stream outlives a change of role: one that
         # opens before a primary's pipeline is there to ask would leave the first writers waiting for slow reports.

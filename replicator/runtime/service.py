@@ -36,7 +36,7 @@ import trio
 from replicator.cluster.failover.admission import Admission
 from replicator.cluster.failover.serve import routes as failover_routes
 from replicator.config import Config
-from replicator.errors import Halted
+from replicator.errors import ConfigError, Halted
 from replicator.pipeline.copies.partial_copy import refuse_half
 from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
@@ -66,9 +66,22 @@ async def run(
     ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
     """
     refuse_half(config.region.files)  # a copy that was not finished looks like a region, and is none
+    refuse_without_cluster(config)
     # The lock first: two processes on one journal would each append behind the head that they know.
     with locked(config.region.files), _opened(Journal(config.region.files.journal)) as journal:
         await Sidecar(config, journal, show_copy).run(task_status)
+
+
+def refuse_without_cluster(config: Config) -> None:
+    """Raise ConfigError if this was a region of a cluster and is configured as none: it would lead by itself, whoever
+    leads in the cluster, and know nothing of what it has promised."""
+    if config.cluster is None and config.region.files.role.exists():
+        raise ConfigError(
+            "cluster_removed",
+            "this region took part in a cluster, and its configuration has no [cluster] any more",
+            place=f"[region] data_dir = {config.region.data_dir}",
+            cure="put [cluster] and [lease] back; to take the region out of it for good, move role.json away",
+        )
 
 
 class Sidecar:

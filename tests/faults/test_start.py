@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.regions import EMBEDDED, Region, run_verb
+from tests.faults.regions import EMBEDDED, Region, follow, run_verb, sqlite_replica
 
 
 def _typo(region: Region) -> None:
@@ -62,3 +62,38 @@ def test_a_port_and_a_directory_in_use(tmp_path: Path) -> None:
         assert first.stop() == 0
     finally:
         first.end()
+
+
+def test_a_region_that_is_taken_out_of_its_cluster_does_not_lead_by_itself(tmp_path: Path) -> None:
+    """Its role, with what it has promised, is there; the configuration that goes with it is not."""
+    region = Region(tmp_path, "paris", "primary", EMBEDDED)
+    region.data.mkdir()
+    role = region.data / "role.json"
+    role.write_text("{}")
+    done = run_verb("run", str(region.config))
+    assert done.returncode == 2, done.stderr
+    for text in ("cluster_removed", str(region.data), "Cure: ", "move role.json away"):
+        assert text in done.stderr
+    assert role.read_text() == "{}"
+    role.rename(region.data / "moved")  # the cure, for good
+    region.start()
+    try:
+        region.reach_sequence("applied", 1)
+    finally:
+        region.end()
+
+
+def test_a_replica_that_is_named_like_its_primary_is_refused(tmp_path: Path) -> None:
+    primary = Region(tmp_path, "paris", "primary", EMBEDDED)
+    (tmp_path / "other").mkdir()
+    namesake = Region(tmp_path / "other", "paris", "replica", follow(primary.url) + sqlite_replica())
+    try:
+        primary.start()
+        primary.reach_sequence("applied", 1)
+        namesake.start()
+        trouble = namesake.trouble("same_name", condition="halted")
+        assert "[region] name" in trouble["cure"]
+        assert primary.ask("/v1/regions").json()["regions"] == []
+    finally:
+        namesake.end()
+        primary.end()

@@ -119,7 +119,8 @@ def refused(refusal: Rejected, sequence: int, fork: int | None, place: str) -> H
             message = f"this region needs the block behind sequence {sequence}; {refusal.message}"
             return Halted("pruned", message, place=place, cure=BOOTSTRAP_CURE)
         case reason:
-            return Halted(reason, refusal.message, place=place, cure="check [follow] and the primary's version")
+            cure = refusal.cure or "check [follow] and the primary's version"
+            return Halted(reason, refusal.message, place=place, cure=cure)
 
 
 def waiver_text(certificate: Certificate) -> str:

@@ -75,8 +75,8 @@ class ServedFollower(NamedTuple):
 
 class Publisher:
     """Serves one journal. ``heard`` gives when the ledger itself last showed life (µs since 1970), if known;
-    ``regions`` remember who follows which strand. ``on_report`` hears what each region has durably (strand, region,
-    sequence); while ``wants_reports`` says so, followers are asked for prompt ones."""
+    ``regions`` remember who follows which strand; ``name`` is this region's own. ``on_report`` hears what each region
+    has durably (strand, region, sequence); while ``wants_reports`` says so, followers are asked for prompt ones."""
 
     def __init__(
         self,
@@ -85,10 +85,12 @@ class Publisher:
         heartbeat_seconds: float = 1.0,
         heard: Callable[[], int | None] = lambda: None,
         regions: dict[str, KnownRegions] | None = None,
+        name: str = "",
     ) -> None:
         self.on_report: Callable[[str, str, int], None] = lambda strand, region, sequence: None
         self.wants_reports: Callable[[], bool] = lambda: False
         self._journal = journal
+        self._name = name
         self._regions = regions or {}
         self._journal_heads = journal_heads
         self._heartbeat_seconds = heartbeat_seconds
@@ -117,9 +119,17 @@ class Publisher:
             raise Rejected("no_such_position", f"sequence {sequence} is not here", status=404, place=f"strand {strand}")
         return JSONResponse({"position": str(position), "base": str(self._journal.base(strand))})
 
+    def _check_name(self, request: Request) -> None:
+        """A follower by this region's own name would be counted, shown and kept for as this very region."""
+        if self._name and _region(request) == self._name:
+            message = f"the region that asks calls itself {self._name}, as this one does"
+            cure = "give each region a name of its own: [region] name"
+            raise Rejected("same_name", message, status=409, place="feed", cure=cure)
+
     async def _received(self, request: Request) -> Response:
         strand = request.path_params["strand"]
         self._journal_head(strand)
+        self._check_name(request)
         position = await _reported(request, strand)
         base = await trio.to_thread.run_sync(self._take_report, strand, _region(request), position)
         self._pass_report_on(strand, _region(request), position.sequence)
@@ -148,6 +158,7 @@ class Publisher:
     async def _open_stream(self, request: Request) -> Response:
         strand = request.path_params["strand"]
         self._journal_head(strand)
+        self._check_name(request)
         start = await trio.to_thread.run_sync(self._stream_start, strand, request)
         # Who follows from a position, with its hash, has proven that it has everything before; a range proves nothing.
         if "hash" in request.query_params and start.until is None:
