@@ -104,7 +104,7 @@ class Corrupt(Halted):
     """Bytes that fail their own proof: a broken hash, link or encoding."""
 
     def __init__(self, reason: str, message: str, *, place: str = "", cure: str = "") -> None:
-        cure = cure or "check them where they come from (replicator journal verify); nothing of them was used"
+        cure = cure or "check them where they come from (replicator journal verify CONFIG); nothing of them was used"
         super().__init__(reason, message, place=place, cure=cure)
 
     def within(self, place: str) -> Corrupt:

@@ -18,7 +18,12 @@ import re
 from replicator.errors import Halted
 from replicator.format.definition import Column, Definition
 
-RESYNC = "resync this table's ledger from a new copy"
+# Where nothing but a new copy helps; ``slot.new_copy`` has it with the slot's name.
+RESYNC = (
+    "begin a new history: stop the sidecar, move its data directory away, drop its slot if it is there (SELECT"
+    " pg_drop_replication_slot('SLOT')) and start it: it copies every table anew; then make each other region anew:"
+    " replicator bootstrap CONFIG --replace"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

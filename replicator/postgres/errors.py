@@ -18,6 +18,7 @@ from typing import NamedTuple
 import psycopg
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
+from replicator.format.evolution import RESYNC
 
 
 class Meaning(NamedTuple):
@@ -110,7 +111,10 @@ class SessionReasons(NamedTuple):
 LOGICAL = "ALTER SYSTEM SET wal_level = logical; then restart the server; it goes on by itself"
 STANDBY = "point the dsn at the server that takes writes, or promote this one; it goes on by itself"
 LOCKS = "raise max_locks_per_transaction and restart the server; it goes on by itself"
-_SOMEBODY_CHANGED = ("replica_table_differs", "somebody else changed the table: restore it, or resync it")
+_SOMEBODY_CHANGED = (
+    "replica_table_differs",
+    "somebody else changed the table: restore it, or make the region anew: replicator bootstrap CONFIG --replace",
+)
 _VALUE = ("replica_refused_row", "the replica cannot hold this value: see the message")
 _TRIGGER = ("replica_refused_row", "drop the trigger from the replica: the primary has run its own")
 REPLICA = SessionReasons(
@@ -145,7 +149,7 @@ REPLICA = SessionReasons(
     },
     phrases=(("53200", "shared memory", "replica_lock_table_full", LOCKS),),
 )
-_NEW_COPY = "resync from a new copy; invalidation_reason in pg_replication_slots, or the server's log, tells why"
+_NEW_COPY = f"{RESYNC}; invalidation_reason in pg_replication_slots, or the server's log, tells why"
 SOURCE = SessionReasons(
     dsn="bad_dsn",
     waits="postgres_unavailable",

@@ -99,7 +99,8 @@ class StrandProgress:
                 "mark_backwards",
                 f"{mark} would go back from sequence {before.sequence} to {sequence}",
                 place=f"strand {self.strand}",
-                cure="resync the strand; if nobody restored or replaced a database, report it as a bug",
+                cure="make the region anew (replicator bootstrap CONFIG --replace); if nobody restored or replaced a"
+                " database, report it as a bug",
             )
         if before is not None and sequence == before.sequence:
             return

@@ -29,12 +29,12 @@ _NOT_READY = {
     "rejoining": (
         "rejoining",
         "it is coming back as a replica",
-        "wait; replicator rejoin if it waits for a person",
+        "wait; replicator rejoin CONFIG if it waits for a person",
     ),
     "halted": (
         "role_halted",
         "it could not come back as a replica",
-        "cure what it names, then replicator rejoin",
+        "cure what it names, then replicator rejoin CONFIG",
     ),
 }
 

@@ -9,8 +9,8 @@ from replicator.cluster.failover.status import FailoverView
 from replicator.pipeline.acknowledge.view import AcknowledgeView
 from replicator.status.model import JournalView, StrandState
 
-QUARANTINE_CURE = "replicator quarantine says why; cure that, then replicator quarantine replay"
-ORPHANS_CURE = "replicator orphans shows them; what is clean can be re-applied, and a person settles the rest"
+QUARANTINE_CURE = "replicator quarantine CONFIG says why; cure that, then replicator quarantine replay CONFIG"
+ORPHANS_CURE = "replicator orphans CONFIG shows them; what is clean can be re-applied, and a person settles the rest"
 
 
 def seconds_text(seconds: float) -> str:

@@ -88,6 +88,6 @@ async def _meet_once(primary: Side, replica: Side) -> Position:
             await replica.go_on()
     if compare(replica.position, primary.position) is not PositionOrder.EQUAL:
         message = f"diverged: the regions hold different blocks at sequence {primary.position.sequence}"
-        cure = "find out which history is right, then resync the other region"
+        cure = "find out which history is right, then make the other region anew: replicator bootstrap CONFIG --replace"
         raise Divergence("diverged", message, place=f"{primary.name} and {replica.name}", cure=cure)
     return primary.position

@@ -160,7 +160,7 @@ def test_a_slot_that_is_gone_or_ahead_halts(server: Postgres, pair: Pair) -> Non
     pair.paris.start()
     trouble = pair.paris.trouble("slot_ahead", condition="halted")
     assert pair.slot in trouble["place"]
-    assert "resync" in trouble["cure"]
+    assert "begin a new history" in trouble["cure"]
     assert pair.paris.ask("/health").status_code == 503
     assert pair.paris.stop() == 0
     with open_database(pair.primary_dsn) as db:

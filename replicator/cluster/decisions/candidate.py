@@ -33,5 +33,5 @@ def _negative(rank: tuple[int, int]) -> tuple[int, int]:
 def why_not_in(state: RoleState) -> str:
     """Why a region in this state may not be promoted, whatever else it says; empty if it may."""
     if state is RoleState.PAUSED:
-        return "paused by an operator: replicator resume"
+        return "paused by an operator: replicator resume CONFIG"
     return f"it is {state.value}" if state in (RoleState.REJOINING, RoleState.HALTED) else ""

@@ -45,7 +45,7 @@ def demoted(memory: DurableState, seen: Observation, rules: FailoverRules) -> De
         return Decision(memory, why=seen.me.blocked)
     if _may_lead_again(memory, seen, rules):
         return stand(memory, seen)
-    return Decision(memory, why="nobody leads; another region may have to, or replicator failover")
+    return Decision(memory, why="nobody leads; another region may have to, or replicator failover CONFIG")
 
 
 def _without_claim(memory: DurableState) -> DurableState:
@@ -93,7 +93,7 @@ def rejoining(memory: DurableState, seen: Observation, rules: FailoverRules) -> 
     ordered = seen.order is not None and seen.order.verb == "rejoin"
     if rules.rejoin == "manual" and not (memory.approved or ordered):
         return Decision(
-            memory, why="the orphans are sealed; replicator rejoin goes on when a person has looked at them"
+            memory, why="the orphans are sealed; replicator rejoin CONFIG goes on when a person has looked at them"
         )
     return Decision(dataclasses.replace(memory, approved=True), action=RewindToFork())
 

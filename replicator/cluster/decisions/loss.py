@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from replicator.cluster.decisions.model import FailoverRules, Observation, Order
 
-CURE = "replicator failover --allow-data-loss --reason … decides otherwise"
+CURE = "replicator failover CONFIG --allow-data-loss --reason TEXT decides otherwise"
 
 
 class LossBudget(NamedTuple):

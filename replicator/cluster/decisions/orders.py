@@ -22,7 +22,7 @@ def check_order(
     """Raise Rejected if this order cannot be carried out by this region now."""
     present = present_order(present, now)
     if present is not None and present.verb != order.verb:
-        cure = "wait until it has ended; replicator status shows it"
+        cure = "wait until it has ended; replicator status CONFIG shows it"
         raise _refusal("busy", f"a {present.verb} is under way", rules.me, cure)
     match order.verb:
         case "switchover":
@@ -49,7 +49,7 @@ def take_over(order: Order | None, lease: LeaseView | None, me: str, target: str
 
 def _check_switchover(order: Order, memory: DurableState, rules: FailoverRules) -> None:
     if memory.state is not RoleState.PRIMARY:
-        cure = "give the order to the primary; replicator status names it"
+        cure = "give the order to the primary; replicator status CONFIG names it"
         raise _refusal("not_primary", f"this region is {memory.state}", rules.me, cure)
     if order.target not in rules.regions or order.target == rules.me:
         others = ", ".join(name for name in rules.regions if name != rules.me)
@@ -60,7 +60,11 @@ def _check_standing(
     order: Order, memory: DurableState, me: MemberReport, lease: LeaseView | None, rules: FailoverRules
 ) -> None:
     if memory.state not in _STANDS:
-        cure = "replicator resume" if memory.state is RoleState.PAUSED else "give the order to a region that follows"
+        cure = (
+            "replicator resume CONFIG"
+            if memory.state is RoleState.PAUSED
+            else "give the order to a region that follows"
+        )
         raise _refusal("not_now", f"this region is {memory.state}", rules.me, cure)
     if me.blocked:
         raise _refusal("not_ready", f"it cannot be promoted: {me.blocked}", rules.me, "cure that, or name another")
@@ -76,9 +80,10 @@ def _check_standing(
         raise _refusal("never_led", "no region has ever led, and this one has nothing", rules.me, cure)
     if lease.holder is not None and (rules.exclusive or not order.primary_is_fenced):
         held = f"{lease.holder.region} holds the lease in epoch {lease.holder.epoch}"
-        cure = "replicator switchover moves it; if that region is lost, wait for the lease to end"
+        cure = "replicator switchover CONFIG --to REGION moves it; if that region is lost, wait for the lease to end"
         if not rules.exclusive:
-            cure = "replicator switchover moves it; --primary-is-fenced says that somebody has made sure of its end"
+            cure = "replicator switchover CONFIG --to REGION moves it; --primary-is-fenced says that somebody has made"
+            cure += " sure of its end"
         raise _refusal("held", held, rules.me, cure)
 
 

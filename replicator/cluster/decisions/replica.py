@@ -52,7 +52,7 @@ def suspecting(memory: DurableState, seen: Observation, rules: FailoverRules) ->
     if found.level is not Level.RED:
         return entering(memory, RoleEvent.CLEAR, found.why or "the primary is there again")
     if rules.mode == "manual":
-        return Decision(memory, why=f"{found.why}; replicator failover promotes by hand")
+        return Decision(memory, why=f"{found.why}; replicator failover CONFIG promotes by hand")
     quiet_until = -1.0 if memory.changed_at is None else memory.changed_at + rules.quiet_seconds
     if memory.changed_at is not None and memory.changed_at <= seen.now < quiet_until:
         return Decision(

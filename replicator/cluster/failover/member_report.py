@@ -66,9 +66,9 @@ def why_not_promotable(state: RoleState, health: StrandHealth, unfit: str) -> st
     if reason := unfit or why_not_in(state):
         return reason
     if health.quarantined_statements:
-        return f"{health.quarantined_statements} statements are in quarantine: replicator quarantine"
+        return f"{health.quarantined_statements} statements are in quarantine: replicator quarantine CONFIG"
     if health.divergent_keys:
-        return f"{health.divergent_keys} keys differ from the primary's: replicator repair"
+        return f"{health.divergent_keys} keys differ from the primary's: replicator repair CONFIG"
     return health.halted
 
 

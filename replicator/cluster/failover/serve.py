@@ -53,7 +53,7 @@ def routes(controller: Controller) -> list[BaseRoute]:
     def orphan_receiver() -> OrphanReceiver:
         # The sidecar's own session passes the fence at any time: that this region leads is asked here.
         if member.memory.state is not RoleState.PRIMARY or not member.lease.is_open:
-            place, cure = f"region {member.rules.me}", "ask the primary region; replicator status names it"
+            place, cure = f"region {member.rules.me}", "ask the primary region; replicator status CONFIG names it"
             raise Rejected("not_primary", "this region does not lead", status=409, place=place, cure=cure)
         return member.region.orphan_receiver()
 

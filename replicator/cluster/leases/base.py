@@ -191,7 +191,10 @@ def may_claim(view: LeaseView, region: str, epoch: int, instead_of: Holder | Non
     if view.holder is not None and (instead_of is None or view.holder.token != instead_of.token):
         message = f"{view.holder.region} holds the lease in epoch {view.holder.epoch}"
         raise LeaseLost(
-            message, view, place=place, cure="wait for its end, or ask its holder for it (replicator switchover)"
+            message,
+            view,
+            place=place,
+            cure="wait for its end, or ask its holder for it (replicator switchover CONFIG --to REGION)",
         )
     if epoch <= view.epoch:  # also where nobody holds it: an epoch is one time of ownership
         message = f"epoch {epoch} cannot be granted to {region}: {view.epoch} was granted already"

@@ -182,14 +182,24 @@ class Adoption:
         is_source = SYSTEM_NOTE in notes
         if not is_source and not stands_at(connection, self._journal, self._strand, position):
             message = "nothing says that the database has the rows of this position: it was no source, and is elsewhere"
-            raise Halted("not_captured", message, place=place, cure="make this region anew: replicator bootstrap")
+            raise Halted(
+                "not_captured",
+                message,
+                place=place,
+                cure="make this region anew: replicator bootstrap CONFIG --replace",
+            )
         if is_source and not notes.get(CAPTURED_NOTE):
             message = "what the slot holds is not known to be in the journal"
             raise Halted("not_captured", message, place=place, cure="capture the rest first; the fence stays closed")
         aside = open_quarantine(connection, self._strand) if has_own_tables(connection) else []
         if aside:
             message = f"statements of an earlier time are set aside: {', '.join(aside)}"
-            raise Halted("quarantine_open", message, place=place, cure="replicator quarantine drop, then go on")
+            raise Halted(
+                "quarantine_open",
+                message,
+                place=place,
+                cure="replicator quarantine drop CONFIG SEQUENCE ORDINAL --reason TEXT, then go on",
+            )
 
     def _write_definitions(self, connection: Connection, position: Position) -> None:
         connection.execute("DELETE FROM replicator.definition WHERE strand = %s", (self._strand,))

@@ -196,5 +196,5 @@ def check_state(connection: Connection, journal: Journal, strand: str) -> None:
             "quarantine_open",
             f"statements are set aside here: {', '.join(aside)}",
             place=place,
-            cure="replicator quarantine replay or drop, then promote",
+            cure="replicator quarantine replay CONFIG, or drop, then promote",
         )

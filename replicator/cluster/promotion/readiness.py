@@ -87,7 +87,9 @@ def _state(connection: Connection, strand: str) -> list[str]:
     if not has_own_tables(connection) or read_applied(connection, strand) is None:
         return ["the database has no position: it has not followed yet"]
     aside = open_quarantine(connection, strand)
-    return [f"statements are set aside: {', '.join(aside)}; replicator quarantine replay, or drop"] if aside else []
+    return (
+        [f"statements are set aside: {', '.join(aside)}; replicator quarantine replay CONFIG, or drop"] if aside else []
+    )
 
 
 def _others(connection: Connection, options: PostgresOptions, definitions: dict[TableName, Definition]) -> list[str]:

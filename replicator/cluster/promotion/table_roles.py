@@ -83,7 +83,7 @@ def _add_places(connection: Connection, journal: Journal, position: Position, ta
                 "no_key",
                 "a partitioned table without a key cannot be a replica's: nothing could tell its rows apart",
                 place=f"table {definition.label}",
-                cure="give it a primary key before, or make this region anew: replicator bootstrap",
+                cure="give it a primary key before, or make this region anew: replicator bootstrap CONFIG --replace",
             )
         connection.execute(f"ALTER TABLE {name} ADD COLUMN {first} bigint, ADD COLUMN {second} bigint".encode())
         # A table that is published lets no row be changed that nothing tells apart in the log.

@@ -113,5 +113,5 @@ def _changed(change: Fields) -> Rejected:
         "the row is not as it was before the orphan: nothing was changed",
         status=409,
         place=f"table {change['table']}, key {key}",
-        cure="see replicator orphans show, and decide by the report",
+        cure="see replicator orphans show CONFIG ID, and decide by the report",
     )

@@ -137,7 +137,9 @@ class Orphans:
             if directory.name == seal_id:
                 return directory
         message = f"no orphans {seal_id[:80]!r} are sealed here"
-        raise Rejected("no_such_orphans", message, status=404, place="orphans", cure="see replicator orphans list")
+        raise Rejected(
+            "no_such_orphans", message, status=404, place="orphans", cure="see replicator orphans list CONFIG"
+        )
 
     def _listed(self) -> list[Fields]:
         self.count()
@@ -215,7 +217,9 @@ class Orphans:
     ) -> tuple[list[tuple[Fields, ConflictVerdict]], OrphanOutcomes]:
         if not self._is_undone(verified(directory)):
             message = "the blocks are not undone here, or this region's history has left their fork"
-            raise Rejected("not_undone", message, status=409, place="orphans", cure="see replicator orphans show")
+            raise Rejected(
+                "not_undone", message, status=409, place="orphans", cure="see replicator orphans show CONFIG ID"
+            )
         handled = OrphanOutcomes(directory)
         with self._judgements(directory, handled) as (_, judgements):
             chosen = _bounded(
@@ -237,7 +241,9 @@ class Orphans:
             }
         if unknown := set(sequences) - open_:
             message = f"{min(unknown)} is not among them, or needs no settling"
-            raise Rejected("no_such_orphan", message, status=404, place="orphans", cure="see replicator orphans show")
+            raise Rejected(
+                "no_such_orphan", message, status=404, place="orphans", cure="see replicator orphans show CONFIG ID"
+            )
         wanted = sorted(set(sequences) or {sequence for sequence in open_ if sequence not in handled.settled})
         handled.note(SETTLED, wanted, note)
         self.count()

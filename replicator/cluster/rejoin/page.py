@@ -71,7 +71,7 @@ def _top(head: Fields) -> str:
         " another one took charge. They are kept here, sealed before anything was undone, so that the region can follow"
         " again. What follows is what each of them had done, and how that stands to the history in charge"
         f" (<code>{escape(head['in_charge'])}</code>), judged when they were sealed;"
-        f" <code>replicator orphans show {escape(head['orphans'])}</code> judges anew.</p>"
+        f" <code>replicator orphans show CONFIG {escape(head['orphans'])}</code> judges anew.</p>"
         f'<p class="small soft">Both histories agree up to <code>{escape(head["fork"])}</code>.<br>'
         f"Last of these blocks: <code>{escape(head['last'])}</code>.<br>Judged by the history up to"
         f" <code>{escape(head['judged_at'])}</code>.</p></section>"

@@ -69,6 +69,7 @@ def command(
     from replicator.config.roles import in_role
     from replicator.config.roles import source_of as source_of_ledger
     from replicator.errors import ConfigError, ReplicatorError
+    from replicator.format.evolution import RESYNC
     from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, plan, source_of
     from replicator.supervise import first_cause
 
@@ -77,7 +78,10 @@ def command(
     if settings.cluster is not None:  # whatever it was before, it is made anew as a replica
         settings = in_role(settings, "replica", 1)
     if settings.region.role != "replica":
-        message, cure = "only a replica region can be made anew", "name the configuration of a replica region"
+        message = "a primary is not made anew from another region: only a replica is"
+        cure = "name the configuration of a replica region"
+        if settings.source is not None and settings.source.kind == "postgres":
+            cure += f"; for a primary whose source has halted for good: {RESYNC}"
         raise ConfigError("not_a_replica", message, place=settings.region.name, cure=cure)
     source = source_of(settings, _checked(url))
     log_to_stderr()

@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from replicator.config import Config, load
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ConfigError, Rejected, ReplicatorError
 from replicator.transport.answer import bad_answer, read_value
 from replicator.transport.client import Bounds, Client, Request
 from replicator.transport.endpoint import TOKEN_VARIABLE, Endpoint, own_endpoint
@@ -23,6 +23,7 @@ from replicator.transport.endpoint import TOKEN_VARIABLE, Endpoint, own_endpoint
 ANSWER_LIMIT_BYTES = 16_000_000
 SILENCE_SECONDS = 5.0
 GET_SECONDS, POST_SECONDS = 30.0, 30.0  # what changes something is durable before it is answered
+OF_CLUSTERS = ("/v1/failover", "/v1/orphans")  # paths that only regions of a cluster have
 TOKEN_KEY = f"[http] token in CONFIG, or the environment variable {TOKEN_VARIABLE},"
 
 
@@ -104,7 +105,22 @@ def _object(sidecar: Endpoint, answer: Any) -> dict[str, Any]:
 
 async def _exchange(sidecar: Endpoint, method: str, path: str, request: Request) -> Any:
     async with Client(sidecar, request["bounds"]) as client:
-        return read_value(await client.ask(method, path, **request), sidecar.place)
+        try:
+            return read_value(await client.ask(method, path, **request), sidecar.place)
+        except Rejected as refusal:
+            if refusal.reason == "not_found" and path.startswith(
+                OF_CLUSTERS
+            ):  # there is no such path, not no such thing
+                raise no_cluster(sidecar.place) from refusal
+            raise
+
+
+def no_cluster(place: str) -> ConfigError:
+    """For a verb of a cluster's regions, asked of a region that is in none."""
+    cure = (
+        "name a region that has [cluster] in its configuration: there is nothing to move, and nothing sealed, elsewhere"
+    )
+    return ConfigError("no_cluster", "this region is in no cluster", place=place, cure=cure)
 
 
 def unreadable(place: str, error: Exception) -> ReplicatorError:

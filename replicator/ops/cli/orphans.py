@@ -42,7 +42,7 @@ def seal_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if orphans_id is None and config is not None and url is not None:
             config, orphans_id = None, str(config)  # beside --url a single word is the ID
         if orphans_id is None:
-            raise click.UsageError("Missing argument 'ID': see replicator orphans list")
+            raise click.UsageError("Missing argument 'ID': see replicator orphans list CONFIG")
         path = f"/v1/orphans/{quote(orphans_id, safe='')}"
         return function(sidecar=sidecar_endpoint(config, url, ca), path=path, **others)
 

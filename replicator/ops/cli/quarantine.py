@@ -164,7 +164,7 @@ def _open_lines(answer: Answer) -> Iterator[str]:
         yield f"    {_message(statement)}"
     if (more := answer["open"] - len(statements)) > 0:
         yield f"  and {more:,} more behind these"
-    yield "What to do: cure what they were refused for, then replicator quarantine replay"
+    yield "What to do: cure what they were refused for, then replicator quarantine replay CONFIG"
 
 
 def _closed_lines(answer: Answer) -> Iterator[str]:

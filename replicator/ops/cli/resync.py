@@ -161,7 +161,9 @@ def _check_replay(sidecar: Endpoint) -> None:
 
     with contextlib.suppress(Unavailable):
         if why := replay_halt(sidecar):
-            cure = "cure that first (replicator status says how), then start the sidecar anew: the resync goes on"
+            cure = (
+                "cure that first (replicator status CONFIG says how), then start the sidecar anew: the resync goes on"
+            )
             raise ReplicatorError("replay_halted", f"replay stands still: {why}", place=sidecar.url, cure=cure)
 
 

@@ -200,7 +200,7 @@ def _show_gaps(console: Console, settle: Answer | None) -> None:
         age = _seconds(gap["age_seconds"])
         console.print(f"  gap {gap['first']:,} to {gap['last']:,}: {_text(gap['state'])}, open for {age}")
     if len(gaps) > SHOWN_GAPS:
-        console.print(f"  and {len(gaps) - SHOWN_GAPS:,} gaps more: replicator gaps")
+        console.print(f"  and {len(gaps) - SHOWN_GAPS:,} gaps more: replicator gaps CONFIG")
     if settle and settle["pressure"]:
         console.print(f"  the settle buffer is full ({_text(settle['pressure'])}): the feed waits until there is room")
     if settle and settle["spool_set_aside"]:
@@ -218,7 +218,10 @@ def _show_verify(console: Console, verify: Answer | None) -> None:
         scrub = f"; scrubbed at {_count(verify['scrub_sequence'])}, {_seconds(verify['scrub_age_seconds'])} ago"
     console.print(f"  proven equal up to {_count(verify['verified'])}{waiting}{scrub}")
     for table, keys in verify["divergent_keys"].items():
-        console.print(f"  [bold red]divergent:[/] {keys:,} keys of table {_text(table)}: see replicator verify, repair")
+        console.print(
+            f"  [bold red]divergent:[/] {keys:,} keys of table {_text(table)}: see replicator verify CONFIG,"
+            " replicator repair CONFIG"
+        )
     for wrong in verify["wrong"][:SHOWN_KEYS]:
         first = f", since block {_count(wrong['first_block'])}" if wrong["first_block"] else ""
         console.print(f"    {_text(wrong['table'])}, {_text(wrong['key'])}{first}: {_text(wrong['cause'])}")

@@ -68,7 +68,7 @@ def command(config: Path, target: str, timeout: float | None, reason: str, ca: P
         words = "" if blocked_seconds is None else f"; writers were blocked for about {blocked_seconds:.2f} s"
         click.echo(f"{target} leads after {seconds:.2f} s{words}")
     else:
-        why = called_off[0] if called_off else "it was not done in time; replicator status shows who leads"
+        why = called_off[0] if called_off else "it was not done in time; replicator status CONFIG shows who leads"
         click.echo(f"called off: {why}", err=True)
     if not moved:
         raise click.exceptions.Exit(FAILED)

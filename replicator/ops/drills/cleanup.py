@@ -124,5 +124,5 @@ async def _switch_back(places: Sequence[Endpoint], leader: str) -> None:
                 await trio.sleep(LOOK_SECONDS)
             return
     trouble = not_well(observations.latest, SLACK_BLOCKS) or f"{observations.leader} leads"
-    cure = f"replicator switchover to {leader}, then call the drill again"
+    cure = f"replicator switchover CONFIG --to {leader}, then call the drill again"
     raise Unavailable("not_back", f"the primary is not back in {leader}: {trouble}", place="the regions", cure=cure)

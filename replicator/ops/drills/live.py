@@ -190,7 +190,7 @@ class LiveDrill:
             raise Unavailable(
                 "not_taken_over",
                 f"no other region took over within {seconds:g} s: {states}",
-                cure="see replicator status of each region; [steps] change gives it more time",
+                cure="see replicator status CONFIG of each region; [steps] change gives it more time",
             )
 
     async def _break(self, event: DrillEvent, canaries: Canaries) -> None:

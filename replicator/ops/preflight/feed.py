@@ -24,7 +24,8 @@ MICROSECONDS = 1_000_000
 CLOCK_TOLERANCE_SECONDS = 1.0
 ANSWER_SECONDS = 15.0
 _CURES = {
-    "diverged": "find out which history is right before anything else; then resync the other region",
+    "diverged": "find out which history is right before anything else; then make the other region anew:"
+    " replicator bootstrap CONFIG --replace",
     "ahead": "the primary was set back, or it is another one: find out before anything else",
     "pruned": "replicator bootstrap CONFIG --replace: a copy from a region that has everything",
     "unknown_strand": "check [region] strand on both sides",

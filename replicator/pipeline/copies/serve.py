@@ -210,7 +210,7 @@ class Copies:
             raise Rejected("nothing_to_copy", "this region has nothing yet", status=409, place=f"strand {self._strand}")
         if waiting := len(moment.reader.quarantine().open(self._strand)):
             message = f"{waiting} statements are set aside here and not in its tables: it is no whole copy"
-            cure = "replay them (replicator quarantine replay), or copy another region"
+            cure = "replay them (replicator quarantine replay CONFIG), or copy another region"
             raise Rejected("quarantined", message, status=409, place=f"strand {self._strand}", cure=cure)
         definitions = self._journal.definitions_in_order(self._strand, position.sequence)
         tables = {name: definition for name, (_, definition) in in_force(definitions).items()}

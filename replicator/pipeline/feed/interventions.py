@@ -77,7 +77,7 @@ class Interventions:
     async def settle_late(self, number: int) -> None:
         """The late block with this number has been dealt with."""
         if number not in (known for known, _ in await self.late()):
-            cure = "see replicator gaps late"
+            cure = "see replicator gaps late CONFIG"
             raise Rejected("no_such_late", f"there is no late block {number}", status=404, place=self._place, cure=cure)
         with self._running():
             await self._settler().settle_late(number)
@@ -97,11 +97,11 @@ class Interventions:
         except Misuse as error:
             if error.reason == "not_running":
                 raise self._unavailable("it does not run now") from error
-            cure = error.cure or "see replicator gaps"
+            cure = error.cure or "see replicator gaps CONFIG"
             raise Rejected(error.reason, error.message, status=409, place=self._place, cure=cure) from error
         except SettleError as error:
             raise Unavailable(error.reason, error.message, place=error.place, cure=error.cure) from error
 
     def _unavailable(self, message: str) -> Unavailable:
-        cure = "replicator status says why; try again"
+        cure = "replicator status CONFIG says why; try again"
         return Unavailable("settle_buffer_down", f"the settle buffer: {message}", place=self._place, cure=cure)

@@ -62,7 +62,7 @@ def notice(event: Event) -> tuple[int, str]:
         case GapRequest(_, first, last, 1):
             return logging.INFO, f"{span(first, last)} did not come and is asked for"
         case GapExpired(_, first, last):
-            return logging.WARNING, f"{span(first, last)} is still missing: see replicator gaps"
+            return logging.WARNING, f"{span(first, last)} is still missing: see replicator gaps CONFIG"
         case GapFilled(_, first, last, _, certificate) if certificate is not None:
             return logging.INFO, f"{span(first, last)} came after {certificate.requests} requests"
         case GapWaived(certificate):
@@ -88,7 +88,7 @@ def stopped(event: Stopped, why: str) -> Halted:
         "late": "see replicator gaps late --help",
     }
     message = why or f"the settle buffer stopped the strand: {event.reason}"
-    cure = cures.get(event.reason, "see replicator gaps")
+    cure = cures.get(event.reason, "see replicator gaps CONFIG")
     return Halted(event.reason, message, place=f"strand {event.strand}", cure=cure)
 
 
@@ -109,7 +109,8 @@ def refused(refusal: Rejected, sequence: int, fork: int | None, place: str) -> H
     match refusal.reason:
         case "diverged":
             message = f"diverged at sequence {fork}: this region and the primary hold different blocks from there on"
-            cure = "find out which history is right before anything else; then resync the other region"
+            cure = "find out which history is right before anything else; then make the other region anew:"
+            cure += " replicator bootstrap CONFIG --replace"
             return Halted("diverged", message, place=place, cure=cure)
         case "ahead":
             message = f"this region is at sequence {sequence}; {refusal.message}"

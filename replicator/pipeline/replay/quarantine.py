@@ -209,6 +209,6 @@ def _full(strand: str, header: Header, count: int, reason: str, message: str) ->
         "quarantine_full",
         f"{count:,} statements are set aside already, and one more would have to be: {message} [{reason}]",
         place=f"strand {strand}, sequence {header.sequence}",
-        cure="cure what they were refused for, then replicator quarantine replay; or raise [replay] quarantine_limit; "
-        "then start the sidecar again",
+        cure="cure what they were refused for, then replicator quarantine replay CONFIG; or raise [replay]"
+        " quarantine_limit; then start the sidecar again",
     )

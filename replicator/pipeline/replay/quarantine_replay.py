@@ -81,7 +81,7 @@ def wanted_groups(wanted: GroupFilter, all_groups: Sequence[Group]) -> list[Grou
     ]
     if not chosen and wanted != GroupFilter():
         place = f"table {wanted.table}" if wanted.table else "quarantine"
-        cure = "see replicator quarantine; keys are written as it shows them"
+        cure = "see replicator quarantine CONFIG; keys are written as it shows them"
         raise Rejected("nothing_held", "nothing of this is set aside", status=404, place=place, cure=cure)
     return chosen
 
@@ -164,11 +164,11 @@ def drop(replica: Replica, applied: AppliedMark, place: Place, closing: Quaranti
     quarantined = replica.quarantine().one(strand, place)
     where = f"sequence {place[0]}, ordinal {place[1]}"
     if quarantined is None:
-        cure = "see replicator quarantine"
+        cure = "see replicator quarantine CONFIG"
         raise Rejected("not_set_aside", "this statement was never set aside", status=404, place=where, cure=cure)
     if quarantined.outcome:
         message = f"this statement is {quarantined.outcome} already, by {quarantined.closed_by}"
-        raise Rejected("closed", message, status=409, place=where, cure="see replicator quarantine --closed")
+        raise Rejected("closed", message, status=409, place=where, cure="see replicator quarantine CONFIG --closed")
     replica.begin()
     replica.quarantine().close(strand, [place], closing)
     replica.commit(applied)

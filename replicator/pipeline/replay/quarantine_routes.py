@@ -79,7 +79,7 @@ class QuarantineAdmin:
         if quarantined is None:
             place = f"sequence {sequence}, ordinal {ordinal}"
             message = "this statement was never set aside"
-            raise Rejected("not_set_aside", message, status=404, place=place, cure="see replicator quarantine")
+            raise Rejected("not_set_aside", message, status=404, place=place, cure="see replicator quarantine CONFIG")
         block, row = await trio.to_thread.run_sync(self._from_journal, quarantined)
         return {"statement": _listed(quarantined), "block": block, **row}
 

@@ -92,7 +92,8 @@ class Replayer:
                 "diverged",
                 f"replica and journal hold different blocks at sequence {position.sequence}",
                 place=f"replica at {position}",
-                cure="find out which one is right before anything else; then resync the other",
+                cure="find out which one is right before anything else; then make this region anew:"
+                " replicator bootstrap CONFIG --replace",
             )
         self._load()
         self.is_open = True

@@ -136,7 +136,8 @@ class JournalKeeper:
         for name in sorted(lost - self._reported_lost):
             log.error(
                 "strand %s: the journal was pruned past what region %s needs, up to sequence %d: its budget is used up."
-                " That region has to be made anew (replicator bootstrap), or forgotten (replicator regions forget)",
+                " That region has to be made anew (replicator bootstrap CONFIG --replace), or forgotten"
+                " (replicator regions forget CONFIG REGION --reason TEXT)",
                 self._strand,
                 name,
                 base,

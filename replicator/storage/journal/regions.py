@@ -77,7 +77,8 @@ class KnownRegions:
         with self._lock:
             before = self._regions.get(name)
             if before is None and len(self._regions) >= REGIONS_LIMIT:
-                cure = "give each region one name; forget those that are gone: replicator regions forget"
+                cure = "give each region one name; forget those that are gone:"
+                cure += " replicator regions forget CONFIG REGION --reason TEXT"
                 raise Rejected("too_many_regions", f"{REGIONS_LIMIT} are known", status=429, place=name, cure=cure)
             self._regions[name] = KnownRegion(name, sequence, now_us)
             is_further = before is not None and before.forgotten is None and sequence >= before.sequence

@@ -105,7 +105,7 @@ def check_truncated(journal: Journal, fork: Position) -> None:
         previous = block.position
     if previous != fork or journal.head(strand) != fork or journal.pages(strand, fork.sequence, 1):
         message = f"the journal was to end at {fork}, it ends at {previous}"
-        raise Corrupt("cut_wrong", message, place=str(journal.path), cure="see replicator journal verify")
+        raise Corrupt("cut_wrong", message, place=str(journal.path), cure="see replicator journal verify CONFIG")
 
 
 def _of_others(journal: Journal, seal: Seal, head: Position) -> Halted:

@@ -219,7 +219,7 @@ def _too_many() -> Rejected:
         "too_many_keys",
         f"more than {KEYS_LIMIT:,} keys differ",
         status=422,
-        cure="replicator resync --from a time before they came to differ; or make the region anew",
+        cure="replicator resync CONFIG --from TIME, a time before they came to differ; or make the region anew",
     )
 
 

@@ -57,7 +57,7 @@ def target(journal: JournalReader, strand: str, at: int) -> PointInTime:
             "journal_begins_later",
             f"the journal begins behind sequence {base.sequence}, so the ledger's earlier rows are not in it",
             place=str(journal.path),
-            cure="use the journal of a region that has all blocks (replicator journal verify counts them)",
+            cure="use the journal of a region that has all blocks (replicator journal verify CONFIG counts them)",
         )
     sequence = journal.sequence_before(strand, at + 1)
     block = journal.block(strand, sequence) if sequence else None

@@ -295,5 +295,6 @@ def _row_missing(definition: Definition, key: Sequence[Stored]) -> Halted:
         "replica_row_missing",
         "a row that the source changed in part is not in the replica, so its other columns are not known",
         place=f"table {definition.label}, key {key!r:.200}",
-        cure="somebody else wrote to the replica: replicator repair --key sets it right; then start the sidecar anew",
+        cure="somebody else wrote to the replica: replicator repair CONFIG --key TABLE KEY --apply sets it right;"
+        " then start the sidecar anew",
     )

@@ -50,7 +50,7 @@ def read_begins(notes: Mapping[str, str]) -> ChainStart | None:
             "bad_note",
             f"where this server begins cannot be read: {error!r}",
             place=f"journal, note {BEGINS_NOTE}",
-            cure="make this region anew: replicator bootstrap",
+            cure="make this region anew: replicator bootstrap CONFIG --replace",
         ) from error
 
 

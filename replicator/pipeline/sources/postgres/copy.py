@@ -18,10 +18,10 @@ import psycopg
 from replicator.errors import Halted, Unavailable
 from replicator.format.block import BlockPart
 from replicator.format.definition import Definition
+from replicator.format.evolution import RESYNC
 from replicator.format.row import pack_row
 from replicator.format.statement import INSERT, pack_define
 from replicator.pipeline.sources.postgres.pgoutput import PART_BYTES
-from replicator.pipeline.sources.postgres.slot import RESYNC
 from replicator.postgres.catalog import TableFacts, read_tables
 from replicator.postgres.errors import state_of
 from replicator.postgres.quoting import listed, literal, quoted

@@ -22,6 +22,7 @@ import msgpack
 from replicator.errors import Halted
 from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Definition
+from replicator.format.evolution import RESYNC
 from replicator.format.statement import DELETE, INSERT, PATCH, UPDATE, pack_define, pack_message, pack_truncate
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX
 from replicator.pipeline.sources.postgres.reread import MESSAGE_TXID, Reread, Sent
@@ -284,7 +285,8 @@ class Assembler:
                 "no_key",
                 f"an {what} in a table that has no key: replicas cannot tell which row it means",
                 place=f"table {table.definition.label}",
-                cure="add a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX of a unique index, then resync",
+                cure="add a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX of a unique index;"
+                f" then {RESYNC}",
             )
 
     def _truncate(self, data: bytes, at: int) -> None:

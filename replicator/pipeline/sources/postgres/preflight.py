@@ -11,6 +11,7 @@ from typing import Any
 
 from replicator.config.finding import Finding, failed
 from replicator.errors import Halted, ReplicatorError
+from replicator.format.evolution import RESYNC
 from replicator.pipeline.sources.postgres.open_transactions import holding_slot, open_transactions
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
@@ -137,8 +138,11 @@ def _room(connection: Connection, options: PostgresOptions) -> Iterator[Finding]
             yield Finding("ok", f"{slots - used} of {slots} replication slots are free")
     elif slot.plugin != PLUGIN:
         yield Finding("fail", f"slot {options.slot} belongs to something else", "name another slot")
+    elif slot.database != (database := _one(connection, "SELECT current_database()")):
+        what = f"slot {options.slot} is of database {slot.database}, not of {database}"
+        yield Finding("fail", what, "name another [source] slot: another sidecar may read this one")
     elif loss := loss_of(slot):
-        yield Finding("fail", f"slot {options.slot} is lost: {loss[0]}", f"drop it and make a new copy; {loss[1]}")
+        yield Finding("fail", f"slot {options.slot} is lost: {loss[0]}", f"{RESYNC}; {loss[1]}")
     elif options.failover and not slot.failover and connection.info.server_version >= FAILOVER_SINCE:
         cure = (
             f"with the sidecar stopped, in a replication session: ALTER_REPLICATION_SLOT {options.slot} (FAILOVER true)"
@@ -222,7 +226,7 @@ def _tables(connection: Connection, options: PostgresOptions) -> Iterator[Findin
         yield Finding(
             "warn",
             "TRUNCATE, DROP, ATTACH and DETACH of a single partition are not in PostgreSQL's change stream",
-            "use DELETE for a partition's rows, or resync after such a statement",
+            "use DELETE for a partition's rows",
         )
 
 

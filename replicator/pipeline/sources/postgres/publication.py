@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from replicator.errors import Halted
+from replicator.format.evolution import RESYNC
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.postgres.catalog import read_tables, table_oid
 from replicator.postgres.quoting import quoted
@@ -148,5 +149,6 @@ def _differs(options: PostgresOptions, message: str) -> Halted:
         "publication_differs",
         message,
         place=f"publication {options.publication}",
-        cure="name another publication and slot in the configuration and resync, or drop it and let it be created",
+        cure="put it back as it was, or drop it and let it be created; rows that it did not publish meanwhile are in no"
+        f" block: {RESYNC}",
     )

@@ -42,6 +42,10 @@ BEFORE_NOTE = "postgres.tables_before"
 UNCARRIED_NOTE = "postgres.uncarried."
 
 
+# What was written under the other name is in the log under it, whatever the table is called by then.
+RENAMED_CURE = f"if nothing was written to it under this name: rename it back and start the sidecar anew; else {RESYNC}"
+
+
 class TextFormatNeeded(Exception):
     """A type came up whose binary form does not travel: the stream has to be opened again, in text."""
 
@@ -187,14 +191,14 @@ class RelationCache:
         if noted is not None:
             if noted[:2] != name:
                 message = f"table {'.'.join(noted[:2])} was renamed to {'.'.join(name)}"
-                raise Halted("table_renamed", message, place=_place(name), cure=f"rename it back, or {RESYNC}")
+                raise Halted("table_renamed", message, place=_place(name), cure=RENAMED_CURE)
             return
         if name in self._known:
             message = "the table was dropped and created again; the old one's rows went without being logged"
             raise Halted("table_replaced", message, place=_place(name), cure=RESYNC)
         if oid in self._before or not self._publication.all_tables:
             message = "the table came into the publication after the copy; rows that it had are missing"
-            raise Halted("table_not_copied", message, place=_place(name), cure=f"take it out again, or {RESYNC}")
+            raise Halted("table_not_copied", message, place=_place(name), cure=RESYNC)
 
     def _number(self, definition: Definition) -> int:
         number, self._next = self._next, self._next + 1

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import psycopg
 
 from replicator.errors import Halted, Unavailable
+from replicator.format.evolution import RESYNC
 from replicator.pipeline.sources.postgres.open_transactions import open_transactions, waits_for
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.postgres.errors import LOGICAL, STANDBY
@@ -21,7 +22,6 @@ from replicator.postgres.session import Connection
 PLUGIN = "pgoutput"
 FAILOVER_SINCE = 170000  # slots tell why they were invalidated, and can be kept by physical standbys
 PARENTHESES_SINCE = 150000  # options of CREATE_REPLICATION_SLOT are written in parentheses
-RESYNC = "resync from a new copy: an empty journal, with another slot name or after dropping the slot"
 
 
 def new_copy(options: PostgresOptions) -> str:
@@ -31,7 +31,7 @@ def new_copy(options: PostgresOptions) -> str:
     return (
         "stop the sidecar and move its data directory away; in the database:"
         f" {let_go}SELECT pg_drop_replication_slot({literal(options.slot)}); then start the sidecar, which copies"
-        " everything anew, and make each other region anew: replicator bootstrap --replace"
+        " everything anew, and make each other region anew: replicator bootstrap CONFIG --replace"
     )
 
 
@@ -168,7 +168,7 @@ def drop_own_slot(connection: Connection, name: str, *, ours: bool) -> None:
             "slot_foreign",
             "the slot exists and this journal did not create it",
             place=f"slot {name}",
-            cure=f"name another slot in the configuration, or drop it: SELECT pg_drop_replication_slot('{name}')",
+            cure=_foreign_cure(slot, name),
         )
     if slot.active:
         raise _active(name)
@@ -181,7 +181,10 @@ def check_resume(slot: Slot | None, name: str, position: int, written: int, iden
     if slot is None:
         raise Halted("slot_missing", "the slot does not exist any more", place=place, cure=RESYNC)
     if slot.plugin != PLUGIN:
-        raise Halted("slot_foreign", f"a slot of {slot.plugin or 'physical replication'}", place=place, cure=RESYNC)
+        message = f"the slot is now one of {slot.plugin or 'physical replication'}"
+        raise Halted(
+            "slot_foreign", message, place=place, cure=f"name another slot in the configuration, then {RESYNC}"
+        )
     if slot.database != identity.database:
         raise Halted("other_database", f"the slot belongs to {slot.database}", place=place, cure="correct the dsn")
     loss = loss_of(slot)
@@ -198,6 +201,14 @@ def check_resume(slot: Slot | None, name: str, position: int, written: int, iden
     if slot.active:
         raise _active(name)
     return slot.confirmed
+
+
+def _foreign_cure(slot: Slot, name: str) -> str:
+    """Names first what harms nobody: the slot may be another sidecar's, of this database or of another one."""
+    drop = f"only if nobody reads it any more: SELECT pg_drop_replication_slot('{name}')"
+    return (
+        f"name another [source] slot in the configuration: this one is of database {slot.database or '(none)'}; {drop}"
+    )
 
 
 def _active(name: str) -> Unavailable:

@@ -143,7 +143,7 @@ def noted_basis(notes: Mapping[str, str]) -> StreamBasis | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         place = f"journal, note {BASIS_NOTE}"
-        cure = "make this region anew: replicator bootstrap"
+        cure = "make this region anew: replicator bootstrap CONFIG --replace"
         raise Halted("bad_note", f"it cannot be read: {error!r}", place=place, cure=cure) from error
 
 

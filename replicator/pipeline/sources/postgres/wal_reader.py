@@ -363,7 +363,9 @@ class WalReader:
             if waited_for:
                 log.info("commits wait until other regions have them")
             else:
-                log.error("commits do NOT wait for other regions: synchronous_standby_names; see replicator preflight")
+                log.error(
+                    "commits do NOT wait for other regions: synchronous_standby_names; see replicator preflight CONFIG"
+                )
 
     async def _poll_sequences(self) -> None:
         while True:
