@@ -58,7 +58,7 @@ async def test_who_leads_and_who_could_is_told_by_every_region(tmp_path: Path) -
         assert {name: one["summary"] for name, one in told.items()} == {
             "paris": "leads",
             "tokyo": "yes",
-            "lima": "paused by an operator: replicator resume",
+            "lima": "paused by an operator: replicator resume CONFIG",
         }
         assert status["role"] == "replica"
         assert status["failover"]["lease"]["holder"] == "paris"

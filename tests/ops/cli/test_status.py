@@ -79,7 +79,7 @@ def status_of(snapshot: Snapshot, *options: str) -> Result:
             0,
             [
                 "quarantine: 5 statements are set aside, and readers do not see what they do: wallets (3 keys), ",
-                "cure: replicator quarantine says why",
+                "cure: replicator quarantine CONFIG says why",
             ],
         ),
         ("primary", 0, ["at the head", "follower virginia: sent up to 104,150 of main"]),
