@@ -106,7 +106,8 @@ class FormerLife:
                 "leads",
                 f"this region holds the lease, in epoch {holder.epoch}",
                 place=f"region {holder.region}",
-                cure="have another one take over first: replicator switchover, or failover",
+                cure="have another one take over first: replicator switchover CONFIG --to REGION, or"
+                " replicator failover CONFIG",
             )
 
     def _has_led(self, journal: Journal) -> bool:
@@ -160,7 +161,7 @@ class FormerLife:
         if self._allow_data_loss:
             log.warning("%s; data may be lost, as was allowed", message if error is None else f"{message}: {error}")
             return
-        cure = f"{cure or 'start this region: replicator run seals what only it has'}; {LOSS}"
+        cure = f"{cure or 'start this region: replicator run CONFIG seals what only it has'}; {LOSS}"
         what = message if error is None else f"{message}: {error.message}"
         raise Halted("only_copy", what, place=place or str(self._files.path), cure=cure) from error
 

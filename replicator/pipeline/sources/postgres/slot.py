@@ -260,5 +260,5 @@ def check_identity(identity: Identity, notes: dict[str, str]) -> None:
                 place=f"database {identity.database}",
                 cure="correct the dsn; if the server was upgraded with pg_upgrade or set up anew: stop the sidecar and"
                 " move its data directory away; it then copies everything anew, and each other region is made anew:"
-                " replicator bootstrap --replace",
+                " replicator bootstrap CONFIG --replace",
             )
