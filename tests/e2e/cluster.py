@@ -42,6 +42,7 @@ class Cluster:
     of blocks may be lost: what a primary had said to have, and not sent, would make a region wait for a person."""
 
     writer: type[Writer] = Writer
+    region_kind: type[Region] = Region
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Cluster:
         self._linked = linked
         self._writers: list[Writer] = []
         self.regions = {
-            name: Region(directory, name, "primary" if name == NAMES[0] else "replica", "") for name in NAMES
+            name: self.region_kind(directory, name, "primary" if name == NAMES[0] else "replica", "") for name in NAMES
         }
         self.known_as = {region.url: name for name, region in self.regions.items()}
         self.prefix = f"/test-{next(_prefixes)}-{time.time_ns()}"
