@@ -21,6 +21,7 @@ def main() -> int:
         "--acknowledge", type=int, default=1, choices=[0, 1], help="how many regions a commit waits for"
     )
     parser.add_argument("--faults", default="", help=f"only these: {', '.join(FAULTS)}")
+    parser.add_argument("--undisturbed-copy", action="store_true", help="no fault before the first copy is whole")
     parser.add_argument("--keep", type=Path, help="a directory for logs and files, kept")
     options = parser.parse_args()
     print(f"seed {options.seed}, K = {options.acknowledge}, {options.minutes} minutes", flush=True)
@@ -33,7 +34,9 @@ def main() -> int:
         def say(line: str) -> None:
             print(f"{time.monotonic() - began:7.1f}  {line}", flush=True)
 
-        day = GameDay(directory, options.seed, options.acknowledge, say, faults)
+        day = GameDay(
+            directory, options.seed, options.acknowledge, say, faults, first_copy=not options.undisturbed_copy
+        )
         day.run(options.minutes * 60)
     print(
         f"\n{day.rounds} rounds, {day.acknowledged} transfers acknowledged, {day.lost} lost and sealed,"

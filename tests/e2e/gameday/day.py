@@ -42,9 +42,17 @@ class GameDay:
     """One seed's days. ``violations`` are what was found, a line each."""
 
     def __init__(
-        self, directory: Path, seed: int, acknowledge: int, say: Callable[[str], None], faults: Sequence[str] = ()
+        self,
+        directory: Path,
+        seed: int,
+        acknowledge: int,
+        say: Callable[[str], None],
+        faults: Sequence[str] = (),
+        *,
+        first_copy: bool = True,
     ) -> None:
         self._directory, self._acknowledge, self._say = directory, acknowledge, say
+        self._is_copy_disturbed = first_copy
         self._draws = random.Random(seed)
         self._faults = [FAULTS[name] for name in faults] or list(FAULTS.values())
         self.violations: list[str] = []
@@ -83,6 +91,9 @@ class GameDay:
         world.sql(NAMES[0], f"CREATE TABLE archive AS SELECT n AS id, md5(n::text) FROM generate_series(1, {ROWS}) n")
         world.sql(NAMES[0], "ALTER TABLE archive ADD PRIMARY KEY (id)")
         world.open()
+        if not self._is_copy_disturbed:
+            world.finish_first_copy()
+            return
         fault = self._draws.choice(FIRST_COPY)
         self._say(f"first copy: {fault.__name__}")
         copying = lambda: (world.region(NAMES[0]).status() or {}).get("source", {}) not in ({}, None)  # noqa: E731
