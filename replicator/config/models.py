@@ -22,6 +22,7 @@ SlotName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[^\x00]{1,63}$")]
 Count = Annotated[int, Field(gt=0, lt=2**53, strict=True)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -273,6 +274,8 @@ class FailoverSettings(Section):
     switchover_seconds: Duration = Field(default=10.0, alias="switchover")
     max_lost_blocks: CountOrZero = 0
     rejoin: Literal["automatic", "manual"] = "automatic"
+    undo_rows: CountOrZero = 1_000
+    undo_share: Share = 0.1
     acknowledge: CountOrZero = 0
     acknowledge_timeout_seconds: Duration = Field(default=10.0, alias="acknowledge_timeout")
     missing: Literal["wait", "degrade"] = "wait"

@@ -16,8 +16,9 @@ from typing import Protocol
 
 import trio
 
-from replicator.format.block import Block, BlockPart, Draft, Header
+from replicator.format.block import Block, BlockPart, Draft
 from replicator.pipeline.acknowledge.confirmations import ConfirmationQueue
+from replicator.pipeline.first_copy import last_captured
 from replicator.pipeline.sources.base import Source, SourceState
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.store import Journal
@@ -93,7 +94,7 @@ class Capture:
 
     def _begin(self) -> SourceState:
         self._journal.discard_arriving(self._strand)  # parts of a large block whose end never came: it comes as a whole
-        last = self._last_with_origin()
+        last = last_captured(self._journal, self._strand)
         return SourceState(
             origin=last.origin if last else None,
             relations=self._journal.definitions(self._strand),
@@ -108,15 +109,6 @@ class Capture:
         while sequence and (blocks := self._journal.around(self._strand, sequence)):
             yield from (block.header for block in reversed(blocks) if block.header.sequence <= sequence)
             sequence = blocks[0].header.sequence - 1
-
-    def _last_with_origin(self) -> Header | None:
-        """The last block that came from the source: the first one of an epoch did not, and is passed over."""
-        sequence = self._journal.head(self._strand).sequence
-        while sequence and (block := self._journal.block(self._strand, sequence)) is not None:
-            if block.header.origin or block.header.statements:
-                return block.header
-            sequence -= 1
-        return None
 
     async def _store_all(self, receive: trio.MemoryReceiveChannel[list[Item]]) -> None:
         async with receive:

@@ -21,6 +21,8 @@ from replicator.runtime.role_adapters import role_adapter
 from replicator.runtime.role_runner import RoleRunner
 from replicator.status.marks import StageCondition
 
+COPYING = ("copying", "streaming")  # a source's phases once it has what it needs
+
 
 def controller(
     context: RegionContext, runner: RoleRunner, probe: Callable[[str], None] = lambda step: None
@@ -51,16 +53,20 @@ class ControlledRegion:
     def health(self) -> StrandHealth:
         """How its strand is, by what status shows of it."""
         strand = self._status.strand_state()
-        verify, halted = strand.verify, ""
+        verify, halted, source_halted = strand.verify, "", ""
         for stage in strand.progress.stages:
             # A halted feed speaks against no promotion: whom it follows may be the region that is lost.
             if stage.name in ("settle", "apply") and stage.condition is StageCondition.HALTED and stage.trouble:
                 halted = halted or f"{stage.name} halted: {stage.trouble.message}"
+            if stage.name == "source" and stage.condition is StageCondition.HALTED and stage.trouble:
+                source_halted = stage.trouble.message
         return StrandHealth(
             quarantined_statements=strand.quarantined_statements or 0,
             divergent_keys=0 if verify is None else sum(verify.divergent_keys.values()),
             verified=None if verify is None else verify.verified,
             halted=halted,
+            source_halted=source_halted,
+            is_copying=self._status.source is not None and self._status.source.report.phase in COPYING,
         )
 
     def upstream(self, url: str) -> Upstream:

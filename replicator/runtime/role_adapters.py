@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import trio
 
 from replicator.cluster.failover.region import RoleAdapter
@@ -9,13 +11,19 @@ from replicator.cluster.fencing.base import Fence
 from replicator.cluster.fencing.postgres import PostgresFence
 from replicator.cluster.promotion.postgres import PostgresRole
 from replicator.config import EmbeddedSourceSettings, PostgresReplicaSettings, PostgresSourceSettings
-from replicator.config.roles import replica_of, source_of
+from replicator.config.roles import in_role, replica_of, source_of
+from replicator.format.definition import Definition
 from replicator.format.position import Position
+from replicator.pipeline.first_copy import has_first_copy
+from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.sources.postgres import PostgresSource
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX, PostgresOptions
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import written_lsn
+from replicator.postgres.catalog import TableName, table_oid
 from replicator.postgres.lsn import parse_lsn
+from replicator.postgres.quoting import quoted
+from replicator.postgres.session import Connection
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline
@@ -24,6 +32,7 @@ from replicator.runtime.role_runner import RoleRunner
 REST_SECONDS = 30.0  # for what the slot still holds once the old primary is gone
 CALLS_A_TTL, CALL_SECONDS_AT_MOST = 3, 5.0  # a fence that does not answer must not cost the lease by itself
 SEQUENCES_SECONDS = 1.0
+COUNTED_KEYS = 10_000
 
 
 def role_adapter(context: RegionContext, runner: RoleRunner) -> RoleAdapter:
@@ -42,6 +51,20 @@ class EmbeddedRoleAdapter:
     def __init__(self, context: RegionContext, fence: Fence) -> None:
         self.fence = fence
         self._context = context
+
+    def is_whole(self, at: int | None = None) -> bool:
+        """It begins empty: its chain is all that there ever was."""
+        return True
+
+    def count_rows(self, tables: Collection[str]) -> dict[str, int]:
+        """By the state that stands on the journal."""
+        replica = wiring.replica(in_role(self._context.config, "replica", 1))
+        replica.open()
+        try:
+            known = {each.label: each for each in replica.definitions(self._context.strand).values()}
+            return {label: _count_keys(replica, known[label]) for label in tables if label in known}
+        finally:
+            replica.close()
 
     async def unfit(self) -> str:
         """A replica of another kind of ledger has tables that the embedded one could not write to."""
@@ -84,6 +107,17 @@ class PostgresRoleAdapter:
         self._context, self._options, self._runner = context, options, runner
         self._closed: tuple[float, int] | None = None  # which closing, and where the log ended behind it
         self._role = PostgresRole(replica.conninfo(), context.journal, context.strand, options)
+
+    def is_whole(self, at: int | None = None) -> bool:
+        """Whether the journal holds the first copy of the tables."""
+        return has_first_copy(self._context.journal, self._context.strand, at)
+
+    def count_rows(self, tables: Collection[str]) -> dict[str, int]:
+        """By the tables themselves, whether they are a primary's or a replica's."""
+        definitions = self._context.journal.definitions(self._context.strand).values()
+        names = {each.label: each.name for each in definitions if each.label in tables}
+        with session(self._options) as connection:
+            return {label: rows for label, name in names.items() if (rows := _count(connection, name)) is not None}
 
     async def unfit(self) -> str:
         """The one reason why this database could not be a primary's."""
@@ -130,6 +164,21 @@ class PostgresRoleAdapter:
     async def adopt(self, position: Position) -> None:
         """Give the database a replica's bookkeeping, and take the primary's away."""
         await trio.to_thread.run_sync(self._role.adopt, position)
+
+
+def _count(connection: Connection, name: TableName) -> int | None:
+    """How many rows a table has; None if it is not there."""
+    if table_oid(connection, name) is None:
+        return None
+    row = connection.execute(f"SELECT count(*) FROM {quoted(*name)}".encode()).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _count_keys(replica: Replica, definition: Definition) -> int:
+    number, after = 0, None
+    while keys := replica.stored_keys(definition, after, COUNTED_KEYS):
+        number, after = number + len(keys), keys[-1]
+    return number
 
 
 def _end_of_log(options: PostgresOptions) -> int:

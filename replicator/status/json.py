@@ -186,7 +186,7 @@ def failover_json(view: FailoverView) -> dict[str, Any]:
         },
         "order": {"what": view.order, "seconds": view.order_seconds} if view.order else None,
         "would_lose": {
-            "blocks": view.lost_blocks,
+            "blocks": view.lost_blocks if view.is_copied else None,
             "amounts": dict(view.lost_amounts),
             "unknown": view.lost_unknown,
             "refused": view.refused or None,

@@ -123,12 +123,9 @@ def _health(snapshot: Snapshot) -> ReplicatorError | None:
 
 
 def _primary(snapshot: Snapshot) -> ReplicatorError | None:
-    """An embedded ledger whose state is halted takes no writes; a database's writes do not depend on its sidecar."""
-    if (other := _not_role(snapshot, "primary")) is not None:
-        return other
-    halted = _health(snapshot)
-    embedded = snapshot.source is not None and snapshot.source.kind == "embedded"
-    return halted if embedded else None
+    """An embedded ledger whose state is halted takes no writes. A database would, but nobody reads them: a writer that
+    is sent there by a balancer would write what no other region gets, for as long as a person does not see it."""
+    return _not_role(snapshot, "primary") or _health(snapshot)
 
 
 def _replica(snapshot: Snapshot, request: Request) -> ReplicatorError | None:

@@ -102,6 +102,8 @@ def lease_text(view: FailoverView) -> str:
 
 def lost_text(view: FailoverView) -> str:
     """What would be lost if the primary were gone now."""
+    if not view.is_copied:
+        return "the whole ledger: its first copy has reached no other region yet"
     words = [f"{view.lost_blocks:,} blocks"]
     words += [f"{amount:,.2f} of {name.strip()}" for name, amount in sorted(view.lost_amounts.items())]
     words += [f"{view.lost_unknown:,} changes of unknown amount"] if view.lost_unknown else []

@@ -1,7 +1,7 @@
 """The simulation calculates nothing by itself that the running sidecar calculates: a mistake there breaks a law here.
 
 Each mutant is put in the place of the sidecar's own function, and is caught by one of the thousand seeds that every
-test run lives, or by a plan that leads up to what it gets wrong. Three of the events that end an order have no mutant:
+test run lives, or by a plan that leads up to what it gets wrong. Five of the events that end an order have no mutant:
 after them a region leads again only through ``PROMOTED``, which ends the order, too, or the order's time is over.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from replicator.cluster.decisions import detector, held_lease, model, orders, promises, states
+from replicator.cluster.decisions import candidate, detector, held_lease, model, orders, promises, states
 from replicator.cluster.decisions.model import DurableState, MemberReport, Order
 from replicator.cluster.decisions.states import ENDS_ORDERS, RoleEvent, RoleState
 from replicator.cluster.failover import controller, feed_session, lease_keeper, member_report, observe
@@ -132,6 +132,14 @@ def the_token_stays(patch: Patch) -> None:
     patch.setattr(record.LeaseRecord, "kept_mine", same)
 
 
+# -- the first copy
+
+
+def an_empty_region_may_lead(patch: Patch) -> None:
+    """A region that the first copy has not reached may lead with what it has."""
+    patch.setattr(region, "why_not_without_copy", lambda half, source_halted, is_copying: "")
+
+
 # -- promises, and who has what
 
 
@@ -180,6 +188,7 @@ MUTANTS: dict[Mutant, int] = {
     promises_at_once: 200,
     one_region_less: 110,
     nobody_waits: 45,
+    an_empty_region_may_lead: 0,
 }
 
 
@@ -203,6 +212,7 @@ def test_a_wrong_calculation_is_caught(mutant: Mutant, monkeypatch: Patch) -> No
         ("kept_promise", promises, (region, member_report)),
         ("breaks_promise", promises, (tasks, controller)),
         ("heard_seconds", detector, (region, member_report)),
+        ("why_not_without_copy", candidate, (region, member_report)),
         ("first_state", model, (world, controller)),
     ],
 )

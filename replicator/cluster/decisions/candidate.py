@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from replicator.cluster.decisions.model import FailoverRules, MemberReport, Observation
 from replicator.cluster.decisions.states import RoleState
+from replicator.config.roles import Role
 
 
 def candidates(seen: Observation, rules: FailoverRules) -> list[MemberReport]:
@@ -28,6 +29,16 @@ def my_turn(seen: Observation, rules: FailoverRules, red_seconds: float) -> bool
 
 def _negative(rank: tuple[int, int]) -> tuple[int, int]:
     return -rank[0], -rank[1]
+
+
+def why_not_without_copy(half: Role, source_halted: str, *, is_copying: bool) -> str:
+    """Why a region may not be promoted whose journal does not hold the ledger's first copy; empty if it may: the region
+    that the ledger is in begins, and copies as primary, once its source has shown that it can."""
+    if half == "replica":
+        return "the ledger's first copy has not reached it: it has nothing to lead with"
+    if source_halted:
+        return f"its source is halted before the first copy: {source_halted}"
+    return "" if is_copying else "its source has not begun the first copy yet"
 
 
 def why_not_in(state: RoleState) -> str:

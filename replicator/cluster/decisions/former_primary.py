@@ -44,6 +44,8 @@ def demoted(memory: DurableState, seen: Observation, rules: FailoverRules) -> De
     if memory.half == "primary" and seen.me.blocked:  # it would claim, and keep all others from it, for nothing
         return Decision(memory, why=seen.me.blocked)
     if _may_lead_again(memory, seen, rules):
+        if not seen.me.whole and seen.me.blocked:  # a lease would keep everybody waiting for what it cannot give
+            return Decision(memory, why=seen.me.blocked)
         return stand(memory, seen)
     return Decision(memory, why="nobody leads; another region may have to, or replicator failover CONFIG")
 
@@ -80,7 +82,8 @@ def rejoining(memory: DurableState, seen: Observation, rules: FailoverRules) -> 
     """Seal what only this region has, then rewind it."""
     holder = seen.holder
     if seen.rewound:
-        back = dataclasses.replace(_without_claim(memory), half="replica", approved=False, closed_at=None, handed_to="")
+        follower = dataclasses.replace(_without_claim(memory), half="replica", closed_at=None, handed_to="")
+        back = dataclasses.replace(follower, approved=False, undo=())
         return entering(back, RoleEvent.REWOUND)
     if seen.stuck:
         return entering(memory, RoleEvent.HALT, seen.stuck)
@@ -95,7 +98,8 @@ def rejoining(memory: DurableState, seen: Observation, rules: FailoverRules) -> 
         return Decision(
             memory, why="the orphans are sealed; replicator rejoin CONFIG goes on when a person has looked at them"
         )
-    return Decision(dataclasses.replace(memory, approved=True), action=RewindToFork())
+    undo = seen.order.undo if ordered and seen.order is not None else memory.undo
+    return Decision(dataclasses.replace(memory, approved=True, undo=undo or memory.undo), action=RewindToFork())
 
 
 def halted(memory: DurableState, seen: Observation, rules: FailoverRules) -> Decision:
@@ -103,5 +107,7 @@ def halted(memory: DurableState, seen: Observation, rules: FailoverRules) -> Dec
     if seen.me.open:
         return Decision(memory, action=CloseFence())
     if seen.order is not None and seen.order.verb == "rejoin":
-        return entering(memory, RoleEvent.RESUME)
+        # The order ends here: what it has said is kept.
+        let = dataclasses.replace(memory, approved=True, undo=seen.order.undo or memory.undo)
+        return entering(let, RoleEvent.RESUME)
     return Decision(memory, why=memory.why)

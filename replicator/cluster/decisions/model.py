@@ -24,6 +24,7 @@ from replicator.config.roles import Role
 from replicator.format.json_fields import Count, Flag, Number, Text
 
 Mode = Literal["manual", "automatic", "shadow"]
+TableNames = Annotated[tuple[Text, ...], Field(max_length=1_000)]
 Amounts = Annotated[Mapping[Text, Number], Field(max_length=100)]  # by table and currency
 
 
@@ -61,6 +62,8 @@ class MemberReport:
 
     ``open`` is whether its applications may be writing, ``able`` whether they could be as soon as it has the lease: the
     store answers it, and so does its ledger. ``blocked`` is the one reason why it cannot be promoted, empty if it can.
+    ``whole``: the ledger's first copy is durable in its journal; without it the region has nothing that could be led
+    with, however long its chain is.
     ``heard_seconds`` is how long ago it last heard a region that may write (or began to listen); None: it knows that
     there is none. ``heard_head`` is the furthest that it has heard a primary to be, and ``at_risk`` what that primary
     last said would be lost with it, by table and currency (``losing``).
@@ -84,6 +87,7 @@ class MemberReport:
     at_risk_unknown: Count = 0
     led: Count = 0
     able: Flag = True  # as a release says that knows no such field
+    whole: Flag = True
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -110,6 +114,7 @@ class Order:
     allow_data_loss: Flag = False
     primary_is_fenced: Flag = False  # failover: a person's word that the old primary cannot write
     reason: Text = ""
+    undo: TableNames = ()  # rejoin: the tables of which everything may go that only this region has
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,8 +123,8 @@ class DurableState:
     still takes blocks of, ``led`` the last in which it opened its fence; ``half`` is the role that its ledger is set up
     for. ``mine`` is the last epoch that was granted to this region with no other region's since it led. ``closed_at``
     is where a primary that hands over has closed, also in the memory of who takes over, and ``handed_to`` who that is.
-    ``changed_at``: the primary changed then. ``approved``: a person lets it rejoin. ``reopening``: a switchover is
-    being called off."""
+    ``changed_at``: the primary changed then. ``approved``: a person lets it rejoin, and ``undo`` are the
+    tables that he named for it. ``reopening``: a switchover is being called off."""
 
     state: RoleState
     half: Role
@@ -131,6 +136,7 @@ class DurableState:
     handed_to: Text = ""
     changed_at: Number | None = None
     approved: Flag = False
+    undo: TableNames = ()
     reopening: Flag = False
     why: Text = ""
 

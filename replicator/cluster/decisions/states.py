@@ -122,9 +122,11 @@ ENDS_ORDERS = frozenset(
         RoleEvent.HANDED_OVER,
         RoleEvent.EXPIRED,
         RoleEvent.REWOUND,
+        RoleEvent.HALT,
+        RoleEvent.RESUME,
     }
 )
-BEGINS_RETURN = frozenset({RoleEvent.DIVERGED, RoleEvent.REJOIN})
+BEGINS_RETURN = frozenset({RoleEvent.DIVERGED, RoleEvent.REJOIN, RoleEvent.RESUME})
 
 
 class IllegalEvent(AssertionError):

@@ -70,7 +70,8 @@ class Controller:
     async def _look_after_ledger(self) -> None:
         while True:
             await self.member.look_after_ledger()
-            await trio.sleep(UNFIT_SECONDS if self.member.unfit else LEDGER_SECONDS)
+            is_settled = self.member.is_whole and not self.member.unfit
+            await trio.sleep(LEDGER_SECONDS if is_settled else UNFIT_SECONDS)
 
     async def _decide_for_ever(self) -> None:
         with self._deciding:

@@ -114,7 +114,7 @@ class Executor:
                 await self._seal(region)
             case RewindToFork():
                 await member.region.flow.stop()
-                await member.rejoin.rewind(was_primary=member.memory.half == "primary")
+                await member.rejoin.rewind(was_primary=member.memory.half == "primary", named=member.memory.undo)
                 member.region.look_again()
             case ReportIntent(text):
                 await self._report_intent(text)

@@ -7,11 +7,10 @@ Quick, and without I/O.
 
 from __future__ import annotations
 
-from replicator.cluster.decisions.candidate import why_not_in
+from replicator.cluster.decisions.candidate import why_not_in, why_not_without_copy
 from replicator.cluster.decisions.detector import heard_seconds
-from replicator.cluster.decisions.model import MemberReport
+from replicator.cluster.decisions.model import DurableState, MemberReport
 from replicator.cluster.decisions.promises import kept_promise
-from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.region import StrandHealth
 from replicator.cluster.leases.base import boot_seconds
@@ -41,12 +40,15 @@ def report(member: Membership) -> MemberReport:
         open=is_open,
         able=member.lease.view is not None and member.lease.unable is None,
         priority=member.config.failover.priority,
-        blocked=why_not_promotable(memory.state, health, member.unfit or _cannot_write(member))[:REASON_LIMIT],
+        blocked=why_not_promotable(
+            memory, health, member.unfit or _cannot_write(member), is_whole=member.is_whole
+        )[:REASON_LIMIT],
         heard_seconds=silent_seconds,
         heard_head=heard_head,
         at_risk=at_risk,
         at_risk_unknown=unknown,
         led=memory.led,
+        whole=member.is_whole,
     )
 
 
@@ -57,13 +59,17 @@ def _cannot_write(member: Membership) -> str:
     return "" if trouble is None or member.lease.is_open else f"its ledger takes no writes: {trouble.message}"
 
 
-def why_not_promotable(state: RoleState, health: StrandHealth, unfit: str) -> str:
+def why_not_promotable(memory: DurableState, health: StrandHealth, unfit: str, *, is_whole: bool) -> str:
     """The one reason why a region could not be promoted now, empty if it could; ``unfit`` is what its ledger says.
 
     Being behind is no reason: who has the most is chosen, and what is missing is fetched or refused as a loss. A reason
     is what would make a promoted region wrong, or unable to write. Pure.
     """
-    if reason := unfit or why_not_in(state):
+    if not is_whole:
+        reason = why_not_without_copy(memory.half, health.source_halted, is_copying=health.is_copying)
+        if reason:
+            return reason
+    if reason := unfit or why_not_in(memory.state):
         return reason
     if health.quarantined_statements:
         return f"{health.quarantined_statements} statements are in quarantine: replicator quarantine CONFIG"

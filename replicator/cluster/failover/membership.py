@@ -70,6 +70,7 @@ class Membership:
         self.order: Order | None = None
         self.asked_epoch = 0  # the epoch that every peer was last asked to promise
         self.why = self.unfit = ""
+        self.is_whole = False  # until the journal was looked at
         self.probe = probe
         self.began_at = self.since = boot_seconds()
         self.deciding = trio.Lock()
@@ -84,6 +85,7 @@ class Membership:
         """Take up what is on disk, or begin with ``first``. Raises Halted if the file cannot be read."""
         stored = await trio.to_thread.run_sync(self._file.read) or StoredState(first)
         self.memory, self.transitions = stored.memory, stored.transitions
+        await self.look_for_first_copy()
         self.lease.resume(stored.grant)
 
     async def keep(self, memory: DurableState, event: RoleEvent | None = None, why: str = "") -> None:
@@ -134,9 +136,15 @@ class Membership:
             self.session.begin()
             self.region.flow.start(in_role(self.config, self.memory.half, self.memory.epoch))
 
+    async def look_for_first_copy(self) -> None:
+        """See whether it is in the journal by now. Once there it stays: no rewind goes behind it."""
+        if not self.is_whole:
+            self.is_whole = await trio.to_thread.run_sync(self.region.adapter.is_whole)
+
     async def look_after_ledger(self) -> None:
         """Fence what came since (a new table, say), and ask why the ledger could not be a primary's."""
         adapter = self.region.adapter
+        await self.look_for_first_copy()
         try:
             self.unfit = await self._unfit()
             await adapter.fence.install()

@@ -6,7 +6,7 @@ ledger's own steps of a change of role. So the controller can be read, and simul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
 from replicator.cluster.failover.at_risk import AtRisk
@@ -33,6 +33,13 @@ class RoleAdapter(Protocol):
     @property
     def fence(self) -> Fence:
         """What stands before its applications."""
+
+    def is_whole(self, at: int | None = None) -> bool:
+        """Whether the ledger's first copy is durable in the journal, up to the sequence ``at`` (None: its end); always
+        where there is nothing to copy. Blocks."""
+
+    def count_rows(self, tables: Collection[str]) -> dict[str, int]:
+        """How many rows these tables have, by their labels; of those that are there. Blocks."""
 
     async def unfit(self) -> str:
         """Why this ledger could not be a primary's, empty if it could. Asked now and then while a replica runs."""
@@ -124,12 +131,15 @@ class RoleFlow(Protocol):
 
 class StrandHealth(NamedTuple):
     """What could keep a replica from being promoted, as the region's own parts say. ``verified`` is the sequence up to
-    which it is proven equal, None where nothing watches; ``halted`` the stage that is halted, and by what."""
+    which it is proven equal, None where nothing watches; ``halted`` the stage that is halted, and by what;
+    ``source_halted`` what has halted a primary's source, and ``is_copying`` whether that has begun to copy, or more."""
 
     quarantined_statements: int = 0
     divergent_keys: int = 0
     verified: int | None = None
     halted: str = ""
+    source_halted: str = ""
+    is_copying: bool = False
 
 
 class Region(Protocol):

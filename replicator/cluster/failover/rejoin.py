@@ -11,16 +11,21 @@ The work is in ``rejoin`` and ``promotion``; here is its order.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
+
 import trio
 
 from replicator.cluster.failover.region import Region
 from replicator.cluster.rejoin.fork import Fork, find_fork
+from replicator.cluster.rejoin.orphan_keys import OrphanKeys
 from replicator.cluster.rejoin.rewind import Rewind
 from replicator.cluster.rejoin.seal import OrphanSealer
+from replicator.cluster.rejoin.undo_guard import UndoLimits, check_undo
 from replicator.errors import Unavailable
 from replicator.pipeline.feed.client import FeedClient
 from replicator.pipeline.replay.replayer import Replayer
-from replicator.storage.journal.sealed import Seal
+from replicator.storage.journal.sealed import Seal, SealedBlocks
 
 
 class RejoinProcedure:
@@ -64,17 +69,29 @@ class RejoinProcedure:
             seal = await self._sealer.seal(fork, client) if fork.orphans else None
         self._fork, self._seal = fork, seal
 
-    async def rewind(self, *, was_primary: bool) -> None:
-        """Become a replica at the fork. Raises Unavailable or Halted."""
+    async def rewind(self, *, was_primary: bool, named: Collection[str] = ()) -> None:
+        """Become a replica at the fork. ``named`` are the tables of which a person lets everything go. Raises
+        Unavailable or Halted."""
         fork = self._fork
         if fork is None:
             raise Unavailable("not_sealed", "the fork is not known yet", place=self._region.strand)
+        if self._seal is not None and not self._begun:  # before anything is changed: this region may be the right one
+            await trio.to_thread.run_sync(self._check_undo, fork, self._seal, named)
         if was_primary:
             await self._region.adapter.adopt(fork.head)
         if not self._begun:  # once it has begun the tables may be at the fork, and would be brought away from it
             await trio.to_thread.run_sync(self._catch_up)
         await trio.to_thread.run_sync(self._rewind().run, self._seal, fork)
         self._done = True
+
+    def _check_undo(self, fork: Fork, seal: Seal, named: Collection[str]) -> None:
+        region, failover = self._region, self._region.config.failover
+        with contextlib.closing(OrphanKeys(SealedBlocks(seal))) as touched:
+            removed = touched.absent_before()
+        rows = region.adapter.count_rows(removed.keys())
+        limits = UndoLimits(failover.undo_rows, failover.undo_share)
+        keeps_first_copy = region.adapter.is_whole(fork.position.sequence)
+        check_undo(fork, removed, rows, limits, named, keeps_first_copy=keeps_first_copy)
 
     def _catch_up(self) -> None:
         """Apply what the ledger's tables do not have yet: they go back from where the journal is."""

@@ -43,6 +43,7 @@ _ORDER_FIELDS = {
     "primary_is_fenced": bool,
     "reason": str,
     "seconds": float,
+    "undo": list,
 }
 
 

@@ -59,7 +59,8 @@ class FailoverView:
     region waits for. ``holder`` and ``holder_epoch`` are the lease's as it was seen last; ``is_lease_known`` is False
     while its store does not answer. ``lost_blocks`` and the rest are what would be lost if the primary were gone now,
     ``refused`` why that would keep a region from being promoted. ``orphaned`` transactions are sealed here and not
-    handled. ``totals`` counts events since the sidecar started, by name.
+    handled. ``is_copied``: a region beside the primary holds the ledger's first copy, by what it said last; without one
+    all would be lost. ``totals`` counts events since the sidecar started, by name.
     """
 
     own: MemberView
@@ -80,6 +81,7 @@ class FailoverView:
     lost_amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     lost_unknown: int = 0
     refused: str = ""
+    is_copied: bool = True
     orphaned: int = 0
     totals: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -107,6 +109,7 @@ def failover_view(member: Membership) -> FailoverView:
         lost_amounts=lost.amounts,
         lost_unknown=lost.unknown,
         refused=refused(observation, rules, None),
+        is_copied=_is_copied(observation),
         orphaned=member.orphans.unhandled,
         totals=dict(member.totals),
     )
@@ -133,6 +136,12 @@ def _loss(member: Membership, observation: Observation) -> PromotionLoss:
     if not blocks:
         return PromotionLoss(0, {})
     return PromotionLoss(blocks, dict(observation.me.at_risk), observation.me.at_risk_unknown)
+
+
+def _is_copied(observation: Observation) -> bool:
+    leader = None if observation.holder is None else observation.holder.region
+    reports = [observation.me, *(heard.report for heard in observation.peers.values())]
+    return any(report.whole for report in reports if report.region != leader)
 
 
 def _order_text(order: Order) -> str:

@@ -52,6 +52,10 @@ class ScratchKeys:
         """Add those that are not there yet."""
         self._db.executemany("INSERT OR IGNORE INTO touched (label, key, was_absent) VALUES (?, ?, ?)", keys)
 
+    def absent_before(self) -> dict[str, int]:
+        """How many keys of each table had no row before the blocks: those that go when the blocks are undone."""
+        return dict(self._db.execute("SELECT label, count(*) FROM touched WHERE was_absent GROUP BY label"))
+
     def chunks(self) -> Iterator[list[OrphanKey]]:
         """All of them, some at a time, in the order in which they were added."""
         for rows in self._pages():

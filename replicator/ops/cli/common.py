@@ -102,11 +102,11 @@ def exit_with(code: int, content: Any, lines: Iterable[str], *, as_json: bool) -
     sys.exit(code)
 
 
-def give_order(sidecar: Endpoint, verb: str, done: str, reason: str, *, as_json: bool) -> None:
+def give_order(sidecar: Endpoint, verb: str, done: str, reason: str, *, as_json: bool, **more: object) -> None:
     """Give a region of a cluster an order that is carried out at once, and say so."""
     from replicator.ops.cli.client import post
 
-    answer = post(sidecar, "/v1/failover/orders", {"verb": verb, "reason": signed(reason)})
+    answer = post(sidecar, "/v1/failover/orders", {"verb": verb, "reason": signed(reason), **more})
     click.echo(json.dumps(answer) if as_json else done)
 
 

@@ -7,6 +7,7 @@ nothing lost     what was acknowledged by K >= 1 regions is in the chain of ever
                  allowed a loss; what was acknowledged with K = 0 is in the last chain or in a seal
 equal            one block at an (epoch, sequence), wherever it is
 forward          epochs and promises only grow; marks only go back by a rewind, and only over what is sealed
+first copy       no region leads without it but the one whose ledger it is of, and it is never undone
 by order         in ``manual`` and ``shadow`` mode nobody stands by itself after another region has led; an order moves
                  a region once, while it counts, and allows a loss only for a reason
 """
@@ -17,7 +18,7 @@ from replicator.cluster.decisions.model import DurableState, Order
 from replicator.cluster.decisions.states import RoleEvent
 from replicator.cluster.decisions.step import Decision
 from replicator.ops.simulation.chain import SimulatedBlock
-from replicator.ops.simulation.region import Cluster, SimulatedRegion
+from replicator.ops.simulation.region import COPY, Cluster, SimulatedRegion
 
 ROUNDING_SECONDS = 1e-6
 
@@ -51,6 +52,8 @@ class LawChecks:
                 raise BrokenLaw(f"{region.name} and {other.name} can both write")
         epoch = region.fence_epoch
         self._lease_lasts(region, epoch)
+        if not region.is_whole and region.name != self._world.copier:
+            raise BrokenLaw(f"{region.name} leads in epoch {epoch}, and the first copy has not reached it")
         if self.opened_by.setdefault(epoch, region.name) != region.name:
             raise BrokenLaw(f"epoch {epoch} was opened by {self.opened_by[epoch]} and by {region.name}")
         if epoch > self.newest_opened:
@@ -164,6 +167,8 @@ class LawChecks:
     def rewound(self, region: SimulatedRegion, fork: int) -> None:
         """A journal is cut."""
         for block in region.journal[fork:]:
+            if block.what.endswith(COPY):
+                raise BrokenLaw(f"{region.name} undoes the first copy")
             if block not in region.sealed_ever:
                 raise BrokenLaw(f"{region.name} rewinds {block!r}, which is not sealed")
 

@@ -6,7 +6,7 @@ from replicator.cluster.decisions.states import BEGINS_RETURN, ENDS_ORDERS, Role
 from replicator.ops.simulation.executor import do
 from replicator.ops.simulation.region import SimulatedRegion
 from replicator.ops.simulation.schedule import Task
-from replicator.ops.simulation.tasks import flow, follow, look, poll, renew, write
+from replicator.ops.simulation.tasks import copy, flow, follow, look, poll, renew, write
 
 STEPS_AT_ONCE = 20
 
@@ -15,7 +15,7 @@ def start(region: SimulatedRegion) -> None:
     """Begin a life of the region's process."""
     world = region.world
     region.forget()
-    for task in (look(region), renew(region), follow(region), flow(region), decide_for_ever(region)):
+    for task in (look(region), renew(region), follow(region), flow(region), copy(region), decide_for_ever(region)):
         world.spawn(region, task, world.dice.random() * 0.2)
     for peer in region.rules.regions:
         if peer != region.name:

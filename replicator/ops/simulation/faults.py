@@ -16,6 +16,7 @@ Kind = Literal[
     "lease_store_loss",
     "freeze",
     "slow_replay",
+    "source_halt",
     "switchover",
     "failover",
     "pause",

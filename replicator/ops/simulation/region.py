@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from replicator.cluster.decisions.candidate import why_not_in
+from replicator.cluster.decisions.candidate import why_not_in, why_not_without_copy
 from replicator.cluster.decisions.detector import heard_seconds
 from replicator.cluster.decisions.held_lease import HeldLease
 from replicator.cluster.decisions.model import (
@@ -54,6 +54,9 @@ _KINDS = {
 }
 
 
+COPY = "copy"
+
+
 class SealedOrphans(NamedTuple):
     """All that this region had behind ``fork`` is sealed. ``done``: it was rewound."""
 
@@ -76,7 +79,7 @@ class SimulatedRegion(Process):
         # its clock: true time runs through these two points
         self._rate, self._true_base, self._own_base = 1.0, 0.0, 1000.0
         # its troubles
-        self.disk_full_until = self.database_down_until = self.slow_until = 0.0
+        self.disk_full_until = self.database_down_until = self.slow_until = self.source_halted_until = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -203,11 +206,23 @@ class SimulatedRegion(Process):
             open=is_open,
             able=self.view is not None and not self.is_database_down,
             priority=self.priority,
-            blocked="the database is down" if self.is_database_down else why_not_in(memory.state),
+            blocked=self._blocked(),
             heard_seconds=heard,
             heard_head=heard_head,
             led=memory.led,
+            whole=self.is_whole,
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the ledger's first copy is in its journal; it is where there is none to be made."""
+        return not self.world.copier or any(block.what.endswith(COPY) for block in self.journal)
+
+    def _blocked(self) -> str:
+        halted = "a setting" if self.world.now < self.source_halted_until else ""
+        if not self.is_whole and (reason := why_not_without_copy(self.memory.half, halted, is_copying=True)):
+            return reason
+        return "the database is down" if self.is_database_down else why_not_in(self.memory.state)
 
     def _heard(self, is_open: bool, now: float) -> tuple[float | None, int]:
         if is_open:
@@ -300,6 +315,8 @@ class Cluster(Network):
         self.addresses = self.regions
         self.outside = Process()
         self.is_quiet = False
+        self.copier = ""  # whose ledger held something before its changes were followed; "": there was nothing
+        self.copy_seconds = 0.0
         self.decisions = 0
         self.made: list[SimulatedBlock] = []
         self._traced = traced

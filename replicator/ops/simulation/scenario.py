@@ -25,6 +25,7 @@ _WEIGHTED: dict[Kind, int] = {
     "lease_store_loss": 2,
     "freeze": 3,
     "slow_replay": 1,
+    "source_halt": 2,
     "switchover": 5,
     "failover": 3,
     "pause": 1,
@@ -65,6 +66,7 @@ def world_of(seed: int, **options: Any) -> World:
         priorities=priorities,
         first=dice.choice(names),
         blocks=dice.choice([0, 3]),
+        copy_seconds=random.Random(seed * 15485863 + 3).choice([0.0, 0.0, 0.0, 2.0, 6.0]),
         **options,
     )
 

@@ -23,7 +23,7 @@ from replicator.cluster.leases.base import Grant, LeaseLost
 from replicator.cluster.leases.record import LeaseRecord
 from replicator.ops.simulation.chain import PulledBlocks, SimulatedBlock, after
 from replicator.ops.simulation.faults import STORE
-from replicator.ops.simulation.region import Cluster, SimulatedRegion
+from replicator.ops.simulation.region import COPY, Cluster, SimulatedRegion
 from replicator.ops.simulation.schedule import Reply, Task
 from replicator.ops.simulation.store import STRAND
 
@@ -165,6 +165,17 @@ def pause(region: SimulatedRegion, event: RoleEvent) -> Task:
 
 
 # -- the flow
+
+
+def copy(region: SimulatedRegion) -> Task:
+    """The source reads all that the ledger held at first; a process that ends begins it anew."""
+    world = region.world
+    while world.copier == region.name and not region.is_whole:
+        yield world.dice.random() * 2 * world.copy_seconds
+        if region.memory.half != "primary" or world.now < max(region.source_halted_until, region.database_down_until):
+            yield 0.2
+        elif not region.disk_fails:
+            world.append(region, region.memory.led, COPY)
 
 
 def unfollow(region: SimulatedRegion, to: str | None = None) -> Task:

@@ -33,6 +33,8 @@ def begin(world: Cluster, fault: SimulatedFault) -> None:
         until = world.now + fault.seconds
         if fault.kind == "disk_full":
             region.disk_full_until = until
+        elif fault.kind == "source_halt":
+            region.source_halted_until = until
         elif fault.kind == "database_crash":
             region.database_down_until = until
         else:
@@ -82,6 +84,7 @@ def end(world: Cluster) -> None:
     world.mend()
     for region in world.regions.values():
         region.disk_full_until = region.database_down_until = region.slow_until = 0.0
+        region.source_halted_until = 0.0
         region.set_rate(1.0)
         restart(world, region)
 

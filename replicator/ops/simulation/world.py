@@ -40,7 +40,8 @@ class Outcome(NamedTuple):
 
 
 class World(Cluster):
-    """A simulated cluster. ``first`` begins as primary, with ``blocks`` blocks that nobody else has."""
+    """A simulated cluster. ``first`` begins as primary, with ``blocks`` blocks that nobody else has.
+    ``copy_seconds``: its ledger holds more than that at first, and is copied in about so long; 0: it does not."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class World(Cluster):
         priorities: Mapping[str, int] | None = None,
         first: str = "",
         blocks: int = 3,
+        copy_seconds: float = 0.0,
         traced: bool = False,
         decide: Decide = core.decide,
     ) -> None:
@@ -69,7 +71,8 @@ class World(Cluster):
             priority = (priorities or {}).get(name, 0)
             self.regions[name] = SimulatedRegion(self, own, memory, priority)
             self.regions[name].set_base(1000.0 * (index + 1))
-        for _ in range(blocks):
+        self.copier, self.copy_seconds = (first, copy_seconds) if copy_seconds else ("", 0.0)
+        for _ in range(0 if copy_seconds else blocks):
             self.append(self.regions[first], 0, "old")
         for region in self.regions.values():
             start(region)
@@ -111,6 +114,8 @@ class World(Cluster):
         """One write: the permit is looked at when it is taken, before it is appended, and before it is answered."""
         yield self.dice.random() * 0.02
         if not region.is_open or region.disk_fails or self.now < region.database_down_until:
+            return
+        if not region.is_whole:  # its log is read behind the copy
             return
         epoch = region.fence_epoch
         region.in_flight += 1

@@ -78,7 +78,8 @@ def test_a_file_that_cannot_be_read_halts(tmp_path: Path, text: str) -> None:
 
 FILE_TEXT = (
     '{"format": 1, "memory": {"state": "primary", "half": "primary", "epoch": 7, "promised": 7, "led": 7, "mine": 0,'
-    ' "closed_at": null, "handed_to": "", "changed_at": 12.5, "approved": false, "reopening": false, "why": "a drill"},'
+    ' "closed_at": null, "handed_to": "", "changed_at": 12.5, "approved": false, "undo": [],'
+    ' "reopening": false, "why": "a drill"},'
     ' "grant": {"strand": "main", "region": "paris", "epoch": 7, "token": "token", "lease_id": "lease",'
     ' "ttl_seconds": 10.0}, "happened": [[1, "promoted", "primary", 7, "in epoch 7"]]}'
 )

@@ -124,11 +124,13 @@ def test_an_order_lasts_an_hour_at_most() -> None:
 REPORT_TEXT = (
     '{"region": "paris", "state": "primary", "epoch": 7, "promised": 7, "head_epoch": 7, "sequence": 12, "hash": "ab",'
     ' "applied": 12, "verified": 11, "open": true, "priority": 2, "blocked": "", "heard_seconds": 0.5,'
-    ' "heard_head": 12, "at_risk": {"wallets EUR": 2.5}, "at_risk_unknown": 1, "led": 7, "able": false}'
+    ' "heard_head": 12, "at_risk": {"wallets EUR": 2.5}, "at_risk_unknown": 1, "led": 7, "able": false,'
+    ' "whole": true}'
 )
 MEMORY_TEXT = (
     '{"state": "demoting", "half": "primary", "epoch": 7, "promised": 7, "led": 7, "mine": 7, "closed_at": 12,'
-    ' "handed_to": "tokyo", "changed_at": 3.25, "approved": false, "reopening": true, "why": "a drill"}'
+    ' "handed_to": "tokyo", "changed_at": 3.25, "approved": false, "undo": ["public.wallets"],'
+    ' "reopening": true, "why": "a drill"}'
 )
 ORDER_TEXT = (
     '{"verb": "take", "target": "tokyo", "instead_of": {"region": "paris", "epoch": 7, "token": "t"}, "sequence": 12,'

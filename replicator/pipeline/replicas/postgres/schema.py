@@ -16,7 +16,7 @@ from replicator.pipeline.replicas.postgres import sequences
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.pipeline.replicas.postgres.user_schema import add_places, generated_columns, lacks_places, take_as_is
 from replicator.pipeline.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
-from replicator.postgres.catalog import exists
+from replicator.postgres.catalog import TableName, exists
 from replicator.postgres.locks import INSTALLING, LOCKS
 from replicator.postgres.quoting import listed, literal, quoted
 from replicator.postgres.session import Connection
@@ -110,16 +110,27 @@ def _is_written(connection: Connection, strand: str, relation: int, definition: 
 
 
 def undefine(connection: Connection, strand: str, relation: int) -> None:
-    """Bring the table back to the definition before this one; a table that this one made goes."""
+    """Bring the table back to the definition before this one; a table that this one made is set aside, whole: it may
+    have been there, empty, before the ledger knew of it."""
     sql = "SELECT relation, definition FROM replicator.definition WHERE strand = %s"
     definitions = {number: unpack_definition(data) for number, data in connection.execute(sql, [strand])}
     definition, before = definitions[relation], definition_before(definitions, relation)
     connection.execute("DELETE FROM replicator.definition WHERE strand = %s AND relation = %s", [strand, relation])
     if before is None:
-        _execute(connection, f"DROP TABLE IF EXISTS {quoted(*definition.name)}")
+        _set_aside(connection, definition.name)
         return
     _follow(connection, definition, before)
     _index_user(connection, definition, before)
+
+
+def _set_aside(connection: Connection, name: TableName) -> None:
+    """Move a table out of the applications' way into the sidecar's own schema, which no source publishes."""
+    row = connection.execute("SELECT to_regclass(%s)::oid::int8", [quoted(*name)]).fetchone()
+    if row is None or row[0] is None:
+        return
+    aside = f"undone_{row[0]}"  # no two tables have an oid, and the schema's own tables have other names
+    _execute(connection, f"ALTER TABLE {quoted(*name)} RENAME TO {quoted(aside)}")
+    _execute(connection, f"ALTER TABLE {quoted(name[0], aside)} SET SCHEMA replicator")
 
 
 def _fence(connection: Connection, definition: Definition) -> None:
