@@ -149,10 +149,10 @@ class Books(NamedTuple):
         """In one snapshot. Raises psycopg.Error."""
         with psycopg.connect(dsn) as session:
             session.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-            balances = dict(session.execute("SELECT owner, balance FROM accounts"))
+            balances: dict[int, int] = dict(session.execute("SELECT owner, balance FROM accounts"))
             transfers = session.execute("SELECT request, number, payer, payee, amount FROM transfers").fetchall()
             audit = [request for (request,) in session.execute("SELECT request FROM audit ORDER BY 1").fetchall()]
-            tellers = dict(session.execute("SELECT teller, done FROM tellers"))
+            tellers: dict[str, int] = dict(session.execute("SELECT teller, done FROM tellers"))
         return cls(balances, {row[0]: row[1:] for row in transfers}, audit, tellers)
 
     def faults(self) -> list[str]:

@@ -242,8 +242,11 @@ class World(Cluster):
             time.sleep(0.1)
 
     def converge(self) -> str:
-        """Until one region leads and all follow it, and nothing is on its way any more; who leads. What a region says of
-        itself is not enough: how far each database is is asked of the databases. Tellers are at rest, or it never ends."""
+        """Until one region leads and all follow it, and nothing is on its way any more; who leads.
+
+        What a region says of itself is not enough: how far each database is, is asked of the databases. Tellers are at
+        rest, or it never ends.
+        """
         leader = self.settled().name
         self.wait(lambda: len(set(map(self._extent, NAMES))) == 1, "all databases are at one place")
         return leader
