@@ -40,9 +40,9 @@ def report(member: Membership) -> MemberReport:
         open=is_open,
         able=member.lease.view is not None and member.lease.unable is None,
         priority=member.config.failover.priority,
-        blocked=why_not_promotable(
-            memory, health, member.unfit or _cannot_write(member), is_whole=member.is_whole
-        )[:REASON_LIMIT],
+        blocked=why_not_promotable(memory, health, member.unfit or _cannot_write(member), is_whole=member.is_whole)[
+            :REASON_LIMIT
+        ],
         heard_seconds=silent_seconds,
         heard_head=heard_head,
         at_risk=at_risk,
