@@ -15,8 +15,10 @@ def start(region: SimulatedRegion) -> None:
     """Begin a life of the region's process."""
     world = region.world
     region.forget()
-    for task in (look(region), renew(region), follow(region), flow(region), copy(region), decide_for_ever(region)):
+    for task in (look(region), renew(region), follow(region), flow(region), decide_for_ever(region)):
         world.spawn(region, task, world.dice.random() * 0.2)
+    if world.copier == region.name:
+        world.spawn(region, copy(region))
     for peer in region.rules.regions:
         if peer != region.name:
             world.spawn(region, poll(region, peer), world.dice.random() * 0.3)

@@ -13,6 +13,7 @@ from replicator.ops.simulation.world import Outcome, World
 
 NAMES = ("amber", "birch", "coral", "dune", "ember")
 STORY_SECONDS = 20.0
+COPIES_EVERY = 10  # of so many seeds one begins with a first copy
 _WEIGHTED: dict[Kind, int] = {
     "region_loss": 4,
     "partition": 4,
@@ -25,7 +26,6 @@ _WEIGHTED: dict[Kind, int] = {
     "lease_store_loss": 2,
     "freeze": 3,
     "slow_replay": 1,
-    "source_halt": 2,
     "switchover": 5,
     "failover": 3,
     "pause": 1,
@@ -66,7 +66,7 @@ def world_of(seed: int, **options: Any) -> World:
         priorities=priorities,
         first=dice.choice(names),
         blocks=dice.choice([0, 3]),
-        copy_seconds=random.Random(seed * 15485863 + 3).choice([0.0, 0.0, 0.0, 2.0, 6.0]),
+        copy_seconds=_copy_dice(seed).choice([2.0, 6.0]) if seed % COPIES_EVERY == 0 else 0.0,
         **options,
     )
 
@@ -114,7 +114,23 @@ def plan_of(seed: int, world: World) -> list[SimulatedFault]:
             )
         )
     plan = [_told(fault, dice) if fault.kind in ORDERS else _within_story(fault) for fault in plan]
-    return plan + list(_orders_after(plan, dice, world))
+    plan += list(_orders_after(plan, dice, world))
+    return plan + (_while_copying(seed, world) if world.copier else [])
+
+
+def _copy_dice(seed: int) -> random.Random:
+    """What is drawn for the first copy, apart from all else: other seeds' histories stay as they are."""
+    return random.Random(seed * 15485863 + 3)
+
+
+def _while_copying(seed: int, world: World) -> list[SimulatedFault]:
+    """The region with the ledger cannot copy for a while, or is lost in the midst of it."""
+    dice = _copy_dice(seed)
+    kinds: list[Kind] = dice.sample(["source_halt", "sidecar_crash", "region_loss"], 2)
+    faults = [
+        SimulatedFault(dice.uniform(0.0, 6.0), kind, world.copier, seconds=dice.uniform(1.0, 9.0)) for kind in kinds
+    ]
+    return [_within_story(fault) for fault in faults]
 
 
 def _orders_after(plan: list[SimulatedFault], dice: random.Random, world: World) -> Iterator[SimulatedFault]:

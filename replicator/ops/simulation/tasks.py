@@ -170,7 +170,7 @@ def pause(region: SimulatedRegion, event: RoleEvent) -> Task:
 def copy(region: SimulatedRegion) -> Task:
     """The source reads all that the ledger held at first; a process that ends begins it anew."""
     world = region.world
-    while world.copier == region.name and not region.is_whole:
+    while not region.is_whole:
         yield world.dice.random() * 2 * world.copy_seconds
         if region.memory.half != "primary" or world.now < max(region.source_halted_until, region.database_down_until):
             yield 0.2
