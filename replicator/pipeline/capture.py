@@ -16,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from replicator.format.block import Block, BlockPart, Draft
+from replicator.format.block import Block, BlockPart, Draft, Header
 from replicator.pipeline.acknowledge.confirmations import ConfirmationQueue
 from replicator.pipeline.first_copy import last_captured
 from replicator.pipeline.sources.base import Source, SourceState
