@@ -53,19 +53,19 @@ class ControlledRegion:
     def health(self) -> StrandHealth:
         """How its strand is, by what status shows of it."""
         strand = self._status.strand_state()
-        verify, halted, source_halted = strand.verify, "", ""
+        verify, halted, source_trouble = strand.verify, "", ""
         for stage in strand.progress.stages:
             # A halted feed speaks against no promotion: whom it follows may be the region that is lost.
             if stage.name in ("settle", "apply") and stage.condition is StageCondition.HALTED and stage.trouble:
                 halted = halted or f"{stage.name} halted: {stage.trouble.message}"
-            if stage.name == "source" and stage.condition is StageCondition.HALTED and stage.trouble:
-                source_halted = stage.trouble.message
+            if stage.name == "source" and stage.trouble:
+                source_trouble = stage.trouble.message
         return StrandHealth(
             quarantined_statements=strand.quarantined_statements or 0,
             divergent_keys=0 if verify is None else sum(verify.divergent_keys.values()),
             verified=None if verify is None else verify.verified,
             halted=halted,
-            source_halted=source_halted,
+            source_trouble=source_trouble,
             is_copying=self._status.source is not None and self._status.source.report.phase in COPYING,
         )
 

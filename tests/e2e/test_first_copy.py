@@ -28,7 +28,7 @@ def test_no_empty_region_takes_over_and_the_tables_stay(tmp_path: Path, etcd: Et
         three.servers["paris"].start()
         for region in three.regions.values():
             region.start()
-        three.wait(lambda: "halted before the first copy" in why(three, "paris"), "it does not stand")
+        three.wait(lambda: "not begun the first copy: wal_level" in why(three, "paris"), "it does not stand")
         assert paris.report()["state"] == "demoted"
         answer = httpx.get(f"{paris.url}/primary", trust_env=False)
         assert answer.status_code == 503

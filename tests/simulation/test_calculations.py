@@ -137,7 +137,7 @@ def the_token_stays(patch: Patch) -> None:
 
 def an_empty_region_may_lead(patch: Patch) -> None:
     """A region that the first copy has not reached may lead with what it has."""
-    patch.setattr(region, "why_not_without_copy", lambda half, source_halted, is_copying: "")
+    patch.setattr(region, "why_not_without_copy", lambda half, source_trouble, is_copying: "")
 
 
 # -- promises, and who has what

@@ -31,14 +31,14 @@ def _negative(rank: tuple[int, int]) -> tuple[int, int]:
     return -rank[0], -rank[1]
 
 
-def why_not_without_copy(half: Role, source_halted: str, *, is_copying: bool) -> str:
+def why_not_without_copy(half: Role, source_trouble: str, *, is_copying: bool) -> str:
     """Why a region may not be promoted whose journal does not hold the ledger's first copy; empty if it may: the region
     that the ledger is in begins, and copies as primary, once its source has shown that it can."""
     if half == "replica":
         return "the ledger's first copy has not reached it: it has nothing to lead with"
-    if source_halted:
-        return f"its source is halted before the first copy: {source_halted}"
-    return "" if is_copying else "its source has not begun the first copy yet"
+    if is_copying:
+        return ""
+    return f"its source has not begun the first copy{f': {source_trouble}' if source_trouble else ' yet'}"
 
 
 def why_not_in(state: RoleState) -> str:

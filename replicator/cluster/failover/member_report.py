@@ -66,7 +66,7 @@ def why_not_promotable(memory: DurableState, health: StrandHealth, unfit: str, *
     is what would make a promoted region wrong, or unable to write. Pure.
     """
     if not is_whole:
-        reason = why_not_without_copy(memory.half, health.source_halted, is_copying=health.is_copying)
+        reason = why_not_without_copy(memory.half, health.source_trouble, is_copying=health.is_copying)
         if reason:
             return reason
     if reason := unfit or why_not_in(memory.state):

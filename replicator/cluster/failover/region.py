@@ -130,15 +130,15 @@ class RoleFlow(Protocol):
 
 
 class StrandHealth(NamedTuple):
-    """What could keep a replica from being promoted, as the region's own parts say. ``verified`` is the sequence up to
-    which it is proven equal, None where nothing watches; ``halted`` the stage that is halted, and by what;
-    ``source_halted`` what has halted a primary's source, and ``is_copying`` whether that has begun to copy, or more."""
+    """What could keep a region from being promoted, as its own parts say. ``verified`` is the sequence up to which it is
+    proven equal, None where nothing watches; ``halted`` the stage that is halted, and by what; ``source_trouble`` what
+    a primary's source is halted by, or waits for, and ``is_copying`` whether that has begun to copy, or more."""
 
     quarantined_statements: int = 0
     divergent_keys: int = 0
     verified: int | None = None
     halted: str = ""
-    source_halted: str = ""
+    source_trouble: str = ""
     is_copying: bool = False
 
 

@@ -219,8 +219,8 @@ class SimulatedRegion(Process):
         return not self.world.copier or any(block.what.endswith(COPY) for block in self.journal)
 
     def _blocked(self) -> str:
-        halted = "a setting" if self.world.now < self.source_halted_until else ""
-        if not self.is_whole and (reason := why_not_without_copy(self.memory.half, halted, is_copying=True)):
+        is_copying = self.world.now >= self.source_halted_until
+        if not self.is_whole and (reason := why_not_without_copy(self.memory.half, "", is_copying=is_copying)):
             return reason
         return "the database is down" if self.is_database_down else why_not_in(self.memory.state)
 

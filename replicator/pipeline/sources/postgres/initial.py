@@ -30,7 +30,7 @@ from replicator.pipeline.sources.postgres.publication import Publication, publis
 from replicator.pipeline.sources.postgres.relations import RelationCache
 from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.session import opened
-from replicator.pipeline.sources.postgres.slot import check_wal_level, create_slot, drop_own_slot
+from replicator.pipeline.sources.postgres.slot import create_slot, drop_own_slot
 from replicator.pipeline.sources.postgres.wal_reader import together
 from replicator.postgres.catalog import TableFacts, all_oids, read_tables
 from replicator.postgres.lsn import lsn_text
@@ -69,8 +69,8 @@ class InitialCopy:
         ours = notes.get(SLOT_NOTE) == name
         await self._sql.call(partial(drop_own_slot, ours=ours), name)
         await self._sink.note(SLOT_NOTE, name)
-        await self._sql.call(check_wal_level)
-        # From here on it only waits: for what was open when the slot is created, then for its own reading.
+        # From here on it only waits: for what was open when the slot is created, then for its own reading. That the
+        # server can be decoded at all was looked at before.
         self._report.phase = "copying"
         self._report.copied_rows = 0
         point, snapshot = await self._make_slot(name)
