@@ -130,9 +130,9 @@ class RoleFlow(Protocol):
 
 
 class StrandHealth(NamedTuple):
-    """What could keep a region from being promoted, as its own parts say. ``verified`` is the sequence up to which it is
-    proven equal, None where nothing watches; ``halted`` the stage that is halted, and by what; ``source_trouble`` what
-    a primary's source is halted by, or waits for, and ``is_copying`` whether that has begun to copy, or more."""
+    """What could keep a region from being promoted, as its own parts say. ``verified`` is the sequence up to which it
+    is proven equal, None where nothing watches; ``halted`` the stage that is halted, and by what; ``source_trouble``
+    what a primary's source is halted by, or waits for, and ``is_copying`` whether that has begun to copy, or more."""
 
     quarantined_statements: int = 0
     divergent_keys: int = 0
