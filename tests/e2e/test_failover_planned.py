@@ -73,6 +73,10 @@ def test_a_primary_that_is_told_to_stop_hands_over(tmp_path: Path, etcd: Etcd) -
             other = lima if new is tokyo else tokyo
             assert [region.order(verb="pause")[0] for region in (paris, other)] == [202, 202]
             three.wait(lambda: _blocked_by(new) == {paris.name, other.name}, "the primary knows")
+            status, refusal = new.order(verb="switchover", target=other.name)
+            assert (status, refusal["reason"]) == (409, "target_not_ready"), refusal
+            assert refusal["message"] == f"{other.name} cannot be promoted: paused by an operator: replicator resume"
+            assert "hand_over" not in new.happened(), "it has closed for nothing"
             assert stopped(new) == 0
             assert "the lease is given back" in new.log()
             three.wait(lambda: (other.office() or {})["lease"]["holder"] is None, "nobody holds the lease")

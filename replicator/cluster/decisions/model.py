@@ -66,7 +66,8 @@ class MemberReport:
     with, however long its chain is.
     ``heard_seconds`` is how long ago it last heard a region that may write (or began to listen); None: it knows that
     there is none. ``heard_head`` is the furthest that it has heard a primary to be, and ``at_risk`` what that primary
-    last said would be lost with it, by table and currency (``losing``).
+    last said would be lost with it, by table and currency (``losing``). ``distance_ms`` is how long an answer of the
+    region takes that it follows, or followed last.
     """
 
     region: Text
@@ -88,6 +89,7 @@ class MemberReport:
     led: Count = 0
     able: Flag = True  # as a release says that knows no such field
     whole: Flag = True
+    distance_ms: Count = 0
 
     @property
     def rank(self) -> tuple[int, int]:

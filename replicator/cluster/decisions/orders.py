@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from replicator.cluster.decisions.model import DurableState, FailoverRules, MemberReport, Order
+from replicator.cluster.decisions.model import DurableState, FailoverRules, HeardReport, MemberReport, Order
 from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import LeaseView, is_held_by
 from replicator.errors import Rejected
 
+SILENT_REPORTS = 2  # so many reports that did not come make a region silent
 _STANDS = (RoleState.FOLLOWING, RoleState.SUSPECTING, RoleState.DEMOTED)
 
 
@@ -18,15 +19,17 @@ def check_order(
     rules: FailoverRules,
     present: Order | None,
     now: float,
+    target: HeardReport | None = None,
 ) -> None:
-    """Raise Rejected if this order cannot be carried out by this region now."""
+    """Raise Rejected if this order cannot be carried out by this region now. ``target`` is what the region that a
+    switchover names has said last."""
     present = present_order(present, now)
     if present is not None and present.verb != order.verb:
         cure = "wait until it has ended; replicator status CONFIG shows it"
         raise _refusal("busy", f"a {present.verb} is under way", rules.me, cure)
     match order.verb:
         case "switchover":
-            _check_switchover(order, memory, rules)
+            _check_switchover(order, memory, rules, target, now)
         case "failover" | "take":
             _check_standing(order, memory, me, lease, rules)
         case "rejoin":
@@ -47,13 +50,25 @@ def take_over(order: Order | None, lease: LeaseView | None, me: str, target: str
     return Order("take", order.until, target=target, instead_of=lease.holder, sequence=sequence, reason=order.reason)
 
 
-def _check_switchover(order: Order, memory: DurableState, rules: FailoverRules) -> None:
+def _check_switchover(
+    order: Order, memory: DurableState, rules: FailoverRules, target: HeardReport | None, now: float
+) -> None:
     if memory.state is not RoleState.PRIMARY:
         cure = "give the order to the primary; replicator status CONFIG names it"
         raise _refusal("not_primary", f"this region is {memory.state}", rules.me, cure)
     if order.target not in rules.regions or order.target == rules.me:
         others = ", ".join(name for name in rules.regions if name != rules.me)
         raise _refusal("bad_target", f"{order.target!r} is none of the other regions", rules.me, f"one of {others}")
+    if target is None or now - target.at > SILENT_REPORTS * rules.report_seconds:
+        return  # it may answer in a moment: that is waited for, with writes open
+    if against := unready(target.report):
+        cure = "cure that, or name another region; nothing was changed"
+        raise _refusal("target_not_ready", f"{order.target} cannot be promoted: {against}", rules.me, cure)
+
+
+def unready(target: MemberReport) -> str:
+    """What a switchover to this region would run into, and no waiting of a moment cures; empty if nothing does."""
+    return target.blocked or ("" if target.able else "it does not reach the lease store, or its ledger")
 
 
 def _check_standing(

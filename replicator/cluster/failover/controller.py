@@ -13,13 +13,11 @@ Non-goals: when to do what (``decide``), HTTP (``serve``).
 
 from __future__ import annotations
 
-import logging
-
 import trio
 
 from replicator.cluster.decisions.decide import Decision, decide, promise
 from replicator.cluster.decisions.model import MemberReport, Order, first_state
-from replicator.cluster.decisions.orders import check_order
+from replicator.cluster.decisions.orders import check_order, present_order
 from replicator.cluster.decisions.primary import successor
 from replicator.cluster.decisions.promises import breaks_promise
 from replicator.cluster.decisions.states import BEGINS_RETURN, ENDS_ORDERS, IllegalEvent, RoleEvent, RoleState
@@ -35,8 +33,6 @@ from replicator.errors import Rejected
 TICK_SECONDS = 0.1
 LEDGER_SECONDS = 30.0  # between looks at the ledger
 UNFIT_SECONDS = 1.0  # the same while it could not be promoted: a cure is seen soon
-
-log = logging.getLogger("replicator")
 
 
 class Controller:
@@ -133,12 +129,10 @@ class Controller:
 
     async def _hands_over(self, target: str, seconds: float) -> bool:
         member = self.member
-        try:
-            order = Order("switchover", boot_seconds() + seconds, target=target, reason="its sidecar is told to stop")
-            self.take_order(order)
-        except Rejected as error:
-            log.info("nothing is handed over: %s", error)
-            return False
+        if present_order(member.order, boot_seconds()) is None:  # else one is under way, and is seen through
+            until = boot_seconds() + seconds
+            member.order = Order("switchover", until, target=target, reason="its sidecar is told to stop")
+            member.look_again()
         while member.order is not None and member.memory.state in (RoleState.PRIMARY, RoleState.DEMOTING):
             changed = member.changed
             with trio.move_on_after(TICK_SECONDS):
@@ -165,7 +159,8 @@ class Controller:
     def take_order(self, order: Order) -> None:
         """Carry an order out from now on. Raises Rejected if something speaks against it."""
         member, now = self.member, boot_seconds()
-        check_order(order, member.memory, report(member), member.lease_view(), member.rules, member.order, now)
+        target = member.peers.heard.get(order.target)
+        check_order(order, member.memory, report(member), member.lease_view(), member.rules, member.order, now, target)
         member.order = order
         replica = member.region.flow.replica
         if order.verb == "take" and replica is not None:

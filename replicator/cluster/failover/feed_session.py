@@ -22,6 +22,7 @@ class SessionKeeper:
 
     def __init__(self, flow: RoleFlow) -> None:
         self.session = FeedSession()
+        self.last: str | None = None  # the region that was followed last
         self._flow = flow
         self._began = trio.current_time()
 
@@ -44,6 +45,7 @@ class SessionKeeper:
         if region is not None and epoch > self.session.epoch:
             replica.forget_head()  # how far the primary of an older epoch was says nothing of this one
         self.session = self.session.following(region, epoch)
+        self.last = region or self.last
         if region is None:
             with trio.move_on_after(DRAIN_SECONDS):
                 while not replica.is_drained:  # noqa: ASYNC110  # a plain fact, that sets no event

@@ -12,7 +12,7 @@ import trio
 
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.observe import is_captured
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, Unavailable
 
 REST_SECONDS = 1.0
 LOOK_SECONDS = 0.02
@@ -24,6 +24,7 @@ log = logging.getLogger("replicator")
 async def give_up(member: Membership) -> None:
     """Nobody decides any more. Never raises: what could not be done ends with the lease."""
     lease = member.lease
+    lease.unable = Unavailable("stopping", "its sidecar is told to stop", place=f"region {member.rules.me}")
     try:
         if lease.is_open:
             await lease.close(None, retry_after=RETRY_AFTER_SECONDS)

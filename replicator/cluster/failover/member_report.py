@@ -38,6 +38,7 @@ def report(member: Membership) -> MemberReport:
         applied=head.sequence if replica is None else replica.applied_sequence,
         verified=head.sequence if replica is None or health.verified is None else health.verified,
         open=is_open,
+        distance_ms=member.peers.distance_ms(member.session.last or ""),
         able=member.lease.view is not None and member.lease.unable is None,
         priority=member.config.failover.priority,
         blocked=why_not_promotable(memory, health, member.unfit or _cannot_write(member), is_whole=member.is_whole)[

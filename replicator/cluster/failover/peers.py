@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,6 +31,7 @@ ANSWER_SECONDS = 1.5
 SILENT_SECONDS = 0.3  # for a promise of one that does not answer
 CALM_SECONDS = 0.5  # between looks while all is well
 QUICK_SECONDS = 0.05
+TIMED_ANSWERS = 20
 REASONS = ExchangeReasons("peer_unreachable", "peer_unreachable")
 
 log = logging.getLogger("replicator")
@@ -50,6 +52,7 @@ class Peers:
         self.urls = dict(urls)
         self.heard: dict[str, HeardReport] = {}
         self._looked_at: set[str] = set()
+        self._took: dict[str, deque[float]] = {name: deque(maxlen=TIMED_ANSWERS) for name in urls}
         self._token, self._ca_file = token, ca_file
         self._clock, self._quick, self._on_heard = clock, quick, on_heard
         self._hurried = trio.Event()
@@ -71,6 +74,10 @@ class Peers:
         """Whether every peer was looked at, answered or not."""
         return len(self._looked_at) == len(self.urls)
 
+    def distance_ms(self, name: str) -> int:
+        """How long an answer of this region takes: the shortest of the last, for the others met a busy machine."""
+        return round(min(self._took.get(name) or [0.0]) * 1000)
+
     def hurry(self) -> None:
         """Look again at once."""
         self._hurried.set()
@@ -86,6 +93,7 @@ class Peers:
         at = self._clock()
         try:
             answer = await self._clients[name].json("GET", "/v1/failover")
+            self._took[name].append(self._clock() - at)
             self._take(name, answer.get("report"), at)
             self._said.pop(name, None)
         except ReplicatorError as error:

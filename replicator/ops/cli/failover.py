@@ -93,6 +93,16 @@ def _against(state: Answer) -> Iterator[str]:
         yield str(state["refused"])
 
 
+def _as_of(state: Answer) -> str:
+    """How old the word is that this rests on: the last one of the region that led."""
+    peers = state["peers"]
+    led = max(peers, key=lambda name: peers[name]["report"]["led"], default=None)
+    if led is None or peers[led]["report"]["led"] <= state["report"]["led"]:
+        return ""
+    age = f"{peers[led]['age_seconds']:.1f} s ago"
+    return f", as of {age}; what {led} has committed since then nobody knows"
+
+
 def _lines(state: Answer, against: list[str]) -> Iterator[str]:
     report = state["report"]
     yield f"{report['region']} is {report['state']}, at sequence {report['sequence']:,}, epoch {report['epoch']}"
@@ -101,8 +111,10 @@ def _lines(state: Answer, against: list[str]) -> Iterator[str]:
         yield f"  {region} " + ("knows of none" if ago is None else f"heard it {ago:.1f} s ago")
     for name, peer in state["peers"].items():
         other = peer["report"]
-        yield f"  {name} has sequence {other['sequence']:,}" + (f"; {other['blocked']}" if other["blocked"] else "")
+        known = f"  {name} has sequence {other['sequence']:,}, as of {peer['age_seconds']:.1f} s ago"
+        yield known + (f"; {other['blocked']}" if other["blocked"] else "")
     loss = state["would_lose"]
-    yield f"known to be lost: {loss['blocks']} blocks" + "".join(f", {a:g} {c}" for c, a in loss["amounts"].items())
+    amounts = "".join(f", {a:g} {c}" for c, a in loss["amounts"].items())
+    yield f"known to be lost: at least {loss['blocks']} blocks{amounts}{_as_of(state)}"
     yield from (f"against it: {reason}" for reason in against)
     yield "nothing was changed"

@@ -103,6 +103,19 @@ def test_ties_go_by_priority_and_then_by_name() -> None:
     assert first.region == "tokyo"
 
 
+def test_who_is_near_the_region_that_led_comes_before_who_is_far() -> None:
+    """Measured, in steps of twice as far; two that are about as near go by name, as everybody sees it alike."""
+
+    def first(mine_ms: int, limas_ms: int) -> str:
+        me = dataclasses.replace(ME, distance_ms=mine_ms)
+        return candidates(_seen(FREE, me, _lima(distance_ms=limas_ms)), RULES)[0].region
+
+    assert first(2, 300) == "tokyo"
+    assert first(300, 2) == "lima"
+    assert first(45, 70) == first(70, 45) == "lima"
+    assert first(1, 19) == "lima"
+
+
 def test_who_cannot_be_promoted_is_none_and_others_wait_their_turn() -> None:
     blocked = dataclasses.replace(ME, blocked="2 keys differ")
     assert not my_turn(_seen(FREE, blocked, _lima()), RULES, 60.0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from replicator.cluster.decisions.model import DurableState, FailoverRules, MemberReport, Order
+from replicator.cluster.decisions.model import DurableState, FailoverRules, HeardReport, MemberReport, Order
 from replicator.cluster.decisions.orders import check_order
 from replicator.cluster.decisions.states import RoleState
 from replicator.cluster.leases.base import Holder, LeaseView
@@ -19,6 +20,8 @@ FOLLOWING = DurableState(RoleState.FOLLOWING, "replica")
 ME = MemberReport("tokyo", RoleState.FOLLOWING)
 FAILOVER = Order("failover", 60.0)
 SWITCHOVER = Order("switchover", 60.0, target="paris")
+READY = MemberReport("paris", RoleState.FOLLOWING, sequence=9, applied=9, verified=7)
+HEARD = HeardReport(READY, 10.0)
 
 
 def _check(
@@ -28,10 +31,11 @@ def _check(
     lease: LeaseView | None = FREE,
     rules: FailoverRules = RULES,
     present: Order | None = None,
+    target: HeardReport | None = HEARD,
 ) -> str:
     """The reason of the refusal; empty if the order is taken."""
     try:
-        check_order(order, memory, me, lease, rules, present, 10.0)
+        check_order(order, memory, me, lease, rules, present, 10.0, target)
     except Rejected as refusal:
         return refusal.reason if refusal.status == 409 and refusal.cure else "without a cure"
     return ""
@@ -80,6 +84,28 @@ def test_only_the_primary_hands_over(state: RoleState) -> None:
 def test_a_switchover_names_another_region(target: str) -> None:
     assert _check(dataclasses.replace(SWITCHOVER, target=target), _in(RoleState.PRIMARY)) == "bad_target"
     assert _check(SWITCHOVER, _in(RoleState.PRIMARY)) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": RoleState.PAUSED, "blocked": "paused by an operator: replicator resume"},
+        {"state": RoleState.HALTED, "blocked": "it is halted"},
+        {"blocked": "2 keys differ from the primary's: replicator repair"},
+        {"able": False},
+    ],
+)
+def test_a_switchover_to_a_region_that_cannot_lead_is_refused_before_anything_is_closed(change: dict[str, Any]) -> None:
+    target = HeardReport(dataclasses.replace(READY, **change), 10.0)
+    assert _check(SWITCHOVER, _in(RoleState.PRIMARY), target=target) == "target_not_ready"
+    with pytest.raises(Rejected, match=change.get("blocked", "cannot be promoted")):
+        check_order(SWITCHOVER, _in(RoleState.PRIMARY), ME, HELD, RULES, None, 10.0, target)
+
+
+def test_a_silent_target_is_waited_for() -> None:
+    blocked = dataclasses.replace(READY, blocked="it is halted")
+    for target in (None, HeardReport(blocked, 6.9)):
+        assert _check(SWITCHOVER, _in(RoleState.PRIMARY), target=target) == ""
 
 
 def test_one_order_at_a_time() -> None:

@@ -125,7 +125,7 @@ REPORT_TEXT = (
     '{"region": "paris", "state": "primary", "epoch": 7, "promised": 7, "head_epoch": 7, "sequence": 12, "hash": "ab",'
     ' "applied": 12, "verified": 11, "open": true, "priority": 2, "blocked": "", "heard_seconds": 0.5,'
     ' "heard_head": 12, "at_risk": {"wallets EUR": 2.5}, "at_risk_unknown": 1, "led": 7, "able": false,'
-    ' "whole": true}'
+    ' "whole": true, "distance_ms": 31}'
 )
 MEMORY_TEXT = (
     '{"state": "demoting", "half": "primary", "epoch": 7, "promised": 7, "led": 7, "mine": 7, "closed_at": 12,'
@@ -148,8 +148,8 @@ def test_what_is_sent_and_kept_has_the_form_that_other_releases_read() -> None:
 
 
 def test_a_report_of_an_older_release_is_read() -> None:
-    older = report_from(json.loads(REPORT_TEXT.replace(', "able": false', "")))
-    assert older == dataclasses.replace(report_from(json.loads(REPORT_TEXT)), able=True)
+    older = report_from(json.loads(REPORT_TEXT.replace(', "able": false, "distance_ms": 31', "")))
+    assert older == dataclasses.replace(report_from(json.loads(REPORT_TEXT)), able=True, distance_ms=0)
 
 
 @pytest.mark.parametrize("missing", ["region", "state"])
