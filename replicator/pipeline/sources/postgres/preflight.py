@@ -12,6 +12,7 @@ from typing import Any
 from replicator.config.finding import Finding, failed
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.evolution import RESYNC
+from replicator.pipeline.sources.postgres.logged_tables import TRIGGER, is_kept
 from replicator.pipeline.sources.postgres.open_transactions import holding_slot, open_transactions
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
 from replicator.pipeline.sources.postgres.publication import GENERATED_SINCE, check_publication, check_tables
@@ -171,6 +172,20 @@ def _transactions(connection: Connection, options: PostgresOptions) -> Iterator[
         yield Finding("warn", f"{what} is held up by {oldest}", oldest.end)
 
 
+def _logged(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
+    """Whether a table can become unlogged, and logged again, without being seen."""
+    is_super = _one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    exists = _one(connection, "SELECT count(*) FROM pg_event_trigger WHERE evtname = %s", TRIGGER)
+    if is_kept(connection, options) or (is_super and not exists):
+        yield Finding("ok", "the tables that are followed stay logged")
+    elif exists:
+        what = f"event trigger {TRIGGER} is switched off: that a table does not stay logged may go unseen"
+        yield Finding("warn", what, f"ALTER EVENT TRIGGER {TRIGGER} ENABLE ALWAYS")
+    else:
+        what = "the role may not create an event trigger: that a table does not stay logged may go unseen"
+        yield Finding("warn", what, "list the tables in the configuration, or make the role a superuser")
+
+
 def _role(connection: Connection, options: PostgresOptions) -> Iterator[Finding]:
     superuser, replicates, creates = _one(
         connection,
@@ -305,6 +320,7 @@ _CHECKS: tuple[Callable[[Connection, PostgresOptions], Iterator[Finding]], ...] 
     _timeouts,
     _room,
     _transactions,
+    _logged,
     _role,
     _tables,
     _contents,

@@ -22,6 +22,7 @@ from replicator.pipeline.sources.postgres.chain_start import origin_here, read_b
 from replicator.pipeline.sources.postgres.copy import large_values, too_large
 from replicator.pipeline.sources.postgres.definitions import can_be_binary
 from replicator.pipeline.sources.postgres.initial import InitialCopy
+from replicator.pipeline.sources.postgres.logged_tables import keep_logged
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.publication import (
     Publication,
@@ -133,6 +134,7 @@ class PostgresSource:
             if not await sql.call(has_publication, self._options):
                 await sink.note(PUBLICATION_NOTE, self._options.publication)
             publication = await sql.call(ensure_publication, self._options)
+            await sql.call(keep_logged, self._options)
             await basis.begin()  # before the slot: a change behind its first place is then one
             copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
@@ -156,6 +158,7 @@ class PostgresSource:
             await self._check_timeline(state, sink, replication, identity, start)
             basis.reader = None
             await basis.look()
+            await sql.call(keep_logged, self._options)
             publication, tables, lsn, confirmed = await sql.call(self._check, start, identity)
             again = await trio.to_thread.run_sync(self._reread, state.notes, headers, start, confirmed)
             relations.begin_session(tables, lsn, publication)

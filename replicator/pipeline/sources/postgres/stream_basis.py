@@ -9,7 +9,7 @@ its version (oid and xmin), so a change that was put back is found, too, also af
 the journal. A statement whose commit is in the log but not yet visible (it waits for a standby, perhaps for us) has
 left its number in the rows that it changes (xmax): until its transaction has ended nothing is vouched for.
 
-Not found: a table that is set UNLOGGED and LOGGED again between two looks; ``table_rewrites`` refuses that. A published
+Not found: a table that is set UNLOGGED and LOGGED again between two looks; ``logged_tables`` refuses that. A published
 table that is taken out of the publication, altered and put back by one transaction that waits for us is found only once
 that transaction has ended.
 """

@@ -145,9 +145,10 @@ async def test_tables_that_come_later_are_followed_from_their_first_row(ledger: 
 
 
 async def test_a_table_whose_rows_the_copy_did_not_see_halts(ledger: Ledger) -> None:
-    ledger.do("CREATE UNLOGGED TABLE scratch (id int PRIMARY KEY)", "INSERT INTO scratch VALUES (1)")
+    ledger.do("CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    ledger.do("CREATE TABLE scratch PARTITION OF whole FOR VALUES FROM (0) TO (9)", "INSERT INTO whole VALUES (1)")
     sink = Collector()
-    error = await failure(ledger, sink, "ALTER TABLE scratch SET LOGGED", "INSERT INTO scratch VALUES (2)")
+    error = await failure(ledger, sink, "ALTER TABLE whole DETACH PARTITION scratch", "INSERT INTO scratch VALUES (2)")
     assert error.reason == "table_not_copied"
     assert "scratch" in error.place
 

@@ -159,11 +159,38 @@ async def in_thread(ledger: Ledger, *statements: str) -> None:
     await trio.to_thread.run_sync(ledger.do, *statements)
 
 
+async def test_a_table_that_is_followed_stays_logged(ledger: Ledger) -> None:
+    """What is written while it is not would be in no stream. What rewrites a table for another reason may."""
+    sink = Collector()
+    async with following(ledger, sink):
+        ledger.do("CREATE UNLOGGED TABLE fast (id int PRIMARY KEY)", "INSERT INTO fast VALUES (1)", "TRUNCATE wallets")
+        for statement in (
+            "ALTER TABLE wallets SET UNLOGGED",
+            "ALTER TABLE fast SET LOGGED",
+            "SET session_replication_role = replica; ALTER TABLE wallets SET UNLOGGED",
+            "BEGIN; ALTER TABLE wallets SET UNLOGGED",
+        ):
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="followed by the ledger replicator"):
+                ledger.do(statement)
+            ledger.do("ROLLBACK")
+        ledger.do("INSERT INTO wallets VALUES (1, 'a', 1, NULL)", "ALTER TABLE wallets ALTER id TYPE bigint")
+        ledger.do("VACUUM FULL wallets", "CLUSTER wallets USING wallets_pkey", "UPDATE wallets SET balance = 2")
+        await caught_up(ledger, sink)
+    assert_equal(ledger, sink, "wallets")
+    assert [f.level for f in preflight(ledger.options) if "stay logged" in f.what] == ["ok"]
+    ledger.do("ALTER EVENT TRIGGER replicator_logged_tables DISABLE")
+    (finding,) = [f for f in preflight(ledger.options) if "stay logged" in f.what]
+    assert finding.level == "warn"
+    ledger.do(finding.cure)
+    assert [f.level for f in preflight(ledger.options) if "stay logged" in f.what] == ["ok"]
+
+
 async def test_a_table_that_is_not_logged_for_a_time_halts_the_source(ledger: Ledger) -> None:
     """Also one that never was, once its rows should be in the stream: what it has by then has come in unseen."""
     ledger.do("CREATE UNLOGGED TABLE scratch (id int PRIMARY KEY)")
     sink = Collector()
     async with following(ledger, sink) as source:
+        ledger.do("ALTER EVENT TRIGGER replicator_logged_tables DISABLE")  # else none could become so
         ledger.do("CREATE UNLOGGED TABLE another (id int PRIMARY KEY)", "INSERT INTO another VALUES (1)")
         await until(lambda: len(json.loads(sink.notes.get(UNLOGGED_NOTE, "[]"))) == 2)
         ledger.do("DROP TABLE scratch", "INSERT INTO wallets VALUES (1000, 'a', 1, NULL)")
