@@ -173,7 +173,7 @@ async def test_a_table_that_is_followed_stays_logged(ledger: Ledger) -> None:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="followed by the ledger replicator"):
                 ledger.do(statement)
             ledger.do("ROLLBACK")
-        ledger.do("INSERT INTO wallets VALUES (1, 'a', 1, NULL)", "ALTER TABLE wallets ALTER id TYPE bigint")
+        ledger.do("ALTER TABLE wallets ALTER id TYPE bigint", "INSERT INTO wallets VALUES (1, 'a', 1, NULL)")
         ledger.do("VACUUM FULL wallets", "CLUSTER wallets USING wallets_pkey", "UPDATE wallets SET balance = 2")
         await caught_up(ledger, sink)
     assert_equal(ledger, sink, "wallets")
