@@ -47,11 +47,20 @@ class Etcd:
     elections, rounded up to seconds.
     """
 
-    def __init__(self, directory: Path, *, name: str = "one", tls: bool = False, certificate: str = "server") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str = "one",
+        tls: bool = False,
+        certificate: str = "server",
+        quota_bytes: int = 0,
+    ) -> None:
         self.directory = directory
         self.name = name
         self.tls = tls
         self.certificate = certificate
+        self.quota_bytes = quota_bytes
         self.port = free_port()
         self.peer_url = f"http://127.0.0.1:{free_port()}"
         self.members: Sequence[Etcd] = (self,)
@@ -88,6 +97,7 @@ class Etcd:
             "--election-timeout=250",
             "--logger=zap",
             "--log-level=warn",
+            *([f"--quota-backend-bytes={self.quota_bytes}"] if self.quota_bytes else []),
             *(self._tls_flags() if self.tls else ()),
         ]
 

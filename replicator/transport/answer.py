@@ -127,7 +127,15 @@ def connection_fault(error: Exception, endpoint: Endpoint, reasons: ExchangeReas
         message = f"its certificate is not trusted: {cause}"
         cure = f"name the authority that signed it in {endpoint.ca_key.rstrip(' =')}, and the address as it does"
         return Unavailable(reasons.unreachable, message, place=endpoint.place, cure=cure)
-    message = f"it cannot be reached: {str(error) or type(error).__name__}"
+    if (fault := tls_fault(error)) is not None:
+        message = f"TLS cannot be agreed upon: {fault}"
+        cure = "let the address begin as that port is served, http:// or https://; see what its certificate asks for"
+        return Unavailable(reasons.unreachable, message, place=endpoint.place, cure=cure)
+    if isinstance(error, httpx.RemoteProtocolError) and endpoint.url.startswith("http:"):
+        message = f"it does not answer as HTTP should: {error}"
+        cure = "if that port is served with a certificate, write https:// in the address; else see what stands between"
+        return Unavailable(reasons.unreachable, message, place=endpoint.place, cure=cure)
+    message = f"it cannot be reached: {_first_words(error)}"
     cure = "start the sidecar there, or correct the address; see that nothing between blocks the way"
     return Unavailable(reasons.unreachable, message, place=endpoint.place, cure=cure)
 
@@ -137,6 +145,21 @@ def distrust(error: BaseException | None) -> ssl.SSLCertVerificationError | None
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def tls_fault(error: BaseException | None) -> ssl.SSLError | None:
+    """The reason behind a failed connection, if it is TLS itself."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _first_words(error: BaseException) -> str:
+    """What an error, or else what it comes from, says; a library's own often says nothing."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return str(cause) if cause is not None else type(error).__name__
 
 
 def refusal(answer: Answer, endpoint: Endpoint, reasons: ExchangeReasons) -> ReplicatorError:

@@ -24,6 +24,7 @@ from replicator.errors import ReplicatorError
 
 RETRY_SECONDS = 0.2
 FIND_SECONDS = 5.0
+CHECK_SECONDS, CHECK_AGAIN_SECONDS = 5.0, 1.0  # between two looks at whether the store could grant a claim
 LOOKS_A_TTL = 20  # how often the store is looked at within a lease's time
 LOOK_SECONDS_AT_LEAST, LOOK_SECONDS_AT_MOST = 0.1, 0.5
 
@@ -46,6 +47,8 @@ class LeaseKeeper:
         self.lease, self.fence = lease, fence
         self.view: LeaseView | None = None
         self.unable: ReplicatorError | None = None
+        self.unclaimable: ReplicatorError | None = None  # why the store, which answers, would grant nobody the lease
+        self._check_at = -math.inf
         self._unseen: ReplicatorError | None = None
         self._complaints = Complaints("lease", log)
         self._region, self._clock = region, clock
@@ -79,7 +82,7 @@ class LeaseKeeper:
     @property
     def trouble(self) -> ReplicatorError | None:
         """What is wrong with the lease store, or keeps the ledger from being opened under the lease."""
-        return self._unseen or self.unable
+        return self._unseen or self.unclaimable or self.unable
 
     @property
     def is_open(self) -> bool:
@@ -94,6 +97,7 @@ class LeaseKeeper:
         every = min(max(ttl / LOOKS_A_TTL, LOOK_SECONDS_AT_LEAST), LOOK_SECONDS_AT_MOST)
         while True:
             await self.look()
+            await self._check()
             await trio.sleep(every)
 
     async def hold(self) -> None:
@@ -122,6 +126,22 @@ class LeaseKeeper:
             self.view, self._unseen = None, error
             self._complaints.about("the lease store", error)
         if self.view != before:
+            self._on_changed()
+
+    async def _check(self) -> None:
+        """Now and then, whether anybody could claim the lease: a store that is full answers and renews all the same."""
+        if self.view is None or self._clock() < self._check_at:
+            return
+        before = self.unclaimable
+        try:
+            await self.lease.check()
+            self.unclaimable = None
+            self._complaints.over("a claim")
+        except ReplicatorError as error:
+            self.unclaimable = error
+            self._complaints.about("a claim", error)
+        self._check_at = self._clock() + (CHECK_SECONDS if self.unclaimable is None else CHECK_AGAIN_SECONDS)
+        if (before is None) is not (self.unclaimable is None):
             self._on_changed()
 
     async def _renew(self) -> bool:

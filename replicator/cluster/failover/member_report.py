@@ -41,9 +41,7 @@ def report(member: Membership) -> MemberReport:
         distance_ms=member.peers.distance_ms(member.session.last or ""),
         able=member.lease.view is not None and member.lease.unable is None,
         priority=member.config.failover.priority,
-        blocked=why_not_promotable(memory, health, member.unfit or _cannot_write(member), is_whole=member.is_whole)[
-            :REASON_LIMIT
-        ],
+        blocked=why_not_promotable(memory, health, _unfit(member), is_whole=member.is_whole)[:REASON_LIMIT],
         heard_seconds=silent_seconds,
         heard_head=heard_head,
         at_risk=at_risk,
@@ -51,6 +49,13 @@ def report(member: Membership) -> MemberReport:
         led=memory.led,
         whole=member.is_whole,
     )
+
+
+def _unfit(member: Membership) -> str:
+    """What keeps this region from leading, whatever its replica holds."""
+    unclaimable = member.lease.unclaimable
+    claim = "" if unclaimable is None else f"the lease cannot be claimed: {unclaimable.message}"
+    return member.unfit or _cannot_write(member) or claim
 
 
 def _cannot_write(member: Membership) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from replicator.cluster.decisions.detector import signals
+from replicator.cluster.decisions.detector import Level, signals
 from replicator.cluster.decisions.loss import PromotionLoss, loss, refused
 from replicator.cluster.decisions.model import MemberReport, Observation, Order
 from replicator.cluster.decisions.states import RoleState
@@ -89,15 +89,15 @@ class FailoverView:
 def failover_view(member: Membership) -> FailoverView:
     """How the region stands now."""
     observation, rules, lease, order = look(member), member.rules, member.lease, member.order
-    suspicion, lost = signals(observation, rules), _loss(member, observation)
+    (level, level_why), lost = _level(member, observation), _loss(member, observation)
     return FailoverView(
         own=MemberView(rules.me, member.url_of(rules.me), 0.0, observation.me),
         peers=_peers(member, observation),
         mode=rules.mode,
         promised=member.memory.promised,
         why=member.why,
-        level=suspicion.level.value,
-        level_why=suspicion.why,
+        level=level,
+        level_why=level_why,
         holder=None if observation.holder is None else observation.holder.region,
         holder_epoch=0 if observation.holder is None else observation.holder.epoch,
         is_lease_known=observation.lease is not None,
@@ -113,6 +113,14 @@ def failover_view(member: Membership) -> FailoverView:
         orphaned=member.orphans.unhandled,
         totals=dict(member.totals),
     )
+
+
+def _level(member: Membership, observation: Observation) -> tuple[str, str]:
+    """What the detector thinks of the primary; no primary is safe whose place nobody could take."""
+    suspicion, unclaimable = signals(observation, member.rules), member.lease.unclaimable
+    if suspicion.level is Level.GREEN and unclaimable is not None:
+        return Level.YELLOW.value, f"no region could take over: {unclaimable.message}"
+    return suspicion.level.value, suspicion.why
 
 
 def _peers(member: Membership, observation: Observation) -> tuple[MemberView, ...]:

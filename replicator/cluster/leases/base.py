@@ -160,6 +160,10 @@ class Lease(Protocol):
     async def look(self) -> LeaseView:
         """The present state, not an older one."""
 
+    async def check(self) -> None:
+        """Return if the store could grant a claim now. It may answer questions, and renew, when it cannot: a store
+        that is full does."""
+
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
         """Take the lease if nobody holds it, or exactly ``instead_of`` does, and ``epoch`` was never granted.
 

@@ -1,8 +1,10 @@
 """The feed's asking end: one upstream, over HTTP.
 
 Guarantee: what comes out is frames that proved themselves, in the order they were sent; a refusal comes out as the
-reason that the server gave; a connection that is silent for longer than ``idle_seconds`` is Unavailable, never a wait
-without end. Non-goals: order across connections and gaps (the settle buffer's), trying again (``follow``).
+reason that the server gave; a connection from which no whole frame comes for ``idle_seconds`` is Unavailable, never a
+wait without end, and so is one that gives what cannot be read: nothing of that was used, and whatever stands between
+two regions may garble one answer. Non-goals: order across connections and gaps (the settle buffer's), trying again
+(``follow``).
 """
 
 from __future__ import annotations
@@ -15,14 +17,23 @@ from pathlib import Path
 
 import trio
 
-from replicator.errors import Corrupt, Rejected
+from replicator.errors import Corrupt, Rejected, Unavailable
 from replicator.format.position import Position, parse_position
-from replicator.format.wire import CONTENT_TYPE, PROMPT, REPORTS_HEADER, Frame, FrameReader
+from replicator.format.wire import (
+    CONTENT_TYPE,
+    HEARTBEAT_HEADER,
+    PROMPT,
+    REPORTS_HEADER,
+    TROUBLE,
+    Frame,
+    FrameReader,
+)
 from replicator.transport.answer import ExchangeReasons, bad_answer
 from replicator.transport.client import AnswerStream, Bounds, Client
 from replicator.transport.endpoint import Endpoint
 
 ANSWER_LIMIT_BYTES = 64 * 1024
+SLOWEST_BYTES_A_SECOND = 1 << 20  # one large frame may take as long as its bytes do at this pace
 KEEP_SECONDS = 30  # an idle connection: who waits for a report should not wait for a handshake, too
 REASONS = ExchangeReasons("feed_unreachable", "feed_silent", "feed_unauthorised")
 
@@ -49,7 +60,7 @@ class Upstream:
     @property
     def headers(self) -> dict[str, str]:
         """What tells the sidecar there who asks."""
-        return {"Feed-Region": self.region}
+        return {"Feed-Region": self.region, HEARTBEAT_HEADER: TROUBLE}
 
 
 class FeedClient:
@@ -58,6 +69,7 @@ class FeedClient:
     def __init__(self, upstream: Upstream) -> None:
         self.reports_wanted = trio.Event()  # set while the upstream asks for prompt ones; replaced when it does not
         self._place = upstream.url
+        self._idle_seconds = upstream.idle_seconds
         self._http = Client(
             upstream.endpoint,
             Bounds(upstream.idle_seconds, ANSWER_LIMIT_BYTES),
@@ -134,9 +146,14 @@ class FeedClient:
     @contextlib.asynccontextmanager
     async def _streaming(self, strand: str, query: dict[str, str | int]) -> AsyncIterator[Frames]:
         path = f"/feed/v1/{strand}"
-        async with self._http.stream(path, CONTENT_TYPE, query=query, bounds=self._endless) as stream:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                streaming = self._http.stream(path, CONTENT_TYPE, query=query, bounds=self._endless)
+                stream = await stack.enter_async_context(streaming)
+            except Corrupt as error:
+                raise _garbled(error, self._place) from error
             self._hear_wish(stream.headers)
-            yield Frames(stream, self._place)
+            yield Frames(stream, self._place, self._idle_seconds)
 
     def _hear_wish(self, headers: Mapping[str, str]) -> None:
         """Whether the upstream asks for prompt reports: its last answer counts."""
@@ -150,23 +167,39 @@ class FeedClient:
 class Frames:
     """The frames of one stream, in batches as they arrive."""
 
-    def __init__(self, stream: AnswerStream, place: str) -> None:
+    def __init__(self, stream: AnswerStream, place: str, idle_seconds: float) -> None:
         self._pieces = stream.pieces
         self._place = place
+        self._idle_seconds = idle_seconds
         self._reader = FrameReader()
 
     async def batches(self) -> AsyncIterator[list[Frame]]:
         """Each piece of the body that arrives, as the frames that it completed. Ends when the server closes.
 
-        Raises Unavailable (the connection broke or fell silent) or Corrupt.
+        Raises Unavailable: the connection broke, no whole frame came for too long, or what came cannot be read.
         """
+        whole_at, pending_bytes = trio.current_time(), 0
         async for data in self._pieces:
             if batch := self._read(data):
                 yield batch
+                whole_at, pending_bytes = trio.current_time(), 0
+                continue
+            # Bytes alone are no sign of life: behind a length that is none all that comes would be one frame for ever.
+            pending_bytes += len(data)
+            seconds = self._idle_seconds + pending_bytes / SLOWEST_BYTES_A_SECOND
+            if trio.current_time() - whole_at > seconds:
+                message = f"{pending_bytes:,} bytes came, and no whole frame within {seconds:.0f} s"
+                raise Unavailable("feed_silent", message, place=self._place, cure="it is opened again")
 
     def _read(self, data: bytes) -> list[Frame]:
         try:
             self._reader.feed(data)
             return list(self._reader)
         except Corrupt as error:
-            raise error.within(self._place) from error
+            raise _garbled(error, self._place) from error
+
+
+def _garbled(error: Corrupt, place: str) -> Unavailable:
+    """What came and cannot be read. Nothing of it was used: every frame proves itself, so it can be asked for again."""
+    cure = "it is asked for again; if that does not help, see what stands between the regions and whose the address is"
+    return Unavailable(error.reason, error.message, place=error.place or place, cure=cure)

@@ -29,6 +29,8 @@ class StreamTracker:
             beats.append(frame.position.sequence)
         named_sequence = None if len(beats) < len(batch) else self._named_sequence
         self._named_sequence = beats[0] if beats else None
-        if len(beats) > 1:
-            return beats[1]
-        return named_sequence if beats else None
+        if not beats:
+            return None
+        named_sequence = beats[1] if len(beats) > 1 else named_sequence
+        # A head that the next heartbeat takes back was a mistake: nothing beyond the lower one was ever there to send.
+        return None if named_sequence is None else min(named_sequence, beats[0])

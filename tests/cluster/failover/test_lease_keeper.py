@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from replicator.cluster.failover.lease_keeper import LeaseKeeper
+from replicator.cluster.failover.lease_keeper import CHECK_SECONDS, LeaseKeeper
 from replicator.cluster.fencing.embedded import Gate
+from replicator.cluster.leases.etcd.lease import EtcdLease
+from replicator.cluster.leases.etcd.options import EtcdOptions
 from replicator.cluster.leases.static import StaticLease
+from tests.etcd import Etcd, running
 
 TTL_SECONDS = 30.0
 
@@ -71,3 +78,42 @@ async def test_a_renewal_after_closing_opens_nothing(term: LeaseKeeper, gate: Ga
     await term._renew()
     assert not (await gate.look()).open
     assert not term.is_open
+
+
+async def test_a_store_that_is_full_is_said_to_grant_nothing(tmp_path: Path) -> None:
+    """It answers and renews all the same: without a look at claims all would be green, and no failover possible."""
+    with running(Etcd(tmp_path / "etcd", quota_bytes=256 * 1024)) as server:
+        async with contextlib.aclosing(EtcdLease(EtcdOptions((server.url,), 60, "/full"), "main")) as lease:
+            clock = Hands()
+            keeper = LeaseKeeper(lease, Gate(clock), "paris", clock, 0.01, 0.5, lambda: None)
+            await keeper.claim(1, None)
+            await looked(keeper, clock)
+            assert keeper.trouble is None
+            with contextlib.suppress(subprocess.CalledProcessError):  # with the last one it is full
+                for number in range(100):
+                    server.ctl("put", f"/filler/{number % 2}", "x" * 20_000)
+            await looked(keeper, clock)
+            assert keeper.unclaimable is not None
+            assert keeper.unclaimable.reason == "lease_store_full"
+            assert keeper.trouble is keeper.unclaimable
+            assert keeper.view is not None
+            assert await keeper._renew(), "the primary goes on"
+            make_room(server, keeper.unclaimable.cure)
+            await looked(keeper, clock)
+            assert keeper.trouble is None
+
+
+async def looked(keeper: LeaseKeeper, clock: Hands) -> None:
+    """What it does again and again."""
+    clock.seconds += CHECK_SECONDS
+    await keeper.look()
+    await keeper._check()
+
+
+def make_room(server: Etcd, cure: str) -> None:
+    """What the cure says, in its order."""
+    revision = json.loads(server.ctl("endpoint", "status", "--write-out=json"))[0]["Status"]["header"]["revision"]
+    steps = re.findall(r"etcdctl (\w+(?: \w+)?)", cure)
+    assert steps == ["compact", "defrag", "alarm disarm"]
+    for step in steps:
+        server.ctl(*step.split(), *([str(revision)] if step == "compact" else []))

@@ -30,6 +30,11 @@ def test_a_second_one_tells_what_the_first_one_named() -> None:
     assert told([beat(900), beat(905)]) == [900]
 
 
+def test_a_head_that_is_taken_back_is_nothing_that_was_sent() -> None:
+    assert told([beat(1 << 52)], [beat(900)], [beat(901)]) == [None, 900, 900]
+    assert told([beat(1 << 52), beat(900)]) == [900]
+
+
 def test_what_comes_between_shows_that_more_is_to_come() -> None:
     part = StagedPart(1, 0, BlockPart(1, b""))
     for between in (block(), part):

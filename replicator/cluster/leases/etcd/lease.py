@@ -61,6 +61,9 @@ class EtcdLease:
     async def look(self) -> LeaseView:
         return (await self._ask(self._look)).view
 
+    async def check(self) -> None:
+        await self._ask(lambda member: member.call("/v3/kv/txn", self._keys.never()))
+
     async def claim(self, region: str, epoch: int, instead_of: Holder | None = None) -> Grant:
         # The time is read, and the id drawn, once for all members that may be asked: the answer of any of them is safe.
         asked_at, lease_id = self._clock(), secrets.randbelow(2**62) + 1

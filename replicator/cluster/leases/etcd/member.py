@@ -25,6 +25,7 @@ from replicator.transport.client import read_bounded
 ANSWER_LIMIT_BYTES = 64 * 1024
 IDLE_CONNECTION_SECONDS = 120.0  # longer than the pause between renewals: they find the connection open
 INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, UNAUTHENTICATED = 3, 5, 7, 9, 16  # codes of gRPC
+RESOURCE_EXHAUSTED = 8
 _DECIDED = {INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, UNAUTHENTICATED}
 _NEEDS_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
 
@@ -140,6 +141,11 @@ class EtcdMember:
         message = str(fields["message"])[:500]
         if code in _DECIDED:
             return EtcdRefusal(code, message, self.endpoint)
+        if code == RESOURCE_EXHAUSTED:
+            cure = "make room in etcd: etcdctl compact, etcdctl defrag, then etcdctl alarm disarm; or raise its quota"
+            return Unavailable(
+                "lease_store_full", f"it grants nobody a lease: {message}", place=self.endpoint, cure=cure
+            )
         cure = "look at etcd's health: etcdctl endpoint status --cluster"
         if "tls: " in message:
             cure = "its gateway is a client of etcd itself: let etcd's own certificate allow client use, too"
