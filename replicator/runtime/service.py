@@ -121,7 +121,10 @@ class Sidecar:
                     await self.controller.leave(self.config.stop.deadline_seconds / 2)
                 self._stopping.set()  # no new requests: those that wait for a stage get their answer while it ends
                 working.cancel_scope.cancel()
-        log.info("region %s stopped at %s", self.config.region.name, context.journal_head.position)
+        end = context.journal_head.position
+        log.info(
+            "region %s stopped %s", self.config.region.name, f"at {end}" if end.sequence else "before its first block"
+        )
 
     async def _work(self, first: RolePipeline | None) -> None:
         """Work for as long as the journal is where it was. If it is not, everything is halted, and shown as such: the

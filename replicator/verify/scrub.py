@@ -77,6 +77,7 @@ class Scrub:
         self._on_scrubbed = on_scrubbed
         self._here.pace = Pace(plan.rows_per_second, is_behind)
         self.report = ScrubReport()
+        self._logged = ""  # what was said of the last pass that did not come to its end
 
     async def run(self) -> None:
         """Pass after pass; earlier than planned if something waits for it."""
@@ -99,7 +100,11 @@ class Scrub:
         except* ReplicatorError as group:  # what cannot be compared now is no reason to end the watch
             error = first_cause(group)
             came_to_end, self.report.trouble = False, str(error)
-            log.log(logging.ERROR if isinstance(error, Divergence) else logging.WARNING, "scrub: %s", error)
+            if str(error) != self._logged:  # once, not at every try
+                self._logged = str(error)
+                log.log(logging.ERROR if isinstance(error, Divergence) else logging.WARNING, "scrub: %s", error)
+        if came_to_end:
+            self._logged = ""
         return came_to_end
 
     async def scrub(self) -> None:

@@ -50,6 +50,8 @@ def command(config: Path, verbose: bool, with_stdin: bool) -> None:
         trio.run(run, settings, show_copy)
     except* ReplicatorError as group:
         raise first_cause(group) from None
+    except* KeyboardInterrupt:  # before the sidecar listened for it: click would call that aborted, and failed
+        logging.getLogger("replicator").info("stopped while it was starting")
 
 
 def _collect_rarely() -> None:

@@ -230,8 +230,8 @@ def _show_verify(console: Console, verify: Answer | None) -> None:
 
 
 def _lag_words(lag: Answer) -> str:
-    if lag["blocks"] == 0 and lag["seconds"] == 0:
-        return "at the head"
+    if lag["blocks"] == 0 and lag["seconds"] is not None:
+        return "at the head" + (f" as of {_seconds(lag['seconds'])} ago" if lag["seconds"] else "")
     return f"{_count(lag['blocks'])} blocks, {_seconds(lag['seconds'])} behind"
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from replicator.verify.compare import Difference
 
 
+SAY_SECONDS = 5.0
+
+
 @click.command("verify")
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--list", "listed", default=20, show_default=True, help="Differences to list per table.")
@@ -40,7 +43,7 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     from replicator.errors import ReplicatorError
     from replicator.supervise import first_cause
     from replicator.transport.endpoint import own_endpoint
-    from replicator.verify.check import Divergence, verify
+    from replicator.verify.check import Divergence
     from replicator.verify.vote import vote
 
     code = 0
@@ -49,7 +52,7 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     for settings in [load(path) for path in configs]:
         primary, replica = _primary(settings), own_endpoint(settings)
         try:
-            verdict = trio.run(verify, primary, replica, listed)
+            verdict = trio.run(_patiently, primary, replica, listed)
             verdicts.append(verdict)
             code = max(code, {"equal": 0, "divergent": DIVERGENT}.get(verdict.result, NOT_CHECKED))
         except* ReplicatorError as group:
@@ -60,6 +63,27 @@ def command(configs: tuple[Path, ...], listed: int, as_json: bool) -> None:
     # The vote is over all verdicts together: a region that differs from two others that agree is the odd one.
     content = [*map(_as_json, vote(verdicts)), *failures]
     exit_with(code, content, (line for verdict in content for line in _lines(verdict)), as_json=as_json)
+
+
+async def _patiently(primary: Endpoint, replica: Endpoint, listed: int) -> Verdict:
+    """The verdict; on standard error a word now and then while it takes long."""
+    import trio
+
+    from replicator.verify.check import verify
+
+    async def say() -> None:
+        begun = trio.current_time()
+        while True:
+            await trio.sleep(SAY_SECONDS)
+            seconds = trio.current_time() - begun
+            words = f"{replica.name}: being compared for {seconds:.0f} s; a region that stands still is waited for, too"
+            click.echo(words, err=True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say)
+        verdict = await verify(primary, replica, listed)
+        nursery.cancel_scope.cancel()
+    return verdict
 
 
 def _primary(settings: Config) -> Endpoint:
