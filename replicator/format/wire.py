@@ -6,8 +6,10 @@ A stream of frames is msgpack arrays one after another, each beginning with its 
     [2 PART,       sequence, number, statements, data]         a piece of the large block ``sequence``, from number 0;
                                                                all of them precede the block's frame
     [3 HEARTBEAT,  strand, epoch, sequence, hash,              the end of the sender's journal and when it was
-                   committed_at, now, heard]                   committed, the sender's clock, and when the sender last
-                                                               heard from its ledger (µs since 1970; nil: never)
+                   committed_at, now, heard]                   committed, the sender's clock, and the time before which
+                                                               everything that its ledger committed is in that
+                                                               journal (µs since 1970; nil: not known); to a follower
+         or                              … heard, trouble]     that asked for it, also what keeps that time from moving
     [4 DEFINITION, relation, definition]                       a definition from before the stream's first block
     [5 END,        reason]                                     the stream ends here as asked
 
@@ -18,6 +20,7 @@ Guarantee: a reader takes no byte on trust: kinds, types and sizes are checked h
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -30,19 +33,23 @@ from replicator.format.position import MAX_SEQUENCE, Position
 BLOCK, PART, HEARTBEAT, DEFINITION, END = range(1, 6)
 # A part may hold one statement that is by itself larger than a body may be: a field has at most 1 GB.
 FRAME_LIMIT_BYTES = (1 << 30) + (1 << 20)
-_ELEMENTS_LIMIT = 8
+_ELEMENTS_LIMIT = 9
 CONTENT_TYPE = "application/vnd.ledger-feed+msgpack"
 REPORTS_HEADER, PROMPT = "Feed-Reports", "prompt"  # asks the follower to report at once what is durable
+HEARTBEAT_HEADER, TROUBLE = "Feed-Heartbeat", "trouble"  # asks the server to say in heartbeats what troubles its ledger
+_TROUBLE = re.compile(r"[a-z]{1,16}:[a-z0-9_]{1,64}")
 
 
 class Heartbeat(NamedTuple):
-    """The sender's end of the chain and its commit's time, the sender's clock, and its ledger's last sign of life;
-    times in µs since 1970."""
+    """The sender's end of the chain and its commit's time, the sender's clock, and the time before which everything
+    that its ledger committed is in that chain; times in µs since 1970. ``trouble`` is what keeps that time from
+    moving, as ``condition:reason``, where there is such a thing and the follower asked for it."""
 
     position: Position
     committed_at: int
     now: int
     heard: int | None
+    trouble: str | None = None
 
 
 class StagedPart(NamedTuple):
@@ -88,7 +95,9 @@ def pack_part(sequence: int, number: int, part: BlockPart) -> bytes:
 
 def pack_heartbeat(heartbeat: Heartbeat) -> bytes:
     """A heartbeat's frame."""
-    return _pack((HEARTBEAT, *heartbeat.position, heartbeat.committed_at, heartbeat.now, heartbeat.heard))
+    # Nine elements only where there is trouble, and to who asked for it: an older follower knows eight.
+    trouble = () if heartbeat.trouble is None else (heartbeat.trouble,)
+    return _pack((HEARTBEAT, *heartbeat.position, heartbeat.committed_at, heartbeat.now, heartbeat.heard, *trouble))
 
 
 def pack_definition_frame(relation: int, data: bytes) -> bytes:
@@ -184,16 +193,27 @@ def _read_frame(raw: list[object]) -> Frame:
             int() as at,
             int() as now,
             heard,
+            *trouble,
         ]:
             if len(digest) != 32 or not (heard is None or isinstance(heard, int)):
                 raise ValueError("a heartbeat's hash or time")
-            return Heartbeat(Position(strand, epoch, sequence, digest), at, now, heard)
+            return Heartbeat(Position(strand, epoch, sequence, digest), at, now, heard, _trouble(trouble))
         case [4, int() as relation, bytes() as data]:
             return DefinitionFrame(relation, data)
         case [5, str() as reason]:
             return End(reason)
         case _:
             raise ValueError(f"an unknown shape: {raw!r:.80}")
+
+
+def _trouble(rest: Sequence[object]) -> str | None:
+    match rest:
+        case [] | [None]:
+            return None
+        case [str() as trouble] if _TROUBLE.fullmatch(trouble):
+            return trouble
+        case _:
+            raise ValueError("a heartbeat's trouble")
 
 
 def unpack_page(data: bytes) -> Iterator[Block]:

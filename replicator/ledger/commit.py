@@ -99,6 +99,7 @@ class Committer:
         self._judge = RequestPlanner(journal, strand, self._state, self._index, options.limits)
         self._is_open = False
         self._forgot_at = 0
+        self._stamping_since: int | None = None  # while blocks get their time and are on their way to the journal
 
     @property
     def applied(self) -> AppliedMark:
@@ -124,6 +125,20 @@ class Committer:
         self._index.close()
         self.replica.close()
 
+    def stamped_until(self) -> int:
+        """Every block that has an earlier time is in the journal, and every later one gets a later time. From any
+        thread."""
+        since, now = self._stamping_since, self._options.clock()
+        return now if since is None else since
+
+    @contextlib.contextmanager
+    def _stamping(self) -> Iterator[None]:
+        self._stamping_since = self._options.clock()
+        try:
+            yield
+        finally:
+            self._stamping_since = None
+
     def execute(self, bodies: Sequence[bytes], passing: Container[int] = ()) -> list[Outcome]:
         """Judge and commit requests, each by itself all or nothing; an answer or a refusal for each, in order. The
         refusals of those at the places ``passing`` are not remembered.
@@ -131,7 +146,7 @@ class Committer:
         Raises NotPrimary, Unavailable or Halted if nothing was committed.
         """
         epoch = self.permits.permit()
-        with _rare_collections(sum(map(len, bodies)) > BULK_BYTES):
+        with self._stamping(), _rare_collections(sum(map(len, bodies)) > BULK_BYTES):
             outcomes = self._execute(bodies, passing)
         # Another region may lead by now, and may not have what was just committed: no answer may say that it stands.
         if not self.permits.holds(epoch):
@@ -187,7 +202,8 @@ class Committer:
     def declare(self, declaration: TableDeclaration) -> DeclaredTable:
         """Make a table, or find it as declared. Raises Rejected, Unavailable or Halted."""
         epoch = self.permits.permit()
-        declared = self._declare(declaration)
+        with self._stamping():
+            declared = self._declare(declaration)
         if not self.permits.holds(epoch):
             raise OutcomeUnknown("the right to write ended meanwhile")
         return declared

@@ -86,6 +86,7 @@ class Ledger:
         self.limits: RequestLimits = options.limits
         self._committer = Committer(journal, strand, epoch, options, permits)
         self._permits = self._committer.permits
+        self.stamped_until = self._committer.stamped_until
         self._acknowledges = acknowledges
         self._on_applied = on_applied
         self._on_committed = on_committed

@@ -21,7 +21,7 @@ from replicator.errors import Rejected, Unavailable
 from replicator.format.definition import Definition
 from replicator.format.position import Position, genesis
 from replicator.ledger.key_past import KeyPast, PastIndex
-from replicator.ledger.presentation import Content, describe, key_texts, show_document, show_version
+from replicator.ledger.presentation import Content, describe, key_texts, show_document, show_time, show_version
 from replicator.pipeline.replicas.base import Reader
 from replicator.pipeline.replicas.keys import checked_key, unknown_table
 
@@ -56,7 +56,8 @@ class Reads:
     """The reads of one strand in one region.
 
     ``wait_applied(position, timeout_seconds)`` gives whether the region has applied the position's sequence in time;
-    ``history`` is None where the region keeps no index of the past.
+    ``history`` is None where the region keeps no index of the past. ``known_until`` gives the time by the ledger's
+    clock, µs since 1970, before which everything that was committed is in the journal; None: not known.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Reads:
         chain: ReadJournal,
         history: PastIndex | None,
         wait_applied: Callable[[Position, float], Awaitable[bool]],
+        known_until: Callable[[], int | None],
     ) -> None:
         self._strand = strand
         self._new_reader = new_reader
         self._chain = chain
         self._history = history
         self._wait_applied = wait_applied
+        self._known_until = known_until
         self._idle: list[Reader] = []
         self._limiter = trio.CapacityLimiter(READERS)
 
@@ -108,9 +111,10 @@ class Reads:
         """A document as of a sequence or a time: after every block up to it."""
 
         history = self._history
+        known_until = self._known_until()  # first: what was committed before that is in the journal by now
 
         def read(past: KeyPast, indexed: Position) -> ReadAnswer:
-            sequence = self._sequence_of(moment)
+            sequence = self._sequence_of(moment, known_until)
             if sequence > indexed.sequence:
                 raise _not_indexed(sequence, indexed, is_exact=isinstance(moment, int))
             begins = history.begins_behind(self._strand) if history else 0
@@ -233,12 +237,19 @@ class Reads:
                 await trio.sleep(INDEX_POLL_SECONDS)
         raise _not_yet(after.position, after.timeout_seconds)
 
-    def _sequence_of(self, moment: int | datetime.datetime) -> int:
+    def _sequence_of(self, moment: int | datetime.datetime, known_until: int | None) -> int:
+        """The last block of the moment. Raises Rejected if another one may yet come."""
         if isinstance(moment, int):
             return moment
         # Up to and with the moment: what lies before the first block of the microsecond after it.
         elapsed = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-        return self._chain.sequence_before(self._strand, elapsed // datetime.timedelta(microseconds=1) + 1)
+        end = elapsed // datetime.timedelta(microseconds=1) + 1
+        sequence = self._chain.sequence_before(self._strand, end)
+        if known_until is not None and known_until >= end:
+            return sequence
+        if self._chain.position_at(self._strand, sequence + 1) is None:
+            raise _not_known_yet(known_until)
+        return sequence  # a later block is here, and whatever comes now stands behind it
 
     def _with_reader(self, use: Callable[[Reader], T]) -> T:
         """Use a pooled reader. One that lay idle may have lost its database meanwhile: then all are let go, and a new
@@ -305,6 +316,18 @@ def _not_indexed(sequence: int, indexed: Position, *, is_exact: bool) -> Rejecte
         retry_after=1,
         place="as_of",
         cure="ask with after=<position>, or a little later",
+    )
+
+
+def _not_known_yet(known_until: int | None) -> Rejected:
+    known = "not known" if known_until is None else f"known up to {show_time(known_until)}"
+    return Rejected(
+        "not_there_yet",
+        f"what was committed until then is not all here yet: here the ledger is {known}",
+        status=503,
+        retry_after=1,
+        place="as_of",
+        cure="ask a little later, or for an earlier time",
     )
 
 

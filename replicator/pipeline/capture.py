@@ -64,6 +64,17 @@ class Capture:
         self._received_items = 0
         self._stored_items = 0
         self._items_stored = trio.Event()
+        self._complete_at: float | None = None
+        self._completing: tuple[int, float] | None = None  # once so many items are stored, that time is complete
+
+    def complete_at(self) -> float | None:
+        """Everything that the ledger committed before this time (trio's clock) is durable in the journal."""
+        handed_over_at = self._source.report.handed_over_at
+        if self._completing is None and handed_over_at is not None:
+            self._completing = self._received_items, handed_over_at
+        if self._completing is not None and self._stored_items >= self._completing[0]:
+            self._complete_at, self._completing = self._completing[1], None
+        return self._complete_at
 
     async def stored_so_far(self) -> None:
         """Return once everything that the source has handed over by now is durable."""
@@ -77,6 +88,8 @@ class Capture:
         # Whoever waits in ``stored_so_far`` since the run before is not let go early: what that run lost comes again
         # first, so the count that he waits for is reached no sooner than the items that he means.
         self._received_items = self._stored_items = 0
+        # What the run before had handed over may have been lost on its way to the journal.
+        self._source.report.handed_over_at = self._completing = None
         if self._releases is not None:
             # Of a chain that another server wrote this server knows no place: confirming one would let go commits that
             # nobody has, and log that nobody read.
@@ -119,6 +132,7 @@ class Capture:
                 self._stored_items += len(items)
                 self._items_stored.set()
                 self._items_stored = trio.Event()
+                self.complete_at()  # seldom is everything stored; so it is looked for whenever something was
                 if blocks:  # none, as long as only parts of a large block came
                     self._journal_head.moved(blocks[-1].position, blocks[-1].header.committed_at)
                     self._source.report.stored = blocks[-1].header.origin

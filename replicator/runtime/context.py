@@ -50,7 +50,7 @@ class RegionContext:
             journal,
             {strand: self.journal_head},
             config.feed.heartbeat_seconds,
-            self.status.source_heard,
+            self.status.ledger_word,
             {strand: self.regions},
             config.region.name,
         )

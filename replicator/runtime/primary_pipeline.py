@@ -6,11 +6,16 @@ embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behin
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
+
+import trio
 
 from replicator.cluster.failover.at_risk import AtRisk
 from replicator.cluster.failover.rows_before import RowsBefore
 from replicator.config import Config, EmbeddedSourceSettings
+from replicator.errors import Unavailable
 from replicator.format.block import Block
 from replicator.ledger.ledger import Ledger
 from replicator.ledger.moments import LedgerMoments
@@ -20,6 +25,8 @@ from replicator.pipeline.sources.base import Captured, CapturedLedger, SourceRep
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
+
+ROOM_NOTE, ROOM_SECONDS = "ledger.room", 1.0
 
 
 class PrimaryPipeline(RolePipeline):
@@ -86,6 +93,7 @@ class CapturedPrimaryPipeline(PrimaryPipeline):
         journal, journal_head = context.journal, context.journal_head
         self.source = source = context.status.source = ledger.source
         self.capture = Capture(source, journal, journal_head, config.region.epoch, self._captured, acknowledgement)
+        context.status.complete_at = self.capture.complete_at
         captured = Captured(journal, journal_head, self.capture.stored_so_far)
         self.copies = self._copies(ledger.moments(captured, locking=True), lambda reader: ledger.sequences())
         verifying = self._verify_routes(ledger.moments(captured, locking=False))
@@ -126,11 +134,22 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
         verifying, api = self._verify_routes(moments), self._api(ledger, self.applied)
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
         self.stages.append(lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply))
+        self.stages.append(self._look_for_room)
 
     @property
     def accepts_writes(self) -> bool:
         """Whether the ledger has started."""
         return self.ledger.runs
+
+    async def _look_for_room(self) -> None:
+        """While writes are refused, try again and again whether the journal takes something."""
+        # Balancers send no writes to a ledger that refuses them: the next one cannot be what finds that there is room.
+        while True:
+            await trio.sleep(ROOM_SECONDS)
+            if self.ledger.runs and isinstance(self.board.progress.trouble("apply"), Unavailable):
+                with contextlib.suppress(Unavailable):
+                    await trio.to_thread.run_sync(self.context.journal.set_note, ROOM_NOTE, str(time.time_ns()))
+                    self.board.progress.go_on("apply")
 
     def _committed(self, last: Block) -> None:
         self.context.journal_head.moved(last.position, last.header.committed_at)

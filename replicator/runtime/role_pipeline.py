@@ -6,12 +6,14 @@ until it is cancelled, and each stage sees a step through that has begun; ``clos
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar
 
 import trio
 from starlette.routing import BaseRoute, Route
 
+from replicator.cluster.failover.complaints import Complaints
 from replicator.config import Config
 from replicator.errors import ReplicatorError
 from replicator.format.position import Position
@@ -27,9 +29,10 @@ from replicator.pipeline.replicas.base import AppliedMark, SetSequence
 from replicator.pipeline.replicas.moments import Moments
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
-from replicator.status.marks import StageName
+from replicator.status.marks import StageCondition, StageName
 from replicator.status.progress import StrandProgress
-from replicator.status.stage_board import StageBoard, StageTrouble, now
+from replicator.status.readiness import stuck_text
+from replicator.status.stage_board import UPSTREAM_REASON, StageBoard, StageTrouble, now
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.indexer import HistoryIndexer
 from replicator.supervise import supervise
@@ -40,6 +43,9 @@ from replicator.verify.serve import routes as verify_routes
 
 FOR_REPLICAS: Sequence[BaseRoute] = [*quarantine_routes(None), *repair_routes(None)]  # a primary says that it is none
 NO_GAPS: Sequence[BaseRoute] = gap_routes(None)
+COMPLAIN_SECONDS = 1.0
+
+log = logging.getLogger("replicator")
 
 
 class RolePipeline:
@@ -69,7 +75,7 @@ class RolePipeline:
         """Run every stage, until cancelled."""
         self._own_needs()  # first of all: the keeper is running, and what it has pruned is gone
         async with trio.open_nursery() as nursery:
-            for stage in [*self.stages, *self._beside_the_flow()]:
+            for stage in [*self.stages, *self._beside_the_flow(), self._complain]:
                 nursery.start_soon(stage)
 
     def close(self) -> None:
@@ -112,7 +118,8 @@ class RolePipeline:
             return visible.position.sequence >= position.sequence
 
         history = self.context.history if self.config.replay.history else None
-        self.reads = Reads(self.strand, self._open_reader, self.context.journal, history, wait_applied)
+        known_until = lambda: self.context.status.ledger_word().heard  # noqa: E731
+        self.reads = Reads(self.strand, self._open_reader, self.context.journal, history, wait_applied, known_until)
         requests = self.config.region.files.requests
         self.outcomes = Outcomes(self.strand, requests, self.context.journal, leads=ledger is not None)
         return api_routes(ledger, self.reads, self.outcomes, self.context.status.primary_url)
@@ -121,6 +128,19 @@ class RolePipeline:
         await supervise(name, run_once, trouble, self.context.backoff())
 
     # -- beside the flow
+
+    async def _complain(self) -> None:
+        """Say in the log when a stage stands still without a word of its own, ever more seldom, and its end."""
+        complaints = Complaints("stage", log)
+        while True:
+            for stage in self.board.progress.view(now()).stages:
+                if stage.condition is StageCondition.STUCK:
+                    complaints.about(stage.name, stuck_text(stage))
+                elif stage.trouble is not None and stage.trouble.reason == UPSTREAM_REASON:
+                    complaints.about(stage.name, f"{stage.name} waits: {stage.trouble}")
+                elif stage.trouble is None:  # what a stage waits for or is halted by is said by who runs it
+                    complaints.over(stage.name)
+            await trio.sleep(COMPLAIN_SECONDS)
 
     def _visible(self) -> JournalHead:
         """How far the past is indexed: as far as readers see."""

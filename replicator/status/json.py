@@ -65,7 +65,10 @@ def history_json(history: tuple[RegionEvent, ...]) -> list[dict[str, Any]]:
 
 def _source_json(report: SourceReport) -> dict[str, Any]:
     fields = _fields(report)
-    del fields["heard_at"]  # by a clock that means nothing outside; the stages have their ages
+    del (
+        fields["heard_at"],
+        fields["handed_over_at"],
+    )  # by a clock that means nothing outside; the stages have their ages
     return fields
 
 

@@ -15,7 +15,7 @@ from replicator.pipeline.feed.publish import ServedFollower
 from replicator.status.json import sorted_members
 from replicator.status.marks import MARKS, Lag, StageCondition, StageView
 from replicator.status.model import DrillView, RegionEvent, Snapshot, StrandState
-from replicator.status.readiness import blocked, is_promotable, lag_cause, promotable_text
+from replicator.status.readiness import blocked, is_alone, is_promotable, lag_cause, promotable_text
 from replicator.status.settle_view import GapView, SettleView
 from replicator.status.text import (
     ORPHANS_CURE,
@@ -51,7 +51,7 @@ _COLOURS = {
 def page(snapshot: Snapshot) -> str:
     """The whole page."""
     reason = blocked(snapshot)
-    title = f"{snapshot.region}: {'ready' if reason is None else 'not ready'}"
+    title = f"{snapshot.region}: {_header_words(snapshot, reason)[0]}"
     sections = [
         "" if snapshot.failover is None else _failover(snapshot.failover),
         *(_strand(snapshot, state) for state in snapshot.strands),
@@ -71,12 +71,19 @@ def page(snapshot: Snapshot) -> str:
 
 
 def _header(snapshot: Snapshot, reason: ReplicatorError | None) -> str:
-    state = _state("ready", "good") if reason is None else _state("not ready", "bad")
+    state = _state(*_header_words(snapshot, reason))
     follows = f", follows {escape(snapshot.primary_url)}" if snapshot.primary_url else ""
     role = f'<span class="soft">{snapshot.role}{follows}</span>'
     troubles = [stage.trouble for strand in snapshot.strands for stage in strand.progress.stages]
     notice = "" if reason is None or reason in troubles else _notice(reason, "bad")  # the strand shows its own
     return f"<header><h1>{escape(snapshot.region)}</h1>{state}{role}</header>{notice}"
+
+
+def _header_words(snapshot: Snapshot, reason: ReplicatorError | None) -> tuple[str, str]:
+    """What the region is, for its header and its title, and the colour."""
+    if reason is not None:
+        return "not ready", "bad"
+    return ("ready, but alone", "wait") if is_alone(snapshot) else ("ready", "good")
 
 
 def _notice(error: ReplicatorError, colour: str, before: str = "") -> str:

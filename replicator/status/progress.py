@@ -6,11 +6,15 @@ invented, and does not shrink because a clock jumped.
 
 The idea. A mark lags behind what feeds it: *received* behind the head of the primary, *settled* behind received,
 *applied* behind settled, and end to end applied behind the head. In time, a mark that equals what feeds it lags by
-nothing as long as the heartbeat is fresh, and otherwise by the age of the oldest block that it does not have. That
-block was committed after the mark's own, and after the last moment at which the mark was known to miss nothing: the
-later of the two is taken, so an idle hour is not shown as an hour of lag. A ``committed_at`` of another machine's
-clock is turned into this process' monotonic clock once, when it arrives; from then on no wall clock matters, and a
-wall clock that jumps is bounded by the last moment of equality.
+nothing, and otherwise by the age of the oldest block that it does not have. That block was committed after the mark's
+own, and after the last moment at which the mark was known to miss nothing: the later of the two is taken, so an idle
+hour is not shown as an hour of lag. A ``committed_at`` of another machine's clock is turned into this process'
+monotonic clock once, when it arrives; from then on no wall clock matters, and a wall clock that jumps is bounded by the
+last moment of equality.
+
+Behind the head silence is no calm: what counts is the *word* of whoever reads the ledger, that everything which it
+committed before a moment is in its journal up to a sequence. A mark that has that sequence lags by the age of that
+moment, however quiet the ledger is. Where the newest word is old, how many blocks are missing is not known.
 
 Pure: time comes in as ``Now``. It does not persist anything (the stores hold the positions) and sees blocks only by
 sequence; two chains that part are found elsewhere.
@@ -18,7 +22,9 @@ sequence; two chains that part are found elsewhere.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from replicator.errors import Halted, ReplicatorError, Unavailable
 from replicator.status.marks import (
@@ -35,6 +41,9 @@ from replicator.status.marks import (
 )
 
 HEARTBEAT_LIMIT_SECONDS = 10.0
+WORDS_LIMIT = (
+    1_000  # that were heard and not reached; of a longer backlog the oldest go, and it seems longer than it is
+)
 
 # What lags behind what: (the mark, what feeds it).
 _PAIRS: dict[str, tuple[str, str]] = {
@@ -44,6 +53,19 @@ _PAIRS: dict[str, tuple[str, str]] = {
     "settled": ("settled", "head"),
     "applied": ("applied", "head"),
 }
+
+
+# The marks that are behind the head, by the pair that says so.
+_MARK_OF_PAIR: dict[str, MarkName] = {"feed": "received", "settled": "settled", "applied": "applied"}
+
+
+class _Word(NamedTuple):
+    """Everything that the ledger committed before the monotonic time ``complete_at``, which by its own clock is
+    ``clock_us``, is in a block up to ``sequence``."""
+
+    sequence: int
+    complete_at: float
+    clock_us: int
 
 
 class _Stage:
@@ -82,6 +104,8 @@ class StrandProgress:
         if self._is_own_head:
             self._marks["head"] = Mark(0, 0, now.monotonic, now.monotonic)
         self._equal_at: dict[str, float] = {}  # by pair: when the mark was last known to miss nothing
+        self._words: deque[_Word] = deque(maxlen=WORDS_LIMIT)  # both fields grow from one to the next
+        self._reached: dict[MarkName, _Word] = {}  # the newest word whose blocks are all within the mark
         self._resets: list[str] = []
 
     # -- what happened ------------------------------------------------------------------------------------------
@@ -123,26 +147,36 @@ class StrandProgress:
         if applied is not None:
             self._marks["verified"] = applied._replace(sequence=min(sequence, applied.sequence), moved_at=now.monotonic)
 
-    def hear_head(self, sequence: int, committed_at: int, now: Now) -> None:
-        """The primary says that its head is at ``sequence``: a heartbeat. An older word changes only the time."""
+    def hear_head(self, sequence: int, committed_at: int, now: Now, complete_at: float | None) -> None:
+        """The region that is followed says that its head is at ``sequence``: a heartbeat. Everything that was committed
+        before the monotonic time ``complete_at`` is in a block up to there; None: it does not know."""
         self._note_equality(now.monotonic)
-        current = self._marks.get("head")
+        current, received = self._marks.get("head"), self._marks.get("received")
         if current is None or sequence > current.sequence:
             self._marks["head"] = _mark(sequence, committed_at, now)
+        elif received is not None and max(sequence, received.sequence) < current.sequence:
+            # The newest word counts: a head that was a mistake must not stay. What came here was there, though.
+            newest = _mark(sequence, committed_at, now) if sequence > received.sequence else received
+            self._marks["head"] = newest._replace(moved_at=now.monotonic)
         else:
             self._marks["head"] = current._replace(moved_at=now.monotonic)
         self._note_equality(now.monotonic)
+        if complete_at is not None:
+            # By the sender's clock, which comes with ``now``: two regions' clocks are never compared.
+            self._take_word(_Word(sequence, complete_at, now.wall_us - round((now.monotonic - complete_at) * 1e6)))
         if "feed" in self._stages:
             self.hear("feed", now.monotonic)
 
-    def hear(self, stage: StageName, at: float) -> None:
-        """A sign of life came the whole way to ``stage`` at the monotonic time ``at``."""
+    def hear(self, stage: StageName, at: float, clock_us: int = 0) -> None:
+        """A sign of life came the whole way to ``stage`` at the monotonic time ``at``. Of a source: everything that was
+        committed before is in the journal; ``clock_us`` is that time by the wall clock."""
         state = self._stages[stage]
         state.heard_at = at if state.heard_at is None else max(at, state.heard_at)
         if stage == "source":  # no heartbeat overtakes a block: the journal's end is the head, as of then
             head = self._marks.get("head") or self._marks.get("received") or Mark(0, 0, at, at)
             self._marks["head"] = head._replace(moved_at=state.heard_at)
             self._note_equality(at)
+            self._take_word(_Word(self.sequence("received"), at, clock_us))
 
     def work(self, stage: StageName, now: Now) -> None:
         """The stage got on with something that moves no mark yet, such as a part of a large block."""
@@ -181,7 +215,10 @@ class StrandProgress:
             current = self._marks.get(name)
             if name == mark or (current is not None and current.sequence > sequence):
                 self._marks[name] = _mark(sequence, committed_at, now)
-        self._equal_at.clear()  # it missed nothing before, which says nothing of the blocks that it has to get again
+        # It missed nothing before, which says nothing of the blocks that it has to get again.
+        self._equal_at.clear()
+        for name in MARKS[MARKS.index(mark) :]:
+            self._reached.pop(name, None)
         self._resets = [*self._resets[-9:], f"{mark} set to {sequence}: {reason}"]
         self._note_equality(now.monotonic)
 
@@ -192,13 +229,23 @@ class StrandProgress:
         current = self._marks.get(mark)
         return 0 if current is None else current.sequence
 
+    def complete_at(self, mark: MarkName) -> float | None:
+        """The latest monotonic time of which it is known that everything committed before it is within the mark."""
+        reached = self._reached.get(mark)
+        return None if reached is None else reached.complete_at
+
+    def complete_clock_us(self, mark: MarkName) -> int | None:
+        """The same time by the ledger's own clock."""
+        reached = self._reached.get(mark)
+        return None if reached is None else reached.clock_us
+
     def view(self, now: Now) -> StrandView:
         """Everything, as of now."""
         head = self._marks.get("head")
         return StrandView(
             strand=self.strand,
             head=head,
-            head_age_seconds=None if head is None else self._head_age(head, now),
+            head_age_seconds=None if head is None else self._head_age(now),
             marks={name: self._marks.get(name) for name in MARKS},
             stages=tuple(self._stage_view(name, state, now) for name, state in self._stages.items()),
             settled_lag=self._lag("settled", now),
@@ -240,8 +287,7 @@ class StrandProgress:
         heard_at = self._stages["source"].heard_at
         if heard_at is None:
             return Lag(None, None)
-        age = max(0.0, now.monotonic - heard_at)
-        return Lag(None, 0.0 if age <= self._limit else age)
+        return Lag(None, max(0.0, now.monotonic - heard_at))
 
     def _lag(self, pair: str, now: Now) -> Lag:
         name, feeder_name = _PAIRS[pair]
@@ -249,12 +295,18 @@ class StrandProgress:
         if feeder is None:
             return Lag(None, None) if feeder_name == "head" else Lag(0, 0.0)
         current = self._marks.get(name)
-        blocks = feeder.sequence - (0 if current is None else current.sequence)
-        if blocks <= 0:
-            age = self._head_age(feeder, now) if feeder_name == "head" else 0.0
-            return Lag(0, 0.0 if age <= self._limit else age)
-        committed = self._oldest_missing(pair, current, feeder)
+        blocks = max(0, feeder.sequence - (0 if current is None else current.sequence))
+        if feeder_name == "head" and not self._is_own_head:
+            return self._lag_behind_head(pair, blocks, current, feeder, now)
+        committed = self._oldest_missing(pair, current, feeder) if blocks else now.monotonic
         return Lag(blocks, None if committed is None else max(0.0, now.monotonic - committed))
+
+    def _lag_behind_head(self, pair: str, blocks: int, current: Mark | None, head: Mark, now: Now) -> Lag:
+        since = self.complete_at(_MARK_OF_PAIR[pair])
+        if since is None and blocks:  # no word was reached yet: the blocks' own times have to do
+            since = self._oldest_missing(pair, current, head)
+        is_known = bool(self._words) and now.monotonic - self._words[-1].complete_at <= self._limit
+        return Lag(blocks if is_known else None, None if since is None else max(0.0, now.monotonic - since))
 
     def _oldest_missing(self, pair: str, current: Mark | None, feeder: Mark) -> float | None:
         """When the oldest block that the mark misses was committed, on the monotonic clock; rather too early than late.
@@ -266,8 +318,11 @@ class StrandProgress:
             bounds.append(current.committed_monotonic)
         return max(bounds, default=None)
 
-    def _head_age(self, head: Mark, now: Now) -> float:
-        return 0.0 if self._is_own_head else max(0.0, now.monotonic - head.moved_at)
+    def _head_age(self, now: Now) -> float | None:
+        """How old the newest word is; None if there was none."""
+        if self._is_own_head:
+            return 0.0
+        return max(0.0, now.monotonic - self._words[-1].complete_at) if self._words else None
 
     # -- keeping the books --------------------------------------------------------------------------------------
 
@@ -291,6 +346,29 @@ class StrandProgress:
             if feeder is not None and (0 if current is None else current.sequence) >= feeder.sequence:
                 known_at = feeder.moved_at if feeder_name == "head" and not self._is_own_head else monotonic
                 self._equal_at[pair] = max(known_at, self._equal_at.get(pair, known_at))
+        self._note_completeness()
+
+    def _take_word(self, word: _Word) -> None:
+        # The newest word counts: one that named a later block and an earlier time was a mistake, or says no more.
+        while self._words and self._words[-1].sequence >= word.sequence:
+            if self._words[-1].sequence == word.sequence and self._words[-1].complete_at >= word.complete_at:
+                return
+            self._words.pop()
+        if self._words and self._words[-1].complete_at >= word.complete_at:
+            return
+        self._words.append(word)
+        self._note_completeness()
+
+    def _note_completeness(self) -> None:
+        """Each mark has reached the words up to its sequence; those that all have reached are kept no longer."""
+        for name in _MARK_OF_PAIR.values():
+            sequence = self.sequence(name)
+            reached = next((word for word in reversed(self._words) if word.sequence <= sequence), None)
+            before = self._reached.get(name)
+            if reached is not None and (before is None or reached.complete_at > before.complete_at):
+                self._reached[name] = reached
+        while len(self._words) > 1 and self._words[1].sequence <= self.sequence("applied"):
+            self._words.popleft()
 
     def _meet(self, stage: StageName, cause: ReplicatorError, now: Now) -> None:
         state = self._stages[stage]

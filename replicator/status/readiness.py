@@ -15,6 +15,7 @@ from replicator.status.settle_view import GapView
 from replicator.status.text import seconds_text
 
 READY_LAG_SECONDS = 30.0
+CALM_SECONDS = 1.5  # as old the primary's word may be, and go without saying
 _SEVERITY = (StageCondition.HALTED, StageCondition.WAITING, StageCondition.STUCK)
 _CAN_BE_PROMOTED = frozenset({"following", "suspecting", "demoted"})
 
@@ -53,7 +54,7 @@ def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_
     """Why the region is not ready, or None if it is. The first strand that is not ready tells.
 
     Ready is: no stage is halted, and what is ``mode`` (applied or settled) lags by no more than ``limit``. A stage that
-    waits does not end readiness by itself: the lag that grows from it does.
+    waits does not end readiness by itself: the lag that grows from it does. A ledger that refuses writes is not ready.
     """
     if snapshot.failover is not None and (reason := unready(snapshot.failover)) is not None:
         return reason
@@ -65,7 +66,7 @@ def blocked(snapshot: Snapshot, mode: Mode = "applied", limit: LagLimit = READY_
     for state in snapshot.strands:
         if (reason := _blocked_strand(snapshot, state, mode, limit)) is not None:
             return reason
-    return None
+    return writes_refused(snapshot)
 
 
 def _first_trouble(snapshot: Snapshot) -> ReplicatorError | None:
@@ -108,18 +109,21 @@ def _blocked_strand(snapshot: Snapshot, state: StrandState, mode: Mode, limit: L
 
 
 def _is_beyond(lag: Lag, limit: LagLimit) -> bool:
-    if lag.blocks is None:  # never heard of the primary: a region that has just started is sent no readers
-        return True
+    # What is not known is beyond every limit: a region that has just started is sent no readers.
     if limit.seconds is not None and (lag.seconds is None or lag.seconds > limit.seconds):
         return True
-    return limit.blocks is not None and lag.blocks > limit.blocks
+    return limit.blocks is not None and (lag.blocks is None or lag.blocks > limit.blocks)
 
 
 def _lag_text(lag: Lag) -> str:
-    if lag.blocks is None:
+    if lag.blocks is None and lag.seconds is None:
         return "how far behind is not known"
+    if lag.blocks is None:
+        return f"what was committed in the last {seconds_text(lag.seconds or 0.0)} is not known here"
     if lag.seconds is None:
         return f"{lag.blocks:,} blocks behind, for a time that is not known"
+    if not lag.blocks:
+        return f"what was committed in the last {seconds_text(lag.seconds)} may not be here"
     return f"{lag.blocks:,} blocks and {seconds_text(lag.seconds)} behind"
 
 
@@ -141,13 +145,25 @@ def lag_cause(snapshot: Snapshot, state: StrandState) -> str:
     if held_up and (stage is not None or view.end_to_end.blocks is None):
         return held_up
     if stage is not None:
-        return _stuck_text(stage)
+        return stuck_text(stage)
     behind = max(view.stages, key=lambda stage: stage.lag.blocks or 0, default=None)
     if behind is not None and behind.lag.blocks:
         return f"{behind.name} is catching up, {behind.lag.blocks:,} blocks to go"
+    return _calm_text(view) + (f"; but {held_up}" if held_up else "")
+
+
+def _calm_text(view: StrandView) -> str:
+    """Nothing here holds it up; but that says little where the primary's word is missing or old."""
     if view.end_to_end.blocks is None:
-        return "the primary has not been heard yet"
-    return "nothing: every stage is at the head" + (f"; but {held_up}" if held_up else "")
+        if view.head is None:
+            return "the primary has not been heard yet"
+        if view.head_age_seconds is None:
+            return "the primary has not said yet up to when it has read its ledger"
+        return f"the primary read its ledger to the end {seconds_text(view.head_age_seconds)} ago, and not since"
+    seconds = view.end_to_end.seconds
+    if seconds is not None and seconds > CALM_SECONDS:
+        return f"nothing that is known: what was committed up to {seconds_text(seconds)} ago is here"
+    return "nothing: every stage is at the head"
 
 
 def troubled_stage(view: StrandView) -> StageView | None:
@@ -175,12 +191,30 @@ def _copied(snapshot: Snapshot) -> str:
     return f"{rows:,} rows" if not estimate else f"{rows:,} of about {estimate:,} rows"
 
 
-def _stuck_text(stage: StageView) -> str:
+def stuck_text(stage: StageView) -> str:
+    """What a stage that stands still does not get on with."""
     if stage.lag.blocks:
         age = seconds_text(stage.progress_age_seconds)
         return f"{stage.name} is stuck: {stage.lag.blocks:,} blocks wait, no progress for {age}"
     silence = stage.heartbeat_age_seconds
     return f"{stage.name} is stuck: no heartbeat" + ("" if silence is None else f" for {seconds_text(silence)}")
+
+
+def is_alone(snapshot: Snapshot) -> bool:
+    """Whether a primary has written what no other region has, and no other region is there to take it."""
+    if snapshot.role != "primary" or not any(state.at_risk_blocks for state in snapshot.strands):
+        return False
+    if snapshot.failover is not None:
+        return all(peer.is_silent for peer in snapshot.failover.peers)
+    return not snapshot.followers
+
+
+def writes_refused(snapshot: Snapshot) -> ReplicatorError | None:
+    """Why an embedded ledger commits nothing now, though it runs. A database takes its writes without its sidecar."""
+    if snapshot.source is None or snapshot.source.kind != "embedded":
+        return None
+    stages = (stage for state in snapshot.strands for stage in state.progress.stages)
+    return next((stage.trouble for stage in stages if stage.condition is StageCondition.WAITING), None)
 
 
 def is_promotable(member: MemberView) -> bool:

@@ -4,7 +4,7 @@ In Patroni's manner, so that HAProxy, a cloud's balancer or Kubernetes can use t
 200 or 503 to GET, HEAD and OPTIONS, with the reason as JSON to GET.
 
     /liveness                        200: the program runs and answers
-    /health                          503 if a stage is halted, or the region's part in failover
+    /health                          503 if a stage is halted, the region's part in failover is, or writes are refused
     /readiness?lag=&mode=            503 while something that is applied (mode=settled: settled) lags beyond the limit
     /primary                         200 if the region is the primary and takes writes: in a cluster, for as long as its
                                      lease lasts
@@ -37,7 +37,7 @@ from replicator.status.json import cluster_json, history_json, status_json
 from replicator.status.marks import Mode, StageCondition
 from replicator.status.model import Snapshot, StatusSource
 from replicator.status.page import CONTENT_SECURITY_POLICY, page
-from replicator.status.readiness import READY_LAG, LagLimit, blocked, unready
+from replicator.status.readiness import READY_LAG, LagLimit, blocked, unready, writes_refused
 from replicator.transport.body import AnyTextJSON
 
 METHODS = ["GET", "HEAD", "OPTIONS"]
@@ -111,20 +111,19 @@ def _document(source: StatusSource, form: Callable[[Snapshot], Any]) -> Callable
 def _health(snapshot: Snapshot) -> ReplicatorError | None:
     if snapshot.failover is not None and snapshot.failover.own.state == "halted":
         return unready(snapshot.failover)
-    return next(
-        (
-            stage.trouble
-            for state in snapshot.strands
-            for stage in state.progress.stages
-            if stage.condition is StageCondition.HALTED
-        ),
-        None,
+    halted = (
+        stage.trouble
+        for state in snapshot.strands
+        for stage in state.progress.stages
+        if stage.condition is StageCondition.HALTED
     )
+    return next(halted, None) or writes_refused(snapshot)
 
 
 def _primary(snapshot: Snapshot) -> ReplicatorError | None:
-    """An embedded ledger whose state is halted takes no writes. A database would, but nobody reads them: a writer that
-    is sent there by a balancer would write what no other region gets, for as long as a person does not see it."""
+    """An embedded ledger that is halted, or has no room, takes no writes. A database whose source is halted would, but
+    nobody reads them: a writer that is sent there by a balancer would write what no other region gets, for as long as
+    a person does not see it."""
     return _not_role(snapshot, "primary") or _health(snapshot)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
+from collections.abc import Callable
 
 import trio
 from psycopg.conninfo import conninfo_to_dict
@@ -25,11 +26,12 @@ from replicator.config.roles import Role
 from replicator.ledger.ledger import Ledger
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.feed.follow import Follower
-from replicator.pipeline.feed.publish import Publisher
+from replicator.pipeline.feed.publish import LedgerWord, Publisher
 from replicator.pipeline.replay.quarantine import Quarantine
 from replicator.pipeline.replicas.base import Replica
 from replicator.pipeline.sources.base import Source, SourceReport
 from replicator.status.drill_results import DrillResults
+from replicator.status.marks import StageCondition
 from replicator.status.model import JournalView, RegionEvent, ReplicaView, Snapshot, StrandState
 from replicator.status.settle_view import SettleView, settle_view
 from replicator.status.stage_board import StageBoard, now
@@ -39,6 +41,7 @@ from replicator.storage.journal.regions import KnownRegions
 from replicator.verify.watch import ReplicaWatch
 
 EVENTS_LIMIT = 1_000
+_TROUBLED = (StageCondition.HALTED, StageCondition.WAITING, StageCondition.STUCK)
 
 
 class SnapshotBuilder:
@@ -63,6 +66,7 @@ class SnapshotBuilder:
         self._board = board
         # What the last role had must not be shown of this one, nor be kept alive by being shown.
         self.source: Source | None = None
+        self.complete_at: Callable[[], float | None] | None = None  # what Capture has of the source
         self.ledger: Ledger | None = None
         self.replica: Replica | None = None
         self.follower: Follower | None = None
@@ -92,14 +96,35 @@ class SnapshotBuilder:
         region = self._config.region
         self._history.append(RegionEvent(time.time_ns() // 1000, kind, region.role, region.epoch, note))
 
-    def source_heard(self) -> int | None:
-        """When the ledger last showed life, µs since 1970; the embedded ledger always does."""
-        wall = time.time_ns() // 1000
-        if self.source is None:
-            return wall if self._config.region.role == "primary" else None
-        # The source's own time is monotonic; other machines need wall time, by the clock as it is set now.
-        heard_at = self.source.report.heard_at
-        return None if heard_at is None else wall - round((trio.current_time() - heard_at) * 1e6)
+    def ledger_word(self) -> LedgerWord:
+        """What other regions are told of the ledger. A replica passes on what it was told itself."""
+        self._listen_to_source()
+        trouble = self._ledger_trouble()
+        if self.follower is None and self._role() != "primary":
+            return LedgerWord(None, trouble)
+        if self.ledger is not None:  # it writes the journal itself: what is not there was never committed
+            return LedgerWord(self.ledger.stamped_until(), trouble)
+        progress = self._board.progress
+        heard, complete_at = progress.complete_clock_us("settled"), progress.complete_at("settled")
+        if heard is None or complete_at is None:
+            return LedgerWord(None, trouble)
+        # By the clock of the ledger's own region, from one region to the next: no two clocks are ever compared.
+        return LedgerWord(heard, trouble, heard + round((trio.current_time() - complete_at) * 1e6))
+
+    def _ledger_trouble(self) -> str | None:
+        """What keeps the ledger's end from being known here, as ``condition:reason``."""
+        if self._board.upstream_trouble is not None:
+            return self._board.upstream_trouble
+        if self.follower is None and self._role() != "primary":
+            return "fenced:not_primary"
+        view = self._board.progress.view(now())
+        for stage in view.stages:
+            if stage.name != "apply" and stage.condition in _TROUBLED:
+                reason = "no_heartbeat" if stage.trouble is None else stage.trouble.reason
+                return f"{stage.condition.value}:{reason}"
+        if self.source is not None and self.source.report.phase == "copying":
+            return "copying:first_copy"
+        return None if self.source is None or view.head_age_seconds is not None else "starting:connecting"
 
     def snapshot(self) -> Snapshot:
         """The region, now."""
@@ -152,6 +177,8 @@ class SnapshotBuilder:
         report = self.source.report
         if report.heard_at is not None:
             self._board.lives(report.heard_at)
+        if self.complete_at is not None and (complete_at := self.complete_at()) is not None:
+            self._board.complete(complete_at)
         if report.copied_rows > self._copied_rows:
             self._board.progress.work("source", now())
         self._copied_rows = report.copied_rows

@@ -93,11 +93,12 @@ def lease_text(view: FailoverView) -> str:
     """Who may be primary, and for how long yet."""
     if not view.is_lease_known:
         return f"its store does not answer: {view.lease_trouble}" if view.lease_trouble else "not known yet"
+    trouble = f"; but {view.lease_trouble}" if view.lease_trouble else ""
     if view.holder is None:
-        return "held by nobody"
+        return "held by nobody" + trouble
     text = f"held by {view.holder} in epoch {view.holder_epoch}"
     left = view.lease_remaining_seconds
-    return text if left is None else f"{text}, for {left:.1f} s without renewal"
+    return (text if left is None else f"{text}, for {left:.1f} s without renewal") + trouble
 
 
 def lost_text(view: FailoverView) -> str:

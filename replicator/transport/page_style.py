@@ -28,12 +28,13 @@ tr:last-child > td { border-bottom: 0; }
 .notice p { margin: 0; color: var(--ink); }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(115px, 1fr)); gap: 12px; margin-bottom: 12px; }
 .figures div { min-width: 0; } .figures b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; }
-.figures span { color: var(--soft); font-size: 13px; }
+.figures div > span { color: var(--soft); font-size: 13px; }
 #stale { display: none; position: sticky; top: 0; padding: 8px 16px; background: var(--bad); color: var(--card); }
 footer { margin-top: 16px; color: var(--soft); font-size: 13px; } footer a { color: inherit; }
 """
 
-# The figures are made in one place, by the server; the script only fetches them again, and says when it cannot.
+# The figures are made in one place, by the server; the script only fetches them again, and says when it cannot: then
+# nothing is known any more, in the header and in the tab's title, too.
 SCRIPT = """
 const stale = document.getElementById("stale");
 let heard = Date.now();
@@ -50,6 +51,10 @@ async function refresh() {
     const seconds = Math.round((Date.now() - heard) / 1000);
     stale.textContent = "No answer from the sidecar for " + seconds + " s: these figures are old.";
     stale.style.display = "block";
+    const state = document.querySelector("header .state");
+    state.textContent = "not known";
+    state.className = "state wait";
+    document.title = document.querySelector("h1").textContent + ": not known";
   }
   setTimeout(refresh, document.hidden ? 10000 : 1000);
 }

@@ -52,9 +52,13 @@ def test_an_embedded_ledger_whose_disk_is_full(primary: Region, tmp_path: Path) 
         assert refusal["reason"] in FULL
         assert refusal["place"]
         assert refusal["cure"]
-        primary.reach(lambda status: is_full(status)("apply"), "a full disk in the status", 20)
+        primary.reach(lambda status: is_full(status)("apply") and not status["ready"], "a full disk in the status", 20)
+        for path in ("/primary", "/health", "/readiness"):
+            assert (primary.ask(path).status_code, primary.ask(path).json()["blocked"]["reason"] in FULL) == (503, True)
         assert primary.ask("/v1/tables/wallets/documents/w0000000").status_code == 200
         primary.limit_files(-1)
+        primary.reach(lambda status: status["ready"], "room, though no balancer sends a write", 20)
+        assert primary.ask("/primary").status_code == 200
         assert primary.write(acknowledged, 1).status_code == 200
         primary.reach_calm()
         status = primary.status()

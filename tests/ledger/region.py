@@ -86,7 +86,7 @@ class Region:
         self.index.open()
         self.committed: list[Block] = []  # what was told of, by who asks for it
         self.ledger = Ledger(self.journal, "main", 1, options(directory, clock, limits), self._applied)
-        self.reads = Reads("main", self._reader, self.journal, self.index, self._wait_applied)
+        self.reads = Reads("main", self._reader, self.journal, self.index, self._wait_applied, clock)
         self.outcomes = Outcomes("main", directory / "requests.sqlite3", self.journal, leads=True)
 
     def _applied(self, applied: AppliedMark) -> None:

@@ -179,7 +179,15 @@ async def test_a_document_as_of_a_sequence_and_as_of_a_time(client: httpx.AsyncC
     for time, number in (("02:40:01Z", 0), ("02:40:01.999999Z", 0), ("03:40:02%2B01:00", 1), ("02:40:02.5Z", 1)):
         assert (await get(client, f"{path}?as_of=2026-02-02T{time}"))["document"]["n"] == number
     await get(client, path, 404, as_of="2026-02-02T02:40:00Z")
+    refused = await client.get(f"/v1{path}", params={"as_of": "2026-02-02T02:40:03Z"})  # the moment is not over yet
+    assert (refused.status_code, refused.json()["reason"], refused.headers["retry-after"]) == (
+        503,
+        "not_there_yet",
+        "1",
+    )
+    clock.now += 1
     await get(client, path, 404, as_of="2026-02-02T02:40:03Z")  # deleted in the same moment
+    assert (await get(client, path, 503, as_of="2026-02-02T02:40:03.000001Z"))["reason"] == "not_there_yet"
     await get(client, path, 404, as_of="0")
     assert (await get(client, path, 409, as_of="999"))["reason"] == "not_there_yet"
 

@@ -63,7 +63,7 @@ async def test_both_replicas_answer_alike(
     async def there(position: Position, seconds: float) -> bool:
         return True
 
-    postgres = Reads("main", lambda: PostgresReader(dsn), region.journal, region.index, there)
+    postgres = Reads("main", lambda: PostgresReader(dsn), region.journal, region.index, there, lambda: None)
     head = str(region.journal.head("main"))
     others = routes(None, postgres, Outcomes("main", tmp_path / "other.sqlite3", region.journal, leads=False))
     async with served(api(region)) as primary, served(others) as other:

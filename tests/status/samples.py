@@ -49,7 +49,7 @@ def healthy_progress() -> StrandProgress:
     """A replica region that is 60 blocks behind, which take it a moment."""
     progress = StrandProgress("main", ["feed", "settle", "apply"], at(0))
     progress.advance("verified", 100, committed(-60), at(0))
-    progress.hear_head(104_200, committed(99.9), at(99.9))
+    progress.hear_head(104_200, committed(99.9), at(99.9), at(99.9).monotonic)
     progress.advance("received", 104_200, committed(99.9), at(99.95))
     progress.advance("settled", 104_190, committed(99.8), at(99.96))
     progress.advance("applied", 104_140, committed(99.5), at(99.98))

@@ -137,7 +137,7 @@ def test_a_scrape_of_everything_has_every_metric_with_its_labels() -> None:
 
 def test_the_figures_of_a_region_that_is_cut_off() -> None:
     found = scrape(samples.cut_off())
-    assert found["lag_blocks{stage=end_to_end,strand=main}"] == 60
+    assert "lag_blocks{stage=end_to_end,strand=main}" not in found  # not known: the last word is too old
     assert found["lag_blocks{stage=apply,strand=main}"] == 50
     assert found["lag_seconds{stage=feed,strand=main}"] == pytest.approx(120.1)
     assert found["heartbeat_age_seconds{stage=feed,strand=main}"] == pytest.approx(120.1)

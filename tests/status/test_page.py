@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -16,7 +19,7 @@ from replicator.pipeline.feed.publish import ServedFollower
 from replicator.status.model import Snapshot
 from replicator.status.page import SHOWN_GAPS, page
 from replicator.status.settle_view import GapView, SettleView
-from replicator.transport.page_style import CONTENT_SECURITY_POLICY
+from replicator.transport.page_style import CONTENT_SECURITY_POLICY, CSS, SCRIPT
 from replicator.verify.view import DivergentKeyView, VerifyView
 from tests.status import samples
 
@@ -144,3 +147,43 @@ def test_the_policy_allows_exactly_what_is_inline(kind: str) -> None:
     (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", page(samples.healthy()), re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
     assert f"{kind}-src 'sha256-{digest}'" in CONTENT_SECURITY_POLICY
+
+
+def test_a_primary_whose_writes_nobody_takes_is_not_simply_ready() -> None:
+    snapshot = samples.primary()
+    strand = dataclasses.replace(snapshot.strands[0], at_risk_blocks=3)
+    at_risk = dataclasses.replace(snapshot, strands=(strand,))
+    assert "<title>paris: ready</title>" in page(at_risk)
+    alone = dataclasses.replace(at_risk, followers=())
+    assert "<title>paris: ready, but alone</title>" in page(alone)
+    assert '<span class="state wait">ready, but alone</span>' in page(alone)
+    assert "<title>paris: ready</title>" in page(dataclasses.replace(snapshot, followers=()))
+    silent = dataclasses.replace(samples.clustered(), role="primary", strands=(strand,))
+    assert silent.failover is not None
+    for heard, words in ((0.3, "ready"), (12.0, "ready, but alone")):
+        peers = tuple(dataclasses.replace(peer, seen_age_seconds=heard) for peer in silent.failover.peers)
+        failover = dataclasses.replace(silent.failover, peers=peers)
+        assert f"<title>tokyo: {words}</title>" in page(dataclasses.replace(silent, failover=failover))
+
+
+def test_a_level_keeps_its_colour_among_the_figures() -> None:
+    html = page(samples.clustered())
+    assert '<b><span class="state wait">yellow</span></b>' in html
+    # Only a figure's name is soft: a rule for every span in it would win over the colours of states.
+    coloured = [rule for rule in re.findall(r"([^{}]+)\{([^{}]*)\}", CSS) if re.search(r"(^|[ ;])color:", rule[1])]
+    assert [selector.strip() for selector, _ in coloured if "span" in selector] == [".figures div > span"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here to run the page's script in")
+def test_a_page_that_cannot_be_renewed_says_that_nothing_is_known() -> None:
+    document = """
+    const state = { textContent: "ready", className: "state good" };
+    const shown = { "header .state": state, "h1": { textContent: "paris" } };
+    globalThis.document = { getElementById: () => ({ style: {} }), querySelector: name => shown[name],
+                            title: "paris: ready", hidden: false };
+    globalThis.setTimeout = function_ => { globalThis.again = function_; };
+    globalThis.fetch = () => Promise.reject(new Error("no sidecar"));
+    """
+    told = "; again().then(() => console.log(JSON.stringify([document.title, state])));"
+    said = subprocess.run(["node", "-e", document + SCRIPT + told], capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == ["paris: not known", {"textContent": "not known", "className": "state wait"}]

@@ -71,24 +71,70 @@ def test_nothing_is_known_of_the_lag_before_the_primary_spoke() -> None:
     assert progress.view(at(1)).end_to_end == Lag(None, None)
 
 
-def test_no_lag_at_the_head_with_a_fresh_heartbeat() -> None:
+def test_at_the_head_the_lag_is_the_age_of_the_last_word() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(-3600), at(0))
-    progress.hear_head(5, committed(-3600), at(1))
-    assert progress.view(at(2)).end_to_end == Lag(0, 0.0)
+    progress.hear_head(5, committed(-3600), at(1), at(1).monotonic)
+    assert progress.view(at(2)).end_to_end == Lag(0, 1.0)
 
 
 def test_at_the_head_the_lag_grows_once_the_heartbeat_is_missed() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(-3600), at(0))
-    progress.hear_head(5, committed(-3600), at(1))
-    assert progress.view(at(61)).end_to_end == Lag(0, 60.0)
+    progress.hear_head(5, committed(-3600), at(1), at(1).monotonic)
+    assert progress.view(at(61)).end_to_end == Lag(None, 60.0)
+
+
+def test_a_heartbeat_that_does_not_know_the_ledgers_end_makes_no_calm() -> None:
+    progress = replica()
+    progress.advance("applied", 5, committed(-3600), at(0))
+    progress.hear_head(5, committed(-3600), at(1), None)
+    assert progress.view(at(2)).end_to_end == Lag(None, None)
+    progress.hear_head(5, committed(-3600), at(3), at(1).monotonic)
+    for second in range(4, 64):  # the feed lives, the ledger is not read
+        progress.hear_head(5, committed(-3600), at(second), at(1).monotonic if second % 2 else None)
+    assert progress.view(at(64)).end_to_end == Lag(None, 63.0)
+
+
+def test_a_mark_is_complete_as_of_the_newest_word_that_it_has_reached() -> None:
+    progress = replica()
+    progress.advance("applied", 5, committed(0), at(0))
+    for second, head in ((1, 5), (2, 7), (3, 9)):
+        progress.hear_head(head, committed(second), at(second), at(second - 0.5).monotonic)
+    assert progress.view(at(4)).end_to_end == Lag(4, 3.5)
+    progress.advance("settled", 9, committed(3), at(4))
+    progress.advance("applied", 8, committed(3), at(4))
+    view = progress.view(at(4))
+    assert (view.settled_lag, view.end_to_end) == (Lag(0, 1.5), Lag(1, 2.5))
+    progress.advance("applied", 9, committed(3), at(5))
+    assert progress.view(at(5)).end_to_end == Lag(0, 2.5)
+
+
+def test_a_head_that_the_next_heartbeat_takes_back_is_forgotten() -> None:
+    progress = replica()
+    progress.advance("applied", 5, committed(0), at(0))
+    progress.hear_head(1 << 52, committed(0), at(1), at(1).monotonic)
+    progress.hear_head(6, committed(0), at(2), at(2).monotonic)
+    head = progress.view(at(2)).head
+    assert head is not None
+    assert head.sequence == 6
+    progress.advance("applied", 6, committed(0), at(3))
+    assert progress.view(at(3)).end_to_end == Lag(0, 1.0)
+
+
+def test_a_mark_that_is_set_back_is_not_complete_any_more() -> None:
+    progress = replica()
+    progress.advance("applied", 5, committed(0), at(0))
+    progress.hear_head(5, committed(0), at(1), at(1).monotonic)
+    progress.reset("applied", 3, committed(-9), "resync", at(2))
+    assert progress.view(at(2)).end_to_end == Lag(2, 11.0)
+    assert progress.complete_at("settled") == at(1).monotonic
 
 
 def test_lag_is_the_age_of_the_oldest_missing_block() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(10), at(10))
-    progress.hear_head(6, committed(12), at(15))
+    progress.hear_head(6, committed(12), at(15), at(15).monotonic)
     assert progress.view(at(20)).end_to_end == Lag(1, 8.0)
 
 
@@ -96,8 +142,8 @@ def test_an_idle_hour_is_not_an_hour_of_lag() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(0), at(0))
     for second in range(3600):
-        progress.hear_head(5, committed(0), at(second))
-    progress.hear_head(50, committed(3600), at(3600))
+        progress.hear_head(5, committed(0), at(second), at(second).monotonic)
+    progress.hear_head(50, committed(3600), at(3600), at(3600).monotonic)
     blocks, seconds = progress.view(at(3600)).end_to_end
     assert blocks == 45
     assert seconds == pytest.approx(1.0)
@@ -106,27 +152,27 @@ def test_an_idle_hour_is_not_an_hour_of_lag() -> None:
 def test_a_catch_up_after_a_restart_shows_the_age_of_what_is_missing() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(-7200), at(0))
-    progress.hear_head(100_000, committed(0), at(0))
+    progress.hear_head(100_000, committed(0), at(0), at(0).monotonic)
     assert progress.view(at(0)).end_to_end == Lag(99_995, 7200.0)
 
 
 def test_a_new_region_does_not_invent_the_age_of_what_it_misses() -> None:
     progress = replica()
-    progress.hear_head(100_000, committed(0), at(0))
+    progress.hear_head(100_000, committed(0), at(0), at(0).monotonic)
     assert progress.view(at(0)).end_to_end == Lag(100_000, None)
 
 
 def test_a_new_region_that_has_opened_its_empty_replica_does_not_invent_it_either() -> None:
     progress = replica()
     progress.advance("applied", 0, 0, at(0))
-    progress.hear_head(2, committed(0), at(0))
+    progress.hear_head(2, committed(0), at(0), at(0).monotonic)
     assert progress.view(at(0)).end_to_end == Lag(2, None)
 
 
 def test_each_stage_shows_its_own_part_of_the_lag() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(0), at(0))
-    progress.hear_head(9, committed(4), at(4))
+    progress.hear_head(9, committed(4), at(4), at(4).monotonic)
     progress.advance("received", 9, committed(4), at(5))
     progress.advance("settled", 8, committed(3), at(6))
     now = at(7)
@@ -139,9 +185,9 @@ def test_each_stage_shows_its_own_part_of_the_lag() -> None:
 def test_a_wall_clock_that_jumps_does_not_make_lag(jump_seconds: float) -> None:
     progress = replica()
     progress.advance("applied", 5, committed(0), at(0))
-    progress.hear_head(5, committed(0), at(0))
+    progress.hear_head(5, committed(0), at(0), at(0).monotonic)
     now = at(2, jump_seconds=jump_seconds)
-    progress.hear_head(8, committed(2), now)
+    progress.hear_head(8, committed(2), now, now.monotonic)
     blocks, seconds = progress.view(now).end_to_end
     assert blocks == 3
     assert seconds is not None
@@ -151,7 +197,7 @@ def test_a_wall_clock_that_jumps_does_not_make_lag(jump_seconds: float) -> None:
 def test_a_committed_at_of_the_future_is_no_negative_lag() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(9999), at(0))
-    progress.hear_head(7, committed(9999), at(1))
+    progress.hear_head(7, committed(9999), at(1), at(1).monotonic)
     assert progress.view(at(3)).end_to_end == Lag(2, 3.0)
 
 
@@ -176,7 +222,7 @@ def test_whatever_happens_lag_is_never_negative_and_marks_keep_their_order(
         seconds += pause
         now = at(seconds, jump_seconds=jump)
         if name == "head":
-            progress.hear_head(sequence, committed_at, now)
+            progress.hear_head(sequence, committed_at, now, now.monotonic)
         elif sequence >= progress.sequence(name):
             progress.advance(name, sequence, committed_at, now)
     view = progress.view(at(seconds))
@@ -192,7 +238,7 @@ def test_whatever_happens_lag_is_never_negative_and_marks_keep_their_order(
 
 def test_a_quiet_feed_with_a_heartbeat_is_idle_and_without_one_is_stuck() -> None:
     progress = replica()
-    progress.hear_head(0, 0, at(0))
+    progress.hear_head(0, 0, at(0), at(0).monotonic)
     assert stage(progress, "feed", at(9)).condition is StageCondition.IDLE
     assert stage(progress, "feed", at(11)).condition is StageCondition.STUCK
     assert stage(progress, "apply", at(11)).condition is StageCondition.IDLE
@@ -207,7 +253,7 @@ def test_a_feed_that_was_never_heard_is_stuck_after_the_limit() -> None:
 
 def test_work_that_does_not_move_is_stuck() -> None:
     progress = replica()
-    progress.hear_head(9, committed(0), at(0))
+    progress.hear_head(9, committed(0), at(0), at(0).monotonic)
     progress.advance("received", 9, committed(0), at(0))
     progress.advance("settled", 9, committed(0), at(0))
     assert stage(progress, "apply", at(5)).condition is StageCondition.WORKING
@@ -219,7 +265,7 @@ def test_work_that_does_not_move_is_stuck() -> None:
 def test_work_that_comes_after_an_idle_hour_is_not_stuck() -> None:
     progress = replica()
     progress.advance("applied", 5, committed(0), at(0))
-    progress.hear_head(6, committed(3600), at(3600))
+    progress.hear_head(6, committed(3600), at(3600), at(3600).monotonic)
     progress.advance("received", 6, committed(3600), at(3600))
     progress.advance("settled", 6, committed(3600), at(3600))
     assert stage(progress, "apply", at(3601)).condition is StageCondition.WORKING
@@ -250,8 +296,8 @@ def test_a_halt_stays_until_it_is_resumed() -> None:
 def test_a_primary_without_a_block_is_at_its_head() -> None:
     progress = StrandProgress("main", ["source"], at(0))
     progress.hear("source", at(1).monotonic)
-    assert progress.view(at(2)).end_to_end == Lag(0, 0.0)
-    assert stage(progress, "source", at(2)).lag == Lag(None, 0.0)
+    assert progress.view(at(2)).end_to_end == Lag(0, 1.0)
+    assert stage(progress, "source", at(2)).lag == Lag(None, 1.0)
 
 
 def test_a_source_that_falls_silent_lags_by_the_age_of_its_heartbeat() -> None:
@@ -265,7 +311,7 @@ def test_blocks_of_a_backlog_do_not_hide_a_late_heartbeat() -> None:
     progress = StrandProgress("main", ["source"], at(0))
     progress.hear("source", at(1).monotonic)
     progress.advance("applied", 900, committed(2), at(31))
-    assert progress.view(at(31)).end_to_end == Lag(0, 30.0)
+    assert progress.view(at(31)).end_to_end == Lag(None, 30.0)
     assert stage(progress, "source", at(31)).condition is StageCondition.WORKING
 
 

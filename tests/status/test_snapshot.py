@@ -57,7 +57,7 @@ async def test_a_first_copy_is_stuck_only_when_no_row_comes(
 
 async def test_a_large_block_is_stuck_only_when_no_part_comes(autojump_clock: trio.testing.MockClock) -> None:
     board = StageBoard(StrandProgress("main", ["feed", "settle", "apply"], now()))
-    board.heard(Heartbeat(Position("main", 1, 1, bytes(32)), 0, 0, None))
+    board.heard(Heartbeat(Position("main", 1, 1, bytes(32)), 0, 0, None), trio.current_time())
 
     def condition() -> StageCondition:
         return board.progress.view(now()).stages[0].condition

@@ -37,6 +37,7 @@ from replicator.pipeline.feed.reports import report_for_ever
 from replicator.pipeline.feed.stream_tracker import StreamTracker
 from replicator.storage.journal.head import JournalHead
 from replicator.supervise import Backoff, first_cause, supervise
+from replicator.transport.answer import FOREIGN
 from settle_buffer.config import SettleConfig
 from settle_buffer.errors import SettleError, SpoolUnavailable
 from settle_buffer.events import Conflict, Event, GapRequest, Late, SpoolSetAside, Stopped
@@ -206,10 +207,10 @@ class Follower:
                     raise await self._explained(client, cause) from cause  # it will never come from there
                 log.warning("gap %d to %d is not filled yet: %s", gap.first, gap.last, cause)
 
-    def _on_heartbeat(self, heartbeat: Heartbeat) -> None:
+    def _on_heartbeat(self, heartbeat: Heartbeat, at: float) -> None:
         self.heard_at = trio.current_time()
         self.heard_head = max(self.heard_head, heartbeat.position.sequence)
-        self._listener.heard(heartbeat)
+        self._listener.heard(heartbeat, at)
 
     # -- what stops the strand, and what lets it go on
 
@@ -252,8 +253,10 @@ class Follower:
             case SpoolSetAside(path):
                 self.spool_set_aside = path
 
-    async def _explained(self, client: FeedClient, refusal: Rejected) -> Halted:
-        """What the other region's refusal means here: all of them need a person."""
+    async def _explained(self, client: FeedClient, refusal: Rejected) -> Halted | Unavailable:
+        """What the other region's refusal means here: all that are a sidecar's own need a person."""
+        if refusal.reason == FOREIGN:  # of a balancer, say, while it knows no sidecar
+            return Unavailable(refusal.reason, refusal.message, place=refusal.place, cure=refusal.cure)
         sequence = self._journal_head.position.sequence
         fork = await self._first_difference(client, sequence) if refusal.reason == "diverged" else None
         return refused(refusal, sequence, fork, f"{self.upstream_url}, strand {self._strand}")

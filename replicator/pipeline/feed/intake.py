@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple
 
 import trio
 
-from replicator.errors import Corrupt
+from replicator.errors import Halted
 from replicator.format.block import Block
 from replicator.format.wire import Frame, Heartbeat, StagedPart, pack_blocks
 from replicator.pipeline.feed.base import BlockStore, FeedListener
@@ -29,7 +30,8 @@ CLOCK_SECONDS = 0.5  # while blocks come, heartbeats are passed on at most this 
 
 class FeedIntake:
     """Takes what one upstream sends. ``url`` names it in errors; ``decoded`` gets the blocks that are on their way to
-    the journal, whose end is ``journal_head``; ``on_heartbeat`` hears the last heartbeat of each batch."""
+    the journal, whose end is ``journal_head``; ``on_heartbeat`` hears the last heartbeat of each batch, and when it
+    arrived on trio's clock."""
 
     def __init__(
         self,
@@ -39,7 +41,7 @@ class FeedIntake:
         journal_head: JournalHead,
         decoded: DecodedBlocks,
         listener: FeedListener,
-        on_heartbeat: Callable[[Heartbeat], None],
+        on_heartbeat: Callable[[Heartbeat, float], None],
     ) -> None:
         self._url = url
         self._settler = settler
@@ -55,15 +57,17 @@ class FeedIntake:
         """Take the frames of a connection until it closes. The ``tracker`` of a stream tells up to where the upstream
         has sent everything; the blocks of a range that was asked for tell nothing of the kind.
 
-        Raises Unavailable or Corrupt, or what the spool and the journal raise.
+        Raises Unavailable, or what the spool and the journal raise.
         """
-        send, receive = trio.open_memory_channel[list[Frame]](READ_AHEAD_BATCHES)
+        send, receive = trio.open_memory_channel[_Arrival](READ_AHEAD_BATCHES)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_read_into, frames.batches(), send)
             async with receive:
-                async for batch in receive:
-                    _take_waiting(receive, batch)
+                async for first in receive:
+                    arrivals = [first, *_waiting(receive)]
+                    batch = [frame for arrival in arrivals for frame in arrival.frames]
                     await self._take(batch)
+                    self._hear(arrivals)
                     if tracker is not None:
                         await self._pass_clock(batch, tracker.up_to(batch))
 
@@ -75,9 +79,12 @@ class FeedIntake:
         if blocks:
             await self._settler.put(self._entries(blocks))
             self._listener.received(blocks[-1].header)
-        heartbeats = [frame for frame in batch if type(frame) is Heartbeat]
-        if heartbeats and heartbeats[-1].position.strand == self._strand:
-            self._on_heartbeat(heartbeats[-1])
+
+    def _hear(self, arrivals: Sequence[_Arrival]) -> None:
+        # What a heartbeat says is as old as its arrival, however long the blocks before it waited for the spool.
+        heard = [(frame, arrival.at) for arrival in arrivals for frame in arrival.frames if type(frame) is Heartbeat]
+        if heard and heard[-1][0].position.strand == self._strand:
+            self._on_heartbeat(*heard[-1])
 
     async def _stage(self, parts: Sequence[StagedPart]) -> None:
         if parts:
@@ -92,7 +99,7 @@ class FeedIntake:
             if header.strand != strand:
                 message = f"a block of strand {header.strand!r} came in the stream of {strand!r}"
                 cure = "check [region] strand on both sides"
-                raise Corrupt("other_strand", message, place=self._url, cure=cure)
+                raise Halted("other_strand", message, place=self._url, cure=cure)
         # What the journal has came twice and is dropped: nobody would ever take it from here.
         head = self._journal_head.position.sequence
         self._decoded.add(block for block in blocks if block.header.sequence > head)
@@ -112,17 +119,25 @@ class FeedIntake:
             await self._settler.heartbeat(self._strand, beat.now, sequence=sent)
 
 
-async def _read_into(batches: AsyncIterator[list[Frame]], send: trio.MemorySendChannel[list[Frame]]) -> None:
+class _Arrival(NamedTuple):
+    """Frames that arrived together, and when."""
+
+    at: float
+    frames: list[Frame]
+
+
+async def _read_into(batches: AsyncIterator[list[Frame]], send: trio.MemorySendChannel[_Arrival]) -> None:
     async with send:
         with contextlib.suppress(trio.BrokenResourceError):  # who takes them has stopped, and says why
             async for batch in batches:
-                await send.send(batch)
+                await send.send(_Arrival(trio.current_time(), batch))
 
 
-def _take_waiting(receive: trio.MemoryReceiveChannel[list[Frame]], batch: list[Frame]) -> None:
-    """Add what waits already. It ends: the reader is another task, which cannot send meanwhile."""
+def _waiting(receive: trio.MemoryReceiveChannel[_Arrival]) -> list[_Arrival]:
+    """What waits already. It ends: the reader is another task, which cannot send meanwhile."""
+    arrivals = []
     while True:
         try:
-            batch.extend(receive.receive_nowait())
+            arrivals.append(receive.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel):
-            return
+            return arrivals

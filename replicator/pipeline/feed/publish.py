@@ -10,7 +10,8 @@ Protocol, version 1 (frames in ``format/wire.py``; any ledger that serves this c
     POST /feed/v1/{strand}/received                   a follower has everything up to a position durably
 
 The answer is a stream of frames; its header ``Feed-Position`` is the position behind which it starts. A
-HEARTBEAT comes at least every ``heartbeat_seconds``, also while there is nothing else to send. Its header
+HEARTBEAT comes at least every ``heartbeat_seconds``, also while there is nothing else to send; to a follower whose
+request has the header ``Feed-Heartbeat: trouble`` it also says what troubles the ledger. Its header
 ``Feed-Reports: prompt``, and that of the answer to a report, asks the follower to report as soon as blocks are
 durable, because somebody waits for that; a follower that does not know it reports now and then. ``hash`` may be left
 out for a backfill of a range that the asker will check by its links. Refusals are JSON:
@@ -42,8 +43,10 @@ from replicator.errors import Rejected
 from replicator.format.position import MAX_SEQUENCE, Position, parse_position
 from replicator.format.wire import (
     CONTENT_TYPE,
+    HEARTBEAT_HEADER,
     PROMPT,
     REPORTS_HEADER,
+    TROUBLE,
     Heartbeat,
     pack_block,
     pack_definition_frame,
@@ -73,8 +76,18 @@ class ServedFollower(NamedTuple):
     sent_sequence: int
 
 
+class LedgerWord(NamedTuple):
+    """What is known of the ledger: everything that it committed before ``heard`` is in the journal, and ``trouble``
+    (``condition:reason``) keeps that time from moving; None: not known, and none. ``now`` is this moment by the clock
+    that ``heard`` is told by, µs since 1970; None: our own."""
+
+    heard: int | None
+    trouble: str | None = None
+    now: int | None = None
+
+
 class Publisher:
-    """Serves one journal. ``heard`` gives when the ledger itself last showed life (µs since 1970), if known;
+    """Serves one journal. ``word`` gives before which time everything that the ledger committed is in that journal;
     ``regions`` remember who follows which strand; ``name`` is this region's own. ``on_report`` hears what each region
     has durably (strand, region, sequence); while ``wants_reports`` says so, followers are asked for prompt ones."""
 
@@ -83,7 +96,7 @@ class Publisher:
         journal: Journal,
         journal_heads: dict[str, JournalHead],
         heartbeat_seconds: float = 1.0,
-        heard: Callable[[], int | None] = lambda: None,
+        word: Callable[[], LedgerWord] = lambda: LedgerWord(None),
         regions: dict[str, KnownRegions] | None = None,
         name: str = "",
     ) -> None:
@@ -94,7 +107,7 @@ class Publisher:
         self._regions = regions or {}
         self._journal_heads = journal_heads
         self._heartbeat_seconds = heartbeat_seconds
-        self._heard = heard
+        self._word = word
         self.followers: dict[int, ServedFollower] = {}  # by a number for each open stream
         self._streams = 0
 
@@ -165,7 +178,7 @@ class Publisher:
             await trio.to_thread.run_sync(self._remember, strand, _region(request), start.position.sequence)
             self._pass_report_on(strand, _region(request), start.position.sequence)
         return StreamingResponse(
-            self._stream(start, _region(request)),
+            self._stream(start, _region(request), tells_trouble=request.headers.get(HEARTBEAT_HEADER) == TROUBLE),
             media_type=CONTENT_TYPE,
             headers={"Feed-Position": str(start.position), **self._report_headers()},
         )
@@ -213,12 +226,14 @@ class Publisher:
         base = self._journal.base(strand).sequence
         return Rejected("pruned", f"this journal begins behind sequence {base}", status=410, place=place)
 
-    async def _stream(self, start: _StreamStart, region: str) -> AsyncIterator[bytes]:
+    async def _stream(self, start: _StreamStart, region: str, *, tells_trouble: bool) -> AsyncIterator[bytes]:
         self._streams += 1
         stream = self._streams
         strand, after = start.position.strand, start.position.sequence
         try:
-            yield self._heartbeat(strand)  # at once: it says that the stream is open, and where this chain ends
+            yield self._heartbeat(
+                strand, tells_trouble=tells_trouble
+            )  # at once: it says that the stream is open, and where this chain ends
             for relation, data in start.definitions.items():
                 yield pack_definition_frame(relation, data)
             while start.until is None or after < start.until:
@@ -238,7 +253,7 @@ class Publisher:
                         break
                 # Also whenever all has been sent: two heartbeats in a row tell a follower that nothing was lost there.
                 if trio.current_time() >= beat_at or after == self._journal_heads[strand].position.sequence:
-                    yield self._heartbeat(strand)
+                    yield self._heartbeat(strand, tells_trouble=tells_trouble)
             yield pack_end("the end that was asked for")
         except _PrunedMeanwhile:  # the answer has begun: there is no status left to say it with
             log.warning("strand %s: the feed of region %r breaks off: what it needs next was pruned", strand, region)
@@ -260,11 +275,11 @@ class Publisher:
         last = page.last if until is None else until
         yield b"".join(pack_block(b) for b in unpack_page(page.data) if after < b.header.sequence <= last)
 
-    def _heartbeat(self, strand: str) -> bytes:
-        journal_head = self._journal_heads[strand]
-        return pack_heartbeat(
-            Heartbeat(journal_head.position, journal_head.committed_at, time.time_ns() // 1000, self._heard())
-        )
+    def _heartbeat(self, strand: str, *, tells_trouble: bool) -> bytes:
+        journal_head, word = self._journal_heads[strand], self._word()
+        trouble = word.trouble if tells_trouble else None
+        now = time.time_ns() // 1000 if word.now is None else word.now
+        return pack_heartbeat(Heartbeat(journal_head.position, journal_head.committed_at, now, word.heard, trouble))
 
 
 def _region(request: Request) -> str:

@@ -53,7 +53,8 @@ class SourceReport:
     sink, ``stored`` that of the last block that is durable (whoever stores it writes that here), ``vouched`` that up to
     which nothing can have been left out. Bytes are None where the ledger does not tell them. ``waited_for``: whether
     the ledger's commits wait for ``acknowledge``; None where they never do, and while it is not known. ``held_up``:
-    what another transaction holds up, and which one that is.
+    what another transaction holds up, and which one that is. Everything that the ledger committed before the monotonic
+    time ``handed_over_at`` has been sent to the sink; None while that is not known.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class SourceReport:
     waited_for: bool | None = None
     held_up: str | None = None
     heard_at: float | None = None
+    handed_over_at: float | None = None
 
 
 class Sink(Protocol):

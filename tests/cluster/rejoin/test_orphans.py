@@ -49,7 +49,7 @@ class Deployment:
         """The primary takes requests."""
         new = self.new
         ledger = LiveLedger(new.journal, STRAND, 2, options(new.directory, new.clock))
-        reads = Reads(STRAND, new.kind.reader, new.journal, new.history, self._never)
+        reads = Reads(STRAND, new.kind.reader, new.journal, new.history, self._never, new.clock)
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: ledger.run((), task_status=task_status))
             outcomes = Outcomes(STRAND, options(new.directory, new.clock).requests, new.journal, leads=True)

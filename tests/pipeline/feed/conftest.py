@@ -84,7 +84,7 @@ class Recorder:
         self.halts.append(cause)
         self.halted.set()
 
-    def heard(self, heartbeat: Heartbeat) -> None:
+    def heard(self, heartbeat: Heartbeat, at: float) -> None:
         self.heartbeats += 1
 
     def staged(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import trio
 
 from replicator.errors import Unavailable
-from replicator.format.block import BODY_LIMIT_BYTES, BlockPart, Draft
-from replicator.format.statement import pack_insert
+from replicator.format.block import BODY_LIMIT_BYTES, BlockPart, Draft, seal_small
+from replicator.format.position import genesis
+from replicator.format.statement import pack_insert, pack_message
 from replicator.format.wire import pack_block, unpack_page
 from replicator.pipeline.feed.publish import Publisher
 from replicator.storage.journal.reading import JournalPage
@@ -180,3 +182,41 @@ async def test_what_arrived_is_drained_without_the_region_that_sent_it(tmp_path:
             await region.tail.beyond(9)
             assert region.follower.is_drained
             nursery.cancel_scope.cancel()
+
+
+class Garbling(Publisher):
+    """Its first answers hold something else than frames, or a length that is none; then it is as it should be."""
+
+    said: ClassVar[list[bytes]] = []
+
+    async def _stream(self, *arguments: Any, **more: Any) -> AsyncIterator[bytes]:
+        if self.said:
+            yield self.said.pop(0)
+        async for data in super()._stream(*arguments, **more):
+            yield data
+
+
+GARBLED = Draft("tx1", "0/1", 10, 0, 1, pack_message("n", b"1"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ([b"<html>502 Bad Gateway</html>"], "bad_frame"),
+        ([pack_block(block)[:-1] + b"!" for block in seal_small([GARBLED], genesis(STRAND), 1)], "body_mismatch"),
+        ([b"\xc6\x3f\xff\xff\xff"], "feed_silent"),
+        ([b"\xc6\xff\xff\xff\xff"], "feed_silent"),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[bytes], reason: str
+) -> None:
+    monkeypatch.setattr(Garbling, "said", list(said))
+    primary = Primary(tmp_path / "primary.db", Garbling)
+    primary.write(drafts(1, 3))
+    region = Region(tmp_path / "eu", primary)
+    async with primary.serving():
+        await reach(region, 3)
+    assert not region.recorder.halts
+    assert [cause.reason for cause in region.recorder.waits] == [reason]
+    assert region.journal.head(STRAND) == primary.journal.head(STRAND)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ from replicator.pipeline.sources.postgres.slot import Slot, read_slot, written_l
 from replicator.pipeline.sources.postgres.standby import is_waited_for
 from replicator.pipeline.sources.postgres.stream import KEEPALIVE, XLOG_DATA, ReplicationStream, read_keepalive
 from replicator.pipeline.sources.postgres.stream_basis import BasisWatch
-from replicator.postgres.lsn import lsn_text
+from replicator.postgres.lsn import lsn_text, parse_lsn
 from replicator.postgres.session import Connection, Worker
 
 IDLE_NOTE = "postgres.idle"
@@ -158,6 +159,8 @@ class WalReader:
         self._sequences: dict[tuple[str, str], SequenceValue] = {}
         self._held_up = HeldUp()
         self._numbered_at = 0
+        self._emitted: deque[tuple[int, float]] = deque()  # heartbeats: their place in the log, and when they were sent
+        self._flushed = start  # the place in the log up to which everything was handed over
         self.sent = origin
 
     async def run(self) -> None:
@@ -276,11 +279,21 @@ class WalReader:
         if assembler.heartbeats != self._heartbeats:
             self._heartbeats = assembler.heartbeats
             report.heard_at = trio.current_time()
+        self._flushed = assembler.complete
+        self._note_handed_over()
         report.seen = lsn_text(assembler.complete)
         if self._context.options.synchronous and assembler.complete > self._context.progress.vouched:
             self._context.progress.look.set()
         report.duplicates += assembler.duplicates
         assembler.duplicates = 0
+
+    def _note_handed_over(self) -> None:
+        """The log was read beyond a heartbeat, and nothing was left out: what was committed before it was sent is
+        handed over."""
+        # The time of sending, not that of its return: a backlog returns it late, with more behind it.
+        place = min(self._flushed, self._context.progress.vouched)
+        while self._emitted and self._emitted[0][0] <= place:
+            self._context.report.handed_over_at = self._emitted.popleft()[1]
 
     async def _let_idle_log_go(self) -> None:
         """While nothing is in flight, let the server forget the log that holds nothing for us.
@@ -322,6 +335,7 @@ class WalReader:
             if self._assembler.reread.is_proven:
                 progress.vouch(reached)
                 context.report.vouched = lsn_text(progress.vouched)
+                self._note_handed_over()
             with trio.move_on_after(context.options.heartbeat_seconds or LOOK_SECONDS):
                 await progress.look.wait()
 
@@ -329,7 +343,10 @@ class WalReader:
         """Send a message through the server's log; its return proves the whole path."""
         report = self._context.report
         while True:
-            slot, held_by = await self._context.sql.call(self._heartbeat, self._context.options.slot)
+            emitted_at = trio.current_time()
+            lsn, slot, held_by = await self._context.sql.call(self._heartbeat, self._context.options.slot)
+            self._emitted.append((lsn, emitted_at))
+            self._note_handed_over()  # it may have come back before its sender heard where it was put
             if slot is not None:
                 report.retained_bytes, report.safe_bytes = slot.retained_bytes, slot.safe_bytes
             held_up = self._held_up.by(held_by, "the log that the server keeps for us", trio.current_time())
@@ -338,11 +355,14 @@ class WalReader:
                 self._note_waited_for(await self._context.sql.call(is_waited_for, self._context.options.slot))
             await trio.sleep(self._context.options.heartbeat_seconds)
 
-    def _heartbeat(self, connection: Connection, slot: str) -> tuple[Slot | None, OpenTransaction | None]:
-        """Emit a message; how the slot stands then, and which transaction holds it up, if one does."""
-        connection.execute("SELECT pg_logical_emit_message(false, %s, %s::text)", (HEARTBEAT_PREFIX, slot))
+    def _heartbeat(self, connection: Connection, slot: str) -> tuple[int, Slot | None, OpenTransaction | None]:
+        """Emit a message; where it is in the log, how the slot stands then, and which transaction holds it up, if one
+        does."""
+        statement = "SELECT pg_logical_emit_message(false, %s, %s::text)::text"
+        row = connection.execute(statement, (HEARTBEAT_PREFIX, slot)).fetchone()
+        assert row is not None
         self._use_number(connection)
-        return read_slot(connection, slot), holding_slot(connection)
+        return parse_lsn(row[0]), read_slot(connection, slot), holding_slot(connection)
 
     def _use_number(self, connection: Connection) -> None:
         """Use a transaction's number where the log has grown by a segment since the last one.
