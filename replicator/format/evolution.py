@@ -22,7 +22,8 @@ from replicator.format.definition import Column, Definition
 RESYNC = (
     "begin a new history: stop the sidecar, move its data directory away, drop its slot if it is there (SELECT"
     " pg_drop_replication_slot('SLOT')) and start it: it copies every table anew; then make each other region anew:"
-    " replicator bootstrap CONFIG --replace"
+    " replicator bootstrap CONFIG --replace; in a cluster instead: stop the sidecar, and once another region leads"
+    " make this one anew: replicator bootstrap CONFIG --replace, which tells of rows that only this region may have"
 )
 
 

@@ -90,7 +90,9 @@ class Teller(threading.Thread):
             try:
                 number = self._attempt(request, count, payer, payee, amount)
             except psycopg.errors.UniqueViolation:
-                number = None
+                number = None  # it is here; whether other regions have it, only a commit behind it tells
+                if not self._confirmed():
+                    continue
             except psycopg.Error as error:
                 if error.sqlstate not in (None, "25006", "40001") and not isinstance(error, psycopg.OperationalError):
                     self.faults.append(f"{request} at {region}: {error.sqlstate} {error}")
@@ -116,6 +118,16 @@ class Teller(threading.Thread):
             self._session.execute(NOTE, (request, payer, payee))
         assert row is not None
         return int(row[0])
+
+    def _confirmed(self) -> bool:
+        """Whether a commit came back behind what is here already."""
+        assert self._session is not None
+        try:
+            self._session.execute("UPDATE accounts SET balance = balance WHERE owner = 1")
+        except psycopg.Error:
+            self._elsewhere()
+            return False
+        return True
 
     def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":

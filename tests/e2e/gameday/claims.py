@@ -22,6 +22,7 @@ from tests.e2e.gameday.probes import Sight
 PAUSE_SECONDS = 0.3
 LAG_SECONDS = 3
 GRACE_SECONDS = 4.0
+LEASE_SECONDS = 6.0  # a lease and what a primary may take to notice that it cannot write: within it others wait
 PATHS = (
     "/primary",
     "/health",
@@ -129,10 +130,10 @@ class _Shown:
 
     def takes_no_writes(self, claim: Claim) -> str:
         """For so long that the sidecar has to know it."""
-        recent = self._between(claim.region, claim.began - GRACE_SECONDS, claim.ended)
+        recent = self._between(claim.region, claim.began - LEASE_SECONDS, claim.ended)
         if len(recent) < 3 or any(sight.writes for sight in recent):
             return ""
-        return f"says that its applications may write; none of {len(recent)} writes in {GRACE_SECONDS:.0f} s was taken"
+        return f"says that its applications may write; none of {len(recent)} writes in {LEASE_SECONDS:.0f} s was taken"
 
     def is_dead(self, claim: Claim) -> str:
         """Whether its database has not been readable for so long that everybody has to know it."""

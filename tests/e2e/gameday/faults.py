@@ -236,10 +236,9 @@ def alter_publication(world: World, draws: random.Random) -> Iterator[None]:
     if publication is None:
         yield
         return
-    world.sql(name, f"ALTER PUBLICATION {publication} SET (publish = 'insert')")
+    world.meddle(name, f"ALTER PUBLICATION {publication} SET (publish = 'insert')")
     yield
-    with contextlib.suppress(psycopg.Error):
-        world.sql(name, f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')")
+    world.meddle(name, f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')")
 
 
 def drop_publication(world: World, draws: random.Random) -> Iterator[None]:
@@ -248,10 +247,9 @@ def drop_publication(world: World, draws: random.Random) -> Iterator[None]:
     if publication is None:
         yield
         return
-    world.sql(name, f"DROP PUBLICATION {publication}")
+    world.meddle(name, f"DROP PUBLICATION {publication}")
     yield
-    with contextlib.suppress(psycopg.Error):
-        world.sql(name, f"CREATE PUBLICATION {publication} FOR ALL TABLES")
+    world.meddle(name, f"CREATE PUBLICATION {publication} FOR ALL TABLES")
 
 
 def drop_slot(world: World, draws: random.Random) -> Iterator[None]:
@@ -260,10 +258,9 @@ def drop_slot(world: World, draws: random.Random) -> Iterator[None]:
     region = world.region(name)
     region.kill()
     world.sleep(0.5)
-    with contextlib.suppress(psycopg.Error):
-        world.sql(name, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
-        world.sleep(0.5)
-        world.sql(name, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    world.meddle(name, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+    world.sleep(0.5)
+    world.meddle(name, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
     region.start()
     yield
 
@@ -271,19 +268,17 @@ def drop_slot(world: World, draws: random.Random) -> Iterator[None]:
 def unlogged(world: World, draws: random.Random) -> Iterator[None]:
     """A table leaves the log for a while, and rows are written meanwhile."""
     name = leader(world)
-    world.sql(name, "CREATE TABLE IF NOT EXISTS side (id int PRIMARY KEY)", "ALTER TABLE side SET UNLOGGED")
-    world.sql(name, "INSERT INTO side SELECT coalesce(max(id), 0) + 1 FROM side")
+    world.meddle(name, "CREATE TABLE IF NOT EXISTS side (id int PRIMARY KEY)", "ALTER TABLE side SET UNLOGGED")
+    world.meddle(name, "INSERT INTO side SELECT coalesce(max(id), 0) + 1 FROM side")
     yield
-    with contextlib.suppress(psycopg.Error):
-        world.sql(name, "ALTER TABLE side SET LOGGED")
+    world.meddle(name, "ALTER TABLE side SET LOGGED")
 
 
 def add_column(world: World, draws: random.Random) -> Iterator[None]:
     """A migration at the leader, which the feed carries with the rows."""
     name = leader(world)
     column = f"note_{draws.randrange(10**6)}"
-    with contextlib.suppress(psycopg.Error):
-        world.sql(name, "SET lock_timeout = '3s'", f"ALTER TABLE accounts ADD COLUMN {column} text")
+    world.meddle(name, f"ALTER TABLE accounts ADD COLUMN {column} text")
     yield
 
 

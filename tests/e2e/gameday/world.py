@@ -125,6 +125,11 @@ class World(Cluster):
             for statement in statements:
                 session.execute(statement.encode())
 
+    def meddle(self, name: str, *statements: str) -> None:
+        """The same, by somebody who does not wait long, and goes away where the database does not let him."""
+        with contextlib.suppress(psycopg.Error):
+            self.sql(name, "SET statement_timeout = '2s'", "SET lock_timeout = '2s'", *statements)
+
     def region(self, name: str) -> GameRegion:
         region = self.regions[name]
         assert isinstance(region, GameRegion)
@@ -247,9 +252,9 @@ class World(Cluster):
         What a region says of itself is not enough: how far each database is, is asked of the databases. Tellers are at
         rest, or it never ends.
         """
-        leader = self.settled().name
+        self.settled()
         self.wait(lambda: len(set(map(self._extent, NAMES))) == 1, "all databases are at one place")
-        return leader
+        return self.settled().name
 
     def _extent(self, name: str) -> object:
         """How much of the bank a database has; a value of its own while it does not answer."""
@@ -262,6 +267,9 @@ class World(Cluster):
         """Carry out each cure that names a command."""
         for name in NAMES:
             for cure in self.told(name):
+                if "in a cluster instead: stop the sidecar" in cure:
+                    self.begin_anew(name)
+                    continue
                 for verb, rest in COMMAND.findall(cure):
                     self.carry_out(name, verb, rest.split(), cure)
 
@@ -302,10 +310,22 @@ class World(Cluster):
         except subprocess.TimeoutExpired:
             region.kill()
 
-    def make_anew(self, name: str, source: str, kill_after_seconds: float | None) -> None:
+    def begin_anew(self, name: str) -> None:
+        """A region whose stream cannot go on lets another one lead, and is made anew from that; what only it had goes,
+        if it says that there is something."""
+        self.say(f"{self.now:.1f} {name} cannot go on with its stream: another region is to lead")
+        self.stop_hard(self.region(name))
+        self.wait(lambda: self.primary() is not None, "another region leads")
+        leader = self.primary()
+        assert leader is not None
+        self.make_anew(name, leader.url, None, "--allow-data-loss")
+        self.cures.append(f"{self.now:.1f} {name}: another region leads, made anew")
+
+    def make_anew(self, name: str, source: str, kill_after_seconds: float | None, *options: str) -> None:
         """``replicator bootstrap`` of a stopped region, killed once on its way if that is given, until it is whole."""
         region = self.region(name)
-        command = [sys.executable, "-m", "replicator", "bootstrap", str(region.config), "--replace", "--from", source]
+        verb = ["bootstrap", str(region.config), *options, "--replace", "--from", source]
+        command = [sys.executable, "-m", "replicator", *verb]
         if kill_after_seconds is not None:
             running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self.sleep(kill_after_seconds)

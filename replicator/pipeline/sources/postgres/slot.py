@@ -31,7 +31,9 @@ def new_copy(options: PostgresOptions) -> str:
     return (
         "stop the sidecar and move its data directory away; in the database:"
         f" {let_go}SELECT pg_drop_replication_slot({literal(options.slot)}); then start the sidecar, which copies"
-        " everything anew, and make each other region anew: replicator bootstrap CONFIG --replace"
+        " everything anew, and make each other region anew: replicator bootstrap CONFIG --replace; in a cluster"
+        " instead: stop the sidecar, and once another region leads make this one anew: replicator bootstrap CONFIG"
+        " --replace, which tells of rows that only this region may have"
     )
 
 
