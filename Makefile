@@ -15,7 +15,7 @@ TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 SEEDS ?= 10000
 MINUTES ?= 30
 
-.PHONY: demo test fast lint types docs tests matrix simulate soak bench bench-failover lock clean
+.PHONY: demo test fast lint types docs tests matrix simulate soak gameday bench bench-failover lock clean
 
 demo: $(VENV)/.run
 	$(BIN)/replicator demo
@@ -54,6 +54,10 @@ simulate: $(VENV)/.test
 # Half an hour of pgbench under continuous verification: a false alarm ends it with an error.
 soak: $(VENV)/.test
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+
+# Random faults on three PostgreSQL regions and etcd, a bank that works there, and checkers of all that they say.
+gameday: $(VENV)/.test
+	$(BIN)/python -m tests.e2e.gameday --minutes $(MINUTES)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.catchup

@@ -177,7 +177,9 @@ class SnapshotBuilder:
         report = self.source.report
         if report.heard_at is not None:
             self._board.lives(report.heard_at)
-        if self.complete_at is not None and (complete_at := self.complete_at()) is not None:
+        # Only who leads knows the ledger's end by its own log: another region may write by now where this one does not.
+        is_ledger = self._role() == "primary"
+        if is_ledger and self.complete_at is not None and (complete_at := self.complete_at()) is not None:
             self._board.complete(complete_at)
         if report.copied_rows > self._copied_rows:
             self._board.progress.work("source", now())

@@ -87,7 +87,8 @@ class Witness(threading.Thread):
                 self.claims.append(Claim(self.region, "fresh", path, began, ended, LAG_SECONDS))
             case "/metrics":
                 for line in body.decode().splitlines():
-                    if line.startswith("replicator_lag_seconds{") and not line.endswith("NaN"):
+                    is_whole_way = line.startswith("replicator_lag_seconds{") and '"end_to_end"' in line
+                    if is_whole_way and not line.endswith("NaN"):
                         seconds = float(line.rsplit(" ", 1)[1])
                         self.claims.append(Claim(self.region, "fresh", "replicator_lag_seconds", began, ended, seconds))
             case "/v1/status":

@@ -17,6 +17,7 @@ Every violation is a line that names its round; the day goes on.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import traceback
@@ -66,9 +67,10 @@ class GameDay:
         """Days, until the time is over; the round that is under way is finished."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self._day(deadline)
+            self.day(ROUNDS_A_DAY, deadline)
 
-    def _day(self, deadline: float) -> None:
+    def day(self, rounds: int, deadline: float = math.inf) -> None:
+        """One day of so many rounds, or fewer."""
         self._days += 1
         directory = self._directory / f"day-{self._days}"
         directory.mkdir()
@@ -77,7 +79,7 @@ class GameDay:
         world = World(directory, etcd, self._say, acknowledge=self._acknowledge)
         try:
             self._first_copy(world)
-            for _ in range(ROUNDS_A_DAY):
+            for _ in range(rounds):
                 if time.monotonic() > deadline or not self._round(world):
                     break
         except Exception:
