@@ -47,9 +47,6 @@ def signals(seen: Observation, rules: FailoverRules) -> Signals:
     writes = [name for name, report in seen.fresh(rules).items() if report.state is RoleState.PRIMARY and report.open]
     if seen.lease is None:
         return Signals(Level.YELLOW, "the lease store does not answer", views)
-    if rules.exclusive and seen.lease_seconds < rules.report_seconds:
-        # Whoever led when it went away finds it again at the same moment, and is to be heard of first.
-        return Signals(Level.YELLOW, "the lease store answers again, for a moment only", views)
     held = seen.lease.holder is not None
     if held and heard:
         return Signals(Level.GREEN, "", views)
@@ -58,6 +55,9 @@ def signals(seen: Observation, rules: FailoverRules) -> Signals:
     if heard or writes:
         names = ", ".join(sorted({*heard, *writes}))
         return Signals(Level.YELLOW, f"nobody holds the lease, but the primary is heard by {names}", views)
+    if rules.exclusive and seen.lease_seconds < rules.report_seconds:
+        # Whoever led when it went away finds it again at the same moment, and is to be heard of first.
+        return Signals(Level.YELLOW, "the lease store has only just answered", views)
     return Signals(Level.RED, "nobody holds the lease, and no region that answers hears the primary", views)
 
 
