@@ -112,9 +112,14 @@ class Cluster:
         return made
 
     def switch_over(self, target: str, seconds: float = 30.0) -> None:
-        """Order it; returns when it is accepted."""
-        status, answer = self.leads(*NAMES).order(verb="switchover", target=target, seconds=seconds)
-        assert status == 202, f"{answer}\n{self.story()}"
+        """Order it; returns when it is accepted: the primary may have to hear of the target first."""
+
+        def is_accepted() -> bool:
+            status, answer = self.leads(*NAMES).order(verb="switchover", target=target, seconds=seconds)
+            assert status == 202 or answer.get("reason") == "target_not_ready", f"{answer}\n{self.story()}"
+            return status == 202
+
+        self.wait(is_accepted, f"a switchover to {target} is accepted")
 
     # -- waiting
 

@@ -75,7 +75,10 @@ def test_a_primary_that_is_told_to_stop_hands_over(tmp_path: Path, etcd: Etcd) -
             three.wait(lambda: _blocked_by(new) == {paris.name, other.name}, "the primary knows")
             status, refusal = new.order(verb="switchover", target=other.name)
             assert (status, refusal["reason"]) == (409, "target_not_ready"), refusal
-            assert refusal["message"] == f"{other.name} cannot be promoted: paused by an operator: replicator resume CONFIG"
+            assert (
+                refusal["message"]
+                == f"{other.name} cannot be promoted: paused by an operator: replicator resume CONFIG"
+            )
             assert "hand_over" not in new.happened(), "it has closed for nothing"
             assert stopped(new) == 0
             assert "the lease is given back" in new.log()

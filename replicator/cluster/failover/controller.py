@@ -76,6 +76,7 @@ class Controller:
     async def _step_for_ever(self) -> None:
         while True:
             changed = self.member.changed  # taken before the look: a change during it must not be slept through
+            await self.member.look_for_first_copy()
             step = await self._decide()
             if step.event is not None:
                 await self._entered(step.event)

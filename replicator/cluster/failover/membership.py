@@ -71,6 +71,7 @@ class Membership:
         self.asked_epoch = 0  # the epoch that every peer was last asked to promise
         self.why = self.unfit = ""
         self.is_whole = False  # until the journal was looked at
+        self._looked_at = -1  # where it ended then
         self.probe = probe
         self.began_at = self.since = boot_seconds()
         self.deciding = trio.Lock()
@@ -138,8 +139,10 @@ class Membership:
 
     async def look_for_first_copy(self) -> None:
         """See whether it is in the journal by now. Once there it stays: no rewind goes behind it."""
-        if not self.is_whole:
+        sequence = self.region.journal_head.position.sequence
+        if not self.is_whole and sequence != self._looked_at:
             self.is_whole = await trio.to_thread.run_sync(self.region.adapter.is_whole)
+            self._looked_at = sequence
 
     async def look_after_ledger(self) -> None:
         """Fence what came since (a new table, say), and ask why the ledger could not be a primary's."""
