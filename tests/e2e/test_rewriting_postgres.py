@@ -187,7 +187,7 @@ def test_replay_that_a_missing_row_stopped_is_repaired_by_its_key(chain: Chain) 
     chain.do("UPDATE notes SET user_id = 'patched' WHERE id = 1")
     for replica in chain.replicas:
         trouble = replica.trouble("replica_row_missing", condition="halted")
-        assert "repair --key" in trouble["cure"]
+        assert "repair CONFIG --key" in trouble["cure"]
         done = asked(32, "repair", str(replica.config), "--key", "notes", "1", "--apply")
         assert [key["state"] for key in done["report"]["keys"]] == ["differs"]
         replica.stop()

@@ -151,7 +151,8 @@ class Network:
             return Response(content, answer.status_code, media_type="application/json")
         rate = 0.2 if "until" in request.query_params else 1.0
         misbehaviour = Misbehaviour(random.Random(self._draws.random()), self.misdeeds, rate)
-        return StreamingResponse(_frames(answer, misbehaviour))
+        media_type = answer.headers.get("content-type")  # by which a follower knows a feed
+        return StreamingResponse(_frames(answer, misbehaviour), media_type=media_type)
 
 
 async def _frames(answer: httpx.Response, misbehaviour: Misbehaviour) -> AsyncIterator[bytes]:
