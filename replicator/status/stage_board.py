@@ -36,7 +36,7 @@ def upstream_trouble(trouble: str) -> Unavailable:
         UPSTREAM_REASON,
         words.format(condition=condition, reason=reason) + "; what it commits meanwhile is not known here",
         place="the region that is followed",
-        cure="see replicator status of the primary, which says more; here it goes on by itself",
+        cure="see replicator status CONFIG of the primary, which says more; here it goes on by itself",
     )
 
 

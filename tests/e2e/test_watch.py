@@ -158,9 +158,10 @@ def test_the_primary_is_named_when_its_tables_are_not_what_it_told(deployment: D
     for sidecar in deployment.sidecars:
         sidecar.start()
     deployment.converge()
-    # What no change stream tells: a row that is changed while the table does not belong to the publication.
+    # What no change stream tells: a row that is changed while the table is not logged, where nobody refuses that.
     primary(
-        "ALTER TABLE wallet SET UNLOGGED; UPDATE wallet SET balance = 7 WHERE id = 2; ALTER TABLE wallet SET LOGGED"
+        "ALTER EVENT TRIGGER replicator_logged_tables DISABLE; ALTER TABLE wallet SET UNLOGGED;"
+        " UPDATE wallet SET balance = 7 WHERE id = 2; ALTER TABLE wallet SET LOGGED"
     )
     for replica in (deployment.lima, deployment.tokyo):
         replica.reach(lambda status: divergent(status) == {"wallet": 1}, "the scrub finds it")
@@ -210,9 +211,10 @@ def test_what_cannot_be_compared_is_named_and_everything_else_is_compared(deploy
     primary("DROP TABLE dropped")
     primary("ALTER TABLE retyped ALTER COLUMN more TYPE text USING 'n' || more")
     primary("ALTER TABLE without DROP COLUMN more")
-    primary("CREATE UNLOGGED TABLE fast (id int PRIMARY KEY)")
-    primary("INSERT INTO fast VALUES (1)")
-    primary("ALTER TABLE fast SET LOGGED")
+    primary(
+        "ALTER EVENT TRIGGER replicator_logged_tables DISABLE; CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);"
+        " INSERT INTO fast VALUES (1); ALTER TABLE fast SET LOGGED"
+    )
     primary("ALTER TABLE wide ADD COLUMN nothing int")
     lima("DROP TABLE lost")
     lima("UPDATE wide SET note = 'by hand' WHERE id = 7")

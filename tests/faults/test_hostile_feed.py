@@ -157,7 +157,11 @@ def _regions(feed: HostileFeed, directory: Path, names: list[str], **more: str) 
         yield Region(directory, name, "replica", follow(feed.url(name), **more) + sqlite_replica())
 
 
-def test_what_cannot_be_right_halts_by_name_and_a_good_feed_cures_it(
+# What the chain itself contradicts; what only cannot be read is asked for again, and goes on by itself.
+HALTS = frozenset({"strand", "link", "relation", "statement", "fork"})
+
+
+def test_what_cannot_be_right_halts_or_waits_by_name_and_a_good_feed_cures_it(
     feed: HostileFeed, cases: Cases, tmp_path: Path
 ) -> None:
     halting = cases.halting()
@@ -167,16 +171,19 @@ def test_what_cannot_be_right_halts_by_name_and_a_good_feed_cures_it(
         for region in regions:
             region.start()
         for region in regions:
-            trouble = region.trouble(halting[region.name][0], condition="halted")
+            condition = "halted" if region.name in HALTS else "waiting"
+            trouble = region.trouble(halting[region.name][0], condition=condition)
             assert trouble["cure"], (region.name, trouble)
-            assert region.ask("/health").status_code == 503
+            assert region.ask("/health").status_code == (503 if region.name in HALTS else 200)
             assert region.resident_bytes() < MEMORY_LIMIT_BYTES, region.name
         for region in regions:
-            assert region.stop() == 0
+            if region.name in HALTS:
+                assert region.stop() == 0
         feed.cases.clear()
-        cured = [region for region in regions if region.name in ("altered", "part", "bomb", "fork")]
+        cured = [region for region in regions if region.name not in HALTS or region.name == "fork"]
         for region in cured:
-            region.start()
+            if region.name in HALTS:
+                region.start()
         for region in cured:
             region.reach_sequence("applied", BLOCKS)
             region.reach_calm()

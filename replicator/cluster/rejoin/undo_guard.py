@@ -47,10 +47,10 @@ def check_undo(
         return
     told = ", ".join(f"{table} {too_much[table]:,} of {rows.get(table, 0):,} rows" for table in unnamed[:5])
     more = f" and {len(unnamed) - 5} tables more" if len(unnamed) > 5 else ""
-    options = " ".join(f"--undo {shlex.quote(table)}" for table in unnamed)
+    tables = " --undo ".join(shlex.quote(table) for table in unnamed)
     raise Halted(
         "undoes_too_much",
         f"going back to sequence {fork.position.sequence} would take away {what}: {told}{more}; nothing was undone",
         place=f"strand {fork.strand}, {fork.orphans} orphans",
-        cure=f"find out which region has the right rows; if those here may go: replicator rejoin CONFIG {options}",
+        cure=f"find out which region has the right rows; if those here may go: replicator rejoin CONFIG --undo {tables}",
     )
