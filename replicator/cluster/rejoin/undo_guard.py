@@ -52,5 +52,5 @@ def check_undo(
         "undoes_too_much",
         f"going back to sequence {fork.position.sequence} would take away {what}: {told}{more}; nothing was undone",
         place=f"strand {fork.strand}, {fork.orphans} orphans",
-        cure=f"find out which region has the right rows; if those here may go: replicator rejoin CONFIG --undo {tables}",
+        cure=f"see which region has the right rows; if those here may go: replicator rejoin CONFIG --undo {tables}",
     )
