@@ -118,8 +118,8 @@ class Capture:
 
     def _headers(self) -> Iterator[Header]:
         """The headers of the journal's blocks, the last one first."""
-        sequence = self._journal.head(self._strand).sequence
-        while sequence and (blocks := self._journal.around(self._strand, sequence)):
+        sequence, base = self._journal.head(self._strand).sequence, self._journal.base(self._strand).sequence
+        while sequence > base and (blocks := self._journal.around(self._strand, sequence)):
             yield from (block.header for block in reversed(blocks) if block.header.sequence <= sequence)
             sequence = blocks[0].header.sequence - 1
 
