@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -43,7 +41,6 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
     acknowledged in its old epoch; what only it had is sealed and listed, and it is a replica afterwards."""
     with cluster(tmp_path, etcd) as three:
         paris = three["paris"]
-        assert paris.process is not None
         loyal = three.writers(4, only="paris", patience_seconds=60.0)
         fickle = three.writers(2)
         with writing([*loyal, *fickle]):
@@ -51,12 +48,13 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
             three.network.part("paris", "tokyo", "lima")  # from here on its blocks are received by nobody
             only_paris = paris.report()["sequence"] + 20
             three.wait(lambda: paris.report()["sequence"] >= only_paris, "blocks of its own")
-            stopped, stopped_at = time.monotonic(), datetime.datetime.now(datetime.UTC)
-            os.kill(paris.process.pid, signal.SIGSTOP)
+            stopped = time.monotonic()
+            paris.freeze()
+            frozen_at = datetime.datetime.now(datetime.UTC)
             leader = three.leads("tokyo", "lima")
             three.network.heal()
             assert time.monotonic() > stopped + TTL_SECONDS - 1, "promoted before the lease can have ended"
-            os.kill(paris.process.pid, signal.SIGCONT)
+            paris.thaw()
             continued = time.monotonic()
             three.wait(lambda: paris.report().get("state") == "following", "it follows")
             three.more(fickle)
@@ -70,7 +68,7 @@ def test_a_primary_that_slept_through_its_lease_acknowledges_nothing_more(tmp_pa
         transactions = [transaction for seal in paris.seals() for transaction in seal["transactions"]]
         sealed = {transaction["transaction"] for transaction in transactions}
         woken = {
-            t["transaction"] for t in transactions if datetime.datetime.fromisoformat(t["committed_at"]) > stopped_at
+            t["transaction"] for t in transactions if datetime.datetime.fromisoformat(t["committed_at"]) > frozen_at
         }
         assert not woken & {one.id for one in acknowledged}, "acknowledged although it was written after the sleep"
         assert lost, "this test is about blocks that nobody received"

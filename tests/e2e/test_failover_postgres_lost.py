@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 from tests.e2e.postgres_cluster import APP, PostgresCluster, postgres_cluster, terms
@@ -18,20 +16,19 @@ def test_the_database_refuses_while_its_sidecar_sleeps_and_comes_back_without_it
     it had committed and nobody received is sealed, its keys are rewound, it follows, and can lead again."""
     with postgres_cluster(tmp_path, etcd) as three:
         paris = three["paris"]
-        assert paris.process is not None
         loyal, fickle = three.writers(2, only="paris"), three.writers(2)
         with writing([*loyal, *fickle]):
             three.more([*loyal, *fickle])
             three.network.part("paris", "tokyo", "lima")  # from here on its commits are received by nobody
             three.more([*loyal, *fickle])
-            os.kill(paris.process.pid, signal.SIGSTOP)
+            paris.freeze()
             leader = three.leads("tokyo", "lima")
             assert three.is_refused("paris", APP), "an application wrote beside the new primary"
             assert three.is_refused("paris", "postgres"), "a superuser wrote beside the new primary"
             three.network.heal()
             three.more(fickle)
             assert three.is_refused("paris", APP)
-            os.kill(paris.process.pid, signal.SIGCONT)
+            paris.thaw()
             three.wait(lambda: paris.report().get("state") == "following", "it comes back")
             three.more(fickle)
         acknowledged = all_acknowledged([*loyal, *fickle])

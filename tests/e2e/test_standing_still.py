@@ -149,11 +149,10 @@ def journal_takes_nothing(chain: Chain) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sidecar_stands_still(chain: Chain) -> Iterator[None]:
-    assert chain.paris.process is not None
-    chain.paris.process.send_signal(signal.SIGSTOP)
+    chain.paris.freeze()
     chain.write()
     yield
-    chain.paris.process.send_signal(signal.SIGCONT)
+    chain.paris.thaw()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -67,16 +66,6 @@ def has(region: Region, answer: httpx.Response) -> bool:
         journal.close()
 
 
-def stop(region: Region) -> None:
-    assert region.process is not None
-    region.process.send_signal(signal.SIGSTOP)
-
-
-def go_on(region: Region) -> None:
-    assert region.process is not None
-    region.process.send_signal(signal.SIGCONT)
-
-
 def later(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
     """The outcome of a call in a thread of its own."""
     pool = ThreadPoolExecutor(1)
@@ -95,11 +84,11 @@ def test_a_writer_is_answered_when_another_region_has_its_block(pair: Callable[[
     first = send(paris, "first")
     assert (first.status_code, first.json()["acknowledged_by"]) == (200, 1)
     assert has(tokyo, first)
-    stop(tokyo)
+    tokyo.freeze()
     answer = later(send, paris, "second")
     assert_unanswered(answer)
     assert paris.metric("replicator_acknowledge_waiting") == 1
-    go_on(tokyo)
+    tokyo.thaw()
     second = answer.result(20)
     assert (second.status_code, second.json()["acknowledged_by"]) == (200, 1)
     assert has(tokyo, second)
@@ -108,13 +97,13 @@ def test_a_writer_is_answered_when_another_region_has_its_block(pair: Callable[[
 def test_who_waited_too_long_sends_again_and_it_is_done_once(pair: Callable[[str], tuple[Region, Region]]) -> None:
     paris, tokyo = pair(failover(acknowledge=1, acknowledge_timeout="500ms"))
     assert send(paris, "first").status_code == 200
-    stop(tokyo)
+    tokyo.freeze()
     refused = send(paris, "second")
     assert (refused.status_code, refused.json()["reason"]) == (503, "outcome_unknown")
     assert refused.headers["Retry-After"]
     again = send(paris, "second")
     assert again.json()["reason"] == "outcome_unknown", "a repetition waits, too"
-    go_on(tokyo)
+    tokyo.thaw()
     while (answer := send(paris, "second")).status_code == 503:
         assert answer.json()["reason"] == "outcome_unknown"
     assert answer.headers["Idempotency-Replayed"] == "true"
@@ -127,7 +116,7 @@ def test_a_primary_without_enough_regions_goes_on_loudly_and_comes_back(
 ) -> None:
     paris, tokyo = pair(failover(acknowledge=1, missing="degrade", degrade_after="2s"))
     assert send(paris, "first").json()["acknowledged_by"] == 1
-    stop(tokyo)
+    tokyo.freeze()
     began = time.monotonic()
     second = send(paris, "second")
     assert time.monotonic() - began > 1.9
@@ -138,7 +127,7 @@ def test_a_primary_without_enough_regions_goes_on_loudly_and_comes_back(
     began = time.monotonic()
     assert send(paris, "third").status_code == 200
     assert time.monotonic() - began < 1.9, "who comes while it is degraded does not wait"
-    go_on(tokyo)
+    tokyo.thaw()
     paris.reach(lambda _: paris.metric("replicator_acknowledge_degraded") == 0, "restored", 20)
     assert send(paris, "fourth").json()["acknowledged_by"] == 1
     kinds = [event["kind"] for event in paris.ask("/history").json()]
@@ -187,7 +176,7 @@ def test_what_no_other_region_has_is_shown(pair: Callable[[str], tuple[Region, R
 
     change({"op": "insert", "document": {"wallet_id": "a", "currency": "EUR", "balance": 100}})
     at_risk(0, None)
-    stop(tokyo)
+    tokyo.freeze()
     change({"op": "add", "key": "a", "add": {"balance": -30.5}})
     change({"op": "add", "key": "a", "add": {"balance": 10}})
     at_risk(2, 40.5)
@@ -196,7 +185,7 @@ def test_what_no_other_region_has_is_shown(pair: Callable[[str], tuple[Region, R
     paris.kill()
     paris.start()
     paris.reach(lambda _: (paris.metric("replicator_at_risk_blocks") or 0) >= 2, "at risk, if not more", 20)
-    go_on(tokyo)
+    tokyo.thaw()
     at_risk(0, None)
 
 
@@ -266,24 +255,24 @@ def test_a_commit_returns_when_another_region_has_it(
 ) -> None:
     dsn, paris, tokyo = standby(failover(acknowledge=1))
     insert(dsn, "first")
-    stop(tokyo)
+    tokyo.freeze()
     commit = later(insert, dsn, "second")
     assert_unanswered(commit)
-    go_on(tokyo)
+    tokyo.thaw()
     commit.result(20)
     before = time.monotonic()
     for _ in range(8):
         commit_elsewhere(dsn)
     assert time.monotonic() - before < 5, "what holds nothing for us is passed at once"
     # A sidecar that starts confirms nothing that the other region may not have.
-    stop(tokyo)
+    tokyo.freeze()
     commit = later(insert, dsn, "third")
     assert_unanswered(commit)
     paris.kill()
     paris.start()
     paris.reach_sequence("settled", 4)
     assert_unanswered(commit)
-    go_on(tokyo)
+    tokyo.thaw()
     commit.result(30)
     tokyo.reach_sequence("applied", 4)
     assert tokyo.wallets() == 3
