@@ -30,6 +30,7 @@ from replicator.format.definition import Definition
 from replicator.format.position import Position
 from replicator.format.statement import pack_define
 from replicator.ledger.index import RequestIndex
+from replicator.ledger.known_past import KnownPast, LedgerPast
 from replicator.ledger.permit import Permits, Unfenced
 from replicator.ledger.planning import (
     Changes,
@@ -58,13 +59,17 @@ log = logging.getLogger("replicator.ledger")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LedgerOptions:
-    """Where the ledger keeps its files, and what it allows. ``clock`` gives microseconds since 1970."""
+    """Where the ledger keeps its files, and what it allows. ``clock`` gives microseconds since 1970. ``past`` is the
+    index over the journal, if there is one: it speaks against files that have lost something; ``on_damage`` hears of
+    those."""
 
     state: Path
     requests: Path
     limits: RequestLimits = dataclasses.field(default_factory=RequestLimits)
     retention_seconds: float = 7 * 86_400.0
     clock: Callable[[], int] = lambda: time.time_ns() // 1000
+    past: LedgerPast | None = None
+    on_damage: Callable[[Path, Halted], None] = lambda file, error: None
 
 
 class DeclaredTable(NamedTuple):
@@ -96,7 +101,12 @@ class Committer:
         self._replayer = Replayer(journal, self.replica, strand, REPLAY_BYTES, REPLAY_BLOCKS)
         self._state = LedgerState(options.state)
         self._index = RequestIndex(options.requests, strand)
-        self._judge = RequestPlanner(journal, strand, self._state, self._index, options.limits)
+        past = (
+            None
+            if options.past is None
+            else KnownPast(options.past, strand, options.state, options.requests, options.on_damage)
+        )
+        self._judge = RequestPlanner(journal, strand, self._state, self._index, options.limits, past)
         self._is_open = False
         self._forgot_at = 0
         self._stamping_since: int | None = None  # while blocks get their time and are on their way to the journal

@@ -25,6 +25,7 @@ from replicator.ledger.index import (
     read_note,
     statements_of,
 )
+from replicator.ledger.known_past import KnownPast
 from replicator.ledger.request import DEPTH_LIMIT, RequestLimits, TransactionRequest
 from replicator.ledger.state import LedgerState
 from replicator.ledger.tables import Key, version_of
@@ -125,13 +126,20 @@ class RequestPlanner:
     """Looks at the ledger for the one writer."""
 
     def __init__(
-        self, journal: Journal, strand: str, state: LedgerState, index: RequestIndex, limits: RequestLimits
+        self,
+        journal: Journal,
+        strand: str,
+        state: LedgerState,
+        index: RequestIndex,
+        limits: RequestLimits,
+        past: KnownPast | None = None,
     ) -> None:
         self._journal = journal
         self._strand = strand
         self._state = state
         self._index = index
         self._limits = limits
+        self._past = past
 
     def repetition(
         self, request: TransactionRequest, by_id: dict[str, int], outcomes: Sequence[object]
@@ -210,6 +218,8 @@ class RequestPlanner:
             missing = {table.pack_key(s.key): s.key for s in absent if s.key not in documents}
             for image, version in self._index.deleted(table, list(missing)).items():
                 documents[missing[image]] = StoredDocument(version, None)
+            if self._past is not None:  # a version that starts again would overwrite the document everywhere
+                self._past.check_new(table, [s.key for s in changed if s.key not in documents])
             stored.update({(relation, key): document for key, document in documents.items()})
         return stored
 

@@ -138,6 +138,10 @@ class LedgerTable:
         """The key image."""
         return pack_row(self._cells(key))
 
+    def canonical_key(self, key: Key) -> bytes:
+        """The key's canonical texts, packed as a row: its name in the index of the past."""
+        return pack_row([str(value).encode() for value in key])
+
     def pack(self, key: Key, user: str | None, document: bytes, version: int) -> bytes:
         """The row image."""
         cells: list[bytes | None] = [*self._cells(key)]

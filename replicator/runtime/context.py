@@ -24,6 +24,7 @@ from replicator.status.progress import StrandProgress
 from replicator.status.routes import routes as observe_routes
 from replicator.status.snapshot import SnapshotBuilder
 from replicator.status.stage_board import StageBoard, now
+from replicator.storage.damage import FileDamage
 from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.history import HistoryIndex
@@ -42,6 +43,8 @@ class RegionContext:
         self.strand = strand = config.region.strand
         head, committed_at = self._end()
         self.journal_head = JournalHead(head, committed_at)
+        self.damage = FileDamage(self.data_dir.damage)
+        journal.on_damage = self.damage.found
         self.history = HistoryIndex(config.region.files.history, journal)
         self.status = SnapshotBuilder(config, self.journal_head, StageBoard(StrandProgress(strand, [], now())))
         self.regions = KnownRegions(journal, strand)

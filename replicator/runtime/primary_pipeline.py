@@ -120,7 +120,7 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
             context.journal,
             self.strand,
             config.region.epoch,
-            wiring.ledger_options(config, settings),
+            wiring.ledger_options(config, settings, context.history, context.damage.found),
             on_applied=self._on_applied,
             on_committed=self._committed,
             on_waiting=self.board.apply.wait,  # it waits within one run, where ``supervise`` sees nothing of it
@@ -128,13 +128,18 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
             acknowledges=self._acknowledging(),
         )
         context.status.ledger = ledger
-        declarations = wiring.declarations(settings)
         moments = LedgerMoments(self.strand, self._open_reader)
         self.copies = self._copies(moments)
         verifying, api = self._verify_routes(moments), self._api(ledger, self.applied)
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
-        self.stages.append(lambda: self._supervised("apply", lambda: ledger.run(declarations), self.board.apply))
+        self.stages.append(self._run_ledger)
         self.stages.append(self._look_for_room)
+
+    async def _run_ledger(self) -> None:
+        settings, files = self.config.source, (self.config.state_path, self.config.region.files.requests)
+        assert isinstance(settings, EmbeddedSourceSettings)
+        declarations = wiring.declarations(settings)
+        await self._supervised("apply", lambda: self.ledger.run(declarations), self.board.apply, *files)
 
     @property
     def accepts_writes(self) -> bool:

@@ -24,6 +24,7 @@ from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import RolePipeline
 from replicator.storage.journal.head import JournalHead
 from replicator.transport.endpoint import Endpoint
+from replicator.verify.divergence_file import DivergenceFile
 from replicator.verify.repair.expected_row import ExpectedRows
 from replicator.verify.repair.key_repair import KeyRepair
 from replicator.verify.repair.resync import Resync
@@ -56,7 +57,7 @@ class ReplicaPipeline(RolePipeline):
         # One hold for copies and comparisons: replay pauses between two steps for as long as any of them has a moment.
         hold = ReplayHold()
         self.replay = replay = ReplayLoop(replayer, context.journal_head, hold, self._on_applied, self._on_opened)
-        locking = wiring.reader(config, lambda: {}, locking=True)
+        locking = wiring.reader(config, lambda: {}, locking=True, damage=context.damage)
         self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
         self.watch = context.status.watch = self._replica_watch(moments)
@@ -64,7 +65,7 @@ class ReplicaPipeline(RolePipeline):
         admin = QuarantineAdmin(self.strand, replay, self._open_reader, context.journal)
         self.stages = [
             lambda: self._supervised("settle", self.follower.run_once, self.board.settle),
-            lambda: self._supervised("apply", replay.run_once, self.board.apply),
+            lambda: self._supervised("apply", replay.run_once, self.board.apply, wiring.derived_file(config)),
             self.watch.run,
             repairing.resync.run,
         ]
@@ -94,6 +95,7 @@ class ReplicaPipeline(RolePipeline):
             self.applied,
             witness,
             wiring.watch_plan(self.config),
+            DivergenceFile(context.data_dir.divergence),
             self.board.verified,
             context.backoff,
         )

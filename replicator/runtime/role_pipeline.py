@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import trio
@@ -65,7 +66,8 @@ class RolePipeline:
         if head.sequence:
             self.board.progress.advance("settled", head.sequence, context.journal_head.committed_at, now())
         context.status.begin(config, self.board)
-        self._open_reader = wiring.reader(config, lambda: context.journal.definitions(context.strand))
+        definitions = lambda: context.journal.definitions(context.strand)  # noqa: E731
+        self._open_reader = wiring.reader(config, definitions, damage=context.damage)
         self.reads: Reads | None = None
         self.outcomes: Outcomes | None = None
         self.stages: list[Callable[[], Awaitable[None]]] = []
@@ -124,8 +126,19 @@ class RolePipeline:
         self.outcomes = Outcomes(self.strand, requests, self.context.journal, leads=ledger is not None)
         return api_routes(ledger, self.reads, self.outcomes, self.context.status.primary_url)
 
-    async def _supervised(self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble) -> None:
-        await supervise(name, run_once, trouble, self.context.backoff())
+    async def _supervised(
+        self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble, *derived: Path | None
+    ) -> None:
+        """Run a stage that rests on the journal, and on these files that are made from it: it halts if one of them is
+        found to be damaged, whoever finds it."""
+        files = [self.context.journal.path, *(file for file in derived if file is not None)]
+
+        async def run() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.context.damage.halt, *files)
+                await run_once()
+
+        await supervise(name, run, trouble, self.context.backoff())
 
     # -- beside the flow
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from replicator.cluster.decisions.loss import LossBudget
 from replicator.cluster.decisions.model import FailoverRules
@@ -26,6 +27,7 @@ from replicator.config import (
     SqliteReplicaSettings,
     StaticLeaseSettings,
 )
+from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.ledger.commit import LedgerOptions
 from replicator.ledger.request import RequestLimits
@@ -40,6 +42,8 @@ from replicator.pipeline.replicas.postgres.durable import PostgresDurable
 from replicator.pipeline.replicas.sqlite.durable import REQUESTS, SqliteDurable
 from replicator.pipeline.sources import postgres as postgres_source
 from replicator.pipeline.sources.base import CapturedLedger
+from replicator.storage.damage import FileDamage
+from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.retention import RetentionPolicy as JournalPolicy
 from replicator.transport.endpoint import Endpoint
 from replicator.transport.server import Listen
@@ -80,12 +84,24 @@ def postgres_options(source: PostgresSourceSettings, *, synchronous: bool = Fals
     )
 
 
-def ledger_options(config: Config, source: EmbeddedSourceSettings) -> LedgerOptions:
-    """The embedded ledger's files and limits."""
+def ledger_options(
+    config: Config,
+    source: EmbeddedSourceSettings,
+    past: HistoryIndex | None = None,
+    on_damage: Callable[[Path, Halted], None] = lambda file, error: None,
+) -> LedgerOptions:
+    """The embedded ledger's files and limits. ``past``, if it is kept, speaks against files that lost rows."""
     assert config.state_path is not None
     limits = RequestLimits(source.limits.document_bytes, source.limits.request_bytes, source.limits.statements)
     requests = config.region.files.requests
-    return LedgerOptions(config.state_path, requests, limits, source.idempotency_retention_seconds)
+    return LedgerOptions(
+        config.state_path,
+        requests,
+        limits,
+        source.idempotency_retention_seconds,
+        past=past if config.replay.history else None,
+        on_damage=on_damage,
+    )
 
 
 def declarations(source: EmbeddedSourceSettings) -> tuple[TableDeclaration, ...]:
@@ -222,14 +238,19 @@ def replica(config: Config) -> Replica:
 
 
 def reader(
-    config: Config, definitions: Callable[[], dict[int, Definition]], *, locking: bool = False
+    config: Config,
+    definitions: Callable[[], dict[int, Definition]],
+    *,
+    locking: bool = False,
+    damage: FileDamage | None = None,
 ) -> Callable[[], Reader]:
     """Opens the reading side of the region's ledger: its replica, or the primary's own database. ``locking``: a
-    moment's tables then stay as they are (PostgreSQL)."""
+    moment's tables then stay as they are (PostgreSQL). ``damage`` is told of a file that is damaged (SQLite), and
+    asked."""
     if config.region.role == "replica":
         match config.replica:
             case SqliteReplicaSettings(path=path):
-                return lambda: sqlite_replica.SqliteReader(path)
+                return lambda: sqlite_replica.SqliteReader(path, damage)
             case PostgresReplicaSettings() as postgres:
                 return lambda: postgres_replica.PostgresReader(postgres.conninfo(), locking=locking)
     captured = captured_ledger(config)
@@ -237,7 +258,14 @@ def reader(
         return lambda: captured.open_reader(definitions(), locking=locking)
     state = config.state_path
     assert state is not None
-    return lambda: sqlite_replica.SqliteReader(state)
+    return lambda: sqlite_replica.SqliteReader(state, damage)
+
+
+def derived_file(config: Config) -> Path | None:
+    """The file of this region's tables, made from its journal; None if they are in a database."""
+    if config.region.role == "replica":
+        return config.replica.path if isinstance(config.replica, SqliteReplicaSettings) else None
+    return config.state_path
 
 
 # -- verification -----------------------------------------------------------------------------------------------------

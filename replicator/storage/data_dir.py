@@ -101,6 +101,18 @@ class DataDir:
         return self.path / "rewind.json"
 
     @property
+    def damage(self) -> Path:
+        """Which files were found to be damaged; written when one is. Without it a restart knows nothing of it until the
+        file is read there again."""
+        return self.path / "damage.json"
+
+    @property
+    def divergence(self) -> Path:
+        """Which keys of a replica were found to differ, and are not yet known to be right; written by its watch.
+        Without it a restart knows nothing of them until the next scrub."""
+        return self.path / "divergence.json"
+
+    @property
     def resync(self) -> Path:
         """The worklist of the last resync; written by it. A resync that is under way has to be asked for again."""
         return self.path / "resync.sqlite3"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from replicator.errors import Corrupt, Halted, Unavailable
+from replicator.storage.damage import DAMAGED
 
 BUSY_SECONDS = 10
+REBUILD = "stop the sidecar; replicator rebuild CONFIG; then start it again"
 
 
 def connect(path: Path, *, synchronous: str, read_only: bool = False) -> sqlite3.Connection:
@@ -67,12 +69,18 @@ def set_aside(path: Path, why: str = "damaged") -> Path:
 
 
 @contextlib.contextmanager
-def translated(path: Path, damage_cure: str = "set it aside and resync") -> Iterator[None]:
-    """Raise what ``sqlite3`` raises within as Unavailable or Halted, naming the file."""
+def translated(
+    path: Path, damage_cure: str = REBUILD, on_damage: Callable[[Path, Halted], None] | None = None
+) -> Iterator[None]:
+    """Raise what ``sqlite3`` raises within as Unavailable or Halted, naming the file. ``on_damage`` hears of it if the
+    file is damaged."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _translate(error, path, damage_cure) from error
+        translation = _translate(error, path, damage_cure)
+        if on_damage is not None and isinstance(translation, Halted) and translation.reason == DAMAGED:
+            on_damage(path, translation)
+        raise translation from error
     except OverflowError as error:  # sqlite3 binds whole numbers of 64 bits
         raise Corrupt("number_too_large", f"a number is too large: {error}", place=str(path)) from error
 
@@ -91,5 +99,5 @@ def _translate(error: sqlite3.Error, path: Path, damage_cure: str) -> Unavailabl
             "cannot_write", f"the file cannot be used: {error}", place=place, cure="check disk and rights"
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Halted("file_damaged", f"the file is damaged: {error}", place=place, cure=damage_cure)
+        return Halted(DAMAGED, f"the file is damaged: {error}", place=place, cure=damage_cure)
     return Halted("sqlite_error", f"SQLite refuses: {error}", place=place, cure="see the message")

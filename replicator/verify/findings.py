@@ -71,6 +71,12 @@ class DivergenceFindings:
         self.verified = sequence if is_proven else 0
         self._unproven_at = None if is_proven else sequence
 
+    def remember(self, keys: Iterable[DivergentKey], more: Mapping[str, int]) -> None:
+        """These were wrong in an earlier life, and nobody has seen yet that they are right."""
+        self.wrong = {(key.table, key.key_line): key for key in keys}
+        self.unlisted = dict(more)
+        self._is_asked = self._is_asked or not self.is_clean
+
     def ask_for_scrub(self) -> None:
         """Somebody has seen a difference: look soon."""
         self._is_asked = True
@@ -79,6 +85,10 @@ class DivergenceFindings:
         """The replica stands at ``sequence`` again: what it gets behind that is to be compared again."""
         self.checked = min(self.checked, sequence)
         self.verified = min(self.verified, sequence)
+        for name, key in self.wrong.items():
+            if key.found_at > sequence:  # what was right there may be on a chain that was undone
+                self.wrong[name] = key._replace(is_right_known=False)
+                self._is_asked = True
 
     def window(self, until: int, wrong: Iterable[DivergentKey], right: Iterable[tuple[str, bytes]]) -> None:
         """A window up to ``until`` was compared: these keys are wrong, those were and are right now."""

@@ -1,8 +1,9 @@
 """A replica under watch: checkpoints and scrubs, what they found, and how far equality is proven.
 
 Guarantee: the verified position outlives the sidecar (a note in the journal, written at most every few seconds), and is
-taken up again only if it is on the journal's chain and the replica still stands there or behind it. A watch that cannot
-work says why; replication goes on without it.
+taken up again only if it is on the journal's chain and the replica still stands there or behind it. What was found to
+differ outlives it, too (a file, written when it is found), until it was looked at again and is right. A watch that
+cannot work says why; replication goes on without it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from replicator.storage.journal.store import Journal
 from replicator.supervise import Backoff, supervise
 from replicator.transport.endpoint import Endpoint
 from replicator.verify.checkpoints import Cadence, Checkpoints
+from replicator.verify.divergence_file import DivergenceFile
 from replicator.verify.evidence import Witness
 from replicator.verify.findings import DivergenceFindings, DivergentKey
 from replicator.verify.scrub import Scrub, ScrubPlan
@@ -52,6 +54,7 @@ class ReplicaWatch:
         applied: JournalHead,
         witness: Witness,
         plan: WatchPlan,
+        divergence: DivergenceFile,
         on_verified: Callable[[int], None],
         backoff: Callable[[], Backoff],
     ) -> None:
@@ -66,6 +69,9 @@ class ReplicaWatch:
         self._checkpoints_done = 0
         self._troubles: dict[str, ReplicatorError] = {}
         self._findings = findings = DivergenceFindings(0)
+        # At once, not when the watch begins: in between nobody may take the region for one that is equal.
+        self._divergence = divergence
+        findings.remember(*divergence.read())
         self._checkpoints = self._scrub = None
         if plan.cadence is not None:
             self._checkpoints = Checkpoints(
@@ -138,7 +144,8 @@ class ReplicaWatch:
         await self._note_verified()
 
     async def _note_verified(self) -> None:
-        verified = self._findings.verified
+        verified, findings = self._findings.verified, self._findings
+        await trio.to_thread.run_sync(self._divergence.keep, list(findings.wrong.values()), dict(findings.unlisted))
         self._on_verified(verified)
         if trio.current_time() >= self._noted_at + NOTE_SECONDS:
             self._noted_at = trio.current_time()

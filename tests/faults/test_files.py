@@ -3,60 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-from tests.faults.regions import EMBEDDED, Region, assert_equal, follow, run_verb, sqlite_replica
-
-BLOCKS = 60
-
-
-def spoil(path: Path, *, whole: bool = False) -> None:
-    """Flip bytes of a file that nobody has open: in its header, or in the middle of all its pages but the first."""
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")  # no log to repair it from
-    connection.close()
-    data = bytearray(path.read_bytes())
-    places = range(16) if whole else range(4096, len(data), 97)
-    for place in places:
-        data[place] ^= 0xFF
-    path.write_bytes(data)
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Region, Region]]:
-    """A primary and a region that has followed it to the end; both are stopped, and kept as ``whole``."""
-    directory = tmp_path_factory.mktemp("files")
-    paris = Region(directory, "paris", "primary", EMBEDDED)
-    tokyo = Region(directory, "tokyo", "replica", follow(paris.url) + sqlite_replica("data/ledger.db"))
-    try:
-        paris.start()
-        tokyo.start()
-        paris.reach_sequence("applied", 1)
-        for number in range(BLOCKS - 1):
-            assert paris.write(number, 1, filler="x" * 300).status_code == 200
-        tokyo.reach_sequence("applied", BLOCKS)
-        for region in (paris, tokyo):
-            assert region.stop() == 0
-            shutil.copytree(region.data, region.directory / "whole")
-        yield paris, tokyo
-    finally:
-        paris.end()
-        tokyo.end()
-
-
-@pytest.fixture
-def pair(stopped: tuple[Region, Region]) -> Iterator[tuple[Region, Region]]:
-    """The two regions as they were stopped."""
-    for region in stopped:
-        shutil.rmtree(region.data, ignore_errors=True)
-        shutil.copytree(region.directory / "whole", region.data)
-    yield stopped
-    for region in stopped:
-        region.end()
+from tests.faults.files import BLOCKS, spoil
+from tests.faults.regions import Region, assert_equal, run_verb
 
 
 def test_what_is_derived_is_set_aside_and_made_again(pair: tuple[Region, Region]) -> None:

@@ -71,3 +71,16 @@ def _not_undoable(definition: Definition, message: str) -> Halted:
         place=f"replica table {definition.label}",
         cure="the blocks are sealed, nothing was changed: replicator bootstrap CONFIG --replace makes the region anew",
     )
+
+
+def version_falls(definition: Definition) -> Halted:
+    """A block brings a document that cannot follow the one stored under its key."""
+    return Halted(
+        "version_falls",
+        "a block brings a version of a document that is not above the stored one: the primary had lost the row when it"
+        " wrote it anew, or somebody wrote to this replica; nothing was overwritten",
+        place=f"table {definition.label}",
+        cure="replicator verify CONFIG tells which keys, and GET /v1/tables/TABLE/history/KEY what became of each; if"
+        " the primary's files are damaged: replicator rebuild CONFIG there; then make this region as its journal says:"
+        " stop its sidecar; replicator bootstrap CONFIG --replace",
+    )

@@ -40,6 +40,8 @@ from replicator.storage.journal.store import Journal
 from replicator.storage.sqlite import connect, set_aside, transaction, translated
 
 SWEEP_ROWS = 2_000
+KEYS_AT_ONCE = 5_000
+INDEXED_AGAIN = "wait: it is set aside, and made again from the journal, by itself"
 INSERT_ROWS = 10_000
 Place = tuple[int, bytes, int, int]  # in the index: table, key, sequence, ordinal
 BEGINNING: Place = (-1, b"", 0, 0)
@@ -82,6 +84,7 @@ class HistoryIndex:
         self._keys: dict[tuple[str, int], _Keys] = {}
         self._known: dict[tuple[str, str], int] = {}
         self._idle: list[sqlite3.Connection] = []  # readers; another list once they were closed
+        self._doubt: Halted | None = None  # what somebody has found to be wrong with the file, until it is begun anew
 
     def open(self) -> None:
         """Open the file, or begin a new one beside what was damaged."""
@@ -97,7 +100,17 @@ class HistoryIndex:
             self.close()
             aside = set_aside(self.path)
             self._create()
+            self._doubt = None
         return aside
+
+    def doubt(self, error: Halted) -> None:
+        """The file is not what the journal says: nothing more is answered from it until it is begun anew."""
+        self._doubt = error
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether it has to be begun anew."""
+        return self._doubt is not None
 
     def _create(self) -> None:
         self._db = connect(self.path, synchronous="NORMAL")  # what a loss of power takes is indexed again
@@ -268,6 +281,18 @@ class HistoryIndex:
                 (row[0], key, *(before or (2**63 - 1, 0)), limit, self._journal.base(strand).sequence),
             ).fetchall()
 
+    def touched(self, strand: str, table: str, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the keys (canonical texts, packed as rows) that some block of the journal has touched, as far as is
+        indexed."""
+        base, found = self._journal.base(strand).sequence, set[bytes]()
+        with self._reading() as db:
+            row = db.execute("SELECT id FROM known WHERE strand = ? AND label = ?", (strand, table)).fetchone()
+            for at in range(0, len(keys) if row else 0, KEYS_AT_ONCE):
+                some = keys[at : at + KEYS_AT_ONCE]
+                query = f"SELECT key FROM change WHERE known = ? AND key IN ({', '.join('?' * len(some))})"
+                found.update(key for (key,) in db.execute(f"{query} AND sequence > ?", (row[0], *some, base)))
+        return found
+
     def begins_behind(self, strand: str) -> int:
         """The sequence up to which no change is found any more; 0 if all are."""
         return self._journal.base(strand).sequence
@@ -326,7 +351,9 @@ class HistoryIndex:
         """A connection of its own: readers neither wait for the writer nor see half a step. It is used again, for
         opening one takes longer than most of what is asked; not after an error, nor once the file was closed."""
         idle = self._idle
-        with translated(self.path):
+        if (doubt := self._doubt) is not None:
+            raise Halted(doubt.reason, doubt.message, place=doubt.place, cure=doubt.cure)
+        with translated(self.path, INDEXED_AGAIN, on_damage=lambda _, error: self.doubt(error)):
             try:
                 db = idle.pop()
             except IndexError:

@@ -19,6 +19,7 @@ from replicator.supervise import Backoff
 
 LOOK_SECONDS = 0.05
 SWEEP_SECONDS = 10.0
+DOUBT_SECONDS = 1.0
 REST_LIMIT_SECONDS = 5.0  # also if a step took long because it had to wait for the disk
 RESTS = 19  # times as long as the step before
 BUSY_BLOCKS = 250  # that came during one step and look
@@ -49,7 +50,10 @@ class HistoryIndexer:
         strand, visible = self._journal_head.position.strand, self._visible
         indexed = await self._until_it_can(self._index.indexed, strand)
         while True:
-            await visible.beyond(indexed)
+            with trio.move_on_after(DOUBT_SECONDS):  # somebody may find it damaged while nothing is written
+                await visible.beyond(indexed)
+            if visible.position.sequence <= indexed and not self._index.is_doubted:
+                continue
             head, began = self._journal_head.position.sequence, trio.current_time()
             indexed = await self._until_it_can(self._index.step, strand, visible.position.sequence)
             took = trio.current_time() - began

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from replicator.errors import Corrupt, Halted
 from replicator.format.block import Block, BlockPart, LargeBody
 from replicator.format.definition import Definition, unpack_definition
 from replicator.format.position import Position, genesis, parse_position
 from replicator.format.wire import unpack_page
+from replicator.storage.damage import DAMAGED
 from replicator.storage.journal.recent import RecentBlocks
-from replicator.storage.sqlite import connect, look, translated
+from replicator.storage.sqlite import REBUILD, connect, look, translated
 
 READ_BYTES = 1 << 20  # of pages, before it is looked whether there are enough blocks
 BASE_NOTE = "base:"  # where a journal begins that does not begin at the strand's first block
@@ -39,6 +41,7 @@ class JournalReader:
 
     def __init__(self, path: Path, *, traceless: bool = False) -> None:
         self.path = path
+        self.on_damage: Callable[[Path, Halted], None] = lambda path, error: None  # hears of it if the file is damaged
         self._traceless = traceless
         self._readers: list[sqlite3.Connection] = []
         self._heads: dict[str, tuple[Position, int]] = {}  # the last block's position, and high_at
@@ -70,7 +73,7 @@ class JournalReader:
             ).fetchone()
         if row is None:
             return self._base(strand), self.base_high_at(strand) or 0
-        *_, last = unpack_page(row[0])  # the page's hashes are proven: nothing is built on a head that is damaged
+        *_, last = self._proven(row[0])  # the page's hashes are proven: nothing is built on a head that is damaged
         return last.position, row[1]
 
     def _base(self, strand: str) -> Position:
@@ -122,7 +125,7 @@ class JournalReader:
             if not pages:
                 break
             for page in pages:
-                blocks += [block for block in unpack_page(page.data) if block.header.sequence > after]
+                blocks += [block for block in self._proven(page.data) if block.header.sequence > after]
                 limit_bytes -= len(page.data)
                 after = page.last
                 if len(blocks) >= limit_blocks:
@@ -135,7 +138,7 @@ class JournalReader:
 
     def around(self, strand: str, sequence: int) -> list[Block]:
         """The blocks that were stored together with this one, itself among them; none if it is not here."""
-        return [block for page in self.pages(strand, sequence - 1, 1) for block in unpack_page(page.data)]
+        return [block for page in self.pages(strand, sequence - 1, 1) for block in self._proven(page.data)]
 
     def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[BlockPart]:
         """The pieces of a large block, in order, one at a time; from number ``first`` on."""
@@ -185,7 +188,7 @@ class JournalReader:
         if row is None:
             return self.head(strand).sequence
         # Of the page's blocks the first that reaches the time, wherever it stands: clocks jump within a page, too.
-        for block in unpack_page(row[0]):
+        for block in self._proven(row[0]):
             if block.header.committed_at >= time:
                 return block.header.sequence - 1
         # The page only says how late what came before the beginning was: by a clock that has jumped back since.
@@ -235,7 +238,7 @@ class JournalReader:
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
-        with translated(self.path):
+        with translated(self.path, on_damage=self.on_damage):
             try:
                 connection = self._readers.pop()  # as ``append`` below it is one step: threads need no lock
             except IndexError:
@@ -244,6 +247,15 @@ class JournalReader:
                 yield connection
             finally:
                 self._readers.append(connection)
+
+    def _proven(self, data: bytes) -> list[Block]:
+        """A page's blocks, each of which proves itself."""
+        try:
+            return list(unpack_page(data))
+        except Corrupt as error:
+            message = f"a page of the journal does not prove itself: {error.message}"
+            self.on_damage(self.path, Halted(DAMAGED, message, place=str(self.path), cure=REBUILD))
+            raise
 
     def _new_reader(self) -> sqlite3.Connection:
         return look(self.path) if self._traceless else connect(self.path, synchronous="FULL", read_only=True)

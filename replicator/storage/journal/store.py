@@ -248,7 +248,7 @@ class Journal(JournalReader):
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._writing, translated(self.path):
+        with self._writing, translated(self.path, on_damage=self.on_damage):
             assert self._writer is not None, "the journal is not open"
             with transaction(self._writer):
                 yield self._writer

@@ -27,8 +27,9 @@ PLACE_COLUMNS = tuple(Column(name, "bigint", nullable=False) for name in ("_sequ
 
 
 def as_stored(definition: Definition) -> Definition:
-    """The definition by which a replica's rows are written in canonical text, found by key in every table."""
-    stored = definition.in_text()
+    """The definition by which a replica's rows are written in canonical text, found by key in every table. It is one of
+    plain rows: what is set right may go back to an older version of a document, which replay never does."""
+    stored = dataclasses.replace(definition.in_text(), documents=False)
     if definition.key:
         return stored
     key = tuple(column.name for column in PLACE_COLUMNS)

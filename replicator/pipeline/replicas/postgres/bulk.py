@@ -14,6 +14,7 @@ import psycopg
 
 from replicator.errors import Corrupt
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
+from replicator.pipeline.replicas.shape import version_falls
 from replicator.postgres.session import Connection
 
 SETTINGS = {
@@ -71,7 +72,11 @@ class BulkRows:
         self._copy(self._rows.copy_in(self._rows.stage), sorted(images))
         statement = self._rows.update_staged()
         found = self._execute(statement).rowcount if statement else 0
-        return 0 if found == len(images) else self._execute(self._rows.insert_missing()).rowcount
+        if found == len(images):
+            return 0
+        missing = self._execute(self._rows.insert_missing()).rowcount
+        self._check_written(found + missing, len(images))
+        return missing
 
     def merge(self, images: Sequence[bytes]) -> int:
         """Rows that end as they are given; the count of those that were not there before."""
@@ -79,7 +84,12 @@ class BulkRows:
         self._copy(self._rows.copy_in(self._rows.stage), images)
         answer = self._execute(self._rows.merge()).fetchone()
         assert answer is not None
+        self._check_written(int(answer[1]), len(images))
         return int(answer[0])
+
+    def _check_written(self, written: int, given: int) -> None:
+        if self._rows.definition.documents and self._rows.tells and written != given:
+            raise version_falls(self._rows.definition)
 
     def delete(self, keys: Sequence[bytes]) -> int:
         """Delete by key images; the count of those that were not there."""

@@ -18,6 +18,7 @@ from replicator.errors import Corrupt, Halted
 from replicator.format.definition import Definition
 from replicator.format.row import UNCHANGED, Cell, pack_row, unpack_row
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
+from replicator.pipeline.replicas.shape import version_falls
 from replicator.postgres.session import Connection
 
 FEW_ROWS = 12
@@ -77,7 +78,10 @@ class FewRows:
             row.extend(BinaryValue(struct.pack(">q", number)) for number in place)
         cursor = psycopg.RawCursor(self._connection)
         cursor.execute(self._rows.upsert(len(rows)), [cell for row in rows for cell in row], prepare=True)
-        return sum(1 for (fresh,) in cursor if fresh)
+        written = [fresh for (fresh,) in cursor]
+        if self._rows.definition.documents and len(written) != len(rows):
+            raise version_falls(self._rows.definition)
+        return sum(written)
 
     def patch(self, images: Iterable[bytes]) -> None:
         """Rows with unchanged columns. Raises Halted if a row is not there."""

@@ -73,14 +73,14 @@ class PostgresRows:
         return f"COPY {self.key_stage} ({listed(self.definition.key)}) FROM STDIN (FORMAT binary)"
 
     def merge(self) -> str:
-        """Take the staged rows; tells how many were not there before."""
+        """Take the staged rows; tells how many were not there before, and how many were written."""
         columns = self._columns()
         staged = [self._staged(place) for place in self.written]
         staged += [] if self.definition.key else list(PLACE_COLUMNS)
         return (
             f"WITH merged AS (INSERT INTO {self.table} ({listed(columns)}) {_ALL} SELECT {', '.join(staged)}"
             f" FROM {self.stage} AS s {self._on_conflict()} RETURNING {self._fresh} AS fresh)"
-            " SELECT count(*) FILTER (WHERE fresh) FROM merged"
+            " SELECT count(*) FILTER (WHERE fresh), count(*) FROM merged"
         )
 
     def update_staged(self) -> str:
@@ -89,7 +89,8 @@ class PostgresRows:
         if not places or not self.definition.key:
             return ""
         sets = ", ".join(f"{quoted(self.names[place])} = {self._staged(place)}" for place in places)
-        return f"UPDATE {self.table} AS t SET {sets} FROM {self.stage} AS s WHERE {self._staged_key()}"
+        update = f"UPDATE {self.table} AS t SET {sets} FROM {self.stage} AS s WHERE {self._staged_key()}"
+        return f"{update} AND {_goes_on('t', 's')}" if self.definition.documents else update
 
     def insert_missing(self) -> str:
         """Insert those of the staged rows that are not there."""
@@ -124,7 +125,8 @@ class PostgresRows:
         if not values:
             return f"ON CONFLICT ({target}) DO NOTHING"
         sets = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in values)
-        return f"ON CONFLICT ({target}) DO UPDATE SET {sets}"
+        update = f"ON CONFLICT ({target}) DO UPDATE SET {sets}"
+        return f"{update} WHERE {_goes_on(self.table, 'excluded')}" if self.definition.documents else update
 
     # -- a few rows; a parameter's type is its column's, so text goes through the type's input function
 
@@ -184,3 +186,9 @@ class PostgresRows:
         """That the key is the same on both sides."""
         equals = [equal(self._operators, name) for name in self.definition.key]
         return " AND ".join(f"{a} {is_equal} {b}" for a, is_equal, b in zip(left, equals, right, strict=True))
+
+
+def _goes_on(stored: str, coming: str) -> str:
+    """That a document may take the place of the stored one: versions never fall, and one version is one document."""
+    same = f"{stored}.version = {coming}.version AND {stored}.document::text = {coming}.document::text"
+    return f"({stored}.version < {coming}.version OR {same})"

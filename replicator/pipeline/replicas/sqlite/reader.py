@@ -20,16 +20,19 @@ from replicator.pipeline.replicas.sqlite.lines import LineReader
 from replicator.pipeline.replicas.sqlite.replica import read_applied
 from replicator.pipeline.replicas.sqlite.rows import PLACE_COLUMNS, quoted
 from replicator.storage import sqlite
+from replicator.storage.damage import FileDamage
 
 FETCH_ROWS = 1000
 COUNT_SECONDS = 2.0
 
 
 class SqliteReader:
-    """See ``base.Reader``. Raises Unavailable (``replica_missing``) while the file is not there."""
+    """See ``base.Reader``. Raises Unavailable (``replica_missing``) while the file is not there, and Halted once it is
+    known to be damaged; ``damage`` is told of it, and asked."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, damage: FileDamage | None = None) -> None:
         self._path = Path(path)
+        self._damage = damage
         self._definitions: dict[str, Definition] = {}
         self._definitions_number = -1  # of the last definition in the file when they were read
         if not self._path.exists():
@@ -43,14 +46,14 @@ class SqliteReader:
         self._connection.close()
 
     def snapshot(self) -> None:
-        with sqlite.translated(self._path):
+        with self._translated():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN")
                 # BEGIN alone fixes nothing: a deferred transaction takes its snapshot with its first read.
                 self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def release(self) -> None:
-        with sqlite.translated(self._path):
+        with self._translated():
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
@@ -185,10 +188,16 @@ class SqliteReader:
         sql = "SELECT 1 FROM sqlite_master WHERE name = '_replicator_definition'"
         return self._connection.execute(sql).fetchone() is not None
 
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        if self._damage is None:
+            return sqlite.translated(self._path)
+        self._damage.check(self._path)  # a page that was read well says nothing of the others
+        return sqlite.translated(self._path, on_damage=self._damage.found)
+
     @contextlib.contextmanager
     def _one_moment(self) -> Iterator[None]:
         """Everything read within belongs to one commit, with or without ``snapshot``."""
-        with sqlite.translated(self._path):
+        with self._translated():
             if self._connection.in_transaction:
                 yield
                 return

@@ -18,6 +18,7 @@ from replicator.format.position import Position
 from replicator.format.values import Stored
 from replicator.pipeline.replicas.base import Append, AppliedMark, Define, SetSequence, Step, TableChange, Truncate
 from replicator.pipeline.replicas.quarantine import QuarantineTable
+from replicator.pipeline.replicas.shape import version_falls
 from replicator.pipeline.replicas.sqlite import schema
 from replicator.pipeline.replicas.sqlite.rows import SqliteRows
 from replicator.storage import sqlite
@@ -235,7 +236,9 @@ class SqliteReplica:
             fresh = self._open.executemany(sql.insert_missing, rows).rowcount
             self._drifted_now += len(rows) - fresh
             if sql.upsert:
-                self._open.executemany(sql.upsert, rows)
+                written = self._open.executemany(sql.upsert, rows).rowcount
+                if definition.documents and written != len(rows):
+                    raise version_falls(definition)
         self._open.execute("RELEASE inserts")
 
     def _insert_new(self, sql: SqliteRows, rows: list[list[Stored]]) -> None:
@@ -250,7 +253,10 @@ class SqliteReplica:
         """Update; if some row is not there, insert what is missing and count it."""
         updated = self._open.executemany(sql.update, rows).rowcount if sql.update else 0
         if updated != len(rows):
-            self._drifted_now += self._open.executemany(sql.insert_missing, rows).rowcount
+            missing = self._open.executemany(sql.insert_missing, rows).rowcount
+            self._drifted_now += missing
+            if sql.definition.documents and updated + missing != len(rows):
+                raise version_falls(sql.definition)
 
     def _set_sequence(self, step: SetSequence) -> None:
         """SQLite has no sequences; the value is kept for whoever promotes this region. It never goes back."""

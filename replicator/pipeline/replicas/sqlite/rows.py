@@ -24,6 +24,12 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _goes_on(version: str, document: str, table: str = "") -> str:
+    """That a document may take the place of the stored one: versions never fall, and one version is one document."""
+    same = f"{table}version = {version} AND {table}document = {document}"
+    return f"({table}version < {version} OR {same})"
+
+
 class SqliteRows:
     """A definition's SQL text and decoders, made once and used for every batch of its rows."""
 
@@ -40,6 +46,8 @@ class SqliteRows:
         conflict = f"{self.insert} ON CONFLICT ({', '.join(map(quoted, definition.key or PLACE_COLUMNS))})"
         self.insert_missing = f"{conflict} DO NOTHING"
         self.upsert = f"{conflict} DO UPDATE SET {self._excluded()}" if self._values() else ""
+        if definition.documents:
+            self.upsert += f" WHERE {_goes_on('excluded.version', 'excluded.document', f'{self.table}.')}"
         self.update = self._update()
         where_key = " AND ".join(f"{quoted(name)} = ?{number}" for number, name in enumerate(definition.key, 1))
         self.delete = f"DELETE FROM {self.table} WHERE {where_key}"
@@ -69,6 +77,9 @@ class SqliteRows:
             return ""
         pairs = zip(self.definition.key, self.definition.key_places, strict=True)
         where = " AND ".join(f"{quoted(name)} = ?{place + 1}" for name, place in pairs)
+        if self.definition.documents:
+            version, document = (f"?{self.names.index(name) + 1}" for name in ("version", "document"))
+            where += f" AND {_goes_on(version, document)}"
         return f"UPDATE {self.table} SET {', '.join(sets)} WHERE {where}"
 
     def select_keys(self, *, behind: bool) -> str:

@@ -1,0 +1,177 @@
+"""What is wrong with a region's own files: it is found, halts what rests on it, and is not forgotten."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.sidecars import sequence
+from tests.faults.files import BLOCKS, edit
+from tests.faults.regions import Region, assert_equal, run_verb
+
+NO_SCRUBS = "\n[verify]\nscrubs = false\n"
+SCRUBS = '\n[verify]\nscrub = "1s"\n'
+
+
+@pytest.fixture
+def sections(pair: tuple[Region, Region]) -> Iterator[Callable[..., None]]:
+    """Adds sections to the regions' configurations, until the end of the test."""
+    before = [region.config.read_text() for region in pair]
+
+    def add(text: str, *regions: Region) -> None:
+        for region in regions:
+            region.config.write_text(before[pair.index(region)] + text)
+
+    yield add
+    for region, text in zip(pair, before, strict=True):
+        region.end()
+        region.config.write_text(text)
+
+
+def start(*regions: Region) -> None:
+    for region in regions:
+        region.start()
+    for region in regions:
+        region.reach_sequence("applied", BLOCKS)
+
+
+def divergent(region: Region) -> dict[str, int]:
+    status = region.status() or {}
+    return dict(status["strands"][0]["verify"]["divergent_keys"]) if status else {}
+
+
+def put(region: Region, key: str, op: str, **more: Any) -> httpx.Response:
+    body = {"statements": [{"table": "wallets", "op": op, **({"key": key} if op != "insert" else {}), **more}]}
+    return httpx.post(f"{region.url}/v1/transactions", json=body, timeout=30, trust_env=False)
+
+
+def versions(region: Region, key: str) -> list[int]:
+    answer = region.ask(f"/v1/tables/wallets/history/{key}")
+    return [change["version"] for change in answer.json()["changes"]]
+
+
+def test_a_difference_that_was_found_outlives_the_sidecar(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    """A restart disproves nothing: the region says from its first word on that it differs, until it is put right."""
+    paris, tokyo = pair
+    sections(SCRUBS, tokyo)
+    start(paris, tokyo)
+    edit(tokyo.data / "ledger.db", "UPDATE wallets SET document = '{}' WHERE wallet_id = 'w0000003'")
+    tokyo.reach(lambda _: divergent(tokyo) == {"wallets": 1}, "the scrub finds it", 60)
+    tokyo.kill()
+    sections(NO_SCRUBS, tokyo)
+    start(tokyo)
+    assert divergent(tokyo) == {"wallets": 1}
+    repaired = run_verb("repair", str(tokyo.config), "--key", "wallets", "w0000003", "--apply")
+    assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+    tokyo.reach(lambda _: not divergent(tokyo), "looked at again, and right", 60)
+    tokyo.kill()
+    start(tokyo)
+    assert not divergent(tokyo)
+
+
+def test_a_damaged_page_that_a_reader_meets_halts_the_region_and_stays_known(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    """Whoever meets it: a list, a document, a comparison. Nothing is served from the file any more."""
+    paris, tokyo = pair
+    sections(NO_SCRUBS, tokyo)
+    path = tokyo.data / "ledger.db"
+    spoil_table(path)
+    start(paris, tokyo)
+    answers = [tokyo.ask(f"/v1/tables/wallets/users/u{number}") for number in range(7)]
+    assert any(answer.status_code == 503 for answer in answers), [answer.text[:100] for answer in answers]
+    trouble = tokyo.trouble("file_damaged", condition="halted")
+    assert trouble["place"] == str(path)
+    assert "replicator rebuild CONFIG" in trouble["cure"]
+    assert tokyo.ask("/v1/tables/wallets/documents/w0000001").status_code == 503
+    assert tokyo.ask("/readiness").status_code == 503
+    tokyo.kill()
+    tokyo.start()
+    tokyo.trouble("file_damaged", condition="halted")
+    assert tokyo.stop() == 0
+    rebuilt = run_verb("rebuild", str(tokyo.config))
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+    start(tokyo)
+    tokyo.reach_calm()
+    assert_equal(tokyo)
+
+
+def spoil_table(path: Path) -> None:
+    """Damage the page of the table that holds its last rows: nothing but a read of it meets that."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'wallets'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    data = bytearray(path.read_bytes())
+    # The root of a table of some pages names its children; the last one is named in the root's own header.
+    last = int.from_bytes(data[(root - 1) * size + 8 : (root - 1) * size + 12], "big")
+    data[(last - 1) * size] = 0xEE  # no kind of page
+    path.write_bytes(data)
+
+
+def test_a_document_that_vanished_is_not_begun_anew(pair: tuple[Region, Region], sections: Callable[..., None]) -> None:
+    """The primary's state has lost a row: an insert would overwrite it, at version 1, in every region."""
+    paris, tokyo = pair
+    sections(NO_SCRUBS, paris, tokyo)
+    start(paris, tokyo)
+    for _ in range(2):
+        assert put(paris, "w0000003", "update", set={"balance": 1002}).status_code == 200
+    edit(paris.data / "ledger.sqlite3", "DELETE FROM wallets WHERE wallet_id = 'w0000003'")
+    answer = put(paris, "w0000003", "insert", document={"wallet_id": "w0000003", "balance": 0})
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["reason"] == "file_damaged"
+    paris.trouble("file_damaged", condition="halted")
+    assert paris.ask("/primary").status_code == 503
+    assert paris.stop() == 0
+    assert run_verb("rebuild", str(paris.config)).returncode == 0
+    paris.start()
+    paris.reach_sequence("applied", BLOCKS + 2)
+    assert versions(paris, "w0000003") == [3, 2, 1]
+    assert put(paris, "w0000003", "insert", document={"wallet_id": "w0000003"}).status_code == 409
+    tokyo.reach_sequence("applied", BLOCKS + 2)
+    tokyo.reach_calm()
+    assert_equal(tokyo)
+
+
+def test_a_deletion_that_was_forgotten_does_not_start_versions_again(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    paris, _ = pair
+    sections(NO_SCRUBS, paris)
+    start(paris)
+    assert put(paris, "w0000003", "delete").status_code == 200
+    edit(paris.data / "requests.sqlite3", "DELETE FROM deleted")
+    answer = put(paris, "w0000003", "insert", document={"wallet_id": "w0000003"})
+    assert answer.status_code == 503, answer.text
+    assert paris.trouble("file_damaged", condition="halted")["place"] == str(paris.data / "requests.sqlite3")
+    assert paris.stop() == 0
+    assert run_verb("rebuild", str(paris.config)).returncode == 0
+    paris.start()
+    paris.reach_sequence("applied", BLOCKS + 1)
+    answer = put(paris, "w0000003", "insert", document={"wallet_id": "w0000003"})
+    assert answer.json()["versions"] == [3]
+
+
+def test_replay_overwrites_no_newer_version(pair: tuple[Region, Region], sections: Callable[..., None]) -> None:
+    """Where the primary was deceived all the same, no healthy replica takes its word over what it knows better."""
+    paris, tokyo = pair
+    sections(NO_SCRUBS + "\n[replay]\nhistory = false\n", paris)
+    sections(NO_SCRUBS, tokyo)
+    start(paris, tokyo)
+    assert put(paris, "w0000003", "update", set={"balance": 1002}).status_code == 200
+    tokyo.reach_sequence("applied", BLOCKS + 1)
+    edit(paris.data / "ledger.sqlite3", "DELETE FROM wallets WHERE wallet_id = 'w0000003'")
+    assert put(paris, "w0000003", "insert", document={"wallet_id": "w0000003", "balance": 0}).status_code == 200
+    trouble = tokyo.trouble("version_falls", condition="halted")
+    assert trouble["place"] == "table wallets"
+    row = tokyo.ask("/v1/tables/wallets/documents/w0000003").json()
+    assert row["document"]["balance"] == 1002
+    assert sequence(tokyo.status() or {}, "applied") == BLOCKS + 1
