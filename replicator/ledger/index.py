@@ -202,11 +202,13 @@ class RequestIndex:
         while self.step(journal):
             pass
 
-    def step(self, journal: IndexedJournal) -> bool:
-        """Take in some of what the journal has beyond the index; whether there was anything."""
+    def step(self, journal: IndexedJournal, until: int = MAX_SEQUENCE) -> bool:
+        """Take in some of what the journal has beyond the index, up to the sequence ``until``; whether there was
+        anything."""
         if self._after is None:
             self._after = self._position(journal)
         blocks = journal.blocks(self._strand, self._after, STEP_BYTES)
+        blocks = [block for block in blocks if block.header.sequence <= until]
         if not blocks:
             return False
         with self._transaction() as db:

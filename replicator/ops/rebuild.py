@@ -17,31 +17,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 from replicator.config import Config
 from replicator.config.models import EmbeddedSourceSettings, SqliteReplicaSettings
 from replicator.config.roles import in_role, source_of
-from replicator.errors import ConfigError, Halted, ReplicatorError, Unavailable
+from replicator.errors import ConfigError, Halted, ReplicatorError
 from replicator.format.position import Position
-from replicator.ledger.index import RequestIndex
-from replicator.pipeline.replay.replayer import Replayer
-from replicator.pipeline.replicas.sqlite.replica import SqliteReplica, read_applied
+from replicator.pipeline.replicas.sqlite.replica import read_applied
 from replicator.runtime import wiring
 from replicator.storage import sqlite
 from replicator.storage.atomic_file import sync_directory
 from replicator.storage.damage import FileDamage
-from replicator.storage.journal.history import HistoryIndex
 from replicator.storage.journal.reading import BASE_NOTE, HIGH_NOTE
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import Walk, walk
+from replicator.verify.derived import DerivedFiles, DerivedPaths, Show
 
-BATCH_BYTES = 4 << 20
-BATCH_BLOCKS = 2000
 NEW_REGION = "stop the sidecar; replicator bootstrap CONFIG --replace"
-
-Show = Callable[[int, int, str], None]  # so many blocks of so many, and what is being made
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,13 +68,15 @@ def rebuild(config: Config, show: Show = lambda done, of, what: None) -> Rebuilt
         for file in derived:
             damage.forget(file)
         end = walked.position
-        if tables is not None:
-            _make_tables(journal, config, tables, end, show)
-            _make_requests(journal, config, end, show)
-        if config.replay.history:
-            _make_history(journal, config, end, show)
+        made_here = DerivedPaths(
+            files.history if config.replay.history else None, tables, None if tables is None else files.requests
+        )
+        if made_here.files and end.sequence:
+            settings = in_role(config, "replica", 1) if config.replica is None else config
+            with contextlib.closing(DerivedFiles(journal, strand, made_here, wiring.replay_policy(settings))) as coming:
+                coming.open()
+                coming.make(end.sequence, show)
         made = [file for file in derived if file.exists()]
-        journal.strands()  # it was open all the while: nobody has put another one in its place
     return Rebuilt(end, made, aside)
 
 
@@ -96,6 +91,8 @@ def take_journal(config: Config, other: Path) -> tuple[Position, Path | None]:
             place=str(files.journal),
             cure=f"let another region lead, then make this one anew: {NEW_REGION}",
         )
+    if not other.is_file():
+        raise ConfigError("no_such_file", "there is no such file", place=str(other), cure="name a region's journal")
     with contextlib.closing(Journal(other, traceless=True)) as journal:
         theirs = _walked(journal, strand, other)
         known = _known_here(config)
@@ -177,44 +174,14 @@ def _known_here(config: Config) -> Position | None:
 def _copy(other: Path, coming: Path) -> None:
     """A copy of a journal without what it says of its own region: only blocks and where they begin."""
     coming.unlink(missing_ok=True)
-    with sqlite.translated(other), contextlib.closing(sqlite.look(other)) as source:
-        with sqlite.translated(coming), contextlib.closing(sqlite3.connect(coming, isolation_level=None)) as target:
-            source.backup(target)
-            target.execute("PRAGMA journal_mode = DELETE")
-            target.execute("PRAGMA synchronous = FULL")
-            kept = " AND ".join("substr(key, 1, ?) != ?" for _ in range(2))
-            names = [part for prefix in (BASE_NOTE, HIGH_NOTE) for part in (len(prefix), prefix)]
-            target.execute(f"DELETE FROM note WHERE {kept}", names)
-
-
-def _make_tables(journal: Journal, config: Config, path: Path, end: Position, show: Show) -> None:
-    replica = SqliteReplica(path)
-    settings = in_role(config, "replica", 1) if config.replica is None else config
-    policy = wiring.replay_policy(settings)
-    replayer = Replayer(journal, replica, config.region.strand, BATCH_BYTES, BATCH_BLOCKS, policy)
-    with contextlib.closing(replica):
-        at = replayer.open().position.sequence
-        while at < end.sequence:
-            show(at, end.sequence, "tables")
-            reached = replayer.step(end.sequence).position.sequence
-            if reached == at:
-                raise Unavailable("journal_behind", "the journal became shorter", place=str(journal.path))
-            at = reached
-
-
-def _make_requests(journal: Journal, config: Config, end: Position, show: Show) -> None:
-    index = RequestIndex(config.region.files.requests, config.region.strand)
-    index.open()
-    with contextlib.closing(index):
-        while index.step(journal):
-            show(index.indexed(journal), end.sequence, "requests")
-
-
-def _make_history(journal: Journal, config: Config, end: Position, show: Show) -> None:
-    history = HistoryIndex(config.region.files.history, journal)
-    history.open()
-    with contextlib.closing(history):
-        at = history.indexed(config.region.strand)
-        while at < end.sequence:
-            show(at, end.sequence, "history")
-            at = history.step(config.region.strand, end.sequence)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sqlite.translated(other))
+        source = stack.enter_context(contextlib.closing(sqlite.look(other)))
+        stack.enter_context(sqlite.translated(coming))
+        target = stack.enter_context(contextlib.closing(sqlite3.connect(coming, isolation_level=None)))
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")
+        target.execute("PRAGMA synchronous = FULL")
+        kept = " AND ".join("substr(key, 1, ?) != ?" for _ in range(2))
+        names = [part for prefix in (BASE_NOTE, HIGH_NOTE) for part in (len(prefix), prefix)]
+        target.execute(f"DELETE FROM note WHERE {kept}", names)

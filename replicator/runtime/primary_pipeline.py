@@ -25,6 +25,8 @@ from replicator.pipeline.sources.base import Captured, CapturedLedger, SourceRep
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
+from replicator.storage.journal.head import JournalHead
+from replicator.verify.derived import DerivedPaths
 
 ROOM_NOTE, ROOM_SECONDS = "ledger.room", 1.0
 
@@ -134,6 +136,12 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
         self.stages.append(self._run_ledger)
         self.stages.append(self._look_for_room)
+
+    def _derived(self) -> DerivedPaths:
+        return super()._derived()._replace(tables=self.config.state_path, requests=self.config.region.files.requests)
+
+    def _visible(self) -> JournalHead:
+        return self.applied
 
     async def _run_ledger(self) -> None:
         settings, files = self.config.source, (self.config.state_path, self.config.region.files.requests)

@@ -37,8 +37,10 @@ from replicator.status.stage_board import UPSTREAM_REASON, StageBoard, StageTrou
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.indexer import HistoryIndexer
 from replicator.supervise import supervise
+from replicator.verify.derived import DerivedPaths
 from replicator.verify.evidence import JournalWitness
 from replicator.verify.moment_sessions import MomentSessions
+from replicator.verify.own_files import OwnFiles
 from replicator.verify.repair.serve import routes as repair_routes
 from replicator.verify.serve import routes as verify_routes
 
@@ -159,8 +161,29 @@ class RolePipeline:
         """How far the past is indexed: as far as readers see."""
         return self.context.journal_head
 
+    def _derived(self) -> DerivedPaths:
+        """What the region derives from its journal and no other region compares: to be proven here."""
+        return DerivedPaths(self.config.region.files.history if self.config.replay.history else None)
+
+    def _own_files(self) -> OwnFiles:
+        context, config = self.context, self.config
+        return OwnFiles(
+            context.journal,
+            self.strand,
+            context.history,
+            self._derived(),
+            config.region.files.proof,
+            context.damage,
+            config.verify.scrub_seconds,
+            lambda: self._visible().position.sequence,
+            wiring.derived_file(config),
+            wiring.requests_kept_us(config),
+        )
+
     def _beside_the_flow(self) -> list[Callable[[], Awaitable[None]]]:
         beside: list[Callable[[], Awaitable[None]]] = [self.moment_sessions.run, self.copies.run]
+        if self.config.verify.scrubs:
+            beside.append(self._own_files().run)
         if not self.config.replay.history:
             return beside
         context = self.context

@@ -268,6 +268,11 @@ def derived_file(config: Config) -> Path | None:
     return config.state_path
 
 
+def requests_kept_us(config: Config) -> int:
+    """How long an embedded ledger remembers idempotency keys, µs."""
+    return _us(config.source.idempotency_retention_seconds) if isinstance(config.source, EmbeddedSourceSettings) else 0
+
+
 # -- verification -----------------------------------------------------------------------------------------------------
 # What a replica is compared with, and how often.
 

@@ -101,6 +101,12 @@ class DataDir:
         return self.path / "rewind.json"
 
     @property
+    def proof(self) -> Path:
+        """The directory of what is made once more from the journal, to compare the files above with; there only while
+        that goes on, and worth nothing afterwards."""
+        return self.path / "proof"
+
+    @property
     def damage(self) -> Path:
         """Which files were found to be damaged; written when one is. Without it a restart knows nothing of it until the
         file is read there again."""

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.sidecars import sequence
-from tests.faults.files import BLOCKS, edit
+from tests.faults.files import BLOCKS, edit, spoil
 from tests.faults.regions import Region, assert_equal, run_verb
 
 NO_SCRUBS = "\n[verify]\nscrubs = false\n"
@@ -52,7 +52,7 @@ def put(region: Region, key: str, op: str, **more: Any) -> httpx.Response:
 
 def versions(region: Region, key: str) -> list[int]:
     answer = region.ask(f"/v1/tables/wallets/history/{key}")
-    return [change["version"] for change in answer.json()["changes"]]
+    return [change["version"] for change in answer.json().get("changes", ())]
 
 
 def test_a_difference_that_was_found_outlives_the_sidecar(
@@ -175,3 +175,73 @@ def test_replay_overwrites_no_newer_version(pair: tuple[Region, Region], section
     row = tokyo.ask("/v1/tables/wallets/documents/w0000003").json()
     assert row["document"]["balance"] == 1002
     assert sequence(tokyo.status() or {}, "applied") == BLOCKS + 1
+
+
+def test_an_edited_balance_of_the_primary_is_found_before_it_is_built_on(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    """The primary compares its own files with its own journal; nobody else can."""
+    paris, tokyo = pair
+    sections(SCRUBS, paris)
+    start(paris, tokyo)
+    forged = """UPDATE wallets SET document = '{"balance":9546}' WHERE wallet_id = 'w0000003'"""
+    edit(paris.data / "ledger.sqlite3", forged)
+    trouble = paris.trouble("file_damaged", condition="halted", seconds=60)
+    assert trouble["place"] == str(paris.data / "ledger.sqlite3")
+    answer = put(paris, "w0000003", "add", add={"balance": 1})
+    assert answer.status_code == 503, answer.text
+    assert paris.stop() == 0
+    assert run_verb("rebuild", str(paris.config)).returncode == 0
+    paris.start()
+    paris.reach_sequence("applied", BLOCKS)
+    assert "balance" not in paris.ask("/v1/tables/wallets/documents/w0000003").json()["document"]
+    tokyo.reach_calm()
+    assert_equal(tokyo)
+
+
+def test_an_entry_that_the_index_of_the_past_lost_is_found_and_brings_no_old_row_back(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    """The region that lost it says nothing of that past until the index is whole, and a repair does not use it."""
+    paris, tokyo = pair
+    sections(NO_SCRUBS, tokyo)
+    start(paris, tokyo)
+    assert put(paris, "w0000003", "update", set={"balance": 92}).status_code == 200
+    tokyo.reach_sequence("applied", BLOCKS + 1)
+    tokyo.reach(lambda _: versions(tokyo, "w0000003") == [2, 1], "indexed", 20)
+    edit(tokyo.data / "history.sqlite3", f"DELETE FROM change WHERE sequence = {BLOCKS + 1}")
+    edit(tokyo.data / "ledger.db", """UPDATE wallets SET document = '{"balance":5}' WHERE wallet_id = 'w0000003'""")
+    repaired = run_verb("repair", str(tokyo.config), "--key", "wallets", "w0000003", "--apply")
+    assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+    assert tokyo.ask("/v1/tables/wallets/documents/w0000003").json()["document"]["balance"] == 92
+    assert tokyo.stop() == 0
+    sections(SCRUBS, tokyo)
+    start(tokyo)
+    tokyo.reach(lambda _: versions(tokyo, "w0000003") == [2, 1], "indexed again", 60)
+
+
+def test_a_primary_whose_journal_is_damaged_goes_on_with_a_copy_of_anothers(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    """The printed cure: stop a region that follows, take its journal. One that lacks blocks is refused."""
+    paris, tokyo = pair
+    start(paris, tokyo)
+    assert put(paris, "w0000003", "update", set={"balance": 92}).status_code == 200
+    tokyo.reach_sequence("applied", BLOCKS + 1)
+    behind = tokyo.directory / "whole" / "journal.sqlite3"
+    assert tokyo.stop() == 0
+    assert paris.stop() == 0
+    spoil(paris.data / "journal.sqlite3")
+    refused = run_verb("rebuild", str(paris.config))
+    assert refused.returncode == 1
+    assert "replicator rebuild CONFIG --journal FILE" in refused.stderr
+    short = run_verb("rebuild", str(paris.config), "--journal", str(behind))
+    assert short.returncode == 1
+    assert "[journal_behind]" in short.stderr
+    done = run_verb("rebuild", str(paris.config), "--journal", str(tokyo.data / "journal.sqlite3"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    start(paris, tokyo)
+    assert put(paris, "w0000003", "add", add={"balance": 1}).status_code == 200
+    tokyo.reach_sequence("applied", BLOCKS + 2)
+    tokyo.reach_calm()
+    assert_equal(tokyo)

@@ -18,7 +18,7 @@ from replicator.ops.terminal import progress_bar
     "--journal",
     "other",
     metavar="FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=click.Path(path_type=Path),
     help="First put a copy of this journal, of a region that follows, in the place of an embedded ledger's own.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")

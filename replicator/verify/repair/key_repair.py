@@ -2,8 +2,9 @@
 
 Guarantee: nothing is changed unless it was asked for; then only keys whose stored row differs from what the journal
 says at the very position where the replica stands, and the values that are replaced are in a report on disk, synced,
-before the first of them is. A key is left alone whose last change is no longer in the journal, or where the journal
-says what is stored already: then it is the primary that differs from its own history.
+before the first of them is. What is written is found in the journal itself, which is read for it from its beginning on:
+an index that lost an entry would bring an old row back. A key is left alone whose last change is no longer in the
+journal, or where the journal says what is stored already: then it is the primary that differs from its own history.
 
 A report of a repair that was killed says so (``"applied": false``): whether its change was made is what the next dry
 run tells. Tables without a key are compared as a whole, place by place, because their rows have no other name.
@@ -33,6 +34,7 @@ from replicator.storage.data_dir import DataDir
 from replicator.storage.journal.store import Journal
 from replicator.verify.repair.compare_and_set import ComparedKey, compare, write
 from replicator.verify.repair.expected_row import ExpectedRows, TableVersions
+from replicator.verify.repair.gathered_places import GatheredPlaces, NotGathered
 from replicator.verify.repair.images import Place, pack_texts, place_key, unpack_texts
 from replicator.verify.repair.touched_keys import TouchedKeys
 
@@ -53,7 +55,8 @@ class KeyRepair:
         self, journal: Journal, expected_rows: ExpectedRows, replay: ReplayLoop, strand: str, data_dir: DataDir
     ) -> None:
         self._journal = journal
-        self._expected_rows = expected_rows
+        self._by_index = self._expected_rows = expected_rows
+        self._gathered = GatheredPlaces(journal, strand)
         self._replay = replay
         self._strand = strand
         self._data_dir = data_dir
@@ -65,30 +68,47 @@ class KeyRepair:
         Raises Rejected (a table that is not there, too many keys), Unavailable or Halted.
         """
         async with self._repairing:
-            canonical = await self._replay.between_steps(functools.partial(self._canonical_keys, keys=keys))
-            for table in keyless:
-                canonical += await self._differing_places(table, KEYS_LIMIT - len(canonical))
-            if len(canonical) > KEYS_LIMIT:
-                raise _too_many()
-            await self._between_steps(lambda replica: self._compared(replica, canonical))  # reads the journal ahead
-            work = functools.partial(self._compare_and_write, keys=canonical, who=who, apply=apply)
-            return await self._between_steps(work)
+            # What is only shown may be judged by the index; what is written is judged by the journal itself.
+            self._expected_rows = ExpectedRows(self._journal, self._gathered, self._strand) if apply else self._by_index
+            try:
+                return await self._repair(keys, keyless, who, apply=apply)
+            finally:
+                self._expected_rows = self._by_index
+                self._gathered.forget()
+
+    async def _repair(self, keys: Sequence[Named], keyless: Sequence[str], who: str, *, apply: bool) -> Fields:
+        canonical = await self._replay.between_steps(functools.partial(self._canonical_keys, keys=keys))
+        for table in keyless:
+            canonical += await self._differing_places(table, KEYS_LIMIT - len(canonical))
+        if len(canonical) > KEYS_LIMIT:
+            raise _too_many()
+        self._gathered.want((label, key) for label, key in canonical if label not in keyless)
+        await self._between_steps(lambda replica: self._compared(replica, canonical))  # reads the journal ahead
+        work = functools.partial(self._compare_and_write, keys=canonical, who=who, apply=apply)
+        return await self._between_steps(work)
 
     async def _between_steps(self, work: Callable[[Replica], T]) -> T:
         """``work`` between two steps, once the index is so near that the rest of it takes no time."""
 
-        def reached(replica: Replica, _: AppliedMark) -> tuple[T] | int:
+        def reached(replica: Replica, _: AppliedMark) -> tuple[T] | int | NotGathered:
             sequence = _position(replica, self._strand).sequence
             if sequence - self._expected_rows.indexed() > INDEX_BLOCKS:
                 return sequence
             self._expected_rows.reach(sequence)
-            return (work(replica),)
+            try:
+                return (work(replica),)
+            except NotGathered as error:
+                replica.rollback()
+                return error
 
         while True:
             result = await self._replay.between_steps(reached)
             if isinstance(result, tuple):
                 return result[0]
-            await trio.to_thread.run_sync(self._expected_rows.reach, result)
+            if isinstance(result, NotGathered):  # a row came from another key, whose past is part of its own
+                self._gathered.want([result.key])
+            else:
+                await trio.to_thread.run_sync(self._expected_rows.reach, result)
 
     # -- between two steps
 

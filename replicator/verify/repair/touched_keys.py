@@ -60,16 +60,22 @@ class TouchedKeys:
         if self._tables is not None and label not in self._tables:
             return
         if op == TRUNCATE:
-            self.truncated[label] = place
+            self._note_truncate(label, place)
         elif relation.key_of is None:
-            self.keys[label, place_key(place)] = place
+            self._note(label, place_key(place), place)
         elif op == DELETE:
-            self.keys[label, relation.images.key(statement[2])] = place
+            self._note(label, relation.images.key(statement[2]), place)
         else:
             before = statement[3] if op != INSERT else None
             if before is not None:
-                self.keys[label, relation.images.key(before)] = place
-            self.keys[label, _key_of(relation, statement[2], before if op == PATCH else None)] = place
+                self._note(label, relation.images.key(before), place)
+            self._note(label, _key_of(relation, statement[2], before if op == PATCH else None), place)
+
+    def _note(self, label: str, key: bytes, place: Place) -> None:
+        self.keys[label, key] = place
+
+    def _note_truncate(self, label: str, place: Place) -> None:
+        self.truncated[label] = place
 
 
 def _key_of(relation: _TouchedRelation, image: bytes, before: bytes | None) -> bytes:

@@ -238,7 +238,7 @@ class SqliteReplica:
             if sql.upsert:
                 written = self._open.executemany(sql.upsert, rows).rowcount
                 if definition.documents and written != len(rows):
-                    raise version_falls(definition)
+                    raise version_falls(definition) from None
         self._open.execute("RELEASE inserts")
 
     def _insert_new(self, sql: SqliteRows, rows: list[list[Stored]]) -> None:
