@@ -1,10 +1,14 @@
-"""The first block of an epoch: empty, so that the chain itself says where the term of ownership changed.
+"""The first block of an epoch: by it the chain itself says where the term of ownership changed.
 
-Guarantee: an epoch begins once. The block's origin is empty, for it comes from no source's log: whoever reads on in a
-log looks for the last block that has one.
+Guarantee: an epoch begins once. The block holds no rows, and mostly nothing: then its origin is empty, for it comes
+from no source's log. Where another PostgreSQL server is read from now on, the block says from where each sequence goes
+on, so that whoever comes next knows it, and its origin is that server's first place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from replicator.errors import Halted
 from replicator.format.block import Draft
@@ -12,7 +16,17 @@ from replicator.format.position import Position
 from replicator.storage.journal.store import Journal
 
 
-def append_epoch(journal: Journal, strand: str, epoch: int, now_us: int) -> Position:
+class Beginning(NamedTuple):
+    """What the epoch's block says of another server: the place from which its log is read, and its sequences, packed as
+    statements."""
+
+    origin: str = ""
+    sequences: Sequence[bytes] = ()
+
+
+def append_epoch(
+    journal: Journal, strand: str, epoch: int, now_us: int, beginning: Callable[[], Beginning] = Beginning
+) -> Position:
     """Begin ``epoch`` in the chain, unless the head is of it already; gives the head. Blocks; durable on return.
 
     Raises Halted if the chain is in a later epoch.
@@ -26,5 +40,7 @@ def append_epoch(journal: Journal, strand: str, epoch: int, now_us: int) -> Posi
             cure="somebody else leads by now: become a replica",
         )
     if not head.sequence or head.epoch < epoch:
-        journal.append(strand, [Draft(f"epoch-{epoch}", "", now_us, 0, 0, b"")], epoch)
+        origin, sequences = beginning()
+        draft = Draft(f"epoch-{epoch}", origin, now_us, 0, len(sequences), b"".join(sequences))
+        journal.append(strand, [draft], epoch)
     return journal.head(strand)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from replicator.cluster.promotion.database import alone, drop_slot, open_quarantine, replicating, stands_at
 from replicator.cluster.promotion.decide import PromoteStep, PromotionFacts, promotion
-from replicator.cluster.promotion.epoch_block import append_epoch
+from replicator.cluster.promotion.epoch_block import Beginning, append_epoch
 from replicator.cluster.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
 from replicator.cluster.promotion.sequences import move_sequences
 from replicator.cluster.promotion.table_roles import adopted_at, as_primary
@@ -31,6 +31,7 @@ from replicator.pipeline.sources.postgres.chain_start import (
     numbering,
     pack_begins,
     pack_numbering,
+    read_begins,
 )
 from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.options import PostgresOptions
@@ -42,11 +43,13 @@ from replicator.pipeline.sources.postgres.relations import (
     pack_uncarried,
     uncarried,
 )
+from replicator.pipeline.sources.postgres.sequences import pack_sequences, read_sequences
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.slot import Identity, check_server, create_slot, identify
 from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
 from replicator.pipeline.sources.postgres.stream_basis import BASIS_NOTE, pack_basis, read_basis
 from replicator.postgres.catalog import all_oids
+from replicator.postgres.lsn import lsn_text
 from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
 
@@ -89,7 +92,7 @@ class Promotion:
                 self._on_step(f"before {step.name}")
                 match step:
                     case PromoteStep.SEQUENCES:
-                        move_sequences(connection, self._definitions(), self._reserve)
+                        self._move_sequences(connection, epoch)
                     case PromoteStep.TABLES:
                         as_primary(connection, self._strand, self._definitions())
                     case PromoteStep.PUBLICATION:
@@ -99,7 +102,7 @@ class Promotion:
                     case PromoteStep.BEGIN:
                         self._begin(connection, epoch)
                     case PromoteStep.EPOCH:
-                        append_epoch(self._journal, self._strand, epoch, now_us)
+                        append_epoch(self._journal, self._strand, epoch, now_us, lambda: self._beginning(epoch))
                 self._on_step(f"after {step.name}")
 
     def _look(self, connection: Connection) -> PromotionFacts:
@@ -118,6 +121,20 @@ class Promotion:
 
     def _definitions(self) -> list[Definition]:
         return list(definitions_of(self._journal, self._strand).values())
+
+    def _move_sequences(self, connection: Connection, epoch: int) -> None:
+        # The chain's last epoch began with its values, or they are those of a copy made in it: they are no older.
+        epochs = max(1, epoch - self._journal.head(self._strand).epoch) if self._reserve else 1
+        move_sequences(connection, self._definitions(), self._reserve, epochs)
+
+    def _beginning(self, epoch: int) -> Beginning:
+        """From where sequences go on: before any application may write, so that no later region begins there again."""
+        begins = read_begins(self._journal.notes())
+        if begins is None or begins.epoch != epoch:
+            return Beginning()  # this server leads again: its log goes on, and so do its sequences
+        with session(self._options) as source:
+            sequences = pack_sequences(read_sequences(source, self._options.publication))
+        return Beginning(lsn_text(begins.lsn), sequences)
 
     def _publish(self) -> None:
         """It has to be there before the slot: the log is read by the catalogs of its time."""

@@ -3,9 +3,11 @@
 Guarantee: behind every value that is known to be in use, and, as far as the sequence has room, behind those that the
 old primary can have handed out unseen; never back, never out of its bounds.
 
-The idea: values are carried every few seconds, rows with their blocks. What was handed out since, to transactions that
-are lost or never ended, nobody here knows; so a *reserve* of increments is left out. It is derived from a rate that no
-single server reaches with durable commits, times the seconds that a value may be old.
+The idea: values are carried every few seconds, rows with their blocks, and where each epoch goes on in its first block.
+What was handed out since, to transactions that are lost or never ended, nobody here knows; so a *reserve* of increments
+is left out. It is derived from a rate that no single server reaches with durable commits, times the seconds that a
+value may be old. A region that has led in between, unheard of, left out its own reserve from the same value, and handed
+out what came behind it: so one reserve is left out for each epoch since the value's.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class SequenceFacts(NamedTuple):
 
 class NextValue(NamedTuple):
     """The sequence goes on behind ``value``, None: as it stands. ``reserve`` is how many increments were left out; less
-    than asked for where the sequence has not twice the room."""
+    than asked for where the sequence has not that much room to spare."""
 
     value: int | None
     reserve: int
@@ -43,8 +45,9 @@ def reserve_of(sequence_seconds: float) -> int:
     return math.ceil(IDS_PER_SECOND * (sequence_seconds + UNSEEN_SECONDS))
 
 
-def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int) -> NextValue:
-    """Behind what the sequence goes on; ``used`` are the values that were carried and those that stand in columns."""
+def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int, epochs: int = 1) -> NextValue:
+    """Behind what the sequence goes on; ``used`` are the values that were carried and those that stand in columns,
+    ``epochs`` how many have begun since the one that they were carried in, the coming one included."""
     step, furthest = facts.increment, max if facts.increment > 0 else min
     end = facts.high if step > 0 else facts.low
     known = furthest([*used, facts.start - step])  # one step before its start: nothing is in use
@@ -52,9 +55,9 @@ def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int) -> NextValu
         value, left_out = end, 0
     else:
         room = (end - known) // step
-        # A session of the old primary may have taken a whole cache that nobody saw. Half of the room at most: a small
-        # sequence outlives many promotions.
-        left_out = min(reserve + facts.cache, room // 2)
+        # A session of the old primary may have taken a whole cache that nobody saw. Half of the room at most, and for
+        # each further epoch half of what is left: a small sequence outlives many promotions.
+        left_out = min((reserve + facts.cache) * epochs, room - -(-room >> min(epochs, 63)))
         value = known + left_out * step
     value = min(max(value, facts.low), facts.high)
     if facts.last is not None and furthest(facts.last, value) == facts.last:

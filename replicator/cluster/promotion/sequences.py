@@ -29,8 +29,8 @@ class _SequenceUse:
         self.bound = 2**63 - 1
 
 
-def move_sequences(connection: Connection, definitions: Iterable[Definition], reserve: int) -> None:
-    """Every sequence that was carried, or feeds a column, goes on behind what is in use."""
+def move_sequences(connection: Connection, definitions: Iterable[Definition], reserve: int, epochs: int = 1) -> None:
+    """Every sequence that was carried, or feeds a column, goes on behind what is in use; see ``goes_on``."""
     uses: dict[TableName, _SequenceUse] = {}
     rows = connection.execute("SELECT namespace, name, value, increment FROM replicator.sequence").fetchall()
     carried = {(step.namespace, step.name): step for step in starmap(SetSequence, rows)}
@@ -45,7 +45,7 @@ def move_sequences(connection: Connection, definitions: Iterable[Definition], re
                 use.values.append(carried[column.sequence].value)
             use.values += _ends(connection, definition.name, column)
     for name, use in uses.items():
-        _move(connection, name, use, reserve)
+        _move(connection, name, use, reserve, epochs)
 
 
 def _fed(connection: Connection, definition: Definition) -> list[tuple[Column, TableName]]:
@@ -77,7 +77,7 @@ def _ends(connection: Connection, table: TableName, column: Column) -> list[int]
     return [int(value) for value in row if value is not None]
 
 
-def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: int) -> None:
+def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: int, epochs: int) -> None:
     label = quoted(*name)
     start, increment, low, high, cache = _row(
         connection,
@@ -87,7 +87,7 @@ def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: i
     last, called = _row(connection, f"SELECT last_value, is_called FROM {label}")
     bounds = max(low, -use.bound - 1), min(high, use.bound)
     facts = SequenceFacts(start, increment, *bounds, cache, last if called else None)
-    value = goes_on(facts, use.values, reserve).value
+    value = goes_on(facts, use.values, reserve, epochs).value
     if value is not None:
         connection.execute("SELECT setval(%s::regclass, %s, true)", [label, value])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -66,6 +67,25 @@ def test_the_reserve_is_whole_where_there_is_room_and_half_of_the_room_where_not
     assert goes_on(facts, [1000], 500) == (1000, 0)
     assert goes_on(facts, [], 500) == (500, 500)
     assert goes_on(facts._replace(last=700), [100], 50).value is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_each_further_epoch_goes_on_behind_the_one_before_while_there_is_room(seed: int) -> None:
+    """From one carried value, for nobody has heard what the regions in between handed out: at least a reserve each, or
+    half of the room that is left."""
+    draws = random.Random(seed)
+    for _ in range(5_000):
+        facts, used, reserve = drawn(draws)
+        facts = facts._replace(last=None)
+        earlier = [goes_on(facts, used, reserve, epochs) for epochs in range(1, 6)]
+        for first, second in itertools.pairwise(earlier):
+            assert second.reserve >= first.reserve
+            assert first.value is not None
+            assert second.value is not None
+            room = abs((facts.high if facts.increment > 0 else facts.low) - first.value) // abs(facts.increment)
+            least = min(reserve + facts.cache, room // 2)
+            # With nothing in use beyond its bounds; else it stands at its end.
+            assert second.reserve - first.reserve >= least or first.value in (facts.low, facts.high)
 
 
 def test_the_reserve_follows_how_often_sequences_are_read() -> None:
