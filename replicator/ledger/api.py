@@ -49,10 +49,16 @@ _PAGE = ("limit", "cursor")
 
 
 def routes(
-    ledger: Ledger | None, reads: Reads, outcomes: Outcomes, primary: Callable[[], str | None] = lambda: None
+    ledger: Ledger | None,
+    reads: Reads,
+    outcomes: Outcomes,
+    primary: Callable[[], str | None] = lambda: None,
+    *,
+    is_captured: bool = False,
 ) -> list[Route]:
-    """The routes; ``ledger`` is None on a replica, where ``primary`` gives the primary's address if it is known."""
-    writes = _WriteRoutes(ledger, primary)
+    """The routes; ``ledger`` is None on a replica, where ``primary`` gives the primary's address if it is known, and
+    where the ledger is a database of its own (``is_captured``)."""
+    writes = _WriteRoutes(ledger, primary, is_captured)
     read_routes = _ReadRoutes(reads, outcomes)
     return [
         Route(f"{request_body.PREFIX}/transactions", writes.transact, methods=["POST"]),
@@ -67,12 +73,16 @@ def routes(
 class _WriteRoutes:
     """What changes the ledger."""
 
-    def __init__(self, ledger: Ledger | None, primary: Callable[[], str | None]) -> None:
+    def __init__(self, ledger: Ledger | None, primary: Callable[[], str | None], is_captured: bool) -> None:
         self._ledger = ledger
         self._primary = primary
+        self._is_captured = is_captured
         self._bodies = request_body.RequestBodies()
 
     def _here(self) -> Ledger:
+        if self._is_captured:  # no other region would take it, either: not for the way that clients follow
+            message = "this region's ledger is a database of its own"
+            raise Rejected("not_embedded", message, status=405, cure="write to that database")
         if self._ledger is None:
             raise NotPrimary("this region is a replica and takes no writes", self._primary())
         return self._ledger

@@ -99,7 +99,7 @@ class CapturedPrimaryPipeline(PrimaryPipeline):
         captured = Captured(journal, journal_head, self.capture.stored_so_far)
         self.copies = self._copies(ledger.moments(captured, locking=True), lambda reader: ledger.sequences())
         verifying = self._verify_routes(ledger.moments(captured, locking=False))
-        api = self._api(None, journal_head)
+        api = self._api(None, journal_head, is_captured=True)
         self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
         self.stages.append(lambda: self._supervised("source", self.capture.run_once, self.board.source))
         if show_copy is not None:

@@ -113,7 +113,7 @@ class RolePipeline:
         history = self.context.history if self.config.replay.history else None
         return JournalWitness(self.context.journal, history, self.strand)
 
-    def _api(self, ledger: Ledger | None, visible: JournalHead) -> list[Route]:
+    def _api(self, ledger: Ledger | None, visible: JournalHead, *, is_captured: bool = False) -> list[Route]:
         """Reads everywhere, writes where there is a ledger; ``visible`` is how far readers see."""
 
         async def wait_applied(position: Position, seconds: float) -> bool:
@@ -126,7 +126,8 @@ class RolePipeline:
         self.reads = Reads(self.strand, self._open_reader, self.context.journal, history, wait_applied, known_until)
         requests = self.config.region.files.requests
         self.outcomes = Outcomes(self.strand, requests, self.context.journal, leads=ledger is not None)
-        return api_routes(ledger, self.reads, self.outcomes, self.context.status.primary_url)
+        primary_url = self.context.status.primary_url
+        return api_routes(ledger, self.reads, self.outcomes, primary_url, is_captured=is_captured)
 
     async def _supervised(
         self, name: str, run_once: Callable[[], Awaitable[None]], trouble: StageTrouble, *derived: Path | None

@@ -31,6 +31,12 @@ LOOK_SECONDS_AT_LEAST, LOOK_SECONDS_AT_MOST = 0.1, 0.5
 log = logging.getLogger("replicator")
 
 
+def look_seconds(ttl_seconds: float) -> float:
+    """How long it is between two looks at a store whose leases last so long."""
+    ttl = min(ttl_seconds, FENCE_SECONDS_AT_MOST)
+    return min(max(ttl / LOOKS_A_TTL, LOOK_SECONDS_AT_LEAST), LOOK_SECONDS_AT_MOST)
+
+
 class LeaseKeeper:
     """Holds, or watches, the lease of one strand. ``on_changed`` hears of whatever may change a decision."""
 
@@ -93,8 +99,7 @@ class LeaseKeeper:
 
     async def watch(self) -> None:
         """Look at the lease, for ever."""
-        ttl = min(self.lease.ttl_seconds, FENCE_SECONDS_AT_MOST)
-        every = min(max(ttl / LOOKS_A_TTL, LOOK_SECONDS_AT_LEAST), LOOK_SECONDS_AT_MOST)
+        every = look_seconds(self.lease.ttl_seconds)
         while True:
             await self.look()
             await self._check()

@@ -85,11 +85,12 @@ class Peers:
 
     async def _watch(self, name: str) -> None:
         while True:
-            await self._look(name)
+            await self.look(name)
             with trio.move_on_after(QUICK_SECONDS if self._quick() else CALM_SECONDS):
                 await self._hurried.wait()
 
-    async def _look(self, name: str) -> None:
+    async def look(self, name: str) -> None:
+        """Look at one peer now, for a bounded time. Of one that does not answer there is what it said before."""
         at = self._clock()
         try:
             answer = await self._clients[name].json("GET", "/v1/failover")

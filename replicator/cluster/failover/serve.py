@@ -77,6 +77,8 @@ def routes(controller: Controller) -> list[BaseRoute]:
             taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())
         except (ValueError, TypeError, KeyError) as error:
             raise Rejected("bad_request", f"this is no order: {error}", place=request.url.path) from error
+        if taken.verb == "switchover" and taken.target in member.peers.urls:
+            await member.peers.look(taken.target)  # what it said last may be over by now, or not be true any more
         controller.take_order(taken)
         return AnyTextJSON({"accepted": taken.verb}, status_code=202)
 

@@ -9,8 +9,8 @@ can. All that a region says becomes one of ``WriteAcknowledged``, ``WriteNotHere
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 import psycopg
 import trio
@@ -26,9 +26,9 @@ from replicator.transport.client import Bounds
 
 RETRY_AFTER_LIMIT_SECONDS = 30.0
 SESSIONS = 8
-APPLICATION_NAME = (
-    "replicator-drill"  # not "replicator …": those are the sidecar's, which the fence lets nobody else use
-)
+APPLICATION_NAME = "replicator-drill"  # "replicator …" are the sidecar's, which the fence lets nobody else use
+CARRIED_SECONDS = 10.0  # how long a table that was just made may take to be in another region
+LOOK_SECONDS = 0.1
 REMOVED_AT_ONCE = 1_000
 ANSWER_LIMIT_BYTES = 1_000_000
 
@@ -59,6 +59,7 @@ class WriteUnknown(NamedTuple):
     why: str
 
 
+T = TypeVar("T")
 Answer = WriteAcknowledged | WriteNotHere | WriteRetryLater | WriteUnknown
 
 
@@ -67,6 +68,10 @@ class CanaryWriter(Protocol):
 
     async def prepare(self, leader: str) -> None:
         """Make the table, if it is not there. Raises ReplicatorError."""
+
+    async def check(self, region: str) -> None:
+        """Whether canaries could be written in a region that follows, once it leads; some are there by now. Raises
+        ReplicatorError."""
 
     async def write(self, region: str, number: int) -> Answer:
         """One attempt."""
@@ -86,7 +91,11 @@ def key_of(drill: str, number: int) -> str:
 def canary_writer(drill: str, plan: CanaryPlan, regions: DeploymentRegions) -> CanaryWriter:
     """In PostgreSQL where the plan names databases, else in the embedded ledger."""
     dsns = {name: secret.reveal() for name, secret in plan.dsn.items()}
-    return PostgresCanaryWriter(drill, plan, dsns) if dsns else EmbeddedCanaryWriter(drill, plan, regions)
+    return (
+        PostgresCanaryWriter(drill, plan, dsns, regions.named_in)
+        if dsns
+        else EmbeddedCanaryWriter(drill, plan, regions)
+    )
 
 
 # -- the embedded ledger
@@ -102,6 +111,9 @@ class EmbeddedCanaryWriter:
         declaration, bounds = {"key": "canary_id", "user": "user_id"}, Bounds(10, ANSWER_LIMIT_BYTES)
         client = self._regions.client(leader)
         await client.ask("PUT", f"/v1/tables/{self._plan.table}", fields=declaration, bounds=bounds)
+
+    async def check(self, region: str) -> None:
+        """Whoever leads takes them."""
 
     async def write(self, region: str, number: int) -> Answer:
         key = key_of(self._drill, number)
@@ -163,12 +175,27 @@ def retry_after(text: str | None) -> float:
 
 # -- PostgreSQL
 
+RIGHTS = "SELECT, INSERT, DELETE"
+_RIGHTS = f"""
+SELECT quote_ident(current_user), quote_ident(pg_get_userbyid(c.relowner)),
+       (SELECT bool_and(has_table_privilege(c.oid, needed)) FROM unnest(string_to_array('{RIGHTS}', ', ')) AS needed)
+  FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
+"""
+
 
 class PostgresCanaryWriter:
-    """Writes canaries into the regions' databases, each attempt in a worker thread. ``dsns`` are by region."""
+    """Writes canaries into the regions' databases, each attempt in a worker thread: as an application, under the role
+    of the plan's dsns, which the fence lets write only where the primary is. ``dsns`` are by region; ``named_in`` gives
+    the region whose address a text holds."""
 
-    def __init__(self, drill: str, plan: CanaryPlan, dsns: Mapping[str, str]) -> None:
-        self._drill, self._plan = drill, plan
+    def __init__(
+        self,
+        drill: str,
+        plan: CanaryPlan,
+        dsns: Mapping[str, str],
+        named_in: Callable[[str], str | None] = lambda text: None,
+    ) -> None:
+        self._drill, self._plan, self._named_in = drill, plan, named_in
         self._databases = {
             region: Database(dsn, CANARY, name=APPLICATION_NAME, connect_seconds=plan.attempt_seconds)
             for region, dsn in dsns.items()
@@ -180,13 +207,22 @@ class PostgresCanaryWriter:
     async def prepare(self, leader: str) -> None:
         await self._run(leader, self._make)
 
+    async def check(self, region: str) -> None:
+        with trio.move_on_after(CARRIED_SECONDS):
+            while not await self._run(region, self._may_write):  # noqa: ASYNC110  # another region makes it
+                await trio.sleep(LOOK_SECONDS)
+            return
+        message = f"the canaries' table {self._plan.table} is not there"
+        cure = "name a table that is replicated: [source] tables leaves this one out, or the region is far behind"
+        raise Unavailable("canary_table", message, place=f"the database of {region}", cure=cure)
+
     async def write(self, region: str, number: int) -> Answer:
         if region not in self._databases:
             return WriteUnknown(f"[canary] dsn names no {region}")
         try:
             await self._run(region, lambda db: self._insert(db, number))
-        except Rejected:
-            return WriteNotHere()  # it is read-only, or the role may not write: fenced
+        except Rejected as refusal:
+            return WriteNotHere(self._named_in(refusal.cure))  # it is fenced, or has no such table, or no right to it
         except Unavailable as error:
             return WriteUnknown(str(error))
         return WriteAcknowledged()
@@ -200,11 +236,10 @@ class PostgresCanaryWriter:
             while sessions:
                 sessions.pop().close()
 
-    async def _run(self, region: str, work: object) -> None:
-        await trio.to_thread.run_sync(self._in_session, region, work, limiter=self._limit)
+    async def _run(self, region: str, work: Callable[[Connection], T]) -> T:
+        return await trio.to_thread.run_sync(self._in_session, region, work, limiter=self._limit)
 
-    def _in_session(self, region: str, work: object) -> None:
-        assert callable(work)
+    def _in_session(self, region: str, work: Callable[[Connection], T]) -> T:
         database = self._databases.get(region)
         if database is None:
             cure = "name every region that may lead in [canary] dsn"
@@ -213,11 +248,12 @@ class PostgresCanaryWriter:
             idle = self._idle[region]
             db = idle.pop() if idle else self._connect(database)
             try:
-                work(db)
+                result = work(db)
             except BaseException:
                 db.close()
                 raise
             idle.append(db)
+            return result
 
     def _connect(self, database: Database) -> Connection:
         milliseconds = str(max(int(self._plan.attempt_seconds * 1000), 1))
@@ -232,10 +268,29 @@ class PostgresCanaryWriter:
         if table is None or table[0] is None:  # asked first: the role may write and yet not be allowed to create
             db.execute(sql.SQL(text).format(self._table))
 
+    def _may_write(self, db: Connection) -> bool:
+        """Whether the table is there. Raises ConfigError if it is, and the role has no right to it."""
+        table = self._table.as_string(db)
+        found = db.execute(_RIGHTS, {"table": table}).fetchone()
+        if found is None:
+            return False
+        role, owner, may = found
+        if not may:
+            cure = f"as {owner}: GRANT {RIGHTS} ON {table} TO {role}"
+            raise ConfigError("canary_not_allowed", f"the role {role} may not write to {table}", cure=cure)
+        return True
+
     def _insert(self, db: Connection, number: int) -> None:
         query = sql.SQL("INSERT INTO {} VALUES (%s, %s, %s, %s, %s) ON CONFLICT (canary_id) DO NOTHING")
         row = (key_of(self._drill, number), self._drill, number, self._plan.amount, self._plan.currency)
         db.execute(query.format(self._table), row)
+
+
+_NOT_HERE = (
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UndefinedTable,  # a table is carried with its first row
+)
 
 
 @contextlib.contextmanager
@@ -243,5 +298,6 @@ def _refusals(region: str) -> Iterator[None]:
     """That the region takes no writes is an answer, whatever else it means to those who have to write there."""
     try:
         yield
-    except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
-        raise Rejected("not_primary", str(error), place=f"the database of {region}") from error
+    except _NOT_HERE as error:
+        hint = error.diag.message_hint or ""  # of the fence's: where the primary is
+        raise Rejected("not_primary", str(error), place=f"the database of {region}", cure=hint) from error

@@ -108,6 +108,8 @@ async def _switch_back(places: Sequence[Endpoint], leader: str) -> None:
         async def well(wanted: str | None) -> bool:
             for place in places:
                 observations.add(await regions.look(place.name))
+            if wanted is None and observations.leader != leader and observations.latest[leader].blocked:
+                return False  # it follows, and may yet have to look whether its ledger could be a primary's
             return not not_well(observations.latest, SLACK_BLOCKS) and wanted in (None, observations.leader)
 
         with trio.move_on_after(BACK_SECONDS):

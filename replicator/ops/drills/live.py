@@ -25,7 +25,7 @@ from replicator.ops.drills.report.heading import DrillHeading
 from replicator.ops.drills.report.live import DrillEvent, FinalRegion, report_of
 from replicator.ops.drills.rules.measures import first_write
 from replicator.ops.drills.rules.observations import RegionObservations
-from replicator.ops.drills.rules.plan import DrillPlan, takes_over
+from replicator.ops.drills.rules.plan import DrillPlan, may_take_over, takes_over
 from replicator.ops.drills.rules.safety import check_fit, not_well
 from replicator.ops.drills.undo_log import DrillNote
 from replicator.ops.drills.watch import DrillWatch
@@ -91,7 +91,7 @@ class LiveDrill:
             watching.start_soon(self.watch.signals)
             watching.start_soon(self.watch.guard, canaries)
             try:
-                await self._with_canaries(canaries)
+                await self._with_canaries(canaries, writer)
             finally:
                 with trio.CancelScope(shield=True):
                     await self._undo()  # also if this program is at fault; what is undone already is left alone
@@ -115,12 +115,14 @@ class LiveDrill:
         try:
             await writer.prepare(self._first)
         except ReplicatorError as error:
-            cure = error.cure or "PostgreSQL: name the databases in [canary] dsn"
+            cure = error.cure
+            if error.reason == "not_embedded":
+                cure = "name the database of every region in the plan: [canary] dsn = { … }"
             raise ConfigError(error.reason, error.message, place=f"[canary] in {self._first}", cure=cure) from error
 
     # -- the drill
 
-    async def _with_canaries(self, canaries: Canaries) -> None:
+    async def _with_canaries(self, canaries: Canaries, writer: CanaryWriter) -> None:
         stopping = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(canaries.run, stopping)
@@ -130,6 +132,9 @@ class LiveDrill:
                     if not canaries.acknowledged:
                         raise Unavailable("no_canary", f"no write was acknowledged within {CANARY_SECONDS:g} s")
                     await trio.sleep(self._plan.steps.steady_seconds)
+                    assert self._first is not None
+                    for name in may_take_over(self._plan, self._regions.places, self._first):
+                        await writer.check(name)  # else writers would seem blocked there, long after it leads
                     await self._event(canaries)
             except ReplicatorError as error:
                 self.watch.fail(str(error))
@@ -247,6 +252,9 @@ class LiveDrill:
         if not self._plan.back or leader is None or leader == self._first:
             return True
         assert self._first is not None
+        # It follows again, and may yet have to look whether its ledger could be a primary's.
+        latest, first = self.observations.latest, self._first
+        await self.watch.until(lambda: not latest[first].blocked, self._plan.steps.recover_seconds)
         try:
             await self._switch(self._begin_event("back"), self._first, canaries)
         except ReplicatorError as error:

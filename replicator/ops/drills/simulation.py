@@ -23,24 +23,21 @@ from typing import NamedTuple
 from replicator.cluster.decisions.model import FailoverRules
 from replicator.config import Config
 from replicator.errors import ConfigError
-from replicator.ops.drills.rules.measures import Canary, WriteOutage, first_write, longest_gap
+from replicator.ops.drills.rules.measures import Canary, WriteOutage, first_write, is_interruption, longest_gap
 from replicator.ops.drills.rules.plan import LIVE_ONLY, DrillPlan, takes_over
+from replicator.ops.drills.sidecar_pace import WRITE_EVERY_SECONDS, sidecar_weather
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.checks import BrokenLaw
 from replicator.ops.simulation.faults import Kind, SimulatedFault
 from replicator.ops.simulation.network import WorldEvent
 from replicator.ops.simulation.region import SimulatedRegion
-from replicator.ops.simulation.weather import FAIR
+from replicator.ops.simulation.weather import Weather
 from replicator.ops.simulation.world import World
 from replicator.runtime import wiring
 
 CALM_SECONDS = 4.0
-WRITE_EVERY_SECONDS = 0.1
-PAUSE_SECONDS = 4 * WRITE_EVERY_SECONDS  # a longer time without a write is an interruption
-# A network within a continent, and actions as fast as those of regions on ordinary machines.
-WEATHER = dataclasses.replace(FAIR, delay_seconds=0.02, action_seconds=0.05, write_every_seconds=WRITE_EVERY_SECONDS)
 AT_ONCE = 50  # seeds of a worker's turn
-FEW_SEEDS = 100  # not worth more than one process
+FEW_SEEDS = 40  # not worth more than one process
 
 DEFAULT_TTL_SECONDS, DEFAULT_CLOCK_ERROR, DEFAULT_MARGIN_SECONDS = 10.0, 0.01, 0.5
 
@@ -56,6 +53,7 @@ class SimulationSetting:
     margin_seconds: float
     priorities: Mapping[str, int]
     first: str
+    weather: Weather
 
 
 class SimulatedHistory(NamedTuple):
@@ -90,14 +88,16 @@ def setting_of(config: Config, plan: DrillPlan) -> SimulationSetting:
             raise ConfigError("unknown_region", f"there is no region {name}", place="the plan's target", cure=cure)
     own = wiring.rules(config)
     lease = config.lease
+    ttl_seconds = lease.ttl_seconds if lease else DEFAULT_TTL_SECONDS
     return SimulationSetting(
         plan,
         {name: dataclasses.replace(own, me=name) for name in names},
-        lease.ttl_seconds if lease else DEFAULT_TTL_SECONDS,
+        ttl_seconds,
         lease.clock_error if lease else DEFAULT_CLOCK_ERROR,
         lease.margin_seconds if lease else DEFAULT_MARGIN_SECONDS,
         {config.region.name: config.failover.priority},
         _first(plan, names),
+        sidecar_weather(config, ttl_seconds),
     )
 
 
@@ -130,7 +130,7 @@ def world_of(setting: SimulationSetting, seed: int, *, traced: bool = False) -> 
         setting.ttl_seconds,
         setting.clock_error,
         setting.margin_seconds,
-        weather=WEATHER,
+        weather=setting.weather,
         priorities=setting.priorities,
         first=setting.first,
         traced=traced,
@@ -219,7 +219,7 @@ def _rto(world: WatchedWorld, change: WorldEvent | None, gap: WriteOutage, event
     if change is not None:
         write = first_write(world.canaries, event_at, change.region)
         return None if write is None else write.acked_at - event_at
-    if gap.seconds <= PAUSE_SECONDS:
+    if not is_interruption(gap, 1 / WRITE_EVERY_SECONDS):
         return 0.0
     write = first_write(world.canaries, gap.ended)
     return None if write is None else write.acked_at - event_at

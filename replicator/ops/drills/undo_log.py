@@ -57,9 +57,11 @@ def open_note(directory: Path, name: str) -> Iterator[DrillNote]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         sync_directory(directory)
-        yield DrillNote(path, file)
-        if path.exists() and not path.stat().st_size:
-            path.unlink()  # nothing was begun
+        try:
+            yield DrillNote(path, file)
+        finally:
+            if path.exists() and not path.stat().st_size:
+                path.unlink()  # nothing was begun
 
 
 class DrillLeftover:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from replicator.cluster.decisions.states import BEGINS_RETURN, ENDS_ORDERS, RoleEvent, RoleState
 from replicator.ops.simulation.executor import do
-from replicator.ops.simulation.region import SimulatedRegion
+from replicator.ops.simulation.region import DECIDE, SimulatedRegion
 from replicator.ops.simulation.schedule import Task
-from replicator.ops.simulation.tasks import copy, flow, follow, look, poll, renew, write
+from replicator.ops.simulation.tasks import copy, flow, follow, hurry, look, poll, renew, write
 
 STEPS_AT_ONCE = 20
 
@@ -51,7 +51,7 @@ def decide_for_ever(region: SimulatedRegion) -> Task:
                     break
             elif step.event is None:
                 break
-        yield 0.15 + world.dice.random() * 0.2
+        yield from region.sleep(DECIDE, world.weather.pace.decide.drawn(world.dice))
 
 
 def entered(region: SimulatedRegion, event: RoleEvent, why: str) -> None:
@@ -67,4 +67,5 @@ def entered(region: SimulatedRegion, event: RoleEvent, why: str) -> None:
         region.seal = None
     if event is RoleEvent.REWOUND:
         region.writers = None
+    hurry(region)
     region.world.happened(region, event, why)

@@ -32,6 +32,7 @@ from replicator.ops.simulation.schedule import Reply, Task
 from replicator.ops.simulation.tasks import change, close_fence, granted, look_once, promised, take_report, unfollow
 
 RETRY_SECONDS = 0.2
+ANSWER_SECONDS = 1.5
 
 
 def do(region: SimulatedRegion, action: Action) -> Task:
@@ -46,26 +47,26 @@ def do(region: SimulatedRegion, action: Action) -> Task:
             return (yield from _follow(region, to))
         case FetchBlocks(to):
             done = region.session.region == to or (yield from _follow(region, to))
-            yield 0.05
+            yield weather.pace.brief_seconds
             return done
         case ClaimLease(epoch, instead_of):
             return (yield from _claim(region, epoch, instead_of))
         case AskPromises(epoch):
             return (yield from _ask(region, epoch))
         case VerifyApplied():
-            yield 0.05
+            yield weather.pace.brief_seconds
             if dice.random() < 0.8:
                 region.verified = max(region.verified, region.applied)
         case Promote(epoch):
             return (yield from _promote(region, epoch))
         case OpenFence(epoch):
-            yield dice.random() * 0.05
+            yield weather.pace.open_fence.drawn(dice)
             if region.is_database_down:
                 yield RETRY_SECONDS
                 return False
             region.move_fence(region.held.open(epoch))
         case CloseFence():
-            yield dice.random() * 0.05
+            yield weather.pace.close_fence.drawn(dice)
             yield from close_fence(region)
         case HandOver(target, sequence):
             return (yield from _hand_over(region, target, sequence))
@@ -122,7 +123,7 @@ def _ask(region: SimulatedRegion, epoch: int) -> Task:
     replies: list[Reply] = []
     for name in region.rules.regions:
         if name != region.name:
-            reply = Reply(world.now + 1.5)
+            reply = Reply(world.now + _patience_seconds(region, name))
             other = world.regions[name]
             world.send(
                 region.name,
@@ -133,8 +134,7 @@ def _ask(region: SimulatedRegion, epoch: int) -> Task:
     box: list[object] = []
     for reply in replies:
         reply.resume = box.append
-    limit = world.now + 1.5
-    while len(box) < len(replies) and world.now < limit:
+    while any(reply.resume is not None and world.now < reply.limit for reply in replies):
         yield 0.03
         for report in box:
             take_report(region, report, at)  # type: ignore[arg-type]
@@ -144,10 +144,17 @@ def _ask(region: SimulatedRegion, epoch: int) -> Task:
     return True
 
 
+def _patience_seconds(region: SimulatedRegion, peer: str) -> float:
+    """How long a peer's promise is waited for."""
+    heard = region.peers.get(peer)
+    is_silent = heard is None or region.clock() - heard.at > ANSWER_SECONDS
+    return region.world.weather.pace.silent_seconds if is_silent else ANSWER_SECONDS
+
+
 def _promote(region: SimulatedRegion, epoch: int) -> Task:
     world = region.world
     stop_feed(region)
-    yield world.dice.random() * world.weather.action_seconds
+    yield world.weather.pace.promote_least_seconds + world.dice.random() * world.weather.action_seconds
     if region.disk_fails or world.now < region.database_down_until:
         yield RETRY_SECONDS
         return False
@@ -179,10 +186,10 @@ def _hand_over(region: SimulatedRegion, target: str, sequence: int) -> Task:
         yield 0.02
         return True
     other, left = world.regions[target], take.until - region.clock()
-    told = yield world.ask(region.name, target, lambda: take_order(other, take, left), 1.5)
+    told = yield world.ask(region.name, target, lambda: take_order(other, take, left), ANSWER_SECONDS)
     if told:
         region.handed = take.instead_of
-    yield 0.05
+    yield world.weather.pace.brief_seconds
     return bool(told)
 
 
@@ -195,6 +202,7 @@ def take_order(region: SimulatedRegion, order: Order, seconds: float) -> bool:
     except Rejected:
         return False
     region.order = order
+    region.look_again()
     region.world.laws.ordered(region, order)
     region.world.trace(region, "is ordered", f"{order.verb} {order.target} {order.instead_of or ''}")
     return True
@@ -223,7 +231,7 @@ def _seal(region: SimulatedRegion, to: str) -> Task:
     if region.memory.half == "replica":
         region.settle(len(region.spool))
     other = world.regions[to]
-    chain: list[SimulatedBlock] | None = yield world.ask(region.name, to, lambda: list(other.journal), 1.5)
+    chain: list[SimulatedBlock] | None = yield world.ask(region.name, to, lambda: list(other.journal), ANSWER_SECONDS)
     yield world.dice.random() * world.weather.action_seconds
     if chain is None or region.disk_fails or region.in_flight:
         yield RETRY_SECONDS

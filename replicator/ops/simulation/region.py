@@ -36,7 +36,7 @@ from replicator.cluster.decisions.step import Decision
 from replicator.cluster.leases.base import Grant, Holder, LeaseView
 from replicator.ops.simulation.chain import SimulatedBlock
 from replicator.ops.simulation.network import Network
-from replicator.ops.simulation.schedule import Process
+from replicator.ops.simulation.schedule import Process, Reply, Task
 from replicator.ops.simulation.store import LeaseStore
 from replicator.ops.simulation.weather import Weather
 from replicator.ops.simulation.writers import Writers
@@ -55,6 +55,7 @@ _KINDS = {
 
 
 COPY = "copy"
+DECIDE, PULL, FLOW = "decide", "pull", "flow"  # tasks that sleep
 
 
 class SealedOrphans(NamedTuple):
@@ -105,10 +106,32 @@ class SimulatedRegion(Process):
         self.locked = False
         self.handed: Holder | None = None
         self.seal: SealedOrphans | None = None
+        self._sleeps: dict[str, Reply] = {}  # of its tasks, each by name
 
     def new_writers(self) -> Writers:
         """Another time as primary begins."""
         return Writers(self.rules.acknowledge, len(self.journal))
+
+    # -- sleep
+
+    def sleep(self, task: str, seconds: float) -> Task:
+        """Sleep for so long, or until somebody wakes this task."""
+        if not self.world.weather.pace.wakes:
+            yield seconds
+            return
+        woken = self._sleeps[task] = Reply(self.world.now + seconds)
+        self.world.at(woken.limit, woken.give, None)
+        yield woken
+
+    def wake(self, task: str) -> None:
+        """Something has changed that this task looks at. Not before the present step is done."""
+        woken = self._sleeps.pop(task, None)
+        if woken is not None:
+            self.world.at(self.world.now, woken.give, None)
+
+    def look_again(self) -> None:
+        """Something has changed that a decision may hang on."""
+        self.wake(DECIDE)
 
     # -- clock
 
@@ -327,6 +350,9 @@ class Cluster(Network):
         region.journal.append(block)
         self.laws.appended(block)
         self.made.append(block)
+        for follower in self.regions.values():
+            if follower.session.region == region.name:
+                follower.wake(PULL)
         return block
 
     def answered(self, region: SimulatedRegion, block: SimulatedBlock) -> None:

@@ -23,7 +23,7 @@ from replicator.cluster.leases.base import Grant, LeaseLost
 from replicator.cluster.leases.record import LeaseRecord
 from replicator.ops.simulation.chain import PulledBlocks, SimulatedBlock, after
 from replicator.ops.simulation.faults import STORE
-from replicator.ops.simulation.region import COPY, Cluster, SimulatedRegion
+from replicator.ops.simulation.region import COPY, FLOW, PULL, Cluster, SimulatedRegion
 from replicator.ops.simulation.schedule import Reply, Task
 from replicator.ops.simulation.store import STRAND
 
@@ -38,7 +38,7 @@ def look(region: SimulatedRegion) -> Task:
     world = region.world
     while True:
         yield from look_once(region)
-        yield 0.2 + world.dice.random() * 0.4
+        yield world.weather.pace.look.drawn(world.dice)
 
 
 def look_once(region: SimulatedRegion) -> Task:
@@ -47,6 +47,8 @@ def look_once(region: SimulatedRegion) -> Task:
     region.view = yield world.ask(region.name, STORE, lambda: world.store.look(world.now), world.ttl_seconds / 3)
     if before is None:
         region.view_since = region.clock()
+    if region.view != before:
+        region.look_again()
 
 
 def renew(region: SimulatedRegion) -> Task:
@@ -61,6 +63,7 @@ def renew(region: SimulatedRegion) -> Task:
         answer = yield world.ask(region.name, STORE, partial(_renewed, world, grant), world.ttl_seconds / 3)
         if isinstance(answer, LeaseLost):
             region.held.grant, region.view = None, answer.view
+            region.look_again()
         elif answer is not None and region.held.renew(grant, granted(region, answer, at)):
             region.move_fence(region.held.prolong())
             yield world.ttl_seconds / 3
@@ -90,12 +93,25 @@ def poll(region: SimulatedRegion, peer: str) -> Task:
         report = yield world.ask(region.name, peer, other.report, 1.5)
         if report is not None:
             take_report(region, report, at)
-        yield 0.6 if region.memory.state in SETTLED else 0.15
+        pace = world.weather.pace
+        seconds = pace.poll_calm_seconds if region.memory.state in SETTLED else pace.poll_quick_seconds
+        yield from region.sleep(_polling(peer), seconds)
 
 
 def take_report(region: SimulatedRegion, report: MemberReport, at: float) -> None:
     """What a peer has said to a question of this time."""
     region.peers[report.region] = HeardReport(report, at)
+    region.look_again()
+
+
+def hurry(region: SimulatedRegion) -> None:
+    """Look at every peer again at once."""
+    for peer in region.rules.regions:
+        region.wake(_polling(peer))
+
+
+def _polling(peer: str) -> str:
+    return f"poll {peer}"
 
 
 def promised(region: SimulatedRegion, epoch: int, reply: Reply, back: str) -> Task:
@@ -112,6 +128,7 @@ def promised(region: SimulatedRegion, epoch: int, reply: Reply, back: str) -> Ta
     if not region.honours(epoch):
         yield from unfollow(region)
     region.locked = False
+    region.look_again()
     world.answer(region.name, back, reply, region.report())
 
 
@@ -131,7 +148,7 @@ def write(region: SimulatedRegion, memory: DurableState) -> Task:
     """Make a memory durable, however often that takes; nothing is done meanwhile."""
     world = region.world
     while True:
-        yield 0.002 + world.dice.random() * 0.008
+        yield world.weather.pace.keep.drawn(world.dice)
         if not region.disk_fails:
             break
         yield 0.2
@@ -185,6 +202,8 @@ def unfollow(region: SimulatedRegion, to: str | None = None) -> Task:
     region.session = region.session.following(to, region.memory.epoch)
     region.connection += 1
     region.refused_by, region.heard_at = "", None
+    region.wake(PULL)
+    region.wake(FLOW)
     limit = region.world.now + DRAIN_SECONDS
     while to is None and region.spool and region.world.now < limit:
         yield 0.02
@@ -196,7 +215,7 @@ def follow(region: SimulatedRegion) -> Task:
     while True:
         source, connection = region.session.region, region.connection
         if source is None or region.memory.half != "replica":
-            yield 0.2
+            yield from region.sleep(PULL, 0.2)
             continue
         last = region.spool[-1] if region.spool else region.head
         other = world.regions[source]
@@ -207,7 +226,7 @@ def follow(region: SimulatedRegion) -> Task:
         if take_blocks(region, pulled):
             yield 0.01
         else:
-            yield 0.15 + dice.random() * 0.25
+            yield from region.sleep(PULL, world.weather.pace.pull.drawn(dice))
 
 
 def serve(region: SimulatedRegion, name: str, sequence: int, head: SimulatedBlock | None) -> PulledBlocks:
@@ -236,6 +255,7 @@ def take_blocks(region: SimulatedRegion, pulled: PulledBlocks) -> bool:
         return False
     assert pulled.blocks[0].sequence == region.received + 1
     region.spool += pulled.blocks
+    region.wake(FLOW)
     return True
 
 
@@ -243,7 +263,7 @@ def flow(region: SimulatedRegion) -> Task:
     """Settle, apply and verify what was received, for ever."""
     world = region.world
     while True:
-        yield 0.15 + world.dice.random() * 0.35
+        yield from region.sleep(FLOW, world.weather.pace.flow.drawn(world.dice) + _idle_seconds(region))
         if region.spool and world.dice.random() < world.weather.settles and not region.disk_fails:
             region.settle(1 + world.dice.randrange(len(region.spool) + 2))
         if world.now < region.database_down_until or region.memory.state is RoleState.REJOINING:
@@ -254,3 +274,9 @@ def flow(region: SimulatedRegion) -> Task:
             continue
         region.verified = max(region.verified, region.applied - world.dice.randrange(3))
         region.applied = min(region.applied + step, len(region.journal))
+
+
+def _idle_seconds(region: SimulatedRegion) -> float:
+    """How much longer the flow sleeps because there is nothing to do: what comes wakes it."""
+    is_behind = region.memory.half == "replica" and (region.spool or region.verified < len(region.journal))
+    return 0.0 if is_behind else region.world.weather.pace.idle_seconds

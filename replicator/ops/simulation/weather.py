@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from replicator.ops.simulation.pace import UNEVEN, SidecarPace
+
 
 @dataclasses.dataclass(slots=True)
 class Weather:
@@ -22,6 +24,7 @@ class Weather:
     write_every_seconds: float = 0.4
     settles: float = 1.0  # the chance that the spool's first entries are certain of their order by now
     replay_blocks: int = 50  # at most so many blocks are applied at a time
+    pace: SidecarPace = UNEVEN
 
 
 FAIR = Weather()

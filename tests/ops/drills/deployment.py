@@ -68,10 +68,11 @@ class Drill:
         directory.mkdir(exist_ok=True)
         self.report_dir = directory / "report"
         self.state = directory / "state"
-        (directory / "plan.toml").write_text(plan)
+        self.plan = directory / "plan.toml"
+        self.plan.write_text(plan)
         self.command = [
             *(sys.executable, "-m", "replicator", "drill", *arguments),
-            *("--plan", str(directory / "plan.toml"), "--report", str(self.report_dir), "--state", str(self.state)),
+            *("--plan", str(self.plan), "--report", str(self.report_dir), "--state", str(self.state)),
         ]
 
     def start(self) -> subprocess.Popen[str]:

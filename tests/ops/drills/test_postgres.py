@@ -7,9 +7,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from replicator.cluster.fencing.postgres import PostgresFence
-from replicator.errors import ConfigError, ReplicatorError
+from replicator.errors import ConfigError, ReplicatorError, Unavailable
+from replicator.ops.drills import canary_writers
 from replicator.ops.drills.canary_writers import PostgresCanaryWriter, WriteAcknowledged, WriteNotHere, WriteUnknown
 from replicator.ops.drills.rules.plan import CanaryPlan
 from tests.e2e.sidecars import Sidecar, sequence
@@ -158,3 +160,48 @@ async def test_canaries_are_written_where_an_application_may_write(new_database:
     await writing.close()
     await fence.close(None)
     fence.release()
+
+
+async def test_a_refusal_sends_a_canary_where_the_primary_is(new_database: Callable[[], str]) -> None:
+    dsn = new_database()
+    known = lambda text: "tokyo" if "http://tokyo:1" in text else None  # noqa: E731
+    writing = PostgresCanaryWriter("one", CanaryPlan(), {"paris": dsn}, known)
+    assert await writing.write("paris", 1) == WriteNotHere(), "a table that has not come yet is no failure"
+    await writing.prepare("paris")
+    fence = PostgresFence(dsn)
+    await fence.install()
+    await fence.close("http://tokyo:1")
+    assert isinstance(await writing.write("paris", 1), WriteUnknown), "its session was ended"
+    assert await writing.write("paris", 1) == WriteNotHere("tokyo")
+    await writing.close()
+    fence.release()
+
+
+async def test_a_region_in_which_canaries_could_not_be_written_is_found_before_it_leads(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is the sidecar's where it was replicated, and the role of the canaries an application's."""
+    paris, tokyo = new_database(), new_database()
+    with psycopg.connect(tokyo, autocommit=True) as db:
+        db.execute("DROP ROLE IF EXISTS canary")
+        db.execute("CREATE ROLE canary LOGIN")
+    as_canary = make_conninfo(tokyo, user="canary")
+    writing = PostgresCanaryWriter("one", CanaryPlan(), {"paris": paris, "tokyo": as_canary})
+    monkeypatch.setattr(canary_writers, "CARRIED_SECONDS", 0.2)
+    with pytest.raises(Unavailable, match="replicator_canary is not there"):
+        await writing.check("tokyo")
+    for made in (paris, tokyo):
+        await PostgresCanaryWriter("one", CanaryPlan(), {"any": made}).prepare("any")
+    with pytest.raises(ConfigError, match="the role canary may not write to") as refused:
+        await writing.check("tokyo")
+    owner, cure = refused.value.cure.removeprefix("as ").split(": ", 1)
+    with psycopg.connect(make_conninfo(tokyo, user=owner), autocommit=True) as db:
+        db.execute(cure.encode())
+    await writing.check("tokyo")
+    assert await writing.write("tokyo", 1) == WriteAcknowledged()
+    await writing.remove("tokyo")
+    await writing.close()
+    with psycopg.connect(tokyo, autocommit=True) as db:
+        assert db.execute("SELECT count(*) FROM replicator_canary").fetchone() == (0,)
+        db.execute("DROP OWNED BY canary")
+        db.execute("DROP ROLE canary")

@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from replicator.ops.drills.report.form import DrillReport
 from tests.e2e.sidecars import Sidecar, sequence
+from tests.ops.drills import phases
 from tests.ops.drills.deployment import Drill
 from tests.servers import free_port
 
@@ -99,7 +101,8 @@ recover = "40s"
 
 def test_a_switchover_and_back_is_measured_and_leaves_all_as_it_was(cluster: Cluster, tmp_path: Path) -> None:
     drill = Drill(tmp_path / "drill", SWITCHOVER, str(cluster.sidecars["lima"].config))
-    code, said = drill.run()
+    with phases.crowding() as crowded:
+        code, said = drill.run()
     assert code == 0, said + cluster.logs()
     report = drill.report()
     there, back = report["changes"]
@@ -117,6 +120,7 @@ def test_a_switchover_and_back_is_measured_and_leaves_all_as_it_was(cluster: Clu
     assert {region["compared"] for region in report["regions"]} == {"reference", "equal"}
     assert cluster.leads("paris")
     assert drill.left() == []
+    phases.compare(DrillReport.model_validate(report), cluster.sidecars["lima"].config, drill.plan, crowded)
 
 
 def test_the_next_drill_goes_back_where_a_killed_one_left_the_primary(cluster: Cluster, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ What keeps two drills from each other is in ``undo_log``, what keeps the deploym
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -168,3 +168,16 @@ def problems(plan: DrillPlan) -> Iterator[Problem]:
 def takes_over(plan: DrillPlan) -> str | None:
     """The region that an ordered failover goes to."""
     return plan.target[1] if len(plan.target) > 1 else plan.other
+
+
+def may_take_over(plan: DrillPlan, regions: Iterable[str], leader: str) -> list[str]:
+    """The regions in which canaries have to be possible before the event: all of which one will lead, and of those that
+    perhaps will the ones whose database the plan names."""
+    if plan.kind == "switchover":
+        return [plan.target[0]]
+    if plan.steps.failover == "ordered" and (target := takes_over(plan)) is not None:
+        return [target]
+    others = [name for name in regions if name != leader]
+    if plan.expected == "failover":
+        return others
+    return [name for name in others if name in plan.canary.dsn] if plan.expected == "either" else []
