@@ -23,6 +23,7 @@ from replicator.cluster.decisions.states import RoleEvent, RoleState
 from replicator.cluster.failover.controller import Controller
 from replicator.cluster.failover.membership import Membership
 from replicator.cluster.failover.observe import look
+from replicator.cluster.failover.peers import SILENT_SECONDS
 from replicator.cluster.failover.wire import lease_json, memory_json, order_from, order_json, report_json
 from replicator.cluster.leases.base import boot_seconds
 from replicator.cluster.rejoin.orphan_receiver import OrphanReceiver
@@ -73,12 +74,14 @@ def routes(controller: Controller) -> list[BaseRoute]:
         if fields["verb"] in _PAUSES:
             await controller.pause(_PAUSES[fields["verb"]], str(fields.get("reason") or "an operator")[:TEXT_LIMIT])
             return AnyTextJSON({"accepted": fields["verb"]}, status_code=202)
+        target = fields.get("target")
+        if fields["verb"] == "switchover" and target in member.peers.urls:
+            with trio.move_on_after(SILENT_SECONDS):  # who does not answer is judged by what it said last
+                await member.peers.look(target)  # what that was may be over by now, or not be true any more
         try:
             taken = order_from({"seconds": DEFAULT_SECONDS, **fields}, boot_seconds())
         except (ValueError, TypeError, KeyError) as error:
             raise Rejected("bad_request", f"this is no order: {error}", place=request.url.path) from error
-        if taken.verb == "switchover" and taken.target in member.peers.urls:
-            await member.peers.look(taken.target)  # what it said last may be over by now, or not be true any more
         controller.take_order(taken)
         return AnyTextJSON({"accepted": taken.verb}, status_code=202)
 
