@@ -36,6 +36,8 @@ FRAME_LIMIT_BYTES = (1 << 30) + (1 << 20)
 _ELEMENTS_LIMIT = 9
 CONTENT_TYPE = "application/vnd.ledger-feed+msgpack"
 REPORTS_HEADER, PROMPT = "Feed-Reports", "prompt"  # asks the follower to report at once what is durable
+ID_HEADER = "Feed-Region-Id"  # tells a region from another one that goes by its name
+NAME_TAKEN = "name_taken"  # the refusal of the second of them
 HEARTBEAT_HEADER, TROUBLE = "Feed-Heartbeat", "trouble"  # asks the server to say in heartbeats what troubles its ledger
 _TROUBLE = re.compile(r"[a-z]{1,16}:[a-z0-9_]{1,64}")
 

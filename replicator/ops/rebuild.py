@@ -26,6 +26,7 @@ from replicator.errors import ConfigError, Halted, ReplicatorError
 from replicator.format.position import Position
 from replicator.pipeline.replicas.sqlite.replica import read_applied
 from replicator.runtime import wiring
+from replicator.runtime.journal_cure import NEW_REGION, journal_cure
 from replicator.storage import sqlite
 from replicator.storage.atomic_file import sync_directory
 from replicator.storage.damage import FileDamage
@@ -33,8 +34,6 @@ from replicator.storage.journal.reading import BASE_NOTE, HIGH_NOTE
 from replicator.storage.journal.store import Journal
 from replicator.storage.journal.walk import Walk, walk
 from replicator.verify.derived import DerivedFiles, DerivedPaths, Show
-
-NEW_REGION = "stop the sidecar; replicator bootstrap CONFIG --replace"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,12 +119,12 @@ def _proven(journal: Journal, config: Config) -> Walk:
             "journal_missing",
             "there is no journal, and nothing else to make the files from",
             place=str(path),
-            cure=_journal_cure(config),
+            cure=journal_cure(config),
         )
     try:
         return _walked(journal, config.region.strand, path)
     except Halted as error:
-        raise Halted(error.reason, error.message, place=error.place, cure=_journal_cure(config)) from error
+        raise Halted(error.reason, error.message, place=error.place, cure=journal_cure(config)) from error
 
 
 def _walked(journal: Journal, strand: str, path: Path) -> Walk:
@@ -133,18 +132,6 @@ def _walked(journal: Journal, strand: str, path: Path) -> Walk:
     if walked.broken is not None:
         raise Halted("journal_damaged", str(walked), place=str(path))
     return walked
-
-
-def _journal_cure(config: Config) -> str:
-    if config.region.role == "replica" or config.cluster is not None:
-        lead = "" if config.cluster is None else "if it leads, stop its sidecar and let another region lead; then "
-        return f"{lead}make this region anew: {NEW_REGION}"
-    if isinstance(config.source, EmbeddedSourceSettings):
-        return (
-            "stop a region that follows, and take its journal (journal.sqlite3 in its data_dir):"
-            " replicator rebuild CONFIG --journal FILE"
-        )
-    return "set the data directory aside and start anew from a first copy; then make the other regions anew from it"
 
 
 def _tables_file(config: Config) -> Path | None:

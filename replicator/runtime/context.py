@@ -7,16 +7,19 @@ and the metrics go on.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
 from replicator.cluster.fencing.embedded import Gate
 from replicator.config import Config
+from replicator.errors import Halted
 from replicator.format.position import Position
 from replicator.pipeline.feed.publish import Publisher
 from replicator.pipeline.feed.regions import routes as region_routes
 from replicator.runtime import wiring
+from replicator.runtime.journal_cure import journal_cure
 from replicator.status.drill_results import DrillResults
 from replicator.status.drill_results import routes as drill_routes
 from replicator.status.metrics import Metrics
@@ -37,14 +40,16 @@ from replicator.supervise import Backoff
 class RegionContext:
     """The lasting parts of a running region. ``journal`` is open."""
 
-    def __init__(self, config: Config, journal: Journal) -> None:
+    def __init__(self, config: Config, journal: Journal, id_: str = "") -> None:
+        """``id_`` tells this region from another one of its name."""
         self.config = config
+        self.id = id_
         self.journal = journal
         self.strand = strand = config.region.strand
         head, committed_at = self._end()
         self.journal_head = JournalHead(head, committed_at)
         self.damage = FileDamage(self.data_dir.damage)
-        journal.on_damage = self.damage.found
+        journal.on_damage = self._journal_damaged
         self.history = HistoryIndex(config.region.files.history, journal)
         self.status = SnapshotBuilder(config, self.journal_head, StageBoard(StrandProgress(strand, [], now())))
         self.regions = KnownRegions(journal, strand)
@@ -66,6 +71,10 @@ class RegionContext:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, self.status)
         self.gate = None if config.cluster is None else Gate()  # an embedded ledger asks it before each write
+
+    def _journal_damaged(self, path: Path, error: Halted) -> None:
+        """What helps against a damaged journal depends on who else has it."""
+        self.damage.found(path, Halted(error.reason, error.message, place=error.place, cure=journal_cure(self.config)))
 
     @property
     def data_dir(self) -> DataDir:

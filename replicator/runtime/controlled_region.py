@@ -58,6 +58,8 @@ class ControlledRegion:
             # A halted feed speaks against no promotion: whom it follows may be the region that is lost.
             if stage.name in ("settle", "apply") and stage.condition is StageCondition.HALTED and stage.trouble:
                 halted = halted or f"{stage.name} halted: {stage.trouble.message}"
+            if stage.name == "apply" and stage.condition is StageCondition.WAITING and stage.trouble:
+                halted = halted or f"apply waits: {stage.trouble.message}"  # who cannot be written to cannot lead
             if stage.name == "source" and stage.trouble:
                 source_trouble = stage.trouble.message
         return StrandHealth(

@@ -44,7 +44,7 @@ class ReplicaPipeline(RolePipeline):
         super().__init__(context, config)
         self.replica = context.status.replica = wiring.replica(config)
         self.follower = context.status.follower = Follower(
-            wiring.upstream(config, None),
+            wiring.upstream(config, None, context.id),
             wiring.settle_config(config),
             config.region.files.spool,
             context.journal,
@@ -145,7 +145,7 @@ class ReplicaPipeline(RolePipeline):
     def follow(self, url: str | None) -> None:
         """Follow the region at this address from now on, or nobody."""
         self.board.progress.resume("feed")  # what another primary refused says nothing of this one
-        self.follower.follow(None if url is None else wiring.upstream(self.config, url))
+        self.follower.follow(None if url is None else wiring.upstream(self.config, url, self.context.id))
 
     def _repair_parts(self, replay: ReplayLoop) -> RepairParts:
         """What sets keys of the replica to what the journal says, when an operator asks for it."""

@@ -36,12 +36,13 @@ import trio
 from replicator.cluster.failover.admission import Admission
 from replicator.cluster.failover.serve import routes as failover_routes
 from replicator.config import Config
-from replicator.errors import ConfigError, Halted
+from replicator.errors import Halted
 from replicator.pipeline.copies.partial_copy import refuse_half
 from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.controlled_region import controller
+from replicator.runtime.identity import DirectoryIdentity, check_epoch, claim
 from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline, EmbeddedPrimaryPipeline
 from replicator.runtime.replica_pipeline import ReplicaPipeline
 from replicator.runtime.role_pipeline import RolePipeline
@@ -59,37 +60,31 @@ ShowCopy = Callable[[SourceReport], Awaitable[None]]
 async def run(
     config: Config,
     show_copy: ShowCopy | None = None,
+    new_identity: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a region until it is told to stop. Raises ConfigError, Unavailable or Halted if it cannot start.
 
-    ``show_copy`` runs beside a source and may show its first copy to whoever started the program.
+    ``show_copy`` runs beside a source and may show its first copy to whoever started the program. ``new_identity``: the
+    data directory is this region's from now on, whoever's it was.
     """
     refuse_half(config.region.files)  # a copy that was not finished looks like a region, and is none
-    refuse_without_cluster(config)
     # The lock first: two processes on one journal would each append behind the head that they know.
-    with locked(config.region.files), _opened(Journal(config.region.files.journal)) as journal:
-        await Sidecar(config, journal, show_copy).run(task_status)
-
-
-def refuse_without_cluster(config: Config) -> None:
-    """Raise ConfigError if this was a region of a cluster and is configured as none: it would lead by itself, whoever
-    leads in the cluster, and know nothing of what it has promised."""
-    if config.cluster is None and config.region.files.role.exists():
-        raise ConfigError(
-            "cluster_removed",
-            "this region took part in a cluster, and its configuration has no [cluster] any more",
-            place=f"[region] data_dir = {config.region.data_dir}",
-            cure="put [cluster] and [lease] back; to take the region out of it for good, move role.json away",
-        )
+    with locked(config.region.files):
+        identity = claim(config, new=new_identity)
+        with _opened(Journal(config.region.files.journal)) as journal:
+            check_epoch(config, journal)
+            await Sidecar(config, journal, identity, show_copy).run(task_status)
 
 
 class Sidecar:
     """A running region."""
 
-    def __init__(self, config: Config, journal: Journal, show_copy: ShowCopy | None) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, identity: DirectoryIdentity, show_copy: ShowCopy | None
+    ) -> None:
         self.config = config
-        self.context = RegionContext(config, journal)
+        self.context = RegionContext(config, journal, identity.id)
         self.runner = RoleRunner(self._pipeline)
         self._show_copy = show_copy
         self._stopping = trio.Event()

@@ -170,8 +170,9 @@ def durable(config: Config) -> list[tuple[str, Callable[[], int]]]:
 # Whom a replica region follows, and how what comes from there settles into order.
 
 
-def upstream(config: Config, url: str | None) -> Upstream | None:
-    """The region at ``url``, or else the one that the configuration names, as a replica region follows it."""
+def upstream(config: Config, url: str | None, id_: str = "") -> Upstream | None:
+    """The region at ``url``, or else the one that the configuration names, as a replica region follows it. ``id_`` is
+    this region's own (``identity``)."""
     follow = config.follow or FollowSettings()
     url = url or follow.primary
     if url is None:
@@ -190,6 +191,7 @@ def upstream(config: Config, url: str | None) -> Upstream | None:
         follow.idle_timeout_seconds,
         token_key=token_key,
         ca_key=ca_key,
+        id=id_,
     )
 
 

@@ -82,6 +82,12 @@ class DataDir:
         return self.path / "role.json"
 
     @property
+    def identity(self) -> Path:
+        """Whose directory it is: the region's name, role, strand and cluster, and an id that was drawn once; written at
+        the first start. Without it the next start takes the directory for whatever it is configured as."""
+        return self.path / "identity.json"
+
+    @property
     def lease(self) -> Path:
         """The lease that persons give by hand, unless ``[lease] path`` names a file for a whole machine; written by
         claiming and releasing. Without it the highest epoch is forgotten, and two regions may come to lead in one: stop

@@ -40,10 +40,10 @@ class Sidecar:
         self.kills = 0
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start the process; does not wait for anything."""
         with (self.directory / "log").open("ab") as log:
-            command = [sys.executable, "-m", "replicator", "run", str(self.config)]
+            command = [sys.executable, "-m", "replicator", "run", str(self.config), *options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self) -> None:

@@ -82,7 +82,7 @@ class Failover(Deployment):
             f'[region]\nname = "{sidecar.name}"\nrole = "{role}"\ndata_dir = "data"\nepoch = {epoch}\n\n'
             f'[http]\nlisten = "127.0.0.1:{sidecar.port}"\n\n{sections}'
         )
-        sidecar.start()
+        sidecar.start("--new-identity")
 
 
 @pytest.fixture

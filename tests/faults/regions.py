@@ -49,9 +49,9 @@ class Region(Sidecar):
         self.environment = environment or {}
         self.data = self.directory / "data"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         with (self.directory / "log").open("ab") as log:
-            command = [sys.executable, "-m", "replicator", "run", str(self.config)]
+            command = [sys.executable, "-m", "replicator", "run", str(self.config), *options]
             environment = {**os.environ, **self.environment}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

@@ -72,13 +72,14 @@ def test_a_region_that_is_taken_out_of_its_cluster_does_not_lead_by_itself(tmp_p
     role.write_text("{}")
     done = run_verb("run", str(region.config))
     assert done.returncode == 2, done.stderr
-    for text in ("cluster_removed", str(region.data), "Cure: ", "move role.json away"):
+    for text in ("cluster_removed", str(region.data), "Cure: ", "replicator run CONFIG --new-identity"):
         assert text in done.stderr
     assert role.read_text() == "{}"
-    role.rename(region.data / "moved")  # the cure, for good
-    region.start()
     try:
-        region.reach_sequence("applied", 1)
+        for options in (["--new-identity"], []):  # the cure, for good
+            region.start(*options)
+            region.reach_sequence("applied", 1)
+            assert region.stop() == 0
     finally:
         region.end()
 

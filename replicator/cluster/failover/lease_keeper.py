@@ -23,6 +23,7 @@ from replicator.cluster.leases.base import Clock, Grant, Holder, Lease, LeaseLos
 from replicator.errors import ReplicatorError
 
 RETRY_SECONDS = 0.2
+LEDGER_SECONDS = 2.0  # between two looks of a region that does not lead at whether its ledger could be opened
 FIND_SECONDS = 5.0
 CHECK_SECONDS, CHECK_AGAIN_SECONDS = 5.0, 1.0  # between two looks at whether the store could grant a claim
 LOOKS_A_TTL = 20  # how often the store is looked at within a lease's time
@@ -111,8 +112,9 @@ class LeaseKeeper:
         every = min(self.lease.ttl_seconds / 3, 10.0)
         while True:
             if self.grant is None:
-                await trio.sleep(RETRY_SECONDS)
-                if self.unable is not None:
+                # Also while nothing is replayed: a region says that it could lead only on the word of its ledger.
+                await trio.sleep(RETRY_SECONDS if self.unable is not None else LEDGER_SECONDS)
+                if self.grant is None:
                     await self._try_ledger()
                 continue
             renewed = await self._renew()

@@ -71,6 +71,7 @@ def command(
     from replicator.errors import ConfigError, ReplicatorError
     from replicator.format.evolution import RESYNC
     from replicator.ops.bootstrap.bootstrap import Bootstrap, CopyProgress, plan, source_of
+    from replicator.runtime.identity import check_name
     from replicator.supervise import first_cause
 
     settings = load(config)
@@ -83,6 +84,7 @@ def command(
         if settings.source is not None and settings.source.kind == "postgres":
             cure += f"; for a primary whose source has halted for good: {RESYNC}"
         raise ConfigError("not_a_replica", message, place=settings.region.name, cure=cure)
+    check_name(settings)
     source = source_of(settings, _checked(url))
     log_to_stderr()
     try:

@@ -24,15 +24,24 @@ COLLECT_EVERY = 100_000  # new containers
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--verbose", "-v", is_flag=True, help="Log what is only of use when something is looked for.")
 @click.option(
+    "--new-identity",
+    is_flag=True,
+    help="The data directory is this region's from now on, as CONFIG says, whatever it was noted as.",
+)
+@click.option(
     "--with-stdin", is_flag=True, help="Stop, too, when standard input ends: with the program that started it."
 )
 @example("replicator run config/embedded-primary.toml")
-def command(config: Path, verbose: bool, with_stdin: bool) -> None:
+def command(config: Path, verbose: bool, new_identity: bool, with_stdin: bool) -> None:
     """The sidecar of the region that CONFIG describes.
 
     Runs until SIGTERM or SIGINT, then stops in order within [stop] deadline. It may be killed at any time: it goes on
-    from what is durable. Logs go to standard error. Exit code 0: stopped as told. 1: ended hard after the deadline, or
-    could not start. 2: wrong usage or configuration.
+    from what is durable. Logs go to standard error.
+
+    The data directory is noted as this region's at its first start. A configuration of another name, role or cluster is
+    refused, unless --new-identity says that it is meant.
+
+    Exit code 0: stopped as told. 1: ended hard after the deadline, or could not start. 2: wrong usage or configuration.
     """
     import trio
 
@@ -47,7 +56,7 @@ def command(config: Path, verbose: bool, with_stdin: bool) -> None:
     if with_stdin:
         _stop_with_stdin()
     try:
-        trio.run(run, settings, show_copy)
+        trio.run(run, settings, show_copy, new_identity)
     except* ReplicatorError as group:
         raise first_cause(group) from None
     except* KeyboardInterrupt:  # before the sidecar listened for it: click would call that aborted, and failed

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replicator.config import Config
-from replicator.config.finding import Finding
+from replicator.config.finding import Finding, failed
+from replicator.errors import Halted, ReplicatorError
 from replicator.pipeline.replicas.sqlite.check import OLDEST_VERSION
+from replicator.runtime.identity import difference
 from replicator.storage.data_dir import DataDir
 
 LEAST_FREE_BYTES = 100_000_000
@@ -50,9 +52,19 @@ def check_data_dir(config: Config) -> Iterator[Finding]:
         else:
             yield Finding("ok", f"{place} can be written")
         yield from _check_lock(data_dir, place)
+        yield from _check_identity(config)
     else:
         yield Finding("ok", f"{place} can be made")
     yield from _check_room(config, there)
+
+
+def _check_identity(config: Config) -> Iterator[Finding]:
+    try:
+        error: ReplicatorError | None = difference(config)
+    except Halted as unreadable:
+        error = unreadable
+    if error is not None:
+        yield failed(error)
 
 
 def nearest(path: Path) -> Path:

@@ -22,6 +22,7 @@ from replicator.format.position import Position, parse_position
 from replicator.format.wire import (
     CONTENT_TYPE,
     HEARTBEAT_HEADER,
+    ID_HEADER,
     PROMPT,
     REPORTS_HEADER,
     TROUBLE,
@@ -41,7 +42,8 @@ REASONS = ExchangeReasons("feed_unreachable", "feed_silent", "feed_unauthorised"
 @dataclasses.dataclass(frozen=True, slots=True)
 class Upstream:
     """Where the feed comes from. ``token`` is the bearer token if the server asks for one, ``ca_file`` the authority
-    that signed its certificate if it is not a public one, ``region`` what this region calls itself."""
+    that signed its certificate if it is not a public one, ``region`` what this region calls itself, ``id`` what tells
+    it from another one that calls itself so."""
 
     url: str
     region: str
@@ -51,6 +53,7 @@ class Upstream:
     connect_seconds: float = 5.0
     token_key: str = "[follow] token"  # the settings that both come from
     ca_key: str = "[follow] ca ="
+    id: str = ""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -60,7 +63,8 @@ class Upstream:
     @property
     def headers(self) -> dict[str, str]:
         """What tells the sidecar there who asks."""
-        return {"Feed-Region": self.region, HEARTBEAT_HEADER: TROUBLE}
+        told = {"Feed-Region": self.region, HEARTBEAT_HEADER: TROUBLE}
+        return {**told, ID_HEADER: self.id} if self.id else told
 
 
 class FeedClient:

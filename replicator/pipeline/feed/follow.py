@@ -24,7 +24,7 @@ from pathlib import Path
 import trio
 
 from replicator.errors import Halted, Rejected, ReplicatorError, Unavailable
-from replicator.format.wire import Heartbeat
+from replicator.format.wire import NAME_TAKEN, Heartbeat
 from replicator.pipeline.feed.base import BlockStore, FeedListener
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.pipeline.feed.decoded_blocks import DecodedBlocks
@@ -255,7 +255,7 @@ class Follower:
 
     async def _explained(self, client: FeedClient, refusal: Rejected) -> Halted | Unavailable:
         """What the other region's refusal means here: all that are a sidecar's own need a person."""
-        if refusal.reason == FOREIGN:  # of a balancer, say, while it knows no sidecar
+        if refusal.reason in (FOREIGN, NAME_TAKEN):  # of a balancer, say, while it knows no sidecar; or it may go again
             return Unavailable(refusal.reason, refusal.message, place=refusal.place, cure=refusal.cure)
         sequence = self._journal_head.position.sequence
         fork = await self._first_difference(client, sequence) if refusal.reason == "diverged" else None

@@ -44,6 +44,8 @@ from replicator.format.position import MAX_SEQUENCE, Position, parse_position
 from replicator.format.wire import (
     CONTENT_TYPE,
     HEARTBEAT_HEADER,
+    ID_HEADER,
+    NAME_TAKEN,
     PROMPT,
     REPORTS_HEADER,
     TROUBLE,
@@ -57,12 +59,13 @@ from replicator.format.wire import (
 )
 from replicator.storage.journal.head import JournalHead
 from replicator.storage.journal.reading import JournalPage
-from replicator.storage.journal.regions import NAME, KnownRegions
+from replicator.storage.journal.regions import NAME, REGIONS_LIMIT, KnownRegions
 from replicator.storage.journal.store import Journal
 from replicator.transport.query import whole_number
 
 READ_BYTES = 1 << 20
 REPORT_LIMIT_BYTES = 4096
+TAKEN_SECONDS = 3.0  # beside two heartbeats
 
 log = logging.getLogger("replicator")
 
@@ -84,6 +87,26 @@ class LedgerWord(NamedTuple):
     heard: int | None
     trouble: str | None = None
     now: int | None = None
+
+
+class FollowerNames:
+    """Which region goes by which name now, by the id that it tells; a name is free again ``seconds`` after its bearer
+    was heard last. One that tells no id, as older versions do, is taken as it is. Pure."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._bearers: dict[str, tuple[str, float]] = {}
+
+    def take(self, name: str, id_: str, now: float) -> bool:
+        """Note that the region was heard; False if another one goes by its name."""
+        if not id_ or not NAME.fullmatch(name):
+            return True
+        bearer, heard_at = self._bearers.get(name, (id_, now))
+        if bearer != id_ and now < heard_at + self._seconds:
+            return False
+        if name in self._bearers or len(self._bearers) < REGIONS_LIMIT:
+            self._bearers[name] = (id_, now)
+        return True
 
 
 class Publisher:
@@ -110,6 +133,7 @@ class Publisher:
         self._word = word
         self.followers: dict[int, ServedFollower] = {}  # by a number for each open stream
         self._streams = 0
+        self._names = FollowerNames(2 * heartbeat_seconds + TAKEN_SECONDS)
 
     def slowest(self) -> int:
         """The sequence sent last to the slowest follower; beyond every block if nobody follows."""
@@ -133,11 +157,18 @@ class Publisher:
         return JSONResponse({"position": str(position), "base": str(self._journal.base(strand))})
 
     def _check_name(self, request: Request) -> None:
-        """A follower by this region's own name would be counted, shown and kept for as this very region."""
+        """A follower by this region's own name would be counted, shown and kept for as this very region; two of one
+        name as one region, whose place in the journal is now here and now there."""
         if self._name and _region(request) == self._name:
             message = f"the region that asks calls itself {self._name}, as this one does"
             cure = "give each region a name of its own: [region] name"
             raise Rejected("same_name", message, status=409, place="feed", cure=cure)
+        if not self._names.take(_region(request), request.headers.get(ID_HEADER, "")[:64], trio.current_time()):
+            message = f"another region that calls itself {_region(request)} follows this one now"
+            cure = (
+                "give each region a name of its own: [region] name; if the other one was stopped, it goes on by itself"
+            )
+            raise Rejected(NAME_TAKEN, message, status=409, place="feed", cure=cure)
 
     async def _received(self, request: Request) -> Response:
         strand = request.path_params["strand"]
@@ -178,7 +209,12 @@ class Publisher:
             await trio.to_thread.run_sync(self._remember, strand, _region(request), start.position.sequence)
             self._pass_report_on(strand, _region(request), start.position.sequence)
         return StreamingResponse(
-            self._stream(start, _region(request), tells_trouble=request.headers.get(HEARTBEAT_HEADER) == TROUBLE),
+            self._stream(
+                start,
+                _region(request),
+                request.headers.get(ID_HEADER, "")[:64],
+                tells_trouble=request.headers.get(HEARTBEAT_HEADER) == TROUBLE,
+            ),
             media_type=CONTENT_TYPE,
             headers={"Feed-Position": str(start.position), **self._report_headers()},
         )
@@ -226,7 +262,7 @@ class Publisher:
         base = self._journal.base(strand).sequence
         return Rejected("pruned", f"this journal begins behind sequence {base}", status=410, place=place)
 
-    async def _stream(self, start: _StreamStart, region: str, *, tells_trouble: bool) -> AsyncIterator[bytes]:
+    async def _stream(self, start: _StreamStart, region: str, id_: str, *, tells_trouble: bool) -> AsyncIterator[bytes]:
         self._streams += 1
         stream = self._streams
         strand, after = start.position.strand, start.position.sequence
@@ -238,6 +274,7 @@ class Publisher:
                 yield pack_definition_frame(relation, data)
             while start.until is None or after < start.until:
                 self.followers[stream] = ServedFollower(region, strand, after)
+                self._names.take(region, id_, trio.current_time())
                 beat_at = trio.current_time() + self._heartbeat_seconds
                 with trio.move_on_after(self._heartbeat_seconds):
                     await self._journal_heads[strand].beyond(after)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -163,8 +164,14 @@ class HistoryIndex:
         insert = "INSERT OR IGNORE INTO change VALUES (?, ?, ?, ?)"
         changes: list[Place] = []
         for sequence, first, statements in statement_runs(blocks, functools.partial(self._journal.parts, strand)):
-            for ordinal, statement in enumerate(statements, first):
-                self._add(strand, statement, sequence, ordinal, changes)
+            try:
+                for ordinal, statement in enumerate(statements, first):
+                    self._add(strand, statement, sequence, ordinal, changes)
+            except (ValueError, struct.error, KeyError) as error:
+                self._journal.prove(strand, sequence)  # a piece of a large block is read before all of it is proven
+                raise Corrupt(
+                    "bad_row", f"a statement cannot be read: {error!r}", place=f"sequence {sequence}"
+                ) from error
             if len(changes) > INSERT_ROWS:  # a large block may have millions, which memory need not hold at once
                 db.executemany(insert, changes)
                 changes.clear()

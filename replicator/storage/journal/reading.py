@@ -141,8 +141,9 @@ class JournalReader:
         return [block for page in self.pages(strand, sequence - 1, 1) for block in self._proven(page.data)]
 
     def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[BlockPart]:
-        """The pieces of a large block, in order, one at a time; from number ``first`` on."""
-        number = first
+        """The pieces of a large block, in order, one at a time; from number ``first`` on. Behind the last one Corrupt
+        is raised if all of them, read from the first on, are not the block's body: use what they say only then."""
+        number, body = first, LargeBody()
         while True:  # a read for each: between two of them nothing is held open, however slowly they are taken
             with self._reader() as db:
                 row = db.execute(
@@ -150,9 +151,21 @@ class JournalReader:
                     (strand, sequence, number),
                 ).fetchone()
             if row is None:
-                return
-            yield BlockPart(*row)
+                break
+            part = BlockPart(*row)
+            if not first:
+                body.add(part)
+            yield part
             number += 1
+        block = None if first else self.block(strand, sequence)  # None: it is still arriving, or was pruned meanwhile
+        if block is not None and block.body is None and number:
+            with self._damage_told():
+                body.prove(block.header)
+
+    def prove(self, strand: str, sequence: int) -> None:
+        """Raise Corrupt if the pieces of a large block are not its body; a small one was proven as it was read."""
+        for _ in self.parts(strand, sequence):
+            pass
 
     def part_sizes(self, strand: str, sequence: int) -> list[int]:
         """How many statements each piece of a large block has; none of them is read."""
@@ -250,10 +263,15 @@ class JournalReader:
 
     def _proven(self, data: bytes) -> list[Block]:
         """A page's blocks, each of which proves itself."""
-        try:
+        with self._damage_told():
             return list(unpack_page(data))
+
+    @contextlib.contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
         except Corrupt as error:
-            message = f"a page of the journal does not prove itself: {error.message}"
+            message = f"the journal does not prove itself: {error.message}"
             self.on_damage(self.path, Halted(DAMAGED, message, place=str(self.path), cure=REBUILD))
             raise
 
@@ -266,4 +284,4 @@ def prove_parts(journal: JournalReader, block: Block) -> None:
     body = LargeBody()
     for part in journal.parts(block.header.strand, block.header.sequence):
         body.add(part)
-    body.prove(block.header)
+    body.prove(block.header)  # also where there is no piece at all

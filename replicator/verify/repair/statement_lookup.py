@@ -25,6 +25,7 @@ class StatementJournal(Protocol):
     def around(self, strand: str, sequence: int) -> list[Block]: ...
     def parts(self, strand: str, sequence: int, first: int = 0) -> Iterator[BlockPart]: ...
     def part_sizes(self, strand: str, sequence: int) -> list[int]: ...
+    def prove(self, strand: str, sequence: int) -> None: ...
 
 
 class LocatedStatement(NamedTuple):
@@ -56,6 +57,7 @@ class StatementLookup:
         self._pages: OrderedDict[int, dict[int, Block]] = OrderedDict()  # by their first sequence
         self._body: tuple[int, _OpenBody] | None = None
         self._sizes: tuple[int, list[int]] | None = None
+        self._proven: set[int] = set()  # large blocks, of which single parts may be read
 
     def at(self, place: Place) -> LocatedStatement:
         """The statement there. Raises Corrupt (``not_in_journal``) if there is none."""
@@ -86,6 +88,9 @@ class StatementLookup:
             return _OpenBody(0, list(unpack_statements(block.body)))
         sequence = block.header.sequence
         # How many statements each part has: so a part in the middle is read without those before it.
+        if sequence not in self._proven:
+            self._journal.prove(self._strand, sequence)
+            self._proven.add(sequence)
         if self._sizes is None or self._sizes[0] != sequence:
             self._sizes = (sequence, self._journal.part_sizes(self._strand, sequence))
         ends = list(accumulate(self._sizes[1]))

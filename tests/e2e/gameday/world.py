@@ -45,7 +45,7 @@ class GameRegion(Region):
     def clock(self) -> Path:
         return self.directory / "clock"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         self.is_wanted = True
         with (self.directory / "log").open("ab") as log:
             command = [sys.executable, "-m", "tests.e2e.gameday.sidecar", str(self.clock), str(self.config)]
@@ -126,9 +126,11 @@ class World(Cluster):
                 session.execute(statement.encode())
 
     def meddle(self, name: str, *statements: str) -> None:
-        """The same, by somebody who does not wait long, and goes away where the database does not let him."""
+        """The same, by somebody who does not wait long, and goes away where the database does not let him. No timeout of
+        the database ends a commit's wait for other regions, so that is not begun."""
+        patience = "SET synchronous_commit = local", "SET statement_timeout = '2s'", "SET lock_timeout = '2s'"
         with contextlib.suppress(psycopg.Error):
-            self.sql(name, "SET statement_timeout = '2s'", "SET lock_timeout = '2s'", *statements)
+            self.sql(name, *patience, *statements)
 
     def region(self, name: str) -> GameRegion:
         region = self.regions[name]

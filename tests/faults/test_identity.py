@@ -1,0 +1,139 @@
+"""Whose data directory it is: a region is started only as what it was, unless a person says that it changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.pipeline.feed.publish import FollowerNames
+from tests.faults.regions import EMBEDDED, Region, follow, run_verb, sqlite_replica
+
+
+@pytest.fixture
+def regions(tmp_path: Path) -> Iterator[Callable[..., Region]]:
+    made: list[Region] = []
+
+    def new(name: str, role: str, sections: str, home: str = "") -> Region:
+        (tmp_path / home).mkdir(exist_ok=True)
+        made.append(Region(tmp_path / home, name, role, sections))
+        return made[-1]
+
+    yield new
+    for region in made:
+        region.end()
+
+
+def rewrite(region: Region, old: str, new: str) -> None:
+    text = region.config.read_text()
+    assert old in text
+    region.config.write_text(text.replace(old, new))
+
+
+def refused(region: Region, *texts: str) -> None:
+    """By ``run`` and by ``preflight``, which changes nothing."""
+    before = (region.data / "identity.json").read_text()
+    for verb in ("run", "preflight"):
+        done = run_verb(verb, str(region.config))
+        assert done.returncode in (1, 2), done.stdout + done.stderr
+        for text in texts:
+            assert text in done.stdout + done.stderr
+    assert (region.data / "identity.json").read_text() == before
+
+
+def test_a_directory_of_another_name_role_or_strand_is_refused_until_a_person_means_it(
+    regions: Callable[..., Region],
+) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    paris.start()
+    paris.reach_sequence("applied", 1)
+    assert paris.stop() == 0
+    rewrite(paris, 'name = "paris"', 'name = "rome"')
+    refused(paris, "another_identity", "region paris", "rome", str(paris.data), "--new-identity")
+    rewrite(paris, 'name = "rome"', 'name = "paris"')
+    tokyo = regions("tokyo", "replica", follow(paris.url) + sqlite_replica())
+    paris.start()
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    assert tokyo.stop() == 0
+    replica = tokyo.config.read_text()
+    tokyo.config.write_text(replica.replace('"replica"', '"primary"').split("[follow]")[0] + EMBEDDED)
+    refused(tokyo, "another_identity", "was a replica", "--new-identity")
+    tokyo.start("--new-identity")
+    tokyo.reach(lambda status: bool(status["strands"]), "it runs as what it is now")
+    assert tokyo.stop() == 0
+    assert json.loads((tokyo.data / "identity.json").read_text())["role"] == "primary"
+
+
+def test_another_regions_directory_is_not_made_anew_as_this_one(regions: Callable[..., Region]) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    tokyo = regions("tokyo", "replica", follow(paris.url) + sqlite_replica())
+    paris.start()
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    assert tokyo.stop() == 0
+    rewrite(tokyo, 'name = "tokyo"', 'name = "lima"')
+    done = run_verb("bootstrap", str(tokyo.config), "--replace")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "another_identity" in done.stderr
+
+
+def test_of_two_regions_of_one_name_the_second_is_refused_and_comes_in_when_the_first_is_gone(
+    regions: Callable[..., Region],
+) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    first = regions("tokyo", "replica", follow(paris.url) + sqlite_replica())
+    second = regions("tokyo", "replica", follow(paris.url) + sqlite_replica(), home="other")
+    paris.start()
+    first.start()
+    first.reach_sequence("applied", 1)
+    second.start()
+    trouble = second.trouble("name_taken", condition="waiting")
+    assert "[region] name" in trouble["cure"]
+    assert paris.write(1, 1).status_code == 200
+    first.reach_sequence("applied", 2)
+    assert first.stop() == 0
+    second.reach_sequence("applied", 2)
+
+
+def test_a_primary_without_a_cluster_does_not_write_behind_a_later_epoch(regions: Callable[..., Region]) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    rewrite(paris, 'role = "primary"', 'role = "primary"\nepoch = 7')
+    paris.start()
+    paris.reach_sequence("applied", 1)
+    assert paris.stop() == 0
+    rewrite(paris, "epoch = 7", "epoch = 6")
+    done = run_verb("run", str(paris.config))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "[region] epoch = 8" in done.stderr
+    rewrite(paris, "epoch = 6", "epoch = 8")
+    paris.start()
+    paris.reach_sequence("applied", 1)
+
+
+def test_a_directory_that_is_older_than_its_note_is_taken_as_configured(regions: Callable[..., Region]) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    paris.start()
+    paris.reach_sequence("applied", 1)
+    assert paris.stop() == 0
+    (paris.data / "identity.json").unlink()
+    paris.start()
+    paris.reach_sequence("applied", 1)
+    assert json.loads((paris.data / "identity.json").read_text())["name"] == "paris"
+    shutil.copytree(paris.data, paris.directory / "copy")  # a copy is not told apart, and is this region's as well
+    assert paris.stop() == 0
+
+
+def test_a_name_is_free_again_once_its_bearer_is_silent() -> None:
+    names = FollowerNames(5.0)
+    assert names.take("tokyo", "one", 0.0)
+    assert not names.take("tokyo", "two", 4.9)
+    assert names.take("tokyo", "", 4.9), "an older version tells no id"
+    assert names.take("tokyo", "one", 4.0)
+    assert not names.take("tokyo", "two", 8.9)
+    assert names.take("tokyo", "two", 9.1)
+    assert not names.take("tokyo", "one", 9.2)
+    assert names.take("", "three", 9.2)
