@@ -126,8 +126,8 @@ class World(Cluster):
                 session.execute(statement.encode())
 
     def meddle(self, name: str, *statements: str) -> None:
-        """The same, by somebody who does not wait long, and goes away where the database does not let him. No timeout of
-        the database ends a commit's wait for other regions, so that is not begun."""
+        """The same, by somebody who does not wait long, and goes away where the database does not let him. No timeout
+        of the database ends a commit's wait for other regions, so that is not begun."""
         patience = "SET synchronous_commit = local", "SET statement_timeout = '2s'", "SET lock_timeout = '2s'"
         with contextlib.suppress(psycopg.Error):
             self.sql(name, *patience, *statements)
