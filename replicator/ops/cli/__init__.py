@@ -1,7 +1,8 @@
 """The command line: one file per verb, read only when the verb is used.
 
 Exit codes, a contract: 0 it is as asked · 1 it is not (not ready, not reachable, failed) · 2 the usage or the
-configuration is wrong, with the place and the cure. A verb may define further ones in its ``--help``.
+configuration is wrong, with the place and the cure · 130 it was interrupted. A verb may define further ones in its
+``--help``.
 
 To add a verb: a line in ``VERBS`` and a module of that name here with a click command called ``command``. Its module
 imports what is heavy inside the command, so that its ``--help`` stays quick. A ReplicatorError that a verb raises is
@@ -24,7 +25,7 @@ from replicator import __version__
 from replicator.errors import ConfigError, ReplicatorError
 from replicator.ops.terminal import printable
 
-FAILED, WRONG_USAGE = 1, 2
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130  # the last as shells have it
 
 # In the order in which people need them.
 VERBS: dict[str, str] = {
@@ -101,6 +102,12 @@ class _VerbGroup(click.Group):
             raise _ConfigFailure(error) from error
         except ReplicatorError as error:
             raise _Failure(error) from error
+        except KeyboardInterrupt:  # click would say that it was aborted, and failed
+            ctx.exit(INTERRUPTED)
+        except BaseExceptionGroup as group:  # of a nursery
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
+            ctx.exit(INTERRUPTED)
 
 
 def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -119,5 +126,6 @@ def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def main() -> None:
     """Replicates a ledger to other regions, and proves that they are equal.
 
-    Each verb has --help with an example. Exit codes: 0 as asked, 1 not so or failed, 2 wrong usage or configuration.
+    Each verb has --help with an example. Exit codes: 0 as asked, 1 not so or failed, 2 wrong usage or configuration,
+    130 interrupted.
     """

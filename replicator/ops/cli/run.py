@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,25 +45,40 @@ def command(config: Path, verbose: bool, new_identity: bool, with_stdin: bool) -
     refused, unless --new-identity says that it is meant.
 
     Exit code 0: stopped as told. 1: ended hard after the deadline, or could not start. 2: wrong usage or configuration.
+    An interrupt before it listens, or a second one, ends it at once.
     """
-    import trio
+    with _interrupts_end_it():
+        import trio
 
-    from replicator.config import load
-    from replicator.errors import ReplicatorError
-    from replicator.runtime.service import run
-    from replicator.supervise import first_cause
+        from replicator.config import load
+        from replicator.errors import ReplicatorError
+        from replicator.runtime.service import run
+        from replicator.supervise import first_cause
 
-    settings = load(config)
-    log_to_stderr(verbose=verbose)
-    _collect_rarely()
-    if with_stdin:
-        _stop_with_stdin()
+        settings = load(config)
+        log_to_stderr(verbose=verbose)
+        _collect_rarely()
+        if with_stdin:
+            _stop_with_stdin()
+        try:
+            trio.run(run, settings, show_copy, new_identity)
+        except* ReplicatorError as group:
+            raise first_cause(group) from None
+
+
+@contextlib.contextmanager
+def _interrupts_end_it() -> Iterator[None]:
+    """Let SIGINT end the process while nobody listens for it: a sidecar that is killed anywhere loses nothing, and an
+    exception in the middle of an import or of trio has nothing to tell anybody."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        trio.run(run, settings, show_copy, new_identity)
-    except* ReplicatorError as group:
-        raise first_cause(group) from None
-    except* KeyboardInterrupt:  # before the sidecar listened for it: click would call that aborted, and failed
-        logging.getLogger("replicator").info("stopped while it was starting")
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _collect_rarely() -> None:

@@ -6,6 +6,7 @@ runs meanwhile is not disturbed.
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def check_region(config: Config) -> list[Finding]:
     findings = [
         *check_versions(),
         *check_data_dir(config),
-        *check_listener(wiring.listen(config), running=is_running(config.region.files)),
+        *check_listener(wiring.listen(config), running=is_running(config.region.files), host=_host(config)),
     ]
     try:
         stored = read_stored(config)
@@ -50,6 +51,12 @@ def check_region(config: Config) -> list[Finding]:
         stored = StoredRegion(genesis(config.region.strand))
     findings += [*_check_role(config, stored), *check_lease(config, stored.head)]
     return findings if config.cluster is None else [*findings, *check_cluster(config, config.cluster, stored)]
+
+
+def _host(config: Config) -> str | None:
+    """The name under which the other regions ask this one over TLS, if they do."""
+    url = urllib.parse.urlsplit("" if config.cluster is None else config.cluster.regions.get(config.region.name, ""))
+    return url.hostname if url.scheme == "https" else None
 
 
 def _check_role(config: Config, stored: StoredRegion) -> Iterator[Finding]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import ssl
+import time
 from collections.abc import Iterator
 
 from replicator.config.finding import Finding, failed
 from replicator.errors import ConfigError
 from replicator.transport.server import Listen, check_address
 
+SOON_SECONDS = 30 * 86_400.0
 
-def check_listener(listen: Listen, *, running: bool = False) -> Iterator[Finding]:
-    """Address, TLS and who may come in. ``running``: a sidecar runs on the region's directory, and listens already."""
+
+def check_listener(listen: Listen, *, running: bool = False, host: str | None = None) -> Iterator[Finding]:
+    """Address, TLS and who may come in. ``running``: a sidecar runs on the region's directory, and listens already.
+    ``host`` is the name under which other regions ask it over TLS."""
     try:
         check_address(listen)
         yield Finding("ok", f"[http] listen = {listen.address} is free")
@@ -25,7 +29,7 @@ def check_listener(listen: Listen, *, running: bool = False) -> Iterator[Finding
         else:
             yield failed(error)
     if listen.certificate_file is not None:
-        yield from _check_certificate(listen)
+        yield from _check_certificate(listen, host)
     if is_local(listen.host):
         return
     if listen.token is None:
@@ -44,7 +48,7 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_certificate(listen: Listen) -> Iterator[Finding]:
+def _check_certificate(listen: Listen, host: str | None) -> Iterator[Finding]:
     place = f"[http] certificate = {listen.certificate_file}, key = {listen.key_file}"
     assert listen.certificate_file is not None
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -64,13 +68,25 @@ def _check_certificate(listen: Listen) -> Iterator[Finding]:
     except ssl.SSLError as error:
         yield Finding("fail", f"{place}: clients refuse it: {_reason(error)}", "renew the certificate")
         return
-    yield Finding("ok", f"{place} belong together, valid until {until}")
+    if ssl.cert_time_to_seconds(until) - time.time() < SOON_SECONDS:
+        yield Finding("warn", f"{place}: valid until {until}", "renew the certificate, and start the sidecar again")
+    else:
+        yield Finding("ok", f"{place} belong together, valid until {until}")
+    if host is None:
+        return
+    client.check_hostname = True
+    try:
+        _shake_hands(server, client, host)
+    except ssl.SSLError as error:
+        cure = f"a certificate for {host}, or in [cluster] regions a name that it is for"
+        yield Finding("fail", f"{place}: the other regions refuse it: {_reason(error)}", cure)
 
 
-def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> str:
-    """A handshake in memory; until when the client takes the certificate. Raises SSLError."""
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str | None = None) -> str:
+    """A handshake in memory; until when the client takes the certificate. ``host`` is whom it means to speak with.
+    Raises SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    caller = client.wrap_bio(to_client, to_server)
+    caller = client.wrap_bio(to_client, to_server, server_hostname=host)
     listener = server.wrap_bio(to_server, to_client, server_side=True)
     for _ in range(10):  # more rounds than any version of TLS takes
         with contextlib.suppress(ssl.SSLWantReadError):  # the other side's turn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,21 @@ def test_a_certificate_that_will_not_do_fails(certificate: Path, key: Path, told
     _, (level, what) = levels(Listen("127.0.0.1", free_port(), certificate, key))
     assert level == "fail"
     assert told in what
+
+
+def test_a_certificate_is_for_the_name_that_the_other_regions_use() -> None:
+    listen = Listen("127.0.0.1", free_port(), GOOD, GOOD)
+    assert [finding.level for finding in check_listener(listen, host="paris.example")] == ["ok", "ok"]
+    *_, found = check_listener(listen, host="tokyo.example")
+    assert found.level == "fail"
+    assert "the other regions refuse it: Hostname mismatch" in found.what
+    assert "a certificate for tokyo.example" in found.cure
+
+
+def test_a_certificate_that_ends_soon_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: ssl.cert_time_to_seconds("Dec 10 00:00:00 2119 GMT"))
+    _, (level, what) = levels(Listen("127.0.0.1", free_port(), GOOD, GOOD))
+    assert (level, what.split(": ")[-1]) == ("warn", "valid until Jan  1 00:00:00 2120 GMT")
 
 
 @pytest.mark.parametrize(
