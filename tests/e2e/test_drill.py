@@ -82,6 +82,18 @@ def test_the_shipped_canary(three: PostgresCluster, tmp_path: Path) -> None:
     check_all_well(three, drill, read(drill))
 
 
+def test_the_shipped_rehearsal(three: PostgresCluster, tmp_path: Path) -> None:
+    """On the standby's own server, where a commit of another database would wait for a region that follows it."""
+    plan = shipped("rehearsal", None, rto='"30s"')
+    drill = Drill(tmp_path / "drill", plan, str(three["tokyo"].config))
+    code, said = drill.run()
+    assert code == 0, said + three.story()
+    report = read(drill)
+    assert report.canaries is not None
+    assert (report.canaries.acknowledged, report.rpo_blocks, report.outcome) == (100, 0, "passed")
+    assert drill.left() == []
+
+
 def test_a_plan_that_names_no_database_is_refused_with_what_it_needs(three: PostgresCluster, tmp_path: Path) -> None:
     drill = Drill(tmp_path / "drill", shipped("switchover", None), str(three["lima"].config))
     code, said = drill.run()

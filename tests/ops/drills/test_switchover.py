@@ -39,7 +39,7 @@ class Cluster:
         sidecar.config.write_text(
             f'[region]\nname = "{name}"\nrole = "{role}"\ndata_dir = "data"\n\n[http]\nlisten = "127.0.0.1:{port}"\n\n'
             f"{ledger}\n[cluster]\nregions = {{ {regions} }}\n\n"
-            f'[lease]\nkind = "static"\npath = "{self.directory}/lease.json"\nttl = "2s"\n\n'
+            f'[lease]\nkind = "static"\npath = "{self.directory}/lease.json"\nttl = "4s"\n\n'
             f'[failover]\nmode = "automatic"\nsuspect = "1s"\nquiet = "1s"\nmax_lost_blocks = 1000\n'
         )
         return sidecar
