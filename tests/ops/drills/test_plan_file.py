@@ -8,7 +8,7 @@ import pytest
 
 from replicator.errors import ConfigError
 from replicator.ops.drills.plan_file import load_plan, parse_plan
-from replicator.ops.drills.rules.plan import KINDS, NEEDS_TARGET, WITHOUT_FAULT, DrillPlan
+from replicator.ops.drills.rules.plan import KINDS, NEEDS_TARGET, WITHOUT_FAULT, DrillPlan, may_take_over
 
 EXAMPLES = Path(__file__).parents[3] / "config" / "drills"
 
@@ -52,6 +52,22 @@ def test_what_is_expected_goes_by_the_kind_unless_the_plan_says_it() -> None:
     assert parsed('kind = "canary"').expected == "no_failover"
     assert parsed('kind = "disk_full"\ntarget = "tokyo"').expected == "either"
     assert parsed('kind = "disk_full"\ntarget = "tokyo"\nexpect = "failover"').expected == "failover"
+
+
+@pytest.mark.parametrize(
+    ("text", "regions"),
+    [
+        ('kind = "canary"', []),
+        ('kind = "switchover"\ntarget = "tokyo"', ["tokyo"]),
+        ('kind = "region_loss"\ntarget = "paris"\n[fault]\ninject = ["true"]', ["tokyo", "lima"]),
+        ('kind = "database_crash"\ntarget = "paris"\n[canary]\ndsn = { paris = "a", lima = "b" }', ["lima"]),
+        ('kind = "region_loss"\ntarget = ["paris", "lima"]\n[steps]\nfailover = "ordered"', ["lima"]),
+        ('kind = "disk_full"\ntarget = "tokyo"\nexpect = "no_failover"', []),
+    ],
+)
+def test_canaries_have_to_be_possible_wherever_the_lead_may_go(text: str, regions: list[str]) -> None:
+    plan = parsed(text)
+    assert may_take_over(plan, ["paris", "tokyo", "lima"], "paris") == regions
 
 
 def test_a_secret_is_not_shown() -> None:
