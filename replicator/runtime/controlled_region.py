@@ -17,6 +17,7 @@ from replicator.pipeline.feed.client import Upstream
 from replicator.pipeline.replicas.base import Replica
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
+from replicator.runtime.identity import DatabaseNote
 from replicator.runtime.role_adapters import role_adapter
 from replicator.runtime.role_runner import RoleRunner
 from replicator.status.marks import StageCondition
@@ -79,7 +80,7 @@ class ControlledRegion:
 
     def make_replica(self) -> Replica:
         """The writing side of its replica; opens nothing."""
-        return wiring.replica(in_role(self.config, "replica", 1))
+        return wiring.replica(in_role(self.config, "replica", 1), DatabaseNote(self.config.region.files))
 
     def orphans(self, primary_url: Callable[[], str | None]) -> Orphans:
         """Its sealed orphans."""

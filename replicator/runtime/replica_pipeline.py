@@ -21,6 +21,7 @@ from replicator.pipeline.replicas.base import AppliedMark
 from replicator.pipeline.replicas.moments import Moments
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
+from replicator.runtime.identity import DatabaseNote
 from replicator.runtime.role_pipeline import RolePipeline
 from replicator.storage.journal.head import JournalHead
 from replicator.transport.endpoint import Endpoint
@@ -42,7 +43,7 @@ class ReplicaPipeline(RolePipeline):
     def __init__(self, context: RegionContext, config: Config, prepare: Callable[[], None] = lambda: None) -> None:
         """``prepare`` makes the database fit to be replayed into."""
         super().__init__(context, config)
-        self.replica = context.status.replica = wiring.replica(config)
+        self.replica = context.status.replica = wiring.replica(config, DatabaseNote(context.data_dir))
         self.follower = context.status.follower = Follower(
             wiring.upstream(config, None, context.id),
             wiring.settle_config(config),

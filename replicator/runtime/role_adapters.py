@@ -26,6 +26,7 @@ from replicator.postgres.quoting import quoted
 from replicator.postgres.session import Connection
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
+from replicator.runtime.identity import DatabaseNote
 from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline
 from replicator.runtime.role_runner import RoleRunner
 
@@ -58,7 +59,7 @@ class EmbeddedRoleAdapter:
 
     def count_rows(self, tables: Collection[str]) -> dict[str, int]:
         """By the state that stands on the journal."""
-        replica = wiring.replica(in_role(self._context.config, "replica", 1))
+        replica = wiring.replica(in_role(self._context.config, "replica", 1), DatabaseNote(self._context.data_dir))
         replica.open()
         try:
             known = {each.label: each for each in replica.definitions(self._context.strand).values()}

@@ -42,7 +42,7 @@ from replicator.pipeline.sources.base import SourceReport
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.controlled_region import controller
-from replicator.runtime.identity import DirectoryIdentity, check_epoch, claim
+from replicator.runtime.identity import DirectoryIdentity, check_epoch, note, recognise
 from replicator.runtime.primary_pipeline import CapturedPrimaryPipeline, EmbeddedPrimaryPipeline
 from replicator.runtime.replica_pipeline import ReplicaPipeline
 from replicator.runtime.role_pipeline import RolePipeline
@@ -71,9 +71,10 @@ async def run(
     refuse_half(config.region.files)  # a copy that was not finished looks like a region, and is none
     # The lock first: two processes on one journal would each append behind the head that they know.
     with locked(config.region.files):
-        identity = claim(config, new=new_identity)
+        identity = recognise(config, new=new_identity)
         with _opened(Journal(config.region.files.journal)) as journal:
             check_epoch(config, journal)
+            note(config.region.files, identity)  # behind the last refusal: a start that was refused has said nothing
             await Sidecar(config, journal, identity, show_copy).run(task_status)
 
 

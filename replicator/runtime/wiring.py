@@ -228,13 +228,13 @@ def replay_policy(config: Config) -> QuarantinePolicy:
     return QuarantinePolicy(config.replay.on_error == "quarantine", config.replay.quarantine_limit)
 
 
-def replica(config: Config) -> Replica:
-    """The writing side of the region's copy."""
+def replica(config: Config, recognise: Callable[[str, str], None] | None = None) -> Replica:
+    """The writing side of the region's copy. ``recognise`` is asked before a database is written to (PostgreSQL)."""
     match config.replica:
         case SqliteReplicaSettings(path=path):
             return sqlite_replica.SqliteReplica(path)
         case PostgresReplicaSettings() as postgres:
-            return postgres_replica.PostgresReplica(postgres.conninfo())
+            return postgres_replica.PostgresReplica(postgres.conninfo(), recognise)
         case None:
             raise AssertionError("a replica region has a replica")
 

@@ -83,8 +83,9 @@ class DataDir:
 
     @property
     def identity(self) -> Path:
-        """Whose directory it is: the region's name, role, strand and cluster, and an id that was drawn once; written at
-        the first start. Without it the next start takes the directory for whatever it is configured as."""
+        """Whose directory it is: the region's name, role, strand, cluster and replica's database, and an id that was
+        drawn once; written at the first start, and by ``bootstrap``. Without it the next start takes the directory for
+        whatever it is configured as."""
         return self.path / "identity.json"
 
     @property

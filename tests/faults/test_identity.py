@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from replicator.pipeline.feed.publish import FollowerNames
-from tests.faults.regions import EMBEDDED, Region, follow, run_verb, sqlite_replica
+from tests.faults.regions import EMBEDDED, Region, follow, postgres_replica, run_verb, sqlite_replica
 
 
 @pytest.fixture
@@ -31,6 +32,11 @@ def rewrite(region: Region, old: str, new: str) -> None:
     text = region.config.read_text()
     assert old in text
     region.config.write_text(text.replace(old, new))
+
+
+def noted(region: Region) -> dict[str, str | None]:
+    identity: dict[str, str | None] = json.loads((region.data / "identity.json").read_text())
+    return identity
 
 
 def refused(region: Region, *texts: str) -> None:
@@ -109,22 +115,112 @@ def test_a_primary_without_a_cluster_does_not_write_behind_a_later_epoch(regions
     done = run_verb("run", str(paris.config))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "[region] epoch = 8" in done.stderr
+    before = noted(paris)
+    assert run_verb("run", str(paris.config), "--new-identity").returncode == 2
+    assert noted(paris) == before, "a start that is refused says nothing"
     rewrite(paris, "epoch = 6", "epoch = 8")
     paris.start()
     paris.reach_sequence("applied", 1)
 
 
-def test_a_directory_that_is_older_than_its_note_is_taken_as_configured(regions: Callable[..., Region]) -> None:
+def test_a_directory_that_is_older_than_its_note_is_taken_for_what_lies_in_it(regions: Callable[..., Region]) -> None:
     paris = regions("paris", "primary", EMBEDDED)
+    tokyo = regions("tokyo", "replica", follow(paris.url) + sqlite_replica())
+    for region in (paris, tokyo):
+        region.start()
+    tokyo.reach_sequence("applied", 1)
+    for region in (paris, tokyo):
+        assert region.stop() == 0
+        (region.data / "identity.json").unlink()
+    replica = tokyo.config.read_text()
+    tokyo.config.write_text(replica.replace('"replica"', '"primary"').split("[follow]")[0] + EMBEDDED)
+    done = run_verb("run", str(tokyo.config))
+    assert done.returncode == 2, done.stdout + done.stderr
+    for text in ("another_identity", "was a replica", str(tokyo.data), "replicator run CONFIG --new-identity"):
+        assert text in done.stderr
+    assert not (tokyo.data / "identity.json").exists()
+    tokyo.config.write_text(replica)
+    for region in (paris, tokyo):
+        region.start()
+        region.reach_sequence("applied", 1)
+        assert noted(region)["name"] == region.name
+    assert tokyo.stop() == 0
+    (tokyo.data / "identity.json").unlink()
+    seal = tokyo.data / "orphans" / "4-5-ab"  # only a region of a cluster has orphans
+    seal.mkdir(parents=True)
+    (seal / "seal.json").write_text("{}")
+    done = run_verb("run", str(tokyo.config))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "cluster_removed" in done.stderr
+
+
+def test_a_copy_of_a_directory_is_told_apart_once_it_has_a_new_identity(regions: Callable[..., Region]) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    tokyo = regions("tokyo", "replica", follow(paris.url) + sqlite_replica())
+    copy = regions("tokyo", "replica", follow(paris.url) + sqlite_replica(), home="copy")
+    paris.start()
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    assert tokyo.stop() == 0
+    shutil.copytree(tokyo.data, copy.data)
+    shutil.copy(tokyo.directory / "ledger.db", copy.directory / "ledger.db")
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    copy.start("--new-identity")
+    copy.trouble("name_taken", condition="waiting")
+    assert noted(copy)["id"] != noted(tokyo)["id"]
+
+
+def test_a_region_that_is_made_anew_is_noted_as_what_it_is_now(regions: Callable[..., Region]) -> None:
+    paris = regions("paris", "primary", EMBEDDED)
+    tokyo = regions("tokyo", "primary", EMBEDDED)
     paris.start()
     paris.reach_sequence("applied", 1)
-    assert paris.stop() == 0
-    (paris.data / "identity.json").unlink()
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    assert tokyo.stop() == 0
+    was, primary = noted(tokyo), tokyo.config.read_text()
+    tokyo.config.write_text(
+        primary.replace('"primary"', '"replica"').split("[feed]")[0] + follow(paris.url) + sqlite_replica()
+    )
+    refused(tokyo, "another_identity", "was a primary")
+    done = run_verb("bootstrap", str(tokyo.config), "--replace")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert noted(tokyo) == {**was, "role": "replica"}
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    assert tokyo.stop() == 0
+    tokyo.config.write_text(primary)
+    refused(tokyo, "another_identity", "was a replica")
+
+
+def test_a_replica_that_is_another_database_is_halted_before_anything_is_written_there(
+    regions: Callable[..., Region], new_database: Callable[[], str]
+) -> None:
+    mine, other = new_database(), new_database()
+    paris = regions("paris", "primary", EMBEDDED)
+    tokyo = regions("tokyo", "replica", follow(paris.url) + postgres_replica(mine))
     paris.start()
-    paris.reach_sequence("applied", 1)
-    assert json.loads((paris.data / "identity.json").read_text())["name"] == "paris"
-    shutil.copytree(paris.data, paris.directory / "copy")  # a copy is not told apart, and is this region's as well
-    assert paris.stop() == 0
+    tokyo.start()
+    tokyo.reach_sequence("applied", 1)
+    assert tokyo.stop() == 0
+    first = noted(tokyo)["database"]
+    assert first is not None
+    rewrite(tokyo, mine, other)
+    tokyo.start()
+    trouble = tokyo.trouble("another_database", condition="halted")
+    for text in ("stop the sidecar", "replicator run CONFIG --new-identity"):
+        assert text in trouble["cure"]
+    with psycopg.connect(other) as connection:
+        found = connection.execute("SELECT to_regnamespace('replicator') IS NULL").fetchone()
+    assert found == (True,)
+    assert tokyo.stop() == 0
+    tokyo.start("--new-identity")
+    tokyo.reach_sequence("applied", 1)
+    assert noted(tokyo)["database"] not in (None, first)
+    assert tokyo.stop() == 0
+    tokyo.start()
+    tokyo.reach_calm()
 
 
 def test_a_name_is_free_again_once_its_bearer_is_silent() -> None:
@@ -137,3 +233,14 @@ def test_a_name_is_free_again_once_its_bearer_is_silent() -> None:
     assert names.take("tokyo", "two", 9.1)
     assert not names.take("tokyo", "one", 9.2)
     assert names.take("", "three", 9.2)
+
+
+def test_a_stream_that_only_looks_open_does_not_keep_its_name_for_ever() -> None:
+    names = FollowerNames(5.0)
+    assert names.take("tokyo", "one", 0.0)
+    for second in range(60):  # nobody is there: what is sent waits for a machine that is gone
+        names.streams("tokyo", "one", float(second))
+    assert not names.take("tokyo", "two", 44.9)
+    assert names.take("tokyo", "two", 45.1)
+    names.streams("tokyo", "one", 46.0)
+    assert not names.take("tokyo", "one", 47.0)

@@ -35,6 +35,7 @@ from replicator.pipeline.copies.partial_copy import PartialCopy, remove_half, wr
 from replicator.pipeline.copies.wire import Chunk, CopyEnd, CopyStart
 from replicator.pipeline.feed.client import FeedClient, Upstream
 from replicator.runtime import wiring
+from replicator.runtime.identity import note_made_anew
 from replicator.storage.data_dir import locked
 from replicator.supervise import Backoff, first_cause
 
@@ -244,6 +245,7 @@ class Bootstrap:
             await trio.to_thread.run_sync(filling.clear)
         finally:
             filling.close()
+        await trio.to_thread.run_sync(note_made_anew, self._config)
         await trio.to_thread.run_sync(remove_half, self._config.region.files)
         await _let_go(source, begun.copy)
         report.phase = "done"

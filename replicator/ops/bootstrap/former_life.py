@@ -250,7 +250,7 @@ def former_files(files: DataDir) -> list[Path]:
     """The files that speak of what the region was, as far as they are there: all that was derived from its journal, its
     role, and the journal itself."""
     named = [files.role, files.rewind, files.spool, files.history, files.requests, files.resync]
-    named += [files.identity, files.damage, files.divergence, files.journal]
+    named += [files.damage, files.divergence, files.journal]
     return [file for file in named if file.exists()]
 
 

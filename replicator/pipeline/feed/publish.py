@@ -66,6 +66,9 @@ from replicator.transport.query import whole_number
 READ_BYTES = 1 << 20
 REPORT_LIMIT_BYTES = 4096
 TAKEN_SECONDS = 3.0  # beside two heartbeats
+# A follower says at least every half a minute how far it is. Where its machine is gone its stream looks open for as
+# long as the system waits for it, a quarter of an hour: a region that has taken its place is not kept out so long.
+HEARD_SECONDS = 45.0
 
 log = logging.getLogger("replicator")
 
@@ -91,22 +94,38 @@ class LedgerWord(NamedTuple):
 
 class FollowerNames:
     """Which region goes by which name now, by the id that it tells; a name is free again ``seconds`` after its bearer
-    was heard last. One that tells no id, as older versions do, is taken as it is. Pure."""
+    was heard last, or its stream was open, and ``HEARD_SECONDS`` after it was heard in any case. One that tells no id,
+    as older versions do, is taken as it is. Pure."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._bearers: dict[str, tuple[str, float]] = {}
+        self._bearers: dict[str, _Bearer] = {}
 
     def take(self, name: str, id_: str, now: float) -> bool:
         """Note that the region was heard; False if another one goes by its name."""
         if not id_ or not NAME.fullmatch(name):
             return True
-        bearer, heard_at = self._bearers.get(name, (id_, now))
-        if bearer != id_ and now < heard_at + self._seconds:
+        bearer = self._bearers.get(name)
+        is_another = bearer is not None and bearer.id != id_
+        if bearer and is_another and now < min(bearer.open_at + self._seconds, bearer.heard_at + HEARD_SECONDS):
             return False
-        if name in self._bearers or len(self._bearers) < REGIONS_LIMIT:
-            self._bearers[name] = (id_, now)
+        if bearer is not None or len(self._bearers) < REGIONS_LIMIT:
+            self._bearers[name] = _Bearer(id_, now, now)
         return True
+
+    def streams(self, name: str, id_: str, now: float) -> None:
+        """Note that a stream to the region is open: it may be there."""
+        bearer = self._bearers.get(name)
+        if bearer is not None and bearer.id == id_:
+            self._bearers[name] = bearer._replace(open_at=now)
+
+
+class _Bearer(NamedTuple):
+    """Who goes by a name: when it was heard last, and when it was, or its stream was open."""
+
+    id: str
+    heard_at: float
+    open_at: float
 
 
 class Publisher:
@@ -274,7 +293,7 @@ class Publisher:
                 yield pack_definition_frame(relation, data)
             while start.until is None or after < start.until:
                 self.followers[stream] = ServedFollower(region, strand, after)
-                self._names.take(region, id_, trio.current_time())
+                self._names.streams(region, id_, trio.current_time())
                 beat_at = trio.current_time() + self._heartbeat_seconds
                 with trio.move_on_after(self._heartbeat_seconds):
                     await self._journal_heads[strand].beyond(after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -39,6 +39,7 @@ _LOCKS = """
 SELECT (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()), current_setting('max_locks_per_transaction')::int
      * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int) / 2
 """
+_WHICH = "SELECT current_database(), system_identifier FROM pg_control_system()"
 _MADE_HERE = ("428C9", "42P10")  # a column was written that the database makes by itself: since when, if not before?
 
 
@@ -68,11 +69,23 @@ class _WritableTable:
             self.always = []
 
 
+def _which(connection: Connection) -> str | None:
+    """Which database of which server this is, by what no copy by SQL has; None where the server does not tell."""
+    try:
+        row = connection.execute(_WHICH).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    assert row is not None
+    return f"database {row[0]} of server {row[1]}"
+
+
 class PostgresReplica:
     """See ``base.Replica``. ``drifted_rows`` counts since the replica was made, committed transactions only."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, recognise: Callable[[str, str], None] | None = None) -> None:
+        """``recognise`` hears which database it is, and its place, before anything is written; it may raise Halted."""
         self._database = Database(dsn, REPLICA)
+        self._recognise = recognise
         self._connection: Connection | None = None
         self._tables: dict[int, _WritableTable] = {}
         self._made = 0
@@ -92,6 +105,8 @@ class PostgresReplica:
         connection = self._database.connect(_SETTINGS)
         try:
             with self._database.translated():
+                if self._recognise is not None and (which := _which(connection)) is not None:
+                    self._recognise(which, self._database.place)
                 few.prepare(connection)
                 self._lock(connection)
                 schema.create_own_tables(connection)
