@@ -27,6 +27,14 @@ RESYNC = (
 )
 
 
+def recopy(name: tuple[str, str]) -> str:
+    """The cure where a table cannot be carried on from where the log left it."""
+    return (
+        f"copy the table anew, as it is now: replicator recopy CONFIG {'.'.join(name)}; the other regions follow by"
+        " themselves"
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Changes:
     """From the old definition to the new one, to be done in this order.
@@ -72,6 +80,15 @@ def changes(old: Definition, new: Definition) -> Changes:
         # A user column that was dropped counts as changed: no column has the empty name.
         user_changed=(None if old.user is None else names.get(old.user, "")) != new.user,
     )
+
+
+def can_follow(old: Definition, new: Definition) -> bool:
+    """Whether a replica's table can come from the one to the other with its rows."""
+    try:
+        changes(old, new)
+    except Halted:
+        return False
+    return True
 
 
 def _pair_columns(old: Definition, new: Definition) -> list[tuple[Column, Column]]:
@@ -143,4 +160,4 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
 
 
 def _halted(table: Definition, reason: str, message: str) -> Halted:
-    return Halted(reason, message, place=f"table {table.label}", cure=RESYNC)
+    return Halted(reason, message, place=f"table {table.label}", cure=recopy(table.name))

@@ -7,6 +7,7 @@ embedded     HTTP ─▶ Ledger ─▶ journal, and the ledger's own state behin
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -22,11 +23,14 @@ from replicator.ledger.moments import LedgerMoments
 from replicator.pipeline.acknowledge import Acknowledgement
 from replicator.pipeline.capture import Capture
 from replicator.pipeline.sources.base import Captured, CapturedLedger, SourceReport
+from replicator.pipeline.sources.serve import routes as recopy_routes
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.role_pipeline import FOR_REPLICAS, NO_GAPS, RolePipeline
 from replicator.storage.journal.head import JournalHead
 from replicator.verify.derived import DerivedPaths
+
+log = logging.getLogger("replicator")
 
 ROOM_NOTE, ROOM_SECONDS = "ledger.room", 1.0
 
@@ -100,10 +104,26 @@ class CapturedPrimaryPipeline(PrimaryPipeline):
         self.copies = self._copies(ledger.moments(captured, locking=True), lambda reader: ledger.sequences())
         verifying = self._verify_routes(ledger.moments(captured, locking=False))
         api = self._api(None, journal_head, is_captured=True)
-        self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
-        self.stages.append(lambda: self._supervised("source", self.capture.run_once, self.board.source))
+        recopying = recopy_routes(self._recopy)
+        self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *recopying, *self.copies.routes(), *api]
+        self._ledger = ledger
+        self._capturing = trio.CancelScope()
+        self.stages.append(self._capture)
         if show_copy is not None:
             self.stages.append(lambda: show_copy(source.report))
+
+    async def _capture(self) -> None:
+        """Run the source; anew, from what is durable, whenever that is asked for."""
+        while True:
+            with trio.CancelScope() as self._capturing:
+                await self._supervised("source", self.capture.run_once, self.board.source)
+            self.board.progress.resume("source")
+
+    async def _recopy(self, tables: Sequence[str], who: str) -> list[str]:
+        named = await trio.to_thread.run_sync(self._ledger.ask_for_copies, self.context.journal, tables)
+        log.warning("tables are copied anew, asked for by %s: %s", who, ", ".join(named))
+        self._capturing.cancel()
+        return named
 
     def _captured(self, blocks: Sequence[Block]) -> None:
         self.board.captured(blocks[-1].header)
@@ -133,7 +153,7 @@ class EmbeddedPrimaryPipeline(PrimaryPipeline):
         moments = LedgerMoments(self.strand, self._open_reader)
         self.copies = self._copies(moments)
         verifying, api = self._verify_routes(moments), self._api(ledger, self.applied)
-        self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *self.copies.routes(), *api]
+        self.routes = [*verifying, *FOR_REPLICAS, *NO_GAPS, *recopy_routes(None), *self.copies.routes(), *api]
         self.stages.append(self._run_ledger)
         self.stages.append(self._look_for_room)
 

@@ -19,6 +19,7 @@ from replicator.pipeline.replay.quarantine_routes import routes as quarantine_ro
 from replicator.pipeline.replay.replayer import Replayer
 from replicator.pipeline.replicas.base import AppliedMark
 from replicator.pipeline.replicas.moments import Moments
+from replicator.pipeline.sources.serve import routes as recopy_routes
 from replicator.runtime import wiring
 from replicator.runtime.context import RegionContext
 from replicator.runtime.identity import DatabaseNote
@@ -75,6 +76,7 @@ class ReplicaPipeline(RolePipeline):
             *quarantine_routes(admin),
             *repair_routes(repairing),
             *gap_routes(self.follower),
+            *recopy_routes(None),
             *self.copies.routes(),
             *self._api(None, self.applied),
         ]

@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "verify": "Compares replica regions with their primary, row for row, at one position.",
     "repair": "Sets keys of a replica that differ to what the journal says; shows them first.",
     "resync": "Rewrites all that was touched since a time, or builds a copy as of a moment.",
+    "recopy": "Copies tables of a PostgreSQL primary anew, where the log does not tell what became of them.",
     "rebuild": "Makes again what a region derives from its journal: a file is damaged or in doubt.",
     "gaps": "What is missing: lists and explains gaps, shows how they were closed, waives.",
     "regions": "Who follows a region and what its journal is kept for; forgets one that is gone.",

@@ -27,7 +27,8 @@ from replicator.pipeline.replicas.quarantine import QuarantineTable
 
 
 class Define(NamedTuple):
-    """From here on ``relation`` means ``definition``. The table is created, or follows as far as it safely can."""
+    """From here on ``relation`` means ``definition``. The table is created, or follows as far as it safely can; one
+    that has no rows takes any form."""
 
     relation: int
     definition: Definition

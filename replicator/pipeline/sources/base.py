@@ -126,5 +126,9 @@ class CapturedLedger(Protocol):
     def moments(self, captured: Captured, *, locking: bool) -> Moments:
         """Its exact moments, for comparisons and copies."""
 
+    def ask_for_copies(self, journal: Journal, labels: Sequence[str]) -> list[str]:
+        """Note that these tables, by their labels, are to be copied anew when the source starts next. Blocks. Raises
+        Rejected."""
+
     def sequences(self) -> list[SetSequence]:
         """What its sequences have handed out by now. Blocks."""

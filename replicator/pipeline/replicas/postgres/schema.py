@@ -11,7 +11,7 @@ import re
 import psycopg
 
 from replicator.format.definition import Column, Definition, pack_definition, unpack_definition
-from replicator.format.evolution import changes
+from replicator.format.evolution import can_follow, changes
 from replicator.pipeline.replicas.postgres import sequences
 from replicator.pipeline.replicas.postgres.rows import PLACE_COLUMNS
 from replicator.pipeline.replicas.postgres.user_schema import add_places, generated_columns, lacks_places, take_as_is
@@ -62,9 +62,13 @@ def current_definitions(connection: Connection) -> dict[tuple[str, str], Definit
 
 
 def define(connection: Connection, strand: str, relation: int, definition: Definition) -> None:
-    """Create the table or bring it after its definition, and write the definition down."""
+    """Create the table or bring it after its definition, and write the definition down. One that cannot follow, and has
+    no rows, is set aside, with what users made of it, and made anew."""
     check_names(definition)
     before = _current(connection, definition.name)
+    if before is not None and not can_follow(before, definition) and _is_empty(connection, before):
+        _set_aside(connection, before.name)
+        before = None
     if (
         before == definition
         and _is_written(connection, strand, relation, definition)
@@ -121,6 +125,13 @@ def undefine(connection: Connection, strand: str, relation: int) -> None:
         return
     _follow(connection, definition, before)
     _index_user(connection, definition, before)
+
+
+def _is_empty(connection: Connection, definition: Definition) -> bool:
+    if not _exists(connection, definition):
+        return False
+    found = connection.execute(f"SELECT FROM {quoted(*definition.name)} LIMIT 1".encode())
+    return found.fetchone() is None
 
 
 def _set_aside(connection: Connection, name: TableName) -> None:

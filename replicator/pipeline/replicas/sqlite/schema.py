@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from replicator.format.definition import Definition, pack_definition, unpack_definition
-from replicator.format.evolution import changes
+from replicator.format.evolution import can_follow, changes
 from replicator.format.values import sqlite_type, storage_from_text
 from replicator.pipeline.replicas.shape import Shape, definition_before, differing_columns, name_taken, table_differs
 from replicator.pipeline.replicas.sqlite.rows import PLACE_COLUMNS, create_table, literal, quoted, shape, user_index
@@ -53,9 +53,13 @@ def current_definitions(connection: sqlite3.Connection) -> dict[str, Definition]
 
 
 def define(connection: sqlite3.Connection, strand: str, relation: int, definition: Definition) -> None:
-    """Create the table or bring it after its definition, and write the definition down."""
+    """Create the table or bring it after its definition, and write the definition down. One that cannot follow, and has
+    no rows, is made anew."""
     check_names(definition)
     before = current_definitions(connection).get(definition.label)
+    if before is not None and not can_follow(before, definition) and _is_empty(connection, before):
+        connection.execute(f"DROP TABLE {quoted(before.label)}")
+        before = None
     problem = difference(connection, definition, before)
     if problem:
         raise table_differs(definition, problem)
@@ -101,6 +105,12 @@ def difference(connection: sqlite3.Connection, definition: Definition, before: D
     if not problem and before is None and connection.execute(f"SELECT 1 FROM {quoted(definition.label)}").fetchone():
         return "it has rows that somebody else wrote"
     return problem
+
+
+def _is_empty(connection: sqlite3.Connection, definition: Definition) -> bool:
+    if _existing_name(connection, definition) != definition.label:
+        return False
+    return connection.execute(f"SELECT 1 FROM {quoted(definition.label)} LIMIT 1").fetchone() is None
 
 
 def _by_name(columns: list[tuple[str, str, int]]) -> Shape:

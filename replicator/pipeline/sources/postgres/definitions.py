@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from replicator.errors import Halted
 from replicator.format.definition import Column, Definition, Format
-from replicator.format.evolution import RESYNC, widens
+from replicator.format.evolution import recopy, widens
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.postgres.catalog import Attribute, TableFacts, TableName
 
@@ -172,7 +172,8 @@ def check_added(known: Definition, new: Definition, facts: TableFacts | None, *,
                 "column_rewritten",
                 f"column {column.name} was added with a default that older rows got without being logged",
                 place=f"table {new.label}",
-                cure=f"{RESYNC}; next time add the column without a default, then UPDATE, then set the default",
+                cure=f"{recopy(new.name)}; next time add the column without a default, then UPDATE, then set the"
+                " default",
             )
 
 
@@ -245,4 +246,4 @@ def _user(relation: Relation, options: PostgresOptions) -> str | None:
 
 
 def _ambiguous(relation: Relation, message: str) -> Halted:
-    return Halted("ambiguous_columns", message, place=f"table {'.'.join(relation.name)}", cure=RESYNC)
+    return Halted("ambiguous_columns", message, place=f"table {'.'.join(relation.name)}", cure=recopy(relation.name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from replicator.config.finding import Finding
 from replicator.format.definition import Definition
@@ -12,9 +12,11 @@ from replicator.pipeline.sources.base import Captured
 from replicator.pipeline.sources.postgres.moments import PostgresMoments
 from replicator.pipeline.sources.postgres.options import PostgresOptions
 from replicator.pipeline.sources.postgres.preflight import preflight
+from replicator.pipeline.sources.postgres.recopy import ask_for_copies
 from replicator.pipeline.sources.postgres.sequences import read_sequences
 from replicator.pipeline.sources.postgres.session import session
 from replicator.pipeline.sources.postgres.source import PostgresSource
+from replicator.storage.journal.store import Journal
 
 
 class PostgresLedger:
@@ -37,6 +39,10 @@ class PostgresLedger:
         return PostgresMoments(
             self._options.dsn, self._options.publication, captured, self.source.report, locking=locking
         )
+
+    def ask_for_copies(self, journal: Journal, labels: Sequence[str]) -> list[str]:
+        """Have these tables copied anew when the source starts next."""
+        return ask_for_copies(self._options, journal, labels)
 
     def sequences(self) -> list[SetSequence]:
         """The published sequences; asked on a session of its own, whatever the source does meanwhile."""

@@ -22,7 +22,7 @@ import msgpack
 from replicator.errors import Halted
 from replicator.format.block import BODY_LIMIT_BYTES, HAS_DEFINITIONS, BlockPart, Draft
 from replicator.format.definition import Definition
-from replicator.format.evolution import RESYNC
+from replicator.format.evolution import recopy
 from replicator.format.statement import DELETE, INSERT, PATCH, UPDATE, pack_define, pack_message, pack_truncate
 from replicator.pipeline.sources.postgres.options import HEARTBEAT_PREFIX
 from replicator.pipeline.sources.postgres.reread import MESSAGE_TXID, Reread, Sent
@@ -95,6 +95,7 @@ class Assembler:
         self._statements_in_parts = 0  # statements that went into parts
         self._flags = 0
         self._ignored: set[int] = set()  # tables whose rows are ignored, so far as they were announced as such
+        self._until: dict[int, int] = {}  # of tables that hold only for what commits before a place
         self._is_again = False  # the transaction that is arriving was taken before
         self._is_change = False  # and it changes something
         self._xid = 0
@@ -148,9 +149,12 @@ class Assembler:
                 self.reread.end()
             self.complete = max(self.complete, lsn)
 
-    def define(self, oid: int, table: StreamTable, *, new: bool) -> None:
-        """Rows of ``oid`` are read by ``table`` from here on; ``new`` makes it part of the arriving transaction."""
+    def define(self, oid: int, table: StreamTable, *, new: bool, until: int = 0) -> None:
+        """Rows of ``oid`` are read by ``table`` from here on, or with ``until`` those of transactions that commit
+        before that place; ``new`` makes it part of the arriving transaction."""
         self.tables[oid] = table
+        if until:
+            self._until[oid] = until
         if new and table.relation is not None:
             self._flags |= HAS_DEFINITIONS
             self._statement(pack_define(table.relation, table.definition))
@@ -162,9 +166,16 @@ class Assembler:
             raise ValueError("a transaction that begins within another")
         self.commit_lsn, self._time, self._xid = _begin.unpack_from(data, at + 1)
         self.in_transaction = True
+        if self._until:
+            self._forget_passed()
         self._is_again, self._is_change = self.commit_lsn < self._skip_to, False
         if not self._is_again and not self.reread.is_proven:
             self.reread.end()
+
+    def _forget_passed(self) -> None:
+        for oid in [oid for oid, until in self._until.items() if self.commit_lsn >= until]:
+            del self._until[oid]
+            self.tables.pop(oid, None)  # it is looked up again, with the first change that is not in its copy
 
     def _commit(self, data: bytes, at: int) -> None:
         _, _, end_lsn, time = _commit.unpack_from(data, at + 1)
@@ -286,7 +297,7 @@ class Assembler:
                 f"an {what} in a table that has no key: replicas cannot tell which row it means",
                 place=f"table {table.definition.label}",
                 cure="add a primary key, or ALTER TABLE … REPLICA IDENTITY USING INDEX of a unique index;"
-                f" then {RESYNC}",
+                f" then {recopy(table.definition.name)}",
             )
 
     def _truncate(self, data: bytes, at: int) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from replicator.errors import Halted
 from replicator.format.definition import Definition
-from replicator.format.evolution import RESYNC, changes
+from replicator.format.evolution import changes, recopy
 from replicator.pipeline.sources.base import Sink, SourceState
 from replicator.pipeline.sources.postgres.chain_start import Numbering, read_numberings
 from replicator.pipeline.sources.postgres.definitions import (
@@ -35,15 +35,17 @@ from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, Post
 from replicator.pipeline.sources.postgres.pgoutput import StreamTable
 from replicator.pipeline.sources.postgres.publication import Publication
 from replicator.postgres.catalog import TableFacts, TableName, read_table
+from replicator.postgres.lsn import lsn_text, parse_lsn
 from replicator.postgres.session import Connection, Worker
 
 TABLE_NOTE = "postgres.table."
 BEFORE_NOTE = "postgres.tables_before"
 UNCARRIED_NOTE = "postgres.uncarried."
+PASSED_NOTE = "postgres.passed."  # by oid: the place in the log up to which a table's changes are in a copy of it
 
 
 # What was written under the other name is in the log under it, whatever the table is called by then.
-RENAMED_CURE = f"if nothing was written to it under this name: rename it back and start the sidecar anew; else {RESYNC}"
+RENAMED_CURE = "if nothing was written to it under this name: rename it back and start the sidecar anew; else "
 
 
 class TextFormatNeeded(Exception):
@@ -51,10 +53,12 @@ class TextFormatNeeded(Exception):
 
 
 class ResolvedTable(NamedTuple):
-    """A table for the assembler; ``new`` if its definition has to be sent first."""
+    """A table for the assembler; ``new`` if its definition has to be sent first. With ``until`` it holds only for
+    transactions that commit before that place in the log."""
 
     table: StreamTable
     new: bool
+    until: int = 0
 
 
 class RelationCache:
@@ -76,6 +80,11 @@ class RelationCache:
             int(key.removeprefix(UNCARRIED_NOTE)): unpack_uncarried(value)
             for key, value in state.notes.items()
             if key.startswith(UNCARRIED_NOTE)
+        }
+        self._passed: dict[int, int] = {
+            int(key.removeprefix(PASSED_NOTE)): parse_lsn(value)
+            for key, value in state.notes.items()
+            if key.startswith(PASSED_NOTE)
         }
         self._before = frozenset(json.loads(state.notes.get(BEFORE_NOTE, "[]")))
         self._numberings = read_numberings(state.notes)
@@ -103,6 +112,23 @@ class RelationCache:
         await self._note_uncarried(facts, {column.name for column in relation.columns})
         return number, definition
 
+    def relations_of(self, facts: TableFacts) -> list[int]:
+        """The numbers under which the ledger has rows of this table, or of one that it takes the place of."""
+        former = self._noted.get(facts.oid)
+        names = {facts.name, former[:2] if former else facts.name}
+        return sorted(number for name, (number, _) in self._known.items() if name in names)
+
+    async def pass_over(self, facts: TableFacts, until: int) -> None:
+        """Changes that commit before this place are in a copy of the table: of it, and of one that had its name."""
+        former = [oid for oid, (*name, _) in self._noted.items() if tuple(name) == facts.name and oid != facts.oid]
+        for oid in (facts.oid, *former):
+            await self._sink.note(f"{PASSED_NOTE}{oid}", lsn_text(until))
+            self._passed[oid] = until
+
+    def passed_until(self, oid: int) -> int:
+        """The place before which what commits is passed over, of a table; 0: nothing is."""
+        return self._passed.get(oid, 0)
+
     def begin_session(self, tables: Sequence[TableFacts], lsn: int, publication: Publication) -> None:
         """A stream begins; the catalogs said this of the published tables when the log ended at ``lsn``."""
         self._publication = publication
@@ -115,7 +141,9 @@ class RelationCache:
     async def resolve(self, relation: Relation, commit_lsn: int, worker: Worker, *, binary: bool) -> ResolvedTable:
         """The table that a Relation message announces. Raises Halted, Unavailable or NeedsText."""
         if relation.namespace == IGNORED_NAMESPACE:
-            return ResolvedTable(StreamTable(None, Definition(*relation.name, (), ()), ()), new=False)
+            return ResolvedTable(_ignored(relation), new=False)
+        if commit_lsn < self.passed_until(relation.oid):
+            return ResolvedTable(_ignored(relation), new=False, until=self.passed_until(relation.oid))
         if binary and not all(column.type_oid in SAFE_BINARY_OIDS for column in relation.columns):
             raise TextFormatNeeded
         self._check_complete(relation.oid, relation.name)
@@ -127,7 +155,9 @@ class RelationCache:
             relation = relation._replace(columns=tuple(relation.columns[place] for place in left))
             types = [types[place] for place in left]
         if "???" in types:
-            raise Halted("unknown_type", "a column's type was dropped", place=_place(relation.name), cure=RESYNC)
+            raise Halted(
+                "unknown_type", "a column's type was dropped", place=_place(relation.name), cure=recopy(relation.name)
+            )
         number, known = self._known.get(relation.name, (0, None))
         numbering = self._numberings.get(relation.oid, Numbering())
         known_here = numbering.here(known) if known else None
@@ -172,7 +202,7 @@ class RelationCache:
                         f"column {column.name} was a generated one, and was not carried; now it is an ordinary one,"
                         " and what older rows hold there is not in the journal",
                         place=_place(relation.name),
-                        cure=RESYNC,
+                        cure=recopy(relation.name),
                     )
                 places.append(place)
         return tuple(places)
@@ -191,14 +221,14 @@ class RelationCache:
         if noted is not None:
             if noted[:2] != name:
                 message = f"table {'.'.join(noted[:2])} was renamed to {'.'.join(name)}"
-                raise Halted("table_renamed", message, place=_place(name), cure=RENAMED_CURE)
+                raise Halted("table_renamed", message, place=_place(name), cure=RENAMED_CURE + recopy(name))
             return
         if name in self._known:
             message = "the table was dropped and created again; the old one's rows went without being logged"
-            raise Halted("table_replaced", message, place=_place(name), cure=RESYNC)
+            raise Halted("table_replaced", message, place=_place(name), cure=recopy(name))
         if oid in self._before or not self._publication.all_tables:
             message = "the table came into the publication after the copy; rows that it had are missing"
-            raise Halted("table_not_copied", message, place=_place(name), cure=RESYNC)
+            raise Halted("table_not_copied", message, place=_place(name), cure=recopy(name))
 
     def _number(self, definition: Definition) -> int:
         number, self._next = self._next, self._next + 1
@@ -230,6 +260,10 @@ class RelationCache:
         if self._noted.get(oid) != value:
             await self._sink.note(f"{TABLE_NOTE}{oid}", json.dumps(value))
             self._noted[oid] = value
+
+
+def _ignored(relation: Relation) -> StreamTable:
+    return StreamTable(None, Definition(*relation.name, (), ()), ())
 
 
 def uncarried(facts: TableFacts, carried: Collection[str]) -> dict[int, str]:

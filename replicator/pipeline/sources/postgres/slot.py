@@ -122,21 +122,24 @@ def written_lsn(connection: Connection) -> int:
     return parse_lsn(row[0])
 
 
-def create_slot(replication: Connection, name: str, *, failover: bool = False) -> tuple[int, str]:
+def create_slot(
+    replication: Connection, name: str, *, failover: bool = False, temporary: bool = False
+) -> tuple[int, str]:
     """Create the slot; gives its consistent point and the name of the snapshot of exactly that point.
 
     The snapshot can be taken over by another connection until this one does something else. Waits for transactions
     that are open. Raises Unavailable, naming the oldest, if that takes longer than the session's settings allow.
-    ``failover``: physical standbys keep it, too, so that it outlives a failover to one of them.
+    ``failover``: physical standbys keep it, too, so that it outlives a failover to one of them. ``temporary``: it goes
+    with its session.
     """
-    command = 'CREATE_REPLICATION_SLOT "{}" LOGICAL pgoutput {}'
+    command = 'CREATE_REPLICATION_SLOT "{}" {}LOGICAL pgoutput {}'
     parentheses = replication.info.server_version >= PARENTHESES_SINCE
     how = "(SNAPSHOT 'export')" if parentheses else "EXPORT_SNAPSHOT"
     if failover:
         check_failover(replication)
         how = "(SNAPSHOT 'export', FAILOVER true)"
     try:
-        row = replication.execute(command.format(name, how).encode()).fetchone()
+        row = replication.execute(command.format(name, "TEMPORARY " if temporary else "", how).encode()).fetchone()
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
         held_by = open_transactions(replication)
         if held_by:

@@ -31,6 +31,7 @@ from replicator.pipeline.sources.postgres.publication import (
     has_publication,
     published_oids,
 )
+from replicator.pipeline.sources.postgres.recopy import RecopyRequest, TableRecopy, read_request
 from replicator.pipeline.sources.postgres.relations import RelationCache, TextFormatNeeded
 from replicator.pipeline.sources.postgres.reread import Reread, reread
 from replicator.pipeline.sources.postgres.session import database, opened
@@ -113,6 +114,9 @@ class PostgresSource:
                 origin = await self._copy(state, sink, sql, relations, basis)
             start = max(origin, self._progress.idle)
             headers = state.headers
+            request = read_request(state.notes)
+            if noted is not None and request is not None:
+                await self._recopy(request, state, sink, sql, relations, origin)
             while True:
                 try:
                     await self._read_wal(state, sink, sql, relations, basis, start, origin, headers)
@@ -138,6 +142,13 @@ class PostgresSource:
             await basis.begin()  # before the slot: a change behind its first place is then one
             copy = InitialCopy(self._options, sql, replication, relations, sink, self.report)
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
+
+    async def _recopy(
+        self, request: RecopyRequest, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache, origin: int
+    ) -> None:
+        publication = await sql.call(check_publication, self._options)
+        recopy = TableRecopy(self._options, sql, relations, sink, self.report, state.headers)
+        await recopy.run(request, publication, origin, text_only=self._text_only)
 
     async def _read_wal(
         self,

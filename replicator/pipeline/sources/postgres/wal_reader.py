@@ -259,7 +259,7 @@ class WalReader:
         except TextFormatNeeded:
             await self._flush()  # the next stream begins behind what was sent: what is collected must be part of that
             raise
-        assembler.define(relation.oid, resolved.table, new=resolved.new)
+        assembler.define(relation.oid, resolved.table, new=resolved.new, until=resolved.until)
 
     @property
     def parted(self) -> bool:
