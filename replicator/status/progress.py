@@ -98,7 +98,8 @@ class StrandProgress:
         self.regressions = 0
         self._limit = heartbeat_limit_seconds
         self._started_at = now.monotonic
-        self._is_own_head = not {"source", "feed"} & set(stages)
+        # Before any stage is known nothing is: a region that has just started does not know whether it is behind.
+        self._is_own_head = bool(stages) and not {"source", "feed"} & set(stages)
         self._stages = {name: _Stage(now) for name in STAGES if name in stages}
         self._marks: dict[str, Mark] = {}  # by mark's name, and "head"
         if self._is_own_head:

@@ -333,3 +333,10 @@ def test_an_embedded_ledger_is_its_own_head() -> None:
     assert lag.seconds == pytest.approx(1.0)
     progress.advance("applied", 3, committed(100), at(102))
     assert progress.view(at(103)).end_to_end == Lag(0, 0.0)
+
+
+def test_before_it_has_a_stage_a_region_does_not_know_how_far_behind_it_is() -> None:
+    """It has just started, and may be anywhere behind whoever leads by now."""
+    progress = StrandProgress("main", [], at(0))
+    progress.advance("settled", 5, 0, at(1))
+    assert progress.view(at(2)).end_to_end == Lag(None, None)

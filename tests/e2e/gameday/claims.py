@@ -130,9 +130,10 @@ class _Shown:
         self._heard = {teller: [each.heard for each in mine] for teller, mine in self._receipts.items()}
 
     def takes_no_writes(self, claim: Claim) -> str:
-        """For so long that the sidecar has to know it."""
+        """For so long that the sidecar has to know it; not while it is just beginning to: then the next one is taken."""
         recent = self._between(claim.region, claim.began - LEASE_SECONDS, claim.ended)
-        if len(recent) < 3 or any(sight.writes for sight in recent):
+        following = self._first_after(claim.region, claim.ended)
+        if len(recent) < 3 or any(sight.writes for sight in recent) or (following is not None and following.writes):
             return ""
         return f"says that its applications may write; none of {len(recent)} writes in {LEASE_SECONDS:.0f} s was taken"
 
