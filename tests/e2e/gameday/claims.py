@@ -130,7 +130,7 @@ class _Shown:
         self._heard = {teller: [each.heard for each in mine] for teller, mine in self._receipts.items()}
 
     def takes_no_writes(self, claim: Claim) -> str:
-        """For so long that the sidecar has to know it; not while it is just beginning to: then the next one is taken."""
+        """For so long that the sidecar has to know it; not where it just begins to: then the next one is taken."""
         recent = self._between(claim.region, claim.began - LEASE_SECONDS, claim.ended)
         following = self._first_after(claim.region, claim.ended)
         if len(recent) < 3 or any(sight.writes for sight in recent) or (following is not None and following.writes):
