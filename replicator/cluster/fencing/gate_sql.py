@@ -35,7 +35,8 @@ _OPEN = f"""pg_sequence_last_value('replicator.open_from') <= {NOW_US}
       AND NOT pg_try_advisory_xact_lock_shared({LOCKS}, {GUARD})"""
 _WRITER = "current_setting('replicator.writer', true) = 'on'"
 _NAMED_LIKE_US = OURS.replace("application_name", "current_setting('application_name')")
-_BY_HAND = "who repairs a replica by hand first says: SET replicator.writer = on"
+# Where commits wait for other regions (K >= 1), a closed region's own would wait for ever: nobody follows it.
+_BY_HAND = "who repairs a replica by hand first says: SET replicator.writer = on; SET synchronous_commit = local"
 
 OBJECTS = (
     "CREATE SCHEMA IF NOT EXISTS replicator",

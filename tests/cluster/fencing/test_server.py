@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +103,67 @@ async def test_it_waits_for_no_synchronous_standby(server: Postgres, own: tuple[
         finally:
             admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
             admin.execute("SELECT pg_reload_conf()")
+
+
+async def test_by_hand_as_it_is_printed_a_replica_is_written_to_without_waiting(
+    server: Postgres, own: tuple[str, PostgresFence]
+) -> None:
+    """Commits wait for other regions, and nobody follows a closed one: the refusal's own words lead past both."""
+    dsn, fence = own
+    await fence.install()
+    await fence.close(None)
+    with server.connect() as admin:
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        admin.execute("SELECT pg_reload_conf()")
+        try:
+            with psycopg.connect(dsn) as person, pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as refused:
+                person.execute("ALTER TABLE wallets ADD COLUMN note text")
+            told = f"{refused.value.diag.message_hint} {refused.value.diag.message_detail}"
+            settings = re.findall(r"SET \S+ = \w+", told)
+            assert len(settings) == 2, told
+            with psycopg.connect(dsn, autocommit=True) as person:
+                for setting in settings:
+                    person.execute(setting.encode())
+                began = time.monotonic()
+                person.execute("ALTER TABLE wallets ADD COLUMN note text")
+                person.execute(ADD.encode())
+                assert time.monotonic() - began < 5
+        finally:
+            admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            admin.execute("SELECT pg_reload_conf()")
+
+
+async def test_a_cancelled_commit_is_committed_here_and_acknowledged_by_nobody(
+    server: Postgres, own: tuple[str, PostgresFence]
+) -> None:
+    """PostgreSQL's own rule, as the documents tell it; another database of the server waits, too."""
+    dsn, _ = own
+    other = server.create_database("beside_the_ledger")
+    with server.connect() as admin:
+        admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        admin.execute("SELECT pg_reload_conf()")
+        try:
+            for database, statement in ((dsn, ADD), (other, "CREATE TABLE t ()")):
+                warnings: list[str | None] = []
+                with psycopg.connect(database) as writer:
+                    writer.add_notice_handler(lambda notice: warnings.append(notice.message_detail))  # noqa: B023
+                    writer.execute(statement.encode())
+                    cancelling = threading.Thread(target=cancelled_when_it_waits, args=(admin, writer.info.backend_pid))
+                    cancelling.start()
+                    writer.commit()  # looks like any other
+                    cancelling.join()
+                assert any("already committed locally" in (warning or "") for warning in warnings)
+        finally:
+            admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            admin.execute("SELECT pg_reload_conf()")
+    assert balance(dsn) == 11
+
+
+def cancelled_when_it_waits(admin: psycopg.Connection, pid: int) -> None:
+    waits = "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = %s"
+    while admin.execute(waits, [pid]).fetchone() != (True,):
+        time.sleep(0.02)
+    admin.execute("SELECT pg_cancel_backend(%s)", [pid])
 
 
 async def test_a_server_that_is_stopped_is_not_waited_for(server: Postgres, own: tuple[str, PostgresFence]) -> None:
