@@ -63,6 +63,7 @@ class ReplicaPipeline(RolePipeline):
         self.copies = self._copies(ReplicaMoments(replay, hold, self.applied, locking))
         moments = ReplicaMoments(replay, hold, self.applied, self._open_reader)
         self.watch = context.status.watch = self._replica_watch(moments)
+        self._drifted = 0
         repairing = self._repair_parts(replay)
         admin = QuarantineAdmin(self.strand, replay, self._open_reader, context.journal)
         self.stages = [
@@ -168,6 +169,15 @@ class ReplicaPipeline(RolePipeline):
 
     def _visible(self) -> JournalHead:
         return self.applied
+
+    def _on_applied(self, applied: AppliedMark) -> None:
+        super()._on_applied(applied)
+        drifted = self.replica.drifted_rows
+        if (
+            drifted > self._drifted
+        ):  # somebody else writes here: what replay has met is put right, the rest is not known
+            self._drifted = drifted
+            self.watch.ask_after_drift()
 
     def _on_opened(self, applied: AppliedMark) -> None:
         self.board.opened(applied)  # before anything is applied: a replica that lost its last blocks sets marks back

@@ -9,6 +9,7 @@ cannot work says why; replication goes on without it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -31,6 +32,7 @@ from replicator.verify.view import DivergentKeyView, VerifyView
 VERIFIED_NOTE = "verified:"
 NOTE_SECONDS = 5.0
 SHOWN_KEYS = 20
+DRIFT_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class ReplicaWatch:
         self._on_verified = on_verified
         self._backoff = backoff
         self._noted_at = 0.0
+        self._drift_asked_at = -math.inf
         self._proven_at = trio.current_time()
         self._checkpoints_done = 0
         self._troubles: dict[str, ReplicatorError] = {}
@@ -95,6 +98,12 @@ class ReplicaWatch:
     def ask_for_scrub(self) -> None:
         """Somebody who compared has seen a difference: look soon, and say so where alerts look."""
         self._findings.ask_for_scrub()
+
+    def ask_after_drift(self) -> None:
+        """Replay has met what somebody else wrote, or removed: look soon, but not all the time for who goes on."""
+        if trio.current_time() >= self._drift_asked_at + DRIFT_SECONDS:
+            self._drift_asked_at = trio.current_time()
+            self._findings.ask_for_scrub()
 
     def prove(self) -> None:
         """Compare what was applied last at once: somebody waits for it to be proven."""

@@ -245,3 +245,15 @@ def test_a_primary_whose_journal_is_damaged_goes_on_with_a_copy_of_anothers(
     tokyo.reach_sequence("applied", BLOCKS + 2)
     tokyo.reach_calm()
     assert_equal(tokyo)
+
+
+def test_a_row_that_replay_finds_otherwise_has_the_whole_region_looked_at(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    """Somebody wrote here: what replay met is right again, and what else he did is found long before the next scrub."""
+    paris, tokyo = pair
+    sections('\n[verify]\nscrub = "2h"\n', tokyo)
+    start(paris, tokyo)
+    edit(tokyo.data / "ledger.db", "DELETE FROM wallets WHERE wallet_id IN ('w0000003', 'w0000004')")
+    assert put(paris, "w0000003", "update", set={"balance": 1}).status_code == 200
+    tokyo.reach(lambda _: divergent(tokyo) == {"wallets": 1}, "the other one is found", 40)
