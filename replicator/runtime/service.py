@@ -34,6 +34,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import trio
 
 from replicator.cluster.failover.admission import Admission
+from replicator.cluster.failover.namesake import refuse_namesake
 from replicator.cluster.failover.serve import routes as failover_routes
 from replicator.config import Config
 from replicator.errors import Halted
@@ -72,6 +73,7 @@ async def run(
     # The lock first: two processes on one journal would each append behind the head that they know.
     with locked(config.region.files):
         identity = recognise(config, new=new_identity)
+        await refuse_namesake(config)
         with _opened(Journal(config.region.files.journal)) as journal:
             check_epoch(config, journal)
             note(config.region.files, identity)  # behind the last refusal: a start that was refused has said nothing

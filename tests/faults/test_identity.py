@@ -105,6 +105,31 @@ def test_of_two_regions_of_one_name_the_second_is_refused_and_comes_in_when_the_
     second.reach_sequence("applied", 2)
 
 
+def test_a_second_region_of_one_name_is_refused_in_a_cluster(regions: Callable[..., Region], tmp_path: Path) -> None:
+    """A copy of a machine: other files, or the same ones, and the address of the first in its configuration."""
+    peer = regions("lima", "replica", "")
+    cluster = (
+        '[cluster]\nregions = {{ paris = "{}", lima = "{}" }}\n[lease]\nkind = "static"\npath = "{}"\nttl = "2s"\n'
+    )
+    first = regions("paris", "primary", EMBEDDED)
+    with first.config.open("a") as file:
+        file.write(cluster.format(first.url, peer.url, tmp_path / "lease.json"))
+    first.start()
+    first.reach(lambda status: bool(status["strands"]), "it runs")
+    second = regions("paris", "primary", "", home="copy")
+    second.config.write_text(
+        first.config.read_text().replace(f'listen = "127.0.0.1:{first.port}"', 'listen = "127.0.0.1:0"')
+    )
+    done = run_verb("run", str(second.config))
+    assert done.returncode == 2, done.stdout + done.stderr
+    for text in ("name_taken", "paris", first.url, "[region] name"):
+        assert text in done.stderr
+    assert not (second.data / "journal.sqlite3").exists()
+    assert first.stop() == 0
+    first.start()  # and it is not kept out by itself
+    first.reach(lambda status: bool(status["strands"]), "it runs again")
+
+
 def test_a_primary_without_a_cluster_does_not_write_behind_a_later_epoch(regions: Callable[..., Region]) -> None:
     paris = regions("paris", "primary", EMBEDDED)
     rewrite(paris, 'role = "primary"', 'role = "primary"\nepoch = 7')
