@@ -12,6 +12,7 @@ from typing import Any
 from replicator.config.finding import Finding, failed
 from replicator.errors import Halted, ReplicatorError
 from replicator.format.evolution import RESYNC
+from replicator.pipeline.sources.postgres.initial import SLOT_NOTE
 from replicator.pipeline.sources.postgres.logged_tables import TRIGGER, is_kept
 from replicator.pipeline.sources.postgres.open_transactions import holding_slot, open_transactions
 from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE, PostgresOptions
@@ -22,6 +23,7 @@ from replicator.pipeline.sources.postgres.slot import (
     PLUGIN,
     check_failover,
     check_identity,
+    foreign_cure,
     identify,
     loss_of,
     read_slot,
@@ -53,8 +55,13 @@ def preflight(options: PostgresOptions) -> list[Finding]:
 
 
 def check_noted(options: PostgresOptions, notes: dict[str, str]) -> Iterator[Finding]:
-    """Whether the server is the one that the journal was made from. Blocks."""
+    """Whether the server is the one that the journal was made from, and the slot one that it created. Blocks."""
     try:
+        with session(options, READ_ONLY) as connection:
+            slot = read_slot(connection, options.slot)
+            if slot is not None and notes.get(SLOT_NOTE) != options.slot:
+                what = f"slot {options.slot} exists, and this region's journal did not create it: it may be another's"
+                yield Finding("fail", what, foreign_cure(slot, options.slot))
         with session(options, replication=True) as replication:
             check_identity(identify(replication), notes)
     except Halted as error:

@@ -173,7 +173,7 @@ def drop_own_slot(connection: Connection, name: str, *, ours: bool) -> None:
             "slot_foreign",
             "the slot exists and this journal did not create it",
             place=f"slot {name}",
-            cure=_foreign_cure(slot, name),
+            cure=foreign_cure(slot, name),
         )
     if slot.active:
         raise _active(name)
@@ -208,7 +208,7 @@ def check_resume(slot: Slot | None, name: str, position: int, written: int, iden
     return slot.confirmed
 
 
-def _foreign_cure(slot: Slot, name: str) -> str:
+def foreign_cure(slot: Slot, name: str) -> str:
     """Names first what harms nobody: the slot may be another sidecar's, of this database or of another one."""
     drop = f"only if nobody reads it any more: SELECT pg_drop_replication_slot('{name}')"
     return (

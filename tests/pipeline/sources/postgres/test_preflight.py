@@ -207,3 +207,12 @@ def test_another_server_than_the_journals_is_told_before_the_start(ledger: Ledge
     assert finding.level == "fail"
     assert "pg_upgrade" in finding.cure
     assert list(check_noted(ledger.options, {})) == []
+
+
+def test_a_slot_that_another_sidecar_made_is_told_before_the_start(ledger: Ledger) -> None:
+    """It may be of this very database: dropping it would be the other one's end."""
+    ledger.do(f"SELECT pg_create_logical_replication_slot('{ledger.options.slot}', 'pgoutput')")
+    (finding,) = check_noted(ledger.options, {})
+    assert finding.level == "fail"
+    assert finding.cure.startswith("name another [source] slot")
+    assert list(check_noted(ledger.options, {"postgres.slot": ledger.options.slot})) == []
