@@ -135,5 +135,10 @@ def _lines(report: Answer, listed: int) -> Iterator[str]:
             yield f"    journal {key['written']} ({origin})"
     if len(report["keys"]) > listed:
         yield f"  and {len(report['keys']) - listed:,} more; --json shows all"
+    if any(key["state"] == "unknown" for key in report["keys"]):
+        yield (
+            "what was left alone is older than this region's journal: while it differs, only another region has it:"
+            " stop the sidecar; replicator bootstrap CONFIG --replace"
+        )
     if report["report"]:
         yield f"what was replaced is in {report['report']}"
