@@ -100,4 +100,5 @@ def _translate(error: sqlite3.Error, path: Path, damage_cure: str) -> Unavailabl
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return Halted(DAMAGED, f"the file is damaged: {error}", place=place, cure=damage_cure)
-    return Halted("sqlite_error", f"SQLite refuses: {error}", place=place, cure="see the message")
+    cure = f"undo what was changed in this file by hand (a table, an index, a trigger); if nothing was: {REBUILD}"
+    return Halted("sqlite_error", f"SQLite refuses: {error}", place=place, cure=cure)

@@ -171,7 +171,7 @@ def test_replay_overwrites_no_newer_version(pair: tuple[Region, Region], section
     edit(paris.data / "ledger.sqlite3", "DELETE FROM wallets WHERE wallet_id = 'w0000003'")
     assert put(paris, "w0000003", "insert", document={"wallet_id": "w0000003", "balance": 0}).status_code == 200
     trouble = tokyo.trouble("version_falls", condition="halted")
-    assert trouble["place"] == "table wallets"
+    assert trouble["place"] == "table wallets, key w0000003"
     row = tokyo.ask("/v1/tables/wallets/documents/w0000003").json()
     assert row["document"]["balance"] == 1002
     assert sequence(tokyo.status() or {}, "applied") == BLOCKS + 1
@@ -257,3 +257,21 @@ def test_a_row_that_replay_finds_otherwise_has_the_whole_region_looked_at(
     edit(tokyo.data / "ledger.db", "DELETE FROM wallets WHERE wallet_id IN ('w0000003', 'w0000004')")
     assert put(paris, "w0000003", "update", set={"balance": 1}).status_code == 200
     tokyo.reach(lambda _: divergent(tokyo) == {"wallets": 1}, "the other one is found", 40)
+
+
+def test_a_version_that_a_person_wrote_halts_by_name_and_goes_on_after_the_printed_repair(
+    pair: tuple[Region, Region], sections: Callable[..., None]
+) -> None:
+    paris, tokyo = pair
+    sections(NO_SCRUBS, tokyo)
+    start(paris, tokyo)
+    edit(tokyo.data / "ledger.db", "UPDATE wallets SET version = 9 WHERE wallet_id = 'w0000003'")
+    assert put(paris, "w0000003", "update", set={"balance": 1}).status_code == 200
+    trouble = tokyo.trouble("version_falls", condition="halted")
+    assert "replicator repair CONFIG --key TABLE KEY --apply" in trouble["cure"]
+    _, table, _, key = trouble["place"].replace(",", "").split()
+    run_verb("repair", str(tokyo.config), "--key", table, key, "--apply")
+    tokyo.kill()
+    start(tokyo)
+    tokyo.reach_sequence("applied", BLOCKS + 1)
+    assert_equal(tokyo)

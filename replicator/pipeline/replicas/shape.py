@@ -5,11 +5,14 @@ A shape is each column's type, as the database names it, and its place in the pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 from replicator.errors import Halted
 from replicator.format.definition import Definition
 from replicator.format.evolution import changes
+
+VERSION_FALLS = "version_falls"
 
 Shape = dict[str, tuple[str, int]]
 
@@ -73,14 +76,15 @@ def _not_undoable(definition: Definition, message: str) -> Halted:
     )
 
 
-def version_falls(definition: Definition) -> Halted:
+def version_falls(definition: Definition, key: Sequence[str] = ()) -> Halted:
     """A block brings a document that cannot follow the one stored under its key."""
+    name = json.dumps(list(key)) if len(key) > 1 else "".join(key)
     return Halted(
-        "version_falls",
-        "a block brings a version of a document that is not above the stored one: the primary had lost the row when it"
-        " wrote it anew, or somebody wrote to this replica; nothing was overwritten",
-        place=f"table {definition.label}",
-        cure="replicator verify CONFIG tells which keys, and GET /v1/tables/TABLE/history/KEY what became of each; if"
-        " the primary's files are damaged: replicator rebuild CONFIG there; then make this region as its journal says:"
-        " stop its sidecar; replicator bootstrap CONFIG --replace",
+        VERSION_FALLS,
+        "a block brings a version of a document that is not above the stored one: somebody wrote to this replica, or"
+        " the primary had lost the row when it wrote it anew; nothing was overwritten",
+        place=f"table {definition.label}" + (f", key {name}" if key else ""),
+        cure="replicator repair CONFIG --key TABLE KEY --apply sets it right if it was written to here; then start the"
+        " sidecar anew. If it halts again, it was the primary: replicator rebuild CONFIG there; then make this region"
+        " as its journal says: stop its sidecar; replicator bootstrap CONFIG --replace",
     )

@@ -52,6 +52,8 @@ class GatheredPlaces:
     def _begin(self) -> None:
         self._reached = self._journal.base(self._strand).sequence
         self._places = _KeyPlaces(self._journal, self._strand, self._wanted)
+        definitions = self._journal.definitions(self._strand).values()
+        self._keyed = {definition.label for definition in definitions if definition.key}
 
     def indexed(self, strand: str) -> int:
         """How far was read."""
@@ -68,8 +70,9 @@ class GatheredPlaces:
         return self._reached
 
     def places(self, strand: str, table: str, key: bytes, before: Place | None, limit: int) -> list[Place]:
-        """Where the key was touched, and its table truncated, newest first. Raises NotGathered."""
-        if key and (table, key) not in self._wanted:
+        """Where the key was touched, and its table truncated, newest first; of a table without a key its truncates.
+        Raises NotGathered."""
+        if table in self._keyed and (table, key) not in self._wanted:
             raise NotGathered((table, key))
         base = self._journal.base(strand).sequence
         found = [*self._places.touches.get((table, key), ()), *self._places.truncates.get(table, ())]

@@ -11,6 +11,7 @@ import psycopg
 
 from replicator.errors import Halted, Unavailable
 from replicator.format.definition import Definition, unpack_definition
+from replicator.format.keys import key_reader
 from replicator.format.position import Position
 from replicator.pipeline.replicas.base import Append, AppliedMark, Define, SetSequence, Step, TableChange, Truncate
 from replicator.pipeline.replicas.postgres import bulk, comparisons, few, schema, sequences, user_schema
@@ -18,6 +19,7 @@ from replicator.pipeline.replicas.postgres.bulk import BulkRows, with_places
 from replicator.pipeline.replicas.postgres.few import FewRows, is_few
 from replicator.pipeline.replicas.postgres.rows import PostgresRows
 from replicator.pipeline.replicas.quarantine import QuarantineTable
+from replicator.pipeline.replicas.shape import VERSION_FALLS, version_falls
 from replicator.postgres.errors import REPLICA
 from replicator.postgres.locks import WRITER_LOCK
 from replicator.postgres.quoting import quoted
@@ -41,6 +43,8 @@ SELECT (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()), current_set
 """
 _WHICH = "SELECT current_database(), system_identifier FROM pg_control_system()"
 _MADE_HERE = ("428C9", "42P10")  # a column was written that the database makes by itself: since when, if not before?
+
+LOOK_ROWS = 1000
 
 
 class _WritableTable:
@@ -292,10 +296,26 @@ class PostgresReplica:
             self._drifted_now += table.few.move(key, image)
         if change.patches:
             table.few.patch(change.patches)
-        if change.inserts:
-            self._drifted_now += self._insert(table, change.inserts)
-        if change.updates:
-            self._drifted_now += self._update(table, change.updates)
+        try:
+            if change.inserts:
+                self._drifted_now += self._insert(table, change.inserts)
+            if change.updates:
+                self._drifted_now += self._update(table, change.updates)
+        except Halted as error:
+            if error.reason != VERSION_FALLS:
+                raise
+            raise self._version_falls(table, [*change.inserts, *change.updates]) from error
+
+    def _version_falls(self, table: _WritableTable, images: Sequence[bytes]) -> Halted:
+        """The halt, which names the first such key. The version is a row's last column."""
+        definition = table.definition
+        key_of, at = key_reader(definition), [column.name for column in definition.columns].index("version")
+        for first in range(0, len(images), LOOK_ROWS):
+            some = images[first : first + LOOK_ROWS]
+            for image, stored in zip(some, table.few.stored([key_of(image) for image in some]), strict=True):
+                if stored is not None and int(stored[at] or 0) > int.from_bytes(image[-8:], "big", signed=True):
+                    return version_falls(definition, [stored[place] or "" for place in definition.key_places])
+        return version_falls(definition)
 
     def _insert(self, table: _WritableTable, images: Sequence[bytes]) -> int:
         drifted = len(images) - table.few.upsert(images) if is_few(images) else table.bulk.insert(images)

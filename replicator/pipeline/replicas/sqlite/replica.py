@@ -238,7 +238,7 @@ class SqliteReplica:
             if sql.upsert:
                 written = self._open.executemany(sql.upsert, rows).rowcount
                 if definition.documents and written != len(rows):
-                    raise version_falls(definition) from None
+                    raise self._version_falls(sql, rows) from None
         self._open.execute("RELEASE inserts")
 
     def _insert_new(self, sql: SqliteRows, rows: list[list[Stored]]) -> None:
@@ -256,7 +256,17 @@ class SqliteReplica:
             missing = self._open.executemany(sql.insert_missing, rows).rowcount
             self._drifted_now += missing
             if sql.definition.documents and updated + missing != len(rows):
-                raise version_falls(sql.definition)
+                raise self._version_falls(sql, rows)
+
+    def _version_falls(self, sql: SqliteRows, rows: list[list[Stored]]) -> Halted:
+        """The halt, which names the first such key."""
+        at = sql.names.index("version")
+        for row in rows:
+            key = [row[place] for place in sql.definition.key_places]
+            stored = self._open.execute(sql.select, key).fetchone()
+            if stored is not None and list(stored) != row and stored[at] >= row[at]:
+                return version_falls(sql.definition, [str(value) for value in key])
+        return version_falls(sql.definition)
 
     def _set_sequence(self, step: SetSequence) -> None:
         """SQLite has no sequences; the value is kept for whoever promotes this region. It never goes back."""

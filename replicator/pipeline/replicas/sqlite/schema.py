@@ -57,7 +57,8 @@ def define(connection: sqlite3.Connection, strand: str, relation: int, definitio
     no rows, is made anew."""
     check_names(definition)
     before = current_definitions(connection).get(definition.label)
-    if before is not None and not can_follow(before, definition) and _is_empty(connection, before):
+    is_same = before is not None and before.name == definition.name
+    if before is not None and is_same and not can_follow(before, definition) and _is_empty(connection, before):
         connection.execute(f"DROP TABLE {quoted(before.label)}")
         before = None
     problem = difference(connection, definition, before)
