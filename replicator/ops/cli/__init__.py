@@ -23,6 +23,7 @@ import click
 
 from replicator import __version__
 from replicator.errors import ConfigError, ReplicatorError
+from replicator.ops.interrupts import raise_at_interrupts
 from replicator.ops.terminal import printable
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130  # the last as shells have it
@@ -81,6 +82,7 @@ class _VerbGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"replicator.ops.cli.{cmd_name}").command
+        raise_at_interrupts()  # from here on there is something that may have to be put in order
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from replicator.ops.cli import example
+from replicator.ops.interrupts import ending_at_interrupts
 from replicator.ops.terminal import log_to_stderr, progress_bar
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def command(config: Path, verbose: bool, new_identity: bool, with_stdin: bool) -
     Exit code 0: stopped as told. 1: ended hard after the deadline, or could not start. 2: wrong usage or configuration.
     An interrupt before it listens, or a second one, ends it at once.
     """
-    with _interrupts_end_it():
+    with ending_at_interrupts():  # a sidecar that is killed anywhere loses nothing
         import trio
 
         from replicator.config import load
@@ -66,21 +65,6 @@ def command(config: Path, verbose: bool, new_identity: bool, with_stdin: bool) -
             raise first_cause(group) from None
 
 
-@contextlib.contextmanager
-def _interrupts_end_it() -> Iterator[None]:
-    """Let SIGINT end the process while nobody listens for it: a sidecar that is killed anywhere loses nothing, and an
-    exception in the middle of an import or of trio has nothing to tell anybody."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _collect_rarely() -> None:
     """Blocks and rows hold no cycles and go when they are done with; Python's default is to search through all of them
     for cycles every 700 new ones, which took a third of the time in a catch-up."""
@@ -93,7 +77,6 @@ def _collect_rarely() -> None:
 def _stop_with_stdin() -> None:
     """Send SIGTERM to ourselves once nobody holds the other end of standard input any more."""
     import os
-    import signal
     import threading
 
     def watch() -> None:
