@@ -126,8 +126,9 @@ class TableRecopy:
         self._report.phase = "copying"
         self._report.copied_rows = 0
         async with opened(self._options, replication=True) as replication, opened(self._options) as reader:
-            # The slot goes with its session: it only gives a place in the log and what was there.
-            name = f"{self._options.slot[:40]}_recopy_{request.id[:8]}"
+            # The slot goes with its session: it only gives a place in the log and what was there. Each attempt has one
+            # of its own: the server may not have noticed yet that the one before was killed.
+            name = f"{self._options.slot[:40]}_recopy_{uuid.uuid4().hex[:8]}"
             point, snapshot = await replication.call(partial(create_slot, temporary=True), name)
             facts = await reader.call(_facts, snapshot, self._options.publication, request.tables)
             self._report.copy_rows_estimate = await self._sql.call(estimate_rows, facts)
