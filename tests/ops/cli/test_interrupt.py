@@ -18,6 +18,11 @@ from tests.servers import free_port
 INTERRUPTED = (128 + signal.SIGINT, -signal.SIGINT)  # a shell calls both 130
 
 
+def heard() -> None:
+    """In the child: whoever runs the tests in the background may have had interrupts ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def region(directory: Path) -> Path:
     """A region's configuration."""
     path = directory / "paris.toml"
@@ -31,7 +36,9 @@ def region(directory: Path) -> Path:
 def interrupted(arguments: list[str], when: str) -> tuple[int, list[str]]:
     """Run a verb and interrupt it as soon as this module has been imported; exit code, and what it said."""
     command = [sys.executable, "-X", "importtime", "-m", "replicator", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard
+    ) as process:
         assert process.stderr is not None
         said = []
         bound = threading.Timer(60, process.kill)
@@ -68,7 +75,9 @@ def test_any_verb_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_second_interrupt_ends_what_is_stopping(tmp_path: Path) -> None:
     """At once, if it has not stopped by then; no traceback tells of it."""
     command = [sys.executable, "-m", "replicator", "run", str(region(tmp_path))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard
+    ) as process:
         assert process.stderr is not None
         said = []
         for line in process.stderr:
