@@ -114,8 +114,11 @@ class RelationCache:
 
     def relations_of(self, facts: TableFacts) -> list[int]:
         """The numbers under which the ledger has rows of this table, or of one that it takes the place of."""
+        names = {facts.name}
         former = self._noted.get(facts.oid)
-        names = {facts.name, former[:2] if former else facts.name}
+        # Where another table took this one's former name and was copied, what bears that name is the other one's.
+        if former and all(oid == facts.oid or noted[:2] != former[:2] for oid, noted in self._noted.items()):
+            names.add(former[:2])
         return sorted(number for name, (number, _) in self._known.items() if name in names)
 
     async def pass_over(self, facts: TableFacts, until: int) -> None:
