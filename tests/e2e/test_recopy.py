@@ -194,3 +194,40 @@ def test_restored_by_pg_restore(three: Three, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     three.paris.reach(lambda status: not troubles(status), "it captures again", 60)
     three.settle()
+
+
+def test_a_table_that_took_the_name_of_another_one_stays_when_that_one_is_copied(three: Three) -> None:
+    """A new table is built and takes the old one's name: by one printed cure after the other both are whole."""
+    three.start()
+    three.sql(
+        "ALTER TABLE wallets RENAME TO wallets_before",
+        "CREATE TABLE wallets (id int PRIMARY KEY, owner text, balance int)",
+        "INSERT INTO wallets SELECT n, 'new' || n, n FROM generate_series(1, 300) n",
+    )
+    for reason in ("table_replaced", "table_renamed"):
+        done = three.cure(reason)
+        assert done.returncode == 0, done.stdout + done.stderr
+    three.paris.reach(lambda status: not troubles(status), "it captures again", 60)
+    three.settle()
+    with psycopg.connect(three.copy_dsn) as session:
+        assert session.execute("SELECT count(*) FROM wallets").fetchone() == (300,)
+
+
+def test_of_another_database_nothing_is_copied(three: Three, server: Postgres) -> None:
+    """It has a table of that name, and the publication: as a dump that was restored elsewhere has."""
+    three.start()
+    other = server.create_database(f"recopy_elsewhere_{next(_numbers)}")
+    with psycopg.connect(other, autocommit=True) as session:
+        session.execute("CREATE TABLE wallets (id int PRIMARY KEY, owner text, balance int)")
+        session.execute("INSERT INTO wallets VALUES (1, 'a stranger', 7)")
+        session.execute("CREATE PUBLICATION replicator FOR ALL TABLES WITH (publish_via_partition_root = true)")
+    three.paris.end()
+    three.paris.config.write_text(three.paris.config.read_text().replace(three.dsn, other))
+    three.paris.start()
+    three.paris.trouble("other_database", condition="halted")
+    head = sequence(three.paris.status() or {}, "settled")
+    run_verb("recopy", str(three.paris.config), "public.wallets")
+    three.paris.end()
+    three.paris.start()  # what was asked for is noted; this start has it from its beginning
+    three.paris.trouble("other_database", condition="halted")
+    assert sequence(three.paris.status() or {}, "settled") == head

@@ -116,7 +116,7 @@ class PostgresSource:
             headers = state.headers
             request = read_request(state.notes)
             if noted is not None and request is not None:
-                await self._recopy(request, state, sink, sql, relations, origin)
+                await self._recopy(request, state, sink, sql, relations, start, origin)
             while True:
                 try:
                     await self._read_wal(state, sink, sql, relations, basis, start, origin, headers)
@@ -144,9 +144,21 @@ class PostgresSource:
             return parse_lsn(await copy.run(state.notes, publication, text_only=self._text_only))
 
     async def _recopy(
-        self, request: RecopyRequest, state: SourceState, sink: Sink, sql: Worker, relations: RelationCache, origin: int
+        self,
+        request: RecopyRequest,
+        state: SourceState,
+        sink: Sink,
+        sql: Worker,
+        relations: RelationCache,
+        start: int,
+        origin: int,
     ) -> None:
-        publication = await sql.call(check_publication, self._options)
+        # What a stream must be sure of comes first: a copy of a stranger's table would replace the ledger's everywhere.
+        async with opened(self._options, replication=True) as replication:
+            identity = await replication.call(self._identify)
+            check_identity(identity, state.notes)
+            await self._check_timeline(state, sink, replication, identity, start)
+        publication, *_ = await sql.call(self._check, start, identity)
         recopy = TableRecopy(self._options, sql, relations, sink, self.report, state.headers)
         await recopy.run(request, publication, origin, text_only=self._text_only)
 
