@@ -1,8 +1,8 @@
 """The first block of an epoch: by it the chain itself says where the term of ownership changed.
 
-Guarantee: an epoch begins once. The block holds no rows, and mostly nothing: then its origin is empty, for it comes
-from no source's log. Where another PostgreSQL server is read from now on, the block says from where each sequence goes
-on, so that whoever comes next knows it, and its origin is that server's first place.
+Guarantee: an epoch begins once. The block holds no rows. An embedded ledger's is empty, and its origin is, too, for it
+comes from no source's log. That of a PostgreSQL server that is read says from where each sequence goes on, so that
+whoever comes next knows it; its origin is the place up to which the server's log was read.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import NamedTuple
 from replicator.errors import Halted
 from replicator.format.block import Draft
 from replicator.format.position import Position
+from replicator.pipeline.sources.postgres.sequences import EPOCH_PREFIX
 from replicator.storage.journal.store import Journal
 
 
 class Beginning(NamedTuple):
-    """What the epoch's block says of another server: the place from which its log is read, and its sequences, packed as
-    statements."""
+    """What the epoch's block says of the server that is read: the place from which its log is read on, and its
+    sequences, packed as statements."""
 
     origin: str = ""
     sequences: Sequence[bytes] = ()
@@ -41,6 +42,6 @@ def append_epoch(
         )
     if not head.sequence or head.epoch < epoch:
         origin, sequences = beginning()
-        draft = Draft(f"epoch-{epoch}", origin, now_us, 0, len(sequences), b"".join(sequences))
+        draft = Draft(f"{EPOCH_PREFIX}{epoch}", origin, now_us, 0, len(sequences), b"".join(sequences))
         journal.append(strand, [draft], epoch)
     return journal.head(strand)

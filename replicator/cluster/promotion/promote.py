@@ -14,21 +14,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 from replicator.cluster.promotion.database import alone, drop_slot, open_quarantine, replicating, stands_at
 from replicator.cluster.promotion.decide import PromoteStep, PromotionFacts, promotion
 from replicator.cluster.promotion.epoch_block import Beginning, append_epoch
 from replicator.cluster.promotion.readiness import check_tables, definitions_of, has_rows, strangers, tables_of
-from replicator.cluster.promotion.sequences import move_sequences
+from replicator.cluster.promotion.sequences import move_own_sequences, move_sequences
 from replicator.cluster.promotion.table_roles import adopted_at, as_primary
 from replicator.errors import Halted
 from replicator.format.definition import Definition
+from replicator.pipeline.first_copy import last_captured
 from replicator.pipeline.sources.postgres.chain_start import (
     BEGINS_NOTE,
     NUMBERS_NOTE,
     ChainStart,
     highest_number,
     numbering,
+    origin_here,
     pack_begins,
     pack_numbering,
     read_begins,
@@ -49,7 +52,6 @@ from replicator.pipeline.sources.postgres.slot import Identity, check_server, cr
 from replicator.pipeline.sources.postgres.source import DATABASE_NOTE, PUBLICATION_NOTE, SYSTEM_NOTE, TIMELINE_NOTE
 from replicator.pipeline.sources.postgres.stream_basis import BASIS_NOTE, pack_basis, read_basis
 from replicator.postgres.catalog import all_oids
-from replicator.postgres.lsn import lsn_text
 from replicator.postgres.session import Connection
 from replicator.storage.journal.store import Journal
 
@@ -92,7 +94,7 @@ class Promotion:
                 self._on_step(f"before {step.name}")
                 match step:
                     case PromoteStep.SEQUENCES:
-                        self._move_sequences(connection, epoch)
+                        move_sequences(connection, self._definitions(), self._reserve, self._epochs(epoch))
                     case PromoteStep.TABLES:
                         as_primary(connection, self._strand, self._definitions())
                     case PromoteStep.PUBLICATION:
@@ -102,7 +104,8 @@ class Promotion:
                     case PromoteStep.BEGIN:
                         self._begin(connection, epoch)
                     case PromoteStep.EPOCH:
-                        append_epoch(self._journal, self._strand, epoch, now_us, lambda: self._beginning(epoch))
+                        beginning = partial(self._beginning, connection, epoch)
+                        append_epoch(self._journal, self._strand, epoch, now_us, beginning)
                 self._on_step(f"after {step.name}")
 
     def _look(self, connection: Connection) -> PromotionFacts:
@@ -122,19 +125,26 @@ class Promotion:
     def _definitions(self) -> list[Definition]:
         return list(definitions_of(self._journal, self._strand).values())
 
-    def _move_sequences(self, connection: Connection, epoch: int) -> None:
-        # The chain's last epoch began with its values, or they are those of a copy made in it: they are no older.
-        epochs = max(1, epoch - self._journal.head(self._strand).epoch) if self._reserve else 1
-        move_sequences(connection, self._definitions(), self._reserve, epochs)
+    def _epochs(self, epoch: int) -> int:
+        """How many epochs have begun since the chain's last one, with ``epoch``: each of those begins with the values
+        of its sequences, so ours are no older than that."""
+        return max(1, epoch - self._journal.head(self._strand).epoch) if self._reserve else 1
 
-    def _beginning(self, epoch: int) -> Beginning:
+    def _beginning(self, connection: Connection, epoch: int) -> Beginning:
         """From where sequences go on: before any application may write, so that no later region begins there again."""
-        begins = read_begins(self._journal.notes())
-        if begins is None or begins.epoch != epoch:
-            return Beginning()  # this server leads again: its log goes on, and so do its sequences
+        notes = self._journal.notes()
+        begins = read_begins(notes)
+        is_new = begins is not None and begins.epoch == epoch
+        last = last_captured(self._journal, self._strand)
+        origin = origin_here(notes, last.sequence if last else 0, last.origin if last else None)
+        if not origin:
+            return Beginning()  # nothing was read of this server yet, its sequences neither
         with session(self._options) as source:
+            if not is_new and self._epochs(epoch) > 1:
+                own = read_sequences(source, self._options.publication)
+                move_own_sequences(connection, own, self._definitions(), self._reserve, self._epochs(epoch))
             sequences = pack_sequences(read_sequences(source, self._options.publication))
-        return Beginning(lsn_text(begins.lsn), sequences)
+        return Beginning(origin, sequences)
 
     def _publish(self) -> None:
         """It has to be there before the slot: the log is read by the catalogs of its time."""

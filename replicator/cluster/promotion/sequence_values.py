@@ -6,8 +6,8 @@ old primary can have handed out unseen; never back, never out of its bounds.
 The idea: values are carried every few seconds, rows with their blocks, and where each epoch goes on in its first block.
 What was handed out since, to transactions that are lost or never ended, nobody here knows; so a *reserve* of increments
 is left out. It is derived from a rate that no single server reaches with durable commits, times the seconds that a
-value may be old. A region that has led in between, unheard of, left out its own reserve from the same value, and handed
-out what came behind it: so one reserve is left out for each epoch since the value's.
+value may be old. A region that has led in between, unheard of, left out its own reserve from about the same value, and
+handed out what came behind it: so more is left out for each epoch since the value's (``reserves``).
 """
 
 from __future__ import annotations
@@ -45,6 +45,15 @@ def reserve_of(sequence_seconds: float) -> int:
     return math.ceil(IDS_PER_SECOND * (sequence_seconds + UNSEEN_SECONDS))
 
 
+def reserves(epochs: int) -> int:
+    """How many reserves are left out in the last of so many epochs, of which nobody has heard but the first's values.
+
+    Whoever led hands out one reserve at most, behind those that it left out, and began from a value that is one reserve
+    older or younger than ours at most; so three for each epoch lie behind all of it.
+    """
+    return 3 * epochs - 2
+
+
 def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int, epochs: int = 1) -> NextValue:
     """Behind what the sequence goes on; ``used`` are the values that were carried and those that stand in columns,
     ``epochs`` how many have begun since the one that they were carried in, the coming one included."""
@@ -57,7 +66,7 @@ def goes_on(facts: SequenceFacts, used: Iterable[int], reserve: int, epochs: int
         room = (end - known) // step
         # A session of the old primary may have taken a whole cache that nobody saw. Half of the room at most, and for
         # each further epoch half of what is left: a small sequence outlives many promotions.
-        left_out = min((reserve + facts.cache) * epochs, room - -(-room >> min(epochs, 63)))
+        left_out = min((reserve + facts.cache) * reserves(epochs), room - -(-room >> min(epochs, 63)))
         value = known + left_out * step
     value = min(max(value, facts.low), facts.high)
     if facts.last is not None and furthest(facts.last, value) == facts.last:

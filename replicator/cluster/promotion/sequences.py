@@ -6,17 +6,21 @@ gives next is in use nowhere that is known. Doing it again changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from itertools import starmap
 from typing import Any
 
-from replicator.cluster.promotion.sequence_values import SequenceFacts, goes_on
+from replicator.cluster.promotion.sequence_values import SequenceFacts, goes_on, reserves
 from replicator.format.definition import Column, Definition
 from replicator.pipeline.replicas.base import SetSequence
 from replicator.pipeline.replicas.postgres import sequences
+from replicator.pipeline.sources.postgres.sequences import SequenceValue
 from replicator.postgres.catalog import TableName, read_table, table_oid
 from replicator.postgres.quoting import literal, quoted
 from replicator.postgres.session import Connection
+
+log = logging.getLogger("replicator")
 
 _BOUNDS = {"smallint": 2**15 - 1, "integer": 2**31 - 1}
 
@@ -44,6 +48,29 @@ def move_sequences(connection: Connection, definitions: Iterable[Definition], re
             if column.sequence in carried:
                 use.values.append(carried[column.sequence].value)
             use.values += _ends(connection, definition.name, column)
+    for name, use in uses.items():
+        _move(connection, name, use, reserve, epochs)
+
+
+def move_own_sequences(
+    connection: Connection,
+    values: Iterable[SequenceValue],
+    definitions: Iterable[Definition],
+    reserve: int,
+    epochs: int,
+) -> None:
+    """The sequences of a server that leads again, as ``values`` has them, go on behind what others may have handed out
+    in epochs that it has not heard of."""
+    uses: dict[TableName, _SequenceUse] = {}
+    for value in values:
+        uses[value.namespace, value.name] = use = _SequenceUse()
+        use.values.append(value.value)
+    for definition in definitions:
+        feeding = _feeding(connection, definition)
+        for column in definition.columns:
+            here = feeding.get(column.name)
+            if here in uses:
+                uses[here].bound = min(uses[here].bound, _BOUNDS.get(column.type, uses[here].bound))
     for name, use in uses.items():
         _move(connection, name, use, reserve, epochs)
 
@@ -87,7 +114,12 @@ def _move(connection: Connection, name: TableName, use: _SequenceUse, reserve: i
     last, called = _row(connection, f"SELECT last_value, is_called FROM {label}")
     bounds = max(low, -use.bound - 1), min(high, use.bound)
     facts = SequenceFacts(start, increment, *bounds, cache, last if called else None)
-    value = goes_on(facts, use.values, reserve, epochs).value
+    value, left_out = goes_on(facts, use.values, reserve, epochs)
+    if left_out < reserve * reserves(epochs):
+        log.warning(
+            "sequence %s has no room for all that a lost primary may have handed out: %s numbers are left out, not %s",
+            *(".".join(name), f"{left_out:,}", f"{reserve * reserves(epochs):,}"),
+        )
     if value is not None:
         connection.execute("SELECT setval(%s::regclass, %s, true)", [label, value])
 

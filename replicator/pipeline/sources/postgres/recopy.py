@@ -41,6 +41,7 @@ from replicator.postgres.session import Connection, Worker
 from replicator.storage.journal.store import Journal
 
 RECOPY_NOTE = "postgres.recopy"
+RECOPIED_NOTE = "postgres.recopied"  # the id of the last request that is done
 TXID_PREFIX = "recopy-"
 LOOK_SECONDS = 0.05
 LOOK_BACK_BLOCKS = 1_000
@@ -86,10 +87,12 @@ def read_request(notes: dict[str, str]) -> RecopyRequest | None:
         return None
     try:
         fields = json.loads(text)
-        return RecopyRequest(str(fields["id"]), tuple((str(schema), str(table)) for schema, table in fields["tables"]))
+        tables = tuple((str(schema), str(table)) for schema, table in fields["tables"])
+        request = RecopyRequest(str(fields["id"]), tables)
     except (ValueError, KeyError, TypeError) as error:
         message = f"which tables are to be copied anew cannot be read: {error!r}"
         raise Halted("bad_note", message, place=f"journal, note {RECOPY_NOTE}", cure="ask for it again") from error
+    return None if notes.get(RECOPIED_NOTE) == request.id else request
 
 
 class TableRecopy:
@@ -117,7 +120,8 @@ class TableRecopy:
             await self._copy(request, publication, origin, text_only=text_only)
             while not await trio.to_thread.run_sync(self._is_stored, request.txid):  # noqa: ASYNC110  # a file's word
                 await trio.sleep(LOOK_SECONDS)
-        await self._sink.note(RECOPY_NOTE, "")
+        # Beside the request, not in its place: another one may have come meanwhile, and was promised.
+        await self._sink.note(RECOPIED_NOTE, request.id)
 
     def _is_stored(self, txid: str) -> bool:
         return any(header.txid == txid for header in islice(self._headers(), LOOK_BACK_BLOCKS))

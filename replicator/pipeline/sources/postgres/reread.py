@@ -19,7 +19,7 @@ from typing import NamedTuple
 from replicator.errors import Halted
 from replicator.format.block import Header
 from replicator.pipeline.sources.postgres.chain_start import ChainStart
-from replicator.pipeline.sources.postgres.sequences import SEQUENCES_TXID
+from replicator.pipeline.sources.postgres.sequences import EPOCH_PREFIX, SEQUENCES_TXID
 from replicator.postgres.lsn import lsn_text, parse_lsn
 
 MESSAGE_TXID = "message"
@@ -77,7 +77,7 @@ def reread(headers: Iterable[Header], begins: ChainStart | None, start: int, con
         if begins is not None and header.sequence <= begins.sequence:
             since = begins.lsn
             break
-        if not header.origin or header.txid == SEQUENCES_TXID:  # an epoch's first block; values that no log holds
+        if not header.origin or header.txid == SEQUENCES_TXID or header.txid.startswith(EPOCH_PREFIX):  # in no log
             continue
         origin = parse_lsn(header.origin)
         is_whole = bool(expected) and expected[-1].txid.isdecimal()

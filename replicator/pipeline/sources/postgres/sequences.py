@@ -15,6 +15,7 @@ from replicator.pipeline.sources.postgres.options import IGNORED_NAMESPACE
 from replicator.postgres.session import Connection
 
 SEQUENCES_TXID = "sequences"
+EPOCH_PREFIX = "epoch-"  # of the transaction that begins an epoch
 
 
 class SequenceValue(NamedTuple):
